@@ -1,0 +1,92 @@
+"""The only centred Fourier pair of the package, and Fourier cropping and padding.
+
+Real-space arrays have their origin at index ``n // 2`` of every axis. Spectra are the Hermitian
+half in FFT order: frequency 0 at index 0, the last axis holding ``n // 2 + 1`` entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _axes(ndim: int) -> tuple[int, ...]:
+    return tuple(range(-ndim, 0))
+
+
+def rfft_centered(x: Tensor, ndim: int) -> Tensor:
+    r"""Hermitian-half spectrum of a real array whose origin is at ``n // 2``.
+
+    :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = \lfloor n / 2 \rfloor`.
+
+    Args:
+        x: real ``(..., n, n)`` or ``(..., n, n, n)``.
+        ndim: 2 or 3, how many trailing axes to transform.
+
+    Returns:
+        complex ``(..., n, [n,] n // 2 + 1)`` in FFT order.
+
+    >>> import torch
+    >>> delta = torch.zeros(4, 4); delta[2, 2] = 1.0
+    >>> bool((rfft_centered(delta, 2) == 1).all())
+    True
+    """
+    return torch.fft.rfftn(torch.fft.ifftshift(x, dim=_axes(ndim)), dim=_axes(ndim))
+
+
+def irfft_centered(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+    """Inverse of :func:`rfft_centered`; ``shape`` is the real-space shape of the transformed axes.
+
+    >>> import torch
+    >>> x = torch.randn(5, 5, dtype=torch.float64)
+    >>> torch.allclose(irfft_centered(rfft_centered(x, 2), (5, 5)), x)
+    True
+    """
+    axes = _axes(len(shape))
+    return torch.fft.fftshift(torch.fft.irfftn(spectrum, s=tuple(shape), dim=axes), dim=axes)
+
+
+def fourier_resize(x: Tensor, size: int, ndim: int) -> Tensor:
+    """Resample to ``size`` along the last ``ndim`` axes by cropping or zero-padding the spectrum.
+
+    Grey values are kept (a constant stays the same constant), and so are even and odd origins.
+    At an even boundary the Nyquist planes are dropped, so the result stays real and unshifted.
+
+    Args:
+        x: real ``(..., n, n)`` or ``(..., n, n, n)``.
+        size: new edge length in pixels.
+        ndim: 2 or 3.
+
+    Returns:
+        real ``(..., size, size[, size])``.
+
+    Raises:
+        ValueError: ``size`` below 2 or axes of different length.
+
+    >>> import torch
+    >>> round(fourier_resize(torch.ones(1, 8, 8), 5, 2).mean().item(), 5)
+    1.0
+    """
+    n = x.shape[-1]
+    if size < 2 or any(s != n for s in x.shape[-ndim:]):
+        raise ValueError(
+            f"cannot resize {tuple(x.shape)} to {size}: needs equal axes and size >= 2"
+        )
+    if size == n:
+        return x
+    small = min(n, size)
+    half = (small - 1) // 2  # highest frequency strictly below the smaller Nyquist
+    spectrum = rfft_centered(x, ndim)
+    out = spectrum.new_zeros((*x.shape[:-ndim], *([size] * (ndim - 1)), size // 2 + 1))
+    source = torch.cat([torch.arange(half + 1), torch.arange(n - half, n)]).to(x.device)
+    target = torch.cat([torch.arange(half + 1), torch.arange(size - half, size)]).to(x.device)
+    columns = torch.arange(half + 1, device=x.device)
+    if ndim == 2:
+        out[..., target[:, None], columns] = spectrum[..., source[:, None], columns]
+    else:
+        out[..., target[:, None, None], target[:, None], columns] = spectrum[
+            ..., source[:, None, None], source[:, None], columns
+        ]
+    return irfft_centered(out, [size] * ndim) * (size / n) ** ndim

@@ -1,0 +1,80 @@
+"""Real and frequency grids, masks and Fourier shells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def frequency_grid(
+    n: int,
+    pixel_size_angstrom: float = 1.0,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Frequencies (kx, ky) of the Hermitian half of an ``n x n`` image, in 1/Å.
+
+    Returns:
+        ``kx`` of shape ``(1, n // 2 + 1)`` and ``ky`` of shape ``(n, 1)``, to be broadcast.
+
+    >>> kx, ky = frequency_grid(4, 2.0)
+    >>> kx.tolist(), ky.flatten().tolist()
+    ([[0.0, 0.125, 0.25]], [0.0, 0.125, -0.25, -0.125])
+    """
+    kx = torch.fft.rfftfreq(n, pixel_size_angstrom, device=device, dtype=dtype)
+    ky = torch.fft.fftfreq(n, pixel_size_angstrom, device=device, dtype=dtype)
+    return kx[None, :], ky[:, None]
+
+
+def radius_grid(
+    n: int, ndim: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Distance in pixels from the centre ``n // 2``; shape ``(n,) * ndim``.
+
+    >>> radius_grid(3, 2)[1].tolist()
+    [1.0, 0.0, 1.0]
+    """
+    axis = torch.arange(n, device=device, dtype=dtype) - n // 2
+    squared = torch.zeros((), device=device, dtype=dtype)
+    for d in range(ndim):
+        squared = squared + (axis**2).reshape([-1 if i == d else 1 for i in range(ndim)])
+    return squared.sqrt()
+
+
+def soft_mask(
+    n: int,
+    ndim: int,
+    radius_px: float,
+    edge_px: float = 3.0,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Disc or ball of the given radius with a raised-cosine edge outside it.
+
+    >>> soft_mask(8, 2, 2.0, 2.0)[4, 4].item()
+    1.0
+    """
+    distance = radius_grid(n, ndim, device=device, dtype=dtype)
+    if edge_px <= 0:
+        return (distance <= radius_px).to(dtype)
+    t = ((distance - radius_px) / edge_px).clamp(0, 1)
+    return 0.5 + 0.5 * torch.cos(torch.pi * t)
+
+
+def shell_index(n: int, ndim: int, *, device: torch.device | None = None) -> Tensor:
+    """Integer Fourier shell (rounded radius in cycles per box) of each Hermitian-half entry.
+
+    Returns:
+        long ``(n, [n,] n // 2 + 1)``, FFT order.
+
+    >>> shell_index(4, 2)[0].tolist()
+    [0, 1, 2]
+    """
+    full = torch.fft.fftfreq(n, 1.0 / n, device=device)
+    half = torch.fft.rfftfreq(n, 1.0 / n, device=device)
+    squared = half**2
+    for _ in range(ndim - 1):
+        squared = squared + (full**2).reshape(-1, *([1] * squared.ndim))
+    return squared.sqrt().round().long()

@@ -1,0 +1,104 @@
+"""Frozen batched tensors for what is known or assumed about each image: pose and optics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class _Batched:
+    """Indexing and device moves shared by the frozen parameter batches."""
+
+    def _map(self, function: Any) -> Self:
+        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Self:
+        """Select images along the batch dimension; slices, index tensors and masks work."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast every tensor, as ``torch.Tensor.to`` does."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class Pose(_Batched):
+    """Orientation and shift of each image.
+
+    Args:
+        rotation: ``(..., 3, 3)`` matrices acting on (x, y, z) column vectors, from volume to
+            particle coordinates (see ``docs/conventions.md``).
+        shift_angstrom: ``(..., 2)`` displacement (x, y) of the projection in Å; RELION's
+            ``rlnOriginXAngst`` is its negative.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+
+    def __post_init__(self) -> None:
+        if self.rotation.shape[-2:] != (3, 3):
+            raise ValueError(f"rotation must end in (3, 3), got {tuple(self.rotation.shape)}")
+        if self.shift_angstrom.shape != (*self.rotation.shape[:-2], 2):
+            raise ValueError(
+                f"shift_angstrom must be {(*self.rotation.shape[:-2], 2)} to match the rotations, "
+                f"got {tuple(self.shift_angstrom.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.rotation.shape[0])
+
+
+@dataclass(frozen=True)
+class Optics(_Batched):
+    """CTF parameters of each image, every field a ``(...)`` tensor of the same shape.
+
+    Args:
+        defocus_u_angstrom, defocus_v_angstrom: defocus along and across the astigmatism axis, Å,
+            positive for underfocus.
+        defocus_angle_deg: angle from x to U, degrees.
+        phase_shift_deg: extra phase of a phase plate, degrees.
+        voltage_kv: acceleration voltage, kV.
+        cs_mm: spherical aberration, mm.
+        amplitude_contrast: fraction Q in [0, 1).
+        b_factor_angstrom2: envelope exp(-B k^2 / 4), Å^2.
+    """
+
+    defocus_u_angstrom: Tensor
+    defocus_v_angstrom: Tensor
+    defocus_angle_deg: Tensor
+    phase_shift_deg: Tensor
+    voltage_kv: Tensor
+    cs_mm: Tensor
+    amplitude_contrast: Tensor
+    b_factor_angstrom2: Tensor
+
+    @classmethod
+    def uniform(
+        cls,
+        n: int,
+        *,
+        defocus_angstrom: float = 15000.0,
+        voltage_kv: float = 300.0,
+        cs_mm: float = 2.7,
+        amplitude_contrast: float = 0.1,
+        phase_shift_deg: float = 0.0,
+        b_factor_angstrom2: float = 0.0,
+    ) -> Optics:
+        """The same, astigmatism-free optics for ``n`` images."""
+        full = torch.full
+        return cls(
+            defocus_u_angstrom=full((n,), defocus_angstrom),
+            defocus_v_angstrom=full((n,), defocus_angstrom),
+            defocus_angle_deg=full((n,), 0.0),
+            phase_shift_deg=full((n,), phase_shift_deg),
+            voltage_kv=full((n,), voltage_kv),
+            cs_mm=full((n,), cs_mm),
+            amplitude_contrast=full((n,), amplitude_contrast),
+            b_factor_angstrom2=full((n,), b_factor_angstrom2),
+        )
+
+    def __len__(self) -> int:
+        return int(self.defocus_u_angstrom.shape[0])

@@ -1,0 +1,1 @@
+"""Part of vitreous; see the modules."""
