@@ -1,0 +1,373 @@
+"""Rotations as 3x3 matrices: convert, sample, tile SO(3), measure angles between them.
+
+A matrix acts on ``(x, y, z)`` column vectors and takes volume coordinates to particle coordinates.
+Every function is batched over leading dimensions, keeps dtype and device, and is differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _require(tensor: Tensor, trailing: tuple[int, ...], name: str) -> None:
+    if tuple(tensor.shape[tensor.ndim - len(trailing) :]) != trailing:
+        raise ValueError(f"{name} must end in {trailing}, got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+
+
+def _stack3x3(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def euler_to_matrix(angles_deg: Tensor) -> Tensor:
+    r"""Rotation matrices of RELION's Euler angles (rot, tilt, psi).
+
+    :math:`R = R_z(-\psi) R_y(-\theta) R_z(-\phi)` with :math:`R_z, R_y` counter-clockwise, i.e. the
+    inverse of the intrinsic ZYZ rotation; RELION writes the same matrix as ``Rz(psi) Ry(tilt)
+    Rz(rot)`` with its clockwise elementary matrices.
+
+    Args:
+        angles_deg: ``(..., 3)`` rot, tilt, psi in degrees.
+
+    Returns:
+        ``(..., 3, 3)``, from volume to particle coordinates.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    Source: Heymann, Chagoyen & Belnap, J. Struct. Biol. 151 (2005) 196, the 3DEM convention.
+
+    >>> import torch
+    >>> (euler_to_matrix(torch.tensor([90.0, 0.0, 0.0])).round() + 0.0).tolist()
+    [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    _require(angles_deg, (3,), "angles_deg")
+    rot, tilt, psi = torch.deg2rad(angles_deg).unbind(-1)
+    ca, sa, cb, sb, cg, sg = (
+        rot.cos(),
+        rot.sin(),
+        tilt.cos(),
+        tilt.sin(),
+        psi.cos(),
+        psi.sin(),
+    )
+    return _stack3x3(
+        [
+            [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
+            [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
+            [sb * ca, sb * sa, cb],
+        ]
+    )
+
+
+def matrix_to_euler(matrix: Tensor) -> Tensor:
+    """RELION's Euler angles of rotation matrices; the inverse of :func:`euler_to_matrix`.
+
+    At tilt 0 or 180 only a sum or difference of rot and psi is defined: rot is then 0.
+
+    Args:
+        matrix: ``(..., 3, 3)`` rotations.
+
+    Returns:
+        ``(..., 3)`` rot in (-180, 180], tilt in [0, 180], psi in (-180, 180], degrees.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    >>> import torch
+    >>> angles = torch.tensor([30.0, 60.0, -120.0], dtype=torch.float64)
+    >>> [round(a, 9) for a in matrix_to_euler(euler_to_matrix(angles)).tolist()]
+    [30.0, 60.0, -120.0]
+    """
+    _require(matrix, (3, 3), "matrix")
+    x, y, z = matrix[..., 2, 0], matrix[..., 2, 1], matrix[..., 2, 2]
+    sine_squared = x * x + y * y
+    pole = sine_squared < (4 * torch.finfo(matrix.dtype).eps) ** 2
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    rot = torch.atan2(torch.where(pole, zero, y), torch.where(pole, one, x))
+    sine = torch.where(pole, zero, torch.where(pole, one, sine_squared).sqrt())
+    tilt = torch.atan2(sine, z)
+    # Undoing rot leaves Rz(-psi) Ry(-tilt), whose y column is (sin psi, cos psi, 0) at any tilt.
+    ca, sa = rot.cos(), rot.sin()
+    psi = torch.atan2(
+        ca * matrix[..., 0, 1] - sa * matrix[..., 0, 0],
+        ca * matrix[..., 1, 1] - sa * matrix[..., 1, 0],
+    )
+    return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1))
+
+
+def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
+    r"""Rotation matrices of rotation vectors (axis times angle), smooth at zero.
+
+    :math:`R = I + \frac{\sin t}{t} K + \frac{1 - \cos t}{t^2} K^2`, :math:`t = |v|`, K the cross
+    product matrix of v (Rodrigues).
+
+    Args:
+        rotvec_rad: ``(..., 3)`` counter-clockwise rotation vectors, radians.
+
+    Returns:
+        ``(..., 3, 3)``; the gradient is finite everywhere, at zero too.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    >>> import torch
+    >>> axis_angle_to_matrix(torch.tensor([0.0, 0.0, torch.pi / 2])).round().abs().tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    _require(rotvec_rad, (3,), "rotvec_rad")
+    x, y, z = rotvec_rad.unbind(-1)
+    t2 = (rotvec_rad * rotvec_rad).sum(-1)
+    small = t2 < 1e-2  # the series below is then exact to 1e-18
+    safe = torch.where(small, torch.ones_like(t2), t2)
+    t = safe.sqrt()
+    sinc_series = 1 - t2 / 6 * (1 - t2 / 20 * (1 - t2 / 42 * (1 - t2 / 72)))
+    cosc_series = 0.5 - t2 / 24 * (1 - t2 / 30 * (1 - t2 / 56 * (1 - t2 / 90)))
+    a = torch.where(small, sinc_series, t.sin() / t)
+    b = torch.where(small, cosc_series, (1 - t.cos()) / safe)
+    diagonal = 1 - b * t2
+    return _stack3x3(
+        [
+            [diagonal + b * x * x, b * x * y - a * z, b * x * z + a * y],
+            [b * x * y + a * z, diagonal + b * y * y, b * y * z - a * x],
+            [b * x * z - a * y, b * y * z + a * x, diagonal + b * z * z],
+        ]
+    )
+
+
+def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
+    """Rotation vectors (axis times angle, angle in [0, pi]) of rotation matrices.
+
+    Args:
+        matrix: ``(..., 3, 3)`` rotations.
+
+    Returns:
+        ``(..., 3)`` radians.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    >>> import torch
+    >>> v = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+    >>> torch.allclose(matrix_to_axis_angle(axis_angle_to_matrix(v)), v)
+    True
+    """
+    quaternion = matrix_to_quaternion(matrix)
+    w, vector = quaternion[..., :1], quaternion[..., 1:]
+    s2 = (vector * vector).sum(-1, keepdim=True)
+    small = s2 < 1e-12
+    s = torch.where(small, torch.ones_like(s2), s2).sqrt()
+    scale = torch.where(small, 2 * torch.ones_like(s), 2 * torch.atan2(s, w) / s)
+    return vector * scale
+
+
+def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
+    """Rotation matrices of quaternions (w, x, y, z), which are normalised first.
+
+    Args:
+        quaternion: ``(..., 4)``, non-zero, scalar first; q and -q are the same rotation.
+
+    Returns:
+        ``(..., 3, 3)``.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    >>> import torch
+    >>> quaternion_to_matrix(torch.tensor([2.0, 0.0, 0.0, 0.0])).trace().item()
+    3.0
+    """
+    _require(quaternion, (4,), "quaternion")
+    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+    return _stack3x3(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def matrix_to_quaternion(matrix: Tensor) -> Tensor:
+    r"""Unit quaternions (w, x, y, z) with w >= 0 of rotation matrices.
+
+    The row of :math:`4 q q^T`, which is linear in R, with the largest diagonal is normalised, so
+    that no angle is badly conditioned.
+
+    Args:
+        matrix: ``(..., 3, 3)`` rotations.
+
+    Returns:
+        ``(..., 4)``.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    Source: Shepperd, J. Guidance Control 1 (1978) 223.
+
+    >>> import torch
+    >>> matrix_to_quaternion(torch.diag(torch.tensor([1.0, -1.0, -1.0]))).abs().tolist()
+    [0.0, 1.0, 0.0, 0.0]
+    """
+    _require(matrix, (3, 3), "matrix")
+    m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
+    wx, wy, wz = m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]
+    xy, xz, yz = m[0][1] + m[1][0], m[0][2] + m[2][0], m[1][2] + m[2][1]
+    outer = [
+        [1 + m[0][0] + m[1][1] + m[2][2], wx, wy, wz],
+        [wx, 1 + m[0][0] - m[1][1] - m[2][2], xy, xz],
+        [wy, xy, 1 - m[0][0] + m[1][1] - m[2][2], yz],
+        [wz, xz, yz, 1 - m[0][0] - m[1][1] + m[2][2]],
+    ]
+    rows = _stack3x3(outer)
+    best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    index = best[..., None, None].expand(*best.shape, 1, 4)
+    row = rows.gather(-2, index).squeeze(-2)
+    quaternion = row / row.norm(dim=-1, keepdim=True)
+    return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+
+
+def rotation_6d_to_matrix(six: Tensor) -> Tensor:
+    """Rotation matrices whose first two columns come from six numbers by Gram-Schmidt.
+
+    Args:
+        six: ``(..., 6)``: a first column, then a second; neither zero nor parallel.
+
+    Returns:
+        ``(..., 3, 3)``.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    Source: Zhou et al., CVPR 2019, equation (15).
+
+    >>> import torch
+    >>> rotation_6d_to_matrix(torch.tensor([2.0, 0, 0, 1.0, 3.0, 0])).trace().item()
+    3.0
+    """
+    _require(six, (6,), "six")
+    first = torch.nn.functional.normalize(six[..., :3], dim=-1)
+    second = six[..., 3:] - (first * six[..., 3:]).sum(-1, keepdim=True) * first
+    second = torch.nn.functional.normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
+def matrix_to_6d(matrix: Tensor) -> Tensor:
+    """First and second column of rotation matrices, ``(..., 3, 3)`` to ``(..., 6)``.
+
+    >>> import torch
+    >>> matrix_to_6d(torch.eye(3)).tolist()
+    [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    """
+    _require(matrix, (3, 3), "matrix")
+    return torch.cat([matrix[..., 0], matrix[..., 1]], dim=-1)
+
+
+def random_rotations(
+    n: int,
+    *,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    """``n`` rotations drawn uniformly (Haar measure) from SO(3), ``(n, 3, 3)``.
+
+    Normal quaternions are drawn on the generator's device and moved to ``device``, so that one seed
+    gives the same rotations everywhere.
+
+    >>> import torch
+    >>> r = random_rotations(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> torch.allclose(r @ r.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
+    True
+    """
+    quaternion = torch.randn(n, 4, generator=generator, dtype=dtype, device=generator.device)
+    return quaternion_to_matrix(quaternion).to(device or generator.device)
+
+
+def so3_grid(
+    spacing_deg: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    r"""Near-uniform grid of rotations, one per cell of edge ``spacing_deg`` (super-Fibonacci).
+
+    :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix has at that step);
+    every rotation of SO(3) lies within ``spacing_deg`` of one of them, on average at
+    half of it. The grid is the same on every call.
+
+    Args:
+        spacing_deg: edge of a cell in degrees, in (0, 120].
+
+    Returns:
+        ``(m, 3, 3)``; 15 degrees give 4401, 7.5 degrees 35203.
+
+    Raises:
+        ValueError: spacing outside its range.
+
+    Source: Alexa, CVPR 2022, "Super-Fibonacci spirals", algorithm 1.
+
+    >>> len(so3_grid(30.0))
+    551
+    """
+    if not 0 < spacing_deg <= 120:
+        raise ValueError(f"spacing_deg must be in (0, 120], got {spacing_deg}")
+    m = math.ceil(8 * math.pi**2 / math.radians(spacing_deg) ** 3)
+    s = torch.arange(m, dtype=torch.float64) + 0.5
+    inner, outer = (s / m).sqrt(), (1 - s / m).sqrt()
+    alpha = 2 * math.pi * s / math.sqrt(2.0)
+    beta = 2 * math.pi * s / 1.533751168755204288118041
+    quaternion = torch.stack(
+        [inner * alpha.sin(), inner * alpha.cos(), outer * beta.sin(), outer * beta.cos()], dim=-1
+    )
+    return quaternion_to_matrix(quaternion).to(device=device, dtype=dtype)
+
+
+def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
+    r"""Angle in degrees of the rotation that takes one orientation to the other, in [0, 180].
+
+    :math:`\theta = 2\,\mathrm{atan2}(|a - b|_F / \sqrt 8, \sqrt{1 + \mathrm{tr}\, a^T b} / 2)`,
+    accurate at small and at large angles.
+
+    Args:
+        a, b: ``(..., 3, 3)`` rotations, broadcast against each other.
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    >>> import torch
+    >>> geodesic_distance_deg(torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0]))).item()
+    180.0
+    """
+    _require(a, (3, 3), "a")
+    _require(b, (3, 3), "b")
+    sine = (a - b).square().sum((-2, -1)).div(8).sqrt()
+    cosine = (1 + (a * b).sum((-2, -1))).clamp(min=0).sqrt() / 2
+    return torch.rad2deg(2 * torch.atan2(sine, cosine))
+
+
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """Closest rotation (Frobenius norm) to each matrix, by singular value decomposition.
+
+    Args:
+        matrix: ``(..., 3, 3)`` of full rank, or a reflection (determinant is forced to +1).
+
+    Raises:
+        ValueError: wrong trailing shape or an integer tensor.
+
+    Source: Kabsch, Acta Cryst. A32 (1976) 922.
+
+    >>> import torch
+    >>> nearest_rotation(3 * torch.eye(3)).trace().item()
+    3.0
+    """
+    _require(matrix, (3, 3), "matrix")
+    u, _, vh = torch.linalg.svd(matrix)
+    sign = torch.linalg.det(u @ vh)
+    ones = torch.ones_like(sign)
+    rotation: Tensor = (u * torch.stack([ones, ones, sign], dim=-1)[..., None, :]) @ vh
+    return rotation
