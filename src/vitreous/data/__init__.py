@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""Particles and phantoms: what the physics acts on."""

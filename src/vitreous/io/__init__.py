@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""Bytes to tables and arrays: MRC, STAR, CTFFIND4 text, atomic models, checkpoints."""
