@@ -31,6 +31,12 @@ def _weights(f: Any, coefficients: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True, inline="always")
+def _wrap(index: int, full: int) -> int:
+    """Negative frequencies sit at the end of the axis (no division: indices never pass ``full``)."""
+    return index + full if index < 0 else index
+
+
+@njit(nogil=True, cache=True, inline="always")
 def _column(base: int, tap: int, half: int, full: int) -> tuple[int, bool]:
     """Stored column of tap ``base + tap`` and whether it is read as a conjugate."""
     column = base + tap
@@ -66,9 +72,9 @@ def gather(
             if ix >= 1 and ix + 2 < half:
                 a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = grid.dtype.type(0.0)
                 for c in range(4):
-                    z = (iz - 1 + c) % full
+                    z = _wrap(iz - 1 + c, full)
                     for d in range(4):
-                        y = (iy - 1 + d) % full
+                        y = _wrap(iy - 1 + d, full)
                         w = wz[c] * wy[d]
                         row = grid[z, y]
                         a0 += w * row[ix - 1, 0]
@@ -83,14 +89,14 @@ def gather(
                 im = wx[0] * a1 + wx[1] * a3 + wx[2] * a5 + wx[3] * a7
             else:
                 for c in range(4):
-                    z = (iz - 1 + c) % full
+                    z = _wrap(iz - 1 + c, full)
                     for d in range(4):
-                        y = (iy - 1 + d) % full
+                        y = _wrap(iy - 1 + d, full)
                         w = wz[c] * wy[d]
                         for e in range(4):
                             column, mirrored = _column(ix, e - 1, half, full)
                             if mirrored:
-                                zz, yy = (full - z) % full, (full - y) % full
+                                zz, yy = _wrap(-z, full), _wrap(-y, full)
                                 re += w * wx[e] * grid[zz, yy, column, 0]
                                 im -= w * wx[e] * grid[zz, yy, column, 1]
                             else:
@@ -122,7 +128,7 @@ def scatter(
             if inner:
                 mine = False
                 for c in range(4):
-                    z = (iz - 1 + c) % full
+                    z = _wrap(iz - 1 + c, full)
                     mine = mine or first <= z < last
                 if not mine:
                     continue
@@ -130,11 +136,11 @@ def scatter(
             _weights(py - iy - 0.5, coefficients, wy)
             _weights(pz - iz - 0.5, coefficients, wz)
             for c in range(4):
-                z = (iz - 1 + c) % full
+                z = _wrap(iz - 1 + c, full)
                 if inner and not first <= z < last:
                     continue
                 for d in range(4):
-                    y = (iy - 1 + d) % full
+                    y = _wrap(iy - 1 + d, full)
                     w = wz[c] * wy[d]
                     if inner:
                         row = grid[z, y]
@@ -150,9 +156,9 @@ def scatter(
                         continue
                     for e in range(4):
                         column, mirrored = _column(ix, e - 1, half, full)
-                        zz = (full - z) % full if mirrored else z
+                        zz = _wrap(-z, full) if mirrored else z
                         if first <= zz < last:
-                            yy = (full - y) % full if mirrored else y
+                            yy = _wrap(-y, full) if mirrored else y
                             grid[zz, yy, column, 0] += w * wx[e] * re
                             grid[zz, yy, column, 1] += w * wx[e] * (-im if mirrored else im)
 
@@ -185,13 +191,13 @@ def slope(
             re, im = slices[b, target[m], 0], sign * slices[b, target[m], 1]
             gx, gy, gz = 0.0, 0.0, 0.0
             for c in range(4):
-                z = (iz - 1 + c) % full
+                z = _wrap(iz - 1 + c, full)
                 for d in range(4):
-                    y = (iy - 1 + d) % full
+                    y = _wrap(iy - 1 + d, full)
                     for e in range(4):
                         column, mirrored = _column(ix, e - 1, half, full)
                         if mirrored:
-                            zz, yy = (full - z) % full, (full - y) % full
+                            zz, yy = _wrap(-z, full), _wrap(-y, full)
                             value = re * grid[zz, yy, column, 0] - im * grid[zz, yy, column, 1]
                         else:
                             value = re * grid[z, y, column, 0] + im * grid[z, y, column, 1]

@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""What a person looks at: the self-contained HTML page and static pictures."""
