@@ -1,0 +1,99 @@
+"""Writes that leave either the old file or the whole new one, never a part.
+
+Temporary file in the same folder -> write -> flush -> fsync -> ``os.replace`` -> fsync the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vitreous.core.errors import InputError, ResourceError, VitreousError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TEMPORARY_SUFFIX = ".part"
+
+
+def _explain(path: Path, error: OSError) -> VitreousError:
+    """The error a user can act on for a failed write."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return ResourceError(f"{path}: disk full or quota reached ({reason}); free some space")
+    return InputError(f"{path}: cannot be written ({reason}); choose a writable place")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under its name only once it is whole and on disk.
+
+    An exception inside the block removes the temporary file and leaves what was there before.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+
+    Raises:
+        ResourceError: disk full.
+        InputError: the folder is missing or not writable.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_file(Path(folder) / "a") as stream:
+    ...         _ = stream.write(b"whole")
+    ...     (Path(folder) / "a").read_bytes()
+    b'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise _explain(path, error) from error
+    try:
+        with os.fdopen(descriptor, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _explain(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; file systems without folder sync are left as they are."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file through ``write(stream)``, whole or not at all; see :func:`atomic_file`.
+
+    Raises:
+        ResourceError: disk full.
+        InputError: the folder is missing or not writable.
+    """
+    with atomic_file(path) as stream:
+        write(stream)
+
+
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text, whole or not at all; see :func:`atomic_file`.
+
+    Raises:
+        ResourceError: disk full.
+        InputError: the folder is missing or not writable.
+    """
+    atomic_write(path, lambda stream: stream.write(text.encode("utf-8")))

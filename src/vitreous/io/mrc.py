@@ -1,0 +1,338 @@
+"""MRC2014 maps and stacks: every header is checked before anything is allocated or mapped."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.io.atomic import atomic_file
+from vitreous.io.mrc_header import (
+    HEADER_BYTES,
+    MODES,
+    MrcHeader,
+    Statistics,
+    header_bytes,
+    parse_header,
+)
+
+__all__ = [
+    "MODES",
+    "MrcHeader",
+    "MrcStack",
+    "MrcStackWriter",
+    "open_stack",
+    "read_header",
+    "read_mrc",
+    "write_mrc",
+]
+
+_WRITABLE = (2, 12)
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAX_RATIO = 1100  # deflate cannot expand by more than about 1032
+_CHUNK = 1 << 22
+
+
+def _open_checked(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
+    """Read and check the header of an uncompressed file; warn about trailing bytes.
+
+    Raises:
+        InputError: unreadable, compressed or inconsistent.
+    """
+    path = Path(path)
+    with _open_checked(path) as stream:
+        raw = stream.read(HEADER_BYTES)
+        size = os.fstat(stream.fileno()).st_size
+    if raw[:2] == _GZIP_MAGIC:
+        raise InputError(f"{path}: compressed files cannot be mapped; gunzip it first")
+    header = parse_header(path, raw, size, permissive=permissive)
+    surplus = size - header.data_offset - header.data_bytes
+    if surplus:
+        warnings.warn(f"{path}: {surplus} bytes after the data are ignored", stacklevel=2)
+    return header
+
+
+class _Inflater:
+    """Reads a gzip stream piece by piece, so that nothing grows past what was asked for."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self._stream = path, stream
+        self._engine = zlib.decompressobj(wbits=31)
+        self._compressed = b""
+
+    def read(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes; fewer only at the end of the data."""
+        parts, missing = [], limit
+        while missing > 0 and not (self._engine.eof and not self._next_member()):
+            if not self._compressed:
+                self._compressed = self._stream.read(1 << 16)
+                if not self._compressed:
+                    raise InputError(f"{self._path}: gzip data end early; the file is truncated")
+            try:
+                piece = self._engine.decompress(self._compressed, min(missing, _CHUNK))
+            except zlib.error as error:
+                raise InputError(f"{self._path}: gzip data are damaged ({error})") from error
+            self._compressed = self._engine.unconsumed_tail or self._engine.unused_data
+            parts.append(piece)
+            missing -= len(piece)
+        return b"".join(parts)
+
+    def _next_member(self) -> bool:
+        """Go on to another gzip member, where one follows; padding after the last is ignored."""
+        self._compressed = self._compressed or self._stream.read(1 << 16)
+        if not self._compressed.startswith(_GZIP_MAGIC):
+            return False
+        self._engine = zlib.decompressobj(wbits=31)
+        return True
+
+
+def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[Any], MrcHeader]:
+    """Decompress at most what the header announces and what the file can hold."""
+    bound = os.fstat(stream.fileno()).st_size * _GZIP_MAX_RATIO
+    inflater = _Inflater(path, stream)
+    header = parse_header(path, inflater.read(HEADER_BYTES), bound, permissive=permissive)
+    inflater.read(header.data_offset - HEADER_BYTES)
+    payload = inflater.read(header.data_bytes)
+    if len(payload) < header.data_bytes:
+        raise InputError(
+            f"{path}: data: the header needs {header.data_bytes} bytes of data, the file "
+            f"decompresses to {len(payload)}"
+        )
+    if inflater.read(1):
+        raise InputError(f"{path}: data go on past the {header.data_bytes} bytes of its header")
+    return np.frombuffer(payload, header.dtype).reshape(header.shape), header
+
+
+def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any], MrcHeader]:
+    """Read a whole map or stack into memory, ``(z, y, x)``, in native byte order.
+
+    Args:
+        path: ``.mrc``, ``.map``, ``.mrcs``, any of them gzipped (recognised by content).
+        permissive: warn instead of rejecting a wrong MAP id, machine stamp or axis order.
+
+    Returns:
+        the array in the element type of its mode, and the header; other axis orders are transposed.
+
+    Raises:
+        InputError: unreadable, truncated, inconsistent; the text names field and remedy.
+    """
+    path = Path(path)
+    with _open_checked(path) as stream:
+        if stream.read(2) == _GZIP_MAGIC:
+            stream.seek(0)
+            data, header = _read_gzip(path, stream, permissive)
+        else:
+            header = read_header(path, permissive=permissive)
+            stream.seek(header.data_offset)
+            data = np.fromfile(stream, header.dtype, math.prod(header.shape))
+            data = data.reshape(header.shape)
+    if header.axes != (1, 2, 3):
+        # file axis order is sections, rows, columns; wanted is z, y, x
+        stored = [header.axes[2], header.axes[1], header.axes[0]]
+        data = data.transpose([stored.index(axis) for axis in (3, 2, 1)])
+    return np.ascontiguousarray(data, dtype=header.dtype.newbyteorder("=")), header
+
+
+class MrcStack:
+    """Memory-mapped images of one file; only what is read enters memory.
+
+    Args:
+        path: uncompressed ``.mrcs`` or ``.mrc``.
+        permissive: see :func:`read_mrc`.
+    """
+
+    def __init__(self, path: Path | str, *, permissive: bool = False) -> None:
+        self.header = read_header(path, permissive=permissive)
+        if self.header.axes != (1, 2, 3):
+            raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
+        self._data: np.memmap[Any, np.dtype[Any]] = np.memmap(
+            self.header.path,
+            dtype=self.header.dtype,
+            mode="r",
+            offset=self.header.data_offset,
+            shape=self.header.shape,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(images, ny, nx)."""
+        return self.header.shape
+
+    @property
+    def pixel_size_angstrom(self) -> float | None:
+        """See :class:`MrcHeader`."""
+        return self.header.pixel_size_angstrom
+
+    def __len__(self) -> int:
+        return self.header.shape[0]
+
+    def read(
+        self, indices: Sequence[int] | NDArray[np.integer[Any]] | slice
+    ) -> NDArray[np.float32]:
+        """The images at these 0-based places, float32 ``(b, ny, nx)``.
+
+        Raises:
+            ValueError: an index is negative or past the end.
+        """
+        if isinstance(indices, slice):
+            return np.asarray(self._data[indices]).astype(np.float32)
+        places = np.asarray(indices, dtype=np.int64)
+        if places.size and (places.min() < 0 or places.max() >= len(self)):
+            raise ValueError(
+                f"{self.header.path} holds {len(self)} images; asked for "
+                f"{places.min()} to {places.max()}"
+            )
+        return np.asarray(self._data[places]).astype(np.float32)
+
+
+def open_stack(path: Path | str, *, permissive: bool = False) -> MrcStack:
+    """Map a stack; see :class:`MrcStack`.
+
+    Raises:
+        InputError: unreadable, compressed, truncated or inconsistent.
+    """
+    return MrcStack(path, permissive=permissive)
+
+
+def _encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
+    """Convert to the element type of the mode, refusing to overflow."""
+    if mode not in _WRITABLE:
+        raise ValueError(f"mode must be one of {_WRITABLE}, got {mode}")
+    if mode == 12 and array.size and float(np.abs(array).max()) > 65504.0:
+        raise ValueError(f"values up to {np.abs(array).max():g} overflow float16; use mode 2")
+    return np.ascontiguousarray(array, dtype=np.dtype("<" + MODES[mode]))
+
+
+class MrcStackWriter:
+    """Write images one batch after another; the stack appears whole at the end of the block.
+
+    Args:
+        path: where the stack shall be.
+        pixel_size_angstrom: Å.
+        mode: 2 (float32) or 12 (float16).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with MrcStackWriter(Path(folder) / "a.mrcs", 1.5) as writer:
+    ...         writer.append(np.zeros((2, 8, 8)))
+    ...         writer.append(np.ones((1, 8, 8)))
+    ...     len(open_stack(Path(folder) / "a.mrcs"))
+    3
+    """
+
+    def __init__(self, path: Path | str, pixel_size_angstrom: float, *, mode: int = 2) -> None:
+        _check_pixel_size(pixel_size_angstrom)
+        _encode(np.empty(0), mode)
+        self._path, self._pixel, self._mode = Path(path), float(pixel_size_angstrom), mode
+        self._target = atomic_file(self._path)
+        self._stream: BinaryIO | None = None
+        self._image_shape: tuple[int, ...] | None = None
+        self._statistics = Statistics()
+        self._images = 0
+
+    def __enter__(self) -> Self:
+        self._stream = self._target.__enter__()
+        self._stream.write(bytes(HEADER_BYTES))
+        return self
+
+    def append(self, images: Any) -> None:
+        """Add a batch ``(b, y, x)`` or one image ``(y, x)``; arrays or CPU tensors.
+
+        Raises:
+            ValueError: outside the ``with`` block, or image sizes differ.
+        """
+        batch = np.asarray(images)
+        batch = batch[None] if batch.ndim == 2 else batch
+        if self._stream is None:
+            raise ValueError("append works inside the with block of the writer")
+        if batch.ndim != 3 or (self._image_shape or batch.shape[1:]) != batch.shape[1:]:
+            raise ValueError(f"expected images of {self._image_shape}, got {batch.shape}")
+        if not len(batch):
+            return
+        self._image_shape = batch.shape[1:]
+        encoded = _encode(batch, self._mode)
+        # a write() of the stream, not tofile, so that a full disk raises
+        self._stream.write(encoded.data)
+        self._statistics.add(encoded)
+        self._images += len(batch)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stream, self._stream = self._stream, None
+        if kind is None and stream is not None:
+            try:
+                self._finish(stream)
+            except BaseException as failure:
+                self._target.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._target.__exit__(kind, error, trace)
+
+    def _finish(self, stream: BinaryIO) -> None:
+        if self._image_shape is None:
+            raise ValueError(f"no image was appended to {self._path}")
+        ny, nx = self._image_shape
+        stream.seek(0)
+        shape = (self._images, ny, nx)
+        stream.write(header_bytes(shape, self._mode, self._pixel, True, self._statistics))
+
+
+def _check_pixel_size(pixel_size_angstrom: float) -> None:
+    if not (math.isfinite(pixel_size_angstrom) and pixel_size_angstrom > 0):
+        raise ValueError(f"pixel size must be positive and finite, got {pixel_size_angstrom}")
+
+
+def write_mrc(
+    path: Path | str,
+    array: Any,
+    pixel_size_angstrom: float,
+    *,
+    is_stack: bool = False,
+    mode: int = 2,
+) -> None:
+    """Write a map (ispg 1) or a stack (ispg 0), little-endian, whole or not at all.
+
+    Args:
+        path: where the file shall be.
+        array: ``(z, y, x)``, or one image ``(y, x)``, which makes a stack of one.
+        pixel_size_angstrom: Å; stored as ``cella = n * pixel size``.
+        is_stack: images rather than a volume.
+        mode: 2 (float32) or 12 (float16).
+
+    Raises:
+        ValueError: wrong shape, mode or pixel size, or float16 overflow.
+        ResourceError: disk full.
+        InputError: the folder is missing or not writable.
+    """
+    data = np.asarray(array)
+    if data.ndim == 2:
+        data, is_stack = data[None], True
+    if data.ndim != 3 or not data.size:
+        raise ValueError(f"expected a non-empty (z, y, x) array, got shape {data.shape}")
+    _check_pixel_size(pixel_size_angstrom)
+    encoded = _encode(data, mode)
+    statistics = Statistics()
+    statistics.add(encoded)
+    shape = (data.shape[0], data.shape[1], data.shape[2])
+    with atomic_file(path) as stream:
+        stream.write(header_bytes(shape, mode, float(pixel_size_angstrom), is_stack, statistics))
+        stream.write(encoded.data)
