@@ -1,0 +1,238 @@
+"""One self-contained HTML page about a reconstruction: no file beside it, no network request.
+
+Everything is inline (pictures as data URIs, plotly.js once), every string is escaped, and a
+Content-Security-Policy in the page forbids the browser to fetch anything at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitreous import __version__
+from vitreous.io.atomic import atomic_write_text
+from vitreous.report import figures
+from vitreous.report.figures import Array
+from vitreous.report.plots import Plot, fsc_plot, history_plots
+
+MAX_PARTICLES = 8
+MONTAGE_SECTIONS = 24
+MONTAGE_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A row of the resolution table: what was compared, and its resolutions in Å."""
+
+    label: str
+    at_0143_angstrom: float
+    at_05_angstrom: float
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page shows; whatever is empty or None is left out.
+
+    Args:
+        title: name of the run.
+        verdict: one sentence on what came out, and how far to trust it.
+        pixel_size_angstrom: of ``volume`` and of the particle images.
+        subtitle: a line under the title (input, date).
+        warnings: shown prominently under the verdict.
+        key_numbers: label to value, the cards at the top ("particles per half": "5,000").
+        settings: option to value, printed as a table.
+        volume: final map ``(z, y, x)``.
+        fsc_curves: label to (frequency in 1/Å, correlation).
+        resolutions: rows of the resolution table.
+        history: rows as in ``history.jsonl``: ``step``, ``half`` and any keys of
+            :data:`vitreous.report.plots.HISTORY_PLOTS`.
+        clean_projections, ctf_projections, simulated_images, real_images: ``(k, n, n)``, the rows
+            of CryoGAN's figure 3; the first three belong together column by column.
+    """
+
+    title: str
+    verdict: str
+    pixel_size_angstrom: float
+    subtitle: str = ""
+    warnings: Sequence[str] = ()
+    key_numbers: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    volume: Array | None = None
+    fsc_curves: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    resolutions: Sequence[Resolution] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    clean_projections: Array | None = None
+    ctf_projections: Array | None = None
+    simulated_images: Array | None = None
+    real_images: Array | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page: data URI, text for who cannot see it, line under it."""
+
+    uri: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class ParticleRow:
+    """A labelled row of particle pictures."""
+
+    label: str
+    note: str
+    pictures: list[Picture]
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page atomically.
+
+    Args:
+        path: the ``.html`` file.
+        data: what to show.
+
+    Raises:
+        ResourceError: the disk is full.
+        ValueError: ``volume`` is not cubic, or images are not ``(k, n, n)``.
+    """
+    atomic_write_text(path, render_report(data))
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text; see :func:`write_report`.
+
+    >>> "<h1>Run 1</h1>" in render_report(ReportData("Run 1", "Nothing yet.", 2.0))
+    True
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vitreous.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plots = list(_plots(data))
+    volume = data.volume
+    text: str = environment.get_template("report.html.j2").render(
+        data=data,
+        version=__version__,
+        plots=plots,
+        plots_json=_script_json([_plot_json(plot) for plot in plots]),
+        plotly_js=_script_text(_plotly_js()) if plots else "",
+        slices=[] if volume is None else _map_pictures(_cubic(volume), data.pixel_size_angstrom),
+        sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
+        particle_rows=_particle_rows(data),
+    )
+    return text
+
+
+def _plots(data: ReportData) -> Iterator[Plot]:
+    if data.fsc_curves:
+        yield fsc_plot(data.fsc_curves)
+    yield from history_plots(data.history)
+
+
+def _plot_json(plot: Plot) -> dict[str, Any]:
+    return {"key": plot.key, "data": plot.data, "layout": plot.layout}
+
+
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _script_json(value: Any) -> Any:
+    """JSON that cannot end the script element it stands in."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _script_text(code: str) -> Any:
+    """A trusted program, with what would end its script element escaped (inside its strings)."""
+    from markupsafe import Markup
+
+    return Markup(code.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def _picture(image: Array, limits: tuple[float, float] | None, alt: str, caption: str) -> Picture:
+    png = figures.png_bytes(figures.to_gray(image, limits))
+    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return Picture(uri, alt, caption)
+
+
+def _cubic(volume: Array) -> Array:
+    if volume.ndim != 3 or len(set(volume.shape)) != 1:
+        raise ValueError(f"volume must be cubic, got {volume.shape}")
+    return volume
+
+
+def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
+    limits = figures.contrast_limits(volume, 0.1)
+    edge = f"{volume.shape[0] * pixel_size_angstrom:.0f} Å wide"
+    pictures = [
+        _picture(
+            figures.enlarge(plane, 384),
+            limits,
+            f"Central slice of the map in the {name} plane, {edge}",
+            f"slice {name}",
+        )
+        for name, plane in figures.central_slices(volume).items()
+    ]
+    pictures += [
+        _picture(
+            figures.enlarge(plane, 384),
+            figures.contrast_limits(plane, 0.0),
+            f"Projection of the map {name}, {edge}",
+            f"projection {name}",
+        )
+        for name, plane in figures.projections(volume).items()
+    ]
+    return pictures
+
+
+def _section_montage(volume: Array, pixel_size_angstrom: float) -> Picture:
+    n = volume.shape[0]
+    indices = figures.z_section_indices(n, MONTAGE_SECTIONS)
+    sheet = figures.montage(
+        np.stack([figures.enlarge(volume[i], 128) for i in indices]), MONTAGE_COLUMNS, gap_px=3
+    )
+    first, last = ((i - n // 2) * pixel_size_angstrom for i in (indices[0], indices[-1]))
+    caption = f"{len(indices)} sections normal to z, from {first:+.0f} Å to {last:+.0f} Å"
+    return _picture(
+        sheet, figures.contrast_limits(volume, 0.1), caption + " of the centre", caption
+    )
+
+
+def _particle_rows(data: ReportData) -> list[ParticleRow]:
+    candidates = (
+        ("projection", "of the map, no CTF, no noise", data.clean_projections),
+        ("with CTF", "the same, after shift and CTF", data.ctf_projections),
+        ("simulated", "the same, with noise: what the critic is shown", data.simulated_images),
+        ("real", "particles of the data set (not the same views)", data.real_images),
+    )
+    rows = []
+    for label, note, images in candidates:
+        if images is None or not len(images):
+            continue
+        if images.ndim != 3:
+            raise ValueError(f"{label} images must be (k, n, n), got {images.shape}")
+        pictures = [
+            _picture(figures.enlarge(image, 160), None, f"{label} image {i + 1}", "")
+            for i, image in enumerate(images[:MAX_PARTICLES])
+        ]
+        rows.append(ParticleRow(label, note, pictures))
+    return rows

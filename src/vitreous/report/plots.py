@@ -1,0 +1,264 @@
+"""The report's interactive plots, as plain plotly JSON: curves in, dictionaries out.
+
+Colours are names of CSS variables of the page (``--half1`` ...), filled in by the page's script,
+so that the plots follow a light or dark theme.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitreous.report.figures import Array
+
+CURVE_COLOURS = ("--series1", "--series2", "--series3", "--series4", "--series5")
+MAX_POINTS = 1500
+_NICE_ANGSTROM = (
+    100,
+    50,
+    30,
+    20,
+    15,
+    12,
+    10,
+    8,
+    7,
+    6,
+    5,
+    4.5,
+    4,
+    3.5,
+    3,
+    2.7,
+    2.5,
+    2.2,
+    2,
+    1.8,
+    1.5,
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot: an HTML id, what it shows in words, and plotly's ``data`` and ``layout``."""
+
+    key: str
+    title: str
+    caption: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A quantity of ``history`` to draw: its key there, its label, and whether it is dashed."""
+
+    key: str
+    label: str
+    dash: str = "solid"
+
+
+# What can be drawn from a run's history; a quantity that no row has is left out.
+HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = (
+    (
+        "wasserstein",
+        "Loss",
+        "Critic's estimate of the Wasserstein distance between real and simulated images, and the "
+        "critic's loss, at every recorded step.",
+        "linear",
+        "",
+        (
+            Series("wasserstein", "Wasserstein estimate"),
+            Series("loss", "loss", "dot"),
+            Series("gradient_penalty", "gradient penalty", "dash"),
+        ),
+    ),
+    (
+        "scale",
+        "Learned scales",
+        "Amplitudes of signal and noise that the simulator has learned; only their ratio can be "
+        "told from normalised images.",
+        "log",
+        "",
+        (Series("signal", "signal"), Series("noise", "noise", "dot")),
+    ),
+    (
+        "snr",
+        "Signal-to-noise ratio",
+        "Learned ratio of signal to noise power.",
+        "linear",
+        " dB",
+        (Series("snr_db", "SNR"),),
+    ),
+    (
+        "resolution",
+        "Resolution between halves while running",
+        "Where the Fourier shell correlation between the two half maps falls below 0.143 and 0.5.",
+        "linear",
+        " Å",
+        (
+            Series("resolution_angstrom", "at 0.143"),
+            Series("resolution_0.5_angstrom", "at 0.5", "dot"),
+        ),
+    ),
+)
+
+
+def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
+    """Fourier shell correlation against spatial frequency, with both thresholds.
+
+    Args:
+        curves: label to (frequency in 1/Å, correlation), of equal lengths.
+
+    >>> plot = fsc_plot({"halves": (np.array([0.0, 0.05]), np.array([1.0, 0.2]))})
+    >>> plot.data[0]["customdata"], [shape["y0"] for shape in plot.layout["shapes"]]
+    (['∞', '20.0'], [0.143, 0.5])
+    """
+    data: list[dict[str, Any]] = []
+    highest = 0.0
+    for i, (label, (frequency, correlation)) in enumerate(curves.items()):
+        f = np.asarray(frequency, dtype=float)
+        highest = max(highest, float(f.max(initial=0.0)))
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": _text(label),
+                "x": numbers(f),
+                "y": numbers(correlation),
+                "customdata": [f"{1 / v:.1f}" if v > 0 else "∞" for v in f],
+                "hovertemplate": "%{customdata} Å<br>FSC %{y:.3f}",
+                "line": {"color": CURVE_COLOURS[i % len(CURVE_COLOURS)], "width": 2.2},
+            }
+        )
+    ticks = resolution_ticks(highest)
+    layout = {
+        "xaxis": {
+            "title": {"text": "resolution (Å)"},
+            "tickvals": [1.0 / t for t in ticks],
+            "ticktext": [f"{t:g}" for t in ticks],
+            "range": [0.0, highest or 1.0],
+        },
+        "yaxis": {"title": {"text": "FSC"}, "range": [-0.1, 1.04], "zeroline": True},
+        "shapes": [_threshold(0.143), _threshold(0.5)],
+        "annotations": [_threshold_label(0.143), _threshold_label(0.5)],
+    }
+    caption = (
+        "Fourier shell correlation; the axis is linear in spatial frequency. The resolution is "
+        "where a curve first falls below 0.143 (two half maps) or 0.5 (a map against the truth)."
+    )
+    return Plot("fsc", "Fourier shell correlation", caption, data, layout)
+
+
+def history_plots(history: Iterable[Mapping[str, Any]]) -> list[Plot]:
+    """Curves over steps, one line per half and quantity; only of what the history holds.
+
+    Args:
+        history: rows with ``step`` and any of the keys in :data:`HISTORY_PLOTS`; ``half`` (1 or 2)
+            tells the halves apart, rows without it belong to both.
+
+    >>> rows = [{"half": 1, "step": 0, "snr_db": -3.0}, {"half": 1, "step": 9, "snr_db": 0.0}]
+    >>> [(plot.key, plot.data[0]["x"]) for plot in history_plots(rows)]
+    [('snr', [0.0, 9.0])]
+    """
+    rows = list(history)
+    plots = []
+    for key, title, caption, scale, suffix, series in HISTORY_PLOTS:
+        data = [trace for one in series for trace in _history_traces(rows, one, suffix)]
+        if not data:
+            continue
+        layout = {
+            "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+            "yaxis": {"type": scale, "ticksuffix": suffix},
+        }
+        plots.append(Plot(key, title, caption, data, layout))
+    return plots
+
+
+def resolution_ticks(highest_inv_angstrom: float) -> list[float]:
+    """Round resolutions in Å whose frequencies are spread out over ``0 .. highest`` in 1/Å.
+
+    >>> resolution_ticks(0.1)
+    [100, 50, 30, 20, 15, 12, 10]
+    """
+    chosen: list[float] = []
+    for value in _NICE_ANGSTROM:
+        frequency = 1.0 / value
+        if frequency > highest_inv_angstrom * 1.0001:
+            break
+        if frequency - (1.0 / chosen[-1] if chosen else 0.0) >= 0.09 * highest_inv_angstrom:
+            chosen.append(value)
+    return chosen
+
+
+def numbers(values: Array | Sequence[float]) -> list[float | None]:
+    """Finite numbers to six significant digits, anything else ``None`` (JSON has no NaN).
+
+    >>> numbers([1.0, float("nan"), 0.123456789])
+    [1.0, None, 0.123457]
+    """
+    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in map(float, values)]
+
+
+def _history_traces(
+    rows: list[Mapping[str, Any]], series: Series, suffix: str
+) -> list[dict[str, Any]]:
+    by_half: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.get(series.key) is not None and row.get("step") is not None:
+            point = (float(row["step"]), float(row[series.key]))
+            by_half.setdefault(int(row.get("half") or 0), []).append(point)
+    traces = []
+    for half, points in sorted(by_half.items()):
+        kept = points[:: max(1, -(-len(points) // MAX_POINTS))]
+        name = f"{series.label}, half {half}" if half else series.label
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(kept) > 1 else "markers",
+                "name": name,
+                "x": numbers([x for x, _ in kept]),
+                "y": numbers([y for _, y in kept]),
+                "hovertemplate": "step %{x:,}<br>%{y:.4g}" + suffix,
+                "line": {
+                    "color": ("--series3", "--series1", "--series2")[half % 3],
+                    "width": 1.8,
+                    "dash": series.dash,
+                },
+            }
+        )
+    return traces
+
+
+def _threshold(level: float) -> dict[str, Any]:
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": level,
+        "y1": level,
+        "line": {"color": "--muted", "width": 1, "dash": "dash"},
+    }
+
+
+def _threshold_label(level: float) -> dict[str, Any]:
+    return {
+        "xref": "paper",
+        "x": 0,
+        "y": level,
+        "text": f"{level:g}",
+        "showarrow": False,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "font": {"color": "--muted", "size": 11},
+    }
+
+
+def _text(label: str) -> str:
+    """Plotly reads a few HTML tags in labels: show them as written instead."""
+    return label.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
