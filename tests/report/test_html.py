@@ -6,7 +6,13 @@ import subprocess
 import numpy as np
 import pytest
 
-from vitreous.report.html import ReportData, Resolution, render_report, write_report
+from vitreous.report.html import (
+    ReportData,
+    Resolution,
+    _script_json,
+    render_report,
+    write_report,
+)
 from vitreous.report.plots import MAX_POINTS, fsc_plot, history_plots
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
@@ -65,6 +71,13 @@ def test_hostile_strings_stay_text():
     # plotly interprets tags in trace names, so they are escaped there as well
     name = plots_of(page)[0]["data"][0]["name"]
     assert name.startswith("&lt;/script&gt;")
+
+
+def test_json_cannot_end_its_script_element():
+    value = {"a": [HOSTILE, "<!--", "&", "\u2028"]}
+    written = str(_script_json(value))
+    assert not set("<>&\u2028") & set(written)
+    assert json.loads(written) == value
 
 
 def without_plotly(page):
