@@ -1,0 +1,346 @@
+"""STAR tables of RELION 3.0 to 5: read whole, kept whole, written as RELION 3.1 does.
+
+Blocks hold either one loop or name-value pairs. Names are kept without their leading underscore,
+values as text, so that columns and blocks unknown to this package survive a round trip.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.io.atomic import atomic_write_text
+
+_TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\S+)""")
+_NEEDS_QUOTES = re.compile(r"^$|^['\"#_;]|^(?:data_|loop_)|\s")
+_ANY_NEEDS_QUOTES = re.compile(r"(?:^|\x00)(?:(?=\x00|$)|['\"#_;]|data_|loop_)|\s")
+
+
+@dataclass(frozen=True)
+class StarBlock:
+    """One ``data_`` block.
+
+    Args:
+        columns: name without underscore -> values as text; all of one length, 1 for pairs.
+        is_loop: a ``loop_`` table rather than name-value pairs.
+    """
+
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    is_loop: bool = True
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def text(self, name: str, source: Path | str = "STAR table") -> list[str]:
+        """The values of a column.
+
+        Raises:
+            InputError: no such column; the text names it and the file ``source``.
+        """
+        if name not in self.columns:
+            raise InputError(f"{source}: column _{name}: missing; add it or export it again")
+        return self.columns[name]
+
+    def numbers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.float64]:
+        """A column as finite float64 numbers.
+
+        Raises:
+            InputError: missing column, or a value that is no finite number; the row is named.
+
+        >>> StarBlock({"rlnVoltage": ["300", "2e2"]}).numbers("rlnVoltage").tolist()
+        [300.0, 200.0]
+        """
+        values = self.text(name, source)
+        try:
+            numbers = np.array(values, dtype=str).astype(np.float64)
+        except ValueError:
+            numbers = np.array([_float_or_nan(value) for value in values])
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if bad.size:
+            row = int(bad[0])
+            raise InputError(
+                f"{source}: column _{name}, row {row + 1}: {values[row]!r} is not a finite number"
+            )
+        return numbers
+
+    def integers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.int64]:
+        """A column as whole numbers.
+
+        Raises:
+            InputError: missing column or a value that is not a whole number; the row is named.
+        """
+        numbers = self.numbers(name, source)
+        bad = np.flatnonzero((numbers != np.round(numbers)) | (np.abs(numbers) > 2**53))
+        if bad.size:
+            row = int(bad[0])
+            value = self.columns[name][row]
+            raise InputError(f"{source}: column _{name}, row {row + 1}: {value!r} is not whole")
+        return numbers.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class StarDocument:
+    """Blocks in file order by name, the part after ``data_``.
+
+    Args:
+        blocks: name -> block.
+    """
+
+    blocks: dict[str, StarBlock] = field(default_factory=dict)
+
+
+def _float_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _split(line: str, where: str) -> list[str]:
+    """Tokens of a line that holds quotes or a comment."""
+    tokens = []
+    for match in _TOKEN.finditer(line):
+        single, double, plain = match.groups()
+        if plain is None:
+            tokens.append(single if single is not None else double)
+        elif plain.startswith("#"):
+            break
+        elif plain[0] in "'\"":
+            raise InputError(f"{where}: quote {plain[0]} is never closed")
+        else:
+            tokens.append(plain)
+    return tokens
+
+
+class _Reader:
+    """One pass over the lines; ``self.at`` is the 0-based line to look at next."""
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.path, self.lines, self.at = path, lines, 0
+        self.blocks: dict[str, StarBlock] = {}
+
+    def where(self, line: int | None = None) -> str:
+        return f"{self.path}: line {(self.at if line is None else line) + 1}"
+
+    def peek(self) -> str | None:
+        """Next line that says something, stripped; None at the end."""
+        while self.at < len(self.lines):
+            line = self.lines[self.at].strip()
+            if line and not line.startswith("#"):
+                return line
+            self.at += 1
+        return None
+
+    def document(self) -> StarDocument:
+        while (line := self.peek()) is not None:
+            if not line.startswith("data_"):
+                raise InputError(f"{self.where()}: expected a data_ block, got {line[:40]!r}")
+            name = line.split()[0][len("data_") :]
+            if name in self.blocks:
+                raise InputError(f"{self.where()}: block data_{name}: appears twice")
+            self.at += 1
+            self.blocks[name] = self.block(name)
+        if not self.blocks:
+            raise InputError(f"{self.path}: no data_ block; is it a STAR file?")
+        return StarDocument(self.blocks)
+
+    def block(self, name: str) -> StarBlock:
+        line = self.peek()
+        if line is not None and line.split()[0] == "loop_":
+            self.at += 1
+            block = self.loop()
+        else:
+            block = self.pairs()
+        line = self.peek()
+        if line is not None and not line.startswith("data_"):
+            raise InputError(
+                f"{self.where()}: block data_{name}: more than one table in a block, or a stray "
+                f"line {line[:40]!r}"
+            )
+        return block
+
+    def pairs(self) -> StarBlock:
+        columns: dict[str, list[str]] = {}
+        while (line := self.peek()) is not None and line.startswith("_"):
+            tokens = _split(line, self.where())
+            if len(tokens) != 2:
+                raise InputError(f"{self.where()}: {tokens[0]} needs one value, got {tokens[1:]}")
+            self.add_name(tokens[0], columns).append(tokens[1])
+            self.at += 1
+        return StarBlock(columns, is_loop=False)
+
+    def add_name(self, token: str, columns: dict[str, list[str]]) -> list[str]:
+        name = token[1:]
+        if name in columns:
+            raise InputError(f"{self.where()}: column {token}: appears twice")
+        columns[name] = []
+        return columns[name]
+
+    def loop(self) -> StarBlock:
+        columns: dict[str, list[str]] = {}
+        while (line := self.peek()) is not None and line.startswith("_"):
+            self.add_name(line.split()[0], columns)
+            self.at += 1
+        if not columns:
+            raise InputError(f"{self.where()}: loop_ without column names")
+        flat, width = self.rows(len(columns)), len(columns)
+        return StarBlock({name: flat[place::width] for place, name in enumerate(columns)})
+
+    def ends_table(self, line: str, width: int) -> bool:
+        """Whether a line opens what follows a table; full rows may start like a keyword."""
+        if not line.lstrip().startswith(("data_", "loop_", "_")):
+            return False
+        return width <= 2 or len(line.split()) != width
+
+    def rows(self, width: int) -> list[str]:
+        """Values of the rows up to the next block, each row checked to have ``width``."""
+        start = end = self.at
+        while end < len(self.lines) and not self.ends_table(self.lines[end], width):
+            end += 1
+        self.at = end
+        body = self.lines[start:end]
+        text = "\n".join(body)
+        if any(mark in text for mark in "'\"#;"):
+            return self.quoted_rows(start, body, width)
+        for offset, line in enumerate(body):
+            if (count := len(line.split())) != width and count:
+                raise self.uneven(start + offset, count, width)
+        return text.split()
+
+    def quoted_rows(self, start: int, body: list[str], width: int) -> list[str]:
+        flat: list[str] = []
+        for offset, line in enumerate(body):
+            if line.startswith(";"):
+                raise InputError(f"{self.where(start + offset)}: multi-line text is not read")
+            tokens = _split(line, self.where(start + offset))
+            if tokens and len(tokens) != width:
+                raise self.uneven(start + offset, len(tokens), width)
+            flat += tokens
+        return flat
+
+    def uneven(self, line: int, count: int, width: int) -> InputError:
+        return InputError(
+            f"{self.where(line)}: {count} values for {width} columns; the row is damaged or the "
+            "file cut short"
+        )
+
+
+def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
+    """Parse the text of a STAR file; ``path`` is for messages.
+
+    Raises:
+        InputError: rows too short or long, duplicate blocks or columns; with the line number.
+
+    >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].columns
+    {'rlnVoltage': ['300']}
+    """
+    if "\x00" in text:
+        raise InputError(f"{path}: not a text file; is it a STAR file?")
+    return _Reader(Path(path), text.split("\n")).document()
+
+
+def read_star(path: Path | str) -> StarDocument:
+    """Read a STAR file of RELION 3.0, 3.1, 4 or 5.
+
+    Raises:
+        InputError: unreadable, or malformed; with the line number.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; is it a STAR file?") from error
+    if text and not text.endswith("\n"):
+        warnings.warn(f"{path}: the last line does not end; was the file cut?", stacklevel=2)
+    return parse_star(text, path)
+
+
+def _quote(value: str) -> str:
+    if not _NEEDS_QUOTES.search(value):
+        return value
+    for mark in ('"', "'"):
+        if "\n" not in value and not re.search(rf"{mark}\s|{mark}$", value):
+            return f"{mark}{value}{mark}"
+    raise ValueError(f"cannot be written to a STAR file: {value!r}")
+
+
+def _quoted(values: Iterable[str]) -> list[str]:
+    column = [str(value) for value in values]
+    if _ANY_NEEDS_QUOTES.search("\x00".join(column)):
+        return [_quote(value) for value in column]
+    return column
+
+
+def format_star(document: StarDocument) -> str:
+    """The text of a STAR file as RELION 3.1 writes it.
+
+    Raises:
+        ValueError: columns of different length, or a value that STAR cannot hold.
+
+    >>> print(format_star(StarDocument({"x": StarBlock({"a": ["1"], "b": ["two words"]})})))
+    <BLANKLINE>
+    # version 30001
+    <BLANKLINE>
+    data_x
+    <BLANKLINE>
+    loop_
+    _a #1
+    _b #2
+    1 "two words"
+    <BLANKLINE>
+    <BLANKLINE>
+    """
+    parts: list[str] = []
+    for name, block in document.blocks.items():
+        if re.search(r"\s", name) or any(re.search(r"\s|^$", key) for key in block.columns):
+            raise ValueError(f"block data_{name} or one of its columns has a blank in its name")
+        lengths = {len(column) for column in block.columns.values()}
+        if len(lengths) > 1 or (not block.is_loop and lengths not in (set(), {1})):
+            raise ValueError(f"block data_{name} has columns of lengths {sorted(lengths)}")
+        parts += ["", "# version 30001", "", f"data_{name}", ""]
+        columns = [_quoted(column) for column in block.columns.values()]
+        if block.is_loop and block.columns:
+            parts.append("loop_")
+            parts += [f"_{key} #{place + 1}" for place, key in enumerate(block.columns)]
+            parts += map(" ".join, zip(*columns, strict=True))
+        else:
+            pairs = zip(block.columns, columns, strict=True)
+            parts += [f"_{key} {column[0]}" for key, column in pairs]
+        parts.append("")
+    return "\n".join(parts) + "\n"
+
+
+def write_star(path: Path | str, document: StarDocument) -> None:
+    """Write a STAR file, whole or not at all.
+
+    Raises:
+        ValueError: columns of different length, or a value that STAR cannot hold.
+        ResourceError: disk full.
+        InputError: the folder is missing or not writable.
+    """
+    atomic_write_text(path, format_star(document))
+
+
+def format_column(values: Any, decimals: int = 6) -> list[str]:
+    """Numbers as text for a column: whole numbers as such, others with fixed decimals.
+
+    >>> format_column([1.5, 2.0]), format_column([3, 4])
+    (['1.500000', '2.000000'], ['3', '4'])
+    """
+    numbers = np.asarray(values)
+    if numbers.dtype.kind in "iub":
+        return [str(int(value)) for value in numbers]
+    return [f"{value:.{decimals}f}" for value in numbers.tolist()]
