@@ -117,15 +117,16 @@ def prepare_patches(patches: Tensor, size: int, *, chunk: int = 256) -> Tensor:
     if patches.ndim != 3 or patches.shape[-1] != patches.shape[-2]:
         raise ValueError(f"patches must be (m, n, n), got {tuple(patches.shape)}")
     out = torch.empty(len(patches), size, size, device=patches.device)
+    bad: list[int] = []
     for start in range(0, len(patches), chunk):
         piece = fourier_resize(patches[start : start + chunk].float(), size, 2)
         mean = piece.mean((-2, -1), keepdim=True)
         deviation = piece.std((-2, -1), correction=0, keepdim=True)
-        bad = ~(deviation > 1e-6 * mean.abs()).flatten() | ~deviation.isfinite().flatten()
-        if bad.any():
-            rows = (bad.nonzero().flatten() + start).tolist()
-            raise ValueError(f"background patches {rows[:8]} are constant or not finite; drop them")
+        sound = ((deviation > 1e-6 * mean.abs()) & deviation.isfinite()).flatten()
+        bad += [start + int(i) for i in (~sound).nonzero()]
         out[start : start + chunk] = (piece - mean) / deviation
+    if bad:
+        raise ValueError(f"background patches {bad[:8]} are constant or not finite; drop them")
     return out
 
 
