@@ -1,0 +1,163 @@
+"""Rotate and shift volumes about the centre: exactly where the grid allows, else by splines."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
+
+
+def is_signed_permutation(matrix: Tensor) -> bool:
+    """Whether a ``(..., 3, 3)`` matrix maps the grid axes onto each other (entries 0, 1, -1).
+
+    >>> import torch
+    >>> is_signed_permutation(torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]))
+    True
+    """
+    rounded = matrix.round()
+    close = bool((matrix - rounded).abs().max() < 1e-5)
+    return close and bool((rounded.abs().sum(-1) == 1).all() and (rounded.abs().sum(-2) == 1).all())
+
+
+def permute_volume(volume: Tensor, matrix: Tensor) -> Tensor:
+    """``out(r) = volume(M r)`` for a signed permutation M, exactly, by flips and transposition.
+
+    Coordinates are relative to ``n // 2`` and periodic: on an even box index 0 (coordinate -n/2)
+    is its own mirror image.
+
+    Args:
+        volume: ``(..., n, n, n)`` in (z, y, x) order.
+        matrix: ``(3, 3)`` signed permutation acting on (x, y, z); its determinant may be -1.
+
+    Raises:
+        ValueError: not a signed permutation.
+
+    >>> import torch
+    >>> v = torch.zeros(4, 4, 4); v[2, 2, 3] = 1.0  # at x = +1
+    >>> permute_volume(v, -torch.eye(3))[2, 2, 1].item()
+    1.0
+    """
+    if not is_signed_permutation(matrix):
+        raise ValueError(f"matrix must be a signed permutation, got {matrix.tolist()}")
+    entries = matrix.round().long().tolist()
+    source_of = [next(j for j in range(3) if row[j]) for row in entries]  # (M r)_i = s_i r_j
+    flips = [-1 - i for i in range(3) if entries[i][source_of[i]] < 0]
+    if flips:
+        volume = volume.flip(flips)
+        if volume.shape[-1] % 2 == 0:
+            volume = volume.roll([1] * len(flips), flips)
+    lead = volume.ndim - 3
+    # Output axis j (x = 0) holds what input axis i held, where source_of[i] == j.
+    axes = [lead + 2 - source_of.index(j) for j in (2, 1, 0)]
+    return volume.permute(*range(lead), *axes)
+
+
+def _oversample(volume: Tensor, factor: int) -> Tensor:
+    """Finer grid of spline coefficients: the volume divided by the cubic B-spline's transform."""
+    n = volume.shape[-1]
+    full = torch.fft.fftfreq(n, device=volume.device, dtype=volume.dtype)
+    half = torch.fft.rfftfreq(n, device=volume.device, dtype=volume.dtype)
+    kernel = [torch.sinc(f / factor) ** 4 for f in (full, full, half)]
+    window = 1 / (kernel[0][:, None, None] * kernel[1][:, None] * kernel[2])
+    radius2 = full[:, None, None] ** 2 + full[:, None] ** 2 + half**2
+    window = window * (radius2 <= 0.25)
+    smooth = irfft_centered(rfft_centered(volume, 3) * window, (n, n, n))
+    return fourier_resize(smooth, factor * n, 3)
+
+
+def _spline_pairs(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Cubic B-spline's four taps along one axis as two (weight, position) linear look-ups."""
+    base = position.floor()
+    t = position - base
+    w0, w3 = (1 - t) ** 3 / 6, t**3 / 6
+    w1 = (3 * t - 6) * t * t / 6 + 2 / 3
+    low = w0 + w1
+    high = 1 - low
+    return (low, base - 1 + w1 / low), (high, base + 1 + w3 / high)
+
+
+def _sample(fine: Tensor, factor: int, n: int, rotation: Tensor, shift: Tensor) -> Tensor:
+    """Spline at ``R^T (r - t)`` for every voxel r of an n-box; zero outside."""
+    axis = torch.arange(n, device=fine.device, dtype=fine.dtype) - n // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    m = fine.shape[-1]
+    points = (torch.stack([x, y, z], dim=-1) - shift) @ rotation * factor + m // 2
+    flat = fine.reshape(1, -1, m, m, m)
+    out = torch.zeros((), device=fine.device, dtype=fine.dtype)
+    pairs = [_spline_pairs(p) for p in points.unbind(-1)]
+    for (wx, px), (wy, py), (wz, pz) in itertools.product(*pairs):
+        grid = torch.stack([px, py, pz], dim=-1) * (2 / (m - 1)) - 1
+        out = out + wx * wy * wz * F.grid_sample(flat, grid[None], align_corners=True)
+    return out.reshape(*fine.shape[:-3], n, n, n)
+
+
+def rotate_volume(
+    volume: Tensor, rotation: Tensor, shift_px: Tensor | None = None, *, oversampling: int = 2
+) -> Tensor:
+    r"""Rotate a volume about its centre, then shift it: ``out(r) = volume(R^{-1} (r - t))``.
+
+    Signed permutations without shift are exact. Anything else is a cubic B-spline through the
+    spectrum-padded volume (look-ups paired as by Sigg & Hadwiger, GPU Gems 2, 2005, chapter 20).
+    Frequencies beyond the Nyquist ball are removed, since rotation would fold them.
+
+    Args:
+        volume: ``(..., n, n, n)`` in (z, y, x) order.
+        rotation: ``(3, 3)`` rotation, or rotation times inversion, acting on (x, y, z).
+        shift_px: ``(3,)`` displacement (x, y, z) in pixels.
+        oversampling: refinement of the grid before interpolation; 2 leaves an error of 0.4 % at 0.8
+            Nyquist, 1 (eight times less memory) one of 20 %.
+
+    Returns:
+        ``(..., n, n, n)``; differentiable in volume, rotation and shift (not where exact).
+
+    Raises:
+        ValueError: volume not cubic or rotation not ``(3, 3)``.
+
+    >>> import torch
+    >>> v = torch.zeros(4, 4, 4); v[2, 2, 3] = 1.0  # at x = +1
+    >>> quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # x to y
+    >>> rotate_volume(v, quarter)[2, 3, 2].item()
+    1.0
+    """
+    n = volume.shape[-1]
+    if volume.ndim < 3 or tuple(volume.shape[-3:]) != (n, n, n):
+        raise ValueError(f"volume must be cubic, got {tuple(volume.shape)}")
+    if tuple(rotation.shape) != (3, 3):
+        raise ValueError(f"rotation must be (3, 3), got {tuple(rotation.shape)}")
+    rotation = rotation.to(volume)
+    if shift_px is None and is_signed_permutation(rotation) and not rotation.requires_grad:
+        return permute_volume(volume, rotation.mT)
+    shift = volume.new_zeros(3) if shift_px is None else shift_px.to(volume)
+    return _sample(_oversample(volume, oversampling), oversampling, n, rotation, shift)
+
+
+def mean_over_rotations(volume: Tensor, rotations: Tensor, *, oversampling: int = 2) -> Tensor:
+    """Mean of a volume's rotated copies, ``(m, 3, 3)``; exact where all are signed permutations.
+
+    Otherwise as :func:`rotate_volume`, the volume being refined once for all rotations.
+
+    Raises:
+        ValueError: volume not cubic.
+
+    >>> import torch
+    >>> v = torch.randn(4, 4, 4)
+    >>> torch.equal(mean_over_rotations(v, torch.eye(3)[None]), v)
+    True
+    """
+    n = volume.shape[-1]
+    if volume.ndim < 3 or tuple(volume.shape[-3:]) != (n, n, n):
+        raise ValueError(f"volume must be cubic, got {tuple(volume.shape)}")
+    total = torch.zeros_like(volume)
+    if is_signed_permutation(rotations):
+        for matrix in rotations:
+            total = total + permute_volume(volume, matrix)
+        return total / len(rotations)
+    fine = _oversample(volume, oversampling)
+    zero = volume.new_zeros(3)
+    for matrix in rotations.to(volume):
+        total = total + _sample(fine, oversampling, n, matrix, zero)
+    return total / len(rotations)
