@@ -114,6 +114,27 @@ def test_multiplier_belongs_to_a_real_kernel(n: int) -> None:
         torch.testing.assert_close(half[..., inner, n // 2], expected[..., inner])
 
 
+@pytest.mark.parametrize("n", [8, 9])
+def test_mirroring_the_image_is_mirroring_the_astigmatism(n: int) -> None:
+    optics = draw_optics(3)
+    image = torch.randn(3, n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def filtered(x: Tensor, angle_deg: Tensor) -> Tensor:
+        turned = dataclasses.replace(optics, defocus_angle_deg=angle_deg)
+        return torch.fft.irfft2(torch.fft.rfft2(x) * ctf_half(n, 1.5, turned), s=(n, n))
+
+    angle = optics.defocus_angle_deg
+    expected = filtered(image, angle)
+    for mirror, turned in (
+        (lambda x: x.mT, 90 - angle),
+        (lambda x: x.flip(-1), -angle),
+        (lambda x: x.flip(-2), -angle),
+    ):
+        torch.testing.assert_close(
+            mirror(filtered(mirror(image), turned)), expected, atol=1e-12, rtol=0
+        )
+
+
 def test_envelope_is_given_by_its_value_at_nyquist() -> None:
     pixel, n = 1.274, 16
     b = b_factor_from_nyquist_value(0.2, pixel)

@@ -148,10 +148,10 @@ def ctf_half(
 ) -> Tensor:
     r"""The CTF on the Hermitian half of an ``n x n`` image, as a multiplier that keeps images real.
 
-    In even boxes the Nyquist frequency stands for both of its signs, between which astigmatism
-    distinguishes. As in RELION the Nyquist row is taken at +ky; the Nyquist column is the mean over
-    ky and -ky, which is what an inverse real transform would make of it anyway. The multiplier of a
-    product of such filters is then exactly the product of their multipliers.
+    In even boxes the Nyquist frequency of an axis stands for both of its signs, between which
+    astigmatism distinguishes: row and column hold the mean of the two. The multiplier is then that
+    of a real, symmetric kernel, products of filters are exact, and turning the image by quarter
+    turns or mirroring it commutes with turning the astigmatism.
 
     Args:
         n: box size in pixels.
@@ -170,9 +170,11 @@ def ctf_half(
     kx, ky = frequency_grid(n, pixel_size_angstrom, device=device, dtype=torch.float64)
     if n % 2:
         return ctf(kx, ky, optics, aperture_inv_angstrom=aperture_inv_angstrom)
-    row = torch.arange(n, device=device)[:, None]
-    ky = torch.where(row == n // 2, ky.abs(), ky)
-    value = ctf(kx, ky, optics, aperture_inv_angstrom=aperture_inv_angstrom)
-    column = value[..., -1]
-    mean = (column + column.flip(-1).roll(1, -1)) / 2
-    return torch.cat((value[..., :-1], mean[..., None]), dim=-1)
+    half = n // 2
+    both = torch.cat((ky, -ky[half : half + 1]))  # the Nyquist row once more, with the other sign
+    value = ctf(kx, both, optics, aperture_inv_angstrom=aperture_inv_angstrom)
+    row = (value[..., half : half + 1, :] + value[..., n:, :]) / 2
+    value = torch.cat((value[..., :half, :], row, value[..., half + 1 : n, :]), dim=-2)
+    column = value[..., half:]
+    column = (column + column.flip(-2).roll(1, -2)) / 2
+    return torch.cat((value[..., :half], column), dim=-1)
