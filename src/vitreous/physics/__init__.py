@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""Image formation: operators, CTF, shift, noise, and the samplers of poses."""
