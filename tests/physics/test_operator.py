@@ -205,6 +205,11 @@ class WrongGradient(Good):
         return super().forward(Double.apply(x))
 
 
+class WrongGradientOfTheAdjoint(Good):
+    def adjoint(self, y: Tensor) -> Tensor:
+        return super().adjoint(Double.apply(y))
+
+
 def test_contracts_accept_a_good_operator() -> None:
     check_operator(Good())
 
@@ -220,7 +225,8 @@ def test_contracts_accept_a_good_operator() -> None:
         (SinglePrecision, "casts float64"),
         (WrongShape, "range_shape"),
         (MixesTheBatch, "loop"),
-        (WrongGradient, "gradient"),
+        (WrongGradient, "gradient of forward"),
+        (WrongGradientOfTheAdjoint, "gradient of adjoint"),
     ],
 )
 def test_contracts_catch(operator: type[Good], complaint: str) -> None:
