@@ -236,8 +236,8 @@ def render_points(
     r"""Band-limited density of equal Gaussian points on a voxel grid.
 
     :math:`F(k) = v \sum_j e^{-2 \pi i k \cdot r_j} e^{-2 \pi^2 \sigma^2 |k|^2} w(|k|)` with
-    :math:`\sigma` = 1 Å and a raised-cosine cut-off ``w`` that ends at the resolution, so nothing
-    is aliased. Scaled so that a tightly packed protein interior is about 1.
+    :math:`\sigma` = 1 Å and a raised-cosine cut-off ``w`` from the resolution to a tenth beyond it.
+    Nothing is aliased. Scaled so that a tightly packed protein interior is about 1.
 
     Args:
         points_angstrom: ``(m, 3)`` positions (x, y, z) in Å about the origin.
@@ -275,7 +275,7 @@ def render_points(
     splat_sigma = sigma * pixel_size_angstrom / 2.0
     nyquist = 0.5 / pixel_size_angstrom
     limit = nyquist if resolution_angstrom is None else min(nyquist, 1.0 / resolution_angstrom)
-    window = 0.5 + 0.5 * torch.cos(torch.pi * ((k2.sqrt() / limit - 0.85) / 0.15).clamp(0, 1))
+    window = 0.5 + 0.5 * torch.cos(torch.pi * ((k2.sqrt() / limit - 1.0) / 0.1).clamp(0, 1))
     window = window * torch.exp(2.0 * np.pi**2 * (splat_sigma**2 - _SIGMA_ANGSTROM**2) * k2)
     mass = RESIDUE_VOLUME_ANGSTROM3 / _POINTS_PER_RESIDUE / pixel_size_angstrom**3
     return irfft_centered(out * (window * mass), [box_size] * 3)

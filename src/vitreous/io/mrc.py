@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_file
+from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater
 from vitreous.io.mrc_header import (
     HEADER_BYTES,
     MODES,
@@ -37,9 +37,6 @@ __all__ = [
 ]
 
 _WRITABLE = (2, 12)
-_GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_MAX_RATIO = 1100  # deflate cannot expand by more than about 1032
-_CHUNK = 1 << 22
 
 
 def _open_checked(path: Path) -> BinaryIO:
@@ -59,7 +56,7 @@ def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
     with _open_checked(path) as stream:
         raw = stream.read(HEADER_BYTES)
         size = os.fstat(stream.fileno()).st_size
-    if raw[:2] == _GZIP_MAGIC:
+    if raw[:2] == GZIP_MAGIC:
         raise InputError(f"{path}: compressed files cannot be mapped; gunzip it first")
     header = parse_header(path, raw, size, permissive=permissive)
     surplus = size - header.data_offset - header.data_bytes
@@ -68,44 +65,10 @@ def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
     return header
 
 
-class _Inflater:
-    """Reads a gzip stream piece by piece, so that nothing grows past what was asked for."""
-
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self._path, self._stream = path, stream
-        self._engine = zlib.decompressobj(wbits=31)
-        self._compressed = b""
-
-    def read(self, limit: int) -> bytes:
-        """Up to ``limit`` bytes; fewer only at the end of the data."""
-        parts, missing = [], limit
-        while missing > 0 and not (self._engine.eof and not self._next_member()):
-            if not self._compressed:
-                self._compressed = self._stream.read(1 << 16)
-                if not self._compressed:
-                    raise InputError(f"{self._path}: gzip data end early; the file is truncated")
-            try:
-                piece = self._engine.decompress(self._compressed, min(missing, _CHUNK))
-            except zlib.error as error:
-                raise InputError(f"{self._path}: gzip data are damaged ({error})") from error
-            self._compressed = self._engine.unconsumed_tail or self._engine.unused_data
-            parts.append(piece)
-            missing -= len(piece)
-        return b"".join(parts)
-
-    def _next_member(self) -> bool:
-        """Go on to another gzip member, where one follows; padding after the last is ignored."""
-        self._compressed = self._compressed or self._stream.read(1 << 16)
-        if not self._compressed.startswith(_GZIP_MAGIC):
-            return False
-        self._engine = zlib.decompressobj(wbits=31)
-        return True
-
-
 def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[Any], MrcHeader]:
     """Decompress at most what the header announces and what the file can hold."""
-    bound = os.fstat(stream.fileno()).st_size * _GZIP_MAX_RATIO
-    inflater = _Inflater(path, stream)
+    bound = os.fstat(stream.fileno()).st_size * GZIP_MAX_RATIO
+    inflater = Inflater(path, stream)
     header = parse_header(path, inflater.read(HEADER_BYTES), bound, permissive=permissive)
     inflater.read(header.data_offset - HEADER_BYTES)
     payload = inflater.read(header.data_bytes)
@@ -134,7 +97,7 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
     """
     path = Path(path)
     with _open_checked(path) as stream:
-        if stream.read(2) == _GZIP_MAGIC:
+        if stream.read(2) == GZIP_MAGIC:
             stream.seek(0)
             data, header = _read_gzip(path, stream, permissive)
         else:

@@ -1,0 +1,162 @@
+"""CTFFIND4's text results: defocus, astigmatism and phase shift of each micrograph."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.core.params import Optics
+from vitreous.io.inflate import read_bounded
+
+_LIMIT = 1 << 28
+_COLUMNS = (
+    "micrograph number",
+    "defocus 1",
+    "defocus 2",
+    "azimuth of astigmatism",
+    "phase shift",
+    "score",
+    "fit resolution",
+)
+_COMMENTS = {
+    "pixel_size_angstrom": r"pixel size:\s*([-+.\deE]+)\s*angstrom",
+    "voltage_kv": r"acceleration voltage:\s*([-+.\deE]+)\s*kev",
+    "cs_mm": r"spherical aberration:\s*([-+.\deE]+)\s*mm",
+    "amplitude_contrast": r"amplitude contrast:\s*([-+.\deE]+)",
+}
+
+
+@dataclass(frozen=True)
+class CtffindTable:
+    """One row for each micrograph; arrays are float64 ``(n,)``.
+
+    Args:
+        micrograph_names: names, made from the input file where the text has none.
+        defocus_u_angstrom, defocus_v_angstrom: defocus 1 and 2, Å, positive for underfocus.
+        defocus_angle_deg: azimuth of defocus 1 from x, degrees.
+        phase_shift_deg: additional phase shift, degrees (CTFFIND4 writes radians).
+        score: cross correlation of the fit.
+        fit_resolution_angstrom: Å; may be infinite where no ring was fitted.
+        pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast: from the comments, else None.
+    """
+
+    micrograph_names: tuple[str, ...]
+    defocus_u_angstrom: NDArray[np.float64]
+    defocus_v_angstrom: NDArray[np.float64]
+    defocus_angle_deg: NDArray[np.float64]
+    phase_shift_deg: NDArray[np.float64]
+    score: NDArray[np.float64]
+    fit_resolution_angstrom: NDArray[np.float64]
+    pixel_size_angstrom: float | None = None
+    voltage_kv: float | None = None
+    cs_mm: float | None = None
+    amplitude_contrast: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.micrograph_names)
+
+    def optics(
+        self,
+        *,
+        voltage_kv: float,
+        cs_mm: float,
+        amplitude_contrast: float,
+        b_factor_angstrom2: float = 0.0,
+    ) -> Optics:
+        """The optics of every micrograph, float32."""
+        return Optics(
+            defocus_u_angstrom=_tensor(self.defocus_u_angstrom),
+            defocus_v_angstrom=_tensor(self.defocus_v_angstrom),
+            defocus_angle_deg=_tensor(self.defocus_angle_deg),
+            phase_shift_deg=_tensor(self.phase_shift_deg),
+            voltage_kv=torch.full((len(self),), voltage_kv),
+            cs_mm=torch.full((len(self),), cs_mm),
+            amplitude_contrast=torch.full((len(self),), amplitude_contrast),
+            b_factor_angstrom2=torch.full((len(self),), b_factor_angstrom2),
+        )
+
+
+def _tensor(values: NDArray[np.float64]) -> torch.Tensor:
+    return torch.from_numpy(values).float()
+
+
+def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[float]]:
+    """Optional leading name and at least seven numbers of a line."""
+    where = f"{path}: line {number}"
+    name: str | None = None
+    values: Sequence[str] = words
+    try:
+        float(words[0])
+    except ValueError:
+        name, values = words[0], words[1:]
+    if len(values) < len(_COLUMNS):
+        raise InputError(
+            f"{where}: {len(values)} values, CTFFIND4 writes {len(_COLUMNS)}; was the file cut?"
+        )
+    numbers = []
+    for column, text in zip(_COLUMNS, values, strict=False):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value) or (math.isinf(value) and column not in ("score", "fit resolution")):
+            raise InputError(f"{where}: {column}: {text!r} is not a finite number")
+        numbers.append(value)
+    return name, numbers
+
+
+def read_ctffind(path: Path | str) -> CtffindTable:
+    """Read CTFFIND4's text output, or tables of it with a leading column of micrograph names.
+
+    Args:
+        path: text with ``#`` comments and rows of micrograph number, defocus 1, defocus 2 (Å),
+            azimuth (degrees), phase shift (radians), score, fit resolution (Å); further columns
+            are ignored.
+
+    Raises:
+        InputError: no rows, short rows or values that are no numbers; with the line number.
+    """
+    path = Path(path)
+    try:
+        text = read_bounded(path, _LIMIT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; is it CTFFIND4's .txt output?") from error
+    names: list[str | None] = []
+    rows: list[list[float]] = []
+    comments: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if words[0].startswith("#"):
+            comments.append(line)
+            continue
+        name, values = _row(path, number, words)
+        names.append(name)
+        rows.append(values)
+    if not rows:
+        raise InputError(f"{path}: no rows; is it CTFFIND4's .txt output?")
+    table = np.array(rows, dtype=np.float64).T
+    header = "\n".join(comments)
+    source = re.search(r"input file:\s*(.*?)\s*(?:;|$)", header, re.IGNORECASE | re.MULTILINE)
+    stem = Path(source.group(1)).name if source else path.stem
+    made = [stem if len(rows) == 1 else f"{i + 1:06d}@{stem}" for i in range(len(rows))]
+    found = {key: re.search(regex, header, re.IGNORECASE) for key, regex in _COMMENTS.items()}
+    return CtffindTable(
+        micrograph_names=tuple(n if n is not None else m for n, m in zip(names, made, strict=True)),
+        defocus_u_angstrom=table[1],
+        defocus_v_angstrom=table[2],
+        defocus_angle_deg=table[3],
+        phase_shift_deg=np.rad2deg(table[4]),
+        score=table[5],
+        fit_resolution_angstrom=table[6],
+        **{key: float(match.group(1)) if match else None for key, match in found.items()},
+    )

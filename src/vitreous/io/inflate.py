@@ -1,0 +1,67 @@
+"""Bounded decompression of gzip files."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from vitreous.core.errors import InputError
+
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAX_RATIO = 1100
+"""Deflate cannot expand by more than about 1032."""
+_CHUNK = 1 << 22
+
+
+class Inflater:
+    """Reads a gzip stream piece by piece, so that nothing grows past what was asked for."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self._stream = path, stream
+        self._engine = zlib.decompressobj(wbits=31)
+        self._compressed = b""
+
+    def read(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes; fewer only at the end of the data."""
+        parts, missing = [], limit
+        while missing > 0 and not (self._engine.eof and not self._next_member()):
+            if not self._compressed:
+                self._compressed = self._stream.read(1 << 16)
+                if not self._compressed:
+                    raise InputError(f"{self._path}: gzip data end early; the file is truncated")
+            try:
+                piece = self._engine.decompress(self._compressed, min(missing, _CHUNK))
+            except zlib.error as error:
+                raise InputError(f"{self._path}: gzip data are damaged ({error})") from error
+            self._compressed = self._engine.unconsumed_tail or self._engine.unused_data
+            parts.append(piece)
+            missing -= len(piece)
+        return b"".join(parts)
+
+    def _next_member(self) -> bool:
+        """Go on to another gzip member, where one follows; padding after the last is ignored."""
+        self._compressed = self._compressed or self._stream.read(1 << 16)
+        if not self._compressed.startswith(GZIP_MAGIC):
+            return False
+        self._engine = zlib.decompressobj(wbits=31)
+        return True
+
+
+def read_bounded(path: Path | str, limit: int) -> bytes:
+    """The content of a plain or gzipped file, refusing more than ``limit`` bytes.
+
+    Raises:
+        InputError: unreadable, truncated, damaged or too large.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == GZIP_MAGIC
+            stream.seek(0)
+            content = (Inflater(path, stream) if packed else stream).read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if len(content) > limit:
+        raise InputError(f"{path}: content: more than {limit} bytes; not a file of this kind?")
+    return content
