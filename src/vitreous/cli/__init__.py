@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""The command line: parse, build, run, save. One module per subcommand."""
