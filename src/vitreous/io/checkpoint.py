@@ -1,0 +1,201 @@
+"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a wrong resume.
+
+A checkpoint is a pair: ``step_00000012.<hash>.safetensors`` and ``step_00000012.json``, which names
+the tensors' file and its SHA-256 and carries a hash of itself. The JSON file is replaced last and
+whole, so it always points to a whole tensor file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.io.atomic import TEMPORARY_SUFFIX, atomic_write, atomic_write_text
+
+_KEEP = 2
+_NAME = re.compile(r"step_(\d{8,})\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved.
+
+    Args:
+        step: number of steps done.
+        tensors: CPU tensors by name.
+        meta: JSON values.
+    """
+
+    step: int
+    tensors: dict[str, Tensor] = field(repr=False)
+    meta: dict[str, Any]
+
+
+def _pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
+    """Safetensors bytes, and the names of complex tensors, stored as pairs of reals."""
+    plain: dict[str, Tensor] = {}
+    complex_names = [name for name, tensor in tensors.items() if tensor.is_complex()]
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu()
+        flat = torch.view_as_real(flat.resolve_conj()) if name in complex_names else flat
+        flat = flat.contiguous()
+        storage = flat.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != flat.nbytes:
+            flat = flat.clone()  # the format refuses tensors that share or only view memory
+        seen.add(storage.data_ptr())
+        plain[name] = flat
+    return safetensors.torch.save(plain), complex_names
+
+
+def _own_hash(record: Mapping[str, Any]) -> str:
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def save_checkpoint(
+    folder: Path | str, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> Path:
+    """Save a checkpoint, whole or not at all, then remove all but the last two.
+
+    Args:
+        folder: made where missing (its parent must exist); nothing else should live there.
+        step: steps done so far; saving a step again replaces it.
+        tensors: any dtype and device, ``torch.Generator`` states (uint8) included.
+        meta: anything that JSON can hold.
+
+    Returns:
+        the path of the JSON file.
+
+    Raises:
+        ResourceError: disk full; earlier checkpoints stay.
+        InputError: the folder cannot be written.
+        TypeError: ``meta`` holds something that JSON cannot.
+        ValueError: negative step.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_checkpoint(folder, 3, {"x": torch.ones(2)}, {"loss": 0.5})
+    ...     load_checkpoint(folder)
+    Checkpoint(step=3, meta={'loss': 0.5})
+    """
+    if step < 0:
+        raise ValueError(f"step must not be negative, got {step}")
+    folder = Path(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+    payload, complex_names = _pack(tensors)
+    digest = hashlib.sha256(payload).hexdigest()
+    record = {
+        "step": step,
+        "tensors": f"step_{step:08d}.{digest[:12]}.safetensors",
+        "tensors_sha256": digest,
+        "complex": complex_names,
+        "meta": dict(meta),
+    }
+    record = json.loads(json.dumps(record))
+    record["sha256"] = _own_hash(record)
+    atomic_write(folder / record["tensors"], lambda stream: stream.write(payload))
+    target = folder / f"step_{step:08d}.json"
+    atomic_write_text(target, json.dumps(record, indent=1))
+    _prune(folder, target)
+    return target
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.split("_")[1])
+
+
+def _listed(folder: Path) -> list[Path]:
+    """JSON files, newest step first."""
+    found = [path for path in folder.glob("step_*.json") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _prune(folder: Path, newest: Path) -> None:
+    """Keep the one just written and the last sound one before it; drop everything else.
+
+    Later steps go too: a run that was rolled back must not find its abandoned future.
+    """
+    kept = {newest}
+    used = {_tensor_name(newest)}
+    for path in _listed(folder):
+        if _step(path) < _step(newest) and len(kept) < _KEEP and _tensor_name(path) is not None:
+            kept.add(path)
+            used.add(_tensor_name(path))
+        elif path != newest:
+            path.unlink(missing_ok=True)
+    stale = [path for path in folder.glob("step_*.safetensors") if path.name not in used]
+    for path in [*stale, *folder.glob(f".step_*{TEMPORARY_SUFFIX}")]:
+        path.unlink(missing_ok=True)
+
+
+def _tensor_name(path: Path) -> str | None:
+    """File of the tensors of a checkpoint; None when its record is not sound."""
+    record = _read_record(path)
+    return None if isinstance(record, str) else str(record["tensors"])
+
+
+def _read_record(path: Path) -> dict[str, Any] | str:
+    """The checked JSON record, or what is wrong with it."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return f"unreadable ({error})"
+    if not isinstance(record, dict) or record.get("sha256") != _own_hash(record):
+        return "its hash does not hold"
+    name = record["tensors"]
+    if Path(name).name != name or not (path.parent / name).is_file():
+        return f"tensor file {name!r} is missing"
+    return record
+
+
+def _read(path: Path) -> Checkpoint | str:
+    record = _read_record(path)
+    if isinstance(record, str):
+        return record
+    try:
+        payload = (path.parent / record["tensors"]).read_bytes()
+    except OSError as error:
+        return f"tensor file unreadable ({error.strerror})"
+    if hashlib.sha256(payload).hexdigest() != record["tensors_sha256"]:
+        return "the hash of its tensors does not hold"
+    tensors = safetensors.torch.load(payload)
+    for name in record["complex"]:
+        tensors[name] = torch.view_as_complex(tensors[name])
+    return Checkpoint(step=record["step"], tensors=tensors, meta=record["meta"])
+
+
+def load_checkpoint(folder: Path | str) -> Checkpoint | None:
+    """The newest checkpoint whose hashes hold; None where none was ever saved.
+
+    Damaged ones are skipped with a warning.
+
+    Raises:
+        InputError: checkpoints are there, but none is sound.
+    """
+    folder = Path(folder)
+    listed = _listed(folder)
+    for path in listed:
+        found = _read(path)
+        if isinstance(found, Checkpoint):
+            return found
+        warnings.warn(f"{path}: checkpoint skipped: {found}", stacklevel=2)
+    if listed:
+        raise InputError(
+            f"{folder}: none of {len(listed)} checkpoints is sound; start afresh in another folder"
+        )
+    return None
