@@ -1,0 +1,103 @@
+"""The ``vitreous`` program: its commands, and how errors become exit codes and one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from vitreous import __version__
+from vitreous.cli import align, fsc, info, simulate
+from vitreous.cli.common import one_line, plain_warnings
+from vitreous.core.errors import ResourceError, VitreousError
+
+DEBUG_VARIABLE = "VITREOUS_DEBUG"
+
+app = typer.Typer(
+    name="vitreous",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("simulate", no_args_is_help=True)(simulate.command)
+app.command("align", no_args_is_help=True)(align.command)
+app.command("fsc", no_args_is_help=True)(fsc.command)
+app.command("info", no_args_is_help=True)(info.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vitreous {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help=f"Show tracebacks, as {DEBUG_VARIABLE}=1 does."),
+    ] = False,
+) -> None:
+    """From noisy cryo-EM particle images to a 3D map, without being told the orientations.
+
+    Lengths are in Å, angles in degrees. Every command explains itself: `vitreous simulate -h`.
+    Results go to stdout or the output folder, progress and errors to stderr. Exit codes: 0 done,
+    1 a bug, 2 wrong usage, 3 bad input, 4 out of memory or disk, 5 diverged, 128+n stopped by
+    signal n.
+    """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def run() -> None:
+    """Entry point of the console script.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    with plain_warnings():
+        try:
+            app()
+        except VitreousError as error:
+            _fail(error, one_line(error), error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (Exception, MemoryError) as error:
+            resource = _resource_shortage(error)
+            if resource is not None:
+                _fail(error, resource, ResourceError.exit_code)
+            traceback.print_exc()
+            print(
+                f"error: a bug in vitreous {__version__}: {type(error).__name__}: "
+                f"{one_line(error)}; please report it with the traceback above",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+
+def _fail(error: BaseException, message: str, code: int) -> None:
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _resource_shortage(error: BaseException) -> str | None:
+    """One line if the error means memory or disk is used up, else None."""
+    text = one_line(error)
+    # torch's errors are told by name and text, so that torch need not be imported to ask
+    torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    if isinstance(error, MemoryError) or torch_memory:
+        return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'output'}: disk full or quota reached; free some space"
+    return None

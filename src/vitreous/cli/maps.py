@@ -1,0 +1,153 @@
+"""Maps and curves in and out, for the commands: checked cubes, FSC tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
+from vitreous.core.grid import frequency_grid
+from vitreous.io.atomic import atomic_write_text
+from vitreous.io.mrc import read_mrc
+
+
+def read_map(path: Path, apix: float | None = None) -> tuple[Tensor, float]:
+    """A cubic, finite map and its pixel size.
+
+    Args:
+        path: MRC file.
+        apix: Å, replaces the header's.
+
+    Returns:
+        float32 ``(n, n, n)`` and Å.
+
+    Raises:
+        InputError: not a cube, NaN or infinity inside, or no pixel size anywhere.
+    """
+    data, header = read_mrc(path)
+    if len(set(data.shape)) != 1:
+        shape = " x ".join(str(length) for length in data.shape)
+        raise InputError(f"{path}: data: {shape} is no cubic map; give a volume")
+    if np.iscomplexobj(data) or not np.isfinite(data).all():
+        raise InputError(f"{path}: data: complex values, NaN or infinity; give a real, finite map")
+    return torch.from_numpy(data.astype(np.float32)), header.pixel_size_or(apix)
+
+
+def read_pair(first: Path, second: Path, apix: float | None) -> tuple[Tensor, Tensor, float]:
+    """Two maps on the same grid, and its pixel size in Å.
+
+    Raises:
+        InputError: as :func:`read_map`, or box or pixel size differ (by more than 1 %).
+    """
+    (a, size_a), (b, size_b) = read_map(first, apix), read_map(second, apix)
+    if a.shape != b.shape:
+        raise InputError(f"{second}: box: {len(b)} voxels, but {first} has {len(a)}; resample one")
+    if abs(size_a / size_b - 1.0) > 0.01:
+        raise InputError(
+            f"{second}: pixel size: {size_b:g} Å, but {first} has {size_a:g} Å; resample one, or "
+            "give the true one with --apix"
+        )
+    return a, b, size_a
+
+
+def resample_map(volume: Tensor, pixel_size_angstrom: float, box_size: int, apix: float) -> Tensor:
+    """The map at another pixel size and box, centre kept, grey values kept.
+
+    The map is padded with zeros to a size whose Fourier crop gives the new pixel size (to 0.1 %
+    or the best within twice the box), resampled, then cropped or padded about the centre.
+
+    Args:
+        volume: ``(n, n, n)``.
+        pixel_size_angstrom: Å per voxel now.
+        box_size: voxels wanted.
+        apix: Å per voxel wanted.
+
+    >>> resample_map(torch.ones(8, 8, 8), 2.0, 4, 4.0).shape
+    torch.Size([4, 4, 4])
+    """
+    n = volume.shape[-1]
+    ratio = pixel_size_angstrom / apix
+    padded, best = n, math.inf
+    for size in range(n, 2 * n + 1):
+        error = abs(size * ratio / max(2, round(size * ratio)) - 1.0)
+        if error < best - 1e-12:
+            padded, best = size, error
+        if best < 1e-3:
+            break
+    resampled = fourier_resize(recentre(volume, padded, 3), max(2, round(padded * ratio)), 3)
+    return recentre(resampled, box_size, 3)
+
+
+def recentre(x: Tensor, size: int, ndim: int) -> Tensor:
+    """Crop or zero-pad the last ``ndim`` axes so that index ``n // 2`` goes to ``size // 2``.
+
+    >>> recentre(torch.arange(5.0), 3, 1).tolist(), recentre(torch.ones(2), 5, 1).tolist()
+    ([1.0, 2.0, 3.0], [0.0, 1.0, 1.0, 0.0, 0.0])
+    """
+    n = x.shape[-1]
+    before = size // 2 - n // 2
+    after = size - n - before
+    return torch.nn.functional.pad(x, [before, after] * ndim)
+
+
+def low_pass(volume: Tensor, pixel_size_angstrom: float, resolution_angstrom: float) -> Tensor:
+    """Keep frequencies up to ``1 / resolution``, with a raised-cosine edge 10 % wide.
+
+    >>> v = torch.randn(8, 8, 8)
+    >>> bool(low_pass(v, 1.0, 4.0).std() < v.std())
+    True
+    """
+    n = volume.shape[-1]
+    kx, ky = frequency_grid(n, pixel_size_angstrom)
+    radius = (kx**2 + ky**2 + ky[:, :, None] ** 2).sqrt()
+    t = ((radius * resolution_angstrom - 1.0) / 0.1).clamp(0, 1)
+    window = 0.5 + 0.5 * torch.cos(torch.pi * t)
+    return irfft_centered(rfft_centered(volume, 3) * window, (n, n, n))
+
+
+def shell_frequencies(box_size: int, pixel_size_angstrom: float) -> Tensor:
+    """Frequencies in 1/Å of the shells 0 to ``n // 2`` of an FSC curve.
+
+    >>> shell_frequencies(4, 2.0).tolist()
+    [0.0, 0.125, 0.25]
+    """
+    shells = torch.arange(box_size // 2 + 1, dtype=torch.float64)
+    return shells / (box_size * pixel_size_angstrom)
+
+
+def fsc_csv(curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: float) -> str:
+    """The text of ``fsc.csv``: shell, frequency, resolution, one column per curve.
+
+    >>> print(fsc_csv({"fsc": torch.tensor([1.0, 0.5])}, 2, 3.0))
+    shell,frequency_inv_angstrom,resolution_angstrom,fsc
+    0,0.00000000,inf,1.000000
+    1,0.16666667,6.0000,0.500000
+    <BLANKLINE>
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["shell", "frequency_inv_angstrom", "resolution_angstrom", *curves])
+    for shell, frequency in enumerate(shell_frequencies(box_size, pixel_size_angstrom).tolist()):
+        resolution = "inf" if shell == 0 else f"{1.0 / frequency:.4f}"
+        values = [f"{float(curve[shell]):.6f}" for curve in curves.values()]
+        writer.writerow([shell, f"{frequency:.8f}", resolution, *values])
+    return text.getvalue()
+
+
+def write_fsc_csv(
+    path: Path, curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: float
+) -> None:
+    """Write :func:`fsc_csv` atomically.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    atomic_write_text(path, fsc_csv(curves, box_size, pixel_size_angstrom))

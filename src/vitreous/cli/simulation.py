@@ -1,0 +1,257 @@
+"""A simulated data set on disk: draw what each particle is, image it, write it down.
+
+This is the file side of the papers' Algorithm 2; the physics is :mod:`vitreous.physics.simulator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreous.cli.common import generator
+from vitreous.core.params import Optics, Pose
+from vitreous.core.rotation import matrix_to_euler
+from vitreous.io.mrc import MrcStackWriter, write_mrc
+from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
+from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, noise_sigma
+from vitreous.physics.poses import PoseSampler, ShiftSampler
+from vitreous.physics.simulator import simulate
+
+OUTPUTS = (
+    "particles.mrcs",
+    "particles.star",
+    "truth.mrc",
+    "truth.star",
+    "noise.mrcs",
+    "noise.star",
+)
+VARIANCE_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class Micrographs:
+    """Names of the micrographs, and the optics of each."""
+
+    names: tuple[str, ...]
+    optics: Optics
+
+
+@dataclass(frozen=True)
+class Background:
+    """Real background patches, and which micrograph may be given which.
+
+    Args:
+        patches: ``(m, s, s)`` of zero mean and unit deviation, ``s`` at least the box.
+        patch_index, micrograph_id: long ``(k,)``, the pairs; a patch or micrograph may recur.
+    """
+
+    patches: Tensor
+    patch_index: Tensor
+    micrograph_id: Tensor
+
+    def sampler(self, names: tuple[str, ...]) -> BackgroundPatches:
+        """Draws for each image a patch of its own micrograph, any patch where that has none."""
+        return BackgroundPatches(
+            self.patches[self.patch_index],
+            self.micrograph_id,
+            on_missing="any",
+            micrograph_names=names,
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is drawn for each particle before anything is imaged."""
+
+    pose: Pose
+    optics: Optics
+    micrograph_id: Tensor
+
+    def __len__(self) -> int:
+        """Number of particles."""
+        return len(self.pose)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers of a finished simulation: mean signal variance, and the noise's deviation."""
+
+    signal_variance: float
+    noise_sigma: float
+
+
+def draw_truth(
+    n: int, micrographs: Micrographs, poses: PoseSampler, shifts: ShiftSampler, seed: int
+) -> Truth:
+    """Draw micrograph, orientation and shift of every particle, each from its own random stream.
+
+    Particles are sorted by micrograph, as picked ones are.
+    """
+    draw = generator(seed, "simulate micrographs")
+    micrograph = torch.randint(len(micrographs.names), (n,), generator=draw).sort().values
+    rotation = poses.sample(n, generator=generator(seed, "simulate poses"))
+    shift = shifts.sample(n, generator=generator(seed, "simulate shifts"))
+    return Truth(Pose(rotation, shift), micrographs.optics[micrograph], micrograph)
+
+
+def clean_images(volume: Tensor, truth: Truth, index: Tensor, pixel_size_angstrom: float) -> Tensor:
+    """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``, on the volume's device."""
+    place = volume.device
+    return simulate(
+        volume,
+        truth.pose.rotation[index].to(place),
+        truth.pose.shift_angstrom[index].to(place),
+        truth.optics[index].to(place),
+        pixel_size_angstrom,
+    )
+
+
+def chunk_size(box_size: int) -> int:
+    """Images at a time: bounds the memory, depends on nothing but the box, so neither do results.
+
+    >>> chunk_size(32), chunk_size(256)
+    (256, 64)
+    """
+    return max(8, min(256, (1 << 22) // box_size**2))
+
+
+def mean_signal_variance(volume: Tensor, truth: Truth, pixel_size_angstrom: float) -> float:
+    """Variance of a noiseless image over all its pixels, averaged over the data set.
+
+    Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
+    """
+    count = min(len(truth), VARIANCE_SAMPLE)
+    chosen = torch.linspace(0, len(truth) - 1, count, dtype=torch.float64).round().long()
+    variances = [
+        clean_images(volume, truth, index, pixel_size_angstrom).double().var((-2, -1), correction=0)
+        for index in torch.split(chosen, chunk_size(int(volume.shape[-1])))
+    ]
+    return float(torch.cat(variances).mean())
+
+
+def write_dataset(
+    path: Callable[[str], Path],
+    volume: Tensor,
+    truth: Truth,
+    micrographs: Micrographs,
+    *,
+    pixel_size_angstrom: float,
+    snr_db: float,
+    seed: int,
+    background: Background | None = None,
+    notify: Callable[[float], None] = lambda fraction: None,
+) -> Summary:
+    """Image every particle and write stack, tables and the true map.
+
+    Args:
+        path: name to path, such as ``OutputFolder.path``.
+        volume: ``(n, n, n)``, on the device to compute on.
+        truth: from :func:`draw_truth`.
+        micrographs: the names for the tables.
+        pixel_size_angstrom: Å, of volume and images.
+        snr_db: mean signal variance over noise variance, in dB.
+        seed: the run's seed; noise has its own stream.
+        background: real noise patches; white Gaussian noise without.
+        notify: told the fraction done after each chunk; may raise to stop.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    n = int(volume.shape[-1])
+    variance = mean_signal_variance(volume, truth, pixel_size_angstrom)
+    sigma = noise_sigma(variance, snr_db=snr_db)
+    white = WhiteGaussian()
+    noise: Noise = white if background is None else background.sampler(micrographs.names)
+    stream = generator(seed, "simulate noise")
+    done = 0
+    with MrcStackWriter(path("particles.mrcs"), pixel_size_angstrom) as stack:
+        for index in torch.split(torch.arange(len(truth)), chunk_size(n)):
+            clean = clean_images(volume, truth, index, pixel_size_angstrom).cpu()
+            drawn = noise.sample(
+                len(index), n, micrograph_id=truth.micrograph_id[index], generator=stream
+            )
+            stack.append((clean + sigma * drawn).numpy())
+            done += len(index)
+            notify(done / len(truth))
+    write_mrc(path("truth.mrc"), volume.cpu().numpy(), pixel_size_angstrom)
+    document = particle_tables(truth, micrographs, n, pixel_size_angstrom)
+    if background is not None:
+        _write_background(path, background, micrographs, document, n, pixel_size_angstrom)
+    write_star(path("truth.star"), with_poses(document, truth.pose))
+    write_star(path("particles.star"), document)
+    return Summary(variance, sigma)
+
+
+def particle_tables(
+    truth: Truth, micrographs: Micrographs, box_size: int, pixel_size_angstrom: float
+) -> StarDocument:
+    """``particles.star``: optics group and one row for each particle, without poses."""
+    optics = truth.optics
+    group = {
+        "rlnOpticsGroupName": ["opticsGroup1"],
+        "rlnOpticsGroup": ["1"],
+        "rlnVoltage": format_column(optics.voltage_kv[:1].double()),
+        "rlnSphericalAberration": format_column(optics.cs_mm[:1].double()),
+        "rlnAmplitudeContrast": format_column(optics.amplitude_contrast[:1].double()),
+        "rlnImagePixelSize": format_column([float(pixel_size_angstrom)]),
+        "rlnImageSize": [str(box_size)],
+        "rlnImageDimensionality": ["2"],
+    }
+    rows = {
+        "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(len(truth))],
+        "rlnMicrographName": [micrographs.names[i] for i in truth.micrograph_id.tolist()],
+        "rlnOpticsGroup": ["1"] * len(truth),
+        "rlnDefocusU": format_column(optics.defocus_u_angstrom.double(), 2),
+        "rlnDefocusV": format_column(optics.defocus_v_angstrom.double(), 2),
+        "rlnDefocusAngle": format_column(optics.defocus_angle_deg.double(), 3),
+        "rlnPhaseShift": format_column(optics.phase_shift_deg.double(), 3),
+        "rlnCtfBfactor": format_column(optics.b_factor_angstrom2.double(), 3),
+    }
+    return StarDocument({"optics": StarBlock(group), "particles": StarBlock(rows)})
+
+
+def with_poses(document: StarDocument, pose: Pose) -> StarDocument:
+    """The same rows with true angles (degrees) and RELION's origins (minus the shift, Å)."""
+    angles = matrix_to_euler(pose.rotation.double())
+    origin = -pose.shift_angstrom.double()
+    extra = {
+        "rlnAngleRot": format_column(angles[:, 0]),
+        "rlnAngleTilt": format_column(angles[:, 1]),
+        "rlnAnglePsi": format_column(angles[:, 2]),
+        "rlnOriginXAngst": format_column(origin[:, 0]),
+        "rlnOriginYAngst": format_column(origin[:, 1]),
+    }
+    particles = document.blocks["particles"]
+    block = replace(particles, columns={**particles.columns, **extra})
+    return StarDocument({**document.blocks, "particles": block})
+
+
+def _write_background(
+    path: Callable[[str], Path],
+    background: Background,
+    micrographs: Micrographs,
+    document: StarDocument,
+    box_size: int,
+    pixel_size_angstrom: float,
+) -> None:
+    """The central windows of the patches as ``noise.mrcs``, and their micrographs."""
+    size = background.patches.shape[-1]
+    start = size // 2 - box_size // 2
+    window = slice(start, start + box_size)
+    write_mrc(
+        path("noise.mrcs"),
+        background.patches[:, window, window].numpy(),
+        pixel_size_angstrom,
+        is_stack=True,
+    )
+    rows = {
+        "rlnImageName": [f"{i + 1:06d}@noise.mrcs" for i in background.patch_index.tolist()],
+        "rlnMicrographName": [micrographs.names[i] for i in background.micrograph_id.tolist()],
+        "rlnOpticsGroup": ["1"] * len(background.patch_index),
+    }
+    blocks = {"optics": document.blocks["optics"], "particles": StarBlock(rows)}
+    write_star(path("noise.star"), StarDocument(blocks))

@@ -1,0 +1,102 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from vitreous import __version__
+from vitreous.cli import main
+from vitreous.core import errors
+
+
+@pytest.fixture
+def failing(monkeypatch, vitreous):
+    """Run the program with a single command that raises."""
+
+    def call(error, *arguments):
+        app = typer.Typer(pretty_exceptions_enable=False)
+        app.callback()(main.main)
+
+        @app.command("fail")
+        def fail():
+            raise error
+
+        monkeypatch.setattr(main, "app", app)
+        monkeypatch.setenv(main.DEBUG_VARIABLE, "0")
+        return vitreous(*arguments, "fail")
+
+    return call
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("two\nlines"), 2),
+        (errors.InputError("x"), 3),
+        (errors.ResourceError("x"), 4),
+        (errors.DivergedError("x"), 5),
+        (MemoryError(), 4),
+        (OutOfMemoryError("CUDA out of memory"), 4),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 4),
+        (OSError(errno.ENOSPC, "No space left on device", "a.mrc"), 4),
+    ],
+)
+def test_expected_errors_are_one_line_and_their_code(failing, error, code):
+    got, out, err = failing(error)
+    assert got == code
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_bug_is_code_1_with_traceback_and_a_request(failing):
+    code, _, err = failing(ZeroDivisionError("by zero"))
+    assert code == 1
+    assert "Traceback" in err
+    assert "please report" in err.splitlines()[-1]
+
+
+def test_keyboard_interrupt_is_130(failing):
+    assert failing(KeyboardInterrupt())[0] == 130
+
+
+def test_debug_shows_the_traceback(failing):
+    code, _, err = failing(errors.InputError("x"), "--debug")
+    assert code == 3
+    assert "Traceback" in err
+
+
+def test_wrong_usage_is_2(vitreous):
+    assert vitreous("no-such-command")[0] == 2
+    assert vitreous("info")[0] == 2
+    code, _, err = vitreous("simulate", "phantom:1", "-o", "x", "--box", "3")
+    assert code == 2
+    assert "--box" in err
+
+
+def test_version(vitreous):
+    assert vitreous("--version") == (0, f"vitreous {__version__}\n", "")
+
+
+def test_every_command_teaches(vitreous, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in main.app.registered_commands:
+        code, out, _ = vitreous(command.name, "--help")
+        assert code == 0
+        assert f"Example: vitreous {command.name}" in out
+
+
+def test_start_up_imports_nothing_heavy():
+    heavy = "torch numpy scipy matplotlib plotly jinja2 pydantic gemmi numba"
+    program = (
+        f"import sys, vitreous.cli.main; print([m for m in {heavy.split()} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
