@@ -1,0 +1,248 @@
+"""Fourier shell correlation, the resolutions read off it, its correction for a mask, and masks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from vitreous.core.fourier import irfft_centered, rfft_centered
+from vitreous.core.grid import shell_index
+
+
+@dataclass(frozen=True)
+class FscResult:
+    """Curves over shells 0 to n // 2.
+
+    Args:
+        corrected: masked FSC corrected for the mask's own correlation.
+        unmasked, masked: FSC of the maps as given and within the mask.
+        randomised: FSC within the mask after phases beyond ``randomised_from`` were randomised.
+        randomised_from: first shell with random phases; n // 2 + 1 when there is none.
+    """
+
+    corrected: Tensor
+    unmasked: Tensor
+    masked: Tensor
+    randomised: Tensor
+    randomised_from: int
+
+
+def _cubic_box(volume: Tensor, name: str) -> int:
+    n = int(volume.shape[-1])
+    if volume.ndim < 3 or tuple(volume.shape[-3:]) != (n, n, n):
+        raise ValueError(f"{name} must be cubic, got {tuple(volume.shape)}")
+    return n
+
+
+def hermitian_weight(n: int, *, device: torch.device | None = None) -> Tensor:
+    """How many entries of the full spectrum each column of the Hermitian half stands for.
+
+    >>> hermitian_weight(4).tolist(), hermitian_weight(5).tolist()
+    ([1.0, 2.0, 1.0], [1.0, 2.0, 2.0])
+    """
+    weight = torch.full((n // 2 + 1,), 2.0, dtype=torch.float64, device=device)
+    weight[0] = 1.0
+    if n % 2 == 0:
+        weight[-1] = 1.0
+    return weight
+
+
+def _shell_sums(values: Tensor, n: int) -> Tensor:
+    """Sum of real Hermitian-half values ``(..., n, n, n//2+1)`` over shells 0 to n // 2."""
+    shell = shell_index(n, 3, device=values.device).flatten()
+    weighted = (values.double() * hermitian_weight(n, device=values.device)).flatten(-3)
+    keep = shell <= n // 2
+    sums = values.new_zeros((*values.shape[:-3], n // 2 + 1), dtype=torch.float64)
+    return sums.index_add_(-1, shell[keep], weighted[..., keep])
+
+
+def _fsc_of_spectra(a: Tensor, b: Tensor, n: int) -> Tensor:
+    cross = _shell_sums((a * b.conj()).real, n)
+    power = (_shell_sums(a.abs().square(), n) * _shell_sums(b.abs().square(), n)).sqrt()
+    # Shells that hold nothing but rounding error count as empty.
+    empty = power <= power.amax(-1, keepdim=True) * 1e-26
+    return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
+
+
+def fsc(a: Tensor, b: Tensor) -> Tensor:
+    r"""Fourier shell correlation of two volumes.
+
+    :math:`\mathrm{FSC}(s) = \mathrm{Re} \sum_{k \in s} A(k) B^*(k) /
+    \sqrt{\sum |A|^2 \sum |B|^2}` over the full spectrum's entries whose rounded radius is s.
+
+    Args:
+        a, b: real ``(..., n, n, n)`` on the same device, broadcast against each other.
+
+    Returns:
+        float64 ``(..., n // 2 + 1)``, shells in cycles per box; 0 where a volume's shell is empty.
+
+    Raises:
+        ValueError: not cubic, or different boxes.
+
+    Source: Harauz & van Heel, Optik 73 (1986) 146, equation (2).
+
+    >>> import torch
+    >>> v = torch.randn(6, 6, 6)
+    >>> fsc(v, -2 * v).round(decimals=9).tolist()
+    [-1.0, -1.0, -1.0, -1.0]
+    """
+    n = _cubic_box(a, "a")
+    if _cubic_box(b, "b") != n:
+        raise ValueError(f"boxes differ: {n} and {b.shape[-1]}; resample one of the maps first")
+    return _fsc_of_spectra(rfft_centered(a.double(), 3), rfft_centered(b.double(), 3), n)
+
+
+def fsc_resolution(
+    curve: Tensor, threshold: float, box_size: int, pixel_size_angstrom: float
+) -> float:
+    """Resolution in Å at which an FSC curve first falls below a threshold.
+
+    The crossing is interpolated linearly in frequency. Shell 0 (the mean) is ignored.
+
+    Args:
+        curve: ``(n // 2 + 1,)`` from :func:`fsc`.
+        threshold: 0.143 between half maps, 0.5 against a known map.
+        box_size: n in pixels.
+        pixel_size_angstrom: Å.
+
+    Returns:
+        Å; twice the pixel size (Nyquist) if the curve never falls below, infinity if it is below
+        already at the first shell.
+
+    Raises:
+        ValueError: curve of another length than ``n // 2 + 1``.
+
+    >>> import torch
+    >>> round(fsc_resolution(torch.tensor([1.0, 1.0, 0.6, 0.4, 0.0]), 0.5, 8, 1.0), 4)
+    3.2
+    """
+    if curve.shape != (box_size // 2 + 1,):
+        raise ValueError(f"curve must be {(box_size // 2 + 1,)}, got {tuple(curve.shape)}")
+    values = [float(v) for v in curve.double()]
+    for shell in range(1, len(values)):
+        if not values[shell] >= threshold:  # NaN counts as below
+            if shell == 1:
+                return float("inf")
+            above, below = values[shell - 1], values[shell]
+            step = (above - threshold) / (above - below) if not math.isnan(below) else 0.0
+            return box_size * pixel_size_angstrom / (shell - 1 + step)
+    return 2.0 * pixel_size_angstrom
+
+
+def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generator) -> Tensor:
+    """Replace the phases of shells from ``first_shell`` on by uniform random ones.
+
+    Random phases are those of white noise drawn in real space, so the result stays real.
+
+    Args:
+        volume: real ``(..., n, n, n)``.
+        first_shell: first shell to be changed, cycles per box.
+        generator: source of the noise; drawn on its own device.
+
+    Raises:
+        ValueError: volume not cubic.
+
+    >>> import torch
+    >>> v = torch.randn(6, 6, 6)
+    >>> torch.allclose(randomise_phases(v, 9, torch.Generator()), v, atol=1e-6)
+    True
+    """
+    n = _cubic_box(volume, "volume")
+    noise = torch.randn(
+        volume.shape, generator=generator, dtype=torch.float64, device=generator.device
+    )
+    random = rfft_centered(noise.to(volume.device), 3)
+    spectrum = rfft_centered(volume.double(), 3)
+    changed = spectrum.abs() * random / random.abs().clamp(min=1e-30)
+    far = shell_index(n, 3, device=volume.device) >= first_shell
+    return irfft_centered(torch.where(far, changed, spectrum), (n, n, n)).to(volume.dtype)
+
+
+def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Generator) -> FscResult:
+    r"""FSC of two half maps within a mask, corrected for the correlation that the mask brings.
+
+    :math:`\mathrm{FSC}_{true} = (\mathrm{FSC}_t - \mathrm{FSC}_n) / (1 - \mathrm{FSC}_n)`, where
+    t is masked as is and n is masked after the phases beyond the shell at which the unmasked FSC
+    first falls below 0.8 were randomised. Up to two shells past it the masked FSC stands as is,
+    for there the mask mixes random with true phases.
+
+    Args:
+        half1, half2: ``(n, n, n)``.
+        mask: ``(n, n, n)`` from 0 to 1, see :func:`solvent_mask`.
+        generator: for the random phases.
+
+    Raises:
+        ValueError: not cubic, or different boxes.
+
+    Source: Chen et al., Ultramicroscopy 135 (2013) 24, equation (4).
+    """
+    n = _cubic_box(half1, "half1")
+    if mask.shape[-3:] != half1.shape[-3:]:
+        raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
+    unmasked = fsc(half1, half2)
+    masked = fsc(half1 * mask, half2 * mask)
+    below = (unmasked[1:] < 0.8).nonzero()
+    first = int(below[0]) + 1 if len(below) else n // 2 + 1
+    if first > n // 2:
+        return FscResult(masked.clone(), unmasked, masked, torch.zeros_like(masked), first)
+    random1 = randomise_phases(half1, first, generator)
+    random2 = randomise_phases(half2, first, generator)
+    randomised = fsc(random1 * mask, random2 * mask)
+    corrected = masked.clone()
+    beyond = slice(first + 2, None)
+    noise = randomised[beyond].clamp(max=0.999)
+    corrected[beyond] = (masked[beyond] - noise) / (1 - noise)
+    return FscResult(corrected, unmasked, masked, randomised, first)
+
+
+def solvent_mask(
+    volume: Tensor,
+    *,
+    lowpass_px: float = 2.0,
+    threshold: float = 0.1,
+    dilate_px: int = 2,
+    edge_px: int = 4,
+) -> Tensor:
+    """Soft mask around the largest connected piece of a map.
+
+    The map is smoothed by a Gaussian, cut at a fraction of its maximum (99.9th percentile), holes
+    are filled, the largest piece is kept, dilated, and given a raised-cosine edge.
+
+    Args:
+        volume: ``(n, n, n)``, protein positive.
+        lowpass_px: sigma of the smoothing, pixels.
+        threshold: fraction of the maximum.
+        dilate_px, edge_px: growth of the piece and width of the edge, pixels.
+
+    Returns:
+        ``(n, n, n)`` from 0 to 1, dtype and device of the volume; all ones for a map without
+        positive density.
+
+    Raises:
+        ValueError: volume not ``(n, n, n)``.
+
+    >>> import torch
+    >>> v = torch.zeros(16, 16, 16); v[6:10, 6:10, 6:10] = 1.0
+    >>> m = solvent_mask(v, lowpass_px=0.5, dilate_px=1, edge_px=2)
+    >>> m[8, 8, 8].item(), m[0, 0, 0].item()
+    (1.0, 0.0)
+    """
+    if volume.ndim != 3:
+        raise ValueError(f"volume must be (n, n, n), got {tuple(volume.shape)}")
+    _cubic_box(volume, "volume")
+    smooth = ndimage.gaussian_filter(volume.detach().cpu().double().numpy(), lowpass_px)
+    top = float(np.quantile(smooth, 0.999))
+    if not top > 0:
+        return torch.ones_like(volume)
+    labels, count = ndimage.label(ndimage.binary_fill_holes(smooth >= threshold * top))
+    if count > 1:
+        labels = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    distance = ndimage.distance_transform_edt(labels == 0)
+    edge = np.clip((distance - dilate_px) / max(edge_px, 1e-6), 0, 1)
+    soft = 0.5 + 0.5 * np.cos(np.pi * edge)
+    return torch.from_numpy(soft).to(volume)
