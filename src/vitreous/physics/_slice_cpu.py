@@ -49,8 +49,16 @@ def _column(base: int, tap: int, half: int, full: int) -> tuple[int, bool]:
 
 @njit(nogil=True, cache=True, fastmath=True)
 def gather(
-    grid: Any, rotations: Any, scale: Any, kx: Any, ky: Any, target: Any, coefficients: Any,
-    out: Any, first: int, last: int,
+    grid: Any,
+    rotations: Any,
+    scale: Any,
+    kx: Any,
+    ky: Any,
+    target: Any,
+    coefficients: Any,
+    out: Any,
+    first: int,
+    last: int,
 ) -> None:
     """Interpolate slices ``first .. last`` into ``out (b, points, 2)``."""
     full, half = grid.shape[0], grid.shape[2]
@@ -108,8 +116,16 @@ def gather(
 
 @njit(nogil=True, cache=True, fastmath=True)
 def scatter(
-    grid: Any, rotations: Any, scale: Any, kx: Any, ky: Any, target: Any, coefficients: Any,
-    slices: Any, first: int, last: int,
+    grid: Any,
+    rotations: Any,
+    scale: Any,
+    kx: Any,
+    ky: Any,
+    target: Any,
+    coefficients: Any,
+    slices: Any,
+    first: int,
+    last: int,
 ) -> None:
     """Exact adjoint of :func:`gather`, adding into the planes ``first <= z < last`` of ``grid``."""
     full, half = grid.shape[0], grid.shape[2]
@@ -165,8 +181,18 @@ def scatter(
 
 @njit(nogil=True, cache=True, fastmath=True)
 def slope(
-    grid: Any, rotations: Any, scale: Any, kx: Any, ky: Any, target: Any, coefficients: Any,
-    derivatives: Any, slices: Any, out: Any, first: int, last: int,
+    grid: Any,
+    rotations: Any,
+    scale: Any,
+    kx: Any,
+    ky: Any,
+    target: Any,
+    coefficients: Any,
+    derivatives: Any,
+    slices: Any,
+    out: Any,
+    first: int,
+    last: int,
 ) -> None:
     """Gradient of ``sum(slices * gather(grid))`` over the rotations, into ``out (b, 3, 3)``."""
     full, half = grid.shape[0], grid.shape[2]
