@@ -43,6 +43,7 @@ class OutputFolder:
         overwrite: replace an earlier run of the same command.
         resume: go on with an earlier run of the same command.
         allow_config_change: resume although options or inputs differ; the difference is recorded.
+        resumable: the command has ``--continue``, so that messages may speak of it.
 
     Raises (on entering):
         UsageError: in use by another run, or it holds something and neither ``overwrite`` nor
@@ -63,6 +64,7 @@ class OutputFolder:
         overwrite: bool = False,
         resume: bool = False,
         allow_config_change: bool = False,
+        resumable: bool = False,
     ) -> None:
         if overwrite and resume:
             raise UsageError("--overwrite and --continue exclude each other; give one")
@@ -75,6 +77,7 @@ class OutputFolder:
         self._outputs = tuple(outputs)
         self._machine = {k: plain(v) for k, v in (machine or {}).items() if v is not None}
         self._overwrite, self._resume, self._allow = overwrite, resume, allow_config_change
+        self._resumable = resumable or resume
         self._lock: _Lock | None = None
         self._config: dict[str, Any] = {}
 
@@ -157,7 +160,8 @@ class OutputFolder:
             return f"{self.root}: holds the output of 'vitreous {command}'; choose another folder"
         finished = earlier.get("run", {}).get("status") == "finished"
         state = "a finished run" if finished else "an unfinished run"
-        return f"{self.root}: holds {state}; continue it where the command can, or --overwrite it"
+        remedy = "--continue or --overwrite it" if self._resumable else "--overwrite it"
+        return f"{self.root}: holds {state}; {remedy}, or choose another folder"
 
     def _check_command(self, earlier: dict[str, Any]) -> None:
         if earlier.get("run", {}).get("command") != self._command:

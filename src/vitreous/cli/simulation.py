@@ -19,7 +19,8 @@ from vitreous.io.mrc import MrcStackWriter, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, noise_sigma
 from vitreous.physics.poses import PoseSampler, ShiftSampler
-from vitreous.physics.simulator import simulate
+from vitreous.physics.projector import oversampled_spectrum
+from vitreous.physics.simulator import Conditions, Simulator
 
 OUTPUTS = (
     "particles.mrcs",
@@ -68,7 +69,6 @@ class Truth:
     """What is drawn for each particle before anything is imaged."""
 
     pose: Pose
-    optics: Optics
     micrograph_id: Tensor
 
     def __len__(self) -> int:
@@ -95,19 +95,53 @@ def draw_truth(
     micrograph = torch.randint(len(micrographs.names), (n,), generator=draw).sort().values
     rotation = poses.sample(n, generator=generator(seed, "simulate poses"))
     shift = shifts.sample(n, generator=generator(seed, "simulate shifts"))
-    return Truth(Pose(rotation, shift), micrographs.optics[micrograph], micrograph)
+    return Truth(Pose(rotation, shift), micrograph)
 
 
-def clean_images(volume: Tensor, truth: Truth, index: Tensor, pixel_size_angstrom: float) -> Tensor:
-    """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``, on the volume's device."""
-    place = volume.device
-    return simulate(
-        volume,
-        truth.pose.rotation[index].to(place),
-        truth.pose.shift_angstrom[index].to(place),
-        truth.optics[index].to(place),
-        pixel_size_angstrom,
-    )
+class Imaging:
+    """The physics simulator set to make each particle of a data set.
+
+    Args:
+        volume: ``(n, n, n)``, on the device to compute on.
+        truth: what each particle is.
+        micrographs: optics, by ``truth.micrograph_id``.
+        noise: sampler of unit variance.
+        pixel_size_angstrom: Å.
+    """
+
+    def __init__(
+        self,
+        volume: Tensor,
+        truth: Truth,
+        micrographs: Micrographs,
+        noise: Noise,
+        pixel_size_angstrom: float,
+    ) -> None:
+        n, place = int(volume.shape[-1]), volume.device
+        self._spectrum = oversampled_spectrum(volume)
+        self._truth, self._place = truth, place
+        self._simulator = Simulator(
+            n,
+            pixel_size_angstrom,
+            micrographs.optics.to(place),
+            torch.arange(len(micrographs.names), device=place),
+            noise=noise,
+        )
+
+    def _conditions(self, index: Tensor) -> Conditions:
+        pose = self._truth.pose[index].to(self._place)
+        row = self._truth.micrograph_id[index].to(self._place)
+        return Conditions(pose.rotation, pose.shift_angstrom, row)
+
+    def clean(self, index: Tensor) -> Tensor:
+        """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
+        conditions = self._conditions(index)
+        transfer = self._simulator.transfer(conditions)
+        return self._simulator.clean(self._spectrum, conditions, transfer)
+
+    def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
+        """Unit-variance noise for the same particles."""
+        return self._simulator.noise_like(self._conditions(index), generator=stream)
 
 
 def chunk_size(box_size: int) -> int:
@@ -119,16 +153,16 @@ def chunk_size(box_size: int) -> int:
     return max(8, min(256, (1 << 22) // box_size**2))
 
 
-def mean_signal_variance(volume: Tensor, truth: Truth, pixel_size_angstrom: float) -> float:
+def mean_signal_variance(imaging: Imaging, n_particles: int, box_size: int) -> float:
     """Variance of a noiseless image over all its pixels, averaged over the data set.
 
     Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
     """
-    count = min(len(truth), VARIANCE_SAMPLE)
-    chosen = torch.linspace(0, len(truth) - 1, count, dtype=torch.float64).round().long()
+    count = min(n_particles, VARIANCE_SAMPLE)
+    chosen = torch.linspace(0, n_particles - 1, count, dtype=torch.float64).round().long()
     variances = [
-        clean_images(volume, truth, index, pixel_size_angstrom).double().var((-2, -1), correction=0)
-        for index in torch.split(chosen, chunk_size(int(volume.shape[-1])))
+        imaging.clean(index).double().var((-2, -1), correction=0).cpu()
+        for index in torch.split(chosen, chunk_size(box_size))
     ]
     return float(torch.cat(variances).mean())
 
@@ -162,19 +196,16 @@ def write_dataset(
         ResourceError: the disk is full.
     """
     n = int(volume.shape[-1])
-    variance = mean_signal_variance(volume, truth, pixel_size_angstrom)
+    noise = WhiteGaussian() if background is None else background.sampler(micrographs.names)
+    imaging = Imaging(volume, truth, micrographs, noise, pixel_size_angstrom)
+    variance = mean_signal_variance(imaging, len(truth), n)
     sigma = noise_sigma(variance, snr_db=snr_db)
-    white = WhiteGaussian()
-    noise: Noise = white if background is None else background.sampler(micrographs.names)
     stream = generator(seed, "simulate noise")
     done = 0
     with MrcStackWriter(path("particles.mrcs"), pixel_size_angstrom) as stack:
         for index in torch.split(torch.arange(len(truth)), chunk_size(n)):
-            clean = clean_images(volume, truth, index, pixel_size_angstrom).cpu()
-            drawn = noise.sample(
-                len(index), n, micrograph_id=truth.micrograph_id[index], generator=stream
-            )
-            stack.append((clean + sigma * drawn).numpy())
+            images = imaging.clean(index) + sigma * imaging.noise(index, stream)
+            stack.append(images.cpu().numpy())
             done += len(index)
             notify(done / len(truth))
     write_mrc(path("truth.mrc"), volume.cpu().numpy(), pixel_size_angstrom)
@@ -190,7 +221,7 @@ def particle_tables(
     truth: Truth, micrographs: Micrographs, box_size: int, pixel_size_angstrom: float
 ) -> StarDocument:
     """``particles.star``: optics group and one row for each particle, without poses."""
-    optics = truth.optics
+    optics = micrographs.optics[truth.micrograph_id]
     group = {
         "rlnOpticsGroupName": ["opticsGroup1"],
         "rlnOpticsGroup": ["1"],
@@ -217,7 +248,7 @@ def particle_tables(
 def with_poses(document: StarDocument, pose: Pose) -> StarDocument:
     """The same rows with true angles (degrees) and RELION's origins (minus the shift, Å)."""
     angles = matrix_to_euler(pose.rotation.double())
-    origin = -pose.shift_angstrom.double()
+    origin = 0.0 - pose.shift_angstrom.double()  # 0 - x: no minus zeros in the table
     extra = {
         "rlnAngleRot": format_column(angles[:, 0]),
         "rlnAngleTilt": format_column(angles[:, 1]),

@@ -1,0 +1,284 @@
+import signal
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.cli import progress, simulation
+from vitreous.core.params import Optics
+from vitreous.core.rotation import euler_to_matrix
+from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.star import read_star
+from vitreous.physics.simulator import simulate
+
+CTF_TEXT = """# CTFFIND4 results
+1 15000 14000 20 0 0.1 4
+2 22000 21000 70 0.5 0.1 4
+3 18000 18000 0 0 0.1 4
+"""
+SMALL = ("--box", 24, "--apix", 6, "--n", 120, "--quiet", "--threads", 1)
+
+
+@pytest.fixture
+def ctf_file(tmp_path):
+    path = tmp_path / "ctf.txt"
+    path.write_text(CTF_TEXT)
+    return path
+
+
+def tables(folder, name="truth.star"):
+    document = read_star(folder / name)
+    return document.blocks["optics"], document.blocks["particles"]
+
+
+def noiseless_from_files(folder):
+    """The images that truth.star and truth.mrc describe, built from the files alone."""
+    optics, rows = tables(folder)
+
+    def column(name):
+        return torch.from_numpy(rows.numbers(name)).float()
+
+    def group(name):
+        return torch.full((len(rows),), float(optics.columns[name][0]))
+
+    angles = [column(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
+    shift = -torch.stack([column("rlnOriginXAngst"), column("rlnOriginYAngst")], -1)
+    volume, header = read_mrc(folder / "truth.mrc")
+    return simulate(
+        torch.from_numpy(volume),
+        euler_to_matrix(torch.stack(angles, -1)),
+        shift,
+        Optics(
+            defocus_u_angstrom=column("rlnDefocusU"),
+            defocus_v_angstrom=column("rlnDefocusV"),
+            defocus_angle_deg=column("rlnDefocusAngle"),
+            phase_shift_deg=column("rlnPhaseShift"),
+            voltage_kv=group("rlnVoltage"),
+            cs_mm=group("rlnSphericalAberration"),
+            amplitude_contrast=group("rlnAmplitudeContrast"),
+            b_factor_angstrom2=column("rlnCtfBfactor"),
+        ),
+        header.pixel_size_angstrom,
+    ).numpy()
+
+
+def images_of(folder):
+    return open_stack(folder / "particles.mrcs").read(slice(None))
+
+
+def test_files_describe_the_images_and_the_noise_has_the_asked_power(vitreous, tmp_path, ctf_file):
+    out = tmp_path / "SIM"
+    code, _, err = vitreous(
+        *("simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "--snr-db", "-7", "-o", out),
+        *("--shift", "gaussian:8", "--envelope-nyquist", "0.3", "--kv", 200, "--q0", "0.07"),
+    )
+    assert (code, err) == (0, "")
+    clean, noisy = noiseless_from_files(out), images_of(out)
+    noise = noisy - clean
+    signal_power = clean.var(axis=(1, 2)).mean()
+    assert 10 * np.log10(signal_power / noise.var()) == pytest.approx(-7, abs=0.1)
+    # what is left is white: no trace of the signal, neighbours uncorrelated
+    assert abs(np.corrcoef(noise.ravel(), clean.ravel())[0, 1]) < 0.015
+    assert abs(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]) < 0.015
+    optics, rows = tables(out)
+    assert optics.columns["rlnVoltage"] == ["200.000000"]
+    assert set(rows.columns["rlnPhaseShift"]) == {"0.000", f"{np.degrees(0.5):.3f}"}
+    assert open_stack(out / "particles.mrcs").pixel_size_angstrom == pytest.approx(6)
+
+
+def test_particles_star_holds_what_a_user_would_have(vitreous, tmp_path, ctf_file):
+    out = tmp_path / "SIM"
+    assert vitreous("simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "-o", out)[0] == 0
+    _, known = tables(out, "particles.star")
+    _, truth = tables(out)
+    assert not [name for name in known.columns if "Angle" in name and name != "rlnDefocusAngle"]
+    assert not [name for name in known.columns if "Origin" in name]
+    assert {name: truth.columns[name] for name in known.columns} == known.columns
+    assert len(set(known.columns["rlnMicrographName"])) == 3
+    assert len(set(known.columns["rlnImageName"])) == 120
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["run"]["status"] == "finished"
+    assert config["options"]["seed"] == 0
+    assert set(config["inputs"]) == {"ctf"}
+    assert not (out / "noise.star").exists()
+
+
+def test_same_seed_same_bytes_other_seed_other_data(vitreous, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        call = ("simulate", "phantom:1", *SMALL, "--seed", seed, "-o", tmp_path / name)
+        assert vitreous(*call)[0] == 0
+    for file in ("particles.mrcs", "particles.star", "truth.star", "truth.mrc"):
+        contents = [(tmp_path / name / file).read_bytes() for name in "abc"]
+        assert contents[0] == contents[1]
+        assert (contents[0] != contents[2]) == (file != "truth.mrc")
+
+
+def test_chunks_do_not_change_the_truth(vitreous, tmp_path, monkeypatch):
+    call = ("simulate", "phantom:1", *SMALL, "--snr-db", 40, "-o")
+    assert vitreous(*call, tmp_path / "a")[0] == 0
+    monkeypatch.setattr(simulation, "chunk_size", lambda box: 7)
+    assert vitreous(*call, tmp_path / "b")[0] == 0
+    truth = [(tmp_path / name / "truth.star").read_bytes() for name in "ab"]
+    assert truth[0] == truth[1]
+    a, b = (images_of(tmp_path / name) for name in "ab")
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.999
+
+
+def patch_stack(folder, count, size, pixel):
+    rng = np.random.default_rng(0)
+    path = folder / "patches.mrcs"
+    patches = 5.0 + 3.0 * rng.normal(size=(count, size, size))
+    write_mrc(path, patches.astype(np.float32), pixel, is_stack=True)
+    return path
+
+
+@pytest.mark.parametrize("counts", [None, "2\n0\n3\n"])
+def test_real_noise_comes_from_the_particles_own_micrograph(vitreous, tmp_path, ctf_file, counts):
+    noise = patch_stack(tmp_path, 5, 24, 6.0)
+    call = ["simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "--noise", noise]
+    if counts:
+        (tmp_path / "counts.txt").write_text(counts)
+        call += ["--noise-micrographs", tmp_path / "counts.txt"]
+    out = tmp_path / "SIM"
+    code, _, err = vitreous(*call, "-o", out)
+    assert code == 0
+    assert ("1 micrographs have no patch of their own" in err) == (counts is not None)
+    _, owned = tables(out, "noise.star")
+    owners = {}
+    pairs = zip(*(owned.columns[f"rln{c}Name"] for c in ("Image", "Micrograph")), strict=True)
+    for image, name in pairs:
+        owners.setdefault(name, set()).add(int(image.split("@")[0]) - 1)
+    names = list(dict.fromkeys(tables(out)[1].columns["rlnMicrographName"]))
+    expected = [{0, 3}, {1, 4}, {2}] if counts is None else [{0, 1}, None, {2, 3, 4}]
+    assert [owners.get(name) for name in names] == expected
+    patches = open_stack(out / "noise.mrcs").read(slice(None))
+    assert patches.shape == (5, 24, 24)
+    residual = images_of(out) - noiseless_from_files(out)
+    likeness = np.corrcoef(residual.reshape(120, -1), patches.reshape(5, -1))[:120, 120:]
+    assert likeness.max(axis=1).min() > 0.999
+    drawn = likeness.argmax(axis=1)
+    for image, name in enumerate(tables(out)[1].columns["rlnMicrographName"]):
+        assert drawn[image] in owners.get(name, range(5))
+    # every patch is used, and --snr-db 0 holds
+    assert set(drawn) == set(range(5))
+
+
+def test_patches_are_resampled_and_cut(vitreous, tmp_path):
+    noise = patch_stack(tmp_path, 4, 60, 3.0)  # 180 Å wide; the images are 144 Å
+    out = tmp_path / "SIM"
+    assert vitreous("simulate", "phantom:3", *SMALL, "--noise", noise, "-o", out)[0] == 0
+    patches = open_stack(out / "noise.mrcs")
+    assert patches.shape == (4, 24, 24)
+    assert patches.pixel_size_angstrom == pytest.approx(6.0)
+    residual = images_of(out) - noiseless_from_files(out)
+    power = noiseless_from_files(out).var(axis=(1, 2)).mean()
+    assert 10 * np.log10(power / residual.var()) == pytest.approx(0, abs=0.3)
+
+
+def test_poses_from_a_table_and_whole_pixel_shifts(vitreous, tmp_path):
+    table = tmp_path / "poses.star"
+    head = "data_particles\nloop_\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n"
+    table.write_text(head + "10 20 30\n40 50 60\n")
+    out = tmp_path / "SIM"
+    call = ("simulate", "phantom:3", *SMALL, "--poses", f"star:{table}", "--shift", "pixels:36")
+    assert vitreous(*call, "-o", out)[0] == 0
+    rows = tables(out)[1]
+    tilts = set(np.round(rows.numbers("rlnAngleTilt"), 3))
+    assert tilts == {20.0, 50.0}
+    shifts = rows.numbers("rlnOriginXAngst") / 6
+    assert np.allclose(shifts, shifts.round(), atol=1e-4)
+    assert 1 <= np.abs(shifts).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("phantom:x",), 2, "phantom:x"),
+        (("phantom:1", "--poses", "flat"), 2, "--poses flat: choose"),
+        (("phantom:1", "--poses", "gaussian:-1"), 2, "not negative"),
+        (("phantom:1", "--shift", "triangular"), 2, "--shift"),
+        (("phantom:1", "--defocus", "2:1"), 2, "LOW <= HIGH"),
+        (("phantom:1", "--snr", "1", "--snr-db", "0"), 2, "exclude"),
+        (("phantom:1", "--b-factor", "1", "--envelope-nyquist", "0.5"), 2, "exclude"),
+        (("phantom:1", "--snr-db", "nan"), 2, "--snr-db"),
+        (("phantom:1", "--sym", "Q7"), 2, "Q7"),
+        (("phantom:1", "--ctf", "no.txt"), 3, "no.txt"),
+        (("phantom:1", "--ctf", "{ctf}", "--n-micrographs", "9"), 3, "3 micrographs"),
+        (("phantom:1", "--noise", "{small}"), 3, "patches of 60 Å cannot fill"),
+        (("phantom:1", "--noise", "{small}", "--noise-micrographs", "{ctf}"), 3, "cannot fill"),
+        (("phantom:1", "--poses", "star:{ctf}"), 3, "data_ block"),
+        (("no.mrc",), 3, "no.mrc"),
+        (("no.cif",), 3, "no.cif"),
+    ],
+)
+def test_faults_are_one_line_and_write_nothing(
+    vitreous, tmp_path, ctf_file, arguments, code, message
+):
+    places = {"ctf": ctf_file, "small": patch_stack(tmp_path, 2, 20, 3.0)}
+    given = [argument.format(**places) for argument in arguments]
+    out = tmp_path / "OUT"
+    got, _, err = vitreous("simulate", *given, "--box", 24, "--apix", 6, "--n", 9, "-q", "-o", out)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_counts_must_cover_the_patches(vitreous, tmp_path, ctf_file):
+    noise = patch_stack(tmp_path, 5, 24, 6.0)
+    for text, message in (("1\n1\n", "counts sum to 2"), ("1\nmany\n", "line 2: 'many'")):
+        (tmp_path / "counts.txt").write_text(text)
+        code, _, err = vitreous(
+            *("simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "--noise", noise),
+            *("--noise-micrographs", tmp_path / "counts.txt", "-o", tmp_path / "OUT"),
+        )
+        assert code == 3
+        assert message in err
+
+
+def test_map_input_is_resampled_and_symmetry_checked(vitreous, tmp_path):
+    source = tmp_path / "SRC"
+    assert vitreous("simulate", "phantom:3", *SMALL, "--sym", "C2", "-o", source)[0] == 0
+    call = ("simulate", source / "truth.mrc", "--box", 20, "--apix", 8, "--n", 9, "-q")
+    assert vitreous(*call, "-o", tmp_path / "A")[0] == 0
+    volume, header = read_mrc(tmp_path / "A" / "truth.mrc")
+    assert volume.shape == (20, 20, 20)
+    assert header.pixel_size_angstrom == pytest.approx(8)
+    assert vitreous(*call, "--sym", "C2", "-o", tmp_path / "B")[0] == 0
+    code, _, err = vitreous(*call, "--sym", "C4", "-o", tmp_path / "C")
+    assert code == 3
+    assert "not C4 about RELION's axes" in err
+
+
+def test_signal_ends_with_its_code_and_no_partial_stack(vitreous, tmp_path, monkeypatch):
+    monkeypatch.setattr(simulation, "chunk_size", lambda box: 10)
+    update = progress.RunProgress.update
+
+    def interrupted(self, fraction, stats=None):
+        if fraction > 0.5:
+            signal.raise_signal(signal.SIGTERM)
+        update(self, fraction, stats)
+
+    monkeypatch.setattr(progress.RunProgress, "update", interrupted)
+    out = tmp_path / "SIM"
+    assert vitreous("simulate", "phantom:3", *SMALL, "-o", out)[0] == 128 + signal.SIGTERM
+    assert [path.name for path in out.iterdir()] == ["config.toml"]
+    monkeypatch.setattr(progress.RunProgress, "update", update)
+    assert vitreous("simulate", "phantom:3", *SMALL, "-o", out)[0] == 2
+    assert vitreous("simulate", "phantom:3", *SMALL, "-o", out, "--overwrite")[0] == 0
+
+
+def test_real_model_and_ctf(vitreous, tmp_path, shared_data):
+    out = tmp_path / "SIM"
+    code, _, err = vitreous(
+        *("simulate", shared_data / "models" / "5a1a.cif.gz", "--box", 32, "--apix", 7.2),
+        *("--ctf", shared_data / "empiar10061" / "ctffind_1539.txt", "--n", 200, "-o", out),
+        *("--noise", shared_data / "empiar10061" / "background_192.mrcs", "--seed", 1, "-q"),
+        *("--noise-micrographs", shared_data / "empiar10061" / "particles_per_micrograph.txt"),
+        *("--n-micrographs", 6),
+    )
+    assert (code, err) == (0, "")
+    assert len(set(tables(out)[1].columns["rlnMicrographName"])) == 6
+    assert len(tables(out, "noise.star")[1]) == 101
