@@ -1,0 +1,376 @@
+"""Particles: images read when asked for, with what is known about each."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os.path import relpath
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.core.params import Optics, Pose
+from vitreous.data.sources import ArraySource, ImageSource, StackSource, open_stacks
+from vitreous.data.tables import ParticleTable, make_document
+from vitreous.io.star import StarBlock, StarDocument, format_column, read_star
+
+_SCAN_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class BadImages:
+    """0-based places of images that must not enter a reconstruction.
+
+    Args:
+        non_finite: images with NaN or infinite pixels.
+        constant: images whose pixels are all equal.
+    """
+
+    non_finite: tuple[int, ...] = ()
+    constant: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.non_finite or self.constant)
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Images with optics, poses, micrographs and half sets; made by :meth:`from_star` or
+    :meth:`from_arrays`.
+
+    Args:
+        optics: CTF parameters of each image.
+        pose: orientations and shifts where known.
+        pixel_size_angstrom: Å.
+        micrograph_id: long ``(n,)``, index into ``micrograph_names``.
+        micrograph_names: names in order of appearance; kept whole by :meth:`select`.
+        half_set: long ``(n,)``: 1 or 2 as ``rlnRandomSubset``, 0 where not assigned.
+        ids: image names, ``000001@stack.mrcs``.
+        excluded: ids left out by :meth:`without_bad`, by reason.
+    """
+
+    optics: Optics
+    pose: Pose | None
+    pixel_size_angstrom: float
+    micrograph_id: Tensor
+    micrograph_names: tuple[str, ...]
+    half_set: Tensor
+    ids: tuple[str, ...]
+    excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _source: ImageSource = field(repr=False, kw_only=True)
+    _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
+    _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
+
+    @classmethod
+    def from_star(
+        cls,
+        path: Path | str,
+        *,
+        apix: float | None = None,
+        data_root: Path | str | None = None,
+        allow_outside_root: bool = False,
+        skip_bad: bool = False,
+        permissive: bool = False,
+    ) -> Self:
+        """Open the particles of a RELION STAR file (3.0, 3.1 or later); no image is read yet.
+
+        Args:
+            path: STAR file.
+            apix: pixel size in Å; overrides STAR and MRC.
+            data_root: folder that image names are relative to, and must stay in.
+            allow_outside_root: accept absolute names and names that leave the root.
+            skip_bad: read every image once and leave out those that are not finite.
+            permissive: accept stacks without a valid MAP id or machine stamp.
+
+        Raises:
+            InputError: anything wrong with the table or the stacks; file, field and remedy named.
+        """
+        path = Path(path)
+        table = ParticleTable(read_star(path), path, apix=apix)
+        optics = table.parse_optics()
+        ids = table.particles.text("rlnImageName", path)
+        source = open_stacks(
+            ids,
+            path,
+            data_root=None if data_root is None else Path(data_root),
+            allow_outside_root=allow_outside_root,
+            permissive=permissive,
+        )
+        table.check_box_size(source.box_size)
+        pixel_size = _pixel_size(table, source)
+        member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
+        particles = cls(
+            optics=optics,
+            pose=table.parse_pose(pixel_size),
+            pixel_size_angstrom=pixel_size,
+            micrograph_id=torch.from_numpy(member),
+            micrograph_names=names,
+            half_set=torch.from_numpy(table.half_sets()),
+            ids=tuple(ids),
+            _source=source,
+            _rows=np.arange(len(ids)),
+            _table=table,
+        )
+        return particles.without_bad(skip_bad=True) if skip_bad else particles
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Tensor | NDArray[Any],
+        optics: Optics,
+        *,
+        pixel_size_angstrom: float,
+        pose: Pose | None = None,
+        micrograph_id: Tensor | None = None,
+        micrograph_names: Sequence[str] | None = None,
+        half_set: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Self:
+        """Particles held in memory.
+
+        Args:
+            images: ``(n, y, x)``, square.
+            optics: of each image.
+            pixel_size_angstrom: Å.
+            pose: of each image, where known.
+            micrograph_id: long ``(n,)``; all from one micrograph by default.
+            micrograph_names: one for each micrograph.
+            half_set: long ``(n,)`` of 0, 1, 2; all 0 by default.
+            ids: image names; ``000001@particles.mrcs`` and so on by default.
+
+        Raises:
+            ValueError: shapes or lengths that do not agree, or a pixel size not positive.
+
+        >>> images = torch.zeros(3, 8, 8)
+        >>> p = Particles.from_arrays(images, Optics.uniform(3), pixel_size_angstrom=2.0)
+        >>> len(p), p.box_size, p.read([0, 2]).shape
+        (3, 8, torch.Size([2, 8, 8]))
+        """
+        source = ArraySource(images.detach().cpu() if isinstance(images, Tensor) else images)
+        n = len(source)
+        member = torch.zeros(n, dtype=torch.long) if micrograph_id is None else micrograph_id.long()
+        count = int(member.max()) + 1 if n else 0
+        names = micrograph_names or [f"micrograph_{i:05d}.mrc" for i in range(count)]
+        lengths = {
+            "optics": len(optics),
+            "pose": n if pose is None else len(pose),
+            "micrograph_id": len(member),
+            "half_set": n if half_set is None else len(half_set),
+            "ids": n if ids is None else len(ids),
+        }
+        wrong = {key: length for key, length in lengths.items() if length != n}
+        if wrong or len(names) < count:
+            raise ValueError(f"{n} images, {count} micrographs, but {wrong or len(names)}")
+        if not (math.isfinite(pixel_size_angstrom) and pixel_size_angstrom > 0):
+            raise ValueError(f"pixel size must be positive, got {pixel_size_angstrom}")
+        return cls(
+            optics=optics,
+            pose=pose,
+            pixel_size_angstrom=float(pixel_size_angstrom),
+            micrograph_id=member,
+            micrograph_names=tuple(names),
+            half_set=torch.zeros(n, dtype=torch.long) if half_set is None else half_set.long(),
+            ids=tuple(ids or (f"{i + 1:06d}@particles.mrcs" for i in range(n))),
+            _source=source,
+            _rows=np.arange(n),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the square images in pixels."""
+        return self._source.box_size
+
+    def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
+        """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
+
+        Args:
+            indices: places among these particles; negative ones count from the end; masks work.
+
+        Raises:
+            IndexError: past the end.
+        """
+        return torch.from_numpy(self._source.read(self._rows[_as_index(indices)]))
+
+    def select(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Self:
+        """The particles at these places; images are shared, not copied."""
+        rows = self._rows[_as_index(indices)]
+        place = torch.from_numpy(np.arange(len(self))[_as_index(indices)])
+        return replace(
+            self,
+            optics=self.optics[place],
+            pose=None if self.pose is None else self.pose[place],
+            micrograph_id=self.micrograph_id[place],
+            half_set=self.half_set[place],
+            ids=tuple(self.ids[i] for i in place.tolist()),
+            _rows=rows,
+        )
+
+    def find_bad_images(self, progress: Callable[[int, int], None] | None = None) -> BadImages:
+        """Read every image once, piece by piece, and list what cannot be used.
+
+        Args:
+            progress: called with images done and images in all.
+        """
+        step = max(1, _SCAN_BYTES // (4 * self.box_size**2))
+        non_finite: list[int] = []
+        constant: list[int] = []
+        for start in range(0, len(self), step):
+            images = self.read(slice(start, start + step)).flatten(1)
+            finite = images.isfinite().all(dim=1)
+            flat = finite & (images.amax(dim=1) == images.amin(dim=1))
+            non_finite += (start + (~finite).nonzero().flatten()).tolist()
+            constant += (start + flat.nonzero().flatten()).tolist()
+            if progress is not None:
+                progress(min(start + step, len(self)), len(self))
+        return BadImages(tuple(non_finite), tuple(constant))
+
+    def without_bad(
+        self, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> Self:
+        """Check every image; constant ones are left out with a warning and recorded.
+
+        Args:
+            skip_bad: leave out images that are not finite as well, instead of rejecting the set.
+            progress: see :meth:`find_bad_images`.
+
+        Raises:
+            InputError: images with NaN or infinite pixels (their names are given), or none left.
+        """
+        bad = self.find_bad_images(progress)
+        if not bad:
+            return self
+        where = self._table.path if self._table is not None else "particles"
+        if bad.non_finite and not skip_bad:
+            shown = ", ".join(f"{i} ({self.ids[i]})" for i in bad.non_finite[:10])
+            more = f" and {len(bad.non_finite) - 10} more" if len(bad.non_finite) > 10 else ""
+            raise InputError(
+                f"{where}: images {shown}{more}: NaN or infinite pixels; leave them out with "
+                "--skip-bad"
+            )
+        dropped = {*bad.non_finite, *bad.constant}
+        keep = [i for i in range(len(self)) if i not in dropped]
+        if not keep:
+            raise InputError(f"{where}: images: all {len(self)} are constant or not finite")
+        warnings.warn(
+            f"{where}: left out {len(bad.constant)} constant images and {len(bad.non_finite)} "
+            "with NaN or infinite pixels",
+            stacklevel=2,
+        )
+        reasons = {"non_finite": bad.non_finite, "constant": bad.constant}
+        excluded = {
+            reason: (*self.excluded.get(reason, ()), *(self.ids[i] for i in places))
+            for reason, places in reasons.items()
+        }
+        return replace(self.select(keep), excluded=excluded)
+
+    def to_star_document(
+        self, *, relative_to: Path | str | None = None, **columns: Any
+    ) -> StarDocument:
+        """These particles as a RELION 3.1 document, input rows in order, unknown columns kept.
+
+        Args:
+            relative_to: folder that the document will be written to; image names are then made
+                relative to it so that they are found from there. None keeps them as they were.
+            columns: name -> ``(n,)`` strings or numbers, added or replacing (``rlnAngleRot=...``).
+
+        Raises:
+            ValueError: a column of the wrong length.
+        """
+        document = self._kept_document() if self._table is not None else self._made_document()
+        table = dict(document.blocks["particles"].columns)
+        if relative_to is not None:
+            table["rlnImageName"] = self._relocated(Path(relative_to))
+        for name, values in columns.items():
+            if len(values) != len(self):
+                raise ValueError(
+                    f"column {name} has {len(values)} values for {len(self)} particles"
+                )
+            text = [v for v in values if isinstance(v, str)]
+            table[name] = text if len(text) == len(self) else format_column(_to_numpy(values))
+        blocks = {**document.blocks, "particles": StarBlock(table)}
+        return StarDocument(blocks)
+
+    def _made_document(self) -> StarDocument:
+        return make_document(
+            self.ids,
+            self.optics,
+            pixel_size_angstrom=self.pixel_size_angstrom,
+            box_size=self.box_size,
+            micrograph_names=[self.micrograph_names[i] for i in self.micrograph_id.tolist()],
+            pose=self.pose,
+            half_set=self.half_set.tolist() if bool(self.half_set.any()) else None,
+        )
+
+    def _kept_document(self) -> StarDocument:
+        """The input's blocks with these rows; a RELION 3.0 table gets its optics groups."""
+        assert self._table is not None
+        rows = self._rows.tolist()
+        source = self._table.particles.columns
+        kept = {name: [column[row] for row in rows] for name, column in source.items()}
+        blocks = dict(self._table.document.blocks)
+        del blocks[self._table.name]
+        if self._table.optics is not None:
+            optics = dict(self._table.optics.columns)
+            if self._table.apix is not None:
+                size = format_column([self._table.apix])[0]
+                optics["rlnImagePixelSize"] = [size] * len(self._table.optics)
+            blocks["optics"] = replace(self._table.optics, columns=optics)
+            return StarDocument({**blocks, "particles": StarBlock(kept)})
+        made = self._made_document().blocks
+        kept["rlnOpticsGroup"] = made["particles"].columns["rlnOpticsGroup"]
+        for axis in "XY":  # RELION 3.0 has origins in pixels
+            pixels = kept.pop(f"rlnOrigin{axis}", None)
+            if pixels is not None and f"rlnOrigin{axis}Angst" not in kept:
+                angstrom = np.array(pixels, dtype=np.float64) * self.pixel_size_angstrom
+                kept[f"rlnOrigin{axis}Angst"] = format_column(angstrom)
+        return StarDocument({"optics": made["optics"], "particles": StarBlock(kept), **blocks})
+
+    def _relocated(self, folder: Path) -> list[str]:
+        if not isinstance(self._source, StackSource):
+            return list(self.ids)
+        return [
+            f"{number:06d}@{relpath(path.absolute(), folder.absolute())}"
+            for number, path in self._source.locate(self._rows)
+        ]
+
+
+def _pixel_size(table: ParticleTable, source: StackSource) -> float:
+    """Pixel size of a set: ``apix``, else STAR, else MRC; a disagreement is warned about."""
+    if table.apix is not None:
+        return table.apix
+    first = source.headers[0]
+    stated = table.pixel_size_angstrom()
+    if stated is None:
+        return first.pixel_size_or(None)
+    held = first.pixel_size_angstrom
+    if held is not None and abs(held - stated) > 0.01 * stated:
+        warnings.warn(
+            f"{table.path}: pixel size {stated:g} Å is used; {first.path} says {held:g} Å",
+            stacklevel=3,
+        )
+    return stated
+
+
+def _as_index(indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Any:
+    if isinstance(indices, slice):
+        return indices
+    index = _to_numpy(indices)
+    if index.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if index.ndim != 1 or index.dtype.kind not in "iub":
+        raise TypeError(f"indices must be a row of whole numbers, got {index.dtype} {index.shape}")
+    return index
+
+
+def _to_numpy(values: Any) -> NDArray[Any]:
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)

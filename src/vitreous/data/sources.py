@@ -1,0 +1,217 @@
+"""Where images come from: stacks on disk found safely and mapped lazily, or an array in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.io.mrc import MrcHeader, MrcStack, read_header
+
+_WALK_UP = 4  # a job's STAR file lies two folders below its RELION project root
+_OPEN_STACKS = 64  # mapped at once, to stay below the limit of open files
+
+
+class ImageSource(Protocol):
+    """Gives images by their 0-based place."""
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the square images in pixels."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images ``(b, y, x)`` in the order asked for."""
+
+
+class ArraySource:
+    """Images held in memory.
+
+    Args:
+        images: ``(n, y, x)``, square.
+    """
+
+    def __init__(self, images: Any) -> None:
+        self._images = np.asarray(images)
+        if self._images.ndim != 3 or self._images.shape[1] != self._images.shape[2]:
+            raise ValueError(f"images must be (n, y, y), got {self._images.shape}")
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the square images in pixels."""
+        return int(self._images.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A float32 copy of these images."""
+        return self._images[places].astype(np.float32)
+
+
+class StackSource:
+    """Images spread over stacks, each opened when first read.
+
+    Args:
+        headers: one for each stack.
+        stack_of: ``(n,)`` which stack each image is in.
+        place_in: ``(n,)`` 0-based place in its stack.
+        permissive: passed on to the reader.
+    """
+
+    def __init__(
+        self,
+        headers: Sequence[MrcHeader],
+        stack_of: NDArray[np.int64],
+        place_in: NDArray[np.int64],
+        *,
+        permissive: bool = False,
+    ) -> None:
+        self.headers = tuple(headers)
+        self._stack_of, self._place_in, self._permissive = stack_of, place_in, permissive
+        self._open: OrderedDict[int, MrcStack] = OrderedDict()
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the square images in pixels."""
+        return self.headers[0].shape[-1]
+
+    def __len__(self) -> int:
+        return len(self._stack_of)
+
+    def locate(self, places: NDArray[np.int64]) -> list[tuple[int, Path]]:
+        """1-based image number and file of each of these images."""
+        stacks = self._stack_of[places].tolist()
+        numbers = (self._place_in[places] + 1).tolist()
+        return [(i, self.headers[s].path) for i, s in zip(numbers, stacks, strict=True)]
+
+    def _stack(self, number: int) -> MrcStack:
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            self._open[number] = MrcStack(self.headers[number].path, permissive=self._permissive)
+            if len(self._open) > _OPEN_STACKS:
+                self._open.popitem(last=False)
+        return self._open[number]
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images in the order asked for; each stack is visited once, front to back."""
+        images = np.empty((len(places), self.box_size, self.box_size), np.float32)
+        stacks, inside = self._stack_of[places], self._place_in[places]
+        order = np.lexsort((inside, stacks))
+        cuts = np.flatnonzero(np.diff(stacks[order])) + 1
+        for group in np.split(order, cuts):
+            if len(group):
+                images[group] = self._stack(int(stacks[group[0]])).read(inside[group])
+        return images
+
+
+def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int64], list[str]]:
+    """1-based image numbers and stack names of ``000001@stack.mrcs`` entries.
+
+    Raises:
+        InputError: the part before ``@`` is no number above 0; the row is named.
+
+    >>> split_image_names(["2@a.mrcs", "b.mrc"], "x.star")[1]
+    ['a.mrcs', 'b.mrc']
+    """
+    numbers = np.ones(len(names), dtype=np.int64)
+    stacks = []
+    for row, name in enumerate(names):
+        before, at, stack = name.partition("@")
+        if at:
+            if (
+                not (before.isascii() and before.isdigit())
+                or not 0 < int(before) < 2**62
+                or not stack
+            ):
+                raise InputError(
+                    f"{where}: column _rlnImageName, row {row + 1}: {name!r} must be an image "
+                    "number from 1 on, @, and a stack"
+                )
+            numbers[row] = int(before)
+        stacks.append(stack if at else name)
+    return numbers, stacks
+
+
+def find_stack(
+    name: str, star: Path, *, data_root: Path | None = None, allow_outside_root: bool = False
+) -> Path:
+    """The file that a STAR file means by a stack's name.
+
+    Looked for beside the STAR file and in up to four folders above it (RELION names stacks from
+    the project's root), or, where given, from ``data_root`` and below it only.
+
+    Raises:
+        InputError: not found; or absolute, leaving the root by ``..`` or through a symbolic link,
+            unless ``allow_outside_root``.
+    """
+    here = star.absolute().parent
+    above = list(here.parents)[:_WALK_UP]
+    folders = [here, *(folder for folder in above if folder.parent != folder)]
+    if data_root is not None:
+        root = data_root.absolute()
+        folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]
+    unsafe = Path(name).is_absolute()
+    if unsafe and not allow_outside_root:
+        raise InputError(
+            f"{star}: image path {name!r}: is absolute; pass --allow-outside-root if you trust it"
+        )
+    for folder in folders:
+        found = folder / name
+        if not found.is_file():
+            continue
+        root = data_root.absolute() if data_root is not None else folder
+        if not allow_outside_root and not found.resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"{star}: image path {name!r}: leads outside {root} (to {found.resolve()}); pass "
+                "--allow-outside-root if you trust it"
+            )
+        return found
+    raise InputError(
+        f"{star}: image path {name!r}: not found in {folders[0]} or above; name the folder with "
+        "--data-root"
+    )
+
+
+def open_stacks(
+    names: Sequence[str],
+    star: Path,
+    *,
+    data_root: Path | None = None,
+    allow_outside_root: bool = False,
+    permissive: bool = False,
+) -> StackSource:
+    """Find and check every stack that a column of image names mentions; map none yet.
+
+    Raises:
+        InputError: a stack missing, unsafe or damaged; an image number past its end; images that
+            are not square or differ in size.
+    """
+    numbers, stacks = split_image_names(names, str(star))
+    which = {name: place for place, name in enumerate(dict.fromkeys(stacks))}
+    headers = []
+    for name in which:
+        path = find_stack(name, star, data_root=data_root, allow_outside_root=allow_outside_root)
+        headers.append(read_header(path, permissive=permissive))
+    stack_of = np.array([which[name] for name in stacks], dtype=np.int64)
+    lengths = np.array([header.shape[0] for header in headers], dtype=np.int64)
+    past = np.flatnonzero(numbers > lengths[stack_of])
+    if past.size:
+        row = int(past[0])
+        raise InputError(
+            f"{star}: column _rlnImageName, row {row + 1}: {names[row]!r} is past the end of the "
+            f"stack, which holds {lengths[stack_of[row]]} images"
+        )
+    sizes = {header.shape[1:]: header.path for header in headers}
+    if len(sizes) > 1 or any(ny != nx for ny, nx in sizes):
+        listing = "; ".join(f"{nx} x {ny} in {path}" for (ny, nx), path in sizes.items())
+        raise InputError(f"{star}: images must be square and of one size, found {listing}")
+    return StackSource(headers, stack_of, numbers - 1, permissive=permissive)

@@ -1,0 +1,326 @@
+"""RELION particle tables to optics, poses and pixel sizes, and back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.core.params import Optics, Pose
+from vitreous.core.rotation import euler_to_matrix, matrix_to_euler
+from vitreous.io.star import StarBlock, StarDocument, format_column
+
+Numbers = NDArray[np.float64]
+
+_CTF_COLUMNS = {
+    "defocus_u_angstrom": "rlnDefocusU",
+    "defocus_v_angstrom": "rlnDefocusV",
+    "defocus_angle_deg": "rlnDefocusAngle",
+    "voltage_kv": "rlnVoltage",
+    "cs_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+}
+_OPTIONAL_CTF = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_UNUSED = ("rlnBeamTiltX", "rlnBeamTiltY")
+
+
+class ParticleTable:
+    """A particle table joined with its optics groups.
+
+    Args:
+        document: RELION 3.1 or later (``data_optics``, ``data_particles``) or 3.0 (one block).
+        path: the file, for messages.
+        apix: pixel size in Å that overrides the table's.
+    """
+
+    def __init__(self, document: StarDocument, path: Path, *, apix: float | None = None) -> None:
+        if apix is not None and not (math.isfinite(apix) and apix > 0):
+            raise InputError(f"--apix: must be positive, got {apix}")
+        self.document, self.path, self.apix = document, path, apix
+        self.name = self._particle_block()
+        self.particles = document.blocks[self.name]
+        self.optics = document.blocks.get("optics")
+        if len(self.particles) == 0:
+            raise InputError(f"{path}: block data_{self.name}: has no rows")
+        self._group: NDArray[np.int64] | None = self._groups()
+        self._refuse_unsupported()
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def _particle_block(self) -> str:
+        blocks = self.document.blocks
+        if "particles" in blocks:
+            return "particles"
+        having = [name for name, block in blocks.items() if "rlnImageName" in block]
+        if len(having) != 1:
+            listing = ", ".join(f"data_{name}" for name in having or blocks)
+            raise InputError(
+                f"{self.path}: block data_particles: missing, and not exactly one block has a "
+                f"column _rlnImageName; found {listing}"
+            )
+        return having[0]
+
+    def _groups(self) -> NDArray[np.int64] | None:
+        """Row of the optics table of each particle; None for RELION 3.0."""
+        if self.optics is None:
+            if "rlnOpticsGroup" in self.particles and "rlnVoltage" not in self.particles:
+                raise InputError(f"{self.path}: block data_optics: missing")
+            return None
+        source = f"{self.path}: block data_optics"
+        known = self.optics.integers("rlnOpticsGroup", source)
+        if len(set(known.tolist())) != len(known):
+            raise InputError(f"{source}: column _rlnOpticsGroup: a group appears twice")
+        if "rlnOpticsGroup" not in self.particles and len(known) == 1:
+            return np.zeros(len(self), dtype=np.int64)
+        wanted = self.particles.integers("rlnOpticsGroup", self.path)
+        order = np.argsort(known)
+        place = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+        lost = np.flatnonzero(known[place] != wanted)
+        if lost.size:
+            raise InputError(
+                f"{self.path}: column _rlnOpticsGroup, row {lost[0] + 1}: group "
+                f"{wanted[lost[0]]} is not in data_optics"
+            )
+        return np.asarray(place, dtype=np.int64)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.particles or (self.optics is not None and name in self.optics)
+
+    def numbers(self, name: str) -> Numbers:
+        """A column for each particle; the optics table wins where both have it.
+
+        Raises:
+            InputError: missing, or a value that is no finite number; the row is named.
+        """
+        if self.optics is not None and name in self.optics and self._group is not None:
+            return self.optics.numbers(name, f"{self.path}: block data_optics")[self._group]
+        return self.particles.numbers(name, self.path)
+
+    def _refuse_unsupported(self) -> None:
+        for name, refused, remedy in (
+            ("rlnCtfDataAreCtfPremultiplied", 1, "extract them without premultiplying"),
+            ("rlnCtfDataArePhaseFlipped", 1, "extract them without phase flipping"),
+            ("rlnImageDimensionality", 3, "extract 2D images"),
+        ):
+            if name in self and bool((self.numbers(name) == refused).any()):
+                raise InputError(
+                    f"{self.path}: column _{name}: {refused} is not supported; {remedy}"
+                )
+        for name in _UNUSED:
+            if name in self and bool((self.numbers(name) != 0).any()):
+                warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=4)
+
+    def parse_optics(self) -> Optics:
+        """CTF parameters of each particle, float32.
+
+        Raises:
+            InputError: columns missing (all named), values that are no numbers, or impossible.
+        """
+        missing = [f"_{name}" for name in _CTF_COLUMNS.values() if name not in self]
+        if missing:
+            raise InputError(
+                f"{self.path}: CTF parameters: {', '.join(missing)} missing; estimate the CTF or "
+                "export the particles with it"
+            )
+        values = {key: self.numbers(name) for key, name in _CTF_COLUMNS.items()}
+        for key, name in _OPTIONAL_CTF.items():
+            values[key] = self.numbers(name) if name in self else np.zeros(len(self))
+        for key, wrong, rule in (
+            ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
+            ("amplitude_contrast", ~_in_unit(values["amplitude_contrast"]), "in [0, 1)"),
+        ):
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                raise InputError(
+                    f"{self.path}: column _{_CTF_COLUMNS[key]}, row {row + 1}: must be {rule}, "
+                    f"got {values[key][row]:g}"
+                )
+        return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
+
+    def pixel_size_angstrom(self) -> float | None:
+        """The one pixel size of the table, Å; None where it has none.
+
+        Raises:
+            InputError: not positive, or groups that differ by more than 0.1 %; both are named.
+        """
+        if "rlnImagePixelSize" in self:
+            name, sizes = "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
+        elif "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
+            name = "_rlnDetectorPixelSize / _rlnMagnification"
+            detector, magnification = (
+                self.numbers("rlnDetectorPixelSize"),
+                self.numbers("rlnMagnification"),
+            )
+            sizes = 1e4 * detector / np.where(magnification > 0, magnification, np.nan)
+        else:
+            return None
+        bad = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)))
+        if bad.size:
+            raise InputError(
+                f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
+                "with --apix"
+            )
+        if sizes.max() > 1.001 * sizes.min():
+            raise InputError(
+                f"{self.path}: {name}: particles of several pixel sizes: "
+                f"{self._by_group(sizes, ' Å')}; select one group"
+            )
+        return float(sizes[0])
+
+    def check_box_size(self, box_size: int) -> None:
+        """Compare ``rlnImageSize`` with the images.
+
+        Raises:
+            InputError: it differs; the groups are named.
+        """
+        if "rlnImageSize" in self:
+            sizes = self.numbers("rlnImageSize")
+            if (sizes != box_size).any():
+                raise InputError(
+                    f"{self.path}: column _rlnImageSize: {self._by_group(sizes, ' px')}, but the "
+                    f"images have {box_size} px; select one group or correct the table"
+                )
+
+    def _by_group(self, values: Numbers, unit: str) -> str:
+        parts = []
+        for value in np.unique(values):
+            rows = np.flatnonzero(values == value)
+            where = f"rows {rows[0] + 1} to {rows[-1] + 1}"
+            if self._group is not None and "rlnOpticsGroup" in self.particles:
+                groups = sorted({self.particles.columns["rlnOpticsGroup"][row] for row in rows})
+                where = f"optics group {', '.join(groups)}"
+            parts.append(f"{value:g}{unit} in {where}")
+        return "; ".join(parts)
+
+    def parse_pose(self, pixel_size_angstrom: float) -> Pose | None:
+        """Orientations and shifts, float32; None unless all three angles are there.
+
+        Raises:
+            InputError: values that are no finite numbers; the row is named.
+        """
+        if any(name not in self.particles for name in _ANGLES):
+            return None
+        angles = np.stack([self.particles.numbers(name, self.path) for name in _ANGLES], axis=-1)
+        origins = []
+        for axis in "XY":
+            if f"rlnOrigin{axis}Angst" in self.particles:
+                origins.append(self.particles.numbers(f"rlnOrigin{axis}Angst", self.path))
+            elif f"rlnOrigin{axis}" in self.particles:
+                pixels = self.particles.numbers(f"rlnOrigin{axis}", self.path)
+                origins.append(pixels * pixel_size_angstrom)
+            else:
+                origins.append(np.zeros(len(self)))
+        shift = torch.from_numpy(-np.stack(origins, axis=-1))
+        return Pose(euler_to_matrix(torch.from_numpy(angles)).float(), shift.float() + 0.0)
+
+    def micrographs(self, stacks: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Which micrograph each particle is from, by name or else by stack."""
+        names = self.particles.columns.get("rlnMicrographName", list(stacks))
+        which = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        return np.array([which[name] for name in names], dtype=np.int64), tuple(which)
+
+    def half_sets(self) -> NDArray[np.int64]:
+        """``rlnRandomSubset``: 1 or 2, 0 where the table has none.
+
+        Raises:
+            InputError: another value.
+        """
+        if "rlnRandomSubset" not in self.particles:
+            return np.zeros(len(self), dtype=np.int64)
+        halves = self.particles.integers("rlnRandomSubset", self.path)
+        bad = np.flatnonzero((halves < 0) | (halves > 2))
+        if bad.size:
+            raise InputError(
+                f"{self.path}: column _rlnRandomSubset, row {bad[0] + 1}: {halves[bad[0]]} is "
+                "neither 1 nor 2"
+            )
+        return halves
+
+
+def _in_unit(values: Numbers) -> NDArray[np.bool_]:
+    return np.asarray((values >= 0) & (values < 1))
+
+
+def pose_columns(pose: Pose) -> dict[str, list[str]]:
+    """RELION's angle and origin columns of poses.
+
+    >>> pose = Pose(torch.eye(3)[None], torch.tensor([[1.5, 0.0]]))
+    >>> pose_columns(pose)["rlnOriginXAngst"]
+    ['-1.500000']
+    """
+    angles = matrix_to_euler(pose.rotation.detach().cpu().double())
+    origin = 0.0 - pose.shift_angstrom.detach().cpu().double()
+    columns = {name: format_column(angles[:, i].numpy()) for i, name in enumerate(_ANGLES)}
+    columns["rlnOriginXAngst"] = format_column(origin[:, 0].numpy())
+    columns["rlnOriginYAngst"] = format_column(origin[:, 1].numpy())
+    return columns
+
+
+def _optics_block(
+    optics: Optics, pixel_size_angstrom: float, box_size: int
+) -> tuple[NDArray[np.int64], StarBlock]:
+    """1-based optics group of each particle, and the table of groups."""
+    shared = torch.stack([optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast], dim=-1)
+    groups, member = np.unique(shared.double().cpu().numpy(), axis=0, return_inverse=True)
+    count = len(groups)
+    numbers = list(range(1, count + 1))
+    columns = {
+        "rlnOpticsGroup": format_column(numbers),
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+        "rlnVoltage": format_column(groups[:, 0]),
+        "rlnSphericalAberration": format_column(groups[:, 1]),
+        "rlnAmplitudeContrast": format_column(groups[:, 2]),
+        "rlnImagePixelSize": format_column([pixel_size_angstrom + 0.0] * count),
+        "rlnImageSize": format_column([box_size] * count),
+        "rlnImageDimensionality": ["2"] * count,
+    }
+    return np.asarray(member.reshape(-1) + 1, dtype=np.int64), StarBlock(columns)
+
+
+def make_document(
+    image_names: Sequence[str],
+    optics: Optics,
+    *,
+    pixel_size_angstrom: float,
+    box_size: int,
+    micrograph_names: Sequence[str] | None = None,
+    pose: Pose | None = None,
+    half_set: Sequence[int] | None = None,
+) -> StarDocument:
+    """A RELION 3.1 document for particles, one row each.
+
+    Args:
+        image_names: ``000001@stack.mrcs`` and so on.
+        optics: CTF parameters; groups are made of equal voltage, Cs and amplitude contrast.
+        pixel_size_angstrom: Å.
+        box_size: pixels.
+        micrograph_names: of each particle.
+        pose: written as angles and origins where given.
+        half_set: written as ``rlnRandomSubset`` where given.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    group, optics_block = _optics_block(optics, pixel_size_angstrom, box_size)
+    columns: dict[str, list[str]] = {"rlnImageName": list(image_names)}
+    if micrograph_names is not None:
+        columns["rlnMicrographName"] = list(micrograph_names)
+    columns["rlnOpticsGroup"] = format_column(group)
+    for key, name in list(_CTF_COLUMNS.items())[:3] + list(_OPTIONAL_CTF.items()):
+        columns[name] = format_column(getattr(optics, key).double().cpu().numpy())
+    if pose is not None:
+        columns |= pose_columns(pose)
+    if half_set is not None:
+        columns["rlnRandomSubset"] = format_column(half_set)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of different length: {lengths}")
+    return StarDocument({"optics": optics_block, "particles": StarBlock(columns)})
