@@ -8,6 +8,7 @@ import torch
 from vitreous.cli import progress, simulation
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
+from vitreous.data.particles import Particles
 from vitreous.io.mrc import open_stack, read_mrc, write_mrc
 from vitreous.io.star import read_star
 from vitreous.physics.simulator import simulate
@@ -17,6 +18,7 @@ CTF_TEXT = """# CTFFIND4 results
 2 22000 21000 70 0.5 0.1 4
 3 18000 18000 0 0 0.1 4
 """
+MICROGRAPH = "rlnMicrographName"
 SMALL = ("--box", 24, "--apix", 6, "--n", 120, "--quiet", "--threads", 1)
 
 
@@ -83,7 +85,7 @@ def test_files_describe_the_images_and_the_noise_has_the_asked_power(vitreous, t
     assert abs(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]) < 0.015
     optics, rows = tables(out)
     assert optics.columns["rlnVoltage"] == ["200.000000"]
-    assert set(rows.columns["rlnPhaseShift"]) == {"0.000", f"{np.degrees(0.5):.3f}"}
+    assert set(rows.columns["rlnPhaseShift"]) == {"0.000000", f"{np.degrees(0.5):.6f}"}
     assert open_stack(out / "particles.mrcs").pixel_size_angstrom == pytest.approx(6)
 
 
@@ -102,6 +104,23 @@ def test_particles_star_holds_what_a_user_would_have(vitreous, tmp_path, ctf_fil
     assert config["options"]["seed"] == 0
     assert set(config["inputs"]) == {"ctf"}
     assert not (out / "noise.star").exists()
+
+
+def test_the_package_reads_back_what_it_wrote(vitreous, tmp_path, ctf_file):
+    out = tmp_path / "SIM"
+    noise = patch_stack(tmp_path, 2, 24, 6.0)
+    call = ("simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "--shift", "gaussian:8")
+    assert vitreous(*call, "--noise", noise, "-o", out)[0] == 0
+    known = Particles.from_star(out / "particles.star")
+    assert (len(known), known.box_size, known.pixel_size_angstrom) == (120, 24, 6.0)
+    assert known.pose is None
+    assert set(known.micrograph_names) == set(tables(out)[1].columns[MICROGRAPH])
+    truth = Particles.from_star(out / "truth.star")
+    assert truth.pose.shift_angstrom.std() == pytest.approx(8, rel=0.15)
+    assert torch.equal(truth.read(slice(None)), torch.from_numpy(images_of(out)))
+    backgrounds = Particles.from_star(out / "noise.star")
+    assert len(backgrounds) == 3
+    assert set(backgrounds.micrograph_names) == set(known.micrograph_names)
 
 
 def test_same_seed_same_bytes_other_seed_other_data(vitreous, tmp_path):

@@ -82,8 +82,8 @@ def table(text: str) -> str:
     """CSV text as aligned columns, with short heads.
 
     >>> print(table("shell,frequency_inv_angstrom,fsc\\n0,0.0,1.0\\n"))
-    shell    1/Å  fsc
-        0    0.0  1.0
+    shell  1/Å  fsc
+        0  0.0  1.0
     """
     heads = {"frequency_inv_angstrom": "1/Å", "resolution_angstrom": "Å"}
     rows = [line.split(",") for line in text.strip().splitlines()]

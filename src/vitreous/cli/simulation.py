@@ -6,7 +6,7 @@ This is the file side of the papers' Algorithm 2; the physics is :mod:`vitreous.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vitreous.cli.common import generator
 from vitreous.core.params import Optics, Pose
-from vitreous.core.rotation import matrix_to_euler
+from vitreous.data.tables import make_document
 from vitreous.io.mrc import MrcStackWriter, write_mrc
-from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
+from vitreous.io.star import StarDocument, write_star
 from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, noise_sigma
 from vitreous.physics.poses import PoseSampler, ShiftSampler
 from vitreous.physics.projector import oversampled_spectrum
@@ -209,63 +209,46 @@ def write_dataset(
             done += len(index)
             notify(done / len(truth))
     write_mrc(path("truth.mrc"), volume.cpu().numpy(), pixel_size_angstrom)
-    document = particle_tables(truth, micrographs, n, pixel_size_angstrom)
     if background is not None:
-        _write_background(path, background, micrographs, document, n, pixel_size_angstrom)
-    write_star(path("truth.star"), with_poses(document, truth.pose))
-    write_star(path("particles.star"), document)
+        _write_background(path, background, micrographs, n, pixel_size_angstrom)
+    for name, pose in (("truth.star", truth.pose), ("particles.star", None)):
+        table = particle_table(
+            "particles.mrcs",
+            torch.arange(len(truth)),
+            truth.micrograph_id,
+            micrographs,
+            n,
+            pixel_size_angstrom,
+            pose,
+        )
+        write_star(path(name), table)
     return Summary(variance, sigma)
 
 
-def particle_tables(
-    truth: Truth, micrographs: Micrographs, box_size: int, pixel_size_angstrom: float
+def particle_table(
+    stack: str,
+    index: Tensor,
+    micrograph_id: Tensor,
+    micrographs: Micrographs,
+    box_size: int,
+    pixel_size_angstrom: float,
+    pose: Pose | None = None,
 ) -> StarDocument:
-    """``particles.star``: optics group and one row for each particle, without poses."""
-    optics = micrographs.optics[truth.micrograph_id]
-    group = {
-        "rlnOpticsGroupName": ["opticsGroup1"],
-        "rlnOpticsGroup": ["1"],
-        "rlnVoltage": format_column(optics.voltage_kv[:1].double()),
-        "rlnSphericalAberration": format_column(optics.cs_mm[:1].double()),
-        "rlnAmplitudeContrast": format_column(optics.amplitude_contrast[:1].double()),
-        "rlnImagePixelSize": format_column([float(pixel_size_angstrom)]),
-        "rlnImageSize": [str(box_size)],
-        "rlnImageDimensionality": ["2"],
-    }
-    rows = {
-        "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(len(truth))],
-        "rlnMicrographName": [micrographs.names[i] for i in truth.micrograph_id.tolist()],
-        "rlnOpticsGroup": ["1"] * len(truth),
-        "rlnDefocusU": format_column(optics.defocus_u_angstrom.double(), 2),
-        "rlnDefocusV": format_column(optics.defocus_v_angstrom.double(), 2),
-        "rlnDefocusAngle": format_column(optics.defocus_angle_deg.double(), 3),
-        "rlnPhaseShift": format_column(optics.phase_shift_deg.double(), 3),
-        "rlnCtfBfactor": format_column(optics.b_factor_angstrom2.double(), 3),
-    }
-    return StarDocument({"optics": StarBlock(group), "particles": StarBlock(rows)})
-
-
-def with_poses(document: StarDocument, pose: Pose) -> StarDocument:
-    """The same rows with true angles (degrees) and RELION's origins (minus the shift, Å)."""
-    angles = matrix_to_euler(pose.rotation.double())
-    origin = 0.0 - pose.shift_angstrom.double()  # 0 - x: no minus zeros in the table
-    extra = {
-        "rlnAngleRot": format_column(angles[:, 0]),
-        "rlnAngleTilt": format_column(angles[:, 1]),
-        "rlnAnglePsi": format_column(angles[:, 2]),
-        "rlnOriginXAngst": format_column(origin[:, 0]),
-        "rlnOriginYAngst": format_column(origin[:, 1]),
-    }
-    particles = document.blocks["particles"]
-    block = replace(particles, columns={**particles.columns, **extra})
-    return StarDocument({**document.blocks, "particles": block})
+    """Rows for the images ``index (k,)`` of a stack: micrograph, its CTF, poses where given."""
+    return make_document(
+        [f"{i + 1:06d}@{stack}" for i in index.tolist()],
+        micrographs.optics[micrograph_id],
+        pixel_size_angstrom=pixel_size_angstrom,
+        box_size=box_size,
+        micrograph_names=[micrographs.names[i] for i in micrograph_id.tolist()],
+        pose=pose,
+    )
 
 
 def _write_background(
     path: Callable[[str], Path],
     background: Background,
     micrographs: Micrographs,
-    document: StarDocument,
     box_size: int,
     pixel_size_angstrom: float,
 ) -> None:
@@ -273,16 +256,14 @@ def _write_background(
     size = background.patches.shape[-1]
     start = size // 2 - box_size // 2
     window = slice(start, start + box_size)
-    write_mrc(
-        path("noise.mrcs"),
-        background.patches[:, window, window].numpy(),
+    patches = background.patches[:, window, window].numpy()
+    write_mrc(path("noise.mrcs"), patches, pixel_size_angstrom, is_stack=True)
+    table = particle_table(
+        "noise.mrcs",
+        background.patch_index,
+        background.micrograph_id,
+        micrographs,
+        box_size,
         pixel_size_angstrom,
-        is_stack=True,
     )
-    rows = {
-        "rlnImageName": [f"{i + 1:06d}@noise.mrcs" for i in background.patch_index.tolist()],
-        "rlnMicrographName": [micrographs.names[i] for i in background.micrograph_id.tolist()],
-        "rlnOpticsGroup": ["1"] * len(background.patch_index),
-    }
-    blocks = {"optics": document.blocks["optics"], "particles": StarBlock(rows)}
-    write_star(path("noise.star"), StarDocument(blocks))
+    write_star(path("noise.star"), table)
