@@ -271,6 +271,18 @@ def test_map_input_is_resampled_and_symmetry_checked(vitreous, tmp_path):
     assert "not C4 about RELION's axes" in err
 
 
+def test_a_map_cut_by_the_box_is_warned_about(vitreous, tmp_path):
+    source = tmp_path / "map.mrc"
+    density = np.zeros((40, 40, 40), np.float32)
+    density[8:33, 15:25, 15:25] = 1.0  # 150 Å long
+    write_mrc(source, density, 6.0)
+    for box, warned in ((32, False), (16, True)):
+        call = ("simulate", source, "--box", box, "--apix", 6, "--n", 9, "-q")
+        code, _, err = vitreous(*call, "-o", tmp_path / str(box))
+        assert code == 0
+        assert ("of its power lies outside the box" in err) == warned
+
+
 def test_signal_ends_with_its_code_and_no_partial_stack(vitreous, tmp_path, monkeypatch):
     monkeypatch.setattr(simulation, "chunk_size", lambda box: 10)
     update = progress.RunProgress.update
