@@ -426,6 +426,14 @@ def test_fault_17_paths_that_leave_the_root(project: Path, outside: Path, way: s
     assert particles.read([0])[0, 0, 0] == 900.0
 
 
+def test_fault_17_an_absolute_name_inside_the_root_is_fine(project: Path) -> None:
+    stack = project.parent / "Extract" / "s1.mrcs"
+    edit(project, rlnImageName=[f"1@{stack}"] * 8)
+    assert len(Particles.from_star(project)) == 8
+    with pytest.raises(InputError, match="not found"):
+        Particles.from_star(edit(project, rlnImageName=["1@/no/such.mrcs"] * 8))
+
+
 def test_many_stacks_do_not_exhaust_open_files(tmp_path: Path) -> None:
     for i in range(100):
         write_mrc(tmp_path / f"{i}.mrcs", values(i, 1), 2.0, is_stack=True)

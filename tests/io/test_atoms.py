@@ -34,7 +34,9 @@ def peng(element: str, k: np.ndarray) -> np.ndarray:
     return sum(a * np.exp(-b * k**2 / 4) for a, b in zip(table.a, table.b, strict=True))
 
 
-@pytest.mark.parametrize(("box", "resolution"), [(24, 4.0), (25, 4.0), (24, 7.0), (24, 2.5)])
+@pytest.mark.parametrize(
+    ("box", "resolution"), [(24, 4.0), (25, 4.0), (24, 7.0), (24, 2.5), (25, 2.7)]
+)
 def test_one_atom_is_its_scattering_factor(tmp_path: Path, box: int, resolution: float) -> None:
     pixel = 2.0
     path = write_model(tmp_path / "c.pdb", [("C", 3.0, -40.0, 17.0)])

@@ -83,6 +83,7 @@ def test_stack_writer_streams_batches_and_tensors(tmp_path: Path, mode: int) -> 
     assert stack.read([2]).dtype == np.float32
     with mrcfile.open(path) as oracle:
         assert oracle.is_image_stack()
+        assert oracle.voxel_size.tolist() == (3.0, 3.0, 3.0)
         assert float(oracle.header.rms) == pytest.approx(float(want.std(correction=0)), rel=1e-3)
 
 

@@ -150,8 +150,8 @@ def find_stack(
     the project's root), or, where given, from ``data_root`` and below it only.
 
     Raises:
-        InputError: not found; or absolute, leaving the root by ``..`` or through a symbolic link,
-            unless ``allow_outside_root``.
+        InputError: not found; or outside the root (``data_root``, else the folder where it was
+            found) by an absolute name, ``..`` or a symbolic link, unless ``allow_outside_root``.
     """
     here = star.absolute().parent
     above = list(here.parents)[:_WALK_UP]
@@ -159,11 +159,6 @@ def find_stack(
     if data_root is not None:
         root = data_root.absolute()
         folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]
-    unsafe = Path(name).is_absolute()
-    if unsafe and not allow_outside_root:
-        raise InputError(
-            f"{star}: image path {name!r}: is absolute; pass --allow-outside-root if you trust it"
-        )
     for folder in folders:
         found = folder / name
         if not found.is_file():

@@ -51,10 +51,10 @@ def _pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
         flat = tensor.detach().cpu()
         flat = torch.view_as_real(flat.resolve_conj()) if name in complex_names else flat
         flat = flat.contiguous()
-        storage = flat.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != flat.nbytes:
-            flat = flat.clone()  # the format refuses tensors that share or only view memory
-        seen.add(storage.data_ptr())
+        memory = flat.untyped_storage().data_ptr()
+        if memory in seen:
+            flat = flat.clone()  # the format refuses tensors that share memory
+        seen.add(memory)
         plain[name] = flat
     return safetensors.torch.save(plain), complex_names
 
