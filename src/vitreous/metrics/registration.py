@@ -1,0 +1,305 @@
+"""Search engine behind map alignment: whitened spectra, exhaustive search, Gauss-Newton refinement.
+
+The moving map's spectrum, rotated, phase-shifted and perhaps conjugated (the other hand), is
+compared with the reference's at the integer frequencies of half a ball.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitreous.core.fourier import rfft_centered
+from vitreous.core.grid import soft_mask
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
+
+_CHUNK = 2_000_000  # spectrum samples per batch of rotations
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Transforms of the moving map: ``out(r) = moving(+-R^T (r - t))``, minus when mirrored.
+
+    Args:
+        rotation: ``(b, 3, 3)``.
+        shift_px: ``(b, 3)`` in (x, y, z), pixels of the searched box.
+        mirrored: bool ``(b,)``.
+        score: ``(b,)`` weighted correlation in [-1, 1].
+    """
+
+    rotation: Tensor
+    shift_px: Tensor
+    mirrored: Tensor
+    score: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> Candidates:
+        """Select candidates."""
+        return Candidates(
+            self.rotation[index], self.shift_px[index], self.mirrored[index], self.score[index]
+        )
+
+
+def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
+    """Integer frequencies (x, y, z) with 0.5 <= |k| < radius + 0.5, one of each +-k pair.
+
+    Where there are more than ``most``, a fixed random subset that favours low ones.
+
+    >>> len(half_ball(1, 100, torch.device("cpu")))
+    9
+    """
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    points = points[len(points) // 2 + 1 :]
+    points = points[points.square().sum(-1) < (radius + 0.5) ** 2]
+    if len(points) > most:
+        # Low frequencies are kept whole, high ones thinned in proportion to 1 / |k|.
+        generator = torch.Generator().manual_seed(0)
+        rank = torch.rand(len(points), generator=generator) * points.norm(dim=-1)
+        points = points[rank.argsort()[:most].sort().values]
+    return points.to(device)
+
+
+class Registration:
+    """Two maps ready to be compared at any relative rotation, shift and hand.
+
+    Args:
+        moving, reference: ``(n, n, n)`` float32 of the same box; a soft sphere is cut out of both.
+    """
+
+    def __init__(self, moving: Tensor, reference: Tensor) -> None:
+        """Transform both maps once; see the class."""
+        n = self.n = int(moving.shape[-1])
+        self.device = moving.device
+        mask = soft_mask(n, 3, n / 2 - 2, 2, device=self.device)
+        axis = torch.sinc((torch.arange(n, device=self.device) - n // 2) / (2 * n)) ** 2
+        window = mask / (axis[:, None, None] * axis[:, None] * axis)
+        low = n - n // 2  # places index n // 2 at index n of the doubled box
+        padded = F.pad((moving - moving.mean()) * window, [low, n - low] * 3)
+        self._moving_half = rfft_centered(padded, 3)
+        self._reference_half = rfft_centered((reference - reference.mean()) * mask, 3)
+        self._grid = torch.zeros(0)
+        self.points = torch.zeros(0, 3)
+
+    def use(self, radius: int, most: int = 20_000) -> None:
+        """Compare at frequencies up to ``radius`` cycles per box, at most ``most`` of them."""
+        self.radius = radius
+        self.points = half_ball(radius, most, self.device)
+        reach = 2 * radius + 3
+        size = 2 * self.n
+        index = torch.arange(-reach, reach + 1, device=self.device) % size
+        right = self._moving_half[index[:, None], index][..., : reach + 1]
+        # F(-k) = conj F(k) fills the left half of the cube.
+        left = right[..., 1:].flip(0, 1, 2).conj()
+        cube = torch.cat([left, right], dim=-1)
+        self._grid = torch.view_as_real(cube).permute(3, 0, 1, 2)[None].contiguous()
+        self._shell = self.points.norm(dim=-1).round().long()
+        self._set_reference()
+        self._whiten_moving()
+        self.weight = 1 / self._shell.to(self.points)
+
+    def _set_reference(self) -> None:
+        x, y, z = self.points.long().unbind(-1)
+        sign = torch.where(x < 0, -1, 1)
+        value = self._reference_half[(sign * z) % self.n, (sign * y) % self.n, x.abs()]
+        self._reference = self._white(torch.where(x < 0, value.conj(), value))
+
+    def _whiten_moving(self) -> None:
+        self._moving_scale = torch.ones_like(self.points[:, 0])
+        value = self.sample(torch.eye(3, device=self.device)[None])[0]
+        white = self._white(value)
+        scale = white.abs() / value.abs().clamp(min=1e-30)
+        self._moving_scale = torch.where(value.abs() > 0, scale, torch.zeros_like(scale))
+
+    def _white(self, value: Tensor) -> Tensor:
+        """Divide by the root mean square of each shell; empty shells become zero."""
+        power = torch.zeros(self.radius + 1, device=self.device)
+        count = torch.zeros_like(power)
+        power.index_add_(0, self._shell, value.abs().square())
+        count.index_add_(0, self._shell, torch.ones_like(value.real))
+        rms = (power / count.clamp(min=1)).sqrt()
+        gain = torch.where(rms > rms.max() * 1e-7, 1 / rms.clamp(min=1e-30), torch.zeros_like(rms))
+        return value * gain[self._shell]
+
+    def sample(self, rotation: Tensor) -> Tensor:
+        """Whitened moving spectrum at ``R^T k``, ``(b, 3, 3)`` to complex ``(b, p)``."""
+        size = self._grid.shape[-1]
+        position = (self.points @ rotation) * (4 / (size - 1))  # two grid cells per cycle
+        out = F.grid_sample(self._grid, position[None, :, :, None], align_corners=True)
+        value = torch.complex(out[0, 0, ..., 0], out[0, 1, ..., 0])
+        return value * self._moving_scale
+
+    def moved(self, rotation: Tensor, shift_px: Tensor, mirrored: Tensor) -> Tensor:
+        """Whitened spectrum of the moved map at the points, complex ``(b, p)``."""
+        value = self.sample(rotation)
+        value = torch.where(mirrored[:, None], value.conj(), value)
+        angle = (shift_px @ self.points.mT) * (-2 * math.pi / self.n)
+        return value * torch.polar(torch.ones_like(angle), angle)
+
+    def correlation(self, value: Tensor) -> Tensor:
+        """Weighted correlation of ``(b, p)`` spectra with the reference's.
+
+        Both are white, hence of known power: dividing by the power at hand would reward places
+        where interpolation happens to damp the moving map's noise.
+        """
+        cross = (value * self._reference.conj()).real @ self.weight
+        return cross / self._power
+
+    @property
+    def _power(self) -> Tensor:
+        return self.weight.sum().clamp(min=1e-30)
+
+    def weigh_by_agreement(self, best: Candidates) -> None:
+        """Weight each shell by its correlation (at least 0.03) under the first candidate."""
+        value = self.moved(best.rotation[:1], best.shift_px[:1], best.mirrored[:1])[0]
+        cross = torch.zeros(self.radius + 1, device=self.device)
+        count = torch.zeros_like(cross)
+        cross.index_add_(0, self._shell, (value * self._reference.conj()).real)
+        count.index_add_(0, self._shell, torch.ones_like(value.real))
+        padded = F.pad(cross, [1, 1]) + F.pad(cross, [2, 0]) + F.pad(cross, [0, 2])
+        counts = F.pad(count, [1, 1]) + F.pad(count, [2, 0]) + F.pad(count, [0, 2])
+        agreement = (padded / counts.clamp(min=1))[1:-1].clamp(0.01, 0.95)
+        self.weight = (agreement / (1 - agreement**2))[self._shell]
+
+    def search(self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]) -> Candidates:
+        """Best shift and its score for every rotation and hand.
+
+        Args:
+            rotations: ``(m, 3, 3)``.
+            shift_axes: ``(a, 3)`` free directions: none, one, or all three.
+            hands: which of False (as is) and True (mirrored) to try.
+        """
+        box = 2 * self.radius + 2
+        size = max(1, _CHUNK // len(self.points))
+        results = [
+            self._search_chunk(part, shift_axes, mirrored, box)
+            for mirrored in hands
+            for part in torch.split(rotations, size)
+        ]
+        return Candidates(*(torch.cat(column) for column in zip(*results, strict=True)))
+
+    def _search_chunk(
+        self, rotations: Tensor, shift_axes: Tensor, mirrored: bool, box: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        value = self.sample(rotations)
+        value = value.conj() if mirrored else value
+        cross = value * (self._reference.conj() * self.weight)
+        hand = torch.full((len(rotations),), mirrored, device=self.device)
+        steps = torch.arange(box, device=self.device) - box // 2
+        if len(shift_axes) == 3:
+            best, where = self._shift_scan(cross, box)
+            x, y, z = where % box, where // box % box, where // box**2
+            shift = torch.stack([x, y, z], dim=-1)
+            shift = torch.where(shift >= (box + 1) // 2, shift - box, shift) * (self.n / box)
+        elif len(shift_axes) == 1:
+            shifts = steps[:, None] * (self.n / box) * shift_axes
+            angle = (self.points @ shifts.mT) * (-2 * math.pi / self.n)
+            scores = cross.real @ angle.cos() - cross.imag @ angle.sin()
+            best, where = scores.max(-1)
+            shift = shifts[where]
+        else:
+            best, shift = cross.real.sum(-1), torch.zeros(len(rotations), 3, device=self.device)
+        return rotations, shift.to(self.points), hand, best / self._power
+
+    def _shift_scan(self, cross: Tensor, box: int) -> tuple[Tensor, Tensor]:
+        """Maximum over all whole-grid shifts of the cross-correlation, and its flat index."""
+        # The correlation at shift t is Re sum cross exp(-2 pi i k t / n): an inverse transform of
+        # the conjugate.
+        x, y, z = self.points.long().unbind(-1)
+        sign = torch.where(x < 0, -1, 1)
+        flat = (((sign * z) % box) * box + (sign * y) % box) * (box // 2 + 1) + x.abs()
+        values = torch.where(x < 0, cross, cross.conj())
+        both = torch.where(x == 0, 1.0, 0.5)  # irfft doubles every column but x = 0
+        spectrum = cross.new_zeros(len(cross), box * box * (box // 2 + 1))
+        spectrum[:, flat] = values * both
+        cube = spectrum.reshape(-1, box, box, box // 2 + 1)
+        # Real part of the half with x = 0 only needs its own mirror image, half of it each.
+        plane = cube[..., 0]
+        mirror = plane.flip(1, 2).roll((1, 1), (1, 2)).conj()
+        cube[..., 0] = (plane + mirror) / 2
+        scores = torch.fft.irfftn(cube, s=(box, box, box), dim=(1, 2, 3), norm="forward")
+        best, where = scores.flatten(1).max(-1)
+        return best, where
+
+    def refine(
+        self, start: Candidates, rotation_axes: Tensor, shift_axes: Tensor, iterations: int
+    ) -> Candidates:
+        r"""Gauss-Newton with Levenberg damping of each candidate, best first.
+
+        Maximises :math:`\mathrm{Re} \sum_k w B(k) A_{R,t}^*(k)` over rotations
+        :math:`\exp(\omega) R` with :math:`\omega` in the span of ``rotation_axes`` and shifts in
+        the span of ``shift_axes``; the Hessian is that of the least-squares fit.
+        """
+        rotation, shift = start.rotation, start.shift_px
+        value = self.moved(rotation, shift, start.mirrored)
+        score = self.correlation(value)
+        damping = torch.full_like(score, 1e-2)
+        free = len(rotation_axes) + len(shift_axes)
+        for _ in range(iterations if free else 0):
+            step = self._step(
+                value, rotation, shift, start.mirrored, rotation_axes, shift_axes, damping
+            )
+            turn = step[:, : len(rotation_axes)] @ rotation_axes
+            new_rotation = axis_angle_to_matrix(turn) @ rotation
+            new_shift = shift + step[:, len(rotation_axes) :] @ shift_axes
+            new_value = self.moved(new_rotation, new_shift, start.mirrored)
+            new_score = self.correlation(new_value)
+            better = new_score > score
+            rotation = torch.where(better[:, None, None], new_rotation, rotation)
+            shift = torch.where(better[:, None], new_shift, shift)
+            value = torch.where(better[:, None], new_value, value)
+            gain = (new_score - score).clamp(min=0).max()
+            score = torch.where(better, new_score, score)
+            damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
+            if bool(better.any()) and float(gain) < 1e-6:
+                break
+        order = score.argsort(descending=True)
+        return Candidates(rotation, shift, start.mirrored, score)[order]
+
+    def _step(
+        self,
+        value: Tensor,
+        rotation: Tensor,
+        shift: Tensor,
+        mirrored: Tensor,
+        rotation_axes: Tensor,
+        shift_axes: Tensor,
+        damping: Tensor,
+    ) -> Tensor:
+        epsilon = 0.25 / self.radius
+        columns = []
+        for axis in rotation_axes:
+            turn = axis_angle_to_matrix(epsilon * axis)
+            ahead = self.moved(turn @ rotation, shift, mirrored)
+            behind = self.moved(turn.mT @ rotation, shift, mirrored)
+            columns.append((ahead - behind) / (2 * epsilon))
+        for axis in shift_axes:
+            columns.append(value * (self.points @ axis) * (-2j * math.pi / self.n))
+        weight = self.weight
+        power = (value.abs().square() @ weight).clamp(min=1e-30)
+        scale = ((value * self._reference.conj()).real @ weight / power).clamp(min=0.02)
+        jacobian = torch.stack(columns, dim=1)
+        weighted = jacobian.conj() * weight
+        hessian = (weighted @ jacobian.mT).real * scale[:, None, None]
+        gradient = (weighted @ self._reference[:, None]).real
+        diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        ridge = diagonal * damping[:, None] + diagonal.amax(-1, keepdim=True) * 1e-9 + 1e-30
+        solved: Tensor = torch.linalg.solve(hessian + torch.diag_embed(ridge), gradient)
+        return solved[..., 0]
+
+
+def distinct(candidates: Candidates, most: int, angle_deg: float) -> Candidates:
+    """The best candidates, each at least ``angle_deg`` from every better one of its hand."""
+    pool = candidates[candidates.score.argsort(descending=True)[: 12 * most]]
+    near = geodesic_distance_deg(pool.rotation[:, None], pool.rotation) < angle_deg
+    near &= pool.mirrored[:, None] == pool.mirrored
+    close = near.tolist()
+    chosen: list[int] = []
+    for i in range(len(close)):
+        if len(chosen) < most and not any(close[i][j] for j in chosen):
+            chosen.append(i)
+    return pool[torch.tensor(chosen, device=pool.score.device)]
