@@ -1,0 +1,487 @@
+"""CryoGAN: a volume found by making its simulated images indistinguishable from the real ones.
+
+Algorithm 1 of H. Gupta, M. T. McCann, L. Donati, M. Unser, IEEE TCI 7 (2021), with appendices A.6.5
+and A.6.6 of L. Donati's thesis (EPFL, 2020): a critic learns to tell real images from images that
+the physics simulator makes of the current volume; the volume follows the critic's gradient. No
+image is ever given a pose.
+
+What the papers leave open is settled by measurement (``docs/ablations.md``): small boxes first, a
+strided critic, a penalty now and then, the noise level started from the particles' backgrounds.
+``paper_config`` holds the papers' own settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitreous.core.errors import DivergedError
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import frequency_grid, radius_grid
+from vitreous.models.critic import Critic
+from vitreous.models.volume import VoxelVolume
+from vitreous.physics.ctf import ctf_half
+from vitreous.physics.noise import BackgroundPatches, prepare_patches
+from vitreous.physics.projector import oversampled_spectrum
+from vitreous.physics.simulator import Conditions, Simulator
+from vitreous.solvers.losses import gradient_penalty, normalise_images
+
+STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
+_STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage:
+    """A stretch of the run at one box size.
+
+    Args:
+        box_size: edge of images and volume in pixels; the field of view never changes.
+        iterations: volume updates.
+    """
+
+    box_size: int
+    iterations: int
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CryoGanConfig:
+    """Settings of Algorithm 1; the defaults are for the command line's ``abinit``.
+
+    Args:
+        stages: boxes and iterations, coarse to fine.
+        symmetry: point group, imposed by construction.
+        batch_size: M of eq. (14).
+        n_critic: critic updates per volume update.
+        penalty: lambda of eq. (13); the norm is over all pixels of an image.
+        penalty_every: take the penalty at every so many critic updates, times as many.
+        critic: kind of network; channels: of its first block.
+        learning_rate_critic, learning_rate_volume, learning_rate_scale: Adam steps at the start.
+        learning_rate_end: factor reached exponentially at the end of the run.
+        betas: of Adam.
+        warm_up: volume updates over which its step grows to full size.
+        mask_fraction: radius of the spherical mask, in box sizes.
+        floor_centre, floor_edge: clipping constraint. At distance r the volume may be no lower
+            than ``-(floor_centre t + floor_edge r / R)`` times its maximum, t the share of the run
+            that is done, R the mask's radius; None: no constraint.
+        clip_volume, clip_critic, clip_scale: bounds on the gradient per voxel, on the norm of the
+            critic's and on that of the scales; the first two grow from 0 over ``clip_epochs``.
+        noise_start: "background" estimates the share of noise from the particles' corners;
+            "one" starts both scales at 1.
+        correct_phases: multiply images, real and simulated, by the sign of their CTF.
+        mirror: show the critic real images randomly mirrored and transposed, which changes nothing
+            about a data set whose orientations are uniform, and so makes eight of one.
+        smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
+            smoothing_decay: factor per epoch.
+        averaging: of the volume over updates (exponential, 0 for none).
+    """
+
+    stages: tuple[Stage, ...]
+    symmetry: str = "C1"
+    batch_size: int = 32
+    n_critic: int = 2
+    penalty: float = 10.0
+    penalty_every: int = 4
+    critic: Literal["paper", "strided"] = "strided"
+    channels: int = 24
+    learning_rate_critic: float = 1e-3
+    learning_rate_volume: float = 2e-2
+    learning_rate_scale: float = 1e-3
+    learning_rate_end: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    warm_up: int = 20
+    mask_fraction: float = 0.45
+    floor_centre: float | None = 0.1
+    floor_edge: float = 0.1
+    clip_volume: float = 1e3
+    clip_critic: float = 1e6
+    clip_scale: float = 10.0
+    clip_epochs: float = 0.0
+    noise_start: Literal["background", "one"] = "background"
+    correct_phases: bool = False
+    mirror: bool = True
+    smoothing_px: float = 0.0
+    smoothing_decay: float = 0.98
+    averaging: float = 0.99
+
+    @property
+    def iterations(self) -> int:
+        """Volume updates of the whole run."""
+        return sum(stage.iterations for stage in self.stages)
+
+
+class ImageSource(Protocol):
+    """Real particle images, read a batch at a time."""
+
+    @property
+    def box_size(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Tensor) -> Tensor: ...
+
+
+class CryoGan:
+    """The reconstruction of one half set; call :meth:`step` until :attr:`done`.
+
+    Args:
+        images: the half set's particles, protein positive; row i belongs to row i of
+            ``simulator.optics``.
+        simulator: imaging conditions to draw from, at the particles' box and pixel size.
+        config: settings.
+        generators: one per name of :data:`STREAMS`, all on the simulator's device.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        simulator: Simulator,
+        config: CryoGanConfig,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.images = images
+        self.full_simulator = simulator
+        self.config = config
+        self.generators = dict(generators)
+        self.device = simulator.micrograph_id.device
+        self.iteration = 0
+        self.critic_updates = 0
+        self.failures = 0
+        self._enter(0, None)
+
+    # ---------------------------------------------------------------- stages
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has had its iterations."""
+        return self.iteration >= self.config.iterations
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the half set so far, counted in images shown to the critic."""
+        return self.critic_updates * self.config.batch_size / len(self.images)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by number of iterations."""
+        return self.iteration / max(1, self.config.iterations)
+
+    def _enter(self, stage: int, start: Tensor | None) -> None:
+        """Set up box, data, networks and optimisers of a stage from the last stage's volume."""
+        c = self.config
+        self.stage = stage
+        n = c.stages[stage].box_size
+        self.n = n
+        self.simulator = _at_box(self.full_simulator, n)
+        self._cache = _Cache(self.images, n, self.device)
+        self.volume = VoxelVolume(n, c.symmetry, c.mask_fraction * n, start=start).to(self.device)
+        self.average = self.volume.free.detach().clone()
+        share = self._noise_share() if c.noise_start == "background" else None
+        self.log_noise = torch.zeros((), device=self.device)
+        self.log_signal = torch.zeros((), device=self.device)
+        if share is not None:
+            self.log_noise += 0.5 * math.log(share)
+            self.log_signal += self._matching_log_signal(share)
+        self.log_noise.requires_grad_()
+        self.log_signal.requires_grad_()
+        self.critic = Critic(n, c.channels, c.critic, generator=_cpu_twin(self.generators["init"]))
+        self.critic.to(self.device)
+        adam = torch.optim.Adam
+        self.optimisers = {
+            "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
+            "volume": adam([self.volume.free], c.learning_rate_volume, betas=c.betas),
+            "scale": adam([self.log_signal, self.log_noise], c.learning_rate_scale, betas=c.betas),
+        }
+
+    def _noise_share(self) -> float:
+        """Share of the images' variance that is noise, from the pixels outside the particle."""
+        indices = torch.arange(len(self.images))[:: max(1, len(self.images) // 2000)]
+        images = normalise_images(self._cache.read(indices))
+        outside = radius_grid(self.n, 2, device=self.device) > 0.5 * self.n
+        return min(0.98, float(images[:, outside].var(dim=1).mean()))
+
+    def _matching_log_signal(self, noise_share: float) -> float:
+        """Log scale that gives the volume's images what the noise leaves of the unit variance."""
+        with torch.no_grad():
+            conditions = self._draw(256)
+            clean = self._clean(oversampled_spectrum(self.volume()), conditions)
+            deviation = float((clean - clean.mean((-2, -1), keepdim=True)).square().mean().sqrt())
+        return 0.5 * math.log(1 - noise_share) - math.log(deviation) if deviation > 0 else 0.0
+
+    # ---------------------------------------------------------------- images
+
+    def _draw(self, count: int) -> Conditions:
+        return self.simulator.draw(
+            count, poses=self.generators["poses"], optics=self.generators["ctf"]
+        )
+
+    def _clean(self, spectrum: Tensor, conditions: Conditions) -> Tensor:
+        """Noiseless images; 4 / n keeps grey values near 1 and alike at every box."""
+        transfer = self.simulator.transfer(conditions) * (4.0 / self.n)
+        return self.simulator.clean(spectrum, conditions, transfer)
+
+    def _simulated(self, spectrum: Tensor, count: int) -> Tensor:
+        """Algorithm 2, with learned scales of signal and noise, as the critic sees it."""
+        conditions = self._draw(count)
+        noise = self.simulator.noise_like(conditions, generator=self.generators["noise"])
+        images = (
+            self.log_signal.exp() * self._clean(spectrum, conditions) + self.log_noise.exp() * noise
+        )
+        return self._seen(images, conditions.row)
+
+    def _real(self, count: int) -> Tensor:
+        """A random batch of particles, as the critic sees it."""
+        generator = self.generators["batches"]
+        row = torch.randint(
+            len(self.images), (count,), generator=generator, device=generator.device
+        )
+        images = self._seen(self._cache.read(row), row)
+        if self.config.mirror:
+            turn = int(torch.randint(8, (1,), generator=generator, device=generator.device))
+            images = _dihedral(images, turn)
+        return images
+
+    def _seen(self, images: Tensor, row: Tensor) -> Tensor:
+        """Optional phase correction and blur, then zero mean and unit deviation."""
+        c = self.config
+        blur = c.smoothing_px * c.smoothing_decay**self.epoch
+        if c.correct_phases or blur > 0:
+            kx, ky = frequency_grid(self.n, device=self.device)
+            factor = torch.exp(-2 * (math.pi * blur) ** 2 * (kx**2 + ky**2))
+            if c.correct_phases:
+                pixel = self.simulator.pixel_size_angstrom
+                transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
+                factor = factor * torch.where(transfer < 0, -1.0, 1.0)
+            images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(self.n, self.n))
+        return normalise_images(images)
+
+    # ---------------------------------------------------------------- Algorithm 1
+
+    def step(self) -> dict[str, float]:
+        """One volume update after ``n_critic`` critic updates; the numbers worth a history line."""
+        self._set_learning_rates()
+        with torch.no_grad():
+            spectrum = oversampled_spectrum(self.volume())
+        for _ in range(self.config.n_critic):  # lines 2 to 7
+            critic_stats = self._update_critic(spectrum)
+        volume_stats = self._update_volume()  # lines 8 and 9
+        stats = {
+            "iteration": float(self.iteration),
+            "box": float(self.n),
+            "epoch": self.epoch,
+            "signal": float(self.log_signal.detach().exp()),
+            "noise": float(self.log_noise.detach().exp()),
+            **critic_stats,
+            **volume_stats,
+        }
+        self._guard(stats)
+        self.iteration += 1
+        end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
+        if self.iteration >= end and self.stage + 1 < len(self.config.stages):
+            self._enter(self.stage + 1, self.result())
+        return stats
+
+    def _update_critic(self, spectrum: Tensor) -> dict[str, float]:
+        c, m = self.config, self.config.batch_size
+        with torch.no_grad():
+            real = self._real(m)
+            simulated = self._simulated(spectrum, m)
+        scores = self.critic(torch.cat([real, simulated]))
+        wasserstein = scores[:m].mean() - scores[m:].mean()
+        loss = -wasserstein
+        if self.critic_updates % c.penalty_every == 0:
+            mix = self.generators["mix"]
+            alpha = torch.rand(m, generator=mix, device=mix.device)
+            penalty = gradient_penalty(self.critic, real, simulated, alpha)
+            loss = loss + c.penalty * c.penalty_every * penalty
+        optimiser = self.optimisers["critic"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = c.clip_critic * self._clip_ramp()
+        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), limit)
+        if bool(torch.isfinite(norm)):
+            optimiser.step()
+        self.critic_updates += 1
+        return {"wasserstein": float(wasserstein.detach()), "critic_gradient": float(norm)}
+
+    def _update_volume(self) -> dict[str, float]:
+        c = self.config
+        self.critic.requires_grad_(False)
+        simulated = self._simulated(oversampled_spectrum(self.volume()), c.batch_size)
+        loss = -self.critic(simulated).mean()
+        for name in ("volume", "scale"):
+            self.optimisers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic.requires_grad_(True)
+        gradient = self.volume.free.grad
+        if gradient is not None and bool(torch.isfinite(gradient).all()):
+            limit = c.clip_volume * self._clip_ramp()
+            gradient.clamp_(-limit, limit)
+            for scale in (self.log_signal, self.log_noise):
+                if scale.grad is not None:
+                    scale.grad.clamp_(-c.clip_scale, c.clip_scale)
+            self.optimisers["volume"].step()
+            self.optimisers["scale"].step()
+            self._constrain()
+        return {"volume_loss": float(loss.detach())}
+
+    @torch.no_grad()
+    def _constrain(self) -> None:
+        """The papers' clipping constraint (A.6.5), then the running average."""
+        c, free = self.config, self.volume.free
+        if c.floor_centre is not None:
+            radius = self.volume.radius_px / (c.mask_fraction * self.n)
+            share = c.floor_centre * self.progress + c.floor_edge * radius
+            free.copy_(torch.maximum(free, -share * free.max()))
+        self.average.lerp_(free.detach(), 1 - c.averaging)
+
+    def _clip_ramp(self) -> float:
+        epochs = self.config.clip_epochs
+        return 1.0 if epochs <= 0 else max(1e-6, min(1.0, self.epoch / epochs))
+
+    def _set_learning_rates(self) -> None:
+        c = self.config
+        decay = c.learning_rate_end**self.progress
+        begun = self.iteration - sum(stage.iterations for stage in c.stages[: self.stage])
+        warm = min(1.0, (begun + 1) / max(1, c.warm_up))
+        rates = {
+            "critic": c.learning_rate_critic,
+            "volume": c.learning_rate_volume * warm,
+            "scale": c.learning_rate_scale,
+        }
+        for name, rate in rates.items():
+            self.optimisers[name].param_groups[0]["lr"] = rate * decay
+
+    # ---------------------------------------------------------------- safety, result, state
+
+    def _guard(self, stats: Mapping[str, float]) -> None:
+        """Count steps skipped for NaN; roll back after ten in a row, give up after three times."""
+        if all(math.isfinite(value) for value in stats.values()):
+            self.failures -= self.failures % 16
+            if self.iteration % 100 == 0:
+                self._snapshot = {k: v.clone() for k, v in self.tensors().items()}
+            return
+        self.failures += 1
+        if self.failures % 16 < 10:
+            return
+        self.failures += 16 - self.failures % 16
+        if self.failures >= 48 or not hasattr(self, "_snapshot"):
+            raise DivergedError(
+                "the optimisation met NaN again and again; lower the learning rates "
+                "(--learning-rate-volume, --learning-rate-critic) or look for broken particles"
+            )
+        self._load_tensors(self._snapshot, generators=False)
+
+    @torch.no_grad()
+    def result(self) -> Tensor:
+        """The averaged volume ``(n, n, n)`` at the present box, in units of the noise deviation."""
+        scale = torch.exp(self.log_signal - self.log_noise) if self.done else 1.0
+        return self.volume(self.average) * scale
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes, by name: weights, moments, scales and random streams."""
+        out = {
+            "volume": self.volume.free.detach(),
+            "average": self.average,
+            "log_signal": self.log_signal.detach(),
+            "log_noise": self.log_noise.detach(),
+        }
+        out |= {f"critic.{k}": v for k, v in self.critic.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for index, state in optimiser.state_dict()["state"].items():
+                out |= {f"adam.{name}.{index}.{k}": v for k, v in state.items()}
+        return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
+
+    def counters(self) -> dict[str, int]:
+        """Where the run stands, to be stored beside :meth:`tensors`."""
+        return {
+            "stage": self.stage,
+            "iteration": self.iteration,
+            "critic_updates": self.critic_updates,
+            "failures": self.failures,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Go on exactly where :meth:`tensors` and :meth:`counters` were taken."""
+        self._enter(int(counters["stage"]), None)
+        self.iteration = int(counters["iteration"])
+        self.critic_updates = int(counters["critic_updates"])
+        self.failures = int(counters["failures"])
+        self._load_tensors(tensors, generators=True)
+
+    @torch.no_grad()
+    def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
+        self.volume.free.copy_(tensors["volume"])
+        self.average.copy_(tensors["average"])
+        self.log_signal.copy_(tensors["log_signal"])
+        self.log_noise.copy_(tensors["log_noise"])
+        prefix = "critic."
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        self.critic.load_state_dict(weights)
+        for name, optimiser in self.optimisers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"adam.{name}."):
+                    _, _, index, moment = key.split(".")
+                    state.setdefault(int(index), {})[moment] = value.clone()
+            packed = optimiser.state_dict()
+            optimiser.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
+        if generators:
+            for name, generator in self.generators.items():
+                generator.set_state(tensors[f"random.{name}"].cpu())
+
+
+class _Cache:
+    """Particles Fourier-cropped to the stage's box, kept in memory while they fit."""
+
+    def __init__(self, images: ImageSource, n: int, device: torch.device) -> None:
+        self._images, self._n, self._device = images, n, device
+        self._all: Tensor | None = None
+        if len(images) * n * n * 4 <= 2**31:
+            pieces = torch.arange(len(images)).split(512)
+            self._all = torch.cat([self._fetch(piece) for piece in pieces])
+
+    def _fetch(self, indices: Tensor) -> Tensor:
+        images = self._images.read(indices.cpu()).to(self._device, torch.float32)
+        return fourier_resize(images, self._n, 2)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` on the device."""
+        if self._all is None:
+            return self._fetch(indices)
+        return self._all[indices.to(self._device)]
+
+
+def _at_box(simulator: Simulator, n: int) -> Simulator:
+    """The same field of view at another box: pixel size and noise patches follow."""
+    full = simulator.box_size
+    if n == full:
+        return simulator
+    noise = simulator.noise
+    if isinstance(noise, BackgroundPatches):
+        size = max(n, round(noise.patches.shape[-1] * n / full))
+        noise = dataclasses.replace(noise, patches=prepare_patches(noise.patches, size))
+    pixel = simulator.pixel_size_angstrom * full / n
+    return dataclasses.replace(simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise)
+
+
+def _cpu_twin(generator: torch.Generator) -> torch.Generator:
+    """A CPU generator seeded from another one, which it advances."""
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _dihedral(images: Tensor, turn: int) -> Tensor:
+    """One of the eight mirrors and quarter turns about the pixel ``n // 2``, wrapping around."""
+    roll = 1 if images.shape[-1] % 2 == 0 else 0
+    if turn & 1:
+        images = images.flip(-1).roll(roll, -1)
+    if turn & 2:
+        images = images.flip(-2).roll(roll, -2)
+    return images.transpose(-1, -2) if turn & 4 else images
