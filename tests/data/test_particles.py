@@ -387,6 +387,7 @@ def test_impossible_optics(project: Path, name: str, value: str, message: str) -
         "x@Extract/s2.mrcs",
         "1.0@Extract/s2.mrcs",
         "99999999999999999999@Extract/s2.mrcs",
+        "9" * 5000 + "@Extract/s2.mrcs",
         "1@",
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitreous.core.fourier import fourier_resize
+from vitreous.core.symmetry import point_group
 from vitreous.data import phantoms
 from vitreous.data.phantoms import phantom_points, protein_phantom, render_points
 
@@ -68,6 +69,14 @@ def test_rendered_symmetry_is_exact_on_the_grid(local_groups: None) -> None:
     for axes in ((0, 1), (0, 2), (1, 2)):
         assert torch.allclose(volume.flip(axes), volume, atol=2e-3 * float(volume.max()))
     assert not torch.allclose(volume.flip(0), volume, atol=0.1 * float(volume.max()))
+
+
+@pytest.mark.parametrize("name", ["C5", "D3", "T", "O", "I"])
+def test_every_kind_of_point_group(name: str) -> None:
+    points = phantom_points(8, 160.0, point_group=name)
+    some = points[:: max(1, len(points) // 300)]
+    for matrix in point_group(name).matrices:
+        assert torch.cdist(some @ matrix.T, points).min(dim=1).values.max() < 1e-4
 
 
 def test_asymmetric_by_default() -> None:

@@ -247,14 +247,15 @@ def test_fault_26_disk_full_leaves_the_old_and_no_parts(tmp_path: Path) -> None:
     path = tmp_path / "map.mrc"
     path.write_bytes(b"old")
 
-    def stream() -> None:
+    def stream(images: int) -> None:
         with MrcStackWriter(path, 1.0) as writer:
-            for _ in range(30):
+            for _ in range(images):
                 writer.append(big[:1])
 
     jobs: list[Callable[[], object]] = [
         lambda: write_mrc(path, big, 1.0),
-        stream,
+        lambda: stream(30),
+        lambda: stream(6),  # fails only when the buffer is flushed at the end
         lambda: atomic_write_text(path, "x" * 30_000),
     ]
     for job in jobs:

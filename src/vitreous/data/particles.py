@@ -42,8 +42,9 @@ class BadImages:
 
 @dataclass(frozen=True)
 class Particles:
-    """Images with optics, poses, micrographs and half sets; made by :meth:`from_star` or
-    :meth:`from_arrays`.
+    """Images with optics, poses, micrographs and half sets.
+
+    Made by :meth:`from_star` or :meth:`from_arrays`.
 
     Args:
         optics: CTF parameters of each image.

@@ -127,11 +127,8 @@ def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int6
     for row, name in enumerate(names):
         before, at, stack = name.partition("@")
         if at:
-            if (
-                not (before.isascii() and before.isdigit())
-                or not 0 < int(before) < 2**62
-                or not stack
-            ):
+            number = before.isascii() and before.isdigit() and len(before) <= 18
+            if not number or int(before) == 0 or not stack:
                 raise InputError(
                     f"{where}: column _rlnImageName, row {row + 1}: {name!r} must be an image "
                     "number from 1 on, @, and a stack"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize
+from vitreous.io.atoms_symmetry import symmetry_turn
 from vitreous.io.inflate import read_bounded
 
 _LIMIT = 1 << 30
@@ -91,6 +92,7 @@ def atoms_to_density(
     pixel_size_angstrom: float,
     resolution_angstrom: float | None = None,
     keep_hydrogens: bool = False,
+    align_symmetry: str | None = None,
 ) -> NDArray[np.float32]:
     r"""Electron scattering density of a molecule, centred in a box.
 
@@ -106,13 +108,15 @@ def atoms_to_density(
         pixel_size_angstrom: voxel edge in Å.
         resolution_angstrom: ``d``; twice the pixel size by default.
         keep_hydrogens: hydrogens are dropped unless asked for.
+        align_symmetry: a point group that the chains have; the molecule is turned so that its axes
+            come to RELION's setting of that group.
 
     Returns:
         float32 ``(z, y, x)``, protein positive.
 
     Raises:
-        InputError: unreadable, empty, atoms that are not finite or of unknown element, or a
-            molecule that does not fit the box.
+        InputError: unreadable, empty, atoms that are not finite or of unknown element, a
+            molecule that does not fit the box or does not have the symmetry.
         ValueError: box size, pixel size or resolution not positive.
     """
     path = Path(path)
@@ -124,6 +128,11 @@ def atoms_to_density(
             f"{pixel_size_angstrom} and {resolution}"
         )
     model = _clean_model(path, keep_hydrogens)
+    if align_symmetry is not None:
+        turn = gemmi.Transform(
+            gemmi.Mat33(symmetry_turn(model, align_symmetry, path).tolist()), gemmi.Vec3(0, 0, 0)
+        )
+        model.transform_pos_and_adp(turn)
     centre = model.calculate_center_of_mass()
     sigma = _SIGMA_PER_RESOLUTION * resolution
     _check_fits(path, model, centre, sigma, box_size, pixel_size_angstrom)
