@@ -69,8 +69,16 @@ def _oversample(volume: Tensor, factor: int) -> Tensor:
     return fourier_resize(smooth, factor * n, 3)
 
 
-def _spline_pairs(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Cubic B-spline's four taps along one axis as two (weight, position) linear look-ups."""
+def spline_pairs(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Cubic B-spline's four taps along one axis as two (weight, position) linear look-ups.
+
+    Source: Sigg & Hadwiger, GPU Gems 2 (2005), chapter 20.
+
+    >>> import torch
+    >>> (low, _), (high, _) = spline_pairs(torch.tensor(0.5))
+    >>> low.item(), high.item()
+    (0.5, 0.5)
+    """
     base = position.floor()
     t = position - base
     w0, w3 = (1 - t) ** 3 / 6, t**3 / 6
@@ -88,7 +96,7 @@ def _sample(fine: Tensor, factor: int, n: int, rotation: Tensor, shift: Tensor) 
     points = (torch.stack([x, y, z], dim=-1) - shift) @ rotation * factor + m // 2
     flat = fine.reshape(1, -1, m, m, m)
     out = torch.zeros((), device=fine.device, dtype=fine.dtype)
-    pairs = [_spline_pairs(p) for p in points.unbind(-1)]
+    pairs = [spline_pairs(p) for p in points.unbind(-1)]
     for (wx, px), (wy, py), (wz, pz) in itertools.product(*pairs):
         grid = torch.stack([px, py, pz], dim=-1) * (2 / (m - 1)) - 1
         out = out + wx * wy * wz * F.grid_sample(flat, grid[None], align_corners=True)
@@ -101,7 +109,7 @@ def rotate_volume(
     r"""Rotate a volume about its centre, then shift it: ``out(r) = volume(R^{-1} (r - t))``.
 
     Signed permutations without shift are exact. Anything else is a cubic B-spline through the
-    spectrum-padded volume (look-ups paired as by Sigg & Hadwiger, GPU Gems 2, 2005, chapter 20).
+    spectrum-padded volume.
     Frequencies beyond the Nyquist ball are removed, since rotation would fold them.
 
     Args:

@@ -189,8 +189,9 @@ class SymmetryMap:
       that interpolation needs; every voxel takes the value of the wedge at its symmetric position,
       by Keys' cubic kernel (64 neighbours), zero where that lies outside the box. So the volume
       samples an exactly symmetric function; the wedge is kept as it is, its copies are damped:
-      a Gaussian of sigma 2 pixels changes by less than 1 % of its peak, a wave along an axis at half
-      of Nyquist by up to 12 % (linear kernel: 8 % and 29 %). ``extract`` symmetrises and picks the free voxels.
+      a Gaussian of sigma 2 pixels changes by less than 1 % of its peak, a wave along an axis at
+      half of Nyquist by up to 12 % (linear kernel: 8 % and 29 %). ``extract`` symmetrises and
+      picks the free voxels.
 
     Args:
         n: box size in voxels.

@@ -85,10 +85,12 @@ def align_maps(
         UsageError: unknown point group.
 
     >>> import torch
-    >>> v = torch.zeros(16, 16, 16); v[9, 8, 5] = 1.0; v[4, 8, 8] = 2.0; v[8, 11, 9] = 3.0
-    >>> fit = align_maps(v.flip(0, 1).roll((1, 1), (0, 1)), v, pixel_size_angstrom=2.0)
-    >>> fit.mirrored, fit.rotation.round().abs().trace().item()
-    (False, 3.0)
+    >>> v = torch.zeros(16, 16, 16)
+    >>> v[9, 8, 5], v[4, 8, 8], v[8, 11, 9], v[12, 6, 7] = 1.0, 2.0, 3.0, 4.0
+    >>> half_turn = v.flip(0, 1).roll((1, 1), (0, 1))  # about x
+    >>> fit = align_maps(half_turn, v, pixel_size_angstrom=2.0)
+    >>> fit.mirrored, (fit.rotation.diagonal().round() + 0.0).tolist()
+    (False, [1.0, -1.0, -1.0])
     """
     n = _check(moving, reference)
     hands = (False, True) if allow_mirror else (False,)
@@ -144,6 +146,7 @@ def _search(engine: Registration, family: _Family, hands: tuple[bool, ...]) -> C
             engine.weigh_by_agreement(best)
         best = engine.refine(best, family.rotation_axes, family.shift_axes, 8)
         keep = max(2, keep // 2)
+    engine.use(radius, cubic=True)
     best = best[:keep]
     for _ in range(2):  # the second time with weights of the improved placement
         engine.weigh_by_agreement(best)

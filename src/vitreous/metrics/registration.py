@@ -6,6 +6,7 @@ compared with the reference's at the integer frequencies of half a ball.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import soft_mask
+from vitreous.core.resample import spline_pairs
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 
-_CHUNK = 2_000_000  # spectrum samples per batch of rotations
+_CHUNK = 250_000  # spectrum samples per batch of rotations, to stay in cache
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
     return points.to(device)
 
 
+def _cut(volume: Tensor, mask: Tensor) -> Tensor:
+    """Volume within a soft sphere on a zero background.
+
+    The background is the mean outside: any other constant would leave a step at the sphere's edge,
+    which both maps share wherever their particles sit and which would pull the shift to zero.
+    """
+    outside = 1 - mask
+    return (volume - (volume * outside).sum() / outside.sum()) * mask
+
+
 class Registration:
     """Two maps ready to be compared at any relative rotation, shift and hand.
 
@@ -75,24 +87,38 @@ class Registration:
         """Transform both maps once; see the class."""
         n = self.n = int(moving.shape[-1])
         self.device = moving.device
-        mask = soft_mask(n, 3, n / 2 - 2, 2, device=self.device)
-        axis = torch.sinc((torch.arange(n, device=self.device) - n // 2) / (2 * n)) ** 2
-        window = mask / (axis[:, None, None] * axis[:, None] * axis)
-        low = n - n // 2  # places index n // 2 at index n of the doubled box
-        padded = F.pad((moving - moving.mean()) * window, [low, n - low] * 3)
-        self._moving_half = rfft_centered(padded, 3)
-        self._reference_half = rfft_centered((reference - reference.mean()) * mask, 3)
+        mask = soft_mask(n, 3, 0.4 * n, 0.1 * n - 0.5, device=self.device)
+        self._moving = _cut(moving, mask)
+        self._spectra: dict[bool, Tensor] = {}
+        self._reference_half = rfft_centered(_cut(reference, mask), 3)
         self._grid = torch.zeros(0)
         self.points = torch.zeros(0, 3)
 
-    def use(self, radius: int, most: int = 20_000) -> None:
-        """Compare at frequencies up to ``radius`` cycles per box, at most ``most`` of them."""
+    def _padded_spectrum(self, cubic: bool) -> Tensor:
+        """Spectrum in the doubled box, the kernel's transform divided out in real space."""
+        if cubic not in self._spectra:
+            n = self.n
+            axis = torch.sinc((torch.arange(n, device=self.device) - n // 2) / (2 * n))
+            axis = axis**4 if cubic else axis**2
+            window = 1 / (axis[:, None, None] * axis[:, None] * axis)
+            low = n - n // 2  # places index n // 2 at index n of the doubled box
+            padded = F.pad(self._moving * window, [low, n - low] * 3)
+            self._spectra[cubic] = rfft_centered(padded, 3)
+        return self._spectra[cubic]
+
+    def use(self, radius: int, most: int = 20_000, *, cubic: bool = False) -> None:
+        """Compare at frequencies up to ``radius`` cycles per box, at most ``most`` of them.
+
+        Linear interpolation of the doubled spectrum is quick; ``cubic`` is eight times as much
+        work and as good as exact.
+        """
         self.radius = radius
+        self.cubic = cubic
         self.points = half_ball(radius, most, self.device)
-        reach = 2 * radius + 3
+        reach = 2 * radius + 4
         size = 2 * self.n
         index = torch.arange(-reach, reach + 1, device=self.device) % size
-        right = self._moving_half[index[:, None], index][..., : reach + 1]
+        right = self._padded_spectrum(cubic)[index[:, None], index][..., : reach + 1]
         # F(-k) = conj F(k) fills the left half of the cube.
         left = right[..., 1:].flip(0, 1, 2).conj()
         cube = torch.cat([left, right], dim=-1)
@@ -128,10 +154,19 @@ class Registration:
     def sample(self, rotation: Tensor) -> Tensor:
         """Whitened moving spectrum at ``R^T k``, ``(b, 3, 3)`` to complex ``(b, p)``."""
         size = self._grid.shape[-1]
-        position = (self.points @ rotation) * (4 / (size - 1))  # two grid cells per cycle
-        out = F.grid_sample(self._grid, position[None, :, :, None], align_corners=True)
-        value = torch.complex(out[0, 0, ..., 0], out[0, 1, ..., 0])
+        position = (self.points @ rotation) * 2 + size // 2  # two grid cells per cycle
+        if not self.cubic:
+            return self._look_up(position) * self._moving_scale
+        pairs = [spline_pairs(p) for p in position.unbind(-1)]
+        value = torch.zeros((), dtype=torch.complex64, device=self.device)
+        for (wx, px), (wy, py), (wz, pz) in itertools.product(*pairs):
+            value = value + wx * wy * wz * self._look_up(torch.stack([px, py, pz], dim=-1))
         return value * self._moving_scale
+
+    def _look_up(self, position: Tensor) -> Tensor:
+        place = position[None, :, :, None] * (2 / (self._grid.shape[-1] - 1)) - 1
+        out = F.grid_sample(self._grid, place, align_corners=True)
+        return torch.complex(out[0, 0, ..., 0], out[0, 1, ..., 0])
 
     def moved(self, rotation: Tensor, shift_px: Tensor, mirrored: Tensor) -> Tensor:
         """Whitened spectrum of the moved map at the points, complex ``(b, p)``."""
@@ -154,7 +189,10 @@ class Registration:
         return self.weight.sum().clamp(min=1e-30)
 
     def weigh_by_agreement(self, best: Candidates) -> None:
-        """Weight each shell by its correlation (at least 0.03) under the first candidate."""
+        """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
+
+        That is the best weight for two maps of equal noise; c is averaged over three shells.
+        """
         value = self.moved(best.rotation[:1], best.shift_px[:1], best.mirrored[:1])[0]
         cross = torch.zeros(self.radius + 1, device=self.device)
         count = torch.zeros_like(cross)
@@ -162,8 +200,13 @@ class Registration:
         count.index_add_(0, self._shell, torch.ones_like(value.real))
         padded = F.pad(cross, [1, 1]) + F.pad(cross, [2, 0]) + F.pad(cross, [0, 2])
         counts = F.pad(count, [1, 1]) + F.pad(count, [2, 0]) + F.pad(count, [0, 2])
-        agreement = (padded / counts.clamp(min=1))[1:-1].clamp(0.01, 0.95)
-        self.weight = (agreement / (1 - agreement**2))[self._shell]
+        counts = counts[1:-1].clamp(min=1)
+        agreement = padded[1:-1] / counts
+        # Shells that agree no better than chance would only add their noise.
+        agreement = torch.where(agreement > 2 / counts.sqrt(), agreement.clamp(max=0.999), 0.0)
+        weight = (agreement / (1 - agreement**2))[self._shell]
+        if float(weight.sum()) > 0:
+            self.weight = weight
 
     def search(self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]) -> Candidates:
         """Best shift and its score for every rotation and hand.
