@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import signal
@@ -210,3 +211,15 @@ def one_line(message: object) -> str:
 def say(message: str) -> None:
     """A line for the person at the terminal, on stderr, so that stdout holds results only."""
     print(message, file=sys.stderr, flush=True)
+
+
+def resource_shortage(error: BaseException) -> str | None:
+    """One line if the error means memory or disk is used up, else None."""
+    text = one_line(error)
+    # torch's errors are told by name and text, so that torch need not be imported to ask
+    torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    if isinstance(error, MemoryError) or torch_memory:
+        return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'output'}: disk full or quota reached; free some space"
+    return None

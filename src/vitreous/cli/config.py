@@ -15,7 +15,13 @@ from vitreous.core.errors import InputError, UsageError
 C = TypeVar("C")
 
 
-def load_config(kind: type[C], path: Path | None, overrides: Mapping[str, Any]) -> C:
+def load_config(
+    kind: type[C],
+    path: Path | None,
+    overrides: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> C:
     """Build a configuration: its defaults, then the file, then the command line.
 
     Args:
@@ -23,6 +29,7 @@ def load_config(kind: type[C], path: Path | None, overrides: Mapping[str, Any]) 
         path: TOML file of its fields, or None.
         overrides: field to value; None means "not given". ``{"critic": {"channels": 8}}`` reaches
             into a nested dataclass.
+        defaults: field to value, instead of the dataclass's own (a preset).
 
     Returns:
         the configuration.
@@ -43,7 +50,7 @@ def load_config(kind: type[C], path: Path | None, overrides: Mapping[str, Any]) 
     _refuse_unknown(kind, values, source)
     given = _given(overrides)
     _refuse_unknown(kind, given, "command line")
-    return build(kind, _merge(values, given), source)
+    return build(kind, _merge(_merge(defaults or {}, values), given), source)
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -11,8 +10,8 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import align, fsc, info, simulate
-from vitreous.cli.common import one_line, plain_warnings
+from vitreous.cli import abinit, align, fsc, info, simulate
+from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
@@ -25,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("simulate", no_args_is_help=True)(simulate.command)
+app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
 app.command("info", no_args_is_help=True)(info.command)
@@ -72,7 +72,7 @@ def run() -> None:
         except KeyboardInterrupt:
             sys.exit(130)
         except (Exception, MemoryError) as error:
-            resource = _resource_shortage(error)
+            resource = resource_shortage(error)
             if resource is not None:
                 _fail(error, resource, ResourceError.exit_code)
             traceback.print_exc()
@@ -89,15 +89,3 @@ def _fail(error: BaseException, message: str, code: int) -> None:
         traceback.print_exception(error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _resource_shortage(error: BaseException) -> str | None:
-    """One line if the error means memory or disk is used up, else None."""
-    text = one_line(error)
-    # torch's errors are told by name and text, so that torch need not be imported to ask
-    torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
-    if isinstance(error, MemoryError) or torch_memory:
-        return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'output'}: disk full or quota reached; free some space"
-    return None

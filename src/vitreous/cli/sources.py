@@ -214,7 +214,7 @@ def load_background(
     if counts is None:
         pairs = torch.arange(max(len(patches), n_micrographs))
         return Background(patches, pairs % len(patches), pairs % n_micrographs)
-    owner = _owners(counts, len(patches))
+    owner = owners(counts, len(patches))
     kept = owner < n_micrographs
     if not kept.any():
         raise InputError(f"{counts}: no patch belongs to the first {n_micrographs} micrographs")
@@ -224,8 +224,12 @@ def load_background(
     return Background(patches, kept.nonzero().flatten(), owner[kept])
 
 
-def _owners(path: Path, n_patches: int) -> Tensor:
-    """Micrograph of each patch, from numbers per micrograph."""
+def owners(path: Path, n_patches: int) -> Tensor:
+    """Micrograph of each patch (or particle), from a file of numbers per micrograph.
+
+    Raises:
+        InputError: the file is no list of numbers, or they sum to less than ``n_patches``.
+    """
     try:
         words = path.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -235,7 +239,7 @@ def _owners(path: Path, n_patches: int) -> Tensor:
             raise InputError(f"{path}: line {line}: {word[:40]!r} is no count; give whole numbers")
     owner = torch.arange(len(words)).repeat_interleave(torch.tensor([int(w) for w in words]))
     if len(owner) < n_patches:
-        raise InputError(f"{path}: counts sum to {len(owner)}, but there are {n_patches} patches")
+        raise InputError(f"{path}: counts sum to {len(owner)}, but there are {n_patches} images")
     return owner[:n_patches]
 
 

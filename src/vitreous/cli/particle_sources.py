@@ -1,0 +1,252 @@
+"""What ``vitreous abinit`` starts from: particles, background patches and half sets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreous.cli.common import generator, say
+from vitreous.cli.sources import load_micrographs, owners
+from vitreous.core.errors import InputError, UsageError
+from vitreous.data.particles import Particles
+from vitreous.data.sources import StackSource
+from vitreous.io.mrc import open_stack, read_header
+from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, prepare_patches
+
+_PIECE = 512
+
+
+@dataclass(frozen=True)
+class ParticleFiles:
+    """Where particles are, so that every process of a run can open them for itself.
+
+    Args:
+        path: a STAR file; or a stack, whose micrographs and CTF the next two give.
+        ctf: CTFFIND4 results, a row for each micrograph.
+        per_micrograph: how many particles each micrograph has, in the order of ``ctf``.
+        voltage_kv, cs_mm, amplitude_contrast: with ``ctf``; None takes the file's or 300, 2.7, 0.1.
+        apix: pixel size in Å, instead of the files' own.
+        data_root, allow_outside_root: where a STAR file's images may lie.
+    """
+
+    path: Path
+    ctf: Path | None = None
+    per_micrograph: Path | None = None
+    voltage_kv: float | None = None
+    cs_mm: float | None = None
+    amplitude_contrast: float | None = None
+    apix: float | None = None
+    data_root: Path | None = None
+    allow_outside_root: bool = False
+
+    def open(self) -> Particles:
+        """The particles; no image is read yet.
+
+        Raises:
+            InputError: a file is bad.
+            UsageError: a stack without CTF, or a STAR file with one.
+        """
+        if self.path.suffix in (".mrcs", ".mrc"):
+            return self._from_stack()
+        if self.ctf is not None or self.per_micrograph is not None:
+            raise UsageError("--ctf and --particles-per-micrograph go with a stack, not a table")
+        return Particles.from_star(
+            self.path,
+            apix=self.apix,
+            data_root=self.data_root,
+            allow_outside_root=self.allow_outside_root,
+        )
+
+    def _from_stack(self) -> Particles:
+        if self.ctf is None or self.per_micrograph is None:
+            raise UsageError(
+                f"{self.path}: a stack alone has no CTF; give --ctf and "
+                "--particles-per-micrograph, or a STAR file"
+            )
+        header = read_header(self.path)
+        count, rows, columns = header.shape
+        if rows != columns:
+            raise InputError(f"{self.path}: data: images of {columns} x {rows} are not square")
+        micrographs = load_micrographs(
+            self.ctf,
+            seed=0,
+            voltage_kv=self.voltage_kv,
+            cs_mm=self.cs_mm,
+            amplitude_contrast=self.amplitude_contrast,
+        )
+        owner = owners(self.per_micrograph, count)
+        if int(owner.max()) >= len(micrographs.names):
+            raise InputError(
+                f"{self.per_micrograph}: line {int(owner.max()) + 1}: {self.ctf} has only "
+                f"{len(micrographs.names)} micrographs; give the tables of the same data"
+            )
+        index = np.arange(count)
+        return Particles(
+            optics=micrographs.optics[owner],
+            pose=None,
+            pixel_size_angstrom=header.pixel_size_or(self.apix),
+            micrograph_id=owner,
+            micrograph_names=micrographs.names,
+            half_set=torch.zeros(count, dtype=torch.long),
+            ids=tuple(f"{i + 1:06d}@{self.path.name}" for i in range(count)),
+            _source=StackSource([header], np.zeros_like(index), index),
+            _rows=index,
+        )
+
+
+class WorkingImages:
+    """Particle images with protein positive, as a solver reads them.
+
+    Args:
+        particles: of one half set.
+        invert: whether protein is dark in the files.
+    """
+
+    def __init__(self, particles: Particles, *, invert: bool) -> None:
+        self._particles, self._sign = particles, -1.0 if invert else 1.0
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels, as on disk."""
+        return self._particles.box_size
+
+    def __len__(self) -> int:
+        return len(self._particles)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` on the CPU."""
+        return self._sign * self._particles.read(indices)
+
+
+def assign_halves(particles: Particles, seed: int) -> Tensor:
+    """Half set 1 or 2 of every particle: ``rlnRandomSubset`` where given, else at random.
+
+    Returns:
+        long ``(n,)``.
+
+    Raises:
+        InputError: fewer than two particles in a half.
+    """
+    half = particles.half_set.clone()
+    free = (half == 0).nonzero().flatten()
+    order = free[torch.randperm(len(free), generator=generator(seed, "abinit halves"))]
+    lacking = max(0, min(len(free), len(half) // 2 - int((half == 1).sum())))
+    half[order[:lacking]] = 1
+    half[order[lacking:]] = 2
+    sizes = [int((half == h).sum()) for h in (1, 2)]
+    if min(sizes) < 2:
+        raise InputError(
+            f"particles: half sets of {sizes[0]} and {sizes[1]}: two independent halves need at "
+            "least two particles each; check _rlnRandomSubset"
+        )
+    return half
+
+
+def images_digest(particles: Particles) -> str:
+    """A hash of all pixels, to tell changed data by; every image is read once."""
+    digest = hashlib.sha256()
+    for piece in torch.arange(len(particles)).split(_PIECE):
+        digest.update(np.ascontiguousarray(particles.read(piece).numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class NoiseFiles:
+    """Where noise comes from.
+
+    Args:
+        path: None for white noise; a STAR table of background patches; or a stack of them, with
+            its table of the same name beside it, or with ``counts``, or of any micrograph.
+        apix: pixel size of the patches in Å, instead of their own.
+        counts: how many patches each micrograph has, for a stack without table.
+        invert: as of the particles.
+    """
+
+    path: Path | None = None
+    apix: float | None = None
+    counts: Path | None = None
+    invert: bool = False
+
+    @property
+    def table(self) -> Path | None:
+        """The patches' STAR table, where there is one."""
+        if self.path is None or self.path.suffix == ".star":
+            return self.path
+        beside = self.path.with_suffix(".star")
+        return beside if beside.is_file() and self.counts is None else None
+
+    def load(self, names: tuple[str, ...], box_size: int, pixel_size_angstrom: float) -> Noise:
+        """The sampler for images of this box and pixel size.
+
+        Args:
+            names: the particles' micrographs; each image's noise comes from its own.
+            box_size: pixels.
+            pixel_size_angstrom: Å.
+
+        Raises:
+            InputError: a file is bad, or the patches are smaller than the images.
+        """
+        if self.path is None:
+            return WhiteGaussian()
+        table = self.table
+        if table is not None:
+            found = Particles.from_star(table, apix=self.apix)
+            pixel, read, count = found.pixel_size_angstrom, found.read, len(found)
+            owner = _match(found, names, table)
+        else:
+            stack = open_stack(self.path)
+            if stack.shape[-1] != stack.shape[-2]:
+                raise InputError(f"{self.path}: data: patches are not square")
+            pixel, count = read_header(self.path).pixel_size_or(self.apix), len(stack)
+
+            def read(indices: Tensor) -> Tensor:
+                return torch.from_numpy(stack.read(indices.numpy()))
+
+            owner = torch.zeros(count, dtype=torch.long)
+            if self.counts is not None:
+                owner = owners(self.counts, count)
+        old = int(read(torch.zeros(1, dtype=torch.long)).shape[-1])
+        size = round(old * pixel / pixel_size_angstrom)
+        if size < box_size:
+            raise InputError(
+                f"{self.path}: size: patches of {old * pixel:.0f} Å cannot fill images of "
+                f"{box_size * pixel_size_angstrom:.0f} Å; give larger patches"
+            )
+        patches = torch.empty(count, size, size)
+        try:
+            for piece in torch.arange(count).split(_PIECE):
+                patches[piece] = prepare_patches(read(piece), size)
+        except ValueError as error:
+            raise InputError(f"{self.path}: data: {error}") from error
+        return BackgroundPatches(
+            -patches if self.invert else patches,
+            owner,
+            on_missing="any",
+            micrograph_names=names,
+        )
+
+
+def _match(patches: Particles, names: tuple[str, ...], where: Path) -> Tensor:
+    """Each patch's micrograph in the particles' numbering; unknown ones get numbers beyond it."""
+    number = {name: i for i, name in enumerate(names)}
+    known = [number.get(name, len(names) + i) for i, name in enumerate(patches.micrograph_names)]
+    owner = torch.tensor(known)[patches.micrograph_id]
+    if not bool((owner < len(names)).any()):
+        raise InputError(
+            f"{where}: column _rlnMicrographName: no patch is from a micrograph of the particles "
+            f"(such as {names[0]}); correct the names, or give the stack without its table"
+        )
+    return owner
+
+
+def warn_of_bare_micrographs(noise: Noise, particles: Particles) -> None:
+    """Say how many micrographs have particles but no patch of their own."""
+    if isinstance(noise, BackgroundPatches) and len(noise.micrograph_id.unique()) > 1:
+        bare = set(particles.micrograph_id.tolist()) - set(noise.micrograph_id.tolist())
+        if bare:
+            say(f"warning: {len(bare)} micrographs have no patch of their own and are given any")
