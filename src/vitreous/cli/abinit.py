@@ -282,4 +282,6 @@ def command(
         threads=threads,
         quiet=quiet,
     )
-    typer.echo(reconstruct(request).text)
+    done = reconstruct(request)
+    typer.secho(f"{done.result.verdict}.", bold=True)
+    typer.echo(done.text)

@@ -205,9 +205,8 @@ def angstrom(value: float) -> str:
 
 
 def summary(result: HalvesResult, folder: Path, seconds: float) -> str:
-    """The lines for the person who waited."""
+    """The lines for the person who waited, to follow the verdict."""
     lines = (
-        f"{result.verdict}.",
         f"resolution   {angstrom(result.resolution_0143_angstrom)} at 0.143, "
         f"{angstrom(result.resolution_05_angstrom)} at 0.5 (masked, corrected); "
         f"{angstrom(result.unmasked_0143_angstrom)} and {angstrom(result.unmasked_05_angstrom)} "

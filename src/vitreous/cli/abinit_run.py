@@ -76,7 +76,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A finished run: what the halves say together, and the lines to print."""
+    """A finished run: what the halves say together, and the lines to print below the verdict."""
 
     result: HalvesResult
     text: str

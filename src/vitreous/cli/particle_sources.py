@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def assign_halves(particles: Particles, seed: int) -> Tensor:
 def images_digest(particles: Particles) -> str:
     """A hash of all pixels, to tell changed data by; every image is read once."""
     digest = hashlib.sha256()
-    for piece in torch.arange(len(particles)).split(_PIECE):
+    for piece in torch.split(torch.arange(len(particles)), _PIECE):
         digest.update(np.ascontiguousarray(particles.read(piece).numpy()).tobytes())
     return digest.hexdigest()[:16]
 
@@ -196,7 +197,8 @@ class NoiseFiles:
         table = self.table
         if table is not None:
             found = Particles.from_star(table, apix=self.apix)
-            pixel, read, count = found.pixel_size_angstrom, found.read, len(found)
+            pixel, count = found.pixel_size_angstrom, len(found)
+            read: Callable[[Tensor], Tensor] = found.read
             owner = _match(found, names, table)
         else:
             stack = open_stack(self.path)
@@ -204,9 +206,10 @@ class NoiseFiles:
                 raise InputError(f"{self.path}: data: patches are not square")
             pixel, count = read_header(self.path).pixel_size_or(self.apix), len(stack)
 
-            def read(indices: Tensor) -> Tensor:
+            def read_stack(indices: Tensor) -> Tensor:
                 return torch.from_numpy(stack.read(indices.numpy()))
 
+            read = read_stack
             owner = torch.zeros(count, dtype=torch.long)
             if self.counts is not None:
                 owner = owners(self.counts, count)
@@ -219,7 +222,7 @@ class NoiseFiles:
             )
         patches = torch.empty(count, size, size)
         try:
-            for piece in torch.arange(count).split(_PIECE):
+            for piece in torch.split(torch.arange(count), _PIECE):
                 patches[piece] = prepare_patches(read(piece), size)
         except ValueError as error:
             raise InputError(f"{self.path}: data: {error}") from error
@@ -246,7 +249,7 @@ def _match(patches: Particles, names: tuple[str, ...], where: Path) -> Tensor:
 
 def warn_of_bare_micrographs(noise: Noise, particles: Particles) -> None:
     """Say how many micrographs have particles but no patch of their own."""
-    if isinstance(noise, BackgroundPatches) and len(noise.micrograph_id.unique()) > 1:
+    if isinstance(noise, BackgroundPatches) and len(set(noise.micrograph_id.tolist())) > 1:
         bare = set(particles.micrograph_id.tolist()) - set(noise.micrograph_id.tolist())
         if bare:
             say(f"warning: {len(bare)} micrographs have no patch of their own and are given any")
