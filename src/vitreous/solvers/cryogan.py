@@ -61,7 +61,7 @@ class CryoGanConfig:
         n_critic: critic updates per volume update.
         penalty: lambda of eq. (13); the norm is over all pixels of an image.
         penalty_every: take the penalty at every so many critic updates, times as many.
-        critic: kind of network; channels: of its first block.
+        critic, width: kind and size of the network, see :class:`~vitreous.models.critic.Critic`.
         learning_rate_critic, learning_rate_volume, learning_rate_scale: Adam steps at the start.
         learning_rate_end: factor reached exponentially at the end of the run.
         betas: of Adam.
@@ -88,8 +88,8 @@ class CryoGanConfig:
     n_critic: int = 2
     penalty: float = 10.0
     penalty_every: int = 4
-    critic: Literal["paper", "strided"] = "strided"
-    channels: int = 24
+    critic: Literal["dense", "strided", "paper"] = "dense"
+    width: int = 384
     learning_rate_critic: float = 1e-3
     learning_rate_volume: float = 2e-2
     learning_rate_scale: float = 1e-3
@@ -120,11 +120,15 @@ class ImageSource(Protocol):
     """Real particle images, read a batch at a time."""
 
     @property
-    def box_size(self) -> int: ...
+    def box_size(self) -> int:
+        """Edge of the images in pixels."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Tensor) -> Tensor: ...
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` of these rows."""
+        ...
 
 
 class CryoGan:
@@ -190,7 +194,7 @@ class CryoGan:
             self.log_signal += self._matching_log_signal(share)
         self.log_noise.requires_grad_()
         self.log_signal.requires_grad_()
-        self.critic = Critic(n, c.channels, c.critic, generator=_cpu_twin(self.generators["init"]))
+        self.critic = Critic(n, c.width, c.critic, generator=_cpu_twin(self.generators["init"]))
         self.critic.to(self.device)
         adam = torch.optim.Adam
         self.optimisers = {

@@ -11,7 +11,9 @@ Stats = dict[str, float]
 class Callback(Protocol):
     """Told of every step; a true answer stops the loop after the step."""
 
-    def __call__(self, step: int, stats: Stats) -> bool | None: ...
+    def __call__(self, step: int, stats: Stats) -> bool | None:
+        """Numbers of the step just done."""
+        ...
 
 
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:
