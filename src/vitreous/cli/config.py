@@ -27,7 +27,7 @@ def load_config(
     Args:
         kind: a frozen dataclass, plain or pydantic's; nested ones are TOML tables.
         path: TOML file of its fields, or None.
-        overrides: field to value; None means "not given". ``{"critic": {"channels": 8}}`` reaches
+        overrides: field to value; None means "not given". ``{"critic": {"width": 8}}`` reaches
             into a nested dataclass.
         defaults: field to value, instead of the dataclass's own (a preset).
 
