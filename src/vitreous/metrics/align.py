@@ -138,19 +138,19 @@ def _search(engine: Registration, family: _Family, hands: tuple[bool, ...]) -> C
     best = distinct(found, 40, 20.0 if len(family.rotation_axes) == 3 else 1e-3)
     best = engine.refine(best, family.rotation_axes, family.shift_axes, 6)
     keep = 12
-    while radius < top:
+    agreeing = radius
+    while radius < top and agreeing > 0.6 * radius:
         radius = min(top, math.ceil(1.5 * radius))
         best = distinct(best, keep, 3.0 if len(family.rotation_axes) else 1e-3)
         engine.use(radius)
-        if keep <= 6:
-            engine.weigh_by_agreement(best)
-        best = engine.refine(best, family.rotation_axes, family.shift_axes, 8)
+        agreeing = engine.weigh_by_agreement(best)
+        best = engine.refine(best, family.rotation_axes, family.shift_axes, 5)
         keep = max(2, keep // 2)
     engine.use(radius, cubic=True)
     best = best[:keep]
     for _ in range(2):  # the second time with weights of the improved placement
         engine.weigh_by_agreement(best)
-        best = engine.refine(best, family.rotation_axes, family.shift_axes, 8)
+        best = engine.refine(best, family.rotation_axes, family.shift_axes, 5)
     return best
 
 

@@ -48,7 +48,8 @@ class Candidates:
 def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
     """Integer frequencies (x, y, z) with 0.5 <= |k| < radius + 0.5, one of each +-k pair.
 
-    Where there are more than ``most``, a fixed random subset that favours low ones.
+    Where there are more than ``most``, the lowest half of them whole
+    and a fixed random choice of the others.
 
     >>> len(half_ball(1, 100, torch.device("cpu")))
     9
@@ -59,10 +60,11 @@ def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
     points = points[len(points) // 2 + 1 :]
     points = points[points.square().sum(-1) < (radius + 0.5) ** 2]
     if len(points) > most:
-        # Low frequencies are kept whole, high ones thinned in proportion to 1 / |k|.
-        generator = torch.Generator().manual_seed(0)
-        rank = torch.rand(len(points), generator=generator) * points.norm(dim=-1)
-        points = points[rank.argsort()[:most].sort().values]
+        # Low frequencies are kept whole: thinned shells would change their power as they turn.
+        points = points[points.square().sum(-1).argsort(stable=True)]
+        whole, rest = points[: most // 2], points[most // 2 :]
+        chosen = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))
+        points = torch.cat([whole, rest[chosen[: most - most // 2]]])
     return points.to(device)
 
 
@@ -188,10 +190,13 @@ class Registration:
     def _power(self) -> Tensor:
         return self.weight.sum().clamp(min=1e-30)
 
-    def weigh_by_agreement(self, best: Candidates) -> None:
+    def weigh_by_agreement(self, best: Candidates) -> int:
         """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
 
         That is the best weight for two maps of equal noise; c is averaged over three shells.
+
+        Returns:
+            the highest shell that agrees better than by chance; 0 when none does.
         """
         value = self.moved(best.rotation[:1], best.shift_px[:1], best.mirrored[:1])[0]
         cross = torch.zeros(self.radius + 1, device=self.device)
@@ -205,8 +210,11 @@ class Registration:
         # Shells that agree no better than chance would only add their noise.
         agreement = torch.where(agreement > 2 / counts.sqrt(), agreement.clamp(max=0.999), 0.0)
         weight = (agreement / (1 - agreement**2))[self._shell]
-        if float(weight.sum()) > 0:
-            self.weight = weight
+        significant = agreement.nonzero()
+        if not len(significant):
+            return 0
+        self.weight = weight
+        return int(significant.max())
 
     def search(self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]) -> Candidates:
         """Best shift and its score for every rotation and hand.
@@ -298,7 +306,7 @@ class Registration:
             gain = (new_score - score).clamp(min=0).max()
             score = torch.where(better, new_score, score)
             damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
-            if bool(better.any()) and float(gain) < 1e-6:
+            if bool(better.any()) and float(gain) < 1e-5:
                 break
         order = score.argsort(descending=True)
         return Candidates(rotation, shift, start.mirrored, score)[order]
