@@ -102,7 +102,7 @@ def unbroken(data):
 
 
 def test_writes_what_the_architecture_promises(data, unbroken):
-    out, stdout = unbroken
+    out, _ = unbroken
     names = {path.name for path in out.iterdir()}
     assert names == {
         *MAPS,
@@ -213,7 +213,9 @@ def test_a_dead_half_ends_the_run_and_orphans_end_themselves(data, tmp_path):
 
     process = start(*arguments(data, out, "--checkpoint-every", "0", "--continue"))
     before = [steps(out, h)[-1] for h in (1, 2)]
-    wait_until(process, lambda: all(steps(out, h)[-1] > b for h, b in zip((1, 2), before)))
+    wait_until(
+        process, lambda: all(steps(out, h)[-1] > b for h, b in zip((1, 2), before, strict=True))
+    )
     orphans = children(process.pid)
     process.kill()
     process.wait()

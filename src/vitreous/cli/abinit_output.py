@@ -210,7 +210,7 @@ def summary(result: HalvesResult, folder: Path, seconds: float) -> str:
         f"resolution   {angstrom(result.resolution_0143_angstrom)} at 0.143, "
         f"{angstrom(result.resolution_05_angstrom)} at 0.5 (masked, corrected); "
         f"{angstrom(result.unmasked_0143_angstrom)} and {angstrom(result.unmasked_05_angstrom)} "
-        "without mask",
+        f"without mask{'' if result.solved else '; they mean little while it is not solved'}",
         f"time         {duration(seconds)}",
         f"map          {folder / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
         f"report       {folder / 'report.html'}",

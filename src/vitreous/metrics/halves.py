@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ BETTER_THAN_CHANCE = 1.5
 FEWEST_SHELLS = 4.0
 FEWEST_PARTICLES = 1000
 CHANCE_DRAWS = 3
-_WORST_ANGSTROM = math.inf
+_TRUSTED_SHELL = 3
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def combine_halves(
     def at(curve: Tensor, threshold: float) -> float:
         return fsc_resolution(curve, threshold, n, pixel_size_angstrom)
 
-    structure = at(_structure_fsc(half1, aligned), CUTOFF)
+    structure = _structure_resolution(half1, aligned, pixel_size_angstrom)
     chance = chance_resolution(
         half1,
         aligned,
@@ -201,7 +202,7 @@ def chance_resolution(
     generator: torch.Generator,
     draws: int = CHANCE_DRAWS,
 ) -> float:
-    """The best 0.143 resolution in Å that alignment alone gives to maps without common structure.
+    """The 0.143 resolution in Å that alignment alone gives to maps without common structure.
 
     Half 2's phases are randomised (its power in each shell, symmetry and support are kept), it is
     aligned onto half 1 as the true one was, and the FSC of what is not spherically symmetric is
@@ -212,19 +213,17 @@ def chance_resolution(
         pixel_size_angstrom: Å.
         symmetry: point group of both.
         generator: for the random phases.
-        draws: how often; the best counts.
+        draws: how often; the median counts.
     """
-    n = int(half1.shape[-1])
     support = (half1 != 0).to(half2.dtype)
     group = point_group(symmetry)
-    best = _WORST_ANGSTROM
+    reached = []
     for _ in range(draws):
         random = randomise_phases(half2, 1, generator)
         random = (symmetrise(random, group) if group.order > 1 else random) * support
         moved = _align(random, half1, pixel_size_angstrom, symmetry).aligned
-        curve = _structure_fsc(half1, moved)
-        best = min(best, fsc_resolution(curve, CUTOFF, n, pixel_size_angstrom))
-    return best
+        reached.append(_structure_resolution(half1, moved, pixel_size_angstrom))
+    return statistics.median(reached)
 
 
 def _align(
@@ -239,42 +238,41 @@ def _align(
     )
 
 
-def _structure_fsc(a: Tensor, b: Tensor) -> Tensor:
-    """FSC of what is left when the spherical averages are taken away, as two balls agree."""
-    return fsc(_without_spherical_mean(a), _without_spherical_mean(b))
+def _structure_resolution(a: Tensor, b: Tensor, pixel_size_angstrom: float) -> float:
+    """Where the FSC at 0.143 ends when the spherical averages are taken away, as two balls agree.
+
+    The first two shells, of which little is then left, are not asked.
+    """
+    curve = fsc(_without_spherical_mean(a), _without_spherical_mean(b))
+    curve[:_TRUSTED_SHELL] = 1.0
+    return fsc_resolution(curve, CUTOFF, int(a.shape[-1]), pixel_size_angstrom)
 
 
 def _without_spherical_mean(volume: Tensor) -> Tensor:
+    """The mean over voxels of exactly the same distance is subtracted: no radial function stays."""
     n = int(volume.shape[-1])
-    radius = radius_grid(n, 3, device=volume.device).double()
-    low = radius.floor().long().flatten()
-    part = (radius.flatten() - low).double()
-    size = int(low.max()) + 2
-    weights, sums = (torch.zeros(size, dtype=torch.float64, device=volume.device) for _ in "ws")
+    squared = radius_grid(n, 3, device=volume.device).double().square().round().long().flatten()
     values = volume.double().flatten()
-    for index, share in ((low, 1 - part), (low + 1, part)):
-        weights.index_add_(0, index, share)
-        sums.index_add_(0, index, share * values)
-    mean = sums / weights.clamp(min=1e-12)
-    smooth = mean[low] * (1 - part) + mean[low + 1] * part
-    return (values - smooth).reshape(volume.shape)
+    count = torch.bincount(squared).double().clamp(min=1)
+    mean = torch.zeros_like(count).index_add_(0, squared, values) / count
+    return (values - mean[squared]).reshape(volume.shape)
 
 
 def _doubt(structure: float, chance: float, edge_angstrom: float, n_particles: int) -> str:
     """Why the halves cannot be believed, with a remedy; empty if they can."""
     shells = edge_angstrom / structure
-    reached = "not at all" if math.isinf(structure) else f"to {structure:.0f} Å"
-    by_chance = "nothing" if math.isinf(chance) else f"{chance:.0f} Å"
+    found = (
+        f"beyond their outline the halves agree to {structure:.0f} Å where chance alone reaches "
+    )
+    found += f"{chance:.0f} Å"
     if n_particles < FEWEST_PARTICLES:
         return (
             f"{n_particles:,} particles are too few (thousands are needed to find a structure "
-            f"without poses); the halves agree {reached}, and chance alone reaches {by_chance}. "
-            "Collect or pick more particles"
+            f"without poses); {found}. Collect or pick more particles"
         )
     if shells < FEWEST_SHELLS or structure * BETTER_THAN_CHANCE >= chance:
         return (
-            f"beyond their outline the two halves agree {reached}, and chance alone reaches "
-            f"{by_chance}. Give the run more time (--effort 2), another --seed, the right --sym, "
+            f"{found}. Give the run more time (--effort 2), another --seed, the right --sym, "
             "--noise and contrast (--invert), or more particles"
         )
     return ""
