@@ -15,11 +15,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError
@@ -31,89 +29,14 @@ from vitreous.physics.ctf import ctf_half
 from vitreous.physics.noise import BackgroundPatches, prepare_patches
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
+from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 from vitreous.solvers.losses import gradient_penalty, normalise_images
 
+__all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
+
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
-_STRICT = ConfigDict(extra="forbid", strict=False)
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Stage:
-    """A stretch of the run at one box size.
-
-    Args:
-        box_size: edge of images and volume in pixels; the field of view never changes.
-        iterations: volume updates.
-    """
-
-    box_size: int
-    iterations: int
-
-
-@dataclass(frozen=True, config=_STRICT)
-class CryoGanConfig:
-    """Settings of Algorithm 1; the defaults are for the command line's ``abinit``.
-
-    Args:
-        stages: boxes and iterations, coarse to fine.
-        symmetry: point group, imposed by construction.
-        batch_size: M of eq. (14).
-        n_critic: critic updates per volume update.
-        penalty: lambda of eq. (13); the norm is over all pixels of an image.
-        penalty_every: take the penalty at every so many critic updates, times as many.
-        critic, width: kind and size of the network, see :class:`~vitreous.models.critic.Critic`.
-        learning_rate_critic, learning_rate_volume, learning_rate_scale: Adam steps at the start.
-        learning_rate_end: factor reached exponentially at the end of the run.
-        betas: of Adam.
-        warm_up: volume updates over which its step grows to full size.
-        mask_fraction: radius of the spherical mask, in box sizes.
-        floor_centre, floor_edge: clipping constraint. At distance r the volume may be no lower
-            than ``-(floor_centre t + floor_edge r / R)`` times its maximum, t the share of the run
-            that is done, R the mask's radius; None: no constraint.
-        clip_volume, clip_critic, clip_scale: bounds on the gradient per voxel, on the norm of the
-            critic's and on that of the scales; the first two grow from 0 over ``clip_epochs``.
-        noise_start: "background" estimates the share of noise from the particles' corners;
-            "one" starts both scales at 1.
-        correct_phases: multiply images, real and simulated, by the sign of their CTF.
-        mirror: show the critic real images randomly mirrored and transposed, which changes nothing
-            about a data set whose orientations are uniform, and so makes eight of one.
-        smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
-            smoothing_decay: factor per epoch.
-        averaging: of the volume over updates (exponential, 0 for none).
-    """
-
-    stages: tuple[Stage, ...]
-    symmetry: str = "C1"
-    batch_size: int = 32
-    n_critic: int = 2
-    penalty: float = 10.0
-    penalty_every: int = 4
-    critic: Literal["dense", "strided", "paper"] = "dense"
-    width: int = 384
-    learning_rate_critic: float = 1e-3
-    learning_rate_volume: float = 2e-2
-    learning_rate_scale: float = 1e-3
-    learning_rate_end: float = 0.1
-    betas: tuple[float, float] = (0.5, 0.9)
-    warm_up: int = 20
-    mask_fraction: float = 0.45
-    floor_centre: float | None = 0.1
-    floor_edge: float = 0.1
-    clip_volume: float = 1e3
-    clip_critic: float = 1e6
-    clip_scale: float = 10.0
-    clip_epochs: float = 0.0
-    noise_start: Literal["background", "one"] = "background"
-    correct_phases: bool = False
-    mirror: bool = True
-    smoothing_px: float = 0.0
-    smoothing_decay: float = 0.98
-    averaging: float = 0.99
-
-    @property
-    def iterations(self) -> int:
-        """Volume updates of the whole run."""
-        return sum(stage.iterations for stage in self.stages)
+SNAPSHOT_EVERY = 100
+SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
 
 
 class ImageSource(Protocol):
@@ -156,7 +79,9 @@ class CryoGan:
         self.device = simulator.micrograph_id.device
         self.iteration = 0
         self.critic_updates = 0
-        self.failures = 0
+        self.skipped = 0
+        self.rollbacks = 0
+        self._snapshot: dict[str, Tensor] = {}
         self._enter(0, None)
 
     # ---------------------------------------------------------------- stages
@@ -202,6 +127,7 @@ class CryoGan:
             "volume": adam([self.volume.free], c.learning_rate_volume, betas=c.betas),
             "scale": adam([self.log_signal, self.log_noise], c.learning_rate_scale, betas=c.betas),
         }
+        self._keep_snapshot()
 
     def _noise_share(self) -> float:
         """Share of the images' variance that is noise, from the pixels outside the particle."""
@@ -367,26 +293,32 @@ class CryoGan:
     def _guard(self, stats: Mapping[str, float]) -> None:
         """Count steps skipped for NaN; roll back after ten in a row, give up after three times."""
         if all(math.isfinite(value) for value in stats.values()):
-            self.failures -= self.failures % 16
-            if self.iteration % 100 == 0:
-                self._snapshot = {k: v.clone() for k, v in self.tensors().items()}
+            self.skipped = 0
+            if self.iteration % SNAPSHOT_EVERY == 0:
+                self._keep_snapshot()
             return
-        self.failures += 1
-        if self.failures % 16 < 10:
+        self.skipped += 1
+        if self.skipped < SKIPS_BEFORE_ROLLBACK:
             return
-        self.failures += 16 - self.failures % 16
-        if self.failures >= 48 or not hasattr(self, "_snapshot"):
+        if self.rollbacks >= ROLLBACKS:
             raise DivergedError(
                 "the optimisation met NaN again and again; lower the learning rates "
                 "(--learning-rate-volume, --learning-rate-critic) or look for broken particles"
             )
+        self.skipped = 0
+        self.rollbacks += 1
         self._load_tensors(self._snapshot, generators=False)
+
+    def _keep_snapshot(self) -> None:
+        """What a rollback returns to."""
+        self._snapshot = {k: v.clone() for k, v in self.tensors().items()}
 
     @torch.no_grad()
     def result(self) -> Tensor:
         """The averaged volume ``(n, n, n)`` at the present box, in units of the noise deviation."""
         scale = torch.exp(self.log_signal - self.log_noise) if self.done else 1.0
-        return self.volume(self.average) * scale
+        volume: Tensor = self.volume(self.average)
+        return volume * scale
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes, by name: weights, moments, scales and random streams."""
@@ -408,7 +340,8 @@ class CryoGan:
             "stage": self.stage,
             "iteration": self.iteration,
             "critic_updates": self.critic_updates,
-            "failures": self.failures,
+            "skipped": self.skipped,
+            "rollbacks": self.rollbacks,
         }
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
@@ -416,8 +349,10 @@ class CryoGan:
         self._enter(int(counters["stage"]), None)
         self.iteration = int(counters["iteration"])
         self.critic_updates = int(counters["critic_updates"])
-        self.failures = int(counters["failures"])
+        self.skipped = int(counters["skipped"])
+        self.rollbacks = int(counters["rollbacks"])
         self._load_tensors(tensors, generators=True)
+        self._keep_snapshot()
 
     @torch.no_grad()
     def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
@@ -448,7 +383,7 @@ class _Cache:
         self._images, self._n, self._device = images, n, device
         self._all: Tensor | None = None
         if len(images) * n * n * 4 <= 2**31:
-            pieces = torch.arange(len(images)).split(512)
+            pieces = torch.split(torch.arange(len(images)), 512)
             self._all = torch.cat([self._fetch(piece) for piece in pieces])
 
     def _fetch(self, indices: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitreous.solvers.cryogan import CryoGanConfig, Stage
+from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 
 LARGEST_DEFAULT_BOX = 64
 _ITERATIONS = {16: 2500, 32: 3000, 64: 1500}
