@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import abinit, align, fsc, info, simulate
+from vitreous.cli import abinit, align, demo, fsc, info, simulate
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo", no_args_is_help=True)(demo.command)
 app.command("simulate", no_args_is_help=True)(simulate.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("align", no_args_is_help=True)(align.command)
