@@ -121,11 +121,12 @@ class CryoGan:
         self.log_signal.requires_grad_()
         self.critic = Critic(n, c.width, c.critic, generator=_cpu_twin(self.generators["init"]))
         self.critic.to(self.device)
+        self._scales = (self.log_signal, self.log_noise)
         adam = torch.optim.Adam
         self.optimisers = {
             "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
             "volume": adam([self.volume.free], c.learning_rate_volume, betas=c.betas),
-            "scale": adam([self.log_signal, self.log_noise], c.learning_rate_scale, betas=c.betas),
+            "scale": adam(self._scales, c.learning_rate_scale, betas=c.betas),
         }
         self._keep_snapshot()
 
@@ -134,7 +135,7 @@ class CryoGan:
         indices = torch.arange(len(self.images))[:: max(1, len(self.images) // 2000)]
         images = normalise_images(self._cache.read(indices))
         outside = radius_grid(self.n, 2, device=self.device) > 0.5 * self.n
-        return min(0.98, float(images[:, outside].var(dim=1).mean()))
+        return min(0.98, max(1e-4, float(images[:, outside].var(dim=1).mean())))
 
     def _matching_log_signal(self, noise_share: float) -> float:
         """Log scale that gives the volume's images what the noise leaves of the unit variance."""
@@ -171,14 +172,10 @@ class CryoGan:
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
         )
-        images = self._seen(self._cache.read(row), row)
-        if self.config.mirror:
-            turn = int(torch.randint(8, (1,), generator=generator, device=generator.device))
-            images = _dihedral(images, turn)
-        return images
+        return self._seen(self._cache.read(row), row)
 
     def _seen(self, images: Tensor, row: Tensor) -> Tensor:
-        """Optional phase correction and blur, then zero mean and unit deviation."""
+        """Optional phase correction, blur and mirrors, then zero mean and unit deviation."""
         c = self.config
         blur = c.smoothing_px * c.smoothing_decay**self.epoch
         if c.correct_phases or blur > 0:
@@ -189,6 +186,10 @@ class CryoGan:
                 transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
                 factor = factor * torch.where(transfer < 0, -1.0, 1.0)
             images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(self.n, self.n))
+        if c.mirror:
+            generator = self.generators["batches"]
+            turn = torch.randint(8, (1,), generator=generator, device=generator.device)
+            images = _dihedral(images, int(turn))
         return normalise_images(images)
 
     # ---------------------------------------------------------------- Algorithm 1
@@ -198,8 +199,8 @@ class CryoGan:
         self._set_learning_rates()
         with torch.no_grad():
             spectrum = oversampled_spectrum(self.volume())
-        for _ in range(self.config.n_critic):  # lines 2 to 7
-            critic_stats = self._update_critic(spectrum)
+        told = [self._update_critic(spectrum) for _ in range(self.config.n_critic)]  # lines 2 to 7
+        critic_stats = {k: sum(one[k] for one in told) / len(told) for k in told[0]}
         volume_stats = self._update_volume()  # lines 8 and 9
         stats = {
             "iteration": float(self.iteration),
@@ -249,17 +250,17 @@ class CryoGan:
             self.optimisers[name].zero_grad(set_to_none=True)
         loss.backward()
         self.critic.requires_grad_(True)
-        gradient = self.volume.free.grad
-        if gradient is not None and bool(torch.isfinite(gradient).all()):
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in (self.volume.free, *self._scales) if p.grad is not None]
+        )
+        if bool(torch.isfinite(norm)):
             limit = c.clip_volume * self._clip_ramp()
-            gradient.clamp_(-limit, limit)
-            for scale in (self.log_signal, self.log_noise):
-                if scale.grad is not None:
-                    scale.grad.clamp_(-c.clip_scale, c.clip_scale)
+            torch.nn.utils.clip_grad_value_(self.volume.free, limit)
+            torch.nn.utils.clip_grad_value_(self._scales, c.clip_scale)
             self.optimisers["volume"].step()
             self.optimisers["scale"].step()
             self._constrain()
-        return {"volume_loss": float(loss.detach())}
+        return {"volume_loss": float(loss.detach()), "volume_gradient": float(norm)}
 
     @torch.no_grad()
     def _constrain(self) -> None:
@@ -268,7 +269,7 @@ class CryoGan:
         if c.floor_centre is not None:
             radius = self.volume.radius_px / (c.mask_fraction * self.n)
             share = c.floor_centre * self.progress + c.floor_edge * radius
-            free.copy_(torch.maximum(free, -share * free.max()))
+            free.copy_(torch.maximum(free, -share * free.max().clamp_min(0)))
         self.average.lerp_(free.detach(), 1 - c.averaging)
 
     def _clip_ramp(self) -> float:
@@ -315,13 +316,19 @@ class CryoGan:
 
     @torch.no_grad()
     def result(self) -> Tensor:
-        """The averaged volume ``(n, n, n)`` at the present box, in units of the noise deviation."""
+        """The averaged volume ``(n, n, n)`` at the present box.
+
+        Once :attr:`done`, in units of the noise deviation; before, as the parameters are.
+        """
         scale = torch.exp(self.log_signal - self.log_noise) if self.done else 1.0
         volume: Tensor = self.volume(self.average)
         return volume * scale
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes, by name: weights, moments, scales and random streams."""
+        """Everything that changes, by name: weights, moments, scales and random streams.
+
+        The weights and moments are the live ones: clone what must outlast the next step.
+        """
         out = {
             "volume": self.volume.free.detach(),
             "average": self.average,
@@ -345,7 +352,10 @@ class CryoGan:
         }
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`tensors` and :meth:`counters` were taken."""
+        """Go on exactly where :meth:`tensors` and :meth:`counters` were taken.
+
+        A rollback afterwards returns to this state, not to one before it.
+        """
         self._enter(int(counters["stage"]), None)
         self.iteration = int(counters["iteration"])
         self.critic_updates = int(counters["critic_updates"])

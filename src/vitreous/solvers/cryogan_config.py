@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", strict=False)
@@ -19,8 +19,8 @@ class Stage:
         iterations: volume updates.
     """
 
-    box_size: int
-    iterations: int
+    box_size: PositiveInt
+    iterations: PositiveInt
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -48,21 +48,21 @@ class CryoGanConfig:
         noise_start: "background" estimates the share of noise from the particles' corners;
             "one" starts both scales at 1.
         correct_phases: multiply images, real and simulated, by the sign of their CTF.
-        mirror: show the critic real images randomly mirrored and transposed, which changes nothing
-            about a data set whose orientations are uniform, and so makes eight of one.
+        mirror: mirror and transpose batches, real and simulated alike, at random, which makes
+            eight real images of one; the mirror of a projection is a projection too.
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
         averaging: of the volume over updates (exponential, 0 for none).
     """
 
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     symmetry: str = "C1"
-    batch_size: int = 32
-    n_critic: int = 1
+    batch_size: PositiveInt = 32
+    n_critic: PositiveInt = 1
     penalty: float = 10.0
-    penalty_every: int = 4
+    penalty_every: PositiveInt = 4
     critic: Literal["dense", "strided", "paper"] = "dense"
-    width: int = 192
+    width: PositiveInt = 192
     learning_rate_critic: float = 3e-3
     learning_rate_volume: float = 0.1
     learning_rate_scale: float = 1e-3
