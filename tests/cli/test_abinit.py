@@ -16,7 +16,7 @@ from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 ITERATIONS = 160
 CONFIG = """
 batch_size = 8
-channels = 4
+width = 4
 stages = [{ box_size = 12, iterations = 60 }, { box_size = 16, iterations = 100 }]
 """
 MAPS = ("half1.mrc", "half2.mrc", "map.mrc")

@@ -35,7 +35,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles
 from vitreous.metrics.halves import HalvesResult, resolutions_between
 from vitreous.physics.ctf import b_factor_from_nyquist_value
-from vitreous.solvers.cryogan import CryoGanConfig, Stage
+from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 from vitreous.solvers.presets import LARGEST_DEFAULT_BOX, default_config, paper_config
 
 MARKS = 6

@@ -32,7 +32,8 @@ from vitreous.cli.common import (
 from vitreous.cli.particle_sources import NoiseFiles, ParticleFiles, WorkingImages
 from vitreous.cli.sources import parse_poses, parse_shift
 from vitreous.core.errors import DivergedError, VitreousError
-from vitreous.solvers.cryogan import STREAMS, CryoGan, CryoGanConfig
+from vitreous.solvers.cryogan import STREAMS, CryoGan
+from vitreous.solvers.cryogan_config import CryoGanConfig
 from vitreous.solvers.loop import Stats
 
 if TYPE_CHECKING:
