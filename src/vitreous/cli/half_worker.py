@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 # ("row", history row), ("state", row), ("mark", number, volume), ("done", Outcome), ("stopped",),
 # ("error", exit code, text), ("bug", traceback)
 MESSAGES = ("row", "state", "mark", "done", "stopped", "error", "bug")
-ROWS = 150
+ROWS = 80
 STATE_INTERVAL_SECONDS = 0.5
 EXAMPLES = 8
-SNR_SAMPLE = 64
+SNR_SAMPLE = 32
 
 
 @dataclass(frozen=True)
