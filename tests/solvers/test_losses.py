@@ -62,7 +62,8 @@ def test_penalty_moves_the_critic_and_not_the_images(generator: torch.Generator)
     simulated = torch.randn(3, 4, 4, generator=generator, requires_grad=True)
     critic = _Linear(torch.full((4, 4), 0.5))
     gradient_penalty(critic, real, simulated, torch.rand(3)).backward()
-    assert real.grad is None and simulated.grad is None
+    assert real.grad is None
+    assert simulated.grad is None
     assert critic.slope.grad is not None
     assert torch.allclose(critic.slope.grad, torch.full((4, 4), 2 * (2.0 - 1) * 0.25))
 
@@ -144,4 +145,5 @@ def test_constant_image_becomes_zero_with_a_finite_gradient() -> None:
     normal = normalise_images(images)
     assert normal.abs().max() == 0
     (normal * torch.randn(2, 4, 4)).sum().backward()
-    assert images.grad is not None and bool(images.grad.isfinite().all())
+    assert images.grad is not None
+    assert bool(images.grad.isfinite().all())
