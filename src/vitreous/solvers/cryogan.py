@@ -197,11 +197,11 @@ class CryoGan:
     def step(self) -> dict[str, float]:
         """One volume update after ``n_critic`` critic updates; the numbers worth a history line."""
         self._set_learning_rates()
-        with torch.no_grad():
-            spectrum = oversampled_spectrum(self.volume())
-        told = [self._update_critic(spectrum) for _ in range(self.config.n_critic)]  # lines 2 to 7
+        spectrum = oversampled_spectrum(self.volume())
+        fixed = spectrum.detach()
+        told = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
         critic_stats = {k: sum(one[k] for one in told) / len(told) for k in told[0]}
-        volume_stats = self._update_volume()  # lines 8 and 9
+        volume_stats = self._update_volume(spectrum)  # lines 8 and 9
         stats = {
             "iteration": float(self.iteration),
             "box": float(self.n),
@@ -241,10 +241,10 @@ class CryoGan:
         self.critic_updates += 1
         return {"wasserstein": float(wasserstein.detach()), "critic_gradient": float(norm)}
 
-    def _update_volume(self) -> dict[str, float]:
+    def _update_volume(self, spectrum: Tensor) -> dict[str, float]:
         c = self.config
         self.critic.requires_grad_(False)
-        simulated = self._simulated(oversampled_spectrum(self.volume()), c.batch_size)
+        simulated = self._simulated(spectrum, c.batch_size)
         loss = -self.critic(simulated).mean()
         for name in ("volume", "scale"):
             self.optimisers[name].zero_grad(set_to_none=True)
