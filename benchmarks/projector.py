@@ -84,7 +84,11 @@ def child(program: str, n: int, threads: int) -> None:
     g = torch.Generator().manual_seed(0)
     rotations = random_rotations(IMAGES, generator=g)
     step(program, torch.ones(n, n, n), rotations, torch.ones(IMAGES, n, n))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # ru_maxrss of a child starts at its parent's; Linux keeps the process' own in VmHWM.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    print((own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
 
 
 def compare(n: int, repeats: int, threads: int, *, memory: bool) -> dict[str, object]:

@@ -99,7 +99,11 @@ def test_fused_forward_model_obeys_the_laws_and_equals_its_parts(n: int) -> None
     assert isinstance(model, Projector), "the filters did not fuse into the projector"
     check_operator(model, rtol=1e-10)
     volume = noise(n, n, n)
-    torch.testing.assert_close(model(volume), ctf(shift(plain(volume))), rtol=1e-9, atol=1e-9)
+    steps = ctf(shift(plain(volume)))
+    torch.testing.assert_close(model(volume), steps, rtol=1e-9, atol=1e-9)
+    one_by_one = ctf @ (shift @ plain)
+    assert isinstance(one_by_one, Projector)
+    torch.testing.assert_close(one_by_one(volume), steps, rtol=1e-9, atol=1e-9)
 
 
 def test_other_operators_do_not_fuse() -> None:
