@@ -520,6 +520,8 @@ def test_noise_share_stays_inside_what_logarithms_bear() -> None:
     n = 16
     ball = (radius_grid(n, 2) < 4).float().expand(64, n, n)
     silent, noisy = _gan(Images(ball.clone())), _gan(_white())
+    empty = _gan(Images(torch.ones(64, n, n)))  # nothing in the corners, to the last bit
+    assert empty.log_noise.item() == pytest.approx(0.5 * math.log(1e-4), abs=0.2)
     assert math.isfinite(silent.log_noise.item())
     assert silent.log_noise.item() < -2
     passed = math.pi / 4  # share of white noise inside the circle, about
