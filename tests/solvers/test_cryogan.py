@@ -78,7 +78,13 @@ def _gan(
 ) -> CryoGan:
     images = images or _white()
     n, count = images.box_size, len(images)
-    fixed: dict[str, Any] = {"stages": (Stage(n, 20),), "batch_size": 4, "width": 8, "n_critic": 2}
+    fixed: dict[str, Any] = {
+        "stages": (Stage(n, 20),),
+        "batch_size": 4,
+        "width": 8,
+        "n_critic": 2,
+        "rotate": False,
+    }
     config = CryoGanConfig(**(fixed | settings))
     return CryoGan(images, simulator or _simulator(n, count), config, _streams(seed))
 
@@ -669,7 +675,12 @@ def test_one_bad_critic_update_among_several_is_counted() -> None:
 # -------------------------------------------------------------------- exactness
 
 
-_TWO_STAGES = {"stages": (Stage(8, 4), Stage(16, 4)), "smoothing_px": 0.5, "clip_epochs": 1.0}
+_TWO_STAGES = {
+    "stages": (Stage(8, 4), Stage(16, 4)),
+    "smoothing_px": 0.5,
+    "clip_epochs": 1.0,
+    "rotate": True,
+}
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])
