@@ -60,11 +60,17 @@ def command(
     ] = False,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="Folder that the table's image names are relative to."),
+        typer.Option(
+            help="Folder that the table's image names are relative to; by default the table's "
+            "own, or the nearest above it where the images are."
+        ),
     ] = None,
     allow_outside_root: Annotated[
         bool,
-        typer.Option("--allow-outside-root", help="Trust image names that leave that folder."),
+        typer.Option(
+            "--allow-outside-root",
+            help="Trust image names that are absolute or lead out of that folder.",
+        ),
     ] = False,
     ctf: Annotated[
         Path | None,
@@ -113,8 +119,8 @@ def command(
         typer.Option(
             min=1e-6,
             max=1,
-            help="Envelope of the CTF by its value at the images' Nyquist frequency, a fraction; "
-            "replaces the table's.",
+            help="Envelope of the CTF by its value at the Nyquist frequency of the images as "
+            "stored, a fraction; replaces the table's.",
             rich_help_panel=_OPTICS,
         ),
     ] = None,
@@ -171,7 +177,8 @@ def command(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file of solver settings, on top of the preset.",
+            help="TOML file of solver settings, on top of the preset; config.toml of a run lists "
+            "them all, docs/cryogan.md explains them.",
             metavar="FILE.toml",
             rich_help_panel=_SOLVER,
         ),
@@ -186,29 +193,42 @@ def command(
         float | None,
         typer.Option(
             min=1,
-            help="Diameter in Å of the sphere that holds the molecule; 90 % of the box by default.",
+            help="Diameter in Å of the sphere that holds the molecule; by default 90 % of the "
+            "box, 95 % with `--preset paper`.",
             rich_help_panel=_SOLVER,
         ),
     ] = None,
     learning_rate_volume: Annotated[
         float | None,
-        typer.Option(min=1e-9, help="Adam's step for the volume.", rich_help_panel=_SOLVER),
+        typer.Option(
+            min=1e-9,
+            help="Adam's step for the volume, instead of the preset's.",
+            rich_help_panel=_SOLVER,
+        ),
     ] = None,
     learning_rate_critic: Annotated[
         float | None,
-        typer.Option(min=1e-9, help="Adam's step for the critic.", rich_help_panel=_SOLVER),
+        typer.Option(
+            min=1e-9,
+            help="Adam's step for the critic, instead of the preset's.",
+            rich_help_panel=_SOLVER,
+        ),
     ] = None,
     seed: Seed = 0,
     continue_: Annotated[
         bool,
-        typer.Option("--continue", help="Go on with the run in the folder, from its checkpoints."),
+        typer.Option(
+            "--continue",
+            help="Go on with the run in the folder from its checkpoints; give the same options.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
     allow_config_change: Annotated[
         bool,
         typer.Option(
             "--allow-config-change",
-            help="With --continue: although options or data differ; the difference is recorded.",
+            help="Let --continue go on although options or data differ; the difference is "
+            "recorded.",
         ),
     ] = False,
     checkpoint_every: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import Seed, generator, require_finite
+from vitreous.cli.common import generator, require_finite
 from vitreous.core.errors import InputError, UsageError
 
 
@@ -34,7 +34,10 @@ def command(
         Path | None,
         typer.Option("--output", "-o", help="Write the curve here as CSV.", metavar="FILE.csv"),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Of the random phases of a masked curve.", metavar="INT"),
+    ] = 0,
 ) -> None:
     """Compare two maps by Fourier shell correlation.
 

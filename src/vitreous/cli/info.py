@@ -28,7 +28,10 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 def command(
     file: Annotated[
-        Path, typer.Argument(help="A map, stack, STAR table, CTFFIND4 result or atomic model.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A map, stack, STAR table, CTFFIND4 result or atomic model."
+        ),
     ],
 ) -> None:
     """Say what a file is: kind, sizes, pixel size, statistics.
@@ -39,7 +42,8 @@ def command(
     Example: `vitreous info SIM/particles.star`
     """
     if not file.is_file():
-        raise InputError(f"{file}: no such file; check the path")
+        fault = "a folder; give a file in it" if file.is_dir() else "no such file; check the path"
+        raise InputError(f"{file}: {fault}")
     for label, value in _describe(file):
         typer.echo(f"{label:<14}{value}")
 
@@ -55,7 +59,9 @@ def _describe(file: Path) -> Iterator[tuple[str, str]]:
     elif name.endswith(".txt"):
         yield from _ctffind(file)
     else:
-        raise InputError(f"{file}: unknown kind; known: .mrc .mrcs .map .star .txt .cif .pdb")
+        raise InputError(
+            f"{file}: unknown kind of file; known: .mrc .mrcs .map .st .star .txt .cif .pdb"
+        )
 
 
 def _mrc(file: Path) -> Iterator[tuple[str, str]]:
@@ -108,7 +114,7 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
     document = read_star(file)
     yield "kind", "STAR table"
     for name, block in document.blocks.items():
-        rows = f"{len(block)} rows" if block.is_loop else "pairs"
+        rows = f"{len(block)} row{'s' * (len(block) != 1)}" if block.is_loop else "pairs"
         yield "block", f"data_{name}: {rows}, columns {', '.join(block.columns)}"
     for block in document.blocks.values():
         if block.is_loop and len(block):
@@ -125,7 +131,8 @@ def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:
     for column, label, unit in _RANGES:
         if column in block:
             values = block.numbers(column, file)
-            yield label, f"{values.min():g} to {values.max():g} {unit}"
+            low, high = f"{values.min():g}", f"{values.max():g}"
+            yield label, f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def _ctffind(file: Path) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ def _axes(ndim: int) -> tuple[int, ...]:
 def rfft_centered(x: Tensor, ndim: int) -> Tensor:
     r"""Hermitian-half spectrum of a real array whose origin is at ``n // 2``.
 
-    :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = \lfloor n / 2 \rfloor`.
+    :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = n // 2`.
 
     Args:
         x: real ``(..., n, n)`` or ``(..., n, n, n)``.

@@ -23,6 +23,7 @@ from torch import Tensor
 from vitreous.core.errors import DivergedError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import frequency_grid, radius_grid
+from vitreous.core.resample import turn_images
 from vitreous.models.critic import Critic
 from vitreous.models.volume import VoxelVolume
 from vitreous.physics.ctf import ctf_half
@@ -109,14 +110,17 @@ class CryoGan:
         self.n = n
         self.simulator = _at_box(self.full_simulator, n)
         self._cache = _Cache(self.images, n, self.device)
+        kx, ky = frequency_grid(n, device=self.device)
+        self._squared_frequency = kx**2 + ky**2  # in cycles per pixel
+        self._disc = (radius_grid(n, 2, device=self.device) <= n / 2 - 1).to(torch.float32)
+        self._band = (self._squared_frequency < 0.25).to(torch.float32)
         self.volume = VoxelVolume(n, c.symmetry, c.mask_fraction * n, start=start).to(self.device)
         self.average = self.volume.free.detach().clone()
         share = self._noise_share() if c.noise_start == "background" else None
         self.log_noise = torch.zeros((), device=self.device)
         self.log_signal = torch.zeros((), device=self.device)
         if share is not None:
-            self.log_noise += 0.5 * math.log(share)
-            self.log_signal += self._matching_log_signal(share)
+            self.log_signal, self.log_noise = self._matching_scales(share)
         self.log_noise.requires_grad_()
         self.log_signal.requires_grad_()
         self.critic = Critic(n, c.width, c.critic, generator=_cpu_twin(self.generators["init"]))
@@ -133,17 +137,21 @@ class CryoGan:
     def _noise_share(self) -> float:
         """Share of the images' variance that is noise, from the pixels outside the particle."""
         indices = torch.arange(len(self.images))[:: max(1, len(self.images) // 2000)]
-        images = normalise_images(self._cache.read(indices))
+        images = normalise_images(self._filtered(self._cache.read(indices)))
         outside = radius_grid(self.n, 2, device=self.device) > 0.5 * self.n
         return min(0.98, max(1e-4, float(images[:, outside].var(dim=1).mean())))
 
-    def _matching_log_signal(self, noise_share: float) -> float:
-        """Log scale that gives the volume's images what the noise leaves of the unit variance."""
-        with torch.no_grad():
-            conditions = self._draw(256)
-            clean = self._clean(oversampled_spectrum(self.volume()), conditions)
-            deviation = float((clean - clean.mean((-2, -1), keepdim=True)).square().mean().sqrt())
-        return 0.5 * math.log(1 - noise_share) - math.log(deviation) if deviation > 0 else 0.0
+    @torch.no_grad()
+    def _matching_scales(self, noise_share: float) -> tuple[Tensor, Tensor]:
+        """Log scales at which signal and noise have their shares of the images' unit variance."""
+        conditions = self._draw(256)
+        clean = self._clean(oversampled_spectrum(self.volume()), conditions)
+        noise = self.simulator.noise_like(conditions, generator=self.generators["noise"])
+        deviations = [self._filtered(x).std() for x in (clean, noise)]
+        signal, log_noise = torch.zeros_like(deviations[0]), -deviations[1].log()
+        if deviations[0] > 0:
+            signal = 0.5 * math.log(1 - noise_share) - deviations[0].log()
+        return signal, log_noise + 0.5 * math.log(noise_share)
 
     # ---------------------------------------------------------------- images
 
@@ -172,25 +180,38 @@ class CryoGan:
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
         )
-        return self._seen(self._cache.read(row), row)
+        return self._seen(self._cache.read(row), row, turn=self.config.rotate)
 
-    def _seen(self, images: Tensor, row: Tensor) -> Tensor:
-        """Optional phase correction, blur and mirrors, then zero mean and unit deviation."""
+    def _seen(self, images: Tensor, row: Tensor, *, turn: bool = False) -> Tensor:
+        """Band limit, optional phase correction, blur, turns and mirrors, then normalisation."""
         c = self.config
+        factor = self._band
         blur = c.smoothing_px * c.smoothing_decay**self.epoch
-        if c.correct_phases or blur > 0:
-            kx, ky = frequency_grid(self.n, device=self.device)
-            factor = torch.exp(-2 * (math.pi * blur) ** 2 * (kx**2 + ky**2))
-            if c.correct_phases:
-                pixel = self.simulator.pixel_size_angstrom
-                transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
-                factor = factor * torch.where(transfer < 0, -1.0, 1.0)
-            images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(self.n, self.n))
+        if blur > 0:
+            factor = factor * torch.exp(-2 * (math.pi * blur) ** 2 * self._squared_frequency)
+        if c.correct_phases:
+            pixel = self.simulator.pixel_size_angstrom
+            transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
+            factor = factor * torch.where(transfer < 0, -1.0, 1.0)
+        generator = self.generators["batches"]
+        if turn:
+            angles = torch.rand(len(images), generator=generator, device=generator.device)
+            images = turn_images(images, 2 * math.pi * angles, factor)
+        else:
+            images = self._filtered(images, factor)
         if c.mirror:
-            generator = self.generators["batches"]
-            turn = torch.randint(8, (1,), generator=generator, device=generator.device)
-            images = _dihedral(images, int(turn))
-        return normalise_images(images)
+            which = torch.randint(8, (1,), generator=generator, device=generator.device)
+            images = _dihedral(images, int(which))
+        return normalise_images(images * self._disc if c.rotate else images)
+
+    def _filtered(self, images: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Images times a factor in Fourier space, by default the common band limit.
+
+        Central slices end at the Nyquist circle. Real images do not, and cropping takes their
+        Nyquist row, so without the band limit a critic tells them apart by these alone.
+        """
+        factor = self._band if factor is None else factor
+        return torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(self.n, self.n))
 
     # ---------------------------------------------------------------- Algorithm 1
 

@@ -79,6 +79,7 @@ class CryoGanConfig:
     noise_start: Literal["background", "one"] = "background"
     correct_phases: bool = False
     mirror: bool = True
+    rotate: bool = True
     smoothing_px: float = 0.0
     smoothing_decay: float = 0.98
     averaging: float = 0.99
