@@ -1,0 +1,61 @@
+"""Make the README's picture from the output of the demo.
+
+    make demo
+    .venv/bin/python docs/make_images.py demo        # writes docs/images/demo.png
+
+Three rows: particles as the program is given them; the map that it found, brought onto the true
+one; the true map. Of the maps, the three central slices and the three projections.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from vitreous.io.mrc import open_stack, read_mrc
+from vitreous.report.figures import (
+    Array,
+    central_slices,
+    enlarge,
+    projections,
+    save_particle_grid,
+)
+
+COLUMNS = 6
+PIXELS = 160
+
+
+def particles(path: Path) -> Array:
+    """Particles spread evenly over a stack, ``(COLUMNS, n, n)``, enlarged."""
+    stack = open_stack(path)
+    rows = np.linspace(0, len(stack) - 1, COLUMNS).astype(int)
+    return np.stack([enlarge(image, PIXELS) for image in stack.read(rows)])
+
+
+def views(path: Path) -> Array:
+    """Slices and projections of a map, ``(COLUMNS, n, n)``, enlarged."""
+    volume = read_mrc(path)[0]
+    planes = [*central_slices(volume).values(), *projections(volume).values()]
+    return np.stack([enlarge(plane, PIXELS) for plane in planes])
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="output folder of vitreous demo")
+    default = Path(__file__).parent / "images" / "demo.png"
+    parser.add_argument("picture", type=Path, nargs="?", default=default, help=f"({default.name})")
+    options = parser.parse_args()
+    rows = {
+        "particles": particles(options.demo / "simulated" / "particles.mrcs"),
+        "found": views(options.demo / "aligned.mrc"),
+        "true": views(options.demo / "simulated" / "truth.mrc"),
+    }
+    options.picture.parent.mkdir(parents=True, exist_ok=True)
+    save_particle_grid(options.picture, rows)
+
+
+if __name__ == "__main__":
+    main()
