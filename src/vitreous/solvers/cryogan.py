@@ -180,9 +180,9 @@ class CryoGan:
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
         )
-        return self._seen(self._cache.read(row), row, turn=self.config.rotate)
+        return self._seen(self._cache.read(row), row)
 
-    def _seen(self, images: Tensor, row: Tensor, *, turn: bool = False) -> Tensor:
+    def _seen(self, images: Tensor, row: Tensor) -> Tensor:
         """Band limit, optional phase correction, blur, turns and mirrors, then normalisation."""
         c = self.config
         factor = self._band
@@ -194,7 +194,7 @@ class CryoGan:
             transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
             factor = factor * torch.where(transfer < 0, -1.0, 1.0)
         generator = self.generators["batches"]
-        if turn:
+        if c.rotate:
             angles = torch.rand(len(images), generator=generator, device=generator.device)
             images = turn_images(images, 2 * math.pi * angles, factor)
         else:
