@@ -16,6 +16,7 @@ from vitreous.core.errors import DivergedError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import frequency_grid, radius_grid
 from vitreous.core.params import Optics
+from vitreous.core.resample import mirror_images
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.physics.ctf import ctf_half
@@ -25,6 +26,7 @@ from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Simulator, simulate
 from vitreous.solvers import cryogan
 from vitreous.solvers.cryogan import STREAMS, CryoGan, CryoGanConfig, Stage
+from vitreous.solvers.images import ImageCache, at_box
 from vitreous.solvers.losses import normalise_images
 from vitreous.solvers.presets import default_config, default_stages, paper_config
 
@@ -204,7 +206,7 @@ def test_eight_exact_mirrors_about_the_centre(n: int) -> None:
     offset = torch.arange(n) - n // 2
     seen = set()
     for turn in range(8):
-        turned = cryogan._dihedral(image, turn)
+        turned = mirror_images(image, turn)
         assert turned.shape == image.shape
         assert torch.equal(turned.flatten().sort().values, image.flatten())
         maps = []
@@ -223,9 +225,7 @@ def test_eight_exact_mirrors_about_the_centre(n: int) -> None:
 def test_real_and_simulated_batches_are_mirrored_alike() -> None:
     image = torch.rand(16, 16, generator=torch.Generator().manual_seed(1))
     gan = _gan(Images(image.expand(64, 16, 16).clone()), batch_size=2)
-    variants = normalise_images(
-        torch.stack([cryogan._dihedral(_limited(image), t) for t in range(8)])
-    )
+    variants = normalise_images(torch.stack([mirror_images(_limited(image), t) for t in range(8)]))
 
     def distance(batch: Tensor) -> Tensor:
         return (batch[:1] - variants).abs().amax((-2, -1))
@@ -331,7 +331,7 @@ def test_smaller_box_keeps_the_field_of_view() -> None:
     noise = BackgroundPatches(patches, torch.arange(8) % 4, random_dihedral=True)
     shifts = TriangularShift(30.0)
     whole = _simulator(32, count, noise=noise, shifts=shifts)
-    half = cryogan._at_box(whole, 16)
+    half = at_box(whole, 16)
     assert half.box_size * half.pixel_size_angstrom == 32 * PIXEL
     assert half.optics is whole.optics
     assert half.shifts is shifts
@@ -340,14 +340,14 @@ def test_smaller_box_keeps_the_field_of_view() -> None:
     assert torch.equal(half.noise.micrograph_id, noise.micrograph_id)
     assert half.noise.random_dihedral
     assert half.noise.patches.std((-2, -1), correction=0).sub(1).abs().max() < 1e-5
-    assert cryogan._at_box(whole, 32) is whole
+    assert at_box(whole, 32) is whole
     assert whole.box_size == 32
 
 
 def test_images_of_the_small_volume_are_the_small_images(generator: torch.Generator) -> None:
     """Cropping the data and cropping the volume agree, shift and CTF included, scale too."""
     whole = _simulator(32, 10)
-    small = cryogan._at_box(whole, 16)
+    small = at_box(whole, 16)
     volume = protein_phantom(32, PIXEL, seed=2, resolution_angstrom=45.0)
     rotations = random_rotations(10, generator=generator)
     shift = torch.randn(10, 2, generator=generator) * 15
@@ -361,7 +361,7 @@ def test_images_of_the_small_volume_are_the_small_images(generator: torch.Genera
 
 def test_particles_are_cropped_and_read_alike_from_memory_and_source() -> None:
     images = _white(32, 40)
-    cache = cryogan._Cache(images, 16, torch.device("cpu"))
+    cache = ImageCache(images, 16, torch.device("cpu"))
     rows = torch.tensor([3, 3, 39, 0])
     assert torch.allclose(cache.read(rows), fourier_resize(images.stack[rows], 16, 2), atol=1e-6)
     held = cache.read(rows)

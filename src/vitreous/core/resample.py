@@ -209,3 +209,18 @@ def turn_images(images: Tensor, angle_rad: Tensor, factor: Tensor) -> Tensor:
     grid = source * (2 / (2 * n - 1)) - 1
     turned = torch.nn.functional.grid_sample(fine[:, None], grid, align_corners=True)
     return turned[:, 0]
+
+
+def mirror_images(images: Tensor, turn: int) -> Tensor:
+    """One of the eight mirrors and quarter turns about the pixel ``n // 2``, wrapping around.
+
+    Args:
+        images: ``(..., n, n)``.
+        turn: 0 to 7; bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps the axes.
+    """
+    roll = 1 if images.shape[-1] % 2 == 0 else 0
+    if turn & 1:
+        images = images.flip(-1).roll(roll, -1)
+    if turn & 2:
+        images = images.flip(-2).roll(roll, -2)
+    return images.transpose(-1, -2) if turn & 4 else images

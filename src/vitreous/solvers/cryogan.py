@@ -12,25 +12,23 @@ strided critic, a penalty now and then, the noise level started from the particl
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError
-from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import frequency_grid, radius_grid
-from vitreous.core.resample import turn_images
+from vitreous.core.resample import mirror_images, turn_images
 from vitreous.models.critic import Critic
 from vitreous.models.volume import VoxelVolume
 from vitreous.physics.ctf import ctf_half
-from vitreous.physics.noise import BackgroundPatches, prepare_patches
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
+from vitreous.solvers.images import ImageCache, ImageSource, at_box
 from vitreous.solvers.losses import gradient_penalty, normalise_images
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
@@ -38,21 +36,6 @@ __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
 SNAPSHOT_EVERY = 100
 SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
-
-
-class ImageSource(Protocol):
-    """Real particle images, read a batch at a time."""
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the images in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
-        ...
 
 
 class CryoGan:
@@ -108,8 +91,8 @@ class CryoGan:
         self.stage = stage
         n = c.stages[stage].box_size
         self.n = n
-        self.simulator = _at_box(self.full_simulator, n)
-        self._cache = _Cache(self.images, n, self.device)
+        self.simulator = at_box(self.full_simulator, n)
+        self._cache = ImageCache(self.images, n, self.device)
         kx, ky = frequency_grid(n, device=self.device)
         self._squared_frequency = kx**2 + ky**2  # in cycles per pixel
         self._disc = (radius_grid(n, 2, device=self.device) <= n / 2 - 1).to(torch.float32)
@@ -201,7 +184,7 @@ class CryoGan:
             images = self._filtered(images, factor)
         if c.mirror:
             which = torch.randint(8, (1,), generator=generator, device=generator.device)
-            images = _dihedral(images, int(which))
+            images = mirror_images(images, int(which))
         return normalise_images(images * self._disc if c.rotate else images)
 
     def _filtered(self, images: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -407,51 +390,7 @@ class CryoGan:
                 generator.set_state(tensors[f"random.{name}"].cpu())
 
 
-class _Cache:
-    """Particles Fourier-cropped to the stage's box, kept in memory while they fit."""
-
-    def __init__(self, images: ImageSource, n: int, device: torch.device) -> None:
-        self._images, self._n, self._device = images, n, device
-        self._all: Tensor | None = None
-        if len(images) * n * n * 4 <= 2**31:
-            pieces = torch.split(torch.arange(len(images)), 512)
-            self._all = torch.cat([self._fetch(piece) for piece in pieces])
-
-    def _fetch(self, indices: Tensor) -> Tensor:
-        images = self._images.read(indices.cpu()).to(self._device, torch.float32)
-        return fourier_resize(images, self._n, 2)
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` on the device."""
-        if self._all is None:
-            return self._fetch(indices)
-        return self._all[indices.to(self._device)]
-
-
-def _at_box(simulator: Simulator, n: int) -> Simulator:
-    """The same field of view at another box: pixel size and noise patches follow."""
-    full = simulator.box_size
-    if n == full:
-        return simulator
-    noise = simulator.noise
-    if isinstance(noise, BackgroundPatches):
-        size = max(n, round(noise.patches.shape[-1] * n / full))
-        noise = dataclasses.replace(noise, patches=prepare_patches(noise.patches, size))
-    pixel = simulator.pixel_size_angstrom * full / n
-    return dataclasses.replace(simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise)
-
-
 def _cpu_twin(generator: torch.Generator) -> torch.Generator:
     """A CPU generator seeded from another one, which it advances."""
     seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
     return torch.Generator().manual_seed(int(seed))
-
-
-def _dihedral(images: Tensor, turn: int) -> Tensor:
-    """One of the eight mirrors and quarter turns about the pixel ``n // 2``, wrapping around."""
-    roll = 1 if images.shape[-1] % 2 == 0 else 0
-    if turn & 1:
-        images = images.flip(-1).roll(roll, -1)
-    if turn & 2:
-        images = images.flip(-2).roll(roll, -2)
-    return images.transpose(-1, -2) if turn & 4 else images
