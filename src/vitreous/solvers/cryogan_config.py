@@ -50,6 +50,8 @@ class CryoGanConfig:
         correct_phases: multiply images, real and simulated, by the sign of their CTF.
         mirror: mirror and transpose batches, real and simulated alike, at random, which makes
             eight real images of one; the mirror of a projection is a projection too.
+        rotate: turn every image, real and simulated alike, by a random angle in its plane, so that
+            the critic cannot learn the real images by heart.
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
         averaging: of the volume over updates (exponential, 0 for none).

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 
 LARGEST_DEFAULT_BOX = 64
-_ITERATIONS = {16: 2500, 32: 3000, 64: 1500}
-_BEYOND = 1000
+_ITERATIONS = {16: 5000, 32: 12000, 64: 12000}
+_BEYOND = 6000
 _PAPER_BATCH, _PAPER_CRITIC_UPDATES, _PAPER_EPOCHS = 8, 4, 15
 
 
@@ -59,6 +59,7 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
         clip_epochs=2.0,
         noise_start="one",
         mirror=False,
+        rotate=False,
         smoothing_px=2.0,
         smoothing_decay=0.98,
         averaging=0.0,
