@@ -49,7 +49,9 @@ class Case:
 SMALL = ("--box", "32", "--apix", "7.2", "--n", "10000")
 CASES = {
     "easy": Case(BETAGAL, (*SMALL, "--snr-db", "0"), ("--sym", "D2"), 20.0, 14.4, 5),
-    "noisy": Case(BETAGAL, (*SMALL, "--snr-db", "-10"), ("--sym", "D2"), 25.0, 99.0, 10),
+    "noisy": Case(
+        BETAGAL, (*SMALL, "--snr-db", "-10"), ("--sym", "D2", "--effort", "2"), 25.0, 99.0, 10
+    ),
     "asymmetric": Case(
         RIBOSOME,
         ("--input-apix", "5", "--box", "32", "--apix", "10", "--n", "10000", "--snr-db", "0"),

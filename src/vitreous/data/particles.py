@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os.path import relpath
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
-from vitreous.data.sources import ArraySource, ImageSource, StackSource, open_stacks
+from vitreous.data.sources import ArraySource, ImageSource, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star
 
@@ -281,7 +280,8 @@ class Particles:
 
         Args:
             relative_to: folder that the document will be written to; image names are then made
-                relative to it so that they are found from there. None keeps them as they were.
+                relative to the nearest of it and the folders above that holds the stack, where
+                they are looked for (and where RELION is started). None keeps them as they were.
             columns: name -> ``(n,)`` strings or numbers, added or replacing (``rlnAngleRot=...``).
 
         Raises:
@@ -339,10 +339,11 @@ class Particles:
     def _relocated(self, folder: Path) -> list[str]:
         if not isinstance(self._source, StackSource):
             return list(self.ids)
-        return [
-            f"{number:06d}@{relpath(path.absolute(), folder.absolute())}"
-            for number, path in self._source.locate(self._rows)
-        ]
+        names: dict[Path, str] = {}
+        for _, path in self._source.locate(self._rows):
+            if path not in names:
+                names[path] = name_from(folder, path)
+        return [f"{number:06d}@{names[path]}" for number, path in self._source.locate(self._rows)]
 
 
 def _pixel_size(table: ParticleTable, source: StackSource) -> float:

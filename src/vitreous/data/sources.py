@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,6 +139,25 @@ def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int6
     return numbers, stacks
 
 
+def _searched(here: Path) -> list[Path]:
+    """A STAR file's folder and those above it where stacks are looked for, never the root."""
+    above = list(here.parents)[:_WALK_UP]
+    return [here, *(folder for folder in above if folder.parent != folder)]
+
+
+def name_from(folder: Path, stack: Path) -> str:
+    """The name by which a STAR file in ``folder`` finds ``stack``; with ``..`` if it cannot.
+
+    >>> name_from(Path("/data/job/out"), Path("/data/job/sim/particles.mrcs"))
+    'sim/particles.mrcs'
+    """
+    here, path = folder.absolute(), stack.absolute()
+    for base in _searched(here):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return relpath(path, here)
+
+
 def find_stack(
     name: str, star: Path, *, data_root: Path | None = None, allow_outside_root: bool = False
 ) -> Path:
@@ -150,9 +170,7 @@ def find_stack(
         InputError: not found; or outside the root (``data_root``, else the folder where it was
             found) by an absolute name, ``..`` or a symbolic link, unless ``allow_outside_root``.
     """
-    here = star.absolute().parent
-    above = list(here.parents)[:_WALK_UP]
-    folders = [here, *(folder for folder in above if folder.parent != folder)]
+    folders = _searched(star.absolute().parent)
     if data_root is not None:
         root = data_root.absolute()
         folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]

@@ -28,11 +28,12 @@ from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
-from vitreous.solvers.images import ImageCache, ImageSource, at_box
+from vitreous.solvers.images import ImageCache, ImageSource, at_box, background_share
 from vitreous.solvers.losses import gradient_penalty, normalise_images
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
 
+ROTATE_FROM = 0.75  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
 SNAPSHOT_EVERY = 100
 SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
@@ -66,6 +67,9 @@ class CryoGan:
         self.skipped = 0
         self.rollbacks = 0
         self._snapshot: dict[str, Tensor] = {}
+        self.rotates = config.rotate
+        if self.rotates is None:
+            self.rotates = background_share(images, self.device) >= ROTATE_FROM
         self._enter(0, None)
 
     # ---------------------------------------------------------------- stages
@@ -99,7 +103,9 @@ class CryoGan:
         self._band = (self._squared_frequency < 0.25).to(torch.float32)
         self.volume = VoxelVolume(n, c.symmetry, c.mask_fraction * n, start=start).to(self.device)
         self.average = self.volume.free.detach().clone()
-        share = self._noise_share() if c.noise_start == "background" else None
+        share = (
+            background_share(self._cache, self.device) if c.noise_start == "background" else None
+        )
         self.log_noise = torch.zeros((), device=self.device)
         self.log_signal = torch.zeros((), device=self.device)
         if share is not None:
@@ -116,13 +122,6 @@ class CryoGan:
             "scale": adam(self._scales, c.learning_rate_scale, betas=c.betas),
         }
         self._keep_snapshot()
-
-    def _noise_share(self) -> float:
-        """Share of the images' variance that is noise, from the pixels outside the particle."""
-        indices = torch.arange(len(self.images))[:: max(1, len(self.images) // 2000)]
-        images = normalise_images(self._filtered(self._cache.read(indices)))
-        outside = radius_grid(self.n, 2, device=self.device) > 0.5 * self.n
-        return min(0.98, max(1e-4, float(images[:, outside].var(dim=1).mean())))
 
     @torch.no_grad()
     def _matching_scales(self, noise_share: float) -> tuple[Tensor, Tensor]:
@@ -177,7 +176,7 @@ class CryoGan:
             transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
             factor = factor * torch.where(transfer < 0, -1.0, 1.0)
         generator = self.generators["batches"]
-        if c.rotate:
+        if self.rotates:
             angles = torch.rand(len(images), generator=generator, device=generator.device)
             images = turn_images(images, 2 * math.pi * angles, factor)
         else:
@@ -185,7 +184,7 @@ class CryoGan:
         if c.mirror:
             which = torch.randint(8, (1,), generator=generator, device=generator.device)
             images = mirror_images(images, int(which))
-        return normalise_images(images * self._disc if c.rotate else images)
+        return normalise_images(images * self._disc if self.rotates else images)
 
     def _filtered(self, images: Tensor, factor: Tensor | None = None) -> Tensor:
         """Images times a factor in Fourier space, by default the common band limit.

@@ -51,7 +51,8 @@ class CryoGanConfig:
         mirror: mirror and transpose batches, real and simulated alike, at random, which makes
             eight real images of one; the mirror of a projection is a projection too.
         rotate: turn every image, real and simulated alike, by a random angle in its plane, so that
-            the critic cannot learn the real images by heart.
+            the critic cannot learn the real images by heart; None: where three quarters or more
+            of the images' variance are noise.
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
         averaging: of the volume over updates (exponential, 0 for none).
@@ -68,7 +69,7 @@ class CryoGanConfig:
     learning_rate_critic: float = 3e-3
     learning_rate_volume: float = 0.1
     learning_rate_scale: float = 1e-3
-    learning_rate_end: float = 0.1
+    learning_rate_end: float = 0.05
     betas: tuple[float, float] = (0.5, 0.9)
     warm_up: int = 20
     mask_fraction: float = 0.45
@@ -81,10 +82,10 @@ class CryoGanConfig:
     noise_start: Literal["background", "one"] = "background"
     correct_phases: bool = False
     mirror: bool = True
-    rotate: bool = True
+    rotate: bool | None = None
     smoothing_px: float = 0.0
     smoothing_decay: float = 0.98
-    averaging: float = 0.99
+    averaging: float = 0.998
 
     @property
     def iterations(self) -> int:
