@@ -119,10 +119,10 @@ def test_comparison_while_running_reads_the_aligned_fsc(molecule):
     assert found == pytest.approx((result.unmasked_0143_angstrom, result.unmasked_05_angstrom))
 
 
-def test_weights_are_rosenthal_and_henderson_and_end_at_the_first_crossing():
+def test_weights_are_rosenthal_and_henderson_and_never_vanish():
     volume = torch.randn(16, 16, 16, generator=stream(3))
-    curve = torch.tensor([1.0, 1.0, 0.8, 0.5, 0.1, 0.9, 0.9, 0.9, 0.9])
+    curve = torch.tensor([1.0, 1.0, 0.8, 0.5, 0.1, -0.3, 0.0, 0.9, 0.9])
     ratio = torch.fft.rfftn(weight_by_fsc(volume, curve)) / torch.fft.rfftn(volume)
     along_x = ratio[0, 0].real
-    expected = [(2 * f / (1 + f)) ** 0.5 for f in (1.0, 1.0, 0.8, 0.5)] + [0.0] * 5
+    expected = [(2 * f / (1 + f)) ** 0.5 for f in (1.0, 1.0, 0.8, 0.5, 0.1, 0.02, 0.02, 0.9, 0.9)]
     assert along_x.tolist() == pytest.approx(expected, abs=1e-4)

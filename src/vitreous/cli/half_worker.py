@@ -7,6 +7,7 @@ wait for each other's Python. A worker talks to its parent through one pipe: it 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -180,8 +181,9 @@ class _Half:
         """After each step: history, messages, checkpoint; whether to stop."""
         if os.getppid() != self._job.parent:
             raise _ParentGoneError
-        self._sum += stats["wasserstein"]
-        self._count += 1
+        if math.isfinite(stats["wasserstein"]):  # a skipped step has none
+            self._sum += stats["wasserstein"]
+            self._count += 1
         now = time.monotonic()
         if (step + 1) % self._every == 0 or self.gan.done:
             self._rows.append(self._row(step, stats))
@@ -205,7 +207,7 @@ class _Half:
             "half": self._job.half,
             "seconds": round(self._seconds(), 2),
             **{k: v for k, v in stats.items() if k != "iteration"},
-            "wasserstein": self._sum / self._count,
+            "wasserstein": self._sum / max(1, self._count),
             "snr_db": self._snr_db(),
         }
         self._sum, self._count = 0.0, 0

@@ -27,6 +27,7 @@ BETTER_THAN_CHANCE = 1.5
 FEWEST_SHELLS = 4.0
 FEWEST_PARTICLES = 1000
 CHANCE_DRAWS = 3
+LEAST_FSC = 0.02
 _TRUSTED_SHELL = 3
 
 
@@ -163,8 +164,9 @@ def weight_by_fsc(average: Tensor, curve: Tensor) -> Tensor:
     r"""Filter the mean of two half maps so that each shell counts as much as it can be trusted.
 
     :math:`w(s) = \sqrt{2\,\mathrm{FSC}(s) / (1 + \mathrm{FSC}(s))}`, the expected correlation of
-    the mean with the true map; nothing is kept from where the curve first falls below 0.143 on
-    (but the first two shells always are). Between shells the weight is interpolated.
+    the mean with the true map. The FSC counts as at least 0.02 (weight 0.2), so that shells where
+    the halves disagree fade but can still be compared with other maps. Between shells the weight
+    is interpolated.
 
     Args:
         average: ``(n, n, n)``.
@@ -177,12 +179,8 @@ def weight_by_fsc(average: Tensor, curve: Tensor) -> Tensor:
     True
     """
     n = int(average.shape[-1])
-    kept = curve.double().clamp(0, 1)
+    kept = curve.double().clamp(LEAST_FSC, 1)
     weight = (2 * kept / (1 + kept)).sqrt()
-    below = (curve[1:] < CUTOFF).nonzero()
-    if len(below):
-        weight[max(2, int(below[0]) + 1) :] = 0.0
-        weight[:2] = weight[:2].clamp(min=math.sqrt(2 * CUTOFF / (1 + CUTOFF)))
     kx, ky = frequency_grid(n, device=average.device)
     radius = n * (kx**2 + ky**2 + ky[:, :, None] ** 2).sqrt().double()
     low = radius.floor().long().clamp(max=len(weight) - 1)
