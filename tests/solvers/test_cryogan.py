@@ -799,7 +799,7 @@ def test_paper_preset_is_the_papers_setting() -> None:
     assert (config.batch_size, config.n_critic, config.betas) == (8, 4, (0.5, 0.9))
     assert (config.critic, config.width) == ("paper", 96)
     assert config.learning_rate_end == pytest.approx(0.92**15)
-    assert (config.clip_volume, config.clip_critic, config.clip_scale) == (1e3, 1e7, 10.0)
+    assert (config.clip_volume, config.clip_critic, config.clip_scale) == (1e3, 1e6, 10.0)
     assert (config.smoothing_px, config.smoothing_decay, config.penalty) == (2.0, 0.98, 1.0)
     assert 2 * config.mask_fraction * 180 == pytest.approx(171)
     assert (config.noise_start, config.mirror, config.averaging) == ("one", False, 0.0)

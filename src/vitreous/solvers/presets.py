@@ -34,7 +34,7 @@ def default_config(box_size: int, symmetry: str = "C1") -> CryoGanConfig:
 def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGanConfig:
     """The papers' settings for real data, to the letter.
 
-    Section VI.D of the paper (IEEE TCI 7, 2021) and appendix A.6.6 of the thesis: one box, batch 8,
+    Section VI.E of the paper (IEEE TCI 7, 2021) and appendix A.6.6 of the thesis: one box, batch 8,
     four critic updates, Adam at 1e-3 falling by 8 % an epoch, 15 epochs, both scales started at 1,
     images blurred by a Gaussian of 2 px that narrows by 2 % an epoch. Their number for the gradient
     penalty, 1, went with a norm taken over single pixels.
@@ -60,7 +60,7 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
         learning_rate_end=0.92**_PAPER_EPOCHS,
         warm_up=1,
         mask_fraction=171 / 2 / 180,
-        clip_critic=1e7,
+        clip_critic=1e6,
         clip_epochs=2.0,
         noise_start="one",
         mirror=False,
