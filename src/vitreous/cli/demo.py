@@ -9,7 +9,7 @@ import typer
 
 from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, say
 
-DEMO_EFFORT = 0.3
+DEMO_EFFORT = 0.4
 SYMMETRY = "D2"
 SAMPLE = ("--box", "32", "--apix", "7.2", "--n", "6000", "--snr-db", "0")
 

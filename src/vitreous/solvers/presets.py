@@ -6,8 +6,8 @@ from vitreous.core.symmetry import point_group
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 
 LARGEST_DEFAULT_BOX = 64
-_ITERATIONS = {16: 15000, 32: 42000, 64: 36000}
-_BEYOND = 18000
+_ITERATIONS = {16: 10000, 32: 25000, 64: 20000}
+_BEYOND = 10000
 _PAPER_BATCH, _PAPER_CRITIC_UPDATES, _PAPER_EPOCHS = 8, 4, 15
 
 
@@ -15,14 +15,14 @@ def default_stages(box_size: int, symmetry: str = "C1") -> tuple[Stage, ...]:
     """Boxes 16, 32, 64, ... below ``box_size``, then ``box_size`` itself.
 
     A symmetric molecule shows itself several times in every image: with a group of order four or
-    more a third of the iterations do.
+    more half of the iterations do.
 
     >>> [stage.box_size for stage in default_stages(48)]
     [16, 32, 48]
     """
     boxes = [16 * 2**i for i in range(16) if 16 * 2**i < 0.9 * box_size]
     boxes.append(box_size)
-    share = {1: 1.0, 2: 2 / 3, 3: 2 / 3}.get(point_group(symmetry).order, 1 / 3)
+    share = {1: 1.0, 2: 0.75, 3: 0.75}.get(point_group(symmetry).order, 0.5)
     return tuple(Stage(n, round(share * _ITERATIONS.get(_power(n), _BEYOND))) for n in boxes)
 
 
