@@ -111,10 +111,10 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     truth, images, simulator = data(options.phantom, options.symmetry, options.snr_db)
-    rows = {
-        name: measure(truth, images, simulator, options.symmetry, ROWS[name])
-        for name in options.rows or ROWS
-    }
+    rows = {}
+    for name in options.rows or ROWS:
+        rows[name] = measure(truth, images, simulator, options.symmetry, ROWS[name])
+        print(name, rows[name], file=sys.stderr, flush=True)
     print(json.dumps({**vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
     return 0
 
