@@ -183,12 +183,12 @@ def test_real_noise_comes_from_the_particles_own_micrograph(vitreous, tmp_path, 
     assert set(drawn) == set(range(5))
 
 
-def test_patches_are_resampled_and_cut(vitreous, tmp_path):
+def test_patches_are_resampled_and_particles_get_windows_of_them(vitreous, tmp_path):
     noise = patch_stack(tmp_path, 4, 60, 3.0)  # 180 Å wide; the images are 144 Å
     out = tmp_path / "SIM"
     assert vitreous("simulate", "phantom:3", *SMALL, "--noise", noise, "-o", out)[0] == 0
     patches = open_stack(out / "noise.mrcs")
-    assert patches.shape == (4, 24, 24)
+    assert patches.shape == (4, 30, 30)
     assert patches.pixel_size_angstrom == pytest.approx(6.0)
     residual = images_of(out) - noiseless_from_files(out)
     power = noiseless_from_files(out).var(axis=(1, 2)).mean()

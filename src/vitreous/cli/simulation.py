@@ -210,7 +210,7 @@ def write_dataset(
             notify(done / len(truth))
     write_mrc(path("truth.mrc"), volume.cpu().numpy(), pixel_size_angstrom)
     if background is not None:
-        _write_background(path, background, micrographs, n, pixel_size_angstrom)
+        _write_background(path, background, micrographs, pixel_size_angstrom)
     for name, pose in (("truth.star", truth.pose), ("particles.star", None)):
         table = particle_table(
             "particles.mrcs",
@@ -249,21 +249,21 @@ def _write_background(
     path: Callable[[str], Path],
     background: Background,
     micrographs: Micrographs,
-    box_size: int,
     pixel_size_angstrom: float,
 ) -> None:
-    """The central windows of the patches as ``noise.mrcs``, and their micrographs."""
-    size = background.patches.shape[-1]
-    start = size // 2 - box_size // 2
-    window = slice(start, start + box_size)
-    patches = background.patches[:, window, window].numpy()
+    """The patches as ``noise.mrcs``, whole, and their micrographs.
+
+    Particles got random windows of them; who simulates against these particles must draw windows
+    too, or a critic learns the few fixed ones by heart.
+    """
+    patches = background.patches.numpy()
     write_mrc(path("noise.mrcs"), patches, pixel_size_angstrom, is_stack=True)
     table = particle_table(
         "noise.mrcs",
         background.patch_index,
         background.micrograph_id,
         micrographs,
-        box_size,
+        patches.shape[-1],
         pixel_size_angstrom,
     )
     write_star(path("noise.star"), table)
