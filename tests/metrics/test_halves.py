@@ -1,4 +1,6 @@
+import dataclasses
 import math
+import sys
 
 import pytest
 import torch
@@ -126,3 +128,20 @@ def test_weights_are_rosenthal_and_henderson_and_never_vanish():
     along_x = ratio[0, 0].real
     expected = [(2 * f / (1 + f)) ** 0.5 for f in (1.0, 1.0, 0.8, 0.5, 0.1, 0.02, 0.02, 0.9, 0.9)]
     assert along_x.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_verdict_does_not_name_a_number_that_only_the_mask_made(molecule, monkeypatch):
+    """Halves that agree at low resolution only, corrected curve forced up: the unmasked one."""
+    halves_module = sys.modules[combine_halves.__module__]
+    honest = halves_module.fsc_true
+
+    def flattered(*arguments):
+        result = honest(*arguments)
+        return dataclasses.replace(result, corrected=torch.ones_like(result.corrected))
+
+    monkeypatch.setattr(halves_module, "fsc_true", flattered)
+    monkeypatch.setattr(halves_module, "_doubt", lambda *_: "")
+    half1, half2 = (noisy(molecule, 4.0, seed, "D2") for seed in (1, 2))
+    result = combined(half1, half2)
+    assert result.unmasked_0143_angstrom > 1.5 * result.resolution_0143_angstrom
+    assert f"solved to {result.unmasked_0143_angstrom:.1f} Å" in result.verdict

@@ -26,6 +26,7 @@ BETTER_THAN_CHANCE = 1.5
 FEWEST_SHELLS = 4.0
 FEWEST_PARTICLES = 1000
 CHANCE_DRAWS = 3
+MOST_MASK_GAIN = 1.5  # a mask that gains more makes the number, the map does not
 LEAST_FSC = 0.02
 _TRUSTED_SHELL = 3
 
@@ -46,7 +47,8 @@ class HalvesResult:
             what alignment makes of maps that have nothing in common.
         average: mean of the halves, weighted by shells.
         solved: whether the halves agree on a structure.
-        verdict: one sentence that says so, with the reason and a remedy if not.
+        verdict: one sentence that says so, with the reason and a remedy if not; it names the
+            corrected resolution, or the unmasked one where the mask gains suspiciously much.
     """
 
     half2: Tensor
@@ -112,7 +114,8 @@ def combine_halves(
         symmetry=symmetry,
         generator=generator,
     )
-    corrected = at(curves.corrected, CUTOFF)
+    corrected, unmasked = at(curves.corrected, CUTOFF), at(curves.unmasked, CUTOFF)
+    claimed = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
     doubt = _doubt(structure, chance, n * pixel_size_angstrom, n_particles)
     return HalvesResult(
         half2=aligned,
@@ -121,7 +124,7 @@ def combine_halves(
         curves=curves,
         resolution_0143_angstrom=corrected,
         resolution_05_angstrom=at(curves.corrected, 0.5),
-        unmasked_0143_angstrom=at(curves.unmasked, CUTOFF),
+        unmasked_0143_angstrom=unmasked,
         unmasked_05_angstrom=at(curves.unmasked, 0.5),
         structure_angstrom=structure,
         chance_angstrom=chance,
@@ -129,7 +132,7 @@ def combine_halves(
         solved=not doubt,
         verdict=f"NOT SOLVED: {doubt}"
         if doubt
-        else f"solved to {corrected:.1f} Å (0.143 between independent halves; {n_particles:,} "
+        else f"solved to {claimed:.1f} Å (0.143 between independent halves; {n_particles:,} "
         f"particles, chance alone reaches {chance:.0f} Å)",
     )
 
