@@ -339,11 +339,9 @@ class Particles:
     def _relocated(self, folder: Path) -> list[str]:
         if not isinstance(self._source, StackSource):
             return list(self.ids)
-        names: dict[Path, str] = {}
-        for _, path in self._source.locate(self._rows):
-            if path not in names:
-                names[path] = name_from(folder, path)
-        return [f"{number:06d}@{names[path]}" for number, path in self._source.locate(self._rows)]
+        located = list(self._source.locate(self._rows))
+        names = {path: name_from(folder, path) for path in {path for _, path in located}}
+        return [f"{number:06d}@{names[path]}" for number, path in located]
 
 
 def _pixel_size(table: ParticleTable, source: StackSource) -> float:
