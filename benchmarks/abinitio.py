@@ -63,7 +63,7 @@ CASES = {
     "real-noise": Case(
         BETAGAL,
         ("--box", "64", "--apix", "3.6", "--n", "10000", "--snr-db", "-10"),
-        ("--sym", "D2"),
+        ("--sym", "D2", "--effort", "2"),
         18.0,
         99.0,
         30,

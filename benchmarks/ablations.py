@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "turned": {"rotate": True},
     "short average": {"averaging": 0.9},
     "no clipping constraint": {"floor_centre": None},
-    "phases corrected": {"correct_phases": True},
+    "images not filtered": {"weighting": "none"},
 }
 
 

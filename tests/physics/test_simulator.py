@@ -121,12 +121,12 @@ def test_clean_images_are_those_of_simulate(n: int) -> None:
     p, o = streams(1, 2)
     drawn = s.draw(6, poses=p, optics=o)
     volume = noise(n, n, n, dtype=torch.float32)
-    images = s.clean(oversampled_spectrum(volume), drawn, s.transfer(drawn))
+    images = s.clean(oversampled_spectrum(volume), drawn, s.transfer(drawn.row))
     assert drawn.shift_angstrom is not None
     expected = simulate(volume, drawn.rotations, drawn.shift_angstrom, s.optics[drawn.row], PIXEL)
     torch.testing.assert_close(images, expected)
     still = Conditions(drawn.rotations, None, drawn.row)
-    centred = s.clean(oversampled_spectrum(volume), still, s.transfer(still))
+    centred = s.clean(oversampled_spectrum(volume), still, s.transfer(still.row))
     assert not torch.allclose(centred, images, atol=1e-2)
 
 
@@ -134,7 +134,7 @@ def test_transfer_is_the_ctf_of_the_drawn_rows() -> None:
     s = simulator()
     drawn = Conditions(matrices(3, torch.float32), None, torch.tensor([4, 0, 4]))
     expected = ctf_half(16, PIXEL, s.optics)
-    torch.testing.assert_close(s.transfer(drawn), expected[[4, 0, 4]])
+    torch.testing.assert_close(s.transfer(drawn.row), expected[[4, 0, 4]])
 
 
 def test_noise_comes_from_the_micrograph_of_each_ctf() -> None:
@@ -145,7 +145,7 @@ def test_noise_comes_from_the_micrograph_of_each_ctf() -> None:
     s = simulator(noise=BackgroundPatches(waves, torch.arange(3)))
     p, o = streams(1, 2)
     drawn = s.draw(40, poses=p, optics=o)
-    images = s.noise_like(drawn, generator=streams(3)[0])
+    images = s.noise_like(drawn.row, generator=streams(3)[0])
     assert images.shape == (40, 16, 16)
     power = torch.fft.rfft2(images).abs()
     # The patches may be turned and mirrored; their frequency stays.
@@ -157,6 +157,6 @@ def test_white_noise_has_unit_variance_and_repeats() -> None:
     s = simulator(32, poses=UniformPoses())
     p, o = streams(1, 2)
     drawn = s.draw(30, poses=p, optics=o)
-    images = s.noise_like(drawn, generator=streams(3)[0])
+    images = s.noise_like(drawn.row, generator=streams(3)[0])
     assert abs(images.var().item() - 1) < 0.03
-    assert torch.equal(images, s.noise_like(drawn, generator=streams(3)[0]))
+    assert torch.equal(images, s.noise_like(drawn.row, generator=streams(3)[0]))

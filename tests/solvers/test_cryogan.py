@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitreous.core.errors import DivergedError
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import frequency_grid, radius_grid
+from vitreous.core.grid import frequency_grid, radius_grid, shell_index
 from vitreous.core.params import Optics
 from vitreous.core.resample import mirror_images
 from vitreous.core.rotation import random_rotations
@@ -26,11 +26,12 @@ from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Simulator, simulate
 from vitreous.solvers import cryogan
 from vitreous.solvers.cryogan import STREAMS, CryoGan, CryoGanConfig, Stage
-from vitreous.solvers.images import ImageCache, at_box
+from vitreous.solvers.images import ImageCache, at_box, matched_weight
 from vitreous.solvers.losses import normalise_images
 from vitreous.solvers.presets import default_config, default_stages, paper_config
 
 PIXEL = 8.0
+ALIKE = torch.ones(1)  # a CTF, where it does not matter
 Stats = dict[str, float]
 
 
@@ -86,6 +87,7 @@ def _gan(
         "width": 8,
         "n_critic": 2,
         "rotate": False,
+        "weighting": "none",
     }
     config = CryoGanConfig(**(fixed | settings))
     return CryoGan(images, simulator or _simulator(n, count), config, _streams(seed))
@@ -233,12 +235,23 @@ def test_real_and_simulated_batches_are_mirrored_alike() -> None:
     real = torch.stack([distance(gan._real(2)) for _ in range(60)])
     assert bool((real.min(dim=1).values < 1e-5).all())
     assert len(set(real.argmin(dim=1).tolist())) == 8
-    seen = torch.stack(
-        [distance(gan._seen(image.expand(2, 16, 16), torch.arange(2))) for _ in range(60)]
-    )
+    seen = torch.stack([distance(gan._seen(image.expand(2, 16, 16), ALIKE)) for _ in range(60)])
     assert len(set(seen.argmin(dim=1).tolist())) == 8
     plain = _gan(Images(image.expand(64, 16, 16).clone()), mirror=False)
     assert torch.allclose(plain._real(3), variants[:1].expand(3, 16, 16), atol=1e-5)
+
+
+def test_images_are_turned_in_stages_of_much_noise(generator: torch.Generator) -> None:
+    """The same images: noise is 70 % of their variance at 32 px, 40 % once cropped to 16."""
+    blob = torch.exp(-(radius_grid(32, 2) ** 2) / (2 * 3.0**2))
+    noise = torch.randn(64, 32, 32, generator=generator)
+    images = Images(blob / blob.std() + 3**0.5 * noise)
+    two = (Stage(16, 1), Stage(32, 1))
+    gan = _gan(images, stages=two, rotate=None)
+    turned = [gan.rotates]
+    gan.step()
+    assert [*turned, gan.rotates] == [False, True]
+    assert _gan(images, stages=two, rotate=True).rotates
 
 
 def _blur_of(batch: Tensor) -> Tensor:
@@ -281,22 +294,24 @@ def test_blur_narrows_with_the_epochs() -> None:
         kx, ky = frequency_grid(16)
         factor = torch.exp(-2 * (math.pi * sigma) ** 2 * (kx**2 + ky**2))
         wanted = normalise_images(torch.fft.irfft2(torch.fft.rfft2(_limited(point)) * factor))
-        assert torch.allclose(gan._seen(point, torch.tensor([0])), wanted, atol=1e-5), epochs
+        assert torch.allclose(gan._seen(point, ALIKE), wanted, atol=1e-5), epochs
 
 
-def test_phases_are_corrected_by_each_images_own_ctf() -> None:
-    """A point imaged under 64 different CTFs: what is left of each is its modulus."""
+def test_images_are_filtered_by_their_own_ctf() -> None:
+    """A point imaged under 64 different CTFs: what the critic sees of each is the square's."""
     n, count = 16, 64
     simulator = _simulator(n, count)
     transfer = ctf_half(n, PIXEL, simulator.optics)
     centred = torch.zeros(n, n)
     centred[n // 2, n // 2] = 1.0
     stack = torch.fft.irfft2(torch.fft.rfft2(centred) * transfer, s=(n, n))
-    gan = _gan(Images(stack), simulator, correct_phases=True, mirror=False)
-    every = torch.arange(count)
-    moduli = _limited(torch.fft.irfft2(torch.fft.rfft2(centred) * transfer.abs(), s=(n, n)))
-    assert torch.allclose(gan._seen(stack, every), normalise_images(moduli), atol=1e-4)
-    assert (gan._seen(stack, every.flip(0)) - normalise_images(moduli)).abs().max() > 0.5
+    gan = _gan(Images(stack), simulator, weighting="matched", mirror=False)
+    squares = torch.fft.rfft2(centred) * transfer.square() * gan.tensors()["weight"]
+    wanted = normalise_images(torch.fft.irfft2(squares, s=(n, n)))
+    assert torch.allclose(gan._seen(stack, transfer), wanted, atol=1e-4)
+    assert (gan._seen(stack, transfer.flip(0)) - wanted).abs().max() > 0.5
+    real = gan._real(40)
+    assert all((wanted - image).abs().amax((-2, -1)).min() < 1e-4 for image in real)
 
     with torch.no_grad():
         gan.log_noise.fill_(-30.0)
@@ -305,12 +320,121 @@ def test_phases_are_corrected_by_each_images_own_ctf() -> None:
         simulated = gan._simulated(oversampled_spectrum(volume), 40)
     spectrum = torch.fft.rfft2(torch.fft.ifftshift(simulated, dim=(-2, -1))).real
     assert spectrum.min() > -0.02 * spectrum.max()
-    with torch.no_grad():
-        raw = dataclasses.replace(gan.config, correct_phases=False)
-        gan.config = raw
-        simulated = gan._simulated(oversampled_spectrum(volume), 40)
-    spectrum = torch.fft.rfft2(torch.fft.ifftshift(simulated, dim=(-2, -1))).real
-    assert spectrum.min() < -0.3 * spectrum.max()
+
+
+def _radial(n: int, power: Tensor) -> Tensor:
+    """Half spectrum whose shells have these values, from shell 1 on."""
+    return power[(shell_index(n, 2) - 1).clamp(0, len(power) - 1)]
+
+
+def test_filter_is_the_square_root_of_the_signals_share(generator: torch.Generator) -> None:
+    """Signal of a known spectrum behind CTFs, in white noise."""
+    n, count = 16, 3000
+    simulator = _simulator(n, count)
+    power = torch.tensor([30.0, 10.0, 4.0, 2.0, 1.0, 0.5, 0.3, 0.2])
+    transfer = simulator.transfer(torch.arange(count))
+    largest = _shell_means(n, transfer.square().mean(0)).max()
+    white = torch.randn(2, count, n, n, generator=generator)
+    factor = _radial(n, power).sqrt() * transfer / largest.sqrt()
+    signal = torch.fft.irfft2(torch.fft.rfft2(white[0]) * factor, s=(n, n))
+    images = signal + white[1]
+    share = float(_limited(white[1]).var() / _limited(images).var())
+    weight = matched_weight(Images(images), simulator, share, generator)
+    wanted = (power / (1 + power)).sqrt()
+    got = _shell_means(n, weight)[1:8] / _shell_means(n, _band(n))[1:8]
+    assert torch.allclose(got / got[0], wanted[:7] / wanted[0], rtol=0.1)
+    assert weight[_band(n) == 0].abs().max() == 0
+    assert weight.max() == 1
+
+
+def test_filter_makes_coloured_noise_white(generator: torch.Generator) -> None:
+    """Images that are all noise, half of it taken for signal: one of 1 in every shell."""
+    n, count = 16, 2000
+    colour = _radial(n, torch.tensor([9.0, 6.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0])).sqrt()
+    white = torch.randn(2, count, n, n, generator=generator)
+    patches, images = torch.fft.irfft2(torch.fft.rfft2(white) * colour, s=(n, n))
+    simulator = _simulator(n, count, noise=BackgroundPatches(patches, torch.arange(count) % 4))
+    weight = matched_weight(Images(images), simulator, 0.5, generator)
+    transfer = _shell_means(n, simulator.transfer(torch.arange(count)).square().mean(0))
+    signal = transfer.max() / transfer
+    wanted = (signal / (1 + signal)).sqrt()
+    got = _shell_means(n, weight * colour)
+    got = got / _shell_means(n, _band(n)).clamp_min(0.1)
+    assert torch.allclose((got / wanted)[1:8] / (got / wanted)[4], torch.ones(7), atol=0.1)
+
+
+def _shell_means(n: int, values: Tensor) -> Tensor:
+    """Mean of a half spectrum over each shell up to Nyquist."""
+    shell = shell_index(n, 2).clamp(max=n // 2).flatten()
+    total, number = torch.zeros(2, n // 2 + 1).index_add_(
+        1, shell, torch.stack([values, torch.ones_like(values)]).flatten(1)
+    )
+    return total / number
+
+
+def _scarce(gan: CryoGan, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Memory for so many images in the critic."""
+    score = gan.critic.forward
+
+    def forward(images: Tensor) -> Tensor:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(images)
+
+    monkeypatch.setattr(gan.critic, "forward", forward)
+
+
+def test_batches_are_split_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = _gan(batch_size=12)
+    _scarce(gan, monkeypatch, most=6)
+    stats = _steps(gan, 3)
+    assert [one["pieces"] for one in stats] == [4.0, 4.0, 4.0]
+    assert gan.iteration == 3
+    assert all(math.isfinite(one["wasserstein"]) for one in stats)
+    other = _gan(batch_size=12)
+    other.load(_copy(gan), gan.counters())
+    assert other.pieces == 4
+
+
+def test_memory_that_stays_too_small_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = _gan(batch_size=4)
+    _scarce(gan, monkeypatch, most=1)
+    with pytest.raises(torch.OutOfMemoryError):
+        gan.step()
+    broken = _gan()
+    monkeypatch.setattr(broken, "_update_critic", _raise)
+    with pytest.raises(RuntimeError, match="a bug"):
+        broken.step()
+    assert broken.pieces == 1
+
+
+def _raise(_spectrum: Tensor) -> dict[str, float]:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_pieces_do_what_the_batch_does(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all images of a kind are the same, so that the draws do not matter."""
+    results = []
+    for count in (1, pieces):
+        gan = _gan(Images(_white(count=1).stack.expand(8, 16, 16)), batch_size=8, mirror=False)
+        gan.pieces = count
+        with torch.no_grad():
+            gan.volume.free.copy_(torch.linspace(0.0, 1.0, len(gan.volume.free)))
+        image = _white(count=1, seed=8).stack
+
+        def simulated(
+            spectrum: Tensor, m: int, gan: CryoGan = gan, image: Tensor = image
+        ) -> Tensor:
+            scale = gan.log_signal.exp() + gan.log_noise.exp()
+            return scale * image.expand(m, 16, 16) * spectrum.abs().square().mean()
+
+        monkeypatch.setattr(gan, "_simulated", simulated)
+        stats = gan.step()
+        told = [stats[k] for k in ("wasserstein", "critic_gradient", "volume_gradient")]
+        results.append([*gan.critic.parameters(), gan.volume.free, torch.tensor(told)])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_critic_sees_zero_mean_and_unit_deviation() -> None:
@@ -336,12 +460,31 @@ def test_smaller_box_keeps_the_field_of_view() -> None:
     assert half.optics is whole.optics
     assert half.shifts is shifts
     assert isinstance(half.noise, BackgroundPatches)
-    assert half.noise.patches.shape == (8, 20, 20)
-    assert torch.equal(half.noise.micrograph_id, noise.micrograph_id)
+    assert half.noise.patches.shape == (8 * 81, 16, 16)
+    assert torch.equal(half.noise.micrograph_id, noise.micrograph_id.repeat_interleave(81))
     assert half.noise.random_dihedral
-    assert half.noise.patches.std((-2, -1), correction=0).sub(1).abs().max() < 1e-5
-    assert at_box(whole, 32) is whole
+    assert half.noise.patches.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+    assert at_box(whole, 32).noise is noise
     assert whole.box_size == 32
+
+
+def test_background_is_cut_before_it_is_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As particles are: each small patch is the Fourier crop of a window of its own patch."""
+    patches = prepare_patches(torch.randn(3, 33, 33), 33)
+    noise = BackgroundPatches(patches, torch.tensor([5, 6, 7]))
+    small = at_box(_simulator(32, 4, noise=noise), 16).noise
+    assert isinstance(small, BackgroundPatches)
+    corners = [(y, x) for y in (0, 1) for x in (0, 1)]
+    for row, owner in enumerate(small.micrograph_id.tolist()):
+        cuts = torch.stack([patches[owner - 5, y : y + 32, x : x + 32] for y, x in corners])
+        windows = fourier_resize(cuts, 16, 2)
+        scale = small.patches[row].norm() / windows.flatten(1).norm(dim=1)
+        distance = (windows * scale[:, None, None] - small.patches[row]).abs().amax((-2, -1))
+        assert (distance < 1e-3).sum() == 1
+    monkeypatch.setattr("vitreous.solvers.images.WINDOW_BYTES", 3 * 16 * 16 * 4 * 2)
+    assert len(at_box(_simulator(32, 4, noise=noise), 16).noise.patches) == 6  # type: ignore[attr-defined]
+    monkeypatch.setattr("vitreous.solvers.images.WINDOW_BYTES", 1)
+    assert len(at_box(_simulator(32, 4, noise=noise), 16).noise.patches) == 3  # type: ignore[attr-defined]
 
 
 def test_images_of_the_small_volume_are_the_small_images(generator: torch.Generator) -> None:
@@ -390,8 +533,9 @@ def test_next_stage_starts_from_the_averaged_volume(monkeypatch: pytest.MonkeyPa
     assert not gan.optimisers["volume"].state
     with torch.no_grad():
         conditions = gan._draw(400)
-        clean = gan._clean(oversampled_spectrum(gan.volume()), conditions)
-        noise = gan.simulator.noise_like(conditions, generator=gan.generators["noise"])
+        transfer = gan.simulator.transfer(conditions.row)
+        clean = gan._clean(oversampled_spectrum(gan.volume()), conditions, transfer)
+        noise = gan.simulator.noise_like(conditions.row, generator=gan.generators["noise"])
         power = _limited(gan.log_signal.exp() * clean + gan.log_noise.exp() * noise).var()
     assert power.item() == pytest.approx(1.0, abs=0.05)
 
@@ -680,6 +824,7 @@ _TWO_STAGES = {
     "smoothing_px": 0.5,
     "clip_epochs": 1.0,
     "rotate": True,
+    "weighting": "matched",
 }
 
 
@@ -803,3 +948,4 @@ def test_paper_preset_is_the_papers_setting() -> None:
     assert (config.smoothing_px, config.smoothing_decay, config.penalty) == (2.0, 0.98, 1.0)
     assert 2 * config.mask_fraction * 180 == pytest.approx(171)
     assert (config.noise_start, config.mirror, config.averaging) == ("one", False, 0.0)
+    assert (config.weighting, config.rotate) == ("none", False)

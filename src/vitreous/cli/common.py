@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from vitreous.core.errors import UsageError
+from vitreous.core.errors import UsageError, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -216,9 +216,7 @@ def say(message: str) -> None:
 def resource_shortage(error: BaseException) -> str | None:
     """One line if the error means memory or disk is used up, else None."""
     text = one_line(error)
-    # torch's errors are told by name and text, so that torch need not be imported to ask
-    torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
-    if isinstance(error, MemoryError) or torch_memory:
+    if out_of_memory(error):
         return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'output'}: disk full or quota reached; free some space"

@@ -156,7 +156,7 @@ class _Half:
         self.gan = CryoGan(images, simulator, job.config, generators)
         self._rows: list[dict[str, float]] = []
         self._sum, self._count = 0.0, 0
-        self._seconds_before = 0.0
+        self._seconds_before, self._pieces = 0.0, 1.0
         self._started = self._saved = self._told = time.monotonic()
         self._every = max(5, job.config.iterations // ROWS)
         if job.resume:
@@ -184,6 +184,12 @@ class _Half:
         if math.isfinite(stats["wasserstein"]):  # a skipped step has none
             self._sum += stats["wasserstein"]
             self._count += 1
+        if stats["pieces"] > self._pieces:
+            self._pieces = stats["pieces"]
+            say(
+                f"warning: half {self._job.half}: out of memory at step {step + 1}; batches are "
+                f"now taken in {self._pieces:.0f} pieces"
+            )
         now = time.monotonic()
         if (step + 1) % self._every == 0 or self.gan.done:
             self._rows.append(self._row(step, stats))
@@ -228,9 +234,9 @@ class _Half:
         with torch.no_grad():
             spectrum = oversampled_spectrum(gan.volume())
             conditions = gan.simulator.draw(count, poses=probe, optics=probe)
-            transfer = gan.simulator.transfer(conditions) * (4.0 / gan.n)
+            transfer = gan.simulator.transfer(conditions.row) * (4.0 / gan.n)
             seen = gan.log_signal.exp() * gan.simulator.clean(spectrum, conditions, transfer)
-            noise = gan.log_noise.exp() * gan.simulator.noise_like(conditions, generator=probe)
+            noise = gan.log_noise.exp() * gan.simulator.noise_like(conditions.row, generator=probe)
             return {
                 "clean": project_spectrum(spectrum, conditions.rotations, gan.n),
                 "ctf": seen,

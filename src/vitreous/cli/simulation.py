@@ -136,12 +136,12 @@ class Imaging:
     def clean(self, index: Tensor) -> Tensor:
         """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
         conditions = self._conditions(index)
-        transfer = self._simulator.transfer(conditions)
+        transfer = self._simulator.transfer(conditions.row)
         return self._simulator.clean(self._spectrum, conditions, transfer)
 
     def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
         """Unit-variance noise for the same particles."""
-        return self._simulator.noise_like(self._conditions(index), generator=stream)
+        return self._simulator.noise_like(self._conditions(index).row, generator=stream)
 
 
 def chunk_size(box_size: int) -> int:

@@ -31,3 +31,15 @@ class DivergedError(VitreousError):
     """The optimisation produced NaN again and again and was given up (exit 5)."""
 
     exit_code = 5
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that memory, the machine's or a GPU's, is used up.
+
+    torch's errors are told by name and text, so that torch need not be imported to ask.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
+    (True, False)
+    """
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torch_says

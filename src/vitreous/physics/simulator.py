@@ -7,6 +7,7 @@ three linear steps cost one multiplication of each central slice.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -75,6 +76,7 @@ class Simulator:
         optics: the CTFs to draw from, with equal chance: one row per particle or per micrograph.
         micrograph_id: long, the micrograph of each row; noise patches are drawn from it.
         poses, shifts, noise: the samplers of steps 1, 2 and 5.
+        transfers: CTFs of all rows, where they were worked out in advance (:meth:`tabulated`).
     """
 
     box_size: int
@@ -84,6 +86,16 @@ class Simulator:
     poses: PoseSampler = field(default_factory=UniformPoses)
     shifts: ShiftSampler = field(default_factory=NoShift)
     noise: Noise = field(default_factory=WhiteGaussian)
+    transfers: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def tabulated(self, *, most_bytes: int = 2**29) -> Simulator:
+        """The same with the CTFs of all rows worked out once, where they fit into memory."""
+        n = self.box_size
+        if len(self.optics) * n * (n // 2 + 1) * 4 > most_bytes:
+            return self
+        pieces = torch.split(torch.arange(len(self.optics), device=self.micrograph_id.device), 256)
+        plain = dataclasses.replace(self, transfers=None)
+        return dataclasses.replace(self, transfers=torch.cat([plain.transfer(p) for p in pieces]))
 
     def draw(self, count: int, *, poses: torch.Generator, optics: torch.Generator) -> Conditions:
         """Steps 1 to 3: orientations and shifts from one stream, CTF rows from another."""
@@ -96,9 +108,11 @@ class Simulator:
             return Conditions(rotations, None, row)
         return Conditions(rotations, self.shifts.sample(count, generator=poses, device=device), row)
 
-    def transfer(self, conditions: Conditions) -> Tensor:
-        """CTF of each image on the Hermitian half, ``(b, n, n // 2 + 1)``, real."""
-        return ctf_half(self.box_size, self.pixel_size_angstrom, self.optics[conditions.row])
+    def transfer(self, row: Tensor) -> Tensor:
+        """CTF of these rows ``(b,)`` on the Hermitian half, ``(b, n, n // 2 + 1)``, real."""
+        if self.transfers is not None:
+            return self.transfers[row]
+        return ctf_half(self.box_size, self.pixel_size_angstrom, self.optics[row])
 
     def clean(self, spectrum: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
         """Step 4: noiseless images ``(b, n, n)``.
@@ -114,12 +128,12 @@ class Simulator:
             )
         return project_spectrum(spectrum, conditions.rotations, self.box_size, transfer)
 
-    def noise_like(self, conditions: Conditions, *, generator: torch.Generator) -> Tensor:
-        """Step 5: unit-variance noise ``(b, n, n)`` from the micrographs of the drawn CTFs."""
+    def noise_like(self, row: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Step 5: unit-variance noise ``(b, n, n)`` from the micrographs of these rows ``(b,)``."""
         return self.noise.sample(
-            len(conditions.row),
+            len(row),
             self.box_size,
-            micrograph_id=self.micrograph_id[conditions.row],
+            micrograph_id=self.micrograph_id[row],
             generator=generator,
             device=self.micrograph_id.device,
         )

@@ -19,23 +19,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.core.errors import DivergedError
-from vitreous.core.grid import frequency_grid, radius_grid
+from vitreous.core.errors import DivergedError, out_of_memory
+from vitreous.core.grid import frequency_grid, nyquist_disc, radius_grid
 from vitreous.core.resample import mirror_images, turn_images
 from vitreous.models.critic import Critic
 from vitreous.models.volume import VoxelVolume
-from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
-from vitreous.solvers.images import ImageCache, ImageSource, at_box, background_share
+from vitreous.solvers.images import (
+    ImageCache,
+    ImageSource,
+    at_box,
+    background_share,
+    matched_weight,
+)
 from vitreous.solvers.losses import gradient_penalty, normalise_images
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
 
-ROTATE_FROM = 0.75  # share of noise in the images
+ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
 SNAPSHOT_EVERY = 100
+MOST_PIECES = 8
 SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
 
 
@@ -66,10 +72,8 @@ class CryoGan:
         self.critic_updates = 0
         self.skipped = 0
         self.rollbacks = 0
+        self.pieces = 1
         self._snapshot: dict[str, Tensor] = {}
-        self.rotates = config.rotate
-        if self.rotates is None:
-            self.rotates = background_share(images, self.device) >= ROTATE_FROM
         self._enter(0, None)
 
     # ---------------------------------------------------------------- stages
@@ -100,15 +104,19 @@ class CryoGan:
         kx, ky = frequency_grid(n, device=self.device)
         self._squared_frequency = kx**2 + ky**2  # in cycles per pixel
         self._disc = (radius_grid(n, 2, device=self.device) <= n / 2 - 1).to(torch.float32)
-        self._band = (self._squared_frequency < 0.25).to(torch.float32)
+        self._band = nyquist_disc(n, device=self.device)
         self.volume = VoxelVolume(n, c.symmetry, c.mask_fraction * n, start=start).to(self.device)
         self.average = self.volume.free.detach().clone()
-        share = (
-            background_share(self._cache, self.device) if c.noise_start == "background" else None
-        )
+        share = background_share(self._cache, self.device)
+        self.rotates = share >= ROTATE_FROM if c.rotate is None else c.rotate
+        self._weight = self._band
+        if c.weighting == "matched":
+            self._weight = matched_weight(
+                self._cache, self.simulator, share, self.generators["noise"]
+            )
         self.log_noise = torch.zeros((), device=self.device)
         self.log_signal = torch.zeros((), device=self.device)
-        if share is not None:
+        if c.noise_start == "background":
             self.log_signal, self.log_noise = self._matching_scales(share)
         self.log_noise.requires_grad_()
         self.log_signal.requires_grad_()
@@ -127,8 +135,9 @@ class CryoGan:
     def _matching_scales(self, noise_share: float) -> tuple[Tensor, Tensor]:
         """Log scales at which signal and noise have their shares of the images' unit variance."""
         conditions = self._draw(256)
-        clean = self._clean(oversampled_spectrum(self.volume()), conditions)
-        noise = self.simulator.noise_like(conditions, generator=self.generators["noise"])
+        transfer = self.simulator.transfer(conditions.row)
+        clean = self._clean(oversampled_spectrum(self.volume()), conditions, transfer)
+        noise = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
         deviations = [self._filtered(x).std() for x in (clean, noise)]
         signal, log_noise = torch.zeros_like(deviations[0]), -deviations[1].log()
         if deviations[0] > 0:
@@ -142,19 +151,18 @@ class CryoGan:
             count, poses=self.generators["poses"], optics=self.generators["ctf"]
         )
 
-    def _clean(self, spectrum: Tensor, conditions: Conditions) -> Tensor:
+    def _clean(self, spectrum: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
         """Noiseless images; 4 / n keeps grey values near 1 and alike at every box."""
-        transfer = self.simulator.transfer(conditions) * (4.0 / self.n)
-        return self.simulator.clean(spectrum, conditions, transfer)
+        return self.simulator.clean(spectrum, conditions, transfer * (4.0 / self.n))
 
     def _simulated(self, spectrum: Tensor, count: int) -> Tensor:
         """Algorithm 2, with learned scales of signal and noise, as the critic sees it."""
         conditions = self._draw(count)
-        noise = self.simulator.noise_like(conditions, generator=self.generators["noise"])
-        images = (
-            self.log_signal.exp() * self._clean(spectrum, conditions) + self.log_noise.exp() * noise
-        )
-        return self._seen(images, conditions.row)
+        transfer = self.simulator.transfer(conditions.row)
+        clean = self._clean(spectrum, conditions, transfer)
+        noise = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
+        images = self.log_signal.exp() * clean + self.log_noise.exp() * noise
+        return self._seen(images, transfer)
 
     def _real(self, count: int) -> Tensor:
         """A random batch of particles, as the critic sees it."""
@@ -162,19 +170,17 @@ class CryoGan:
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
         )
-        return self._seen(self._cache.read(row), row)
+        return self._seen(self._cache.read(row), self.simulator.transfer(row.to(self.device)))
 
-    def _seen(self, images: Tensor, row: Tensor) -> Tensor:
-        """Band limit, optional phase correction, blur, turns and mirrors, then normalisation."""
+    def _seen(self, images: Tensor, transfer: Tensor) -> Tensor:
+        """Band limit, matched filter, blur, turns and mirrors, then normalisation."""
         c = self.config
-        factor = self._band
+        factor = self._weight
+        if c.weighting == "matched":
+            factor = factor * transfer
         blur = c.smoothing_px * c.smoothing_decay**self.epoch
         if blur > 0:
             factor = factor * torch.exp(-2 * (math.pi * blur) ** 2 * self._squared_frequency)
-        if c.correct_phases:
-            pixel = self.simulator.pixel_size_angstrom
-            transfer = ctf_half(self.n, pixel, self.simulator.optics[row])
-            factor = factor * torch.where(transfer < 0, -1.0, 1.0)
         generator = self.generators["batches"]
         if self.rotates:
             angles = torch.rand(len(images), generator=generator, device=generator.device)
@@ -198,8 +204,23 @@ class CryoGan:
     # ---------------------------------------------------------------- Algorithm 1
 
     def step(self) -> dict[str, float]:
-        """One volume update after ``n_critic`` critic updates; the numbers worth a history line."""
+        """One volume update after ``n_critic`` critic updates; the numbers worth a history line.
+
+        Where memory runs out, batches are from then on taken in twice as many pieces, up to
+        :data:`MOST_PIECES`, with gradients added up, and the step is begun anew.
+        """
+        while True:
+            try:
+                return self._step()
+            except (MemoryError, RuntimeError) as error:
+                most = min(MOST_PIECES, self.config.batch_size)
+                if not out_of_memory(error) or 2 * self.pieces > most:
+                    raise
+            self.pieces *= 2
+
+    def _step(self) -> dict[str, float]:
         self._set_learning_rates()
+        self.critic.requires_grad_(True)
         spectrum = oversampled_spectrum(self.volume())
         fixed = spectrum.detach()
         told = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
@@ -209,6 +230,7 @@ class CryoGan:
             "iteration": float(self.iteration),
             "box": float(self.n),
             "epoch": self.epoch,
+            "pieces": float(self.pieces),
             "signal": float(self.log_signal.detach().exp()),
             "noise": float(self.log_noise.detach().exp()),
             **critic_stats,
@@ -221,38 +243,47 @@ class CryoGan:
             self._enter(self.stage + 1, self.result())
         return stats
 
+    def _batch_pieces(self) -> list[int]:
+        """Sizes of the pieces that a batch is taken in."""
+        whole, rest = divmod(self.config.batch_size, self.pieces)
+        return [whole + (i < rest) for i in range(self.pieces)]
+
     def _update_critic(self, spectrum: Tensor) -> dict[str, float]:
-        c, m = self.config, self.config.batch_size
-        with torch.no_grad():
-            real = self._real(m)
-            simulated = self._simulated(spectrum, m)
-        scores = self.critic(torch.cat([real, simulated]))
-        wasserstein = scores[:m].mean() - scores[m:].mean()
-        loss = -wasserstein
-        if self.critic_updates % c.penalty_every == 0:
-            mix = self.generators["mix"]
-            alpha = torch.rand(m, generator=mix, device=mix.device)
-            penalty = gradient_penalty(self.critic, real, simulated, alpha)
-            loss = loss + c.penalty * c.penalty_every * penalty
+        c, wasserstein = self.config, 0.0
         optimiser = self.optimisers["critic"]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        for m in self._batch_pieces():
+            share = m / c.batch_size
+            with torch.no_grad():
+                real = self._real(m)
+                simulated = self._simulated(spectrum, m)
+            scores = self.critic(torch.cat([real, simulated]))
+            loss = scores[m:].mean() - scores[:m].mean()
+            wasserstein -= share * float(loss.detach())
+            if self.critic_updates % c.penalty_every == 0:
+                mix = self.generators["mix"]
+                alpha = torch.rand(m, generator=mix, device=mix.device)
+                penalty = gradient_penalty(self.critic, real, simulated, alpha)
+                loss = loss + c.penalty * c.penalty_every * penalty
+            (share * loss).backward()
         limit = c.clip_critic * self._clip_ramp()
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), limit)
         if bool(torch.isfinite(norm)):
             optimiser.step()
         self.critic_updates += 1
-        return {"wasserstein": float(wasserstein.detach()), "critic_gradient": float(norm)}
+        return {"wasserstein": wasserstein, "critic_gradient": float(norm)}
 
     def _update_volume(self, spectrum: Tensor) -> dict[str, float]:
-        c = self.config
+        c, total = self.config, 0.0
         self.critic.requires_grad_(False)
-        simulated = self._simulated(spectrum, c.batch_size)
-        loss = -self.critic(simulated).mean()
         for name in ("volume", "scale"):
             self.optimisers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.critic.requires_grad_(True)
+        shared = spectrum.detach().requires_grad_()  # so that the padding is undone only once
+        for m in self._batch_pieces():
+            loss = -(m / c.batch_size) * self.critic(self._simulated(shared, m)).mean()
+            loss.backward()
+            total += float(loss.detach())
+        torch.autograd.backward(spectrum, shared.grad)
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in (self.volume.free, *self._scales) if p.grad is not None]
         )
@@ -263,7 +294,7 @@ class CryoGan:
             self.optimisers["volume"].step()
             self.optimisers["scale"].step()
             self._constrain()
-        return {"volume_loss": float(loss.detach()), "volume_gradient": float(norm)}
+        return {"volume_loss": total, "volume_gradient": float(norm)}
 
     @torch.no_grad()
     def _constrain(self) -> None:
@@ -335,6 +366,7 @@ class CryoGan:
         out = {
             "volume": self.volume.free.detach(),
             "average": self.average,
+            "weight": self._weight,
             "log_signal": self.log_signal.detach(),
             "log_noise": self.log_noise.detach(),
         }
@@ -352,6 +384,7 @@ class CryoGan:
             "critic_updates": self.critic_updates,
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
+            "pieces": self.pieces,
         }
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
@@ -364,6 +397,7 @@ class CryoGan:
         self.critic_updates = int(counters["critic_updates"])
         self.skipped = int(counters["skipped"])
         self.rollbacks = int(counters["rollbacks"])
+        self.pieces = int(counters["pieces"])
         self._load_tensors(tensors, generators=True)
         self._keep_snapshot()
 
@@ -371,6 +405,7 @@ class CryoGan:
     def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
         self.volume.free.copy_(tensors["volume"])
         self.average.copy_(tensors["average"])
+        self._weight = tensors["weight"].to(self.device)
         self.log_signal.copy_(tensors["log_signal"])
         self.log_noise.copy_(tensors["log_noise"])
         prefix = "critic."

@@ -47,11 +47,13 @@ class CryoGanConfig:
             critic's and on that of the scales; the first two grow from 0 over ``clip_epochs``.
         noise_start: "background" estimates the share of noise from the particles' corners;
             "one" starts both scales at 1.
-        correct_phases: multiply images, real and simulated, by the sign of their CTF.
+        weighting: "matched" filters every image, real and simulated alike, by its own CTF and by
+            the data's signal and noise in each shell (:func:`~vitreous.solvers.images.\
+matched_weight`), so that the critic spends itself where there is signal; "none" does not.
         mirror: mirror and transpose batches, real and simulated alike, at random, which makes
             eight real images of one; the mirror of a projection is a projection too.
         rotate: turn every image, real and simulated alike, by a random angle in its plane, so that
-            the critic cannot learn the real images by heart; None: where three quarters or more
+            the critic cannot learn the real images by heart; None: where 60 % or more
             of the images' variance are noise.
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
@@ -66,7 +68,7 @@ class CryoGanConfig:
     penalty_every: PositiveInt = 4
     critic: Literal["dense", "strided", "paper"] = "dense"
     width: PositiveInt = 192
-    learning_rate_critic: float = 3e-3
+    learning_rate_critic: float = 6e-3
     learning_rate_volume: float = 0.1
     learning_rate_scale: float = 1e-3
     learning_rate_end: float = 0.05
@@ -80,12 +82,12 @@ class CryoGanConfig:
     clip_scale: float = 10.0
     clip_epochs: float = 0.0
     noise_start: Literal["background", "one"] = "background"
-    correct_phases: bool = False
+    weighting: Literal["matched", "none"] = "matched"
     mirror: bool = True
     rotate: bool | None = None
     smoothing_px: float = 0.0
     smoothing_decay: float = 0.98
-    averaging: float = 0.998
+    averaging: float = 0.999
 
     @property
     def iterations(self) -> int:

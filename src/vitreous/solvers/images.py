@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import frequency_grid, radius_grid
-from vitreous.physics.noise import BackgroundPatches, prepare_patches
+from vitreous.core.grid import nyquist_disc, radius_grid, shell_index
+from vitreous.physics.noise import BackgroundPatches
 from vitreous.physics.simulator import Simulator
 from vitreous.solvers.losses import normalise_images
 
 CACHE_BYTES = 2**31
+WINDOW_BYTES = 2**28
+LEAST_SIGNAL = 0.01  # of the noise, in a shell without any
 
 
 class ImageSource(Protocol):
@@ -62,25 +64,106 @@ def background_share(images: ImageSource, device: torch.device) -> float:
     Of up to 2000 images, band-limited to the Nyquist circle; outside means the box's corners.
     """
     n = images.box_size
-    kx, ky = frequency_grid(n, device=device)
-    band = (kx**2 + ky**2 < 0.25).to(torch.float32)
+    band = nyquist_disc(n, device=device)
     outside = radius_grid(n, 2, device=device) > 0.5 * n
     variances = []
-    for rows in torch.split(torch.arange(len(images))[:: max(1, len(images) // 2000)], 256):
+    for rows in _sample_rows(images):
         spectra = torch.fft.rfft2(images.read(rows).to(device, torch.float32)) * band
         normal = normalise_images(torch.fft.irfft2(spectra, s=(n, n)))
         variances.append(normal[:, outside].var(dim=1))
     return min(0.98, max(1e-4, float(torch.cat(variances).mean())))
 
 
+@torch.no_grad()
+def matched_weight(
+    images: ImageSource, simulator: Simulator, noise_share: float, generator: torch.Generator
+) -> Tensor:
+    r"""Radial part of the filter that brings out what images tell of the molecule.
+
+    With N the noise's power in a shell, S the signal's before the CTF, in units of N, an image is
+    to be multiplied by :math:`c\, N^{-1/2} (S / (1 + S))^{1/2}`, c its own CTF: the noise is made
+    white, and each frequency counts by how much of it is signal. This is the factor without c,
+    scaled to a maximum of 1. Noise power is that of the simulator's noise, brought to its share of
+    the images' variance; the signal's is what the images have beyond that.
+
+    Args:
+        images: at the simulator's box, row i belonging to row i of ``simulator.optics``.
+        simulator: whose CTFs and noise are the images' own.
+        noise_share: share of noise in the images' variance, see :func:`background_share`.
+        generator: for samples of the noise.
+
+    Returns:
+        ``(n, n // 2 + 1)`` in FFT order, zero from the Nyquist circle on.
+    """
+    n, device = images.box_size, simulator.micrograph_id.device
+    band = nyquist_disc(n, device=device)
+    shell = shell_index(n, 2, device=device).clamp(max=n // 2)
+    power = torch.zeros(3, n, n // 2 + 1, device=device)  # of images, noise, CTF
+    for rows in _sample_rows(images):
+        real = images.read(rows).to(device, torch.float32)
+        row = rows.to(device)
+        noise = simulator.noise_like(row, generator=generator)
+        for index, kind in enumerate((real, noise)):
+            spectra = torch.fft.rfft2(kind) * band
+            normal = normalise_images(torch.fft.irfft2(spectra, s=(n, n)))
+            power[index] += torch.fft.rfft2(normal).abs().square().sum(0)
+        power[2] += simulator.transfer(row).square().sum(0)
+    sums = torch.zeros(4, n // 2 + 1, device=device)
+    sums.index_add_(1, shell.flatten(), torch.cat([power * band, band[None]]).flatten(1))
+    of_images, of_noise, of_transfer = sums[:3] / sums[3].clamp_min(1)
+    of_noise = (noise_share * of_noise).clamp_min(1e-6 * of_noise.max())
+    seen = (of_images / of_noise - 1).clamp_min(LEAST_SIGNAL)
+    signal = seen / (of_transfer / of_transfer.max()).clamp_min(1e-3)
+    weight = (signal / (1 + signal) / of_noise).sqrt()
+    weight[0] = weight[1]  # images have no mean
+    return (weight / weight[1:-1].max())[shell] * band
+
+
+def _sample_rows(images: ImageSource) -> tuple[Tensor, ...]:
+    """About 2000 rows, evenly spaced, in pieces."""
+    return torch.split(torch.arange(len(images))[:: max(1, len(images) // 2000)], 256)
+
+
+def _resampled_windows(noise: BackgroundPatches, full: int, n: int) -> BackgroundPatches:
+    """Windows of the images' box cut from the patches, then Fourier-cropped to ``n``.
+
+    In this order, since particles are cut from micrographs first and cropped then: cropping wraps
+    around at the edges, and a critic would see the difference. All windows of a patch, or as many
+    at random as fit into :data:`WINDOW_BYTES`.
+    """
+    patches = noise.patches
+    reach = patches.shape[-1] - full + 1
+    fitting = WINDOW_BYTES // (len(patches) * n * n * 4)
+    count = max(1, min(reach**2, fitting))
+    generator = torch.Generator().manual_seed(n)
+    chosen = torch.stack([torch.randperm(reach**2, generator=generator)[:count] for _ in patches])
+    windows = torch.empty(len(patches), count, n, n, device=patches.device)
+    for patch, corners, out in zip(patches, chosen.tolist(), windows, strict=True):
+        cut = torch.stack(
+            [
+                patch[y : y + full, x : x + full]
+                for y, x in (divmod(corner, reach) for corner in corners)
+            ]
+        )
+        out.copy_(fourier_resize(cut, n, 2))
+    windows /= windows.std(correction=0)
+    return dataclasses.replace(
+        noise,
+        patches=windows.flatten(0, 1),
+        micrograph_id=noise.micrograph_id.repeat_interleave(count),
+    )
+
+
 def at_box(simulator: Simulator, n: int) -> Simulator:
-    """The same field of view at another box: pixel size and noise patches follow."""
+    """The same field of view at another box, its CTFs tabulated; pixel and patches follow."""
     full = simulator.box_size
     if n == full:
-        return simulator
+        return simulator.tabulated()
     noise = simulator.noise
     if isinstance(noise, BackgroundPatches):
-        size = max(n, round(noise.patches.shape[-1] * n / full))
-        noise = dataclasses.replace(noise, patches=prepare_patches(noise.patches, size))
+        noise = _resampled_windows(noise, full, n)
     pixel = simulator.pixel_size_angstrom * full / n
-    return dataclasses.replace(simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise)
+    resized = dataclasses.replace(
+        simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise, transfers=None
+    )
+    return resized.tabulated()

@@ -6,7 +6,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.solvers.cryogan_config import CryoGanConfig, Stage
 
 LARGEST_DEFAULT_BOX = 64
-_ITERATIONS = {16: 10000, 32: 25000, 64: 20000}
+_ITERATIONS = {16: 12000, 32: 28000, 64: 12000}
 _BEYOND = 10000
 _PAPER_BATCH, _PAPER_CRITIC_UPDATES, _PAPER_EPOCHS = 8, 4, 15
 
@@ -63,6 +63,7 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
         clip_critic=1e6,
         clip_epochs=2.0,
         noise_start="one",
+        weighting="none",
         mirror=False,
         rotate=False,
         smoothing_px=2.0,
