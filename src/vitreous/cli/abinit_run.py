@@ -109,6 +109,8 @@ def reconstruct(request: Request) -> Reconstruction:
     plan = _plan(request)
     folder = _folder(request, plan)
     with folder, StopSignals() as stop:
+        if folder.was_finished:
+            say(f"{folder.root}: the run was finished already; its results are written once more")
         history = HistoryFile(folder.path("history.jsonl"), keep=folder.resuming)
         with history, RunProgress("abinit", quiet=request.quiet) as progress:
             jobs = _jobs(request, plan, folder)

@@ -74,6 +74,8 @@ def load_volume(
             point_group=sym,
             resolution_angstrom=resolution_angstrom,
         )
+    if text == "phantom":
+        raise UsageError("phantom: give it a seed, such as phantom:1")
     path = Path(text)
     if path.name.lower().removesuffix(".gz").endswith(MODEL_SUFFIXES):
         density = atoms_to_density(

@@ -31,7 +31,7 @@ def nyquist_disc(n: int, *, device: torch.device | None = None) -> Tensor:
     """1 inside the Nyquist circle, 0 on it and outside: float32 ``(n, n // 2 + 1)``, FFT order.
 
     >>> nyquist_disc(4)[:, -1].tolist(), nyquist_disc(4).sum().item()
-    ([0.0, 0.0, 0.0, 0.0], 5.0)
+    ([0.0, 0.0, 0.0, 0.0], 6.0)
     """
     kx, ky = frequency_grid(n, device=device)
     return (kx**2 + ky**2 < 0.25).to(torch.float32)

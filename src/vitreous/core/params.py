@@ -13,7 +13,7 @@ class _Batched:
     """Indexing and device moves shared by the frozen parameter batches."""
 
     def _map(self, function: Any) -> Self:
-        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]  # all fields are tensors
 
     def __getitem__(self, index: Any) -> Self:
         """Select images along the batch dimension; slices, index tensors and masks work."""

@@ -134,7 +134,7 @@ def oversampled_spectrum(volume: Tensor) -> Tensor:
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1:
         raise ValueError(f"volume must be cubic (n, n, n), got {tuple(volume.shape)}")
-    return _Spectrum.apply(volume)  # type: ignore[no-untyped-call]
+    return _Spectrum.apply(volume)  # type: ignore[no-untyped-call]  # torch's own
 
 
 class _Slices(torch.autograd.Function):
@@ -183,7 +183,7 @@ def central_slices(spectrum: Tensor, rotations: Tensor, n: int) -> Tensor:
     size = padded_size(n)
     if tuple(spectrum.shape) != (lines(size).count, size):
         raise ValueError(f"spectrum {tuple(spectrum.shape)} is not that of a box of {n} px")
-    return _Slices.apply(spectrum, rotations, n)  # type: ignore[no-untyped-call]
+    return _Slices.apply(spectrum, rotations, n)  # type: ignore[no-untyped-call]  # torch's own
 
 
 @lru_cache(maxsize=16)
@@ -290,7 +290,7 @@ class Projector(LinearOperator):
         if self.multiplier is not None:
             spectrum = spectrum * self.multiplier.conj()
         flat = spectrum.reshape(-1, self.range_shape[0], n * (n // 2 + 1))
-        volumes = [_BackProjection.apply(one, self.rotations, n) for one in flat]  # type: ignore[no-untyped-call]
+        volumes = [_BackProjection.apply(one, self.rotations, n) for one in flat]  # type: ignore[no-untyped-call]  # torch's own
         return torch.stack(volumes).reshape(*y.shape[:-3], *self.domain_shape)
 
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:

@@ -338,7 +338,8 @@ class CryoGan:
         if self.rollbacks >= ROLLBACKS:
             raise DivergedError(
                 "the optimisation met NaN again and again; lower the learning rates "
-                "(--learning-rate-volume, --learning-rate-critic) or look for broken particles"
+                "(--learning-rate-volume, --learning-rate-critic, with --allow-config-change if "
+                "you --continue) or look for broken particles"
             )
         self.skipped = 0
         self.rollbacks += 1
