@@ -6,7 +6,8 @@ the physics simulator makes of the current volume; the volume follows the critic
 image is ever given a pose.
 
 What the papers leave open is settled by measurement (``docs/ablations.md``): small boxes first, a
-strided critic, a penalty now and then, the noise level started from the particles' backgrounds.
+dense critic that sees matched-filtered images, a penalty now and then, the noise level started from
+the particles' backgrounds.
 ``paper_config`` holds the papers' own settings.
 """
 
