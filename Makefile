@@ -38,7 +38,7 @@ demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, w
 test: $(READY)  ## the fast tests
 	$(BIN)/pytest
 
-slow: $(READY)  ## end-to-end quality tests with thresholds at fixed seeds (about an hour)
+slow: $(READY)  ## end-to-end quality tests with thresholds at fixed seeds (two minutes)
 	$(BIN)/pytest -m slow
 
 check: $(READY)  ## format, lint, types, import contracts, doctests

@@ -1,0 +1,42 @@
+"""From particle files to a map, end to end, with thresholds fixed in advance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitreous.io.mrc import read_mrc
+from vitreous.metrics.align import align_maps
+from vitreous.metrics.fsc import fsc, fsc_resolution
+
+PIXEL = 7.2
+
+
+def _vitreous(*arguments: str) -> None:
+    program = Path(sys.executable).with_name("vitreous")
+    subprocess.run([program, *arguments, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _map(path: Path) -> torch.Tensor:
+    return torch.from_numpy(read_mrc(path)[0].copy()).float()
+
+
+@pytest.mark.slow
+def test_a_phantom_is_found_from_its_images(tmp_path: Path) -> None:
+    """Box 32, D2, 6,000 images, 0 dB, less than half of the default iterations."""
+    simulated, found = tmp_path / "simulated", tmp_path / "found"
+    size = ("--box", "32", "--apix", str(PIXEL), "--n", "6000", "--seed", "11")
+    _vitreous("simulate", "phantom:11", "--sym", "D2", *size, "-o", str(simulated))
+    particles = str(simulated / "particles.star")
+    run = ("--sym", "D2", "--effort", "0.4", "--seed", "11")
+    _vitreous("abinit", particles, *run, "-o", str(found))
+
+    assert tomllib.loads((found / "config.toml").read_text())["run"]["solved"]
+    truth = _map(simulated / "truth.mrc")
+    aligned = align_maps(_map(found / "map.mrc"), truth, pixel_size_angstrom=PIXEL).aligned
+    assert fsc_resolution(fsc(aligned, truth), 0.5, 32, PIXEL) < 25.0
