@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,9 +68,9 @@ def data(phantom: int, symmetry: str, snr_db: float) -> tuple[torch.Tensor, Stac
     g = torch.Generator().manual_seed(phantom)
     truth = protein_phantom(BOX, PIXEL, seed=phantom, point_group=symmetry)
     defocus = 8000 + 14000 * torch.rand(PARTICLES, generator=g)
-    plain = Optics.uniform(PARTICLES)
-    fields = vars(plain) | {"defocus_u_angstrom": defocus, "defocus_v_angstrom": defocus}
-    optics = Optics(**fields)
+    optics = replace(
+        Optics.uniform(PARTICLES), defocus_u_angstrom=defocus, defocus_v_angstrom=defocus
+    )
     rotations = random_rotations(PARTICLES, generator=g)
     pieces = [
         simulate(truth, rotations[rows], torch.zeros(len(rows), 2), optics[rows], PIXEL)

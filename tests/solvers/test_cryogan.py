@@ -468,12 +468,17 @@ def test_smaller_box_keeps_the_field_of_view() -> None:
     assert whole.box_size == 32
 
 
+def _cropped_noise(noise: BackgroundPatches) -> BackgroundPatches:
+    small = at_box(_simulator(32, 4, noise=noise), 16).noise
+    assert isinstance(small, BackgroundPatches)
+    return small
+
+
 def test_background_is_cut_before_it_is_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """As particles are: each small patch is the Fourier crop of a window of its own patch."""
     patches = prepare_patches(torch.randn(3, 33, 33), 33)
     noise = BackgroundPatches(patches, torch.tensor([5, 6, 7]))
-    small = at_box(_simulator(32, 4, noise=noise), 16).noise
-    assert isinstance(small, BackgroundPatches)
+    small = _cropped_noise(noise)
     corners = [(y, x) for y in (0, 1) for x in (0, 1)]
     for row, owner in enumerate(small.micrograph_id.tolist()):
         cuts = torch.stack([patches[owner - 5, y : y + 32, x : x + 32] for y, x in corners])
@@ -482,9 +487,9 @@ def test_background_is_cut_before_it_is_cropped(monkeypatch: pytest.MonkeyPatch)
         distance = (windows * scale[:, None, None] - small.patches[row]).abs().amax((-2, -1))
         assert (distance < 1e-3).sum() == 1
     monkeypatch.setattr("vitreous.solvers.images.WINDOW_BYTES", 3 * 16 * 16 * 4 * 2)
-    assert len(at_box(_simulator(32, 4, noise=noise), 16).noise.patches) == 6  # type: ignore[attr-defined]
+    assert len(_cropped_noise(noise).patches) == 6
     monkeypatch.setattr("vitreous.solvers.images.WINDOW_BYTES", 1)
-    assert len(at_box(_simulator(32, 4, noise=noise), 16).noise.patches) == 3  # type: ignore[attr-defined]
+    assert len(_cropped_noise(noise).patches) == 3
 
 
 def test_images_of_the_small_volume_are_the_small_images(generator: torch.Generator) -> None:

@@ -156,11 +156,12 @@ class _Half:
         self.gan = CryoGan(images, simulator, job.config, generators)
         self._rows: list[dict[str, float]] = []
         self._sum, self._count = 0.0, 0
-        self._seconds_before, self._pieces = 0.0, 1.0
+        self._seconds_before = 0.0
         self._started = self._saved = self._told = time.monotonic()
         self._every = max(5, job.config.iterations // ROWS)
         if job.resume:
             self._resume()
+        self._pieces = float(self.gan.pieces)
 
     def run(self) -> tuple[Any, ...]:
         """Steps until done or told to stop; the last message."""

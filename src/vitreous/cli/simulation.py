@@ -128,20 +128,19 @@ class Imaging:
             noise=noise,
         )
 
-    def _conditions(self, index: Tensor) -> Conditions:
-        pose = self._truth.pose[index].to(self._place)
-        row = self._truth.micrograph_id[index].to(self._place)
-        return Conditions(pose.rotation, pose.shift_angstrom, row)
+    def _row(self, index: Tensor) -> Tensor:
+        return self._truth.micrograph_id[index].to(self._place)
 
     def clean(self, index: Tensor) -> Tensor:
         """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
-        conditions = self._conditions(index)
+        pose = self._truth.pose[index].to(self._place)
+        conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(index))
         transfer = self._simulator.transfer(conditions.row)
         return self._simulator.clean(self._spectrum, conditions, transfer)
 
     def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
         """Unit-variance noise for the same particles."""
-        return self._simulator.noise_like(self._conditions(index).row, generator=stream)
+        return self._simulator.noise_like(self._row(index), generator=stream)
 
 
 def chunk_size(box_size: int) -> int:

@@ -65,8 +65,9 @@ def load_volume(
         InputError: the file is bad, the box too small, or the molecule has not that symmetry.
     """
     group = point_group(sym)
-    if text.startswith("phantom:"):
-        seed = whole_number(text.removeprefix("phantom:"), text)
+    kind, _, rest = text.partition(":")
+    if kind == "phantom":
+        seed = whole_number(rest, text)
         return protein_phantom(
             box_size,
             pixel_size_angstrom,
@@ -74,8 +75,6 @@ def load_volume(
             point_group=sym,
             resolution_angstrom=resolution_angstrom,
         )
-    if text == "phantom":
-        raise UsageError("phantom: give it a seed, such as phantom:1")
     path = Path(text)
     if path.name.lower().removesuffix(".gz").endswith(MODEL_SUFFIXES):
         density = atoms_to_density(

@@ -7,8 +7,7 @@ three linear steps cost one multiplication of each central slice.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -91,11 +90,11 @@ class Simulator:
     def tabulated(self, *, most_bytes: int = 2**29) -> Simulator:
         """The same with the CTFs of all rows worked out once, where they fit into memory."""
         n = self.box_size
-        if len(self.optics) * n * (n // 2 + 1) * 4 > most_bytes:
+        too_large = len(self.optics) * n * (n // 2 + 1) * 4 > most_bytes
+        if self.transfers is not None or too_large:
             return self
         pieces = torch.split(torch.arange(len(self.optics), device=self.micrograph_id.device), 256)
-        plain = dataclasses.replace(self, transfers=None)
-        return dataclasses.replace(self, transfers=torch.cat([plain.transfer(p) for p in pieces]))
+        return replace(self, transfers=torch.cat([self.transfer(piece) for piece in pieces]))
 
     def draw(self, count: int, *, poses: torch.Generator, optics: torch.Generator) -> Conditions:
         """Steps 1 to 3: orientations and shifts from one stream, CTF rows from another."""

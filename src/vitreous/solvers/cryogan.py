@@ -210,23 +210,7 @@ class CryoGan:
         Where memory runs out, batches are from then on taken in twice as many pieces, up to
         :data:`MOST_PIECES`, with gradients added up, and the step is begun anew.
         """
-        while True:
-            try:
-                return self._step()
-            except (MemoryError, RuntimeError) as error:
-                most = min(MOST_PIECES, self.config.batch_size)
-                if not out_of_memory(error) or 2 * self.pieces > most:
-                    raise
-            self.pieces *= 2
-
-    def _step(self) -> dict[str, float]:
-        self._set_learning_rates()
-        self.critic.requires_grad_(True)
-        spectrum = oversampled_spectrum(self.volume())
-        fixed = spectrum.detach()
-        told = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
-        critic_stats = {k: sum(one[k] for one in told) / len(told) for k in told[0]}
-        volume_stats = self._update_volume(spectrum)  # lines 8 and 9
+        updates = self._updates_in_memory()
         stats = {
             "iteration": float(self.iteration),
             "box": float(self.n),
@@ -234,8 +218,7 @@ class CryoGan:
             "pieces": float(self.pieces),
             "signal": float(self.log_signal.detach().exp()),
             "noise": float(self.log_noise.detach().exp()),
-            **critic_stats,
-            **volume_stats,
+            **updates,
         }
         self._guard(stats)
         self.iteration += 1
@@ -243,6 +226,26 @@ class CryoGan:
         if self.iteration >= end and self.stage + 1 < len(self.config.stages):
             self._enter(self.stage + 1, self.result())
         return stats
+
+    def _updates_in_memory(self) -> dict[str, float]:
+        """The updates of one step, in as many pieces as memory asks for."""
+        while True:
+            try:
+                return self._updates()
+            except (MemoryError, RuntimeError) as error:
+                most = min(MOST_PIECES, self.config.batch_size)
+                if not out_of_memory(error) or 2 * self.pieces > most:
+                    raise
+            self.pieces *= 2
+
+    def _updates(self) -> dict[str, float]:
+        self._set_learning_rates()
+        self.critic.requires_grad_(True)
+        spectrum = oversampled_spectrum(self.volume())
+        fixed = spectrum.detach()
+        told = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
+        critic_stats = {k: sum(one[k] for one in told) / len(told) for k in told[0]}
+        return critic_stats | self._update_volume(spectrum)  # lines 8 and 9
 
     def _batch_pieces(self) -> list[int]:
         """Sizes of the pieces that a batch is taken in."""

@@ -68,8 +68,7 @@ def background_share(images: ImageSource, device: torch.device) -> float:
     outside = radius_grid(n, 2, device=device) > 0.5 * n
     variances = []
     for rows in _sample_rows(images):
-        spectra = torch.fft.rfft2(images.read(rows).to(device, torch.float32)) * band
-        normal = normalise_images(torch.fft.irfft2(spectra, s=(n, n)))
+        normal = _normal_in_band(images.read(rows).to(device, torch.float32), band)
         variances.append(normal[:, outside].var(dim=1))
     return min(0.98, max(1e-4, float(torch.cat(variances).mean())))
 
@@ -104,8 +103,7 @@ def matched_weight(
         row = rows.to(device)
         noise = simulator.noise_like(row, generator=generator)
         for index, kind in enumerate((real, noise)):
-            spectra = torch.fft.rfft2(kind) * band
-            normal = normalise_images(torch.fft.irfft2(spectra, s=(n, n)))
+            normal = _normal_in_band(kind, band)
             power[index] += torch.fft.rfft2(normal).abs().square().sum(0)
         power[2] += simulator.transfer(row).square().sum(0)
     sums = torch.zeros(4, n // 2 + 1, device=device)
@@ -117,6 +115,12 @@ def matched_weight(
     weight = (signal / (1 + signal) / of_noise).sqrt()
     weight[0] = weight[1]  # images have no mean
     return (weight / weight[1:-1].max())[shell] * band
+
+
+def _normal_in_band(images: Tensor, band: Tensor) -> Tensor:
+    """Images limited to a band ``(n, n // 2 + 1)``, with mean 0 and deviation 1."""
+    spectra = torch.fft.rfft2(images) * band
+    return normalise_images(torch.fft.irfft2(spectra, s=images.shape[-2:]))
 
 
 def _sample_rows(images: ImageSource) -> tuple[Tensor, ...]:
@@ -157,13 +161,12 @@ def _resampled_windows(noise: BackgroundPatches, full: int, n: int) -> Backgroun
 def at_box(simulator: Simulator, n: int) -> Simulator:
     """The same field of view at another box, its CTFs tabulated; pixel and patches follow."""
     full = simulator.box_size
-    if n == full:
-        return simulator.tabulated()
-    noise = simulator.noise
-    if isinstance(noise, BackgroundPatches):
-        noise = _resampled_windows(noise, full, n)
-    pixel = simulator.pixel_size_angstrom * full / n
-    resized = dataclasses.replace(
-        simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise, transfers=None
-    )
-    return resized.tabulated()
+    if n != full:
+        noise = simulator.noise
+        if isinstance(noise, BackgroundPatches):
+            noise = _resampled_windows(noise, full, n)
+        pixel = simulator.pixel_size_angstrom * full / n
+        simulator = dataclasses.replace(
+            simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise, transfers=None
+        )
+    return simulator.tabulated()
