@@ -22,13 +22,13 @@ from vitreous.physics._slice_kernel import deapodisation, disc, lines, polynomia
 
 _POOLS: dict[int, ThreadPoolExecutor] = {}
 # Everything of fast-math except the licence to assume that no NaN exists.
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
+FAST = {"contract", "reassoc", "nsz", "arcp"}
 _BLOCK = 16  # z values moved together when lines are packed: two cache lines of complex64
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., None]:
+def compiled(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile on first use; typed as a plain function, which numba's own type is not."""
-    compiled: Callable[..., None] = njit(nogil=True, cache=True, fastmath=_FAST)(function)
+    compiled: Callable[..., None] = njit(nogil=True, cache=True, fastmath=FAST)(function)
     return compiled
 
 
@@ -44,7 +44,7 @@ def _weights(f: Any, table: Any) -> Any:
     return a, b, c, d
 
 
-@_compiled
+@compiled
 def _gather(
     grid: Any,
     size: int,
@@ -117,7 +117,7 @@ def _gather(
             out[b, target[m], 1] = -im if mirrored else im
 
 
-@_compiled
+@compiled
 def _scatter(
     grid: Any,
     size: int,
@@ -184,7 +184,7 @@ def _scatter(
                             grid[j + 1] += w * v[1]
 
 
-@_compiled
+@compiled
 def _slope(
     grid: Any,
     size: int,
@@ -243,7 +243,7 @@ def _slope(
                 out[b, 1, i] += factor * ky[m] * g
 
 
-@_compiled
+@compiled
 def _pack(
     planes: Any, weights: Any, reach: Any, middle: Any, out: Any, first: int, last: int
 ) -> None:
@@ -267,7 +267,7 @@ def _pack(
                     out[line, to] = value.conjugate() if mirrored else value
 
 
-@_compiled
+@compiled
 def _unpack(
     grid: Any, weights: Any, reach: Any, middle: Any, out: Any, first: int, last: int
 ) -> None:

@@ -71,8 +71,18 @@ def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> flo
     return -16.0 * pixel_size_angstrom**2 * math.log(value) + 0.0  # + 0.0: no negative zero
 
 
-def _turn_coefficients(optics: Optics) -> Tensor:
-    """Double-precision coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1)."""
+def turn_coefficients(optics: Optics) -> Tensor:
+    """Double-precision coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1).
+
+    Args:
+        optics: fields of shape ``(...)``.
+
+    Returns:
+        float64 ``(..., 5)``, for frequencies in 1/Å.
+
+    >>> round(turn_coefficients(Optics.uniform(1))[0, 0].item(), 3)  # -wavelength defocus / 2
+    -147.657
+    """
     o = optics.to(torch.float64)
     wavelength = electron_wavelength_angstrom(o.voltage_kv)
     mean = (o.defocus_u_angstrom + o.defocus_v_angstrom) / 2
@@ -129,7 +139,7 @@ def ctf(
     xx, yy = kx * kx, ky * ky
     squared = xx + yy
     basis = torch.stack((xx, yy, kx * ky, squared * squared, torch.ones_like(xx))).flatten(1)
-    turns = _turn_coefficients(optics) @ basis
+    turns = turn_coefficients(optics) @ basis
     remainder = (turns - turns.detach().round()).to(dtype)
     value = -torch.sin((2 * math.pi) * remainder)
     decay = squared.to(dtype).flatten() / -4

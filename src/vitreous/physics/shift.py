@@ -16,6 +16,38 @@ def _axis_phases(frequency_index: Tensor, n: int, shift_px: Tensor) -> Tensor:
     return torch.complex(torch.cos(angle), sine)
 
 
+def axis_phases(
+    n: int, shift_angstrom: Tensor, pixel_size_angstrom: float
+) -> tuple[Tensor, Tensor]:
+    """The two factors, along kx and along ky, of :func:`shift_phases`.
+
+    Args:
+        n: box size in pixels.
+        shift_angstrom: ``(..., 2)`` displacement (x, y) in Å.
+        pixel_size_angstrom: pixel size in Å.
+
+    Returns:
+        complex ``(..., n // 2 + 1)`` and ``(..., n)`` in FFT order.
+
+    Raises:
+        ValueError: shifts that do not end in 2.
+
+    >>> x, y = axis_phases(4, torch.tensor([3.0, 0.0]), 3.0)
+    >>> x.real.round().tolist(), y.real.tolist()
+    ([1.0, 0.0, -1.0], [1.0, 1.0, 1.0, 1.0])
+    """
+    if shift_angstrom.shape[-1:] != (2,):
+        raise ValueError(f"shift_angstrom must be (..., 2), got {tuple(shift_angstrom.shape)}")
+    shift_px = shift_angstrom.double() / pixel_size_angstrom
+    device = shift_angstrom.device
+    half = torch.arange(n // 2 + 1, device=device, dtype=torch.float64)
+    full = torch.fft.fftfreq(n, 1.0 / n, device=device, dtype=torch.float64).round()
+    complex_dtype = torch.promote_types(shift_angstrom.dtype, torch.complex64)
+    x = _axis_phases(half, n, shift_px[..., 0]).to(complex_dtype)
+    y = _axis_phases(full, n, shift_px[..., 1]).to(complex_dtype)
+    return x, y
+
+
 def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
     r"""Multiplier of the Hermitian half-spectrum that moves an image by +t.
 
@@ -39,15 +71,7 @@ def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> 
     >>> shift_phases(4, torch.tensor([3.0, 0.0]), 3.0)[0].real.round().tolist()
     [1.0, 0.0, -1.0]
     """
-    if shift_angstrom.shape[-1:] != (2,):
-        raise ValueError(f"shift_angstrom must be (..., 2), got {tuple(shift_angstrom.shape)}")
-    shift_px = shift_angstrom.double() / pixel_size_angstrom
-    device = shift_angstrom.device
-    half = torch.arange(n // 2 + 1, device=device, dtype=torch.float64)
-    full = torch.fft.fftfreq(n, 1.0 / n, device=device, dtype=torch.float64).round()
-    complex_dtype = torch.promote_types(shift_angstrom.dtype, torch.complex64)
-    x = _axis_phases(half, n, shift_px[..., 0]).to(complex_dtype)
-    y = _axis_phases(full, n, shift_px[..., 1]).to(complex_dtype)
+    x, y = axis_phases(n, shift_angstrom, pixel_size_angstrom)
     return y[..., :, None] * x[..., None, :]
 
 

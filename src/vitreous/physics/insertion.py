@@ -1,0 +1,230 @@
+r"""Inserting CTF-weighted image spectra into a Fourier grid: the sums of direct reconstruction.
+
+By the slice theorem, image i, moved back by its shift, samples the volume's spectrum on the plane
+:math:`R_i^T (k_x, k_y, 0)`, multiplied by its CTF :math:`c_i`. Over all particles are summed
+
+.. math::
+
+    B = \sum_i w_i\, T_i^*\, [c_i\, \bar s_i\, \hat y_i], \qquad
+    W = \sum_i w_i\, T_i^*\, [c_i^2],
+
+where :math:`T_i^*` spreads each frequency linearly over the eight nearest points of a grid twice as
+fine as the images' own, and :math:`s_i` is the phase ramp of the shift. B / W is the
+least-squares spectrum as far as neighbouring points do not mix.
+
+Spreading needs no wider kernel here, unlike reading slices off a grid: the volume fills half of the
+fine grid's field, so that its aliases fall outside and are cut away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Optics
+from vitreous.core.resample import is_signed_permutation
+from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.physics import _insertion_cpu, _insertion_torch
+from vitreous.physics._insertion_points import SPREAD
+from vitreous.physics.ctf import ctf_half, turn_coefficients
+from vitreous.physics.shift import axis_phases
+
+__all__ = ["SPREAD", "Accumulator", "Gridding", "weighted_slices"]
+
+_NO_CTF = (0.0, 0.0, 0.0, 0.0, -0.25)  # -sin(-pi / 2) = 1
+_BATCH_POINTS = 1 << 22
+
+
+class _Insert(Protocol):
+    """What both implementations offer."""
+
+    def __call__(
+        self,
+        slabs: Sequence[Sequence[Tensor]],
+        edges: Sequence[int],
+        values: Tensor,
+        rotations: Tensor,
+        sets: Tensor,
+    ) -> None: ...
+
+
+def weighted_slices(
+    images: Tensor,
+    shift_angstrom: Tensor | None,
+    optics: Optics | None,
+    pixel_size_angstrom: float,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""What each image adds: :math:`(w c \bar s \hat y,\; w c^2)` on half of the Nyquist disc.
+
+    Args:
+        images: real ``(b, n, n)``.
+        shift_angstrom: ``(b, 2)``, displacement (x, y) of the particle in the image, which is taken
+            back; None for none.
+        optics: CTF of each image, ``(b,)``; None for images without CTF.
+        pixel_size_angstrom: Å.
+        weight: ``(b,)``, such as one over the variance of each image's noise; 1 by default.
+
+    Returns:
+        float32 ``(b, points, 3)``: real part, imaginary part, weight.
+
+    >>> weighted_slices(torch.zeros(2, 8, 8), None, None, 1.0)[..., 2].unique().tolist()
+    [0.5, 1.0]
+    """
+    b, n, device = len(images), images.shape[-1], images.device
+    shift = torch.zeros(b, 2, device=device) if shift_angstrom is None else shift_angstrom
+    # the origin n // 2 of the image is one more shift
+    phases = axis_phases(n, shift + (n // 2) * pixel_size_angstrom, pixel_size_angstrom)
+    factor = torch.ones(b, device=device) if weight is None else weight
+    spectra = torch.fft.rfft2(images.float())
+    if device.type != "cpu":
+        transfer = torch.ones(b, n, n // 2 + 1, device=device)
+        if optics is not None:
+            transfer = ctf_half(n, pixel_size_angstrom, optics)
+        values = _insertion_torch.weigh(spectra, transfer, phases, factor)
+    else:
+        turns = torch.tensor(_NO_CTF, dtype=torch.float64).repeat(b, 1)
+        decay = torch.zeros(b)
+        if optics is not None:
+            turns, decay = turn_coefficients(optics), optics.b_factor_angstrom2
+        step = 1 / (n * pixel_size_angstrom)
+        values = _insertion_cpu.weigh(spectra, turns, decay, step, phases, factor)
+    values[:, 0] *= 0.5  # zero frequency is its own opposite
+    return values
+
+
+@dataclass(frozen=True)
+class Gridding:
+    """The sums over one set of particles, complete and symmetric.
+
+    Args:
+        numerator: B, complex64 ``(n, 2n - 1, 2n - 1)``: kx from 0 on, ky and kz from 1 - n on, in
+            steps of 1 / :data:`SPREAD` cycles per box.
+        weight: W, float32, likewise.
+        box_size: n.
+    """
+
+    numerator: Tensor
+    weight: Tensor
+    box_size: int
+
+    def __add__(self, other: Gridding) -> Gridding:
+        """Sums over both sets of particles."""
+        if self.box_size != other.box_size:
+            raise ValueError(f"boxes differ: {self.box_size} and {other.box_size}")
+        return Gridding(self.numerator + other.numerator, self.weight + other.weight, self.box_size)
+
+
+class Accumulator:
+    """Grows the sums of several sets of particles, batch by batch.
+
+    Symmetry is imposed exactly: every image is inserted once for each coset of those rotations of
+    the point group that map the grid onto itself, and the grid is summed over these at the end.
+
+    Args:
+        box_size: n, of the images.
+        sets: how many sums; 2 for half sets.
+        symmetry: name of the point group, in RELION's axes.
+        device: where.
+
+    >>> sums = Accumulator(8, sets=1)
+    >>> sums.insert(weighted_slices(torch.ones(1, 8, 8), None, None, 1.0), torch.eye(3)[None])
+    >>> sums.gridding(0).numerator[0, 7, 7].real.item()
+    64.0
+    """
+
+    def __init__(
+        self,
+        box_size: int,
+        *,
+        sets: int = 2,
+        symmetry: str = "C1",
+        device: torch.device | None = None,
+    ) -> None:
+        self.box_size = box_size
+        self._device = device or torch.device("cpu")
+        self._copies, self._exact = _cosets(point_group(symmetry))
+        cpu = self._device.type == "cpu"
+        self._edges = _insertion_cpu.slab_edges(box_size, sets) if cpu else [0, box_size]
+        self._loop: _Insert = _insertion_cpu.insert if cpu else _insertion_torch.insert
+        edge = SPREAD * box_size + 1
+        self._slabs = [
+            [
+                torch.zeros(last - first + 1, edge, edge, 4, device=self._device)
+                for first, last in zip(self._edges, self._edges[1:], strict=False)
+            ]
+            for _ in range(sets)
+        ]
+
+    def insert(self, values: Tensor, rotations: Tensor, sets: Tensor | None = None) -> None:
+        """Add images.
+
+        Args:
+            values: from :func:`weighted_slices`.
+            rotations: ``(b, 3, 3)``, volume to particle coordinates.
+            sets: long ``(b,)``, the set of each; other numbers leave an image out. All 0 if None.
+
+        Raises:
+            ValueError: rotations that are not ``(b, 3, 3)`` for the images.
+        """
+        if tuple(rotations.shape) != (len(values), 3, 3):
+            raise ValueError(
+                f"rotations must be {(len(values), 3, 3)}, got {tuple(rotations.shape)}"
+            )
+        copies = rotations.double()[:, None] @ self._copies.to(rotations.device)
+        if sets is None:
+            sets = torch.zeros(len(values), dtype=torch.long, device=values.device)
+        self._loop(self._slabs, self._edges, values, copies, sets)
+
+    def gridding(self, number: int) -> Gridding:
+        """The sums of one set, so far."""
+        n = self.box_size
+        edge = SPREAD * n + 1
+        grid = torch.zeros(n + 1, edge, edge, 3, device=self._device)
+        for first, slab in zip(self._edges, self._slabs[number], strict=False):
+            grid[first : first + len(slab)] += slab[..., :3]
+        # points with kx < 0 were inserted at their opposites; on the plane kx = 0 both belong
+        opposite = grid[0].flip(0, 1)
+        grid[0] += torch.stack([opposite[..., 0], -opposite[..., 1], opposite[..., 2]], -1)
+        grid = _sum_over(self._exact, grid)[:n, 1:-1, 1:-1]
+        numerator = torch.view_as_complex(grid[..., :2].contiguous())
+        return Gridding(numerator, grid[..., 2].contiguous(), n)
+
+
+def _cosets(group: PointGroup) -> tuple[Tensor, Tensor]:
+    """Representatives g with group = union of g H, and H, those that map the grid onto itself.
+
+    >>> [tuple(map(len, _cosets(point_group(name)))) for name in ("C1", "D2", "C3", "I")]
+    [(1, 1), (1, 4), (3, 1), (5, 12)]
+    """
+    exact = torch.stack([g for g in group.matrices if is_signed_permutation(g)])
+    chosen: list[Tensor] = []
+    for g in group.matrices:
+        if not any(is_signed_permutation(h.mT @ g) for h in chosen):
+            chosen.append(g)
+    return torch.stack(chosen), exact
+
+
+def _sum_over(rotations: Tensor, grid: Tensor) -> Tensor:
+    """Sum of a half grid ``(n + 1, 2n + 1, 2n + 1, 3)`` over signed permutations of its axes."""
+    if len(rotations) == 1:
+        return grid
+    n = len(grid) - 1
+    axis = torch.arange(-n, n + 1, device=grid.device)
+    y, z = torch.meshgrid(axis, axis, indexing="ij")
+    out = torch.zeros_like(grid)
+    for x in range(n + 1):
+        k = torch.stack([torch.full_like(y, x), y, z], -1)
+        for rotation in rotations.round().long().to(grid.device):
+            turned = (k[..., None, :] * rotation).sum(-1)
+            sign = torch.where(turned[..., :1] < 0, -1, 1)
+            i, j, m = (turned * sign).unbind(-1)
+            values = grid[i, j + n, m + n]
+            out[x] += torch.stack(
+                [values[..., 0], values[..., 1] * sign[..., 0], values[..., 2]], -1
+            )
+    return out
