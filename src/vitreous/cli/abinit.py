@@ -16,6 +16,17 @@ from vitreous.cli.common import (
     Threads,
     require_finite,
 )
+from vitreous.cli.particle_options import (
+    Q0,
+    AllowOutsideRoot,
+    Apix,
+    Cs,
+    CtfFile,
+    DataRoot,
+    Invert,
+    Kv,
+    SkipBad,
+)
 from vitreous.core.errors import UsageError
 
 _OPTICS, _NOISE, _SOLVER = "Optics", "Noise and imaging", "Solver"
@@ -47,39 +58,12 @@ def command(
             "pixel grows); the particles' own box, at most 64, by default.",
         ),
     ] = None,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Protein is dark in the images (raw micrographs).")
-    ] = False,
-    apix: Annotated[
-        float | None,
-        typer.Option(min=1e-3, help="Pixel size of the images in Å, instead of the files' own."),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out images with NaN or infinite pixels."),
-    ] = False,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that the table's image names are relative to; by default the table's "
-            "own, or the nearest above it where the images are."
-        ),
-    ] = None,
-    allow_outside_root: Annotated[
-        bool,
-        typer.Option(
-            "--allow-outside-root",
-            help="Trust image names that are absolute or lead out of that folder.",
-        ),
-    ] = False,
-    ctf: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a stack: CTFFIND4 results, a row for each micrograph.",
-            metavar="FILE.txt",
-            rich_help_panel=_OPTICS,
-        ),
-    ] = None,
+    invert: Invert = False,
+    apix: Apix = None,
+    skip_bad: SkipBad = False,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    ctf: CtfFile = None,
     particles_per_micrograph: Annotated[
         Path | None,
         typer.Option(
@@ -89,31 +73,9 @@ def command(
             rich_help_panel=_OPTICS,
         ),
     ] = None,
-    kv: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="For a stack: voltage in kV; the CTF file's or 300.",
-            rich_help_panel=_OPTICS,
-        ),
-    ] = None,
-    cs: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="For a stack: spherical aberration in mm; the CTF file's or 2.7.",
-            rich_help_panel=_OPTICS,
-        ),
-    ] = None,
-    q0: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=0.999,
-            help="For a stack: amplitude contrast, a fraction; the CTF file's or 0.1.",
-            rich_help_panel=_OPTICS,
-        ),
-    ] = None,
+    kv: Kv = None,
+    cs: Cs = None,
+    q0: Q0 = None,
     envelope_nyquist: Annotated[
         float | None,
         typer.Option(

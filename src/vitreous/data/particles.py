@@ -190,6 +190,12 @@ class Particles:
         """Edge of the square images in pixels."""
         return self._source.box_size
 
+    @property
+    def header_pixel_size_angstrom(self) -> float | None:
+        """What the first stack's header says, Å; None where it says nothing."""
+        source = self._source
+        return source.headers[0].pixel_size_angstrom if isinstance(source, StackSource) else None
+
     def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
         """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
 

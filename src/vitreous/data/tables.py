@@ -18,7 +18,7 @@ from vitreous.io.star import StarBlock, StarDocument, format_column
 
 Numbers = NDArray[np.float64]
 
-_CTF_COLUMNS = {
+CTF_COLUMNS = {
     "defocus_u_angstrom": "rlnDefocusU",
     "defocus_v_angstrom": "rlnDefocusV",
     "defocus_angle_deg": "rlnDefocusAngle",
@@ -124,13 +124,13 @@ class ParticleTable:
         Raises:
             InputError: columns missing (all named), values that are no numbers, or impossible.
         """
-        missing = [f"_{name}" for name in _CTF_COLUMNS.values() if name not in self]
+        missing = [f"_{name}" for name in CTF_COLUMNS.values() if name not in self]
         if missing:
             raise InputError(
                 f"{self.path}: CTF parameters: {', '.join(missing)} missing; estimate the CTF or "
                 "export the particles with it"
             )
-        values = {key: self.numbers(name) for key, name in _CTF_COLUMNS.items()}
+        values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
         for key, name in _OPTIONAL_CTF.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
         for key, wrong, rule in (
@@ -140,7 +140,7 @@ class ParticleTable:
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
                 raise InputError(
-                    f"{self.path}: column _{_CTF_COLUMNS[key]}, row {row + 1}: must be {rule}, "
+                    f"{self.path}: column _{CTF_COLUMNS[key]}, row {row + 1}: must be {rule}, "
                     f"got {values[key][row]:g}"
                 )
         return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
@@ -314,7 +314,7 @@ def make_document(
     if micrograph_names is not None:
         columns["rlnMicrographName"] = list(micrograph_names)
     columns["rlnOpticsGroup"] = format_column(group)
-    for key, name in list(_CTF_COLUMNS.items())[:3] + list(_OPTIONAL_CTF.items()):
+    for key, name in list(CTF_COLUMNS.items())[:3] + list(_OPTIONAL_CTF.items()):
         columns[name] = format_column(getattr(optics, key).double().cpu().numpy())
     if pose is not None:
         columns |= pose_columns(pose)

@@ -111,6 +111,26 @@ def render_report(data: ReportData) -> str:
     >>> "<h1>Run 1</h1>" in render_report(ReportData("Run 1", "Nothing yet.", 2.0))
     True
     """
+    volume = data.volume
+    return render_page(
+        "report.html.j2",
+        data,
+        list(_plots(data)),
+        slices=[] if volume is None else _map_pictures(_cubic(volume), data.pixel_size_angstrom),
+        sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
+        particle_rows=_particle_rows(data),
+    )
+
+
+def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) -> str:
+    """A page of the house: title, verdict, warnings and cards at the top, plots that draw.
+
+    Args:
+        template: extends ``page.html.j2``.
+        data: has ``title``, ``subtitle``, ``verdict``, ``warnings`` and ``key_numbers``.
+        plots: those that the template shows.
+        values: whatever else the template shows; strings are escaped there.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -120,17 +140,13 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plots = list(_plots(data))
-    volume = data.volume
-    text: str = environment.get_template("report.html.j2").render(
+    text: str = environment.get_template(template).render(
         data=data,
         version=__version__,
         plots=plots,
         plots_json=_script_json([_plot_json(plot) for plot in plots]),
         plotly_js=_script_text(_plotly_js()) if plots else "",
-        slices=[] if volume is None else _map_pictures(_cubic(volume), data.pixel_size_angstrom),
-        sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
-        particle_rows=_particle_rows(data),
+        **values,
     )
     return text
 
@@ -168,7 +184,10 @@ def _script_text(code: str) -> Any:
     return Markup(code.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
-def _picture(image: Array, limits: tuple[float, float] | None, alt: str, caption: str) -> Picture:
+def picture(
+    image: Array, limits: tuple[float, float] | None, alt: str, caption: str = ""
+) -> Picture:
+    """An image ``(y, x)`` as an inline PNG; grey range by ``limits``, else its own."""
     png = figures.png_bytes(figures.to_gray(image, limits))
     uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     return Picture(uri, alt, caption)
@@ -184,7 +203,7 @@ def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
     limits = figures.contrast_limits(volume, 0.1)
     edge = f"{volume.shape[0] * pixel_size_angstrom:.0f} Å wide"
     pictures = [
-        _picture(
+        picture(
             figures.enlarge(plane, 384),
             limits,
             f"Central slice of the map in the {name} plane, {edge}",
@@ -193,7 +212,7 @@ def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
         for name, plane in figures.central_slices(volume).items()
     ]
     pictures += [
-        _picture(
+        picture(
             figures.enlarge(plane, 384),
             figures.contrast_limits(plane, 0.0),
             f"Projection of the map {name}, {edge}",
@@ -212,9 +231,7 @@ def _section_montage(volume: Array, pixel_size_angstrom: float) -> Picture:
     )
     first, last = ((i - n // 2) * pixel_size_angstrom for i in (indices[0], indices[-1]))
     caption = f"{len(indices)} sections normal to z, from {first:+.0f} Å to {last:+.0f} Å"
-    return _picture(
-        sheet, figures.contrast_limits(volume, 0.1), caption + " of the centre", caption
-    )
+    return picture(sheet, figures.contrast_limits(volume, 0.1), caption + " of the centre", caption)
 
 
 def _particle_rows(data: ReportData) -> list[ParticleRow]:
@@ -231,7 +248,7 @@ def _particle_rows(data: ReportData) -> list[ParticleRow]:
         if images.ndim != 3:
             raise ValueError(f"{label} images must be (k, n, n), got {images.shape}")
         pictures = [
-            _picture(figures.enlarge(image, 160), None, f"{label} image {i + 1}", "")
+            picture(figures.enlarge(image, 160), None, f"{label} image {i + 1}", "")
             for i, image in enumerate(images[:MAX_PARTICLES])
         ]
         rows.append(ParticleRow(label, note, pictures))

@@ -15,6 +15,7 @@ from vitreous.physics.ctf import ctf_half
 CENTRE, RING = 0.2, (0.4, 0.5)  # radii in boxes
 LEAST_Z = 5.0
 ABOVE_NOISE = 0.05  # of the excess of variance at the centre: the particle's edge
+MANY_TIMES = 4.0  # the scatter of the profile: least height of the excess
 TIGHT, LOOSE = 0.9, 0.25  # diameter in boxes
 _PIECE = 256
 
@@ -81,16 +82,20 @@ def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -
 
 def _diameter(profile: Tensor, n: int) -> float | None:
     """Twice the radius at which the excess of variance has fallen to its foot."""
-    base = float(profile[int(RING[0] * n) :].median())
-    excess = profile - base
+    outside = profile[int(RING[0] * n) :]
+    width = 2 * (n // 48) + 1
+    padded = torch.nn.functional.pad(profile[None], (width // 2, width // 2), mode="replicate")
+    excess = padded.unfold(1, width, 1).mean(2)[0] - outside.median()
     height = float(excess[: max(3, n // 8)].mean())
-    if height < 0.02 * base:
+    if height < MANY_TIMES * float(outside.std()):
         return None
     below = (excess < ABOVE_NOISE * height).nonzero().flatten()
     return 2.0 * float(below[0]) if len(below) else float(n)
 
 
-def findings(test: ContrastTest, *, dark_expected: bool, pixel_size_angstrom: float) -> list[Finding]:
+def findings(
+    test: ContrastTest, *, dark_expected: bool, pixel_size_angstrom: float
+) -> list[Finding]:
     """Verdicts on contrast, box and diameter.
 
     Args:

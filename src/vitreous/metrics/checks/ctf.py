@@ -31,6 +31,7 @@ BINS = 32  # of CTF^2, within each shell
 SCORING_STEPS = 12
 LEAST_GAIN = 30.0  # of log-likelihood, before one hypothesis is preferred to another
 LEAST_Z = 2.5  # and its significance over micrographs
+MOST_ALIKE = 3  # hypotheses not excluded (those of astigmatism and sign), or nothing was tested
 VOLTAGES_KV = (100.0, 120.0, 200.0, 300.0)
 _PIECE = 256
 
@@ -86,6 +87,13 @@ class CtfTest:
         """The hypothesis to go on with: the table's own unless another is clearly better."""
         top = int(self.gain.sum(1).argmax())
         return top if self.beats(top, 0) else 0
+
+
+    @property
+    def alike(self) -> list[str]:
+        """Claims of hypotheses that are not clearly worse than the best."""
+        others = [i for i in range(1, len(self.hypotheses)) if i != self.best]
+        return [self.hypotheses[i].claim for i in others if not self.beats(self.best, i)]
 
 
 def significance(values: Tensor) -> float:
@@ -160,8 +168,11 @@ def hypotheses(
             "multiply rlnPhaseShift by 180 / pi",
             replace(optics, phase_shift_deg=degrees),
         )
-    sizes = {pixel_size_angstrom * f for f in (0.5, 2.0)} | set(other_pixel_sizes)
-    for size in sorted(s for s in sizes if abs(s / pixel_size_angstrom - 1) > 0.01):
+    taken = [pixel_size_angstrom]
+    for size in (*other_pixel_sizes, pixel_size_angstrom / 2, pixel_size_angstrom * 2):
+        if any(abs(size / other - 1) <= 0.01 for other in taken):
+            continue
+        taken.append(size)
         found.append(
             Hypothesis(
                 "pixel-size",
@@ -288,6 +299,7 @@ def findings(test: CtfTest) -> list[Finding]:
     chosen = test.hypotheses[best]
     flat_margin = significance(test.gain[best])
     evidence = _evidence(test)
+    sizes = [i for i, h in enumerate(test.hypotheses) if h.fault == "pixel-size"]
     if totals[best] < LEAST_GAIN or flat_margin < LEAST_Z:
         return [
             Finding(
@@ -298,12 +310,20 @@ def findings(test: CtfTest) -> list[Finding]:
                 "try more particles; if the images were CTF-corrected, use uncorrected ones",
             )
         ]
+    if best == 0 and len(test.alike) > MOST_ALIKE:
+        claim = "fits, but so would other parameters: too few images, or too noisy, to tell"
+        return [Finding("CTF", "unclear", claim, evidence, "check with more particles")]
     if best == 0:
         return [
             Finding(
-                "pixel size", "ok", f"{chosen.pixel_size_angstrom:.4g} Å fits the rings", evidence
+                "pixel size",
+                "ok",
+                f"{chosen.pixel_size_angstrom:.4g} Å fits the rings",
+                _gains(test, sizes),
             ),
-            Finding("CTF", "ok", _statement(chosen.optics) + " explain the images' power", evidence),
+            Finding(
+                "CTF", "ok", _statement(chosen.optics) + " explain the images' power", evidence
+            ),
         ]
     topic = "pixel size" if chosen.fault == "pixel-size" else "CTF"
     other = "CTF" if topic == "pixel size" else "pixel size"
@@ -318,7 +338,11 @@ def _statement(optics: Optics) -> str:
 
     def span(values: Tensor, unit: str) -> str:
         low, high = float(values.min()), float(values.max())
-        return f"{low:.5g} {unit}" if high - low < 1e-3 * abs(high) else f"{low:.5g} to {high:.5g} {unit}"
+        return (
+            f"{low:.5g} {unit}"
+            if high - low < 1e-3 * abs(high)
+            else f"{low:.5g} to {high:.5g} {unit}"
+        )
 
     mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
     return ", ".join(
@@ -330,17 +354,18 @@ def _statement(optics: Optics) -> str:
     )
 
 
+def _gains(test: CtfTest, others: Sequence[int]) -> str:
+    """Log-likelihood of the table's parameters and of others."""
+    text = f"log-likelihood above no rings: table {test.totals[0]:.0f}"
+    return text + "".join(f"; if {test.hypotheses[i].claim}, {test.totals[i]:.0f}" for i in others)
+
+
 def _evidence(test: CtfTest) -> str:
-    """Log-likelihood of the table's parameters, the best others, and what cannot be told apart."""
+    """The table's parameters, the best others, and what cannot be told apart."""
     totals = test.totals
-    order = sorted(range(1, len(totals)), key=lambda i: -totals[i])[:2]
-    text = f"log-likelihood above no rings: table {totals[0]:.0f}"
-    text += "".join(f"; if {test.hypotheses[i].claim}, {totals[i]:.0f}" for i in order)
-    alike = [
-        test.hypotheses[i].claim
-        for i in range(1, len(totals))
-        if not test.beats(test.best, i) and i != test.best
-    ]
+    text = _gains(test, sorted(range(1, len(totals)), key=lambda i: -totals[i])[:2])
+    alike = test.alike
     if test.best == 0 and alike:
-        text += f"; cannot be excluded: {'; '.join(alike)}"
+        text += f"; cannot be excluded: {'; '.join(alike[:3])}"
+        text += f" and {len(alike) - 3} more" if len(alike) > 3 else ""
     return text

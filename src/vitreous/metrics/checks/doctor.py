@@ -16,7 +16,7 @@ from vitreous.metrics.checks.finding import Finding
 
 CTF_BOX_SIZE = 128
 CTF_SAMPLE, POSE_SAMPLE = 3000, 5000
-FEWEST = 20  # usable images, below which nothing is said about conventions
+FEWEST = 10  # usable images, below which nothing is said about conventions
 FEWEST_WITH_POSES = 200
 STEPS = ("images", "CTF", "contrast", "poses")
 _PIECE_VALUES = 1 << 24
@@ -151,9 +151,7 @@ def _with_ctf(
         replace(h, optics=h.optics[chosen], pixel_size_angstrom=h.pixel_size_angstrom * scale)
         for h in tried
     ]
-    test = ctf.compare(
-        sample, sampled, images.micrograph_id[chosen], lambda f: notify("CTF", f)
-    )
+    test = ctf.compare(sample, sampled, images.micrograph_id[chosen], lambda f: notify("CTF", f))
     test = replace(test, hypotheses=tried)
     best = tried[test.best]
     mended = replace(claims, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom)
@@ -169,7 +167,7 @@ def _with_header(told: Sequence[Finding], test: ctf.CtfTest, claims: Claims) -> 
         return list(told)
     sizes = [h.pixel_size_angstrom for h in test.hypotheses]
     clear = test.best == 0 and test.beats(0, sizes.index(header))
-    evidence = next((f.evidence for f in told if f.topic == "pixel size"), told[0].evidence)
+    evidence = told[0].evidence
     if clear:
         claim = f"the stack's header says {header:.4g} Å, but {stated:.4g} Å fits the rings"
         remedy = "correct the header (the table's value is used)"

@@ -181,9 +181,7 @@ def compare(
     curves = {}
 
     def curve(one: Pose) -> Tensor:
-        halves = reconstruct_halves(
-            images, one.rotation, one.shift_angstrom, optics, pixel, half
-        )
+        halves = reconstruct_halves(images, one.rotation, one.shift_angstrom, optics, pixel, half)
         return fsc(*halves)
 
     for done, (euler, shift) in enumerate(pairs):

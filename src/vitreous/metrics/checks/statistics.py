@@ -86,9 +86,7 @@ class StatisticsOf:
         deviation, mean = torch.std_mean(clean, 1)
         scale = deviation.clamp_min(1e-30)
         peak = torch.maximum(high - mean, mean - low) / scale
-        ties = torch.maximum(
-            (clean == low[:, None]).sum(1), (clean == high[:, None]).sum(1)
-        )
+        ties = torch.maximum((clean == low[:, None]).sum(1), (clean == high[:, None]).sum(1))
         self._parts.append((finite, constant, mean, deviation, peak, ties))
         self._digest += [hashlib.blake2b(row, digest_size=16).digest() for row in pixels.numpy()]
         good = (finite & ~constant).nonzero().flatten()
@@ -100,10 +98,22 @@ class StatisticsOf:
 
     def result(self) -> ImageStatistics:
         """The statistics of all images so far."""
-        columns = [torch.cat(column) for column in zip(*self._parts, strict=True)]
+        finite, constant, mean, deviation, peak, ties = map(
+            torch.cat, zip(*self._parts, strict=True)
+        )
         entries = torch.bincount(self._shell, minlength=self._n // 2 + 1)
         power = self._power / entries / max(1, self._counted)
-        return ImageStatistics(*columns, tuple(self._digest), power.float(), self._n)
+        return ImageStatistics(
+            finite,
+            constant,
+            mean,
+            deviation,
+            peak,
+            ties,
+            tuple(self._digest),
+            power.float(),
+            self._n,
+        )
 
 
 def robust_z(values: Tensor) -> Tensor:
@@ -153,9 +163,7 @@ def suspects(found: ImageStatistics, micrograph_id: Tensor) -> Suspects:
         centre = _centres(found.deviation[places].log(), micrograph_id[places])
         spread = robust_z(found.deviation[places].log() - centre)
         # a floor, as deviations of well normalised images differ by less than matters
-        strange = (spread.abs() > SPREAD_Z) & (
-            (found.deviation[places].log() - centre).abs() > 0.2
-        )
+        strange = (spread.abs() > SPREAD_Z) & ((found.deviation[places].log() - centre).abs() > 0.2)
         outlying[places[strange]] = True
 
     def listed(mask: Tensor) -> tuple[int, ...]:
@@ -238,7 +246,9 @@ def _normalisation(found: ImageStatistics, micrograph_id: Tensor) -> Finding | N
     means = _centres(found.mean[places], micrograph_id[places])
     gains = _centres(found.deviation[places].log(), micrograph_id[places])
     offset, gain = float(means.std()) / scale, float(gains.std())
-    evidence = f"spread over micrographs: mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
+    evidence = (
+        f"spread over micrographs: mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
+    )
     if offset > OFFSET or gain > GAIN:
         return Finding(
             "normalisation",

@@ -1,0 +1,128 @@
+"""What ``vitreous check`` does: open, examine, print, and write page and corrected table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from vitreous.cli.check_fix import fixed_path, write_fixed
+from vitreous.cli.check_page import write_check_page
+from vitreous.cli.common import StopSignals, generator, say, use_device
+from vitreous.cli.output import OutputFolder
+from vitreous.cli.particle_sources import ParticleFiles
+from vitreous.cli.progress import RunProgress
+from vitreous.core.errors import UsageError
+from vitreous.data.particles import Particles
+from vitreous.io.atomic import atomic_write_text
+from vitreous.metrics.checks.doctor import STEPS, Claims, Diagnosis, examine
+from vitreous.metrics.checks.finding import Finding
+
+OUTPUTS = ("report.html", "findings.json")
+_SHARE = dict(zip(STEPS, ((0.0, 0.4), (0.4, 0.2), (0.6, 0.05), (0.65, 0.35)), strict=True))
+_MARKS = {"ok": ("ok", "green"), "wrong": ("WRONG", "red"), "unclear": ("?", "yellow")}
+
+
+def check(
+    files: ParticleFiles,
+    *,
+    output: Path | None,
+    fix: bool,
+    invert: bool,
+    seed: int,
+    overwrite: bool,
+    threads: int,
+    quiet: bool,
+) -> tuple[str, ...]:
+    """Examine particles, show what was found.
+
+    Returns:
+        short names of what is wrong.
+
+    Raises:
+        InputError: the table or a stack cannot be read at all.
+        UsageError: an output is there already.
+    """
+    use_device("cpu", threads)
+    fixed = fixed_path(files.path) if fix else None
+    if fixed is not None and fixed.exists() and not overwrite:
+        raise UsageError(f"{fixed}: is there already; give --overwrite to replace it")
+    particles = files.open()
+    claims = claims_of(particles, invert=invert)
+    with StopSignals() as stop, RunProgress("checking", quiet=quiet) as progress:
+
+        def notify(step: str, fraction: float) -> None:
+            start, share = _SHARE[step]
+            progress.update(start + share * fraction, {"stage": step})
+            stop.exit_if_requested()
+
+        diagnosis = examine(particles, claims, generator(seed, "check"), notify)
+    typer.echo(f"{files.path}: {len(particles)} images of {particles.box_size} px")
+    for finding in diagnosis.findings:
+        _show(finding)
+    typer.secho(summary(diagnosis), bold=True)
+    if output is not None:
+        _write(files, particles, diagnosis, output, invert, seed, overwrite)
+    if fixed is not None:
+        done = write_fixed(fixed, particles, claims, diagnosis)
+        say(f"{fixed}: {'; '.join(done)}" if done else f"nothing to mend; {fixed} not written")
+    return diagnosis.faults
+
+
+def claims_of(particles: Particles, *, invert: bool) -> Claims:
+    """What the files, and the user, say about the images."""
+    header = particles.header_pixel_size_angstrom
+    stated = particles.pixel_size_angstrom
+    differs = header is not None and abs(header - stated) > 0.01 * stated
+    return Claims(
+        pixel_size_angstrom=stated,
+        header_pixel_size_angstrom=header if differs else None,
+        optics=particles.optics,
+        pose=particles.pose,
+        dark=invert,
+    )
+
+
+def summary(diagnosis: Diagnosis) -> str:
+    """One line on the whole."""
+    wrong = [f for f in diagnosis.findings if f.verdict == "wrong"]
+    if not wrong:
+        return "Nothing wrong was found."
+    return f"Wrong: {'; '.join(f'{f.topic} ({f.claim})' for f in wrong)}."
+
+
+def _show(finding: Finding) -> None:
+    mark, colour = _MARKS.get(finding.verdict, ("note", None))
+    head = typer.style(f"{mark:>6}", fg=colour, bold=finding.verdict == "wrong")
+    typer.echo(f"{head}  {finding.topic}: {finding.claim}")
+    if finding.evidence:
+        typer.echo(f"{'':8}evidence: {finding.evidence}")
+    if finding.remedy:
+        typer.echo(f"{'':8}remedy: {finding.remedy}")
+
+
+def _write(
+    files: ParticleFiles,
+    particles: Particles,
+    diagnosis: Diagnosis,
+    output: Path,
+    invert: bool,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    options: dict[str, Any] = {**asdict(files), "invert": invert, "seed": seed}
+    inputs = {"particles": files.path} if files.path.is_file() else {}
+    with OutputFolder(
+        output, "check", options, inputs=inputs, outputs=OUTPUTS, overwrite=overwrite
+    ) as folder:
+        told = [asdict(finding) for finding in diagnosis.findings]
+        text = json.dumps({"faults": diagnosis.faults, "findings": told}, indent=1)
+        atomic_write_text(folder.path("findings.json"), text + "\n")
+        write_check_page(
+            folder.path("report.html"), str(files.path), summary(diagnosis), particles, diagnosis
+        )
+        folder.finish()
+    say(f"evidence in {output / 'report.html'}")
