@@ -27,10 +27,13 @@ from vitreous.metrics.checks.finding import Finding
 from vitreous.physics.ctf import ctf_half
 
 FIRST_SHELL = 2  # below it lies whatever background remains
+EMPTY = 1e-5  # of the strongest shell's power: beyond the last above it, images are filtered
 BINS = 32  # of CTF^2, within each shell
 SCORING_STEPS = 12
 LEAST_GAIN = 30.0  # of log-likelihood, before one hypothesis is preferred to another
-LEAST_Z = 2.5  # and its significance over micrographs
+# Significance over micrographs for the same. If the table is right, the mean is not 0 but well
+# below, so that even this is rarely reached by chance.
+LEAST_Z = 1.5
 MOST_ALIKE = 3  # hypotheses not excluded (those of astigmatism and sign), or nothing was tested
 VOLTAGES_KV = (100.0, 120.0, 200.0, 300.0)
 _PIECE = 256
@@ -87,7 +90,6 @@ class CtfTest:
         """The hypothesis to go on with: the table's own unless another is clearly better."""
         top = int(self.gain.sum(1).argmax())
         return top if self.beats(top, 0) else 0
-
 
     @property
     def alike(self) -> list[str]:
@@ -200,8 +202,7 @@ def compare(
         notify: told the fraction done.
     """
     n = images.shape[-1]
-    where, shell = _disc(n)
-    power = _relative_power(images, where, shell)
+    where, shell, power = _relative_power(images)
     count = int(shell.max()) + 1
     micrograph = torch.unique(micrograph_id, return_inverse=True)[1]
     if int(micrograph.max()) < 4:  # too few to judge by: take images for independent
@@ -231,15 +232,24 @@ def _disc(n: int) -> tuple[Tensor, Tensor]:
     return where, shell.flatten()[where] - FIRST_SHELL
 
 
-def _relative_power(images: Tensor, where: Tensor, shell: Tensor) -> Tensor:
-    """Squared moduli ``(b, p)``, each image's divided by their mean over its outer half."""
+def _relative_power(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared moduli ``(b, p)``, each image's divided by their mean over its outer half.
+
+    Returns:
+        places in the flattened Hermitian half, their shells, and the power; up to the last shell
+        that holds anything.
+    """
+    where, shell = _disc(images.shape[-1])
     pieces = [
         torch.fft.rfft2(piece).flatten(1)[:, where].abs().square()
         for piece in torch.split(images, _PIECE)
     ]
     power = torch.cat(pieces)
-    outer = shell >= int(shell.max()) // 2
-    return power / power[:, outer].mean(1, keepdim=True).clamp_min(1e-30)
+    means = _shell_means(power, shell, int(shell.max()) + 1)
+    last = int((means > EMPTY * means.max()).nonzero().max())
+    where, power, shell = where[shell <= last], power[:, shell <= last], shell[shell <= last]
+    outer = shell >= last // 2
+    return where, shell, power / power[:, outer].mean(1, keepdim=True).clamp_min(1e-30)
 
 
 def _shell_means(power: Tensor, shell: Tensor, count: int) -> Tensor:

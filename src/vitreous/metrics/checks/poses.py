@@ -104,7 +104,7 @@ class PoseTest:
     Args:
         euler, shift: the best convention of each.
         information: (orientation, shift) -> I.
-        chance: I of the same poses dealt out at random.
+        chance: I of the best pair's orientations dealt out at random, with or without shifts.
         curves: label -> FSC of the halves, ``(BOX_SIZE // 2 + 1,)``.
         box_size, pixel_size_angstrom: of the reconstructions.
     """
@@ -185,12 +185,17 @@ def compare(
         return fsc(*halves)
 
     for done, (euler, shift) in enumerate(pairs):
-        notify(done / (len(pairs) + 1))
+        notify(done / (len(pairs) + 2))
         curves[euler, shift] = curve(apply(euler, shift, pose, table_pixel_size_angstrom))
-    dealt = torch.randperm(len(images), generator=generator)
-    chance = curve(Pose(pose.rotation[dealt], torch.zeros_like(pose.shift_angstrom)))
     shared = {pair: information(values, n) for pair, values in curves.items()}
     best = max(shared, key=lambda pair: shared[pair])
+    mended = apply(*best, pose, table_pixel_size_angstrom)
+    dealt = mended.rotation[torch.randperm(len(images), generator=generator)]
+    chances = [
+        curve(Pose(dealt, shift))
+        for shift in (mended.shift_angstrom, torch.zeros_like(mended.shift_angstrom))
+    ]
+    chance = max(chances, key=lambda values: information(values, n))
     if shared[best] < CLEARLY_MORE * shared[STATED, STATED] + LEAST_INFORMATION:
         best = STATED, STATED
     shown = {"as stated": curves[STATED, STATED], "poses at random": chance}
