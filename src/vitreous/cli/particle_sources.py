@@ -27,12 +27,12 @@ class ParticleFiles:
     """Where particles are, so that every process of a run can open them for itself.
 
     Args:
-        path: a STAR file; or a stack, whose micrographs and CTF the next two give.
+        path: a STAR or .cs file; or a stack, whose micrographs and CTF the next two give.
         ctf: CTFFIND4 results, a row for each micrograph.
         per_micrograph: how many particles each micrograph has, in the order of ``ctf``.
         voltage_kv, cs_mm, amplitude_contrast: with ``ctf``; None takes the file's or 300, 2.7, 0.1.
         apix: pixel size in Å, instead of the files' own.
-        data_root, allow_outside_root: where a STAR file's images may lie.
+        data_root, allow_outside_root: where a table's images may lie.
     """
 
     path: Path
@@ -50,13 +50,13 @@ class ParticleFiles:
 
         Raises:
             InputError: a file is bad.
-            UsageError: a stack without CTF, or a STAR file with one.
+            UsageError: a stack without CTF, or a table with one.
         """
         if self.path.suffix in (".mrcs", ".mrc"):
             return self._from_stack()
         if self.ctf is not None or self.per_micrograph is not None:
             raise UsageError("--ctf and --particles-per-micrograph go with a stack, not a table")
-        return Particles.from_star(
+        return Particles.open(
             self.path,
             apix=self.apix,
             data_root=self.data_root,
@@ -67,7 +67,7 @@ class ParticleFiles:
         if self.ctf is None or self.per_micrograph is None:
             raise UsageError(
                 f"{self.path}: a stack alone has no CTF; give --ctf and "
-                "--particles-per-micrograph, or a STAR file"
+                "--particles-per-micrograph, or a STAR or .cs table"
             )
         header = read_header(self.path)
         count, rows, columns = header.shape

@@ -57,7 +57,9 @@ class CsFields:
             InputError: another shape, no numbers, or not finite; the row is named.
         """
         values = self.columns[name]
-        if values.dtype.kind not in "biuf" or values.shape[1:] != (() if width is None else (width,)):
+        if values.dtype.kind not in "biuf" or values.shape[1:] != (
+            () if width is None else (width,)
+        ):
             raise InputError(
                 f"{self.path}: field {name}: {width or 1} number(s) a row expected, found "
                 f"{values.dtype} of shape {values.shape[1:]}"
@@ -85,7 +87,9 @@ class CsFields:
             raise InputError(f"{self.path}: field {name}: is no UTF-8 text") from error
         for row, value in enumerate(text):
             if not value.isprintable():
-                raise InputError(f"{self.path}: field {name}, row {row + 1}: {value!r:.80} is no name")
+                raise InputError(
+                    f"{self.path}: field {name}, row {row + 1}: {value!r:.80} is no name"
+                )
         return text
 
 
@@ -147,12 +151,12 @@ def _image_to_star(a: CsFields) -> Columns:
         return {}
     places = a.numbers("blob/idx")
     if (places < 0).any() or (places > np.iinfo(np.uint32).max).any():
-        raise InputError(f"{a.path}: field blob/idx: {places.min():g} to {places.max():g} are no places")
+        raise InputError(
+            f"{a.path}: field blob/idx: {places.min():g} to {places.max():g} are no places"
+        )
     numbers = places.astype(np.int64) + 1
     stacks = map(_strip, a.text("blob/path"))
-    return {
-        "rlnImageName": [f"{i:06d}@{s}" for i, s in zip(numbers.tolist(), stacks, strict=True)]
-    }
+    return {"rlnImageName": [f"{i:06d}@{s}" for i, s in zip(numbers.tolist(), stacks, strict=True)]}
 
 
 def _image_to_cs(table: ParticleTable, _: CsFields) -> Fields:
@@ -237,13 +241,13 @@ def _shift_link(kind: str) -> Link:
             pixel = table.numbers("rlnImagePixelSize")
         else:
             raise InputError(f"{table.path}: pixel size: none in the table; give it with --apix")
-        if not (pixel > 0).all():
+        stored = _single(pixel, table, "rlnImagePixelSize")
+        if not (stored > 0).all():
             raise InputError(f"{table.path}: pixel size: must be positive; give it with --apix")
         origin = np.stack([table.numbers(name) for name in _ORIGINS], axis=-1)
-        return {
-            shift: _single(origin / pixel[:, None], table, _ORIGINS[0]),
-            size: _single(pixel, table, "rlnImagePixelSize"),
-        }
+        # by the size as stored, so that shift times size gives the origin back
+        pixels = origin / stored.astype(np.float64)[:, None]
+        return {shift: _single(pixels, table, _ORIGINS[0]), size: stored}
 
     return Link((shift, size), _ORIGINS, to_star, to_cs)
 
@@ -271,7 +275,9 @@ def _optics_link(name: str, column: str) -> Link:
         values = table.numbers(column)
         if name == "blob/shape":
             if (values < 1).any() or (values > 1 << 20).any():
-                raise InputError(f"{table.path}: column _{column}: {values.min():g} is no image size")
+                raise InputError(
+                    f"{table.path}: column _{column}: {values.min():g} is no image size"
+                )
             return {name: np.stack([values, values], axis=-1).astype(np.uint32)}
         return {name: _single(values, table, column)}
 
@@ -296,9 +302,11 @@ def _half_to_star(a: CsFields) -> Columns:
     if "alignments3D/split" not in a:
         return {}
     halves = a.numbers("alignments3D/split")
-    return {"rlnRandomSubset": format_column((halves + 1).astype(np.int64))} if np.isin(
-        halves, (0, 1)
-    ).all() else {}
+    return (
+        {"rlnRandomSubset": format_column((halves + 1).astype(np.int64))}
+        if np.isin(halves, (0, 1)).all()
+        else {}
+    )
 
 
 def _half_to_cs(table: ParticleTable, _: CsFields) -> Fields:

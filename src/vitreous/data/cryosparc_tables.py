@@ -295,7 +295,9 @@ def _noted_optics(
 
 def _with_leftovers(document: StarDocument, fields: CsFields) -> StarDocument:
     """Add as columns what the document would not give back, and the record of all fields."""
-    said = _known_fields(ParticleTable(document, fields.path), CsFields(fields.path, {}, fields.names))
+    said = _known_fields(
+        ParticleTable(document, fields.path), CsFields(fields.path, {}, fields.names)
+    )
     extra: Columns = {}
     record: dict[str, Recorded] = {}
     for name, values in fields.columns.items():

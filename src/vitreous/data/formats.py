@@ -59,9 +59,7 @@ def read_particles_document(
         raise UsageError(f"--passthrough goes with a .cs file, not with {path}")
 
     def header_of(stack: str) -> MrcHeader:
-        found = find_stack(
-            stack, path, data_root=data_root, allow_outside_root=allow_outside_root
-        )
+        found = find_stack(stack, path, data_root=data_root, allow_outside_root=allow_outside_root)
         return read_header(found, permissive=permissive)
 
     if kind == ".star":

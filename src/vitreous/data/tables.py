@@ -125,6 +125,17 @@ class ParticleTable:
         """
         return self.particles.text(name, self.path)
 
+    def joined_text(self, name: str) -> list[str]:
+        """A column for each particle as text; the optics table wins where both have it.
+
+        Raises:
+            InputError: missing.
+        """
+        if self.optics is not None and name in self.optics and self._group is not None:
+            values = self.optics.text(name, f"{self.path}: block data_optics")
+            return [values[place] for place in self._group.tolist()]
+        return self.text(name)
+
     def numbers_or_none(self, name: str) -> Numbers | None:
         """As :meth:`numbers`, NaN included; None where a value is no number."""
         if self.optics is not None and name in self.optics and self._group is not None:
@@ -154,7 +165,7 @@ class ParticleTable:
                 warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=3)
 
     def stated_contrast(self) -> Literal["dark", "light"] | None:
-        """What cryoSPARC's ``blob/sign`` says of the protein; None where nothing or both is said."""
+        """What cryoSPARC's ``blob/sign`` says of the protein; None where it says nothing."""
         if _SIGN not in self.particles:
             return None
         signs = self.particles.numbers_or_none(_SIGN, self.path)
@@ -167,6 +178,14 @@ class ParticleTable:
         """Columns without which there is no CTF."""
         return [f"_{name}" for name in _CTF_COLUMNS.values() if name not in self]
 
+    @property
+    def ctf_fault(self) -> str:
+        """What is missing for a CTF, for a person."""
+        return (
+            f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate the "
+            "CTF or export the particles with it"
+        )
+
     def parse_optics(self) -> Optics:
         """CTF parameters of each particle, float32.
 
@@ -174,10 +193,7 @@ class ParticleTable:
             InputError: columns missing (all named), values that are no numbers, or impossible.
         """
         if self.missing_ctf:
-            raise InputError(
-                f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate the "
-                "CTF or export the particles with it"
-            )
+            raise InputError(self.ctf_fault)
         values = {key: self.numbers(name) for key, name in _CTF_COLUMNS.items()}
         for key, name in _OPTIONAL_CTF.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
@@ -198,7 +214,10 @@ class ParticleTable:
         if "rlnImagePixelSize" in self:
             return "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
         if "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
-            detector, factor = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
+            detector, factor = (
+                self.numbers("rlnDetectorPixelSize"),
+                self.numbers("rlnMagnification"),
+            )
             sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
             return "_rlnDetectorPixelSize / _rlnMagnification", sizes
         return None
@@ -251,8 +270,8 @@ class ParticleTable:
             if (sizes != box_size).any():
                 raise InputError(
                     f"{self.path}: column _rlnImageSize: {self._by_group(sizes, ' px')}, but the "
-                    f"images have {box_size} px; take one with `vitreous select --optics-group`, or "
-                    "correct the table"
+                    f"images have {box_size} px; take one with `vitreous select "
+                    "--optics-group`, or correct the table"
                 )
 
     def _by_group(self, values: Numbers, unit: str) -> str:

@@ -120,7 +120,7 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype[Any], int]:
     start = stream.read(8)
     if start[:6] == _STREAM_MAGIC:
         raise InputError(
-            f"{path}: is in cryoSPARC's stream format; save it in numpy's (Dataset.save, NUMPY_FORMAT)"
+            f"{path}: is in cryoSPARC's stream format; save it in numpy's (NUMPY_FORMAT)"
         )
     if start[:6] != _MAGIC or len(start) < 8:
         raise InputError(f"{path}: no numpy header; is it a .cs file?")

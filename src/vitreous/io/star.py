@@ -28,6 +28,7 @@ __all__ = [
     "write_star",
 ]
 
+_OPENERS = ("data_", "loop_", "_")
 _MARKS = "'\"#;"
 _TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"^$|^['\"#_;]|^(?:data_|loop_)|\s")
@@ -125,25 +126,23 @@ class _Reader:
 
     def ends_table(self, line: str, width: int) -> bool:
         """Whether a line opens what follows a table; full rows may start like a keyword."""
-        if not line.lstrip().startswith(("data_", "loop_", "_")):
-            return False
-        return width <= 2 or len(line.split()) != width
+        return line.lstrip().startswith(_OPENERS) and (width <= 2 or len(line.split()) != width)
 
     def rows(self, names: list[str]) -> Mapping[str, list[str]]:
         """The rows up to the next block, each checked to have a value for every name."""
-        start = end = self.at
-        width = len(names)
-        while end < len(self.lines) and not self.ends_table(self.lines[end], width):
-            end += 1
-        self.at = end
+        start, width = self.at, len(names)
+        ends = (
+            at for at in range(start, len(self.lines)) if self.ends_table(self.lines[at], width)
+        )
+        self.at = end = next(ends, len(self.lines))
         body = self.lines[start:end]
         if self.has_marks(start, end):
             flat = self.quoted_rows(start, body, width)
             return {name: flat[place::width] for place, name in enumerate(names)}
         counts = [len(line.split()) for line in body]
-        for offset, count in enumerate(counts):
-            if count not in (0, width):
-                raise self.uneven(start + offset, count, width)
+        if not set(counts) <= {0, width}:
+            wrong = next(i for i, count in enumerate(counts) if count not in (0, width))
+            raise self.uneven(start + wrong, counts[wrong], width)
         return LazyColumns(names, [line for line, count in zip(body, counts, strict=True) if count])
 
     def has_marks(self, start: int, end: int) -> bool:

@@ -78,8 +78,8 @@ class LazyColumns(Mapping[str, list[str]]):
                     del arrays[name]
                 else:
                     arrays[name][start : start + len(piece)] = parsed
-            for name, column in texts.items():
-                column += values[self._place[name] :: width]
+            for name in texts:
+                texts[name] += values[self._place[name] :: width]
         self._numbers |= arrays
         self._text |= texts
 
@@ -112,6 +112,7 @@ class StarBlock:
         """
         if name not in self.columns:
             raise InputError(f"{source}: column _{name}: missing; add it or export it again")
+        self.load(text=[name])
         return self.columns[name]
 
     def load(self, *, numbers: Iterable[str] = (), text: Iterable[str] = ()) -> None:
@@ -151,8 +152,7 @@ class StarBlock:
         if isinstance(self.columns, LazyColumns) and name in self.columns:
             held = self.columns.numbers(name)
             return None if held is None else held.copy()
-        parsed = _floats(self.text(name, source))
-        return None if parsed is None else np.array(parsed, dtype=np.float64)
+        return _floats(self.text(name, source))
 
     def integers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.int64]:
         """A column as whole numbers.
@@ -180,16 +180,16 @@ class StarDocument:
     blocks: dict[str, StarBlock] = field(default_factory=dict)
 
 
-def _floats(values: Sequence[str]) -> list[float] | None:
+def _floats(values: Sequence[str]) -> NDArray[np.float64] | None:
     """All values as numbers, or None; Python's ``1_000`` is no number in a STAR file."""
     if "_" in "".join(values):
         return None
     try:
-        return list(map(float, values))
+        return np.fromiter(map(float, values), np.float64, len(values))
     except ValueError:
         return None
 
 
 def _float_or_nan(text: str) -> float:
     parsed = _floats([text])
-    return float("nan") if parsed is None else parsed[0]
+    return float("nan") if parsed is None else float(parsed[0])
