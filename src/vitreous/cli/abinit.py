@@ -26,9 +26,9 @@ def command(
     particles: Annotated[
         Path,
         typer.Argument(
-            metavar="PARTICLES.star",
-            help="Particle table: RELION (.star, 3.0 to 5) or cryoSPARC (.cs). Or a stack (.mrcs) with "
-            "--ctf and --particles-per-micrograph.",
+            metavar="PARTICLES",
+            help="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs). Or a stack (.mrcs) "
+            "with --ctf and --particles-per-micrograph.",
         ),
     ],
     output: Output,

@@ -28,6 +28,7 @@ from vitreous.data.sources import split_image_names
 from vitreous.data.tables import ANGLES, ParticleTable
 from vitreous.io.star import format_column
 
+_DECIMALS = 6e-6  # RELION writes five or six
 Numbers = NDArray[np.float64]
 Columns = dict[str, list[str]]
 Fields = dict[str, NDArray[Any]]
@@ -107,9 +108,6 @@ def _same_rows(now: ParticleTable, then: ParticleTable, link: Link) -> NDArray[n
         else:
             same &= np.abs(a - b) < _DECIMALS
     return same
-
-
-_DECIMALS = 1.5e-6
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star
 RECORD = "cryosparc"
 CS_PREFIX, STAR_PREFIX = "cs/", "star/"
 _LONGEST = 9999
-_GROUP = "rlnOpticsGroup"
+_GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 
 
 def _known_document(a: CsFields) -> StarDocument:
@@ -70,7 +70,7 @@ def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
     numbers = range(1, len(first) + 1)
     columns = {
         _GROUP: [str(number) for number in numbers],
-        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+        _GROUP_NAME: [f"opticsGroup{number}" for number in numbers],
         **{column: values[first].astype(str).tolist() for column, values in texts.items()},
         "rlnImageDimensionality": ["2"] * len(first),
     }
@@ -124,6 +124,7 @@ def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
         InputError: values that are no numbers, or that ``.cs`` cannot hold; the row is named.
     """
     plain, record, stored = _taken_apart(document, path)
+    plain = _without_idle_groups(plain) if record else plain
     table = ParticleTable(plain, path)
     present = [name for name, field in record.items() if field.is_present]
     at_hand = CsFields(path, stored, [*present, *stored])
@@ -159,6 +160,23 @@ def _taken_apart(
             columns[name] = column
     blocks["particles"] = StarBlock(columns)
     return StarDocument(blocks), record, stored
+
+
+def _without_idle_groups(document: StarDocument) -> StarDocument:
+    """Only optics groups that have particles, numbered anew; as a table made from ``.cs`` has."""
+    optics, particles = document.blocks["optics"], document.blocks["particles"]
+    members = particles.text(_GROUP)
+    used = set(members)
+    rows = [i for i, group in enumerate(optics.text(_GROUP)) if group in used]
+    if len(rows) == len(optics):
+        return document
+    columns = {name: [values[i] for i in rows] for name, values in optics.columns.items()}
+    numbers = {old: str(i + 1) for i, old in enumerate(columns[_GROUP])}
+    columns[_GROUP] = list(numbers.values())
+    columns[_GROUP_NAME] = [f"opticsGroup{number}" for number in numbers.values()]
+    renumbered = {**particles.columns, _GROUP: [numbers[group] for group in members]}
+    blocks = {"optics": StarBlock(columns), "particles": StarBlock(renumbered)}
+    return StarDocument({**document.blocks, **blocks})
 
 
 def _restored_fields(table: ParticleTable, stored: Fields, computed: Fields) -> Fields:
