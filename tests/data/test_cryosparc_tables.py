@@ -399,7 +399,7 @@ def test_bad_records_and_columns_are_named() -> None:
         record = {k: list(v) for k, v in document.blocks["cryosparc"].columns.items()}
         record[name][0] = value
         blocks = {**document.blocks, "cryosparc": StarBlock(record)}
-        with pytest.raises(InputError, match="field 'uid': .* damaged"):
+        with pytest.raises(InputError, match=r"field 'uid': .* damaged"):
             to_cryosparc(StarDocument(blocks), HERE)
     columns = dict(document.blocks["particles"].columns)
     for value in ("-1", "x", "18446744073709551616", "1.5"):

@@ -57,7 +57,7 @@ def test_a_note_is_passed_over_by_numpy(path: Path) -> None:
         warnings.simplefilter("error")
         assert read_cs(path).note == "data_é\n"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(InputError, match="note: .* truncated"):
+    with pytest.raises(InputError, match=r"note: .* truncated"):
         read_cs(path)
     assert [p.name for p in path.parent.iterdir()] == ["p.cs"]
 

@@ -27,8 +27,8 @@ def command(
         Path,
         typer.Argument(
             metavar="PARTICLES",
-            help="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs). Or a stack (.mrcs) "
-            "with --ctf and --particles-per-micrograph.",
+            help="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs). Or a stack "
+            "(.mrcs) with --ctf and --particles-per-micrograph.",
         ),
     ],
     output: Output,

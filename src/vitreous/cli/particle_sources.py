@@ -56,12 +56,14 @@ class ParticleFiles:
             return self._from_stack()
         if self.ctf is not None or self.per_micrograph is not None:
             raise UsageError("--ctf and --particles-per-micrograph go with a stack, not a table")
-        return Particles.open(
+        particles = Particles.open(
             self.path,
             apix=self.apix,
             data_root=self.data_root,
             allow_outside_root=self.allow_outside_root,
         )
+        _ = particles.optics  # refuse a table without CTF before anything is written
+        return particles
 
     def _from_stack(self) -> Particles:
         if self.ctf is None or self.per_micrograph is None:

@@ -168,7 +168,7 @@ def _without_idle_groups(document: StarDocument) -> StarDocument:
     members = particles.text(_GROUP)
     used = set(members)
     rows = [i for i, group in enumerate(optics.text(_GROUP)) if group in used]
-    if len(rows) == len(optics):
+    if len(rows) == len(optics) or len(rows) != len(used):
         return document
     columns = {name: [values[i] for i in rows] for name, values in optics.columns.items()}
     numbers = {old: str(i + 1) for i, old in enumerate(columns[_GROUP])}
