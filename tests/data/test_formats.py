@@ -191,7 +191,7 @@ def test_a_stack_and_a_list_of_stacks(tmp_path: Path) -> None:
     stack = Particles.open(tmp_path / "1.mrcs")
     assert stack.ids == ("000001@1.mrcs", "000002@1.mrcs", "000003@1.mrcs")
     assert (stack.has_ctf, stack.pose, stack.pixel_size_angstrom) == (False, None, 2.0)
-    with pytest.raises(InputError, match="CTF parameters: .*_rlnDefocusU"):
+    with pytest.raises(InputError, match=r"CTF parameters: .*_rlnDefocusU"):
         _ = stack.optics
     listed = tmp_path / "all.txt"
     listed.write_text("# all\n2.mrcs\n\n 0.mrcs \n1.mrcs\n")
@@ -249,7 +249,7 @@ def test_passthrough_files_and_unknown_kinds(tmp_path: Path) -> None:
     assert document.blocks["particles"].numbers("rlnDefocusU").tolist() == [1e4, 2e4]
     with pytest.raises(InputError, match="blob/path or blob/idx: missing"):
         read_particles_document(tmp_path / "more.cs")
-    with pytest.raises(UsageError, match="--passthrough goes with a .cs"):
+    with pytest.raises(UsageError, match=r"--passthrough goes with a \.cs"):
         read_particles_document(tmp_path / "p.star", passthrough=[tmp_path / "more.cs"])
     with pytest.raises(InputError, match=r"unknown kind .* \.star \.cs"):
         read_particles_document(tmp_path / "p.xyz")

@@ -86,7 +86,7 @@ def test_conditions_that_make_no_sense_for_the_table() -> None:
 def test_groups_and_micrographs() -> None:
     assert in_optics_group(TABLE, "2").tolist() == [False, True, False, False]
     assert in_optics_group(TABLE, "b side").tolist() == [False, True, False, False]
-    with pytest.raises(InputError, match="--optics-group 9: .* there are 1, 2"):
+    with pytest.raises(InputError, match=r"--optics-group 9: .* there are 1, 2"):
         in_optics_group(TABLE, "9")
     assert from_micrograph(TABLE, "a?.mrc").tolist() == [True, True, False, True]
     assert from_micrograph(TABLE, "M/*").tolist() == [True, True, True, False]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tracemalloc
 import warnings
@@ -150,12 +151,9 @@ def assert_read_or_refused(read: Callable[[Path], Any], path: Path, content: byt
     path.write_bytes(content)
     tracemalloc.start()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.suppress(InputError):
             warnings.simplefilter("ignore")
             read(path)
-    except InputError as error:
-        assert str(error)
-        assert "\n" not in " ".join(str(error).splitlines())
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
