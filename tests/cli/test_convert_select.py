@@ -79,6 +79,18 @@ def test_apix_and_lists(vitreous, project):
     assert Particles.open(out).pixel_size_angstrom == 3.5
 
 
+def test_data_root(vitreous, project, star):
+    (project / "J19/extract/s.mrc").rename(project / "out/elsewhere.mrcs")
+    listed = project / "J24" / "all.lst"
+    listed.write_text("elsewhere.mrcs\n")
+    out = project / "x.star"
+    code, _, err = vitreous("convert", listed, out)
+    assert code == 3
+    assert "--data-root" in err
+    assert vitreous("convert", listed, out, "--data-root", project / "out")[0] == 0
+    assert Particles.open(out).ids[0] == "000001@out/elsewhere.mrcs"
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

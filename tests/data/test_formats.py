@@ -191,6 +191,7 @@ def test_a_stack_and_a_list_of_stacks(tmp_path: Path) -> None:
     stack = Particles.open(tmp_path / "1.mrcs")
     assert stack.ids == ("000001@1.mrcs", "000002@1.mrcs", "000003@1.mrcs")
     assert (stack.has_ctf, stack.pose, stack.pixel_size_angstrom) == (False, None, 2.0)
+    assert repr(stack) == "Particles(3 of 8 px at 2 Å, without CTF, without poses)"
     with pytest.raises(InputError, match=r"CTF parameters: .*_rlnDefocusU"):
         _ = stack.optics
     listed = tmp_path / "all.txt"

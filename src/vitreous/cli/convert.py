@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from vitreous.cli.common import require_finite, say
-from vitreous.cli.tables import OverwriteFile, Passthrough, check_output, write_table
+from vitreous.cli.tables import (
+    AllowOutsideRoot,
+    DataRoot,
+    OverwriteFile,
+    Passthrough,
+    check_output,
+    write_table,
+)
 
 
 def command(
@@ -29,6 +36,8 @@ def command(
         float | None,
         typer.Option(min=1e-3, help="Pixel size of the images in Å, instead of the file's."),
     ] = None,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
     overwrite: OverwriteFile = False,
 ) -> None:
     """Convert a particle table between RELION and cryoSPARC, by the suffixes of the files.
@@ -45,6 +54,12 @@ def command(
 
     from vitreous.data.formats import read_particles_document
 
-    document = read_particles_document(source, passthrough=more, apix=apix)
-    write_table(document, source, output)
+    document = read_particles_document(
+        source,
+        passthrough=more,
+        apix=apix,
+        data_root=data_root,
+        allow_outside_root=allow_outside_root,
+    )
+    write_table(document, source, output, data_root=data_root)
     say(f"{len(document.blocks['particles'])} particles in {output}")

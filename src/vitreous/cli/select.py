@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from vitreous.cli.common import say, stream_seed
-from vitreous.cli.tables import OverwriteFile, Passthrough, check_output, write_table
+from vitreous.cli.tables import (
+    AllowOutsideRoot,
+    DataRoot,
+    OverwriteFile,
+    Passthrough,
+    check_output,
+    write_table,
+)
 from vitreous.core.errors import InputError, UsageError
 
 _THEN = "Of these"
@@ -61,6 +68,8 @@ def command(
         bool, typer.Option("--invert", help="Keep the rest instead.", rich_help_panel=_THEN)
     ] = False,
     passthrough: Passthrough = None,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
     overwrite: OverwriteFile = False,
 ) -> None:
     """Write the particles that meet every condition, in their order, all columns kept.
@@ -86,7 +95,9 @@ def command(
         conditions.append(selection.Condition("rlnClassNumber", "in", tuple(map(str, class_))))
     if half is not None:
         conditions.append(selection.Condition("rlnRandomSubset", "==", (str(half),)))
-    document = read_particles_document(source, passthrough=more)
+    document = read_particles_document(
+        source, passthrough=more, data_root=data_root, allow_outside_root=allow_outside_root
+    )
     table = ParticleTable(document, source)
     mask = np.ones(len(table), dtype=np.bool_)
     for condition in conditions:
@@ -103,5 +114,5 @@ def command(
     kept = np.flatnonzero(mask)
     if not len(kept):
         raise InputError(f"{source}: none of {len(table)} particles is left; relax the conditions")
-    write_table(select_rows(document, kept), source, output)
+    write_table(select_rows(document, kept), source, output, data_root=data_root)
     say(f"kept {len(kept)} of {len(table)} particles in {output}")

@@ -22,6 +22,20 @@ Passthrough = Annotated[
         metavar="FILE.cs",
     ),
 ]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that image names are relative to; by default the file's own, or the nearest "
+        "above it where the images are."
+    ),
+]
+AllowOutsideRoot = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside-root",
+        help="Trust stack names that are absolute or lead out of that folder.",
+    ),
+]
 OverwriteFile = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
@@ -46,7 +60,9 @@ def check_output(inputs: Sequence[Path], output: Path, *, overwrite: bool) -> No
         raise UsageError(f"{output}: exists; --overwrite it, or write to another file")
 
 
-def write_table(document: StarDocument, source: Path, output: Path) -> None:
+def write_table(
+    document: StarDocument, source: Path, output: Path, *, data_root: Path | None
+) -> None:
     """Write a particle table so that its images are found from where it will lie.
 
     Raises:
@@ -55,7 +71,8 @@ def write_table(document: StarDocument, source: Path, output: Path) -> None:
     """
     from vitreous.data.formats import relocated, write_particles_document
 
-    moved, missing = relocated(document, source, output.absolute().parent)
+    folder = output.absolute().parent
+    moved, missing = relocated(document, source, folder, data_root=data_root)
     write_particles_document(output, moved)
     if missing:
         say(

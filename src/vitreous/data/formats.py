@@ -122,13 +122,16 @@ def select_rows(document: StarDocument, rows: NDArray[np.int64]) -> StarDocument
     return StarDocument({**document.blocks, "particles": replace(block, columns=columns)})
 
 
-def relocated(document: StarDocument, source: Path, folder: Path) -> tuple[StarDocument, int]:
+def relocated(
+    document: StarDocument, source: Path, folder: Path, *, data_root: Path | None = None
+) -> tuple[StarDocument, int]:
     """The document with image names that find the same stacks from another folder.
 
     Args:
         document: with a block ``particles``.
         source: the file it was read from.
         folder: where it will be written.
+        data_root: folder that the names are relative to now, if not ``source``'s.
 
     Returns:
         the document, and how many stacks were not found and keep their name.
@@ -142,7 +145,7 @@ def relocated(document: StarDocument, source: Path, folder: Path) -> tuple[StarD
     for stack in dict.fromkeys(stack for _, _, stack in parts):
         if Path(stack).is_absolute():
             continue
-        here, there = _found(stack, source), _found(stack, folder / source.name)
+        here, there = _found(stack, source, data_root), _found(stack, folder / source.name, None)
         if here is not None and there is not None and here.resolve() == there.resolve():
             continue
         if here is None:
@@ -156,9 +159,9 @@ def relocated(document: StarDocument, source: Path, folder: Path) -> tuple[StarD
     return StarDocument({**document.blocks, "particles": replace(block, columns=columns)}), missing
 
 
-def _found(stack: str, table: Path) -> Path | None:
+def _found(stack: str, table: Path, data_root: Path | None) -> Path | None:
     try:
-        return find_stack(stack, table, allow_outside_root=True)
+        return find_stack(stack, table, data_root=data_root, allow_outside_root=True)
     except InputError:
         return None
 

@@ -250,6 +250,13 @@ class Particles:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        return (
+            f"Particles({len(self)} of {self.box_size} px at {self.pixel_size_angstrom:g} Å, "
+            f"{'with' if self.has_ctf else 'without'} CTF, "
+            f"{'without' if self.pose is None else 'with'} poses)"
+        )
+
     @property
     def box_size(self) -> int:
         """Edge of the square images in pixels."""
