@@ -42,9 +42,14 @@ data_particles
 
 loop_
 """
-NUMBERS = ["CoordinateX", "CoordinateY", "CtfMaxResolution", "CtfFigureOfMerit", "DefocusU", "DefocusV", "DefocusAngle", "CtfBfactor", "CtfScalefactor", "PhaseShift", "AngleRot", "AngleTilt", "AnglePsi", "NormCorrection", "LogLikeliContribution", "MaxValueProbDistribution", "OriginXAngst", "OriginYAngst"]
-WHOLE = ["ClassNumber", "RandomSubset", "NrOfSignificantSamples", "OpticsGroup", "GroupNumber"]
-NAMES = ["ImageOriginalName", "MicrographName", "ImageName"]
+NUMBERS = (
+    *("CoordinateX", "CoordinateY", "CtfMaxResolution", "CtfFigureOfMerit"),
+    *("DefocusU", "DefocusV", "DefocusAngle", "CtfBfactor", "CtfScalefactor", "PhaseShift"),
+    *("AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst"),
+    *("NormCorrection", "LogLikeliContribution", "MaxValueProbDistribution"),
+)
+WHOLE = ("ClassNumber", "RandomSubset", "NrOfSignificantSamples", "OpticsGroup", "GroupNumber")
+NAMES = ("ImageOriginalName", "MicrographName", "ImageName")
 
 
 def write_table(path: Path, rows: int) -> None:

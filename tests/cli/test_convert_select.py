@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitreous.cli.particle_sources import ParticleFiles
 from vitreous.data.particles import Particles
 from vitreous.io.cryosparc import CsTable, join_fields, write_cs
 from vitreous.io.mrc import write_mrc
@@ -69,8 +70,11 @@ def test_there_and_back(vitreous, project, star):
         for name in table.dtype.names:
             assert rows[name].tobytes() == table[name].tobytes()
     assert Particles.open(back).read([1])[0, 0, 1] == 4.0
+    opened = ParticleFiles(back).open()  # as abinit does
+    assert opened.optics.defocus_u_angstrom.tolist() == pytest.approx(np.linspace(1e4, 2e4, 6))
 
 
+@pytest.mark.filterwarnings("ignore:.*pixel size 3.5")
 def test_apix_and_lists(vitreous, project):
     (project / "stacks.txt").write_text("J19/extract/s.mrc\n")
     out = project / "out" / "x.star"
@@ -153,6 +157,16 @@ def test_refusals_are_one_line_and_write_nothing(
     assert message in err
     assert "Traceback" not in err
     assert {p: p.read_bytes() for p in project.rglob("*") if p.is_file()} == before
+
+
+def test_fault_15_names_the_input_of_a_conversion(vitreous, project, star):
+    text = star.read_text().replace("14000.000000 14000.000000", "nan 14000.000000", 1)
+    assert "nan" in text
+    star.write_text(text)
+    code, _, err = vitreous("convert", star, project / "x.cs")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "out/p.star: column _rlnDefocusU, row 3: 'nan' is not a finite number" in err
+    assert not (project / "x.cs").exists()
 
 
 def test_overwrite(vitreous, project, star):

@@ -73,7 +73,7 @@ def write_table(
 
     folder = output.absolute().parent
     moved, missing = relocated(document, source, folder, data_root=data_root)
-    write_particles_document(output, moved)
+    write_particles_document(output, moved, source=source)
     if missing:
         say(
             f"warning: {missing} image stack(s) were not found from {source}; their names are "

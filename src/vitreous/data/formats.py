@@ -79,8 +79,15 @@ def read_particles_document(
     return document if apix is None else to_relion31(document, path, apix=apix)
 
 
-def write_particles_document(path: Path | str, document: StarDocument) -> None:
+def write_particles_document(
+    path: Path | str, document: StarDocument, *, source: Path | None = None
+) -> None:
     """Write a RELION 3.1 document as ``.star`` or ``.cs``, by the suffix, whole or not at all.
+
+    Args:
+        path: where the table shall be.
+        document: with blocks ``optics`` and ``particles``.
+        source: the file it was read from, for messages.
 
     Raises:
         UsageError: another suffix.
@@ -93,7 +100,7 @@ def write_particles_document(path: Path | str, document: StarDocument) -> None:
         if path.suffix.lower() == ".star":
             write_star(path, document)
         else:
-            write_cs(path, to_cryosparc(document, path))
+            write_cs(path, to_cryosparc(document, source or path))
     except ValueError as error:
         raise InputError(f"{path}: cannot be written: {error}") from error
 

@@ -176,8 +176,8 @@ def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
     Raises:
         InputError: rows too short or long, duplicate blocks or columns; with the line number.
 
-    >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].columns
-    {'rlnVoltage': ['300']}
+    >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].text("rlnVoltage")
+    ['300']
     """
     if "\x00" in text:
         raise InputError(f"{path}: not a text file; is it a STAR file?")

@@ -32,6 +32,9 @@ class LazyColumns(Mapping[str, list[str]]):
         self._text: dict[str, list[str]] = {}
         self._numbers: dict[str, NDArray[np.float64]] = {}
 
+    def __repr__(self) -> str:
+        return f"LazyColumns({list(self._place)}, {self.rows} rows)"
+
     @property
     def rows(self) -> int:
         """Number of rows."""
