@@ -12,6 +12,7 @@ import torch
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
+from vitreous.data.formats import read_particles_document
 from vitreous.data.particles import Particles
 from vitreous.data.tables import make_document, pose_columns
 from vitreous.io.mrc import MrcStackWriter, write_mrc
@@ -319,8 +320,12 @@ def test_faults_11_and_12_bad_images(spoiled: Path, monkeypatch: pytest.MonkeyPa
 def test_fault_14_missing_columns_and_blocks_are_named(project: Path) -> None:
     document = read_star(project)
     edit(project, rlnDefocusV=None, optics__rlnVoltage=None)
-    with pytest.raises(InputError, match="_rlnDefocusV, _rlnVoltage missing"):
-        Particles.from_star(project)
+    bare = Particles.from_star(project)
+    assert not bare.has_ctf
+    assert bare.select([3, 1]).read([0])[0, 0, 0] == 200.0
+    for particles in (bare, bare.select([0])):
+        with pytest.raises(InputError, match=r"_rlnDefocusV, _rlnVoltage missing; estimate"):
+            _ = particles.optics
     particles, optics = document.blocks["particles"], document.blocks["optics"]
     write_star(project, StarDocument({"particles": particles}))
     with pytest.raises(InputError, match="block data_optics: missing"):
@@ -337,11 +342,28 @@ def test_fault_14_missing_columns_and_blocks_are_named(project: Path) -> None:
         Particles.from_star(project)
 
 
-def test_fault_14_incomplete_real_ctf(shared_data: Path) -> None:
-    with pytest.raises(InputError, match="CTF parameters: _rlnVoltage missing"):
-        Particles.from_star(shared_data / "relion" / "sample_incomplete_ctf_params.star")
-    with pytest.raises(InputError, match="CTF parameters: _rlnAmplitudeContrast missing"):
-        Particles.from_star(shared_data / "relion" / "FinalRefinement-OriginalParticles-PfCRT.star")
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("sample_incomplete_ctf_params.star", "_rlnVoltage"),
+        ("FinalRefinement-OriginalParticles-PfCRT.star", "_rlnAmplitudeContrast"),
+    ],
+)
+def test_fault_14_incomplete_real_ctf(
+    shared_data: Path, tmp_path: Path, name: str, missing: str
+) -> None:
+    document = read_particles_document(shared_data / "relion" / name)
+    write_star(tmp_path / "p.star", document)
+    for stack in {n.partition("@")[2] for n in document.blocks["particles"].text("rlnImageName")}:
+        (tmp_path / stack).parent.mkdir(parents=True, exist_ok=True)
+        write_mrc(tmp_path / stack, values(1, 200), 1.0, is_stack=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        particles = Particles.open(tmp_path / "p.star")
+    assert not particles.has_ctf
+    assert particles.pose is not None
+    with pytest.raises(InputError, match=f"CTF parameters: {missing} missing"):
+        _ = particles.optics
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_real_table_with_names(shared_data: Path) -> None:
         ("a.mrc 1 2 3\n", "line 1: 3 values, CTFFIND4 writes 7"),
         (OWN.replace("10645.25", "nan"), r"line 6: defocus 2: 'nan'"),
         (OWN.replace("10792.5", "inf"), r"line 6: defocus 1: 'inf'"),
+        (OWN.replace("200.0 keV", "200.-1 keV"), r"comment: voltage: '200\.-1' is no number"),
         (OWN.replace("-37.5", "west"), r"line 6: azimuth of astigmatism: 'west'"),
     ],
 )

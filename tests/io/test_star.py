@@ -164,6 +164,8 @@ def test_fault_15_numbers_name_column_and_row() -> None:
         block.numbers("nan")
     with pytest.raises(InputError, match="column _f, row 2"):
         block.integers("f")
+    with pytest.raises(InputError, match="'1_000' is not a finite"):
+        StarBlock({"u": ["1", "1_000"]}).numbers("u")
     with pytest.raises(InputError, match="column _gone: missing"):
         block.numbers("gone")
 

@@ -25,6 +25,7 @@ from vitreous.cli.particle_options import (
     DataRoot,
     Invert,
     Kv,
+    Passthrough,
     SkipBad,
 )
 from vitreous.core.errors import UsageError
@@ -37,9 +38,9 @@ def command(
     particles: Annotated[
         Path,
         typer.Argument(
-            metavar="PARTICLES.star",
-            help="RELION particle table (3.0 to 5). Or a stack (.mrcs) with --ctf and "
-            "--particles-per-micrograph.",
+            metavar="PARTICLES",
+            help="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs). Or a stack "
+            "(.mrcs) with --ctf and --particles-per-micrograph.",
         ),
     ],
     output: Output,
@@ -60,6 +61,7 @@ def command(
     ] = None,
     invert: Invert = False,
     apix: Apix = None,
+    passthrough: Passthrough = None,
     skip_bad: SkipBad = False,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
@@ -228,6 +230,7 @@ def command(
         apix=apix,
         data_root=data_root,
         allow_outside_root=allow_outside_root,
+        passthrough=tuple(passthrough or ()),
     )
     patches = NoiseFiles(
         None if noise == "white" else Path(noise),

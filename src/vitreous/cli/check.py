@@ -17,6 +17,7 @@ from vitreous.cli.particle_options import (
     DataRoot,
     Invert,
     Kv,
+    Passthrough,
     PerMicrograph,
 )
 
@@ -52,6 +53,7 @@ def command(
     ] = False,
     invert: Invert = False,
     apix: Apix = None,
+    passthrough: Passthrough = None,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
     ctf: CtfFile = None,
@@ -90,6 +92,7 @@ def command(
         apix=apix,
         data_root=data_root,
         allow_outside_root=allow_outside_root,
+        passthrough=tuple(passthrough or ()),
     )
     faults = check_run.check(
         files,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vitreous.core.params import Optics
+from vitreous.data.formats import select_rows
 from vitreous.data.particles import Particles
 from vitreous.data.tables import CTF_COLUMNS, pose_columns
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
@@ -61,7 +63,7 @@ def write_fixed(
     document = particles.to_star_document(relative_to=path.parent, **columns)
     document = _with_shared(document, shared)
     keep = [row for row in range(len(particles)) if row not in left_out]
-    write_star(path, _rows(document, keep))
+    write_star(path, select_rows(document, np.array(keep, dtype=np.int64)))
     return done
 
 
@@ -87,9 +89,3 @@ def _with_shared(document: StarDocument, shared: dict[str, list[str]]) -> StarDo
         "particles": StarBlock(particles),
     }
     return StarDocument(blocks)
-
-
-def _rows(document: StarDocument, keep: list[int]) -> StarDocument:
-    columns = document.blocks["particles"].columns
-    kept = {name: [values[row] for row in keep] for name, values in columns.items()}
-    return StarDocument({**document.blocks, "particles": StarBlock(kept)})

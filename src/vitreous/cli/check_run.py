@@ -50,7 +50,7 @@ def check(
     fixed = fixed_path(files.path) if fix else None
     if fixed is not None and fixed.exists() and not overwrite:
         raise UsageError(f"{fixed}: is there already; give --overwrite to replace it")
-    particles = files.open()
+    particles = files.open(need_ctf=False)
     claims = claims_of(particles, invert=invert)
     with StopSignals() as stop, RunProgress("checking", quiet=quiet) as progress:
 
@@ -80,9 +80,9 @@ def claims_of(particles: Particles, *, invert: bool) -> Claims:
     return Claims(
         pixel_size_angstrom=stated,
         header_pixel_size_angstrom=header if differs else None,
-        optics=particles.optics,
+        optics=particles.optics if particles.has_ctf else None,
         pose=particles.pose,
-        dark=invert,
+        dark=invert or particles.stated_contrast == "dark",
     )
 
 

@@ -30,14 +30,15 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A map, stack, STAR table, CTFFIND4 result or atomic model."
+            metavar="FILE", help="A map, stack, STAR or .cs table, CTFFIND4 result or atomic model."
         ),
     ],
 ) -> None:
     """Say what a file is: kind, sizes, pixel size, statistics.
 
-    Reads MRC maps and stacks (.mrc, .mrcs, .map, .st), STAR tables (.star), CTFFIND4 text (.txt)
-    and atomic models (.cif, .pdb, gzipped or not). A damaged file is refused with its fault named.
+    Reads MRC maps and stacks (.mrc, .mrcs, .map, .st), STAR tables (.star), cryoSPARC tables (.cs),
+    CTFFIND4 text (.txt) and atomic models (.cif, .pdb, gzipped or not). A damaged file is refused
+    with its fault named.
 
     Example: `vitreous info SIM/particles.star`
     """
@@ -54,13 +55,15 @@ def _describe(file: Path) -> Iterator[tuple[str, str]]:
         yield from _mrc(file)
     elif name.endswith(".star"):
         yield from _star(file)
+    elif name.endswith(".cs"):
+        yield from _cs(file)
     elif name.endswith((".cif", ".pdb", ".ent", ".mmcif")):
         yield from _atoms(file)
     elif name.endswith(".txt"):
         yield from _ctffind(file)
     else:
         raise InputError(
-            f"{file}: unknown kind of file; known: .mrc .mrcs .map .st .star .txt .cif .pdb"
+            f"{file}: unknown kind of file; known: .mrc .mrcs .map .st .star .cs .txt .cif .pdb"
         )
 
 
@@ -119,6 +122,25 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
     for block in document.blocks.values():
         if block.is_loop and len(block):
             yield from _ranges(file, block)
+
+
+def _cs(file: Path) -> Iterator[tuple[str, str]]:
+    from vitreous.data.cryosparc_tables import from_cryosparc
+    from vitreous.io.cryosparc import read_cs
+
+    table = read_cs(file)
+    yield "kind", "cryoSPARC table"
+    yield "rows", f"{len(table)}, fields {', '.join(table.fields)}"
+    if "blob/path" not in table.fields:
+        yield "particles", "none (a passthrough file?)"
+        return
+    document = from_cryosparc(table, file)
+    particles, optics = document.blocks["particles"], document.blocks["optics"]
+    yield from _ranges(file, particles)
+    yield from _ranges(file, optics)
+    if "cs/blob/sign" in particles:
+        signs = set(particles.text("cs/blob/sign"))
+        yield "contrast", "protein dark" if signs == {"-1.0"} else f"sign {', '.join(signs)}"
 
 
 def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:

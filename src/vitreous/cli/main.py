@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import abinit, align, check, demo, fsc, info, simulate
+from vitreous.cli import abinit, align, check, convert, demo, fsc, info, select, simulate
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
@@ -29,6 +29,8 @@ app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("check", no_args_is_help=True)(check.command)
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
+app.command("convert", no_args_is_help=True)(convert.command)
+app.command("select", no_args_is_help=True)(select.command)
 app.command("info", no_args_is_help=True)(info.command)
 
 

@@ -16,6 +16,14 @@ Apix = Annotated[
     float | None,
     typer.Option(min=1e-3, help="Pixel size of the images in Å, instead of the files' own."),
 ]
+Passthrough = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="For a .cs file: a passthrough file with further fields of the same particles, "
+        "matched by uid. May be given several times.",
+        metavar="FILE.cs",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images with NaN or infinite pixels.")
 ]

@@ -27,12 +27,13 @@ class ParticleFiles:
     """Where particles are, so that every process of a run can open them for itself.
 
     Args:
-        path: a STAR file; or a stack, whose micrographs and CTF the next two give.
+        path: a STAR or .cs file; or a stack, whose micrographs and CTF the next two give.
         ctf: CTFFIND4 results, a row for each micrograph.
         per_micrograph: how many particles each micrograph has, in the order of ``ctf``.
         voltage_kv, cs_mm, amplitude_contrast: with ``ctf``; None takes the file's or 300, 2.7, 0.1.
         apix: pixel size in Å, instead of the files' own.
-        data_root, allow_outside_root: where a STAR file's images may lie.
+        data_root, allow_outside_root: where a table's images may lie.
+        passthrough: for a .cs file: files with further fields of the same particles.
     """
 
     path: Path
@@ -44,30 +45,39 @@ class ParticleFiles:
     apix: float | None = None
     data_root: Path | None = None
     allow_outside_root: bool = False
+    passthrough: tuple[Path, ...] = ()
 
-    def open(self) -> Particles:
+    def open(self, *, need_ctf: bool = True) -> Particles:
         """The particles; no image is read yet.
 
+        Args:
+            need_ctf: refuse particles without CTF parameters.
+
         Raises:
-            InputError: a file is bad.
-            UsageError: a stack without CTF, or a STAR file with one.
+            InputError: a file is bad, or a table has no CTF.
+            UsageError: a stack without CTF, or a table with one.
         """
-        if self.path.suffix in (".mrcs", ".mrc"):
+        is_stack = self.path.suffix in (".mrcs", ".mrc")
+        if is_stack and (need_ctf or self.ctf is not None or self.per_micrograph is not None):
             return self._from_stack()
         if self.ctf is not None or self.per_micrograph is not None:
             raise UsageError("--ctf and --particles-per-micrograph go with a stack, not a table")
-        return Particles.from_star(
+        particles = Particles.open(
             self.path,
+            passthrough=self.passthrough,
             apix=self.apix,
             data_root=self.data_root,
             allow_outside_root=self.allow_outside_root,
         )
+        if need_ctf:
+            _ = particles.optics  # refuse a table without CTF before anything is written
+        return particles
 
     def _from_stack(self) -> Particles:
         if self.ctf is None or self.per_micrograph is None:
             raise UsageError(
                 f"{self.path}: a stack alone has no CTF; give --ctf and "
-                "--particles-per-micrograph, or a STAR file"
+                "--particles-per-micrograph, or a STAR or .cs table"
             )
         header = read_header(self.path)
         count, rows, columns = header.shape

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
+from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.sources import ArraySource, ImageSource, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
-from vitreous.io.star import StarBlock, StarDocument, format_column, read_star
+from vitreous.io.star import StarBlock, StarDocument, format_column
 
 _SCAN_BYTES = 1 << 26
 
@@ -40,13 +41,40 @@ class BadImages:
 
 
 @dataclass(frozen=True)
+class MissingCtf:
+    """Stands for the optics of particles whose table does not give a whole CTF.
+
+    Args:
+        reason: what is missing and the remedy, for whoever asks.
+    """
+
+    reason: str
+
+
+class _OpticsField:
+    """``Particles.optics``: raises for particles without CTF when it is asked for, not before."""
+
+    def __set__(self, particles: Particles, value: Optics | MissingCtf) -> None:
+        particles.__dict__["optics"] = value
+
+    def __get__(self, particles: Particles | None, owner: type | None = None) -> Optics:
+        if particles is None:
+            raise AttributeError("optics")  # so that the field has no default
+        held = particles.__dict__["optics"]
+        if isinstance(held, MissingCtf):
+            raise InputError(held.reason)
+        return held
+
+
+@dataclass(frozen=True)
 class Particles:
     """Images with optics, poses, micrographs and half sets.
 
-    Made by :meth:`from_star` or :meth:`from_arrays`.
+    Made by :meth:`open` or :meth:`from_arrays`.
 
     Args:
-        optics: CTF parameters of each image.
+        optics: CTF parameters of each image; asking for it raises InputError, with the columns that
+            are missing, unless :attr:`has_ctf`.
         pose: orientations and shifts where known.
         pixel_size_angstrom: Å.
         micrograph_id: long ``(n,)``, index into ``micrograph_names``.
@@ -54,9 +82,13 @@ class Particles:
         half_set: long ``(n,)``: 1 or 2 as ``rlnRandomSubset``, 0 where not assigned.
         ids: image names, ``000001@stack.mrcs``.
         excluded: ids left out by :meth:`without_bad`, by reason.
+        stated_contrast: whether the file says that protein is ``dark`` or ``light`` in the images.
     """
 
-    optics: Optics
+    if TYPE_CHECKING:
+        optics: Optics
+    else:
+        optics: Optics = _OpticsField()
     pose: Pose | None
     pixel_size_angstrom: float
     micrograph_id: Tensor
@@ -64,9 +96,69 @@ class Particles:
     half_set: Tensor
     ids: tuple[str, ...]
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stated_contrast: Literal["dark", "light"] | None = None
     _source: ImageSource = field(repr=False, kw_only=True)
     _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
     _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        passthrough: Sequence[Path | str] = (),
+        apix: float | None = None,
+        data_root: Path | str | None = None,
+        allow_outside_root: bool = False,
+        skip_bad: bool = False,
+        permissive: bool = False,
+    ) -> Self:
+        """Open the particles of a file of any known format; no image is read yet.
+
+        Args:
+            path: RELION ``.star``, cryoSPARC ``.cs``, a stack ``.mrcs`` or ``.mrc``, or a ``.txt``
+                or ``.lst`` with a stack a line.
+            passthrough: for ``.cs``: files with further fields of the same particles.
+            apix: pixel size in Å; overrides table and MRC.
+            data_root: folder that image names are relative to, and must stay in.
+            allow_outside_root: accept absolute names and names that leave the root.
+            skip_bad: read every image once and leave out those that are not finite.
+            permissive: accept stacks without a valid MAP id or machine stamp.
+
+        Raises:
+            InputError: anything wrong with the table or the stacks; file, field and remedy named.
+                A missing CTF is no fault until :attr:`optics` is asked for.
+            UsageError: ``passthrough`` for another format than ``.cs``.
+        """
+        path = Path(path)
+        places: dict[str, Any] = {
+            "data_root": None if data_root is None else Path(data_root),
+            "allow_outside_root": allow_outside_root,
+            "permissive": permissive,
+        }
+        document = read_particles_document(path, passthrough=passthrough, apix=apix, **places)
+        table = ParticleTable(document, path, apix=apix)
+        table.refuse_unsupported()
+        optics: Any = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
+        ids = table.text("rlnImageName")
+        source = open_stacks(ids, path, **places)
+        table.check_box_size(source.box_size)
+        pixel_size = _pixel_size(table, source)
+        member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
+        particles = cls(
+            optics=optics,
+            pose=table.parse_pose(pixel_size),
+            pixel_size_angstrom=pixel_size,
+            micrograph_id=torch.from_numpy(member),
+            micrograph_names=names,
+            half_set=torch.from_numpy(table.half_sets()),
+            ids=tuple(ids),
+            stated_contrast=table.stated_contrast(),
+            _source=source,
+            _rows=np.arange(len(ids)),
+            _table=table,
+        )
+        return particles.without_bad(skip_bad=True) if skip_bad else particles
 
     @classmethod
     def from_star(
@@ -79,46 +171,19 @@ class Particles:
         skip_bad: bool = False,
         permissive: bool = False,
     ) -> Self:
-        """Open the particles of a RELION STAR file (3.0, 3.1 or later); no image is read yet.
-
-        Args:
-            path: STAR file.
-            apix: pixel size in Å; overrides STAR and MRC.
-            data_root: folder that image names are relative to, and must stay in.
-            allow_outside_root: accept absolute names and names that leave the root.
-            skip_bad: read every image once and leave out those that are not finite.
-            permissive: accept stacks without a valid MAP id or machine stamp.
+        """Open the particles of a RELION STAR file; see :meth:`open`.
 
         Raises:
-            InputError: anything wrong with the table or the stacks; file, field and remedy named.
+            InputError: as :meth:`open`.
         """
-        path = Path(path)
-        table = ParticleTable(read_star(path), path, apix=apix)
-        optics = table.parse_optics()
-        ids = table.particles.text("rlnImageName", path)
-        source = open_stacks(
-            ids,
+        return cls.open(
             path,
-            data_root=None if data_root is None else Path(data_root),
+            apix=apix,
+            data_root=data_root,
             allow_outside_root=allow_outside_root,
+            skip_bad=skip_bad,
             permissive=permissive,
         )
-        table.check_box_size(source.box_size)
-        pixel_size = _pixel_size(table, source)
-        member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
-        particles = cls(
-            optics=optics,
-            pose=table.parse_pose(pixel_size),
-            pixel_size_angstrom=pixel_size,
-            micrograph_id=torch.from_numpy(member),
-            micrograph_names=names,
-            half_set=torch.from_numpy(table.half_sets()),
-            ids=tuple(ids),
-            _source=source,
-            _rows=np.arange(len(ids)),
-            _table=table,
-        )
-        return particles.without_bad(skip_bad=True) if skip_bad else particles
 
     @classmethod
     def from_arrays(
@@ -185,6 +250,13 @@ class Particles:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        return (
+            f"Particles({len(self)} of {self.box_size} px at {self.pixel_size_angstrom:g} Å, "
+            f"{'with' if self.has_ctf else 'without'} CTF, "
+            f"{'without' if self.pose is None else 'with'} poses)"
+        )
+
     @property
     def box_size(self) -> int:
         """Edge of the square images in pixels."""
@@ -195,6 +267,11 @@ class Particles:
         """What the first stack's header says, Å; None where it says nothing."""
         source = self._source
         return source.headers[0].pixel_size_angstrom if isinstance(source, StackSource) else None
+
+    @property
+    def has_ctf(self) -> bool:
+        """Whether :attr:`optics` can be asked for."""
+        return not isinstance(self.__dict__["optics"], MissingCtf)
 
     def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
         """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
@@ -209,15 +286,21 @@ class Particles:
 
     def select(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Self:
         """The particles at these places; images are shared, not copied."""
+        return self._selected(indices, self.excluded)
+
+    def _selected(self, indices: Any, excluded: Mapping[str, tuple[str, ...]]) -> Self:
         rows = self._rows[_as_index(indices)]
         place = torch.from_numpy(np.arange(len(self))[_as_index(indices)])
+        held = self.__dict__["optics"]
+        optics: Any = held[place] if self.has_ctf else held
         return replace(
             self,
-            optics=self.optics[place],
+            optics=optics,
             pose=None if self.pose is None else self.pose[place],
             micrograph_id=self.micrograph_id[place],
             half_set=self.half_set[place],
             ids=tuple(self.ids[i] for i in place.tolist()),
+            excluded=excluded,
             _rows=rows,
         )
 
@@ -277,7 +360,7 @@ class Particles:
             reason: (*self.excluded.get(reason, ()), *(self.ids[i] for i in places))
             for reason, places in reasons.items()
         }
-        return replace(self.select(keep), excluded=excluded)
+        return self._selected(keep, excluded)
 
     def to_star_document(
         self, *, relative_to: Path | str | None = None, **columns: Any
@@ -293,7 +376,10 @@ class Particles:
         Raises:
             ValueError: a column of the wrong length.
         """
-        document = self._kept_document() if self._table is not None else self._made_document()
+        if self._table is None:
+            document = self._made_document()
+        else:
+            document = select_rows(self._table.document, self._rows)
         table = dict(document.blocks["particles"].columns)
         if relative_to is not None:
             table["rlnImageName"] = self._relocated(Path(relative_to))
@@ -317,30 +403,6 @@ class Particles:
             pose=self.pose,
             half_set=self.half_set.tolist() if bool(self.half_set.any()) else None,
         )
-
-    def _kept_document(self) -> StarDocument:
-        """The input's blocks with these rows; a RELION 3.0 table gets its optics groups."""
-        assert self._table is not None
-        rows = self._rows.tolist()
-        source = self._table.particles.columns
-        kept = {name: [column[row] for row in rows] for name, column in source.items()}
-        blocks = dict(self._table.document.blocks)
-        del blocks[self._table.name]
-        if self._table.optics is not None:
-            optics = dict(self._table.optics.columns)
-            if self._table.apix is not None:
-                size = format_column([self._table.apix])[0]
-                optics["rlnImagePixelSize"] = [size] * len(self._table.optics)
-            blocks["optics"] = replace(self._table.optics, columns=optics)
-            return StarDocument({**blocks, "particles": StarBlock(kept)})
-        made = self._made_document().blocks
-        kept["rlnOpticsGroup"] = made["particles"].columns["rlnOpticsGroup"]
-        for axis in "XY":  # RELION 3.0 has origins in pixels
-            pixels = kept.pop(f"rlnOrigin{axis}", None)
-            if pixels is not None and f"rlnOrigin{axis}Angst" not in kept:
-                angstrom = np.array(pixels, dtype=np.float64) * self.pixel_size_angstrom
-                kept[f"rlnOrigin{axis}Angst"] = format_column(angstrom)
-        return StarDocument({"optics": made["optics"], "particles": StarBlock(kept), **blocks})
 
     def _relocated(self, folder: Path) -> list[str]:
         if not isinstance(self._source, StackSource):

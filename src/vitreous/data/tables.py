@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +29,17 @@ CTF_COLUMNS = {
     "amplitude_contrast": "rlnAmplitudeContrast",
 }
 _OPTIONAL_CTF = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-_UNUSED = ("rlnBeamTiltX", "rlnBeamTiltY")
+ANGLES: tuple[str, ...] = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_UNUSED = (
+    *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
+    *("cs/ctf/tilt_A", "cs/ctf/trefoil_A", "cs/ctf/tetra_A"),
+)
+_SIGN = "cs/blob/sign"
+_TEXT = ("rlnImageName", "rlnMicrographName")
+_NUMBERS = (
+    *(*CTF_COLUMNS.values(), *_OPTIONAL_CTF.values(), *ANGLES, "rlnOpticsGroup"),
+    *("rlnOriginXAngst", "rlnOriginYAngst", "rlnRandomSubset"),
+)
 
 
 class ParticleTable:
@@ -49,8 +60,8 @@ class ParticleTable:
         self.optics = document.blocks.get("optics")
         if len(self.particles) == 0:
             raise InputError(f"{path}: block data_{self.name}: has no rows")
+        self.particles.load(numbers=_NUMBERS, text=_TEXT)
         self._group: NDArray[np.int64] | None = self._groups()
-        self._refuse_unsupported()
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -75,6 +86,8 @@ class ParticleTable:
                 raise InputError(f"{self.path}: block data_optics: missing")
             return None
         source = f"{self.path}: block data_optics"
+        if not len(self.optics):
+            raise InputError(f"{source}: has no rows")
         known = self.optics.integers("rlnOpticsGroup", source)
         if len(set(known.tolist())) != len(known):
             raise InputError(f"{source}: column _rlnOpticsGroup: a group appears twice")
@@ -104,7 +117,38 @@ class ParticleTable:
             return self.optics.numbers(name, f"{self.path}: block data_optics")[self._group]
         return self.particles.numbers(name, self.path)
 
-    def _refuse_unsupported(self) -> None:
+    def text(self, name: str) -> list[str]:
+        """A column of the particle table.
+
+        Raises:
+            InputError: missing.
+        """
+        return self.particles.text(name, self.path)
+
+    def joined_text(self, name: str) -> list[str]:
+        """A column for each particle as text; the optics table wins where both have it.
+
+        Raises:
+            InputError: missing.
+        """
+        if self.optics is not None and name in self.optics and self._group is not None:
+            values = self.optics.text(name, f"{self.path}: block data_optics")
+            return [values[place] for place in self._group.tolist()]
+        return self.text(name)
+
+    def numbers_or_none(self, name: str) -> Numbers | None:
+        """As :meth:`numbers`, NaN included; None where a value is no number."""
+        if self.optics is not None and name in self.optics and self._group is not None:
+            values = self.optics.numbers_or_none(name, self.path)
+            return None if values is None else values[self._group]
+        return self.particles.numbers_or_none(name, self.path)
+
+    def refuse_unsupported(self) -> None:
+        """Refuse images that are not what a CTF model expects; warn of aberrations not modelled.
+
+        Raises:
+            InputError: premultiplied or phase-flipped images, or volumes.
+        """
         for name, refused, remedy in (
             ("rlnCtfDataAreCtfPremultiplied", 1, "extract them without premultiplying"),
             ("rlnCtfDataArePhaseFlipped", 1, "extract them without phase flipping"),
@@ -115,8 +159,32 @@ class ParticleTable:
                     f"{self.path}: column _{name}: {refused} is not supported; {remedy}"
                 )
         for name in _UNUSED:
-            if name in self and bool((self.numbers(name) != 0).any()):
-                warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=4)
+            block = self.optics if self.optics is not None and name in self.optics else None
+            block = block or (self.particles if name in self.particles else None)
+            if block is not None and any(map(_is_not_zero, set(block.columns[name]))):
+                warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=3)
+
+    def stated_contrast(self) -> Literal["dark", "light"] | None:
+        """What cryoSPARC's ``blob/sign`` says of the protein; None where it says nothing."""
+        if _SIGN not in self.particles:
+            return None
+        signs = self.particles.numbers_or_none(_SIGN, self.path)
+        if signs is None or not ((signs < 0).all() or (signs > 0).all()):
+            return None
+        return "dark" if signs[0] < 0 else "light"
+
+    @property
+    def missing_ctf(self) -> list[str]:
+        """Columns without which there is no CTF."""
+        return [f"_{name}" for name in CTF_COLUMNS.values() if name not in self]
+
+    @property
+    def ctf_fault(self) -> str:
+        """What is missing for a CTF, for a person."""
+        return (
+            f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate the "
+            "CTF or export the particles with it"
+        )
 
     def parse_optics(self) -> Optics:
         """CTF parameters of each particle, float32.
@@ -124,12 +192,8 @@ class ParticleTable:
         Raises:
             InputError: columns missing (all named), values that are no numbers, or impossible.
         """
-        missing = [f"_{name}" for name in CTF_COLUMNS.values() if name not in self]
-        if missing:
-            raise InputError(
-                f"{self.path}: CTF parameters: {', '.join(missing)} missing; estimate the CTF or "
-                "export the particles with it"
-            )
+        if self.missing_ctf:
+            raise InputError(self.ctf_fault)
         values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
         for key, name in _OPTIONAL_CTF.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
@@ -145,33 +209,53 @@ class ParticleTable:
                 )
         return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
 
-    def pixel_size_angstrom(self) -> float | None:
-        """The one pixel size of the table, Å; None where it has none.
-
-        Raises:
-            InputError: not positive, or groups that differ by more than 0.1 %; both are named.
-        """
+    def pixel_sizes(self) -> tuple[str, Numbers] | None:
+        """Pixel size of each particle in Å, unchecked, and where it is from; None without."""
         if "rlnImagePixelSize" in self:
-            name, sizes = "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
-        elif "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
-            name = "_rlnDetectorPixelSize / _rlnMagnification"
-            detector, magnification = (
+            return "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
+        if "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
+            detector, factor = (
                 self.numbers("rlnDetectorPixelSize"),
                 self.numbers("rlnMagnification"),
             )
-            sizes = 1e4 * detector / np.where(magnification > 0, magnification, np.nan)
-        else:
+            sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
+            return "_rlnDetectorPixelSize / _rlnMagnification", sizes
+        return None
+
+    def checked_pixel_sizes(self) -> tuple[str, Numbers] | None:
+        """As :meth:`pixel_sizes`.
+
+        Raises:
+            InputError: one is not positive; the row is named.
+        """
+        found = self.pixel_sizes()
+        if found is None:
             return None
+        name, sizes = found
         bad = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)))
         if bad.size:
             raise InputError(
                 f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
                 "with --apix"
             )
+        return found
+
+    def pixel_size_angstrom(self) -> float | None:
+        """The one pixel size of the table, Å; None where it has none.
+
+        Groups within 0.1 % of each other count as one, with the size of the first particle.
+
+        Raises:
+            InputError: not positive, or groups that differ by more; both are named.
+        """
+        found = self.checked_pixel_sizes()
+        if found is None:
+            return None
+        name, sizes = found
         if sizes.max() > 1.001 * sizes.min():
             raise InputError(
                 f"{self.path}: {name}: particles of several pixel sizes: "
-                f"{self._by_group(sizes, ' Å')}; select one group"
+                f"{self._by_group(sizes, ' Å')}; take one with `vitreous select --optics-group`"
             )
         return float(sizes[0])
 
@@ -186,7 +270,8 @@ class ParticleTable:
             if (sizes != box_size).any():
                 raise InputError(
                     f"{self.path}: column _rlnImageSize: {self._by_group(sizes, ' px')}, but the "
-                    f"images have {box_size} px; select one group or correct the table"
+                    f"images have {box_size} px; take one with `vitreous select "
+                    "--optics-group`, or correct the table"
                 )
 
     def _by_group(self, values: Numbers, unit: str) -> str:
@@ -206,9 +291,9 @@ class ParticleTable:
         Raises:
             InputError: values that are no finite numbers; the row is named.
         """
-        if any(name not in self.particles for name in _ANGLES):
+        if any(name not in self.particles for name in ANGLES):
             return None
-        angles = np.stack([self.particles.numbers(name, self.path) for name in _ANGLES], axis=-1)
+        angles = np.stack([self.particles.numbers(name, self.path) for name in ANGLES], axis=-1)
         origins = []
         for axis in "XY":
             if f"rlnOrigin{axis}Angst" in self.particles:
@@ -245,6 +330,11 @@ class ParticleTable:
         return halves
 
 
+def _is_not_zero(value: str) -> bool:
+    """Whether a number, or any of a vector ``[a,b]``, is something else than zero."""
+    return bool(re.search(r"[1-9]", re.sub(r"[eE][-+]?\d+", "", value)))
+
+
 def _in_unit(values: Numbers) -> NDArray[np.bool_]:
     return np.asarray((values >= 0) & (values < 1))
 
@@ -258,7 +348,7 @@ def pose_columns(pose: Pose) -> dict[str, list[str]]:
     """
     angles = matrix_to_euler(pose.rotation.detach().cpu().double())
     origin = 0.0 - pose.shift_angstrom.detach().cpu().double()
-    columns = {name: format_column(angles[:, i].numpy()) for i, name in enumerate(_ANGLES)}
+    columns = {name: format_column(angles[:, i].numpy()) for i, name in enumerate(ANGLES)}
     columns["rlnOriginXAngst"] = format_column(origin[:, 0].numpy())
     columns["rlnOriginYAngst"] = format_column(origin[:, 1].numpy())
     return columns

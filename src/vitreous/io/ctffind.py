@@ -113,6 +113,17 @@ def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[fl
     return name, numbers
 
 
+def _stated(path: Path, key: str, match: re.Match[str] | None) -> float | None:
+    """A number that a comment states."""
+    if match is None:
+        return None
+    try:
+        return float(match.group(1))
+    except ValueError as error:
+        field = key.rpartition("_")[0].replace("_", " ")
+        raise InputError(f"{path}: comment: {field}: {match.group(1)!r} is no number") from error
+
+
 def read_ctffind(path: Path | str) -> CtffindTable:
     """Read CTFFIND4's text output, or tables of it with a leading column of micrograph names.
 
@@ -158,5 +169,5 @@ def read_ctffind(path: Path | str) -> CtffindTable:
         phase_shift_deg=np.rad2deg(table[4]),
         score=table[5],
         fit_resolution_angstrom=table[6],
-        **{key: float(match.group(1)) if match else None for key, match in found.items()},
+        **{key: _stated(path, key, match) for key, match in found.items()},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -59,7 +60,11 @@ def read_bounded(path: Path | str, limit: int) -> bytes:
         with path.open("rb") as stream:
             packed = stream.read(2) == GZIP_MAGIC
             stream.seek(0)
-            content = (Inflater(path, stream) if packed else stream).read(limit + 1)
+            if packed:
+                content = Inflater(path, stream).read(limit + 1)
+            else:  # read() sets aside all that it is asked for
+                size = os.fstat(stream.fileno()).st_size
+                content = stream.read(min(limit, size) + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if len(content) > limit:

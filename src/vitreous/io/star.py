@@ -8,103 +8,31 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.star_block import LazyColumns, StarBlock, StarDocument
 
+__all__ = [
+    "StarBlock",
+    "StarDocument",
+    "format_column",
+    "format_star",
+    "parse_star",
+    "read_star",
+    "write_star",
+]
+
+_OPENERS = ("data_", "loop_", "_")
+_MARKS = "'\"#;"
 _TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"^$|^['\"#_;]|^(?:data_|loop_)|\s")
 _ANY_NEEDS_QUOTES = re.compile(r"(?:^|\x00)(?:(?=\x00|$)|['\"#_;]|data_|loop_)|\s")
-
-
-@dataclass(frozen=True)
-class StarBlock:
-    """One ``data_`` block.
-
-    Args:
-        columns: name without underscore -> values as text; all of one length, 1 for pairs.
-        is_loop: a ``loop_`` table rather than name-value pairs.
-    """
-
-    columns: dict[str, list[str]] = field(default_factory=dict)
-    is_loop: bool = True
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), []))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.columns
-
-    def text(self, name: str, source: Path | str = "STAR table") -> list[str]:
-        """The values of a column.
-
-        Raises:
-            InputError: no such column; the text names it and the file ``source``.
-        """
-        if name not in self.columns:
-            raise InputError(f"{source}: column _{name}: missing; add it or export it again")
-        return self.columns[name]
-
-    def numbers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.float64]:
-        """A column as finite float64 numbers.
-
-        Raises:
-            InputError: missing column, or a value that is no finite number; the row is named.
-
-        >>> StarBlock({"rlnVoltage": ["300", "2e2"]}).numbers("rlnVoltage").tolist()
-        [300.0, 200.0]
-        """
-        values = self.text(name, source)
-        try:
-            numbers = np.array(values, dtype=str).astype(np.float64)
-        except ValueError:
-            numbers = np.array([_float_or_nan(value) for value in values])
-        bad = np.flatnonzero(~np.isfinite(numbers))
-        if bad.size:
-            row = int(bad[0])
-            raise InputError(
-                f"{source}: column _{name}, row {row + 1}: {values[row]!r} is not a finite number"
-            )
-        return numbers
-
-    def integers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.int64]:
-        """A column as whole numbers.
-
-        Raises:
-            InputError: missing column or a value that is not a whole number; the row is named.
-        """
-        numbers = self.numbers(name, source)
-        bad = np.flatnonzero((numbers != np.round(numbers)) | (np.abs(numbers) > 2**53))
-        if bad.size:
-            row = int(bad[0])
-            value = self.columns[name][row]
-            raise InputError(f"{source}: column _{name}, row {row + 1}: {value!r} is not whole")
-        return numbers.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class StarDocument:
-    """Blocks in file order by name, the part after ``data_``.
-
-    Args:
-        blocks: name -> block.
-    """
-
-    blocks: dict[str, StarBlock] = field(default_factory=dict)
-
-
-def _float_or_nan(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _split(line: str, where: str) -> list[str]:
@@ -126,8 +54,8 @@ def _split(line: str, where: str) -> list[str]:
 class _Reader:
     """One pass over the lines; ``self.at`` is the 0-based line to look at next."""
 
-    def __init__(self, path: Path, lines: list[str]) -> None:
-        self.path, self.lines, self.at = path, lines, 0
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text, self.lines, self.at = path, text, text.split("\n"), 0
         self.blocks: dict[str, StarBlock] = {}
 
     def where(self, line: int | None = None) -> str:
@@ -194,36 +122,42 @@ class _Reader:
             self.at += 1
         if not columns:
             raise InputError(f"{self.where()}: loop_ without column names")
-        flat, width = self.rows(len(columns)), len(columns)
-        return StarBlock({name: flat[place::width] for place, name in enumerate(columns)})
+        return StarBlock(self.rows(list(columns)))
 
     def ends_table(self, line: str, width: int) -> bool:
         """Whether a line opens what follows a table; full rows may start like a keyword."""
-        if not line.lstrip().startswith(("data_", "loop_", "_")):
-            return False
-        return width <= 2 or len(line.split()) != width
+        return line.lstrip().startswith(_OPENERS) and (width <= 2 or len(line.split()) != width)
 
-    def rows(self, width: int) -> list[str]:
-        """Values of the rows up to the next block, each row checked to have ``width``."""
-        start = end = self.at
-        while end < len(self.lines) and not self.ends_table(self.lines[end], width):
-            end += 1
-        self.at = end
+    def rows(self, names: list[str]) -> Mapping[str, list[str]]:
+        """The rows up to the next block, each checked to have a value for every name."""
+        start, width = self.at, len(names)
+        ends = (
+            at for at in range(start, len(self.lines)) if self.ends_table(self.lines[at], width)
+        )
+        self.at = end = next(ends, len(self.lines))
         body = self.lines[start:end]
-        text = "\n".join(body)
-        if any(mark in text for mark in "'\"#;"):
-            return self.quoted_rows(start, body, width)
-        for offset, line in enumerate(body):
-            if (count := len(line.split())) != width and count:
-                raise self.uneven(start + offset, count, width)
-        return text.split()
+        if self.has_marks(start, end):
+            flat = self.quoted_rows(start, body, width)
+            return {name: flat[place::width] for place, name in enumerate(names)}
+        counts = [len(line.split()) for line in body]
+        if not set(counts) <= {0, width}:
+            wrong = next(i for i, count in enumerate(counts) if count not in (0, width))
+            raise self.uneven(start + wrong, counts[wrong], width)
+        return LazyColumns(names, [line for line, count in zip(body, counts, strict=True) if count])
+
+    def has_marks(self, start: int, end: int) -> bool:
+        """Whether quotes, comments or multi-line text may be in these lines."""
+        begin = sum(map(len, self.lines[:start])) + start
+        stop = begin + sum(map(len, self.lines[start:end])) + end - start
+        return any(self.text.find(mark, begin, stop) >= 0 for mark in _MARKS)
 
     def quoted_rows(self, start: int, body: list[str], width: int) -> list[str]:
         flat: list[str] = []
         for offset, line in enumerate(body):
             if line.startswith(";"):
                 raise InputError(f"{self.where(start + offset)}: multi-line text is not read")
-            tokens = _split(line, self.where(start + offset))
+            plain = not any(mark in line for mark in _MARKS)
+            tokens = line.split() if plain else _split(line, self.where(start + offset))
             if tokens and len(tokens) != width:
                 raise self.uneven(start + offset, len(tokens), width)
             flat += tokens
@@ -242,12 +176,12 @@ def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
     Raises:
         InputError: rows too short or long, duplicate blocks or columns; with the line number.
 
-    >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].columns
-    {'rlnVoltage': ['300']}
+    >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].text("rlnVoltage")
+    ['300']
     """
     if "\x00" in text:
         raise InputError(f"{path}: not a text file; is it a STAR file?")
-    return _Reader(Path(path), text.split("\n")).document()
+    return _Reader(Path(path), text).document()
 
 
 def read_star(path: Path | str) -> StarDocument:
@@ -258,7 +192,7 @@ def read_star(path: Path | str) -> StarDocument:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:

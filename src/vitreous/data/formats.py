@@ -1,0 +1,240 @@
+"""Particle tables of every format, read to and written from one RELION 3.1 document."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError, UsageError
+from vitreous.data.cryosparc_tables import from_cryosparc, to_cryosparc
+from vitreous.data.relion31 import to_relion31
+from vitreous.data.sources import find_stack, name_from, split_image_names
+from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
+from vitreous.io.inflate import read_bounded
+from vitreous.io.mrc import MrcHeader, read_header
+from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+
+TABLES = (".star", ".cs")
+STACKS = (".mrcs", ".mrc", ".st")
+LISTS = (".txt", ".lst")
+_LIST_BYTES = 1 << 26
+
+
+def read_particles_document(
+    path: Path | str,
+    *,
+    passthrough: Sequence[Path | str] = (),
+    apix: float | None = None,
+    data_root: Path | None = None,
+    allow_outside_root: bool = False,
+    permissive: bool = False,
+) -> StarDocument:
+    """Read a particle table of any known format as a RELION 3.1 document.
+
+    Args:
+        path: ``.star`` (RELION 3.0 to 5), ``.cs`` (cryoSPARC), ``.mrcs`` or ``.mrc`` (a stack: its
+            images are numbered), ``.txt`` or ``.lst`` (a stack a line, ``#`` for comments).
+        passthrough: for ``.cs``: files with further fields of the same particles.
+        apix: pixel size in Å instead of the file's.
+        data_root: folder that image names are relative to, and must stay in.
+        allow_outside_root: accept absolute names and names that leave the root.
+        permissive: accept stacks without a valid MAP id or machine stamp.
+
+    Returns:
+        blocks ``optics`` and ``particles``, others as they were; stacks of tables need not exist.
+
+    Raises:
+        InputError: unknown kind of file, or anything wrong with it.
+        UsageError: ``passthrough`` for another format.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if passthrough and kind != ".cs":
+        raise UsageError(f"--passthrough goes with a .cs file, not with {path}")
+
+    def header_of(stack: str) -> MrcHeader:
+        found = find_stack(stack, path, data_root=data_root, allow_outside_root=allow_outside_root)
+        return read_header(found, permissive=permissive)
+
+    if kind == ".star":
+        document = read_star(path)
+        pixel, box = _first_stack(document, path, header_of)
+        return to_relion31(document, path, apix=apix, stack_apix=pixel, box_size=box)
+    if kind == ".cs":
+        document = from_cryosparc(read_cs_with_passthrough(path, passthrough), path)
+    elif kind in STACKS:
+        header = read_header(path, permissive=permissive)
+        document = _numbered([(path.name, header)], path, apix)
+    elif kind in LISTS:
+        document = _numbered([(name, header_of(name)) for name in _listed(path)], path, apix)
+    else:
+        known = " ".join((*TABLES, *STACKS, *LISTS))
+        raise InputError(f"{path}: unknown kind of particle file; known: {known}")
+    return document if apix is None else to_relion31(document, path, apix=apix)
+
+
+def write_particles_document(
+    path: Path | str, document: StarDocument, *, source: Path | None = None
+) -> None:
+    """Write a RELION 3.1 document as ``.star`` or ``.cs``, by the suffix, whole or not at all.
+
+    Args:
+        path: where the table shall be.
+        document: with blocks ``optics`` and ``particles``.
+        source: the file it was read from, for messages.
+
+    Raises:
+        UsageError: another suffix.
+        InputError: a value that the format cannot hold, or a folder that cannot be written.
+        ResourceError: disk full.
+    """
+    path = Path(path)
+    require_table_suffix(path)
+    try:
+        if path.suffix.lower() == ".star":
+            write_star(path, document)
+        else:
+            write_cs(path, to_cryosparc(document, source or path))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def require_table_suffix(path: Path) -> None:
+    """Refuse to write a table under another suffix than those known.
+
+    Raises:
+        UsageError: neither ``.star`` nor ``.cs``.
+    """
+    if path.suffix.lower() not in TABLES:
+        raise UsageError(f"{path}: tables are written as .star or .cs; change the suffix")
+
+
+def select_rows(document: StarDocument, rows: NDArray[np.int64]) -> StarDocument:
+    """The document with only these particles, in this order.
+
+    >>> document = StarDocument({"particles": StarBlock({"a": ["x", "y"]})})
+    >>> select_rows(document, np.array([1])).blocks["particles"].columns
+    {'a': ['y']}
+    """
+    block, places = document.blocks["particles"], rows.tolist()
+    if places == list(range(len(block))):
+        return document
+    columns = {name: [values[i] for i in places] for name, values in block.columns.items()}
+    return StarDocument({**document.blocks, "particles": replace(block, columns=columns)})
+
+
+def relocated(
+    document: StarDocument, source: Path, folder: Path, *, data_root: Path | None = None
+) -> tuple[StarDocument, int]:
+    """The document with image names that find the same stacks from another folder.
+
+    Args:
+        document: with a block ``particles``.
+        source: the file it was read from.
+        folder: where it will be written.
+        data_root: folder that the names are relative to now, if not ``source``'s.
+
+    Returns:
+        the document, and how many stacks were not found and keep their name.
+    """
+    block = document.blocks["particles"]
+    names = block.text("rlnImageName", source)
+    split_image_names(names, str(source))
+    parts = [name.partition("@") if "@" in name else ("", "", name) for name in names]
+    changed: dict[str, str] = {}
+    missing = 0
+    for stack in dict.fromkeys(stack for _, _, stack in parts):
+        if Path(stack).is_absolute():
+            continue
+        here, there = _found(stack, source, data_root), _found(stack, folder / source.name, None)
+        if here is not None and there is not None and here.resolve() == there.resolve():
+            continue
+        if here is None:
+            missing += 1
+        else:
+            changed[stack] = name_from(folder, here)
+    if not changed:
+        return document, missing
+    moved = [f"{number}{at}{changed.get(stack, stack)}" for number, at, stack in parts]
+    columns = {**block.columns, "rlnImageName": moved}
+    return StarDocument({**document.blocks, "particles": replace(block, columns=columns)}), missing
+
+
+def _found(stack: str, table: Path, data_root: Path | None) -> Path | None:
+    try:
+        return find_stack(stack, table, data_root=data_root, allow_outside_root=True)
+    except InputError:
+        return None
+
+
+def _first_stack(
+    document: StarDocument, path: Path, header_of: Callable[[str], MrcHeader]
+) -> tuple[float | None, int | None]:
+    """Pixel size and box of the first image's stack, for a table without; None if not at hand."""
+    having = [block for block in document.blocks.values() if "rlnImageName" in block]
+    if len(having) != 1 or not len(having[0]):
+        return None, None
+    optics = document.blocks.get("optics")
+    sized = any("rlnImagePixelSize" in b for b in (optics, having[0]) if b is not None)
+    if optics is not None and sized:
+        return None, None
+    try:
+        _, stacks = split_image_names(having[0].text("rlnImageName", path)[:1], str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = header_of(stacks[0])
+    except InputError:
+        return None, None
+    return header.pixel_size_angstrom, header.shape[-1]
+
+
+def _listed(path: Path) -> list[str]:
+    """Stack names of a text file."""
+    try:
+        lines = read_bounded(path, _LIST_BYTES).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; expected a stack a line") from error
+    if lines and lines[0].startswith(("#LST", "#LSX")):
+        raise InputError(f"{path}: EMAN's list format is not read; list one stack a line")
+    names = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not names:
+        raise InputError(f"{path}: names no stack; expected one a line")
+    for row, name in enumerate(names):
+        if not name.isprintable() or Path(name).suffix.lower() not in STACKS:
+            raise InputError(
+                f"{path}: entry {row + 1}: {name!r:.80} is no stack ({', '.join(STACKS)})"
+            )
+    return names
+
+
+def _numbered(
+    stacks: Sequence[tuple[str, MrcHeader]], path: Path, apix: float | None
+) -> StarDocument:
+    """A document of every image of these stacks; a group for each pixel size and box."""
+    groups: dict[tuple[float | None, int], int] = {}
+    names: list[str] = []
+    member: list[str] = []
+    for name, header in stacks:
+        size = apix if apix is not None else header.pixel_size_angstrom
+        group = groups.setdefault((size, header.shape[-1]), len(groups) + 1)
+        names += [f"{i + 1:06d}@{name}" for i in range(header.shape[0])]
+        member += [str(group)] * header.shape[0]
+    columns: dict[str, Any] = {
+        "rlnOpticsGroup": [str(number) for number in groups.values()],
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
+    }
+    sizes = [size for size, _ in groups]
+    if all(size is not None for size in sizes):
+        columns["rlnImagePixelSize"] = [f"{size:.9g}" for size in sizes]
+    elif any(size is not None for size in sizes):
+        raise InputError(f"{path}: pixel size: some stacks have none; give it with --apix")
+    columns["rlnImageSize"] = [str(box) for _, box in groups]
+    columns["rlnImageDimensionality"] = ["2"] * len(groups)
+    particles = {"rlnImageName": names, "rlnOpticsGroup": member}
+    return StarDocument({"optics": StarBlock(columns), "particles": StarBlock(particles)})

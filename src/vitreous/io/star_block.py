@@ -1,0 +1,198 @@
+"""Blocks of a STAR file; the columns of a large table are cut out of its lines when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+
+_LINES_AT_ONCE = 4096
+
+
+class LazyColumns(Mapping[str, list[str]]):
+    """Columns of a loop whose lines are known to have one value for each.
+
+    Numbers are parsed straight from the lines, many columns in one pass (:meth:`load`); asking for
+    the text of a column that was not loaded cuts out all of them.
+
+    Args:
+        names: of the columns.
+        lines: rows without quotes or comments, none blank, each of ``len(names)`` values.
+    """
+
+    def __init__(self, names: Sequence[str], lines: Sequence[str]) -> None:
+        self._place = {name: place for place, name in enumerate(names)}
+        self._lines = lines
+        self._text: dict[str, list[str]] = {}
+        self._numbers: dict[str, NDArray[np.float64]] = {}
+
+    def __repr__(self) -> str:
+        return f"LazyColumns({list(self._place)}, {self.rows} rows)"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._place
+
+    def __getitem__(self, name: str) -> list[str]:
+        if name not in self._place:
+            raise KeyError(name)
+        if name not in self._text:
+            self.load(text=self._place)
+        return self._text[name]
+
+    def numbers(self, name: str) -> NDArray[np.float64] | None:
+        """A column as float64, NaN and infinity included; None where it holds something else."""
+        if name not in self._numbers:
+            self.load(numbers=[name])
+        return self._numbers.get(name)
+
+    def load(self, *, numbers: Iterable[str] = (), text: Iterable[str] = ()) -> None:
+        """Parse these columns in one pass; names that are absent are passed over."""
+        wanted = [n for n in numbers if n in self._place and n not in self._numbers]
+        texts: dict[str, list[str]] = {
+            n: [] for n in text if n in self._place and n not in self._text
+        }
+        arrays = {name: np.empty(self.rows) for name in wanted}
+        if not (arrays or texts):
+            return
+        width = len(self._place)
+        for start in range(0, self.rows, _LINES_AT_ONCE):
+            piece = self._lines[start : start + _LINES_AT_ONCE]
+            values = list(chain.from_iterable(map(str.split, piece)))
+            for name in list(arrays):
+                parsed = _floats(values[self._place[name] :: width])
+                if parsed is None:
+                    del arrays[name]
+                else:
+                    arrays[name][start : start + len(piece)] = parsed
+            for name in texts:
+                texts[name] += values[self._place[name] :: width]
+        self._numbers |= arrays
+        self._text |= texts
+
+
+@dataclass(frozen=True)
+class StarBlock:
+    """One ``data_`` block.
+
+    Args:
+        columns: name without underscore -> values as text; all of one length, 1 for pairs.
+        is_loop: a ``loop_`` table rather than name-value pairs.
+    """
+
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
+    is_loop: bool = True
+
+    def __len__(self) -> int:
+        if isinstance(self.columns, LazyColumns):
+            return self.columns.rows
+        return len(next(iter(self.columns.values()), []))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def text(self, name: str, source: Path | str = "STAR table") -> list[str]:
+        """The values of a column.
+
+        Raises:
+            InputError: no such column; the text names it and the file ``source``.
+        """
+        if name not in self.columns:
+            raise InputError(f"{source}: column _{name}: missing; add it or export it again")
+        self.load(text=[name])
+        return self.columns[name]
+
+    def load(self, *, numbers: Iterable[str] = (), text: Iterable[str] = ()) -> None:
+        """Make these columns ready in one pass, which is faster than one after the other."""
+        if isinstance(self.columns, LazyColumns):
+            self.columns.load(numbers=numbers, text=text)
+
+    def numbers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.float64]:
+        """A column as finite float64 numbers.
+
+        Raises:
+            InputError: missing column, or a value that is no finite number; the row is named.
+
+        >>> StarBlock({"rlnVoltage": ["300", "2e2"]}).numbers("rlnVoltage").tolist()
+        [300.0, 200.0]
+        """
+        numbers = self.numbers_or_none(name, source)
+        if numbers is None:
+            numbers = np.array([_float_or_nan(value) for value in self.text(name, source)])
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if bad.size:
+            row = int(bad[0])
+            raise InputError(
+                f"{source}: column _{name}, row {row + 1}: {self.columns[name][row]!r} is not a "
+                "finite number"
+            )
+        return numbers
+
+    def numbers_or_none(
+        self, name: str, source: Path | str = "STAR table"
+    ) -> NDArray[np.float64] | None:
+        """A column as float64, NaN and infinity included; None where a value is no number.
+
+        Raises:
+            InputError: missing column.
+        """
+        if isinstance(self.columns, LazyColumns) and name in self.columns:
+            held = self.columns.numbers(name)
+            return None if held is None else held.copy()
+        return _floats(self.text(name, source))
+
+    def integers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.int64]:
+        """A column as whole numbers.
+
+        Raises:
+            InputError: missing column or a value that is not a whole number; the row is named.
+        """
+        numbers = self.numbers(name, source)
+        bad = np.flatnonzero((numbers != np.round(numbers)) | (np.abs(numbers) > 2**53))
+        if bad.size:
+            row = int(bad[0])
+            value = self.columns[name][row]
+            raise InputError(f"{source}: column _{name}, row {row + 1}: {value!r} is not whole")
+        return numbers.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class StarDocument:
+    """Blocks in file order by name, the part after ``data_``.
+
+    Args:
+        blocks: name -> block.
+    """
+
+    blocks: dict[str, StarBlock] = field(default_factory=dict)
+
+
+def _floats(values: Sequence[str]) -> NDArray[np.float64] | None:
+    """All values as numbers, or None; Python's ``1_000`` is no number in a STAR file."""
+    if "_" in "".join(values):
+        return None
+    try:
+        return np.fromiter(map(float, values), np.float64, len(values))
+    except ValueError:
+        return None
+
+
+def _float_or_nan(text: str) -> float:
+    parsed = _floats([text])
+    return float("nan") if parsed is None else float(parsed[0])
