@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import abinit, align, demo, fsc, info, simulate
+from vitreous.cli import abinit, align, backgrounds, demo, fsc, info, prepare, simulate
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.command("demo", no_args_is_help=True)(demo.command)
 app.command("simulate", no_args_is_help=True)(simulate.command)
+app.command("prepare", no_args_is_help=True)(prepare.command)
+app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)

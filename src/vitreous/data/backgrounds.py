@@ -73,7 +73,8 @@ class Micrograph:
         self._stack, self.path = stack, stack.header.path
         if len(stack) != 1:
             raise InputError(
-                f"{self.path}: {len(stack)} images; a micrograph has one, give the motion-corrected sum"
+                f"{self.path}: {len(stack)} images; a micrograph has one, give the "
+                "motion-corrected sum"
             )
         self.shape: tuple[int, int] = stack.shape[1:]
         self.levels = self._sample_levels()
@@ -218,9 +219,7 @@ def _pack(corners: Places, size: int, count: int, order: Places) -> list[int]:
     return chosen
 
 
-def spread_out(
-    corners: Places, size: int, count: int, generator: np.random.Generator
-) -> Windows:
+def spread_out(corners: Places, size: int, count: int, generator: np.random.Generator) -> Windows:
     """Choose windows at random, overlapping only where there is no room for all.
 
     Args:
@@ -279,7 +278,9 @@ def choose_windows(
     stride = factor * max(1, size // _STRIDES // factor)
     corners = free_corners(micrograph.shape, size, stride, centres, radius)
     coarse = size // factor
-    corners = corners[(corners // factor + coarse <= np.array(micrograph.shape[::-1]) // factor).all(1)]
+    corners = corners[
+        (corners // factor + coarse <= np.array(micrograph.shape[::-1]) // factor).all(1)
+    ]
     if not len(corners):
         return Windows(corners, 0)
     image = micrograph.low_passed(factor)

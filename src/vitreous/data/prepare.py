@@ -142,7 +142,9 @@ def _affine(images: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
     largest = images.abs().amax((-2, -1)).double()
     sound = scale.abs() > _FLAT * largest
     factor = torch.where(sound, 1 / torch.where(sound, scale, 1.0), 0.0)
-    scaled = (images - mean.to(images.dtype)[:, None, None]) * factor.to(images.dtype)[:, None, None]
+    scaled = (images - mean.to(images.dtype)[:, None, None]) * factor.to(images.dtype)[
+        :, None, None
+    ]
     return scaled, sound
 
 
