@@ -30,7 +30,7 @@ _COARSE = 32  # pixels across a window in the low-passed micrograph
 _STRIDES = 8  # candidate windows per window width, each way
 _HOT = 8.0  # robust deviations beyond which a pixel is a defect
 _BASE, _DEVIATIONS = 0.1, 5.0
-_DEAD = 0.05  # of the median variance
+_TILE, _DEAD = 8, 0.05  # tiles with less than this part of the usual variance hold no noise
 _SAMPLE_ROWS, _SAMPLE_WINDOWS = 64, 64
 _BLOCK_VALUES = 1 << 22
 
@@ -136,9 +136,7 @@ def free_corners(
     >>> free_corners((10, 30), 10, 5, np.array([[4.0, 5.0]]), 3.0)[:, 0].tolist()
     [10, 15, 20]
     """
-    ny, nx = shape
-    ys, xs = np.arange(0, ny - size + 1, stride), np.arange(0, nx - size + 1, stride)
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    grid = _grid(shape, size, stride)
     free = np.ones(len(grid), dtype=bool)
     for centre in centres:
         gap = np.maximum(np.maximum(grid - centre, centre - (grid + size - 1)), 0)
@@ -146,8 +144,19 @@ def free_corners(
     return grid[free]
 
 
+def _window_sums(images: Floats, corners: Places, size: int) -> Floats:
+    """Sums ``(m, k)`` of images ``(m, ny, nx)`` over windows, by integral images."""
+    count, ny, nx = images.shape
+    total = np.zeros((count, ny + 1, nx + 1))
+    total[:, 1:, 1:] = images.cumsum(1).cumsum(2)
+    x0, y0 = corners.T
+    x1, y1 = x0 + size, y0 + size
+    sums: Floats = total[:, y1, x1] - total[:, y0, x1] - total[:, y1, x0] + total[:, y0, x0]
+    return sums
+
+
 def window_variance(image: Floats, corners: Places, size: int) -> Floats:
-    """Variance of each window about its fitted plane, by integral images.
+    """Variance of each window about its fitted plane.
 
     Args:
         image: ``(ny, nx)``.
@@ -161,17 +170,33 @@ def window_variance(image: Floats, corners: Places, size: int) -> Floats:
     ny, nx = image.shape
     flat = image - image.mean()
     y, x = np.ogrid[:ny, :nx]
-    stacked = np.stack([flat, flat * flat, flat * (x - nx / 2), flat * (y - ny / 2)])
-    total = np.zeros((4, ny + 1, nx + 1))
-    total[:, 1:, 1:] = stacked.cumsum(1).cumsum(2)
-    x0, y0 = corners.T
-    x1, y1 = x0 + size, y0 + size
-    s, ss, sx, sy = (t[y1, x1] - t[y0, x1] - t[y1, x0] + t[y0, x0] for t in total)
+    moments = np.stack([flat, flat * flat, flat * (x - nx / 2), flat * (y - ny / 2)])
+    s, ss, sx, sy = _window_sums(moments, corners, size)
     middle = (size - 1) / 2
-    sx, sy = sx - (x0 + middle - nx / 2) * s, sy - (y0 + middle - ny / 2) * s
+    sx, sy = (
+        sx - (corners[:, 0] + middle - nx / 2) * s,
+        sy - (corners[:, 1] + middle - ny / 2) * s,
+    )
     count = size * size
     spread = count * (size * size - 1) / 12
     return np.maximum(0.0, ss - s * s / count - (sx * sx + sy * sy) / spread) / count
+
+
+def _grid(shape: tuple[int, int], size: int, stride: int) -> Places:
+    """Corners ``(k, 2)`` (x, y) of all windows of a grid."""
+    xs, ys = (np.arange(0, edge - size + 1, stride) for edge in shape[::-1])
+    return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+
+
+def _alive(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
+    """Which windows have noise everywhere: no padding, no masked area."""
+    tile = min(_TILE, size)
+    tiles = _grid((image.shape[0], image.shape[1]), tile, tile // 2)
+    variance = window_variance(image, tiles, tile)
+    dead = np.zeros((1, *image.shape))
+    for x, y in tiles[variance <= _DEAD * np.median(variance[variance > 0])].tolist():
+        dead[0, y : y + tile, x : x + tile] = 1
+    return np.asarray(_window_sums(dead, corners, size)[0] == 0)
 
 
 def _chance_deviation(image: Floats, corners: Places, size: int) -> float:
@@ -197,7 +222,7 @@ def quiet(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
         size: edge of the windows in its pixels.
     """
     variance = window_variance(image, corners, size)
-    alive = variance > _DEAD * np.median(variance)
+    alive = _alive(image, corners, size)
     if not alive.any():
         return alive
     quarter, base = np.quantile(variance[alive], (0.25, _BASE))
