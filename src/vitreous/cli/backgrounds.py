@@ -86,6 +86,7 @@ def command(
     input_apix: recipe.InputApix = None,
     data_root: recipe.DataRoot = None,
     allow_outside_root: recipe.AllowOutsideRoot = False,
+    permissive: recipe.Permissive = False,
     seed: Seed = 0,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
@@ -116,7 +117,11 @@ def command(
         invert=invert,
     )
     found = recipe.open_particles(
-        particles, apix=input_apix, data_root=data_root, allow_outside_root=allow_outside_root
+        particles,
+        apix=input_apix,
+        data_root=data_root,
+        allow_outside_root=allow_outside_root,
+        permissive=permissive,
     )
     request = Request(
         table=particles,
@@ -131,6 +136,7 @@ def command(
         skip_bad=skip_bad,
         skip_missing=skip_missing,
         allow_outside_root=allow_outside_root,
+        permissive=permissive,
         seed=seed,
         resume=continue_,
         overwrite=overwrite,

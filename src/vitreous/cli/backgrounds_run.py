@@ -25,7 +25,7 @@ from vitreous.data.particles import Particles
 from vitreous.data.picks import PickedMicrograph, micrograph_pixel_size, picked_micrographs
 from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Geometry, Preparation, Preparer
 from vitreous.data.tables import make_document
-from vitreous.io.mrc import open_stack
+from vitreous.io.mrc import open_stack, read_header
 from vitreous.io.mrc_growing import JOURNAL, PART, GrowingStack
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 
@@ -50,6 +50,7 @@ class Request:
     skip_bad: bool = False
     skip_missing: bool = False
     allow_outside_root: bool = False
+    permissive: bool = False
     seed: int = 0
     resume: bool = False
     overwrite: bool = False
@@ -68,6 +69,7 @@ class Cutter:
         particle_diameter_angstrom: what windows keep away from, Å.
         seed: of the run.
         skip_bad: leave out damaged micrographs instead of rejecting all.
+        permissive: see :func:`vitreous.io.mrc.open_stack`.
     """
 
     micrographs: list[PickedMicrograph]
@@ -76,6 +78,7 @@ class Cutter:
     particle_diameter_angstrom: float
     seed: int
     skip_bad: bool = False
+    permissive: bool = False
 
     @property
     def size(self) -> int:
@@ -94,7 +97,7 @@ class Cutter:
         """
         picked = self.micrographs[piece]
         try:
-            micrograph = Micrograph(open_stack(picked.path))
+            micrograph = Micrograph(open_stack(picked.path, permissive=self.permissive))
             self._check_centres(picked, micrograph.shape)
             windows = choose_windows(
                 micrograph,
@@ -193,11 +196,19 @@ def backgrounds(request: Request) -> None:
 
 def _cutter(request: Request, geometry: Geometry, micrographs: list[PickedMicrograph]) -> Cutter:
     document = request.particles.to_star_document()
-    pixel = micrograph_pixel_size(document, micrographs[0].path, request.micrograph_apix)
+    first = read_header(micrographs[0].path, permissive=request.permissive)
+    pixel = micrograph_pixel_size(document, first, request.micrograph_apix)
     edge = geometry.input_box * geometry.input_pixel_angstrom
     diameter = request.particle_diameter_angstrom or DEFAULT_MASK_FRACTION * edge
-    preparer = Preparer(request.recipe, geometry)
-    return Cutter(micrographs, preparer, pixel, diameter, request.seed, request.skip_bad)
+    return Cutter(
+        micrographs,
+        Preparer(request.recipe, geometry),
+        pixel,
+        diameter,
+        request.seed,
+        skip_bad=request.skip_bad,
+        permissive=request.permissive,
+    )
 
 
 def _folder(request: Request, cutter: Cutter) -> OutputFolder:

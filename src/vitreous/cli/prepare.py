@@ -52,6 +52,7 @@ def command(
     input_apix: recipe.InputApix = None,
     data_root: recipe.DataRoot = None,
     allow_outside_root: recipe.AllowOutsideRoot = False,
+    permissive: recipe.Permissive = False,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
@@ -84,7 +85,11 @@ def command(
         phase_flip=phase_flip,
     )
     found = recipe.open_particles(
-        particles, apix=input_apix, data_root=data_root, allow_outside_root=allow_outside_root
+        particles,
+        apix=input_apix,
+        data_root=data_root,
+        allow_outside_root=allow_outside_root,
+        permissive=permissive,
     )
     if first is not None:
         found = found.select(slice(0, first))

@@ -105,6 +105,14 @@ AllowOutsideRoot = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+Permissive = Annotated[
+    bool,
+    typer.Option(
+        "--permissive",
+        help="Read MRC files whose MAP id or machine stamp is wrong, with a warning.",
+        rich_help_panel=_INPUT,
+    ),
+]
 Continue = Annotated[
     bool,
     typer.Option(
@@ -115,7 +123,12 @@ Continue = Annotated[
 
 
 def open_particles(
-    path: Path, *, apix: float | None, data_root: Path | None, allow_outside_root: bool
+    path: Path,
+    *,
+    apix: float | None,
+    data_root: Path | None,
+    allow_outside_root: bool,
+    permissive: bool,
 ) -> Particles:
     """The particles of either command; no image is read yet.
 
@@ -125,7 +138,11 @@ def open_particles(
     from vitreous.data.particles import Particles
 
     return Particles.from_star(
-        path, apix=apix, data_root=data_root, allow_outside_root=allow_outside_root
+        path,
+        apix=apix,
+        data_root=data_root,
+        allow_outside_root=allow_outside_root,
+        permissive=permissive,
     )
 
 

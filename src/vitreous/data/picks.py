@@ -14,7 +14,7 @@ from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
 from vitreous.data.sources import find_stack
 from vitreous.io.boxes import find_coordinates, read_coordinates
-from vitreous.io.mrc import read_header
+from vitreous.io.mrc import MrcHeader
 from vitreous.io.star import StarDocument
 
 _NAME = "rlnMicrographName"
@@ -125,12 +125,12 @@ def _report_missing(
     warnings.warn(f"{text}, are not in {folder} and are left out", stacklevel=3)
 
 
-def micrograph_pixel_size(document: StarDocument, path: Path, apix: float | None) -> float:
+def micrograph_pixel_size(document: StarDocument, header: MrcHeader, apix: float | None) -> float:
     """Pixel size of a micrograph in Å: the given one, else the table's, else the file's.
 
     Args:
         document: the particles' table.
-        path: a micrograph.
+        header: of a micrograph.
         apix: given by hand.
 
     Raises:
@@ -138,7 +138,6 @@ def micrograph_pixel_size(document: StarDocument, path: Path, apix: float | None
     """
     if apix is not None:
         return apix
-    header = read_header(path)
     blocks = [document.blocks[name] for name in ("optics", "particles") if name in document.blocks]
     for name in _PIXEL_SIZES:
         for block in blocks:
@@ -153,10 +152,12 @@ def micrograph_pixel_size(document: StarDocument, path: Path, apix: float | None
             size, held = float(sizes[0]), header.pixel_size_angstrom
             if held is not None and abs(held - size) > 0.01 * size:
                 warnings.warn(
-                    f"pixel size {size:g} Å (_{name}) is used; {path} says {held:g} Å",
+                    f"pixel size {size:g} Å (_{name}) is used; {header.path} says {held:g} Å",
                     stacklevel=2,
                 )
             return size
     if header.pixel_size_angstrom is None:
-        raise InputError(f"{path}: pixel size: none in the header; give it with --micrograph-apix")
+        raise InputError(
+            f"{header.path}: pixel size: none in the header; give it with --micrograph-apix"
+        )
     return header.pixel_size_angstrom
