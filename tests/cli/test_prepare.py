@@ -126,6 +126,17 @@ def test_old_tables_keep_one_pixel_size(vitreous, tmp_path, star):
     assert Particles.from_star(tmp_path / "OUT/particles.star").pixel_size_angstrom == 3.0
 
 
+def test_origins_in_pixels_become_angstrom(vitreous, tmp_path, images):
+    star = write_project(tmp_path / "data", images, rlnOriginX=["2.5"] * COUNT)
+    document = read_star(star)
+    del document.blocks["particles"].columns["rlnOriginXAngst"]
+    write_star(star, document)
+    assert vitreous("prepare", star, "-o", tmp_path / "OUT", "--box", 16, "-q")[0] == 0
+    rows = read_star(tmp_path / "OUT/particles.star").blocks["particles"].columns
+    assert "rlnOriginX" not in rows
+    assert rows["rlnOriginXAngst"][0] == "5.000000"
+
+
 def test_phase_flip_is_recorded(vitreous, tmp_path, star):
     out = tmp_path / "OUT"
     assert vitreous("prepare", star, "-o", out, "--phase-flip", "-q")[0] == 0
