@@ -50,12 +50,12 @@ def all_windows(image, size):
     return view[:: size // 2, :: size // 2].reshape(-1, size, size)
 
 
-@pytest.mark.parametrize("exponent", [0, 1.0, 1.5])
+@pytest.mark.parametrize("exponent", [0, 1.5])
 def test_spectrum_is_that_of_the_noise(tmp_path, exponent):
-    """Within 5 % in every shell, averaged over 36 micrographs with particles."""
+    """Within 5 % in every shell, averaged over 30 micrographs with particles."""
     rng = np.random.default_rng(2)
     found, true = [], []
-    for _ in range(36):
+    for _ in range(30):
         noise = coloured(rng, exponent)
         centres = rng.uniform(0, EDGE, (20, 2))
         image = micrograph(tmp_path, noise + 3 * blobs(centres))

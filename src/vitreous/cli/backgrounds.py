@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitreous.cli import recipe
-from vitreous.cli.common import Output, Overwrite, Quiet, Seed, Threads, require_finite
+from vitreous.cli.common import Output, Overwrite, Quiet, Seed, require_finite
 
 _MICROGRAPHS = "Micrographs"
 
@@ -90,7 +90,7 @@ def command(
     seed: Seed = 0,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
-    threads: Threads = 0,
+    threads: recipe.PieceThreads = 0,
     quiet: Quiet = False,
 ) -> None:
     """Cut background windows from micrographs: real noise for `vitreous abinit --noise`.

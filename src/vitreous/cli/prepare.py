@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitreous.cli import recipe
-from vitreous.cli.common import Output, Overwrite, Quiet, Threads, require_finite
+from vitreous.cli.common import Output, Overwrite, Quiet, require_finite
 
 
 def command(
@@ -55,7 +55,7 @@ def command(
     permissive: recipe.Permissive = False,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
-    threads: Threads = 0,
+    threads: recipe.PieceThreads = 0,
     quiet: Quiet = False,
 ) -> None:
     """Resample, normalise and invert particle images, into a new stack with its table.

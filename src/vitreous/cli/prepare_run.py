@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Particle images in pieces of a size that depends on their box only.
+    """Particle images in pieces of a size that depends on the boxes only.
 
     Args:
         particles: all of them.
@@ -72,7 +72,8 @@ class Pieces:
     @property
     def step(self) -> int:
         """Images in a piece."""
-        return max(1, PIECE_BYTES // (4 * self.particles.box_size**2))
+        box = max(self.particles.box_size, self.preparer.geometry.box_size)
+        return max(1, PIECE_BYTES // (4 * box**2))
 
     def __len__(self) -> int:
         return math.ceil(len(self.particles) / self.step)

@@ -113,6 +113,15 @@ Permissive = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+PieceThreads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        min=0,
+        help="Pieces worked on at a time; 0 takes the cores, at most 8. Some 50 MB each.",
+        rich_help_panel="Machine",
+    ),
+]
 Continue = Annotated[
     bool,
     typer.Option(

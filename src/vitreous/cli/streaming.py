@@ -20,6 +20,7 @@ from vitreous.core.errors import InputError
 from vitreous.io.mrc_growing import GrowingStack
 
 SAVE_SECONDS = 10.0
+MOST_THREADS = 8
 
 Piece = tuple[Tensor, dict[str, Any]]
 
@@ -101,8 +102,8 @@ def _append(stack: GrowingStack, images: Tensor) -> None:
 
 
 def cores(threads: int) -> int:
-    """``--threads``, 0 meaning the cores that this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+    """``--threads``; 0 means the cores that this process may use, at most eight for the memory."""
+    return threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 def files_digest(paths: Iterable[Path]) -> str:

@@ -144,15 +144,15 @@ def free_corners(
     return grid[free]
 
 
-def _window_sums(images: Floats, corners: Places, size: int) -> Floats:
-    """Sums ``(m, k)`` of images ``(m, ny, nx)`` over windows, by integral images."""
-    count, ny, nx = images.shape
-    total = np.zeros((count, ny + 1, nx + 1))
-    total[:, 1:, 1:] = images.cumsum(1).cumsum(2)
+def _window_sum(image: Floats, corners: Places, size: int) -> Floats:
+    """Sum ``(k,)`` of an image over windows, by its integral."""
+    total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
+    np.cumsum(image, axis=1, out=total[1:, 1:])
+    np.cumsum(total, axis=0, out=total)
     x0, y0 = corners.T
     x1, y1 = x0 + size, y0 + size
-    sums: Floats = total[:, y1, x1] - total[:, y0, x1] - total[:, y1, x0] + total[:, y0, x0]
-    return sums
+    found: Floats = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+    return found
 
 
 def window_variance(image: Floats, corners: Places, size: int) -> Floats:
@@ -170,13 +170,10 @@ def window_variance(image: Floats, corners: Places, size: int) -> Floats:
     ny, nx = image.shape
     flat = image - image.mean()
     y, x = np.ogrid[:ny, :nx]
-    moments = np.stack([flat, flat * flat, flat * (x - nx / 2), flat * (y - ny / 2)])
-    s, ss, sx, sy = _window_sums(moments, corners, size)
-    middle = (size - 1) / 2
-    sx, sy = (
-        sx - (corners[:, 0] + middle - nx / 2) * s,
-        sy - (corners[:, 1] + middle - ny / 2) * s,
-    )
+    s, ss = _window_sum(flat, corners, size), _window_sum(flat * flat, corners, size)
+    middle = corners + (size - 1) / 2 - np.array([nx, ny]) / 2
+    sx = _window_sum(flat * (x - nx / 2), corners, size) - middle[:, 0] * s
+    sy = _window_sum(flat * (y - ny / 2), corners, size) - middle[:, 1] * s
     count = size * size
     spread = count * (size * size - 1) / 12
     return np.maximum(0.0, ss - s * s / count - (sx * sx + sy * sy) / spread) / count
@@ -193,10 +190,10 @@ def _alive(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
     tile = min(_TILE, size)
     tiles = _grid((image.shape[0], image.shape[1]), tile, tile // 2)
     variance = window_variance(image, tiles, tile)
-    dead = np.zeros((1, *image.shape))
+    dead = np.zeros(image.shape)
     for x, y in tiles[variance <= _DEAD * np.median(variance[variance > 0])].tolist():
-        dead[0, y : y + tile, x : x + tile] = 1
-    return np.asarray(_window_sums(dead, corners, size)[0] == 0)
+        dead[y : y + tile, x : x + tile] = 1
+    return np.asarray(_window_sum(dead, corners, size) == 0)
 
 
 def _chance_deviation(image: Floats, corners: Places, size: int) -> float:
