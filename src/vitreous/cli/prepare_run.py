@@ -28,7 +28,7 @@ from vitreous.io.star import write_star
 
 STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
 OUTPUTS = (STACK, TABLE, EXCLUDED, STACK + PART, STACK + JOURNAL)
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 4 << 20
 REASONS = {
     "non_finite": "NaN or infinite pixels",
     "constant": "constant",
