@@ -118,7 +118,7 @@ PieceThreads = Annotated[
     typer.Option(
         "--threads",
         min=0,
-        help="Pieces worked on at a time; 0 takes the cores, at most 8. Some 50 MB each.",
+        help="Pieces worked on at a time; 0 takes the cores, at most 8. Some 50 to 80 MB each.",
         rich_help_panel="Machine",
     ),
 ]

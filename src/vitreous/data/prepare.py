@@ -92,12 +92,18 @@ def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
     """
     n = images.shape[-1]
     axis = (torch.arange(n, dtype=torch.float64) - n // 2) / n
-    plane = torch.stack(
-        [torch.ones(n, n, dtype=torch.float64), *torch.meshgrid(axis, axis, indexing="ij")]
-    ).flatten(1)
-    inverse = torch.linalg.pinv(plane[:, background.flatten()])
-    weights = images[:, background].double() @ inverse
-    return images - (weights @ plane).reshape(images.shape).to(images.dtype)
+    weight = background.double()
+    rows, columns = weight.sum(1), weight.sum(0)
+    y, x, mixed = rows @ axis, columns @ axis, axis @ weight @ axis
+    normal = torch.stack(
+        [weight.sum(), y, x, y, rows @ axis**2, mixed, x, mixed, columns @ axis**2]
+    ).reshape(3, 3)
+    held = torch.where(background, images, 0)
+    rows, columns = held.sum(-1, dtype=torch.float64), held.sum(-2, dtype=torch.float64)
+    moments = torch.stack([rows.sum(1), rows @ axis, columns @ axis])
+    level, down, across = torch.linalg.solve(normal, moments).unsqueeze(-1).to(images.dtype)
+    slope = axis.to(images.dtype)
+    return images - (level + down * slope)[:, :, None] - (across * slope)[:, None, :]
 
 
 def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
