@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 import torch
 
@@ -17,7 +20,7 @@ from vitreous.data.prepare import (
     normalise_signal,
     remove_ramp,
 )
-from vitreous.io.mrc import open_stack
+from vitreous.io.mrc import open_stack, write_mrc
 from vitreous.physics.ctf import ctf_half
 
 FLOAT16_STEP = 6.2e-5  # spacing of half precision at the data's grey values, 0.1
@@ -129,6 +132,22 @@ def test_ramp_is_fitted_to_the_background_alone(generator):
     assert torch.allclose(flat[0], particle, atol=1e-3)
     noise = torch.randn(2, 32, 32, generator=generator)
     assert torch.allclose(prepared(noise + x - y, ramp=True), prepared(noise, ramp=True), atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("relion_preprocess") is None, reason="RELION is not installed")
+@pytest.mark.parametrize("ramp", [False, True])
+@pytest.mark.parametrize("window", [None, 48])
+def test_relion_normalises_alike(tmp_path, generator, ramp, window):
+    images = 100 + 3 * torch.randn(3, 64, 64, generator=generator) + torch.arange(64) / 10
+    write_mrc(tmp_path / "in.mrcs", images.numpy(), 2.0, is_stack=True)
+    call = ["relion_preprocess", "--operate_on", "in.mrcs", "--operate_out", "out.mrcs", "--norm"]
+    call += ["--bg_radius", "20", "--invert_contrast"]
+    call += [] if ramp else ["--no_ramp"]
+    call += ["--window", str(window)] if window else []
+    subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
+    theirs = torch.from_numpy(open_stack(tmp_path / "out.mrcs").read(slice(None)))
+    recipe = {"window": window, "mask_diameter_angstrom": 80.0, "ramp": ramp, "invert": True}
+    assert (prepared(images, 2.0, **recipe) - theirs).abs().max() < 1e-3
 
 
 def test_phase_flip_gives_the_modulus_of_the_ctf():
