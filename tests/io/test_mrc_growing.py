@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
-from vitreous.core.errors import InputError
+from vitreous.core.errors import InputError, ResourceError
 from vitreous.io.mrc import MrcStackWriter, open_stack
 from vitreous.io.mrc_growing import JOURNAL, PART, GrowingStack
 
@@ -76,3 +79,32 @@ def test_refuses_other_shapes_and_an_empty_stack(tmp_path):
             stack.append(np.zeros((1, 4, 4)))
         with pytest.raises(ValueError, match="no image"):
             stack.finish({})
+
+
+def test_links_are_not_followed(tmp_path):
+    other, part = tmp_path / "other", tmp_path / f"a.mrcs{PART}"
+    other.write_bytes(b"mine")
+    part.symlink_to(other)
+    with growing(tmp_path / "a.mrcs") as stack:
+        stack.append(images(0))
+        stack.save({})
+    assert other.read_bytes() == b"mine"
+    part.rename(other)
+    part.symlink_to(other)
+    with pytest.raises(InputError, match="a link"), growing(stack.path, resume=True):
+        pass
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with growing(tmp_path / "a.mrcs") as stack:
+        stack.append(images(0))
+        stack.save({"next": 1})
+        stack.append(images(1))
+        with monkeypatch.context() as patch, pytest.raises(ResourceError, match="disk full"):
+            patch.setattr(os, "fsync", full)
+            stack.save({"next": 2})
+    with growing(tmp_path / "a.mrcs", resume=True) as stack:
+        assert (len(stack), stack.notes) == (3, {"next": 1})

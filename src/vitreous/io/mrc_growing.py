@@ -78,7 +78,7 @@ class GrowingStack:
             if self._resume and self._journal.is_file():
                 self._reopen()
             else:
-                self._journal.unlink(missing_ok=True)
+                self.forget()
                 self._stream = self._part.open("w+b")
                 self._stream.write(bytes(HEADER_BYTES))
         except OSError as error:
@@ -184,6 +184,8 @@ class GrowingStack:
         safe = HEADER_BYTES + self._images * self._image_bytes
         if not self._part.is_file() and _size(self.path) == safe:
             return
+        if self._part.is_symlink():
+            raise InputError(f"{self._part}: a link; start again with --overwrite")
         if _size(self._part) < safe:
             raise InputError(
                 f"{self._part}: {_size(self._part)} bytes, but the journal promises {safe}; start "
