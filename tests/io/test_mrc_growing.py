@@ -103,8 +103,8 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path, monkeypatch):
         stack.append(images(0))
         stack.save({"next": 1})
         stack.append(images(1))
-        with monkeypatch.context() as patch, pytest.raises(ResourceError, match="disk full"):
-            patch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(ResourceError, match="disk full"):
             stack.save({"next": 2})
     with growing(tmp_path / "a.mrcs", resume=True) as stack:
         assert (len(stack), stack.notes) == (3, {"next": 1})

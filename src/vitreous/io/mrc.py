@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _WRITABLE = (2, 12)
+_MAPPED_BYTES = 1 << 26
 
 
 def _open_checked(path: Path) -> BinaryIO:
@@ -127,6 +128,7 @@ class MrcStack:
             raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
         with _open_checked(self.header.path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._touched = 0
         self._data: NDArray[Any] = np.ndarray(
             self.header.shape, self.header.dtype, self._map, self.header.data_offset
         )
@@ -167,9 +169,12 @@ class MrcStack:
         return self._copy((index, rows, columns))
 
     def _copy(self, key: Any) -> NDArray[np.float32]:
-        """A float32 copy; its pages are unmapped, or a pass over a stack would hold all of it."""
+        """A float32 copy; pages are unmapped now and then, or a pass would hold the whole stack."""
         values: NDArray[np.float32] = self._data[key].astype(np.float32)
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._touched += values.nbytes
+        if self._touched > _MAPPED_BYTES:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
         return values
 
 
