@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _WRITABLE = (2, 12)
-_MAPPED_BYTES = 1 << 26
+_MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
 def _open_checked(path: Path) -> BinaryIO:
