@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import abinit, align, check, convert, demo, fsc, info, select, simulate
+from vitreous.cli import (
+    abinit,
+    align,
+    backgrounds,
+    check,
+    convert,
+    demo,
+    fsc,
+    info,
+    prepare,
+    select,
+    simulate,
+)
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
@@ -25,13 +37,15 @@ app = typer.Typer(
 )
 app.command("demo", no_args_is_help=True)(demo.command)
 app.command("simulate", no_args_is_help=True)(simulate.command)
-app.command("abinit", no_args_is_help=True)(abinit.command)
+app.command("info", no_args_is_help=True)(info.command)
 app.command("check", no_args_is_help=True)(check.command)
-app.command("align", no_args_is_help=True)(align.command)
-app.command("fsc", no_args_is_help=True)(fsc.command)
 app.command("convert", no_args_is_help=True)(convert.command)
 app.command("select", no_args_is_help=True)(select.command)
-app.command("info", no_args_is_help=True)(info.command)
+app.command("prepare", no_args_is_help=True)(prepare.command)
+app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
+app.command("abinit", no_args_is_help=True)(abinit.command)
+app.command("align", no_args_is_help=True)(align.command)
+app.command("fsc", no_args_is_help=True)(fsc.command)
 
 
 def _show_version(wanted: bool) -> None:

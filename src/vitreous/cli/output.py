@@ -44,6 +44,7 @@ class OutputFolder:
         resume: go on with an earlier run of the same command.
         allow_config_change: resume although options or inputs differ; the difference is recorded.
         resumable: the command has ``--continue``, so that messages may speak of it.
+        changeable: the command has ``--allow-config-change``; likewise.
 
     Raises (on entering):
         UsageError: in use by another run, or it holds something and neither ``overwrite`` nor
@@ -65,11 +66,12 @@ class OutputFolder:
         resume: bool = False,
         allow_config_change: bool = False,
         resumable: bool = False,
+        changeable: bool = True,
     ) -> None:
         if overwrite and resume:
             raise UsageError("--overwrite and --continue exclude each other; give one")
         self.root = Path(path)
-        self.resuming = False
+        self.resuming = self._made = False
         self.was_finished = False
         self._command = command
         self._options = {key: plain(value) for key, value in options.items() if value is not None}
@@ -77,13 +79,13 @@ class OutputFolder:
         self._outputs = tuple(outputs)
         self._machine = {k: plain(v) for k, v in (machine or {}).items() if v is not None}
         self._overwrite, self._resume, self._allow = overwrite, resume, allow_config_change
-        self._resumable = resumable or resume
+        self._resumable, self._changeable = resumable or resume, changeable
         self._lock: _Lock | None = None
         self._config: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         """Make and lock the folder, check what it holds, write ``config.toml``."""
-        made = not self.root.exists()
+        self._made = not self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,8 +95,7 @@ class OutputFolder:
             self._open()
         except BaseException:
             self._lock.release()
-            if made and not any(self.root.iterdir()):
-                self.root.rmdir()
+            self._remove_if_made()
             raise
         return self
 
@@ -107,6 +108,11 @@ class OutputFolder:
         """Release the lock; the run counts as finished only after :meth:`finish`."""
         if self._lock is not None:
             self._lock.release()
+        self._remove_if_made()
+
+    def _remove_if_made(self) -> None:
+        if self._made and self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
 
     def path(self, *parts: str) -> Path:
         """A path inside the folder; its parent is made.
@@ -135,6 +141,11 @@ class OutputFolder:
         """Mark the run as finished."""
         self._config["run"] |= {"status": "finished", "ended": _now()}
         self._write_config()
+
+    def discard(self) -> None:
+        """Remove what the run wrote, its configuration included: the input was rejected."""
+        self._remove_outputs()
+        (self.root / CONFIG).unlink(missing_ok=True)
 
     def _open(self) -> None:
         held = sorted(item.name for item in self.root.iterdir() if item.name != LOCK)
@@ -171,13 +182,16 @@ class OutputFolder:
         before = earlier.get("run", {})
         changes = differences(earlier, self._config)
         if changes and not self._allow:
+            way_out = "--allow-config-change" if self._changeable else "--overwrite instead"
             raise InputError(
                 f"{self.root / CONFIG}: the run to continue differs: {'; '.join(changes)}; "
-                "give the same options and data, or --allow-config-change"
+                f"give the same options and data, or {way_out}"
             )
         self.resuming = True
         self.was_finished = before.get("status") == "finished"
         run = self._config["run"]
+        if self.was_finished:
+            run |= {key: value for key, value in before.items() if key not in run}
         run["started"] = before.get("started", run["started"])
         recorded = list(before.get("config_changes", []))
         recorded += [f"{_now()}: {change}" for change in changes]

@@ -273,6 +273,13 @@ class Particles:
         """Whether :attr:`optics` can be asked for."""
         return not isinstance(self.__dict__["optics"], MissingCtf)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The stacks that the images are in; none for images in memory."""
+        if not isinstance(self._source, StackSource):
+            return ()
+        return tuple(header.path for header in self._source.headers)
+
     def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
         """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
 

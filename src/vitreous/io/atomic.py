@@ -19,7 +19,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".part"
 
 
-def _explain(path: Path, error: OSError) -> VitreousError:
+def explain_write_error(path: Path, error: OSError) -> VitreousError:
     """The error a user can act on for a failed write."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
@@ -52,7 +52,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
-        raise _explain(path, error) from error
+        raise explain_write_error(path, error) from error
     try:
         with os.fdopen(descriptor, "w+b") as stream:
             yield stream
@@ -61,14 +61,14 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _explain(path, error) from error
+        raise explain_write_error(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable; file systems without folder sync are left as they are."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

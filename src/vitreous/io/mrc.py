@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _WRITABLE = (2, 12)
+_MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
 def _open_checked(path: Path) -> BinaryIO:
@@ -124,12 +126,11 @@ class MrcStack:
         self.header = read_header(path, permissive=permissive)
         if self.header.axes != (1, 2, 3):
             raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
-        self._data: np.memmap[Any, np.dtype[Any]] = np.memmap(
-            self.header.path,
-            dtype=self.header.dtype,
-            mode="r",
-            offset=self.header.data_offset,
-            shape=self.header.shape,
+        with _open_checked(self.header.path) as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._touched = 0
+        self._data: NDArray[Any] = np.ndarray(
+            self.header.shape, self.header.dtype, self._map, self.header.data_offset
         )
 
     @property
@@ -154,14 +155,27 @@ class MrcStack:
             ValueError: an index is negative or past the end.
         """
         if isinstance(indices, slice):
-            return np.asarray(self._data[indices]).astype(np.float32)
+            return self._copy(indices)
         places = np.asarray(indices, dtype=np.int64)
         if places.size and (places.min() < 0 or places.max() >= len(self)):
             raise ValueError(
                 f"{self.header.path} holds {len(self)} images; asked for "
                 f"{places.min()} to {places.max()}"
             )
-        return np.asarray(self._data[places]).astype(np.float32)
+        return self._copy(places)
+
+    def read_region(self, index: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """A part of one image, float32; rows and columns as numpy slices them."""
+        return self._copy((index, rows, columns))
+
+    def _copy(self, key: Any) -> NDArray[np.float32]:
+        """A float32 copy; pages are unmapped now and then, or a pass would hold the whole stack."""
+        values: NDArray[np.float32] = self._data[key].astype(np.float32)
+        self._touched += values.nbytes
+        if self._touched > _MAPPED_BYTES:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return values
 
 
 def open_stack(path: Path | str, *, permissive: bool = False) -> MrcStack:
@@ -173,8 +187,12 @@ def open_stack(path: Path | str, *, permissive: bool = False) -> MrcStack:
     return MrcStack(path, permissive=permissive)
 
 
-def _encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
-    """Convert to the element type of the mode, refusing to overflow."""
+def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
+    """Convert to the little-endian element type of a mode that is written: 2 or 12.
+
+    Raises:
+        ValueError: another mode, or values that overflow float16.
+    """
     if mode not in _WRITABLE:
         raise ValueError(f"mode must be one of {_WRITABLE}, got {mode}")
     if mode == 12 and array.size and float(np.abs(array).max()) > 65504.0:
@@ -201,7 +219,7 @@ class MrcStackWriter:
 
     def __init__(self, path: Path | str, pixel_size_angstrom: float, *, mode: int = 2) -> None:
         _check_pixel_size(pixel_size_angstrom)
-        _encode(np.empty(0), mode)
+        encode(np.empty(0), mode)
         self._path, self._pixel, self._mode = Path(path), float(pixel_size_angstrom), mode
         self._target = atomic_file(self._path)
         self._stream: BinaryIO | None = None
@@ -229,7 +247,7 @@ class MrcStackWriter:
         if not len(batch):
             return
         self._image_shape = batch.shape[1:]
-        encoded = _encode(batch, self._mode)
+        encoded = encode(batch, self._mode)
         # a write() of the stream, not tofile, so that a full disk raises
         self._stream.write(encoded.data)
         self._statistics.add(encoded)
@@ -292,7 +310,7 @@ def write_mrc(
     if data.ndim != 3 or not data.size:
         raise ValueError(f"expected a non-empty (z, y, x) array, got shape {data.shape}")
     _check_pixel_size(pixel_size_angstrom)
-    encoded = _encode(data, mode)
+    encoded = encode(data, mode)
     statistics = Statistics()
     statistics.add(encoded)
     shape = (data.shape[0], data.shape[1], data.shape[2])

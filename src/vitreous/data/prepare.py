@@ -1,0 +1,347 @@
+r"""Preparing particle images: window, resample, flip phases, set the contrast, normalise.
+
+Every function is pure and batched. The order in :class:`Preparer` is fixed: phase flip (on the
+image as it was extracted), window, Fourier crop, inversion, ramp, normalisation. Normalising last
+means that deviations refer to the pixels that are written.
+
+Normalisations, with B the pixels outside a background circle of radius R, S those inside:
+
+``ring``
+    :math:`(I - \mathrm{mean}_B I) / \mathrm{std}_B I`, as RELION normalises: the background has
+    mean 0 and deviation 1.
+``signal``
+    :math:`(I - \mathrm{mean}_B I) / (\mathrm{mean}_S I - \mathrm{mean}_B I)`: background mean 0,
+    particle mean 1 (the thesis's equation 49).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import UsageError
+from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
+from vitreous.core.grid import radius_grid
+from vitreous.core.params import Optics
+from vitreous.physics.ctf import ctf_half
+
+Normalisation = Literal["ring", "signal", "none"]
+DEFAULT_MASK_FRACTION = 0.75
+SMALLEST_BOX = 8
+_FLAT = 1e-5  # deviation over largest value that single precision cannot tell from none
+_APIX_TOLERANCE = 1e-3
+_TRIM = 0.04
+_FEWEST_RING_PIXELS = 16
+
+
+def crop_window(images: Tensor, size: int) -> Tensor:
+    """The central ``size`` pixels of each edge; the origin ``n // 2`` becomes ``size // 2``.
+
+    Args:
+        images: ``(..., n, n)``.
+        size: at most n.
+
+    Raises:
+        ValueError: larger than the images.
+
+    >>> crop_window(torch.arange(25.0).reshape(5, 5), 3)[1, 1].item()
+    12.0
+    """
+    n = images.shape[-1]
+    if not 0 < size <= n:
+        raise ValueError(f"a window of {size} px cannot be cut from {n} px")
+    first = n // 2 - size // 2
+    return images[..., first : first + size, first : first + size]
+
+
+def flip_phases(images: Tensor, pixel_size_angstrom: float, optics: Optics) -> Tensor:
+    """Multiply by the sign of the CTF; frequencies where it vanishes are left alone.
+
+    Args:
+        images: ``(b, n, n)``.
+        pixel_size_angstrom: Å.
+        optics: of each image.
+
+    >>> images = torch.randn(2, 8, 8)
+    >>> twice = flip_phases(flip_phases(images, 2.0, Optics.uniform(2)), 2.0, Optics.uniform(2))
+    >>> torch.allclose(twice, images, atol=1e-5)
+    True
+    """
+    n = images.shape[-1]
+    negative = ctf_half(n, pixel_size_angstrom, optics) < 0
+    spectrum = rfft_centered(images, 2)
+    return irfft_centered(torch.where(negative, -spectrum, spectrum), (n, n))
+
+
+def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
+    """Subtract the plane that fits the background pixels best.
+
+    Args:
+        images: ``(b, n, n)``.
+        background: bool ``(n, n)``.
+
+    >>> y, x = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
+    >>> ramp = (2 + 3 * x - y)[None]
+    >>> remove_ramp(ramp, torch.ones(6, 6, dtype=torch.bool)).abs().max().item() < 1e-4
+    True
+    """
+    n = images.shape[-1]
+    axis = (torch.arange(n, dtype=torch.float64) - n // 2) / n
+    weight = background.double()
+    rows, columns = weight.sum(1), weight.sum(0)
+    y, x, mixed = rows @ axis, columns @ axis, axis @ weight @ axis
+    normal = torch.stack(
+        [weight.sum(), y, x, y, rows @ axis**2, mixed, x, mixed, columns @ axis**2]
+    ).reshape(3, 3)
+    held = torch.where(background, images, 0)
+    rows, columns = held.sum(-1, dtype=torch.float64), held.sum(-2, dtype=torch.float64)
+    moments = torch.stack([rows.sum(1), rows @ axis, columns @ axis])
+    level, down, across = torch.linalg.solve(normal, moments).unsqueeze(-1).to(images.dtype)
+    slope = axis.to(images.dtype)
+    return images - (level + down * slope)[:, :, None] - (across * slope)[:, None, :]
+
+
+def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 and deviation 1 over the background pixels of each image.
+
+    Args:
+        images: ``(b, n, n)``.
+        background: bool ``(n, n)``, the pixels outside the circle.
+
+    Returns:
+        images, and bool ``(b,)``: False where the background is flat; such images become 0.
+
+    >>> images, sound = normalise_ring(torch.randn(1, 8, 8), torch.ones(8, 8, dtype=torch.bool))
+    >>> bool(sound), round(images.std(correction=0).item(), 4)
+    (True, 1.0)
+    """
+    pixels = images[:, background].double()
+    mean = pixels.mean(1)
+    return _affine(images, mean, pixels.std(1, correction=0))
+
+
+def normalise_signal(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 over the background, mean 1 over the rest; the sign of the input does not matter.
+
+    Args:
+        images: ``(b, n, n)``.
+        background: bool ``(n, n)``, the pixels outside the circle.
+
+    Returns:
+        images, and bool ``(b,)``: False where the two means are equal; such images become 0.
+
+    >>> disc = (radius_grid(8, 2) <= 3).float()[None]
+    >>> images, sound = normalise_signal(5 - 2 * disc, disc[0] == 0)
+    >>> torch.allclose(images, disc)
+    True
+    """
+    mean = images[:, background].double().mean(1)
+    return _affine(images, mean, images[:, ~background].double().mean(1) - mean)
+
+
+def _affine(images: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    largest = images.abs().amax((-2, -1)).double()
+    sound = scale.abs() > _FLAT * largest
+    factor = torch.where(sound, 1 / torch.where(sound, scale, 1.0), 0.0)
+    scaled = (images - mean.to(images.dtype)[:, None, None]) * factor.to(images.dtype)[
+        :, None, None
+    ]
+    return scaled, sound
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that a recipe comes to for images of a given size.
+
+    Args:
+        input_box, input_pixel_angstrom: what is read: px, Å.
+        window: what is cut from it, input px.
+        box_size: what is written, px.
+    """
+
+    input_box: int
+    input_pixel_angstrom: float
+    window: int
+    box_size: int
+
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Of what is written, Å: the window's width over its new number of pixels."""
+        return self.window * self.input_pixel_angstrom / self.box_size
+
+    @property
+    def edge_angstrom(self) -> float:
+        """Width of what is written, Å."""
+        return self.window * self.input_pixel_angstrom
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What to do to particle images.
+
+    Args:
+        box_size: edge to resample to, px; the window's by default.
+        pixel_size_angstrom: pixel size to resample to, Å. Alone: the nearest even box, the window
+            trimmed by up to 4 % where that meets it to 0.1 %. With ``box_size``: the window that
+            gives both.
+        window: edge of the central part that is kept, px of the input; all by default.
+        normalise: see the module.
+        mask_diameter_angstrom: diameter of the background circle, Å; 75 % of the edge by default.
+        ramp: subtract the plane that fits the background first.
+        invert: multiply by -1.
+        phase_flip: multiply the spectrum by the sign of the CTF.
+
+    Raises:
+        UsageError: sizes out of range, or all three of box, pixel size and window given.
+    """
+
+    box_size: int | None = None
+    pixel_size_angstrom: float | None = None
+    window: int | None = None
+    normalise: Normalisation = "ring"
+    mask_diameter_angstrom: float | None = None
+    ramp: bool = False
+    invert: bool = False
+    phase_flip: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = {"--box": self.box_size, "--window": self.window}
+        for name, size in sizes.items():
+            if size is not None and size < SMALLEST_BOX:
+                raise UsageError(f"{name} {size}: must be at least {SMALLEST_BOX} px")
+        lengths = {
+            "--apix": self.pixel_size_angstrom,
+            "--mask-diameter": self.mask_diameter_angstrom,
+        }
+        for name, length in lengths.items():
+            if length is not None and not (math.isfinite(length) and length > 0):
+                raise UsageError(f"{name} {length}: must be positive and finite, in Å")
+        if None not in (self.box_size, self.pixel_size_angstrom, self.window):
+            raise UsageError("--box, --apix and --window: two of them fix the third; leave one out")
+        if self.normalise not in ("ring", "signal", "none"):
+            raise UsageError(f"--normalise {self.normalise}: choose ring, signal or none")
+
+    def plan(self, box_size: int, pixel_size_angstrom: float) -> Geometry:
+        """The sizes for images of ``box_size`` px of ``pixel_size_angstrom`` Å.
+
+        Raises:
+            UsageError: a window larger than the images, a box below 8 px, or a background circle
+                that leaves no background or holds nothing.
+
+        >>> Preparation(box_size=192).plan(384, 0.637).pixel_size_angstrom
+        1.274
+        >>> geometry = Preparation(pixel_size_angstrom=1.5).plan(384, 0.637)
+        >>> geometry.window, geometry.box_size, round(geometry.pixel_size_angstrom, 4)
+        (372, 158, 1.4998)
+        """
+        window, box = self._sizes(box_size, pixel_size_angstrom)
+        if window > box_size:
+            asked = f"--window {window}" if self.window else f"--box {box} at --apix"
+            raise UsageError(
+                f"{asked}: needs {window} px of the input, whose images have {box_size} px; "
+                "choose less"
+            )
+        if box < SMALLEST_BOX:
+            raise UsageError(
+                f"--apix {self.pixel_size_angstrom:g}: leaves a box of {box} px; choose a smaller "
+                "pixel"
+            )
+        geometry = Geometry(box_size, pixel_size_angstrom, window, box)
+        self.background(geometry)
+        return geometry
+
+    def _sizes(self, n: int, pixel: float) -> tuple[int, int]:
+        """Window and box, px."""
+        window = self.window or n
+        if self.pixel_size_angstrom is None:
+            return window, self.box_size or window
+        ratio = self.pixel_size_angstrom / pixel
+        if self.box_size is not None:
+            parity = n % 2
+            return 2 * round((self.box_size * ratio - parity) / 2) + parity, self.box_size
+        shortest = window if self.window else math.ceil((1 - _TRIM) * n)
+        best = (math.inf, window, window)
+        for trial in range(window, shortest - 1, -2):
+            box = 2 * round(trial / ratio / 2)
+            error = abs(trial / box / ratio - 1) if box else math.inf
+            best = min(best, (error, trial, box), key=lambda item: item[0])
+            if error <= _APIX_TOLERANCE:
+                break
+        return best[1], best[2] if math.isfinite(best[0]) else 0
+
+    def background(self, geometry: Geometry) -> Tensor:
+        """Pixels outside the background circle, bool ``(box_size, box_size)``.
+
+        Raises:
+            UsageError: too few pixels outside, or none inside.
+        """
+        diameter = self.mask_diameter_angstrom or DEFAULT_MASK_FRACTION * geometry.edge_angstrom
+        distance = radius_grid(geometry.box_size, 2) * geometry.pixel_size_angstrom
+        outside = distance > diameter / 2
+        count = int(outside.sum())
+        if self.normalise != "none" or self.ramp:
+            if count < _FEWEST_RING_PIXELS:
+                raise UsageError(
+                    f"--mask-diameter {diameter:g}: leaves {count} background pixels in images of "
+                    f"{geometry.edge_angstrom:.0f} Å; choose a smaller one"
+                )
+            if diameter < 2 * geometry.pixel_size_angstrom:
+                raise UsageError(f"--mask-diameter {diameter:g}: smaller than two pixels")
+        return outside
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """A recipe applied to images of one size.
+
+    Args:
+        recipe: what to do.
+        geometry: what :meth:`Preparation.plan` made of it.
+    """
+
+    recipe: Preparation
+    geometry: Geometry
+
+    @cached_property
+    def _background(self) -> Tensor:
+        return self.recipe.background(self.geometry)
+
+    def __call__(self, images: Tensor, optics: Optics | None = None) -> tuple[Tensor, Tensor]:
+        """Prepare images.
+
+        Args:
+            images: finite ``(b, n, n)``, n the geometry's ``input_box``.
+            optics: of each image, needed to flip phases.
+
+        Returns:
+            float32 ``(b, box_size, box_size)``, and bool ``(b,)``: False where the normalisation
+            would have divided by zero; such images are 0.
+
+        Raises:
+            ValueError: images of another size, or phases to be flipped without optics.
+        """
+        recipe, geometry = self.recipe, self.geometry
+        if images.shape[-1] != geometry.input_box:
+            raise ValueError(f"expected images of {geometry.input_box} px, got {images.shape[-1]}")
+        # Means may be thousands of deviations away from 0, where single precision would be lost.
+        mean = images.mean((-2, -1), keepdim=True, dtype=torch.float64).float()
+        x = images.float() - mean
+        if recipe.phase_flip:
+            if optics is None:
+                raise ValueError("flipping phases needs the optics of the images")
+            x = flip_phases(x, geometry.input_pixel_angstrom, optics)
+        x = fourier_resize(crop_window(x, geometry.window), geometry.box_size, 2)
+        if recipe.invert:
+            x, mean = -x, -mean
+        if recipe.ramp:
+            x, mean = remove_ramp(x, self._background), torch.zeros_like(mean)
+        if recipe.normalise == "ring":
+            return normalise_ring(x, self._background)
+        if recipe.normalise == "signal":
+            return normalise_signal(x, self._background)
+        return x + mean, torch.ones(len(x), dtype=torch.bool)

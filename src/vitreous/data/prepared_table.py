@@ -1,0 +1,59 @@
+"""The table of prepared particles: the input's rows and columns, brought up to date."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from vitreous.data.particles import Particles
+from vitreous.data.prepare import Geometry
+from vitreous.io.star import StarBlock, StarDocument, format_column
+
+_ORIGINS = (("rlnOriginX", "rlnOriginXAngst"), ("rlnOriginY", "rlnOriginYAngst"))
+
+
+def prepared_document(
+    particles: Particles, geometry: Geometry, stack: str, *, phase_flipped: bool = False
+) -> StarDocument:
+    """RELION 3.1 table of particles that were written to one stack, in order.
+
+    Every column of the input is kept. Image names, pixel size and image size are those of the new
+    stack, the names before go to ``rlnImageOriginalName`` unless it is there, ``rlnMagnification``
+    follows the pixel size, and origins in pixels become origins in Å.
+
+    Args:
+        particles: the input, without what was left out.
+        geometry: old and new sizes.
+        stack: name of the new stack, as written into the table.
+        phase_flipped: set ``rlnCtfDataArePhaseFlipped``.
+    """
+    document = particles.to_star_document()
+    old, new = particles.pixel_size_angstrom, geometry.pixel_size_angstrom
+    table = dict(document.blocks["particles"].columns)
+    table.setdefault("rlnImageOriginalName", list(table["rlnImageName"]))
+    table["rlnImageName"] = [f"{i + 1:06d}@{stack}" for i in range(len(particles))]
+    for pixels, angstrom in _ORIGINS:
+        held = table.pop(pixels, None)
+        if held is not None and angstrom not in table:
+            table[angstrom] = format_column(np.array(held, dtype=np.float64) * old)
+    optics = dict(document.blocks["optics"].columns)
+    groups = len(document.blocks["optics"])
+    updated = {
+        "rlnImagePixelSize": format_column([new])[0],
+        "rlnImageSize": str(geometry.box_size),
+    }
+    if phase_flipped:
+        updated["rlnCtfDataArePhaseFlipped"] = "1"
+    for name, value in updated.items():
+        optics[name] = [value] * groups
+        if name in table:
+            table[name] = [value] * len(particles)
+    for columns in (table, optics):
+        if "rlnMagnification" in columns:
+            magnification = np.array(columns["rlnMagnification"], dtype=np.float64)
+            columns["rlnMagnification"] = format_column(magnification * old / new)
+    blocks = dict(document.blocks)
+    blocks["optics"] = replace(blocks["optics"], columns=optics)
+    blocks["particles"] = StarBlock(table)
+    return StarDocument(blocks)
