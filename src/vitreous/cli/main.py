@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vitreous import __version__
-from vitreous.cli import abinit, align, demo, fsc, info, simulate
+from vitreous.cli import abinit, align, demo, fsc, info, reconstruct, simulate
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("demo", no_args_is_help=True)(demo.command)
 app.command("simulate", no_args_is_help=True)(simulate.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
+app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
 app.command("info", no_args_is_help=True)(info.command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator, say
-from vitreous.cli.sources import load_micrographs, owners
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.particles import Particles
 from vitreous.data.sources import StackSource
@@ -69,6 +68,8 @@ class ParticleFiles:
                 f"{self.path}: a stack alone has no CTF; give --ctf and "
                 "--particles-per-micrograph, or a STAR file"
             )
+        from vitreous.cli.sources import load_micrographs, owners
+
         header = read_header(self.path)
         count, rows, columns = header.shape
         if rows != columns:
@@ -121,7 +122,57 @@ class WorkingImages:
 
     def read(self, indices: Tensor) -> Tensor:
         """Images ``(b, n, n)`` on the CPU."""
-        return self._sign * self._particles.read(indices)
+        images = self._particles.read(indices)
+        return images if self._sign > 0 else -images
+
+
+class CheckedImages:
+    """Images checked and hashed while they are read, for commands that read them but once.
+
+    Args:
+        images: what is read.
+        names: of the images, for errors.
+
+    Attributes:
+        constant: how many images read so far had all pixels equal.
+    """
+
+    def __init__(self, images: WorkingImages, names: Sequence[str]) -> None:
+        self.constant = 0
+        self._images, self._names = images, names
+        self._digest = hashlib.sha256()
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels, as on disk."""
+        return self._images.box_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all pixels read so far."""
+        return self._digest.hexdigest()[:16]
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` on the CPU.
+
+        Raises:
+            InputError: one of them has NaN or infinite pixels; it is named.
+        """
+        images = self._images.read(indices)
+        self._digest.update(images.numpy().data)
+        pixels = images.flatten(1).numpy()  # torch would take threads from the solver
+        low, high = pixels.min(axis=1), pixels.max(axis=1)
+        bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
+        if bad.size:
+            name = self._names[int(indices[bad[0]])]
+            raise InputError(
+                f"{name}: NaN or infinite pixels; leave such images out with --skip-bad"
+            )
+        self.constant += int(np.count_nonzero(low == high))
+        return images
 
 
 def assign_halves(particles: Particles, seed: int) -> Tensor:
@@ -212,6 +263,8 @@ class NoiseFiles:
             read = read_stack
             owner = torch.zeros(count, dtype=torch.long)
             if self.counts is not None:
+                from vitreous.cli.sources import owners
+
                 owner = owners(self.counts, count)
         old = int(read(torch.zeros(1, dtype=torch.long)).shape[-1])
         size = round(old * pixel / pixel_size_angstrom)

@@ -6,8 +6,7 @@ of the grid's kx planes which it alone writes, so that nothing is locked and no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitreous.physics._insertion_points import SPREAD, half_disc
-from vitreous.physics._slice_cpu import FAST, compiled, in_threads
+from vitreous.physics._threads import FAST, compiled, in_threads
 
 _DEGREE = 6
 
@@ -201,21 +200,6 @@ def _insert(
                     found = _cells(edge, low, high, along, start, b0, b1, room)
                     run = values[b, place + b0 - first : place + last - first]
                     _add(grid, edge, run, room, found)
-
-
-@contextmanager
-def own_threads() -> Iterator[int]:
-    """Keep torch to one thread, as its others, while they wait, would take the cores from ours.
-
-    Yields:
-        The number of threads that torch had.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def weigh(

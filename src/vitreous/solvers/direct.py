@@ -16,7 +16,9 @@ Source: Scheres, J. Struct. Biol. 180 (2012) 519, equations (6) to (8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics
-from vitreous.physics._insertion_cpu import own_threads
+from vitreous.physics._threads import own_threads
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
@@ -100,13 +102,12 @@ def accumulate(
     n = images.box_size if box_size is None else box_size
     _check(images, rotations, shift_angstrom, optics, half, n)
     sums: tuple[Gridding, Gridding] | None = None
-    batch = max(1, _BATCH_BYTES // (4 * images.box_size**2))
     with own_threads() as threads:
         for span in torch.split(torch.arange(len(images)), _SPAN):
             grown = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
-            for rows in torch.split(span, batch):
+            for rows, read in _batches(images, span):
                 values = weighted_slices(
-                    images.read(rows).to(device),
+                    read.to(device),
                     None if shift_angstrom is None else shift_angstrom[rows].to(device),
                     None if optics is None else optics[rows].to(device),
                     pixel_size_angstrom,
@@ -121,6 +122,18 @@ def accumulate(
             sums = (first, second) if sums is None else (sums[0] + first, sums[1] + second)
     assert sums is not None
     return sums
+
+
+def _batches(images: ImageSource, span: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and images of ``span``, the next being read while one is worked on."""
+    pieces = torch.split(span, max(1, _BATCH_BYTES // (4 * images.box_size**2)))
+    with ThreadPoolExecutor(1, "vitreous-read") as reader:
+        coming = reader.submit(images.read, pieces[0])
+        for rows, following in itertools.zip_longest(pieces, pieces[1:]):
+            read = coming.result()
+            if following is not None:
+                coming = reader.submit(images.read, following)
+            yield rows, read
 
 
 def _check(
