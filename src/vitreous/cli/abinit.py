@@ -26,6 +26,7 @@ from vitreous.cli.particle_options import (
     Invert,
     Kv,
     Passthrough,
+    Permissive,
     SkipBad,
 )
 from vitreous.core.errors import UsageError
@@ -65,6 +66,7 @@ def command(
     skip_bad: SkipBad = False,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
     ctf: CtfFile = None,
     particles_per_micrograph: Annotated[
         Path | None,
@@ -231,6 +233,7 @@ def command(
         data_root=data_root,
         allow_outside_root=allow_outside_root,
         passthrough=tuple(passthrough or ()),
+        permissive=permissive,
     )
     patches = NoiseFiles(
         None if noise == "white" else Path(noise),

@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 import torch
 
+from vitreous.cli import reconstruction_output
 from vitreous.cli.common import generator
 from vitreous.cli.half_worker import Outcome
-from vitreous.cli.maps import shell_frequencies, write_fsc_csv
-from vitreous.cli.output import OutputFolder, plain
-from vitreous.cli.progress import duration
-from vitreous.data.particles import Particles
-from vitreous.io.mrc import write_mrc
-from vitreous.io.star import write_star
-from vitreous.metrics.halves import HalvesResult, combine_halves
-from vitreous.report.html import ReportData, Resolution, write_report
-
-OUTPUTS = (
-    "half1.mrc",
-    "half2.mrc",
-    "map.mrc",
-    "particles.star",
-    "fsc.csv",
-    "history.jsonl",
-    "report.html",
+from vitreous.cli.output import OutputFolder
+from vitreous.cli.reconstruction_output import (
+    FILES,
+    Halves,
+    angstrom,
+    report_data,
+    write_files,
 )
+from vitreous.data.particles import Particles
+from vitreous.metrics.halves import HalvesResult, combine_halves
+from vitreous.report.html import write_report
+
+OUTPUTS = (*FILES, "history.jsonl")
 
 
 class HistoryFile:
@@ -129,21 +124,24 @@ def write_results(folder: OutputFolder, run: Run) -> HalvesResult:
         n_particles=len(run.particles),
         generator=generator(run.seed, "combine"),
     )
-    maps = {"half1.mrc": half1, "half2.mrc": result.half2, "map.mrc": result.average}
-    for name, volume in maps.items():
-        write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel)
-    document = run.particles.to_star_document(
-        relative_to=folder.root, rlnRandomSubset=run.half_set.numpy()
+    halves = _halves(half1, result)
+    write_files(folder, halves, run.particles, run.half_set, pixel)
+    page = report_data(
+        "abinit",
+        run.title,
+        result.verdict,
+        halves,
+        half_set=run.half_set,
+        pixel_size_angstrom=pixel,
+        symmetry=run.symmetry,
+        seconds=run.seconds,
+        options=run.settings,
+        warnings=() if result.solved else (result.verdict + ".",),
+        more_numbers={"chance alone": angstrom(result.chance_angstrom)},
     )
-    write_star(folder.path("particles.star"), document)
-    curves = {
-        "corrected": result.curves.corrected,
-        "unmasked": result.curves.unmasked,
-        "masked": result.curves.masked,
-        "phase_randomised": result.curves.randomised,
-    }
-    write_fsc_csv(folder.path("fsc.csv"), curves, len(half1), pixel)
-    write_report(folder.path("report.html"), _report(run, result, curves))
+    examples: dict[str, Any] = dict(run.outcomes[1].examples)
+    page = replace(page, history=run.history, **examples)
+    write_report(folder.path("report.html"), page)
     folder.config["run"] |= {
         "verdict": result.verdict,
         "solved": result.solved,
@@ -155,64 +153,18 @@ def write_results(folder: OutputFolder, run: Run) -> HalvesResult:
     return result
 
 
-def _report(run: Run, result: HalvesResult, curves: Mapping[str, torch.Tensor]) -> ReportData:
-    n = int(result.average.shape[-1])
-    pixel = run.pixel_size_angstrom
-    frequency = shell_frequencies(n, pixel).numpy()
-    sizes = [int((run.half_set == half).sum()) for half in (1, 2)]
-    settings = {name: str(plain(value)) for name, value in run.settings.items()}
-    rows = (
-        (
-            "within a soft mask, corrected",
-            result.resolution_0143_angstrom,
-            result.resolution_05_angstrom,
-        ),
-        ("without mask", result.unmasked_0143_angstrom, result.unmasked_05_angstrom),
-    )
-    return ReportData(
-        title=run.title,
-        subtitle=f"vitreous abinit, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
-        verdict=result.verdict[0].upper() + result.verdict[1:] + ".",
-        warnings=() if result.solved else (result.verdict + ".",),
-        pixel_size_angstrom=pixel,
-        key_numbers={
-            "resolution at 0.143": angstrom(result.resolution_0143_angstrom),
-            "resolution at 0.5": angstrom(result.resolution_05_angstrom),
-            "chance alone": angstrom(result.chance_angstrom),
-            "particles per half": f"{sizes[0]:,} and {sizes[1]:,}",
-            "symmetry": run.symmetry,
-            "time": duration(run.seconds),
-        },
-        settings=settings,
-        volume=result.average.cpu().numpy(),
-        fsc_curves={
-            name.replace("_", " "): (frequency, curve.cpu().numpy())
-            for name, curve in curves.items()
-        },
-        resolutions=[Resolution(*row) for row in rows],
-        history=run.history,
-        **run.outcomes[1].examples,
+def _halves(half1: torch.Tensor, result: HalvesResult) -> Halves:
+    return Halves(
+        half1=half1,
+        half2=result.half2,
+        average=result.average,
+        curves=result.curves,
+        masked=(result.resolution_0143_angstrom, result.resolution_05_angstrom),
+        unmasked=(result.unmasked_0143_angstrom, result.unmasked_05_angstrom),
     )
 
 
-def angstrom(value: float) -> str:
-    """A resolution for a person.
-
-    >>> angstrom(7.25), angstrom(float("inf"))
-    ('7.2 Å', 'none')
-    """
-    return f"{value:.1f} Å" if math.isfinite(value) else "none"
-
-
-def summary(result: HalvesResult, folder: Path, seconds: float) -> str:
+def summary(result: HalvesResult, folder: OutputFolder, seconds: float) -> str:
     """The lines for the person who waited, to follow the verdict."""
-    lines = (
-        f"resolution   {angstrom(result.resolution_0143_angstrom)} at 0.143, "
-        f"{angstrom(result.resolution_05_angstrom)} at 0.5 (masked, corrected); "
-        f"{angstrom(result.unmasked_0143_angstrom)} and {angstrom(result.unmasked_05_angstrom)} "
-        f"without mask{'' if result.solved else '; they mean little while it is not solved'}",
-        f"time         {duration(seconds)}",
-        f"map          {folder / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
-        f"report       {folder / 'report.html'}",
-    )
-    return "\n".join(lines)
+    remark = "" if result.solved else "; they mean little while it is not solved"
+    return reconstruction_output.summary(_halves(result.half2, result), folder, seconds, remark)

@@ -136,7 +136,7 @@ def reconstruct(request: Request) -> Reconstruction:
         )
         result = write_results(folder, run)
         folder.finish()
-    return Reconstruction(result, summary(result, folder.root, run.seconds))
+    return Reconstruction(result, summary(result, folder, run.seconds))
 
 
 # -------------------------------------------------------------------- settling the settings

@@ -9,6 +9,7 @@ import typer
 
 from vitreous.cli import recipe
 from vitreous.cli.common import Output, Overwrite, Quiet, Seed, require_finite
+from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough, Permissive
 
 _MICROGRAPHS = "Micrographs"
 
@@ -84,9 +85,10 @@ def command(
     invert: recipe.Invert = False,
     float16: recipe.Float16 = False,
     input_apix: recipe.InputApix = None,
-    data_root: recipe.DataRoot = None,
-    allow_outside_root: recipe.AllowOutsideRoot = False,
-    permissive: recipe.Permissive = False,
+    passthrough: Passthrough = None,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
     seed: Seed = 0,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
@@ -105,6 +107,7 @@ def command(
     require_finite(context.params)
 
     from vitreous.cli.backgrounds_run import Request, backgrounds
+    from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.data.prepare import Preparation
 
     wanted = Preparation(
@@ -116,13 +119,14 @@ def command(
         ramp=ramp,
         invert=invert,
     )
-    found = recipe.open_particles(
+    found = ParticleFiles(
         particles,
         apix=input_apix,
         data_root=data_root,
         allow_outside_root=allow_outside_root,
+        passthrough=tuple(passthrough or ()),
         permissive=permissive,
-    )
+    ).open(need_ctf=False)
     request = Request(
         table=particles,
         particles=found,

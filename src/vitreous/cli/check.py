@@ -19,6 +19,7 @@ from vitreous.cli.particle_options import (
     Kv,
     Passthrough,
     PerMicrograph,
+    Permissive,
 )
 
 WRONG = 3
@@ -56,6 +57,7 @@ def command(
     passthrough: Passthrough = None,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
     ctf: CtfFile = None,
     particles_per_micrograph: PerMicrograph = None,
     kv: Kv = None,
@@ -93,6 +95,7 @@ def command(
         data_root=data_root,
         allow_outside_root=allow_outside_root,
         passthrough=tuple(passthrough or ()),
+        permissive=permissive,
     )
     faults = check_run.check(
         files,

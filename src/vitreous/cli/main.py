@@ -20,6 +20,7 @@ from vitreous.cli import (
     fsc,
     info,
     prepare,
+    reconstruct,
     select,
     simulate,
 )
@@ -44,6 +45,7 @@ app.command("select", no_args_is_help=True)(select.command)
 app.command("prepare", no_args_is_help=True)(prepare.command)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
+app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
 

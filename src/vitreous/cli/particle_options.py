@@ -41,6 +41,13 @@ AllowOutsideRoot = Annotated[
         help="Trust image names that are absolute or lead out of that folder.",
     ),
 ]
+Permissive = Annotated[
+    bool,
+    typer.Option(
+        "--permissive",
+        help="Read MRC files whose MAP id or machine stamp is wrong, with a warning.",
+    ),
+]
 CtfFile = Annotated[
     Path | None,
     typer.Option(

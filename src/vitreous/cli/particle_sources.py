@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator, say
-from vitreous.cli.sources import load_micrographs, owners
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.particles import Particles
 from vitreous.data.sources import StackSource
@@ -34,6 +33,7 @@ class ParticleFiles:
         apix: pixel size in Å, instead of the files' own.
         data_root, allow_outside_root: where a table's images may lie.
         passthrough: for a .cs file: files with further fields of the same particles.
+        permissive: accept stacks without a valid MAP id or machine stamp.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class ParticleFiles:
     data_root: Path | None = None
     allow_outside_root: bool = False
     passthrough: tuple[Path, ...] = ()
+    permissive: bool = False
 
     def open(self, *, need_ctf: bool = True) -> Particles:
         """The particles; no image is read yet.
@@ -68,6 +69,7 @@ class ParticleFiles:
             apix=self.apix,
             data_root=self.data_root,
             allow_outside_root=self.allow_outside_root,
+            permissive=self.permissive,
         )
         if need_ctf:
             _ = particles.optics  # refuse a table without CTF before anything is written
@@ -79,7 +81,9 @@ class ParticleFiles:
                 f"{self.path}: a stack alone has no CTF; give --ctf and "
                 "--particles-per-micrograph, or a STAR or .cs table"
             )
-        header = read_header(self.path)
+        from vitreous.cli.sources import load_micrographs, owners
+
+        header = read_header(self.path, permissive=self.permissive)
         count, rows, columns = header.shape
         if rows != columns:
             raise InputError(f"{self.path}: data: images of {columns} x {rows} are not square")
@@ -105,7 +109,7 @@ class ParticleFiles:
             micrograph_names=micrographs.names,
             half_set=torch.zeros(count, dtype=torch.long),
             ids=tuple(f"{i + 1:06d}@{self.path.name}" for i in range(count)),
-            _source=StackSource([header], np.zeros_like(index), index),
+            _source=StackSource([header], np.zeros_like(index), index, permissive=self.permissive),
             _rows=index,
         )
 
@@ -131,7 +135,57 @@ class WorkingImages:
 
     def read(self, indices: Tensor) -> Tensor:
         """Images ``(b, n, n)`` on the CPU."""
-        return self._sign * self._particles.read(indices)
+        images = self._particles.read(indices)
+        return images if self._sign > 0 else -images
+
+
+class CheckedImages:
+    """Images checked and hashed while they are read, for commands that read them but once.
+
+    Args:
+        images: what is read.
+        names: of the images, for errors.
+
+    Attributes:
+        constant: how many images read so far had all pixels equal.
+    """
+
+    def __init__(self, images: WorkingImages, names: Sequence[str]) -> None:
+        self.constant = 0
+        self._images, self._names = images, names
+        self._digest = hashlib.sha256()
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels, as on disk."""
+        return self._images.box_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all pixels read so far."""
+        return self._digest.hexdigest()[:16]
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` on the CPU.
+
+        Raises:
+            InputError: one of them has NaN or infinite pixels; it is named.
+        """
+        images = self._images.read(indices)
+        self._digest.update(images.numpy().data)
+        pixels = images.flatten(1).numpy()  # torch would take threads from the solver
+        low, high = pixels.min(axis=1), pixels.max(axis=1)
+        bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
+        if bad.size:
+            name = self._names[int(indices[bad[0]])]
+            raise InputError(
+                f"{name}: NaN or infinite pixels; leave such images out with --skip-bad"
+            )
+        self.constant += int(np.count_nonzero(low == high))
+        return images
 
 
 def assign_halves(particles: Particles, seed: int) -> Tensor:
@@ -222,6 +276,8 @@ class NoiseFiles:
             read = read_stack
             owner = torch.zeros(count, dtype=torch.long)
             if self.counts is not None:
+                from vitreous.cli.sources import owners
+
                 owner = owners(self.counts, count)
         old = int(read(torch.zeros(1, dtype=torch.long)).shape[-1])
         size = round(old * pixel / pixel_size_angstrom)

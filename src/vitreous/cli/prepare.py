@@ -9,6 +9,7 @@ import typer
 
 from vitreous.cli import recipe
 from vitreous.cli.common import Output, Overwrite, Quiet, require_finite
+from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough, Permissive
 
 
 def command(
@@ -50,9 +51,10 @@ def command(
         ),
     ] = False,
     input_apix: recipe.InputApix = None,
-    data_root: recipe.DataRoot = None,
-    allow_outside_root: recipe.AllowOutsideRoot = False,
-    permissive: recipe.Permissive = False,
+    passthrough: Passthrough = None,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
     continue_: recipe.Continue = False,
     overwrite: Overwrite = False,
     threads: recipe.PieceThreads = 0,
@@ -71,6 +73,7 @@ def command(
     """
     require_finite(context.params)
 
+    from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.cli.prepare_run import Request, prepare
     from vitreous.data.prepare import Preparation
 
@@ -84,13 +87,14 @@ def command(
         invert=invert,
         phase_flip=phase_flip,
     )
-    found = recipe.open_particles(
+    found = ParticleFiles(
         particles,
         apix=input_apix,
         data_root=data_root,
         allow_outside_root=allow_outside_root,
+        passthrough=tuple(passthrough or ()),
         permissive=permissive,
-    )
+    ).open(need_ctf=False)
     if first is not None:
         found = found.select(slice(0, first))
     request = Request(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from vitreous.data.particles import Particles
     from vitreous.data.prepare import Geometry
 
 _SIZE, _PIXELS, _INPUT = "Size", "Grey values", "Input"
@@ -89,30 +87,6 @@ InputApix = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that the table's image names are relative to; by default the table's own, or "
-        "the nearest above it where the images are.",
-        rich_help_panel=_INPUT,
-    ),
-]
-AllowOutsideRoot = Annotated[
-    bool,
-    typer.Option(
-        "--allow-outside-root",
-        help="Trust names in the table that are absolute or lead out of that folder.",
-        rich_help_panel=_INPUT,
-    ),
-]
-Permissive = Annotated[
-    bool,
-    typer.Option(
-        "--permissive",
-        help="Read MRC files whose MAP id or machine stamp is wrong, with a warning.",
-        rich_help_panel=_INPUT,
-    ),
-]
 PieceThreads = Annotated[
     int,
     typer.Option(
@@ -129,30 +103,6 @@ Continue = Annotated[
         help="Go on with the run in the folder where it was; give the same options.",
     ),
 ]
-
-
-def open_particles(
-    path: Path,
-    *,
-    apix: float | None,
-    data_root: Path | None,
-    allow_outside_root: bool,
-    permissive: bool,
-) -> Particles:
-    """The particles of either command; no image is read yet.
-
-    Raises:
-        InputError: the table or a stack is bad.
-    """
-    from vitreous.data.particles import Particles
-
-    return Particles.from_star(
-        path,
-        apix=apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        permissive=permissive,
-    )
 
 
 def describe(geometry: Geometry) -> str:

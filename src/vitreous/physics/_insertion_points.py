@@ -1,9 +1,9 @@
 """Geometry shared by the compiled and the torch loops that insert slices into a Fourier grid.
 
 The grid samples the spectrum at 1 / :data:`SPREAD` cycles per box. Only kx >= 0 is held: planes kx
-from 0 to its end, each with every ky and kz of both signs, zero frequency in the middle; four
-numbers a voxel, of which real part, imaginary part and weight are used, so that the two taps along
-kz are eight numbers in a row. Tables list half of the Nyquist disc, of each pair of opposite
+from 0 to its end, each with every ky and kz of both signs, zero frequency in the middle; real part,
+imaginary part and weight lie side by side, so that the two taps along kz are six numbers in a row.
+Tables list half of the Nyquist disc, of each pair of opposite
 frequencies one.
 """
 

@@ -19,10 +19,11 @@ def weigh(
     transfer: Tensor,
     phases: tuple[Tensor, Tensor],
     weight: Tensor,
+    n: int,
 ) -> Tensor:
     """See :func:`vitreous.physics.insertion.weighted_slices`."""
     device = spectra.device
-    points = half_disc(spectra.shape[-2])
+    points = half_disc(n)
     kx, ky = (torch.as_tensor(a, device=device) for a in (points.kx, points.ky))
     c = transfer[:, ky, kx]
     phase = phases[0][:, kx] * phases[1][:, ky]
@@ -58,10 +59,10 @@ def insert(
         source = values[chosen] * inside[..., None]
         source = torch.stack([source[..., 0], source[..., 1] * sign[..., 0], source[..., 2]], -1)
         cell = cell * inside[..., None]
-        flat = grid.view(-1, 4)
+        flat = grid.view(-1, 3)
         for corner in itertools.product((0, 1), repeat=3):
             taps = torch.tensor(corner, device=device)
             w = torch.where(taps == 1, fraction, 1 - fraction).prod(-1, keepdim=True)
             x, y, z = (cell + taps).unbind(-1)
             index = ((x * edge + y) * edge + z).flatten()
-            flat[:, :3].index_add_(0, index, (w * source).flatten(0, 1))
+            flat.index_add_(0, index, (w * source).flatten(0, 1))

@@ -8,9 +8,6 @@ order, so results do not depend on the number of threads.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,17 +16,9 @@ from numba import njit
 from torch import Tensor
 
 from vitreous.physics._slice_kernel import deapodisation, disc, lines, polynomials
+from vitreous.physics._threads import compiled, in_threads
 
-_POOLS: dict[int, ThreadPoolExecutor] = {}
-# Everything of fast-math except the licence to assume that no NaN exists.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
 _BLOCK = 16  # z values moved together when lines are packed: two cache lines of complex64
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., None]:
-    """Compile on first use; typed as a plain function, which numba's own type is not."""
-    compiled: Callable[..., None] = njit(nogil=True, cache=True, fastmath=FAST)(function)
-    return compiled
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -292,18 +281,6 @@ def _unpack(
                         at = z - centre if z >= centre else z - centre + size
                         value = weights[z] * grid[line, at]
                         out[z, row, kx] += value.conjugate() if mirrored else value
-
-
-def in_threads(work: Callable[[int, int], None], edges: Sequence[int]) -> None:
-    """Run ``work(first, last)`` between successive edges at once, the last on this thread."""
-    parts = list(itertools.pairwise(edges))
-    pool = _POOLS.get(len(parts))
-    if pool is None and len(parts) > 1:
-        pool = _POOLS.setdefault(len(parts), ThreadPoolExecutor(len(parts) - 1, "vitreous-slice"))
-    futures = [pool.submit(work, a, b) for a, b in parts[:-1]] if pool else []
-    work(*parts[-1])
-    for future in futures:
-        future.result()
 
 
 def _even_edges(first: int, last: int) -> list[int]:

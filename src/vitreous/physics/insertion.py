@@ -36,7 +36,6 @@ from vitreous.physics.shift import axis_phases
 __all__ = ["SPREAD", "Accumulator", "Gridding", "weighted_slices"]
 
 _NO_CTF = (0.0, 0.0, 0.0, 0.0, -0.25)  # -sin(-pi / 2) = 1
-_BATCH_POINTS = 1 << 22
 
 
 class _Insert(Protocol):
@@ -57,7 +56,10 @@ def weighted_slices(
     shift_angstrom: Tensor | None,
     optics: Optics | None,
     pixel_size_angstrom: float,
+    *,
+    box_size: int | None = None,
     weight: Tensor | None = None,
+    threads: int | None = None,
 ) -> Tensor:
     r"""What each image adds: :math:`(w c \bar s \hat y,\; w c^2)` on half of the Nyquist disc.
 
@@ -66,8 +68,11 @@ def weighted_slices(
         shift_angstrom: ``(b, 2)``, displacement (x, y) of the particle in the image, which is taken
             back; None for none.
         optics: CTF of each image, ``(b,)``; None for images without CTF.
-        pixel_size_angstrom: Å.
+        pixel_size_angstrom: of the images, Å.
+        box_size: of the map, at most n; below n its pixels are larger, and frequencies beyond its
+            Nyquist are left out. The map's grey values stay those at box n.
         weight: ``(b,)``, such as one over the variance of each image's noise; 1 by default.
+        threads: on the CPU; torch's number by default.
 
     Returns:
         float32 ``(b, points, 3)``: real part, imaginary part, weight.
@@ -75,24 +80,29 @@ def weighted_slices(
     >>> weighted_slices(torch.zeros(2, 8, 8), None, None, 1.0)[..., 2].unique().tolist()
     [0.5, 1.0]
     """
-    b, n, device = len(images), images.shape[-1], images.device
+    b, full, device = len(images), images.shape[-1], images.device
+    n = box_size or full
     shift = torch.zeros(b, 2, device=device) if shift_angstrom is None else shift_angstrom
     # the origin n // 2 of the image is one more shift
-    phases = axis_phases(n, shift + (n // 2) * pixel_size_angstrom, pixel_size_angstrom)
+    origin = (full // 2) * pixel_size_angstrom
+    phase_x, phase_y = axis_phases(full, shift + origin, pixel_size_angstrom)
+    phases = phase_x * (n / full) ** 3, phase_y
     factor = torch.ones(b, device=device) if weight is None else weight
-    spectra = torch.fft.rfft2(images.float())
+    images = images.to(torch.float32)
     if device.type != "cpu":
-        transfer = torch.ones(b, n, n // 2 + 1, device=device)
+        transfer = torch.ones(b, full, full // 2 + 1, device=device)
         if optics is not None:
-            transfer = ctf_half(n, pixel_size_angstrom, optics)
-        values = _insertion_torch.weigh(spectra, transfer, phases, factor)
+            transfer = ctf_half(full, pixel_size_angstrom, optics)
+        values = _insertion_torch.weigh(torch.fft.rfft2(images), transfer, phases, factor, n)
     else:
         turns = torch.tensor(_NO_CTF, dtype=torch.float64).repeat(b, 1)
         decay = torch.zeros(b)
         if optics is not None:
             turns, decay = turn_coefficients(optics), optics.b_factor_angstrom2
-        step = 1 / (n * pixel_size_angstrom)
-        values = _insertion_cpu.weigh(spectra, turns, decay, step, phases, factor)
+        step = 1 / (full * pixel_size_angstrom)
+        values = _insertion_cpu.weigh(
+            images.contiguous(), (turns, decay, step), phases, factor, n, threads
+        )
     values[:, 0] *= 0.5  # zero frequency is its own opposite
     return values
 
@@ -130,6 +140,7 @@ class Accumulator:
         sets: how many sums; 2 for half sets.
         symmetry: name of the point group, in RELION's axes.
         device: where.
+        threads: on the CPU; torch's number by default.
 
     >>> sums = Accumulator(8, sets=1)
     >>> sums.insert(weighted_slices(torch.ones(1, 8, 8), None, None, 1.0), torch.eye(3)[None])
@@ -144,17 +155,19 @@ class Accumulator:
         sets: int = 2,
         symmetry: str = "C1",
         device: torch.device | None = None,
+        threads: int | None = None,
     ) -> None:
         self.box_size = box_size
         self._device = device or torch.device("cpu")
         self._copies, self._exact = _cosets(point_group(symmetry))
         cpu = self._device.type == "cpu"
-        self._edges = _insertion_cpu.slab_edges(box_size, sets) if cpu else [0, box_size]
+        threads = threads or torch.get_num_threads()
+        self._edges = _insertion_cpu.slab_edges(box_size, -(-threads // sets) if cpu else 1)
         self._loop: _Insert = _insertion_cpu.insert if cpu else _insertion_torch.insert
         edge = SPREAD * box_size + 1
         self._slabs = [
             [
-                torch.zeros(last - first + 1, edge, edge, 4, device=self._device)
+                torch.zeros(last - first + 1, edge, edge, 3, device=self._device)
                 for first, last in zip(self._edges, self._edges[1:], strict=False)
             ]
             for _ in range(sets)
@@ -175,7 +188,9 @@ class Accumulator:
             raise ValueError(
                 f"rotations must be {(len(values), 3, 3)}, got {tuple(rotations.shape)}"
             )
-        copies = rotations.double()[:, None] @ self._copies.to(rotations.device)
+        copies = rotations[:, None]
+        if len(self._copies) > 1:
+            copies = rotations.double()[:, None] @ self._copies.to(rotations.device)
         if sets is None:
             sets = torch.zeros(len(values), dtype=torch.long, device=values.device)
         self._loop(self._slabs, self._edges, values, copies, sets)
@@ -186,7 +201,7 @@ class Accumulator:
         edge = SPREAD * n + 1
         grid = torch.zeros(n + 1, edge, edge, 3, device=self._device)
         for first, slab in zip(self._edges, self._slabs[number], strict=False):
-            grid[first : first + len(slab)] += slab[..., :3]
+            grid[first : first + len(slab)] += slab
         # points with kx < 0 were inserted at their opposites; on the plane kx = 0 both belong
         opposite = grid[0].flip(0, 1)
         grid[0] += torch.stack([opposite[..., 0], -opposite[..., 1], opposite[..., 2]], -1)

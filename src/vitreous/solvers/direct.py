@@ -16,18 +16,22 @@ Source: Scheres, J. Struct. Biol. 180 (2012) 519, equations (6) to (8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics
+from vitreous.physics._threads import own_threads
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
-_BATCH_BYTES = 1 << 25
+_BATCH_BYTES = 1 << 23
+EDGE_PX = 3.0  # of the sphere that the field of view always holds
 _SPAN = 1 << 17  # images summed in single precision before sums are added
 
 
@@ -95,41 +99,52 @@ def accumulate(
         ValueError: lengths that do not agree, or a box larger than the images'.
     """
     device = device or torch.device("cpu")
-    full, total = images.box_size, len(images)
-    n = full if box_size is None else box_size
-    _check(total, rotations, shift_angstrom, optics, half, n, full)
-    pixel = pixel_size_angstrom * full / n
+    n = images.box_size if box_size is None else box_size
+    _check(images, rotations, shift_angstrom, optics, half, n)
     sums: tuple[Gridding, Gridding] | None = None
-    batch = max(1, _BATCH_BYTES // (4 * full**2))
-    for span in torch.split(torch.arange(total), _SPAN):
-        grown = Accumulator(n, sets=2, symmetry=symmetry, device=device)
-        for rows in torch.split(span, batch):
-            read = images.read(rows).to(device, torch.float32)
-            values = weighted_slices(
-                fourier_resize(read, n, 2),
-                None if shift_angstrom is None else shift_angstrom[rows].to(device),
-                None if optics is None else optics[rows].to(device),
-                pixel,
-                None if weight is None else weight[rows].to(device),
-            )
-            grown.insert(values, rotations[rows].to(device), half[rows].to(device) - 1)
-            if progress is not None:
-                progress(int(rows[-1]) + 1, total)
-        first, second = grown.gridding(0), grown.gridding(1)
-        sums = (first, second) if sums is None else (sums[0] + first, sums[1] + second)
+    with own_threads() as threads:
+        for span in torch.split(torch.arange(len(images)), _SPAN):
+            grown = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
+            for rows, read in _batches(images, span):
+                values = weighted_slices(
+                    read.to(device),
+                    None if shift_angstrom is None else shift_angstrom[rows].to(device),
+                    None if optics is None else optics[rows].to(device),
+                    pixel_size_angstrom,
+                    box_size=n,
+                    weight=None if weight is None else weight[rows].to(device),
+                    threads=threads,
+                )
+                grown.insert(values, rotations[rows].to(device), half[rows].to(device) - 1)
+                if progress is not None:
+                    progress(int(rows[-1]) + 1, len(images))
+            first, second = grown.gridding(0), grown.gridding(1)
+            sums = (first, second) if sums is None else (sums[0] + first, sums[1] + second)
     assert sums is not None
     return sums
 
 
+def _batches(images: ImageSource, span: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and images of ``span``, the next being read while one is worked on."""
+    pieces = torch.split(span, max(1, _BATCH_BYTES // (4 * images.box_size**2)))
+    with ThreadPoolExecutor(1, "vitreous-read") as reader:
+        coming = reader.submit(images.read, pieces[0])
+        for rows, following in itertools.zip_longest(pieces, pieces[1:]):
+            read = coming.result()
+            if following is not None:
+                coming = reader.submit(images.read, following)
+            yield rows, read
+
+
 def _check(
-    total: int,
+    images: ImageSource,
     rotations: Tensor,
     shift: Tensor | None,
     optics: Optics | None,
     half: Tensor,
     n: int,
-    full: int,
 ) -> None:
+    total = len(images)
     lengths = {
         "rotations": len(rotations),
         "shift_angstrom": total if shift is None else len(shift),
@@ -141,8 +156,8 @@ def _check(
         raise ValueError(f"{total} images, but {wrong}; give one row for each image")
     if total == 0:
         raise ValueError("no images to reconstruct from")
-    if not 2 <= n <= full:
-        raise ValueError(f"box_size must be from 2 to the images' {full}, got {n}")
+    if not 2 <= n <= images.box_size:
+        raise ValueError(f"box_size must be from 2 to the images' {images.box_size}, got {n}")
 
 
 def reconstruct_halves(
@@ -249,7 +264,10 @@ def _shell_means(sums: Gridding) -> tuple[Tensor, Tensor]:
 
 
 def _to_map(spectrum: Tensor, n: int) -> Tensor:
-    """Inverse transform of a half grid within the Nyquist ball, cropped, kernel divided out."""
+    """Inverse transform of a half grid within the Nyquist ball, cropped, kernel divided out.
+
+    Zero outside the inscribed sphere, which leaves the field of view in some of the images.
+    """
     size = SPREAD * n
     device = spectrum.device
     ball = _radius(n, device) < n / 2
@@ -261,7 +279,8 @@ def _to_map(spectrum: Tensor, n: int) -> Tensor:
         x = _central(torch.fft.ifft(wide, dim=dim), n, dim)
     volume = _central(torch.fft.irfft(x, n=size, dim=0), n, 0).permute(2, 1, 0)
     window = torch.sinc((torch.arange(n, device=device) - n // 2) / size).square()
-    return (volume / (window[:, None, None] * window[:, None] * window)).contiguous()
+    sphere = soft_mask(n, 3, n / 2 - EDGE_PX, EDGE_PX, device=device)
+    return (volume * sphere / (window[:, None, None] * window[:, None] * window)).contiguous()
 
 
 def _central(x: Tensor, n: int, dim: int) -> Tensor:

@@ -1,0 +1,157 @@
+"""What every command that reconstructs writes from two half maps: maps, tables, report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from vitreous.cli.maps import shell_frequencies, write_fsc_csv
+from vitreous.cli.output import OutputFolder, plain
+from vitreous.cli.progress import duration
+from vitreous.data.particles import Particles
+from vitreous.io.mrc import write_mrc
+from vitreous.io.star import write_star
+from vitreous.metrics.fsc import FscResult
+from vitreous.report.html import ReportData, Resolution
+
+FILES = ("half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html")
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two half maps and what is made of them.
+
+    Args:
+        half1, half2: unfiltered ``(n, n, n)``, in one frame.
+        average: the map to look at.
+        curves: FSC between the halves.
+        masked: resolutions in Å at 0.143 and 0.5 within the mask, corrected for it.
+        unmasked: the same without mask.
+        mask_name: of the mask, for the report.
+    """
+
+    half1: Tensor
+    half2: Tensor
+    average: Tensor
+    curves: FscResult
+    masked: tuple[float, float]
+    unmasked: tuple[float, float]
+    mask_name: str = "a soft mask"
+
+
+def curves_by_name(curves: FscResult) -> dict[str, Tensor]:
+    """The curves under the names that ``fsc.csv`` and the report give them."""
+    return {
+        "corrected": curves.corrected,
+        "unmasked": curves.unmasked,
+        "masked": curves.masked,
+        "phase_randomised": curves.randomised,
+    }
+
+
+def write_files(
+    folder: OutputFolder,
+    halves: Halves,
+    particles: Particles,
+    half_set: Tensor,
+    pixel_size_angstrom: float,
+) -> None:
+    """Write the maps, ``particles.star`` and ``fsc.csv``.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    maps = {"half1.mrc": halves.half1, "half2.mrc": halves.half2, "map.mrc": halves.average}
+    for name, volume in maps.items():
+        write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
+    document = particles.to_star_document(
+        relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy()
+    )
+    write_star(folder.path("particles.star"), document)
+    curves = curves_by_name(halves.curves)
+    write_fsc_csv(folder.path("fsc.csv"), curves, len(halves.half1), pixel_size_angstrom)
+
+
+def report_data(
+    command: str,
+    title: str,
+    verdict: str,
+    halves: Halves,
+    *,
+    half_set: Tensor,
+    pixel_size_angstrom: float,
+    symmetry: str,
+    seconds: float,
+    options: Mapping[str, object],
+    warnings: tuple[str, ...] = (),
+    more_numbers: Mapping[str, str] | None = None,
+) -> ReportData:
+    """The report's page, without what only one command has to show.
+
+    Args:
+        command: name of the subcommand.
+        title: of the page.
+        verdict: one sentence without full stop.
+        halves: what came out.
+        half_set: long ``(particles,)`` of 1 and 2.
+        pixel_size_angstrom: of the maps, Å.
+        symmetry: point group.
+        seconds: wall time.
+        options: those of the run.
+        warnings: sentences to be shown prominently.
+        more_numbers: further cards, after the resolutions.
+    """
+    frequency = shell_frequencies(len(halves.half1), pixel_size_angstrom).numpy()
+    sizes = [int((half_set == half).sum()) for half in (1, 2)]
+    curves = curves_by_name(halves.curves)
+    return ReportData(
+        title=title,
+        subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
+        verdict=verdict[0].upper() + verdict[1:] + ".",
+        warnings=warnings,
+        pixel_size_angstrom=pixel_size_angstrom,
+        key_numbers={
+            "resolution at 0.143": angstrom(halves.masked[0]),
+            "resolution at 0.5": angstrom(halves.masked[1]),
+            **(more_numbers or {}),
+            "particles per half": f"{sizes[0]:,} and {sizes[1]:,}",
+            "symmetry": symmetry,
+            "time": duration(seconds),
+        },
+        settings={name: str(plain(value)) for name, value in options.items()},
+        volume=halves.average.cpu().numpy(),
+        fsc_curves={
+            name.replace("_", " "): (frequency, curve.cpu().numpy())
+            for name, curve in curves.items()
+        },
+        resolutions=[
+            Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
+            Resolution("without mask", *halves.unmasked),
+        ],
+    )
+
+
+def angstrom(value: float) -> str:
+    """A resolution for a person.
+
+    >>> angstrom(7.25), angstrom(float("inf"))
+    ('7.2 Å', 'none')
+    """
+    return f"{value:.1f} Å" if math.isfinite(value) else "none"
+
+
+def summary(halves: Halves, folder: OutputFolder, seconds: float, remark: str = "") -> str:
+    """The lines for the person who waited, to follow the verdict."""
+    lines = (
+        f"resolution   {angstrom(halves.masked[0])} at 0.143, {angstrom(halves.masked[1])} at 0.5 "
+        f"(masked, corrected); {angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} "
+        f"without mask{remark}",
+        f"time         {duration(seconds)}",
+        f"map          {folder.root / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
+        f"report       {folder.root / 'report.html'}",
+    )
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""``vitreous reconstruct`` from files to files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import soft_mask
+from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+from vitreous.metrics.fsc import fsc
+
+PIXEL = 6.0
+FILES = {"half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 particles of 24 px, 10 dB, shifted."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "sim"
+    size = ("--box", "24", "--apix", str(PIXEL), "--n", "600", "--snr-db", "10", "--seed", "3")
+    shift = ("--shift", "triangular:20", "--threads", "1")
+    done = CliRunner().invoke(
+        app, ["simulate", "phantom:3", *size, *shift, "-o", str(folder), "-q"]
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def volume(path: Path) -> torch.Tensor:
+    return torch.from_numpy(read_mrc(path)[0].copy()).float()
+
+
+def rows(path: Path) -> dict[str, Any]:
+    return dict(read_star(path).blocks["particles"].columns)
+
+
+def changed(source: Path, target: Path, **columns: list[str] | None) -> Path:
+    """The table with columns replaced or, where None, left out; its stack beside it."""
+    document = read_star(source)
+    table = dict(document.blocks["particles"].columns)
+    for name, values in columns.items():
+        if values is None:
+            del table[name]
+        else:
+            table[name] = values
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stack = target.parent / "particles.mrcs"
+    if not stack.exists():
+        stack.symlink_to(source.parent / "particles.mrcs")
+    write_star(target, StarDocument({**document.blocks, "particles": StarBlock(table)}))
+    return target
+
+
+def test_a_map_with_the_truth_s_grey_values(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous("reconstruct", simulated / "truth.star", "-o", out)
+    assert code == 0, stderr
+    assert {f.name for f in out.iterdir()} == FILES | {"config.toml"}
+    assert "at 0.143 between half maps of 600 particles" in stdout
+    truth = volume(simulated / "truth.mrc")
+    found = volume(out / "map.mrc")
+    assert fsc(found, truth)[1:9].min() > 0.95
+    scale = float((found * truth).sum() / truth.square().sum())
+    assert 0.85 < scale < 1.05
+    assert read_mrc(out / "half1.mrc")[1].pixel_size_angstrom == pytest.approx(PIXEL)
+    run = tomllib.loads((out / "config.toml").read_text())
+    assert run["run"]["status"] == "finished"
+    assert run["options"]["method"] == "direct"
+    assert len(run["run"]["images_sha256"]) == 16
+    assert "drawn at random" in (out / "report.html").read_text("utf-8")
+
+
+def test_halves_are_recorded_and_used_again(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    start = simulated / "truth.star"
+    assert vitreous("reconstruct", start, "-o", first, "-q")[0] == 0
+    halves = rows(first / "particles.star")["rlnRandomSubset"]
+    assert sorted(set(halves)) == ["1", "2"]
+    assert rows(first / "particles.star")["rlnAngleRot"] == rows(start)["rlnAngleRot"]
+    table = changed(start, tmp_path / "copy" / "in.star", rlnRandomSubset=halves)
+    command = ("reconstruct", table, "-q", "--seed", 9, "--allow-outside-root")
+    assert vitreous(*command, "-o", again)[0] == 0
+    assert rows(again / "particles.star")["rlnRandomSubset"] == halves
+    a, b = volume(first / "half1.mrc"), volume(again / "half1.mrc")
+    assert torch.allclose(a, b, atol=1e-4 * float(a.abs().max()))
+    assert "drawn at random" not in (again / "report.html").read_text("utf-8")
+    assert vitreous("reconstruct", start, "-o", other, "-q", "--seed", 9)[0] == 0
+    assert rows(other / "particles.star")["rlnRandomSubset"] != halves
+
+
+def test_options_reach_the_map(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    truth = volume(simulated / "truth.mrc")
+
+    def run(*options: Any) -> torch.Tensor:
+        out = tmp_path / "-".join(map(str, options)).strip("-") / "out"
+        code, _, error = vitreous(
+            "reconstruct", simulated / "truth.star", "-o", out, "-q", *options
+        )
+        assert code == 0, error
+        return volume(out / "map.mrc")
+
+    plain = run()
+    assert torch.allclose(run("--invert"), -plain, atol=1e-5 * float(plain.abs().max()))
+    cropped = run("--box", 16)
+    expected = fourier_resize(truth, 16, 3) * soft_mask(16, 3, 5.0, 3)
+    assert fsc(cropped, expected)[1:6].min() > 0.95
+    without = run("--ignore-ctf")
+    assert fsc(without, truth)[1:9].mean() < 0.9
+    assert run("--wiener", 3).norm() < 0.6 * run("--wiener", "none").norm()
+    inner = run("--mask-diameter", 60)
+    assert not inner[0].any()
+    assert inner[12, 12, 12] != 0
+    folded = run("--sym", "C2")
+    assert torch.allclose(folded, folded.flip(1, 2).roll((1, 1), (1, 2)), atol=1e-4)
+
+
+def test_tables_without_poses_are_refused(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, error = vitreous("reconstruct", simulated / "particles.star", "-o", out)
+    assert code == 3
+    assert "_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi missing" in error
+    assert "vitreous abinit" in error
+    assert not out.exists()
+
+
+def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    table = changed(simulated / "truth.star", tmp_path / "bad" / "in.star")
+    images = open_stack(simulated / "particles.mrcs").read(slice(None))
+    images[3] = 1.0
+    (tmp_path / "bad" / "particles.mrcs").unlink()
+    write_mrc(tmp_path / "bad" / "particles.mrcs", images, PIXEL, is_stack=True)
+    code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "a", "-q")
+    assert code == 0
+    assert "1 images are constant" in error
+    images[417, 5, 6] = np.nan
+    write_mrc(tmp_path / "bad" / "particles.mrcs", images, PIXEL, is_stack=True)
+    code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "b", "-q")
+    assert code == 3
+    assert "000418@particles.mrcs: NaN or infinite pixels" in error
+    code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "c", "-q", "--skip-bad")
+    assert code == 0
+    assert len(rows(tmp_path / "c" / "particles.star")["rlnImageName"]) == 598
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--wiener", "much"), "--wiener much: give auto, none or a number from 0 on"),
+        (("--wiener", "-1"), "--wiener -1"),
+        (("--box", 30), "--box 30: larger than the images (24 px)"),
+        (("--mask-diameter", 500), "--mask-diameter 500: wider than the images (144 Å)"),
+        (("--sym", "Q"), "unknown point group 'Q'"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    vitreous: Any, simulated: Path, tmp_path: Path, options: tuple[Any, ...], message: str
+) -> None:
+    out = tmp_path / "out"
+    code, _, error = vitreous("reconstruct", simulated / "truth.star", "-o", out, *options)
+    assert code == 2
+    assert message in error
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("relion_refine") is None, reason="needs Debian's package relion")
+def test_relion_refines_what_was_written(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    """One iteration of RELION's 3D classification from our particles.star and map.mrc."""
+    out = simulated.parent / "found"
+    assert vitreous("reconstruct", simulated / "truth.star", "-o", out, "-q")[0] == 0
+    (simulated.parent / "relion").mkdir()
+    command = (
+        "relion_refine --i found/particles.star --o relion/run --ref found/map.mrc --ini_high 30 "
+        "--iter 1 --ctf --K 1 --tau2_fudge 2 --particle_diameter 120 --healpix_order 1 "
+        "--offset_range 3 --offset_step 2 --norm --scale --firstiter_cc --dont_check_norm --j 2"
+    )
+    done = subprocess.run(
+        command.split(), cwd=simulated.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert len(rows(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 600
