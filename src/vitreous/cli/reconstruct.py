@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -113,6 +114,8 @@ def command(
     """
     require_finite(context.params)
     noise_to_signal = _noise_to_signal(wiener)
+    # torch's threads, while they have nothing to do, must not take the cores from the others
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.cli.reconstruct_run import Request, reconstruct
