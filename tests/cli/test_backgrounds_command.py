@@ -61,11 +61,11 @@ def project(tmp_path):
 
 def drop(star, *columns, block="particles", **more):
     document = read_star(star)
-    table = document.blocks[block].columns
-    for name in columns:
-        del table[name]
-    table |= {name: [value] * len(document.blocks[block]) for name, value in more.items()}
-    write_star(star, document)
+    old = document.blocks[block]
+    table = {name: values for name, values in old.columns.items() if name not in columns}
+    table |= {name: [value] * len(old) for name, value in more.items()}
+    changed = StarBlock(table, is_loop=old.is_loop)
+    write_star(star, StarDocument({**document.blocks, block: changed}))
 
 
 def run(vitreous, project, *options):

@@ -102,7 +102,7 @@ class ParticleFiles:
             )
         index = np.arange(count)
         return Particles(
-            optics=micrographs.optics[owner],
+            ctf=micrographs.optics[owner],
             pose=None,
             pixel_size_angstrom=header.pixel_size_or(self.apix),
             micrograph_id=owner,

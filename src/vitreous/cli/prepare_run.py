@@ -93,7 +93,9 @@ class Pieces:
             raise self._rejected(place[~finite].tolist(), int(place[-1]) + 1)
         constant = finite & (images.amax((-2, -1)) == images.amin((-2, -1)))
         usable = finite & ~constant
-        prepared, sound = self.preparer(images[usable], self.particles.optics[place[usable]])
+        flips = self.preparer.recipe.phase_flip
+        optics = self.particles.optics[place[usable]] if flips else None
+        prepared, sound = self.preparer(images[usable], optics)
         bad = {
             "non_finite": place[~finite].tolist(),
             "constant": place[constant].tolist(),

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -51,21 +51,6 @@ class MissingCtf:
     reason: str
 
 
-class _OpticsField:
-    """``Particles.optics``: raises for particles without CTF when it is asked for, not before."""
-
-    def __set__(self, particles: Particles, value: Optics | MissingCtf) -> None:
-        particles.__dict__["optics"] = value
-
-    def __get__(self, particles: Particles | None, owner: type | None = None) -> Optics:
-        if particles is None:
-            raise AttributeError("optics")  # so that the field has no default
-        held = particles.__dict__["optics"]
-        if isinstance(held, MissingCtf):
-            raise InputError(held.reason)
-        return held
-
-
 @dataclass(frozen=True)
 class Particles:
     """Images with optics, poses, micrographs and half sets.
@@ -73,8 +58,7 @@ class Particles:
     Made by :meth:`open` or :meth:`from_arrays`.
 
     Args:
-        optics: CTF parameters of each image; asking for it raises InputError, with the columns that
-            are missing, unless :attr:`has_ctf`.
+        ctf: CTF parameters of each image, or why there are none; :attr:`optics` is what to ask for.
         pose: orientations and shifts where known.
         pixel_size_angstrom: Å.
         micrograph_id: long ``(n,)``, index into ``micrograph_names``.
@@ -85,10 +69,7 @@ class Particles:
         stated_contrast: whether the file says that protein is ``dark`` or ``light`` in the images.
     """
 
-    if TYPE_CHECKING:
-        optics: Optics
-    else:
-        optics: Optics = _OpticsField()
+    ctf: Optics | MissingCtf
     pose: Pose | None
     pixel_size_angstrom: float
     micrograph_id: Tensor
@@ -139,14 +120,14 @@ class Particles:
         document = read_particles_document(path, passthrough=passthrough, apix=apix, **places)
         table = ParticleTable(document, path, apix=apix)
         table.refuse_unsupported()
-        optics: Any = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
+        ctf = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
         ids = table.text("rlnImageName")
         source = open_stacks(ids, path, **places)
         table.check_box_size(source.box_size)
         pixel_size = _pixel_size(table, source)
         member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
         particles = cls(
-            optics=optics,
+            ctf=ctf,
             pose=table.parse_pose(pixel_size),
             pixel_size_angstrom=pixel_size,
             micrograph_id=torch.from_numpy(member),
@@ -236,7 +217,7 @@ class Particles:
         if not (math.isfinite(pixel_size_angstrom) and pixel_size_angstrom > 0):
             raise ValueError(f"pixel size must be positive, got {pixel_size_angstrom}")
         return cls(
-            optics=optics,
+            ctf=optics,
             pose=pose,
             pixel_size_angstrom=float(pixel_size_angstrom),
             micrograph_id=member,
@@ -271,7 +252,18 @@ class Particles:
     @property
     def has_ctf(self) -> bool:
         """Whether :attr:`optics` can be asked for."""
-        return not isinstance(self.__dict__["optics"], MissingCtf)
+        return isinstance(self.ctf, Optics)
+
+    @property
+    def optics(self) -> Optics:
+        """CTF parameters of each image.
+
+        Raises:
+            InputError: the table gives none, or not all; the missing columns are named.
+        """
+        if isinstance(self.ctf, MissingCtf):
+            raise InputError(self.ctf.reason)
+        return self.ctf
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -298,11 +290,9 @@ class Particles:
     def _selected(self, indices: Any, excluded: Mapping[str, tuple[str, ...]]) -> Self:
         rows = self._rows[_as_index(indices)]
         place = torch.from_numpy(np.arange(len(self))[_as_index(indices)])
-        held = self.__dict__["optics"]
-        optics: Any = held[place] if self.has_ctf else held
         return replace(
             self,
-            optics=optics,
+            ctf=self.ctf[place] if isinstance(self.ctf, Optics) else self.ctf,
             pose=None if self.pose is None else self.pose[place],
             micrograph_id=self.micrograph_id[place],
             half_set=self.half_set[place],
