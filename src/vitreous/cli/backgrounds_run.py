@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitreous.cli.common import StopSignals, say, stream_seed
+from vitreous.cli.common import say, stream_seed
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.progress import RunProgress
 from vitreous.cli.recipe import describe
-from vitreous.cli.streaming import Piece, cores, files_digest, stream_pieces
+from vitreous.cli.streaming import Piece, cores, files_digest, stream_into
 from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize
 from vitreous.data.backgrounds import Micrograph, choose_windows
@@ -26,7 +24,7 @@ from vitreous.data.picks import PickedMicrograph, micrograph_pixel_size, picked_
 from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Geometry, Preparation, Preparer
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import open_stack, read_header
-from vitreous.io.mrc_growing import JOURNAL, PART, GrowingStack
+from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 
 STACK, TABLE = "backgrounds.mrcs", "backgrounds.star"
@@ -163,35 +161,24 @@ def backgrounds(request: Request) -> None:
         skip_missing=request.skip_missing,
     )
     cutter = _cutter(request, geometry, micrographs)
-    started = time.monotonic()
-    with _folder(request, cutter) as folder, StopSignals() as stop:
-        target = GrowingStack(
-            folder.path(STACK),
-            geometry.box_size,
-            geometry.pixel_size_angstrom,
-            mode=12 if request.float16 else 2,
-            resume=folder.resuming,
-        )
-        if folder.was_finished:
-            say(f"{folder.root}: the run was finished already; nothing to do")
-        else:
-            try:
-                with target as stack, RunProgress("cutting", quiet=request.quiet) as progress:
-                    records = stream_pieces(
-                        stack,
-                        cutter.cut,
-                        len(micrographs),
-                        threads=cores(request.threads),
-                        stop=stop,
-                        progress=progress,
-                    )
-            except InputError:
-                folder.discard()
-                raise
+    with _folder(request, cutter) as folder:
+
+        def conclude(records: Mapping[int, dict[str, Any]], seconds: float) -> None:
             write_star(folder.path(TABLE), _document(particles, cutter, records))
-            _report(request, cutter, records, time.monotonic() - started)
-        folder.finish()
-        target.forget()
+            _report(request, cutter, records, seconds)
+
+        stream_into(
+            folder,
+            STACK,
+            geometry,
+            cutter.cut,
+            len(micrographs),
+            conclude,
+            float16=request.float16,
+            threads=request.threads,
+            label="cutting",
+            quiet=request.quiet,
+        )
 
 
 def _cutter(request: Request, geometry: Geometry, micrographs: list[PickedMicrograph]) -> Cutter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +12,16 @@ from typing import Any
 
 import torch
 
-from vitreous.cli.common import StopSignals, say
+from vitreous.cli.common import say
 from vitreous.cli.output import OutputFolder, plain
-from vitreous.cli.progress import RunProgress
 from vitreous.cli.recipe import describe
-from vitreous.cli.streaming import Piece, cores, files_digest, stream_pieces
+from vitreous.cli.streaming import Piece, cores, files_digest, stream_into
 from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry, Preparation, Preparer
 from vitreous.data.prepared_table import prepared_document
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc_growing import JOURNAL, PART, GrowingStack
+from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import write_star
 
 STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
@@ -122,37 +120,26 @@ def prepare(request: Request) -> None:
     particles, recipe = request.particles, request.recipe
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
     pieces = Pieces(particles, Preparer(recipe, geometry), str(request.table), request.skip_bad)
-    started = time.monotonic()
-    with _folder(request) as folder, StopSignals() as stop:
-        target = GrowingStack(
-            folder.path(STACK),
-            geometry.box_size,
-            geometry.pixel_size_angstrom,
-            mode=12 if request.float16 else 2,
-            resume=folder.resuming,
-        )
-        if folder.was_finished:
-            say(f"{folder.root}: the run was finished already; nothing to do")
-        else:
-            try:
-                with target as stack, RunProgress("preparing", quiet=request.quiet) as progress:
-                    records = stream_pieces(
-                        stack,
-                        pieces.prepare,
-                        len(pieces),
-                        threads=cores(request.threads),
-                        stop=stop,
-                        progress=progress,
-                    )
-            except InputError:
-                folder.discard()
-                raise
+    with _folder(request) as folder:
+
+        def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
             excluded = _gather(records)
             _write_tables(folder, particles, geometry, excluded, recipe.phase_flip)
             if not request.quiet:
-                _summarise(folder, particles, geometry, excluded, time.monotonic() - started)
-        folder.finish()
-        target.forget()
+                _summarise(folder, particles, geometry, excluded, seconds)
+
+        stream_into(
+            folder,
+            STACK,
+            geometry,
+            pieces.prepare,
+            len(pieces),
+            conclude,
+            float16=request.float16,
+            threads=request.threads,
+            label="preparing",
+            quiet=request.quiet,
+        )
 
 
 def _folder(request: Request) -> OutputFolder:

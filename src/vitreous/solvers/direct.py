@@ -19,7 +19,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,26 +27,12 @@ from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics
 from vitreous.physics._threads import own_threads
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
+from vitreous.solvers.images import ImageSource
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
 _BATCH_BYTES = 1 << 23
 EDGE_PX = 3.0  # of the sphere that the field of view always holds
 _SPAN = 1 << 17  # images summed in single precision before sums are added
-
-
-class ImageSource(Protocol):
-    """Particle images, read a batch at a time, protein positive."""
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the images in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
-        ...
 
 
 class _InMemory:
@@ -83,7 +68,7 @@ def accumulate(
     """The sums of both half sets, in one pass over the images.
 
     Args:
-        images: read in order, a few thousand at a time.
+        images: protein positive; read in order, a few thousand at a time.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
         optics: CTF of each image; None for images without.
