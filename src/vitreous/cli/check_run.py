@@ -51,7 +51,7 @@ def check(
     if fixed is not None and fixed.exists() and not overwrite:
         raise UsageError(f"{fixed}: is there already; give --overwrite to replace it")
     particles = files.open(need_ctf=False)
-    claims = claims_of(particles, invert=invert)
+    claims = claims_of(particles, invert=invert, ignore_header=files.apix is not None)
     with StopSignals() as stop, RunProgress("checking", quiet=quiet) as progress:
 
         def notify(step: str, fraction: float) -> None:
@@ -72,14 +72,14 @@ def check(
     return diagnosis.faults
 
 
-def claims_of(particles: Particles, *, invert: bool) -> Claims:
+def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False) -> Claims:
     """What the files, and the user, say about the images."""
     header = particles.header_pixel_size_angstrom
     stated = particles.pixel_size_angstrom
     differs = header is not None and abs(header - stated) > 0.01 * stated
     return Claims(
         pixel_size_angstrom=stated,
-        header_pixel_size_angstrom=header if differs else None,
+        header_pixel_size_angstrom=header if differs and not ignore_header else None,
         optics=particles.optics if particles.has_ctf else None,
         pose=particles.pose,
         dark=invert or particles.stated_contrast == "dark",

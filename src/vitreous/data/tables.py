@@ -83,7 +83,9 @@ class ParticleTable:
         """Row of the optics table of each particle; None for RELION 3.0."""
         if self.optics is None:
             if "rlnOpticsGroup" in self.particles and "rlnVoltage" not in self.particles:
-                raise InputError(f"{self.path}: block data_optics: missing")
+                raise InputError(
+                    f"{self.path}: block data_optics: missing; export the particles with it"
+                )
             return None
         source = f"{self.path}: block data_optics"
         if not len(self.optics):

@@ -273,3 +273,13 @@ def test_statistics_do_not_depend_on_batches() -> None:
     assert torch.allclose(whole.power, parts.power)
     odd = statistics.suspects(whole, torch.zeros(20, dtype=torch.long))
     assert odd.repeated == (11,)
+
+
+def test_headers_that_differ_are_said_even_where_nothing_can_tell_who_is_right() -> None:
+    noise = torch.randn(400, 16, 16, generator=torch.Generator().manual_seed(3))
+    for count, optics in ((5, None), (400, None), (400, Optics.uniform(400))):
+        particles = Particles.from_arrays(
+            noise[:count], Optics.uniform(count), pixel_size_angstrom=4.0
+        )
+        found = examine(particles, Claims(4.0, 1.0, optics), torch.Generator())
+        assert found.faults == ("header-pixel-size",)

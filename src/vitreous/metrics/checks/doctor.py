@@ -115,7 +115,7 @@ def examine(
     diagnosis = Diagnosis(tuple(told), claims, odd, found)
     if len(rows) < FEWEST:
         few = Finding("conventions", "unclear", f"only {len(rows)} usable images: too few to tell")
-        return replace(diagnosis, findings=(*told, few))
+        return replace(diagnosis, findings=(*told, *_headers(claims), few))
     n = min(CTF_BOX_SIZE, images.box_size)
     chosen = _evenly(rows, CTF_SAMPLE)
     sample = _read(images, chosen, n)
@@ -142,7 +142,7 @@ def _with_ctf(
     claims, scale = so_far.mended, images.box_size / sample.shape[-1]
     if claims.optics is None:
         missing = Finding("CTF", "note", "the table has no CTF parameters", "", "estimate the CTF")
-        return replace(so_far, findings=(*so_far.findings, missing))
+        return replace(so_far, findings=(*so_far.findings, *_headers(claims), missing))
     header = claims.header_pixel_size_angstrom
     tried = ctf.hypotheses(
         claims.optics, claims.pixel_size_angstrom, () if header is None else (header,)
@@ -166,16 +166,23 @@ def _with_header(told: Sequence[Finding], test: ctf.CtfTest, claims: Claims) -> 
     if header is None or settled:
         return list(told)
     sizes = [h.pixel_size_angstrom for h in test.hypotheses]
-    clear = test.best == 0 and test.beats(0, sizes.index(header))
-    evidence = told[0].evidence
-    if clear:
+    disagreement = _headers(claims)[0]
+    if test.best == 0 and test.beats(0, sizes.index(header)):
         claim = f"the stack's header says {header:.4g} Å, but {stated:.4g} Å fits the rings"
         remedy = "correct the header (the table's value is used)"
-    else:
-        claim = f"the table says {stated:.4g} Å, the stack's header {header:.4g} Å"
-        remedy = "find out which is true, and give it with --apix"
-    disagreement = Finding("pixel size", "wrong", claim, evidence, remedy, "header-pixel-size")
+        disagreement = replace(disagreement, claim=claim, remedy=remedy)
+    disagreement = replace(disagreement, evidence=told[0].evidence)
     return [disagreement, *(finding for finding in told if finding.topic != "pixel size")]
+
+
+def _headers(claims: Claims) -> list[Finding]:
+    """Where table and stack differ in pixel size, and nothing tells which is right."""
+    header = claims.header_pixel_size_angstrom
+    if header is None:
+        return []
+    claim = f"the table says {claims.pixel_size_angstrom:.4g} Å, the stack's header {header:.4g} Å"
+    remedy = "find out which is true, and give it with --apix"
+    return [Finding("pixel size", "wrong", claim, "", remedy, "header-pixel-size")]
 
 
 def _with_contrast(

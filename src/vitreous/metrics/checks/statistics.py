@@ -294,7 +294,7 @@ def _whiteness(found: ImageStatistics) -> Finding | None:
         "noise",
         "note" if coloured else "ok",
         "power falls towards high frequencies" if coloured else "power is nearly white",
-        f"an eighth to a quarter of Nyquist holds {ratio:.1f} times the power of the last quarter",
+        f"an eighth to a quarter of Nyquist holds {ratio:.3g} times the power of the last quarter",
         "real backgrounds serve better than white noise (`abinit --noise`)" if coloured else "",
     )
 
