@@ -210,8 +210,9 @@ def test_mended_claims_are_the_true_ones(clean: Case) -> None:
     assert torch.equal(mended.optics.defocus_u_angstrom, true.optics.defocus_u_angstrom)
 
 
-def test_pure_noise_raises_no_alarm_about_ctf_and_contrast() -> None:
-    noise = torch.randn(400, 32, 32, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("box", [32, 33])
+def test_pure_noise_raises_no_alarm_about_ctf_and_contrast(box: int) -> None:
+    noise = torch.randn(400, box, box, generator=torch.Generator().manual_seed(3))
     particles = Particles.from_arrays(noise, Optics.uniform(400), pixel_size_angstrom=4.0)
     found = examine(particles, Claims(4.0, None, Optics.uniform(400)), torch.Generator())
     assert found.faults == ()
@@ -219,7 +220,10 @@ def test_pure_noise_raises_no_alarm_about_ctf_and_contrast() -> None:
     assert told["CTF"] == told["contrast"] == "unclear"
 
 
-@pytest.mark.parametrize("images", [torch.zeros(30, 16, 16), torch.full((30, 16, 16), torch.nan)])
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(30, 16, 16), torch.full((30, 16, 16), torch.nan), torch.randn(30, 4, 4)],
+)
 def test_nothing_usable_is_said_not_raised(images: Tensor) -> None:
     particles = Particles.from_arrays(images, Optics.uniform(30), pixel_size_angstrom=4.0)
     found = examine(particles, Claims(4.0, None, Optics.uniform(30)), torch.Generator())

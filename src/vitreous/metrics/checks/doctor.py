@@ -16,6 +16,7 @@ from vitreous.metrics.checks.finding import Finding
 
 CTF_BOX_SIZE = 128
 CTF_SAMPLE, POSE_SAMPLE = 3000, 5000
+SMALLEST_BOX = 16
 FEWEST = 10  # usable images, below which nothing is said about conventions
 FEWEST_WITH_POSES = 200
 STEPS = ("images", "CTF", "contrast", "poses")
@@ -113,8 +114,9 @@ def examine(
     left_out = {*odd.unusable, *odd.clipped, *odd.outlying}
     rows = torch.tensor([i for i in range(len(found)) if i not in left_out], dtype=torch.long)
     diagnosis = Diagnosis(tuple(told), claims, odd, found)
-    if len(rows) < FEWEST:
-        few = Finding("conventions", "unclear", f"only {len(rows)} usable images: too few to tell")
+    if len(rows) < FEWEST or images.box_size < SMALLEST_BOX:
+        what = f"{len(rows)} usable images of {images.box_size} px are too few or too small to tell"
+        few = Finding("conventions", "unclear", what)
         return replace(diagnosis, findings=(*told, *_headers(claims), few))
     n = min(CTF_BOX_SIZE, images.box_size)
     chosen = _evenly(rows, CTF_SAMPLE)
