@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -196,21 +197,23 @@ def _with_contrast(
     test = contrast.measure(sample, optics, pixel)
     told = contrast.findings(test, dark_expected=mended.dark, pixel_size_angstrom=pixel)
     if so_far.ctf is not None and so_far.ctf.snr > 0:
-        told.append(_strength(so_far.ctf.snr))
+        told += _noise(so_far.ctf)
     notify("contrast", 1.0)
     if any(finding.fault == "contrast" for finding in told):
         mended = replace(mended, dark=not mended.dark)
     return replace(so_far, findings=(*so_far.findings, *told), mended=mended, contrast=test)
 
 
-def _strength(snr: float) -> Finding:
-    decibel = 10 * float(torch.tensor(snr).log10())
-    return Finding(
+def _noise(test: ctf.CtfTest) -> list[Finding]:
+    """Strength of the signal against the noise, and the noise's colour, as the rings tell them."""
+    signal = Finding(
         "signal",
         "note",
-        f"signal over noise about {decibel:.0f} dB",
+        f"signal over noise about {10 * math.log10(test.snr):.0f} dB",
         "from the rings in the power spectra; rings of ice and carbon count as signal",
     )
+    colour = statistics.whiteness(torch.cat([test.noise[:1].expand(ctf.FIRST_SHELL), test.noise]))
+    return [signal] if colour is None else [signal, colour]
 
 
 def _with_poses(
