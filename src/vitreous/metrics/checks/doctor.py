@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
-from vitreous.metrics.checks import contrast, ctf, poses, statistics
+from vitreous.metrics.checks import contrast, ctf, ctf_findings, poses, statistics
 from vitreous.metrics.checks.finding import Finding
 
 CTF_BOX_SIZE = 128
@@ -71,12 +71,14 @@ class Diagnosis:
 
     Args:
         findings: in the order of the tests.
-        mended: corrected claims.
+        claims: what the table says.
+        mended: the same, corrected.
         suspects: images with something wrong.
         statistics, ctf, contrast, poses: the tests; None where there was nothing to test.
     """
 
     findings: tuple[Finding, ...]
+    claims: Claims
     mended: Claims
     suspects: statistics.Suspects
     statistics: statistics.ImageStatistics
@@ -114,7 +116,7 @@ def examine(
     told = statistics.findings(found, odd, images.micrograph_id, images.ids)
     left_out = {*odd.unusable, *odd.clipped, *odd.outlying}
     rows = torch.tensor([i for i in range(len(found)) if i not in left_out], dtype=torch.long)
-    diagnosis = Diagnosis(tuple(told), claims, odd, found)
+    diagnosis = Diagnosis(tuple(told), claims, claims, odd, found)
     if len(rows) < FEWEST or images.box_size < SMALLEST_BOX:
         what = f"{len(rows)} usable images of {images.box_size} px are too few or too small to tell"
         few = Finding("conventions", "unclear", what)
@@ -158,7 +160,7 @@ def _with_ctf(
     test = replace(test, hypotheses=tried)
     best = tried[test.best]
     mended = replace(claims, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom)
-    told = _with_header(ctf.findings(test), test, claims)
+    told = _with_header(ctf_findings.findings(test), test, claims)
     return replace(so_far, findings=(*so_far.findings, *told), mended=mended, ctf=test)
 
 
@@ -228,21 +230,60 @@ def _with_poses(
         return replace(so_far, findings=(*so_far.findings, few))
     chosen = _evenly(rows, POSE_SAMPLE)
     n = min(poses.BOX_SIZE, images.box_size)
-    pixel = mended.pixel_size_angstrom * images.box_size / n
-    optics = None if mended.optics is None else mended.optics[chosen]
+    scale = images.box_size / n
+    sample = _read(images, chosen, n)
     test = poses.compare(
-        _read(images, chosen, n),
+        sample,
         mended.pose[chosen],
-        optics,
-        pixel,
+        None if mended.optics is None else mended.optics[chosen],
+        mended.pixel_size_angstrom * scale,
         mended.pixel_size_angstrom,
         generator,
-        lambda f: notify("poses", f),
+        lambda f: notify("poses", 0.6 * f),
     )
-    pose = poses.apply(test.euler, test.shift, mended.pose, mended.pixel_size_angstrom)
+    told = poses.findings(test)
+    if all(finding.fault != "poses-unrelated" for finding in told):
+        pose = poses.apply(test.euler, test.shift, mended.pose, mended.pixel_size_angstrom)
+        mended = replace(mended, pose=pose)
+        so_far = _with_ctf_by_halves(
+            replace(so_far, mended=mended), sample, chosen, scale, generator, notify
+        )
+    return replace(so_far, findings=(*so_far.findings, *told), poses=test)
+
+
+def _with_ctf_by_halves(
+    so_far: Diagnosis,
+    sample: Tensor,
+    chosen: Tensor,
+    scale: float,
+    generator: torch.Generator,
+    notify: Notify,
+) -> Diagnosis:
+    """Settle by half maps what rings leave open about the CTF."""
+    test, mended = so_far.ctf, so_far.mended
+    if test is None or mended.pose is None:
+        return so_far
+    measured = sorted({*test.contenders, 0})
+    if len(measured) == 1:
+        return so_far
+    tried = [test.hypotheses[i] for i in measured]
+    shared = test.shared.clone()
+    shared[measured] = poses.shared_under(
+        sample,
+        mended.pose[chosen],
+        [(h.optics[chosen], h.pixel_size_angstrom * scale) for h in tried],
+        ctf.SPLITS,
+        generator,
+        lambda f: notify("poses", 0.6 + 0.4 * f),
+    )
+    test = replace(test, shared=shared)
+    best = test.hypotheses[test.best]
+    told = _with_header(ctf_findings.findings(test), test, so_far.claims)
+    others = [f for f in so_far.findings if f.topic not in ("CTF", "pixel size")]
+    place = next(i for i, f in enumerate(so_far.findings) if f.topic in ("CTF", "pixel size"))
     return replace(
         so_far,
-        findings=(*so_far.findings, *poses.findings(test)),
-        mended=replace(mended, pose=pose),
-        poses=test,
+        findings=(*others[:place], *told, *others[place:]),
+        ctf=test,
+        mended=replace(mended, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom),
     )
