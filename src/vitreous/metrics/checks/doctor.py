@@ -122,17 +122,21 @@ def examine(
         few = Finding("conventions", "unclear", what)
         return replace(diagnosis, findings=(*told, *_headers(claims), few))
     n = min(CTF_BOX_SIZE, images.box_size)
-    chosen = _evenly(rows, CTF_SAMPLE)
+    chosen = rows[evenly_spaced(len(rows), CTF_SAMPLE)]
     sample = _read(images, chosen, n)
     diagnosis = _with_ctf(diagnosis, sample, chosen, images, notify)
     diagnosis = _with_contrast(diagnosis, sample, chosen, images.box_size / n, notify)
     return _with_poses(diagnosis, images, rows, generator, notify)
 
 
-def _evenly(rows: Tensor, most: int) -> Tensor:
-    """At most so many of these rows, evenly spaced."""
-    places = torch.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=torch.float64)
-    return rows[places.round().long()]
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """At most so many of the places 0 to ``count - 1``, evenly spaced.
+
+    >>> evenly_spaced(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
+    return places.round().long()
 
 
 def _read(images: Images, rows: Tensor, n: int) -> Tensor:
@@ -228,7 +232,7 @@ def _with_poses(
     if len(rows) < FEWEST_WITH_POSES:
         few = Finding("poses", "unclear", f"{len(rows)} images are too few to test orientations")
         return replace(so_far, findings=(*so_far.findings, few))
-    chosen = _evenly(rows, POSE_SAMPLE)
+    chosen = rows[evenly_spaced(len(rows), POSE_SAMPLE)]
     n = min(poses.BOX_SIZE, images.box_size)
     scale = images.box_size / n
     sample = _read(images, chosen, n)
