@@ -26,6 +26,7 @@ __all__ = [
     "OVERSAMPLING",
     "TAPS",
     "Projector",
+    "SliceSum",
     "back_project",
     "central_slices",
     "oversampled_spectrum",
@@ -40,6 +41,7 @@ class _Loops(Protocol):
 
     def gather(self, grid: Tensor, rotations: Tensor, n: int) -> Tensor: ...
     def scatter(self, slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor: ...
+    def scatter_into(self, grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None: ...
     def slope(self, grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor: ...
     def pack(self, planes: Tensor) -> Tensor: ...
     def unpack(self, grid: Tensor, n: int) -> Tensor: ...
@@ -256,6 +258,38 @@ def back_project(
         spectrum = spectrum * multiplier.conj()
     flat = spectrum.reshape(b, n * (n // 2 + 1))
     return _BackProjection.apply(flat, rotations, n, n if box is None else box)  # type: ignore[no-untyped-call]  # torch's own
+
+
+class SliceSum:
+    """Transposed central slices of any number of images, summed before they are transformed.
+
+    Args:
+        n: edge of the images in pixels.
+        box: edge of the volume, at least n; see :func:`central_slices`.
+        device: where.
+
+    >>> total = SliceSum(4, 8)
+    >>> total.insert(torch.ones(1, 4, 3, dtype=torch.complex64), torch.eye(3)[None])
+    >>> total.volume().shape
+    torch.Size([8, 8, 8])
+    """
+
+    def __init__(self, n: int, box: int, *, device: torch.device | None = None) -> None:
+        self.n = n
+        self.box = box
+        size = padded_size(box)
+        shape = (lines(size).count, size)
+        self._grid = torch.zeros(shape, dtype=torch.complex64, device=device)
+
+    def insert(self, slices: Tensor, rotations: Tensor) -> None:
+        """Add Hermitian halves ``(b, n, n // 2 + 1)`` under rotations ``(b, 3, 3)``."""
+        _check_rotations(rotations)
+        flat = slices.reshape(len(slices), -1)
+        _loops(self._grid.device).scatter_into(self._grid, flat, rotations, self.n)
+
+    def volume(self) -> Tensor:
+        """The sums as a volume ``(box, box, box)``, origin at ``box // 2``."""
+        return _from_spectrum(self._grid, self.box)
 
 
 def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None) -> Tensor:
