@@ -20,6 +20,7 @@ Source: L. Donati, PhD thesis, EPFL 2020, section 4.1, theorems 1 and 2.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ from vitreous.physics.projector import SliceSum
 from vitreous.physics.window_projector import every, room_around, window_transfer
 
 # Few pairs of coefficients have the longest lags: less room is needed than around the lattice.
-_LAG_ROOM = 1.2
+_LAG_ROOM = 1.25
 
 
 def _convolve_scipy(x: Tensor, spectrum: Tensor) -> Tensor:
@@ -90,6 +91,9 @@ class ConvolutionOperator(LinearOperator):
     Raises:
         ValueError: a kernel that is not cubic with an odd edge.
 
+    Attributes:
+        diagonal: of the matrix, the kernel at lag 0.
+
     >>> kernel = torch.zeros(3, 3, 3); kernel[1, 1, 1] = 2.0
     >>> ConvolutionOperator(kernel)(torch.ones(2, 2, 2)).unique().tolist()
     [2.0]
@@ -101,11 +105,25 @@ class ConvolutionOperator(LinearOperator):
             raise ValueError(f"kernel must be a cube of odd edge, got {tuple(kernel.shape)}")
         n = (edge + 1) // 2
         self.domain_shape = self.range_shape = (n, n, n)
+        self.diagonal = float(kernel[n - 1, n - 1, n - 1])
         size = scipy.fft.next_fast_len(edge, real=True)
         lags = kernel.new_zeros((size,) * 3)
         lags[:edge, :edge, :edge] = (kernel + kernel.flip(0, 1, 2)) / 2
         centred = lags.roll((1 - n,) * 3, (0, 1, 2))
         self._spectrum = torch.fft.rfftn(centred).real.contiguous()
+
+    def __add__(self, other: ConvolutionOperator) -> ConvolutionOperator:
+        """The convolution with the sum of both kernels.
+
+        Raises:
+            ValueError: other coefficients.
+        """
+        if self.domain_shape != other.domain_shape:
+            raise ValueError(f"cubes differ: {self.domain_shape} and {other.domain_shape}")
+        total = copy.copy(self)
+        total._spectrum = self._spectrum + other._spectrum
+        total.diagonal = self.diagonal + other.diagonal
+        return total
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of ``x (..., N, N, N)``, cropped to the same cube."""
@@ -133,6 +151,15 @@ class NormalEquations:
     right_hand_side: Tensor
     images: int
     sum_of_squares: float
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        """Those of both sets of images."""
+        return NormalEquations(
+            self.operator + other.operator,
+            self.right_hand_side + other.right_hand_side,
+            self.images + other.images,
+            self.sum_of_squares + other.sum_of_squares,
+        )
 
     def objective(self, coefficients: Tensor) -> Tensor:
         r""":math:`\frac12 \|H c - b\|^2` of coefficients ``(N, N, N)``, the data term of (2.10)."""
@@ -220,8 +247,8 @@ class NormalAccumulator:
         for sums, part in ((self._matched, matched), (self._lags, squared)):
             slices = part.new_zeros((len(part), self.n * (self.n // 2 + 1)))
             slices[:, self._target] = part
-            for copy in self._copies.to(rotations):
-                sums.insert(slices.view(-1, self.n, self.n // 2 + 1), rotations @ copy)
+            for turn in self._copies.to(rotations):
+                sums.insert(slices.view(-1, self.n, self.n // 2 + 1), rotations @ turn)
         squares = images.double().square().sum((-2, -1))
         self._sum_of_squares += float((squares if weight is None else squares * weight).sum())
         self._images += len(images)
