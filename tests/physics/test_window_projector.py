@@ -89,18 +89,17 @@ def test_images_are_sums_of_projected_windows(n: int, scale: int, window: Kaiser
     fine = sum_of_windows(coefficients, matrices, n, window, scale, 4 if scale == 1 else 2)
     expected = inside_nyquist(fine, n)
     ours = WindowProjector(matrices, n, window, scale)(coefficients)
-    assert (ours - expected).norm() < 2e-3 * expected.norm()
+    assert (ours - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_dilated_windows_need_no_low_pass() -> None:
-    """From s = 2 on the window's spectrum ends inside the Nyquist circle, but for 2e-3 of it."""
+@pytest.mark.parametrize("scale", [2, 3])
+def test_dilated_windows_need_no_low_pass(scale: int) -> None:
+    """From s = 2 on the window's spectrum ends inside the Nyquist circle, but for 5e-4 of it."""
     matrices, n = rotations(2), 16
-    for scale, tolerance in ((2, 3e-3), (3, 2e-3)):
-        size = lattice_size(n, scale)
-        coefficients = random_like((size,) * 3, 1)
-        sampled = sum_of_windows(coefficients, matrices, n, KaiserBessel(), scale, 1)
-        ours = WindowProjector(matrices, n, KaiserBessel(), scale)(coefficients)
-        assert (ours - sampled).norm() < tolerance * sampled.norm()
+    coefficients = random_like((lattice_size(n, scale),) * 3, 1)
+    sampled = sum_of_windows(coefficients, matrices, n, KaiserBessel(), scale, 1)
+    ours = WindowProjector(matrices, n, KaiserBessel(), scale)(coefficients)
+    assert (ours - sampled).norm() < 1e-3 * sampled.norm()
 
 
 def test_images_are_projections_of_the_expansion() -> None:
