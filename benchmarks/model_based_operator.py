@@ -73,16 +73,6 @@ def case(n: int, b: int) -> tuple[Tensor, Tensor, Tensor, Optics]:
     return images, rotations, shift, Optics.uniform(b)
 
 
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    work()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
 def summed(n: int, scale: int, particles: int, b: int) -> tuple[NormalEquations, float]:
     """Normal equations of ``particles`` images, ``b`` different ones over and over; seconds."""
     images, rotations, shift, optics = case(n, b)
@@ -134,8 +124,8 @@ def _footprints(
                         coefficients[i, j, m] += total
 
 
-def real_space_seconds(n: int, projections: int) -> float:
-    """H^T H of as many projections, window by window, on all threads."""
+def real_space(n: int, projections: int) -> Callable[[], None]:
+    """H^T H of as many projections, window by window, on all threads, ready to be run."""
     _, rotations, _, optics = case(n, projections)
     transfer = ctf_half(n, PIXEL, optics)
     radius = WINDOW.support * torch.linspace(0, 1, 4097).sqrt()
@@ -165,7 +155,24 @@ def real_space_seconds(n: int, projections: int) -> float:
         ready = filtered(filtered(images))
         in_threads(gather, edges)
 
-    return median_seconds(run, 1)
+    return run
+
+
+def turns(works: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Seconds of several works that take turns, so that other load slows them alike."""
+    for work in works:
+        work()
+    taken: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for seconds, work in zip(taken, works, strict=True):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+    return taken
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def table_4_1(n: int, projections: int, few: int, repeats: int) -> dict[str, Any]:
@@ -174,24 +181,29 @@ def table_4_1(n: int, projections: int, few: int, repeats: int) -> dict[str, Any
     coefficients = torch.randn((n, n, n), generator=stream(5))
     summed(n, 1, 2, 2)  # compiles
     equations, kernel_seconds = summed(n, 1, projections, projections)
-    forward = median_seconds(lambda: explicit.forward(coefficients), 1)
-    adjoint = median_seconds(lambda: explicit.adjoint(images), 1)
-    convolution = median_seconds(lambda: equations.operator(coefficients), repeats)
-    real_space = real_space_seconds(n, few) * projections / few
+    works: list[Callable[[], object]] = [
+        lambda: explicit.forward(coefficients),
+        lambda: explicit.adjoint(images),
+        real_space(n, few),
+        lambda: equations.operator(coefficients),
+    ]
+    forward, adjoint, summing, convolution = turns(works, repeats)
+    both = [a + b for a, b in zip(forward, adjoint, strict=True)]
+    all_summing = [seconds * projections / few for seconds in summing]
     normal = explicit.normal(coefficients)
     return {
         "box": n,
         "projections": projections,
         "seconds": {
-            "H c": forward,
-            "H^T b": adjoint,
-            "H^T H c, explicit": forward + adjoint,
-            f"H^T H c, real space, scaled up from {few} projections": real_space,
-            "H^T H c, convolution": convolution,
+            "H c": statistics.median(forward),
+            "H^T b": statistics.median(adjoint),
+            "H^T H c, explicit": statistics.median(both),
+            f"H^T H c, real space, scaled up from {few}": statistics.median(all_summing),
+            "H^T H c, convolution": statistics.median(convolution),
             "kernel and H^T b, once": kernel_seconds,
         },
-        "ratio_to_our_explicit": (forward + adjoint) / convolution,
-        "ratio_to_real_space": real_space / convolution,
+        "ratio_to_our_explicit": median_ratio(both, convolution),
+        "ratio_to_real_space": median_ratio(all_summing, convolution),
         "error_of_the_convolution": relative(equations.operator(coefficients), normal),
         "error_of_the_right_hand_side": relative(
             equations.right_hand_side, explicit.adjoint(images)
@@ -200,24 +212,35 @@ def table_4_1(n: int, projections: int, few: int, repeats: int) -> dict[str, Any
 
 
 def scales(n: int, repeats: int) -> list[dict[str, float]]:
-    rows = []
+    works: list[Callable[[], object]] = []
     for scale in (1, 2, 3, 4):
         size = lattice_size(n, scale)
         operator = ConvolutionOperator(torch.ones((2 * size - 1,) * 3))
         coefficients = torch.randn((size,) * 3, generator=stream(5))
-        seconds = median_seconds(lambda o=operator, c=coefficients: o(c), repeats * scale)
-        rows.append({"scale": scale, "coefficients": size**3, "seconds": seconds})
-    return rows
+        works.append(lambda o=operator, c=coefficients: o(c))
+    taken = turns(works, 3 * repeats)
+    return [
+        {
+            "scale": scale,
+            "coefficients": lattice_size(n, scale) ** 3,
+            "seconds": statistics.median(seconds),
+            "cheaper_than_scale_1": median_ratio(taken[0], seconds),
+        }
+        for scale, seconds in enumerate(taken, start=1)
+    ]
 
 
 def particle_counts(n: int, counts: list[int], repeats: int) -> list[dict[str, float]]:
-    rows = []
+    rows: list[dict[str, float]] = []
+    works: list[Callable[[], object]] = []
     coefficients = torch.randn((n, n, n), generator=stream(5))
     for count in counts:
         equations, seconds = summed(n, 1, count, min(count, 1000))
-        iteration = median_seconds(lambda e=equations: e.operator(coefficients), repeats)
-        rows.append({"particles": count, "one_off_seconds": seconds, "iteration": iteration})
+        works.append(lambda e=equations: e.operator(coefficients))
+        rows.append({"particles": count, "one_off_seconds": seconds})
         print(f"{count} particles: {seconds:.1f} s", file=sys.stderr)
+    for row, taken in zip(rows, turns(works, 3 * repeats), strict=True):
+        row["iteration"] = statistics.median(taken)
     return rows
 
 
@@ -272,8 +295,7 @@ def verdicts(
     table: dict[str, Any], rows: list[dict[str, float]], counts: list[dict[str, float]]
 ) -> dict[str, bool]:
     seconds = table["seconds"]
-    by_scale = {row["scale"]: row["seconds"] for row in rows}
-    ratio = by_scale[1] / by_scale[4]
+    ratio = rows[-1]["cheaper_than_scale_1"]
     fewest, most = counts[0], counts[-1]
     growth = most["one_off_seconds"] / fewest["one_off_seconds"]
     return {

@@ -40,11 +40,13 @@ from vitreous.physics.window_projector import every, room_around, window_transfe
 
 # Few pairs of coefficients have the longest lags: less room is needed than around the lattice.
 _LAG_ROOM = 1.25
+_THREADS_FROM = 200  # edge of the padded cube from which threads are worth their start
 
 
 def _convolve_scipy(x: Tensor, spectrum: Tensor) -> Tensor:
     """See :func:`_convolve`; several lines at once, so four times faster than torch's along z."""
-    n, size, workers = x.shape[-1], spectrum.shape[0], torch.get_num_threads()
+    n, size = x.shape[-1], spectrum.shape[0]
+    workers = torch.get_num_threads() if size >= _THREADS_FROM else 1
     y = scipy.fft.rfft(x.detach().numpy(), n=size, workers=workers)
     for axis in (-2, -3):
         y = scipy.fft.fft(y, n=size, axis=axis, workers=workers, overwrite_x=True)
