@@ -1,0 +1,143 @@
+r"""Ways to do ADMM's linear step, eqs. (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
+
+.. math::
+
+    \Big(H^T H + \sum_j \rho_j K_j^T K_j\Big) x = H^T b + \sum_j \rho_j K_j^T (z_j - d_j).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot, largest_eigenvalue
+from vitreous.solvers.normal_equations import Convolution, NormalEquations, optimal_circulant
+from vitreous.solvers.splits import Split
+
+_MARGIN = 1.05  # power iteration approaches the norm from below
+
+
+class LinearStep(Protocol):
+    """Finds x for given splits, and keeps H^T H x.
+
+    Args:
+        applied: the data term's gradient at x, but for H^T b.
+    """
+
+    applied: Tensor
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x; ``pull`` is the right-hand side."""
+        ...
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x at the x found last, but for what a split of the data costs."""
+        ...
+
+
+def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Divide the volume's half-spectrum by the eigenvalues of a circulant matrix."""
+    solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
+    return solved
+
+
+def stiffness(splits: Sequence[Split]) -> Tensor | None:
+    """Eigenvalues of sum rho K^T K; None where one of the splits has none."""
+    total: Tensor | float = 0.0
+    for split in splits:
+        if split.spectrum is None:
+            return None
+        total = total + split.rho * split.spectrum
+    return torch.as_tensor(total)
+
+
+class CgStep:
+    """A few conjugate gradients from the last x: algorithms 1 and 2.
+
+    Where H^T H is a convolution, the nearest circulant matrix preconditions them.
+    """
+
+    def __init__(
+        self, equations: NormalEquations, x: Tensor, iterations: int, tolerance: float
+    ) -> None:
+        self._normal = equations.operator
+        self._iterations = iterations
+        self._tolerance = tolerance
+        self.applied = self._normal(x)
+        self._circulant: Tensor | None = None
+        if isinstance(equations.operator, Convolution):
+            self._circulant = optimal_circulant(equations.operator, tuple(x.shape)).clamp_min(0)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+
+        def stiff(v: Tensor) -> Tensor:
+            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
+
+        applied = self.applied + stiff(x)
+        start = float((pull - applied).norm() / pull.norm().clamp_min(torch.finfo(x.dtype).tiny))
+        added = stiffness(splits)
+        preconditioner = None
+        if self._circulant is not None and added is not None:
+            spectrum = self._circulant + added + 1e-6 * self._circulant.mean()
+            preconditioner = lambda v: invert_circulant(spectrum, v)  # noqa: E731
+        x = conjugate_gradient(
+            lambda v: self._normal(v) + stiff(v),
+            pull,
+            x,
+            applied=applied,
+            preconditioner=preconditioner,
+            iterations=self._iterations,
+            tolerance=self._tolerance * start,
+        ).x
+        self.applied = self._normal(x)
+        return x
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x."""
+        return 0.5 * dot(x, self.applied)
+
+
+class MajorisedStep:
+    r"""One division in Fourier space: algorithm 6.
+
+    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}`, :math:`A = \|H\|^2 I`, turns
+    the linear step into eq. (4.55), without H^T H on its left-hand side.
+    """
+
+    def __init__(self, equations: NormalEquations, x: Tensor) -> None:
+        self._normal = equations.operator
+        self._bound = _MARGIN * largest_eigenvalue(self._normal, x)
+        self.applied = self._normal(x)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+        added = stiffness(splits)
+        assert added is not None
+        x = invert_circulant(self._bound + added, pull + self._bound * x - self.applied)
+        self.applied = self._normal(x)
+        return x
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x."""
+        return 0.5 * dot(x, self.applied)
+
+
+class SplitStep:
+    """One division in Fourier space, where the data have a split of their own."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.applied = torch.zeros_like(x)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+        added = stiffness(splits)
+        assert added is not None
+        return invert_circulant(added, pull)
+
+    def quadratic(self, x: Tensor) -> float:
+        """Nothing is left."""
+        return 0.0
