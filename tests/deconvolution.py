@@ -53,7 +53,11 @@ def random_blur(shape: tuple[int, ...], seed: int = 0) -> Blur:
 def imaging_blur(shape: tuple[int, ...]) -> Blur:
     """What projections along many directions leave: about 1 / |k|, oscillating, a wedge missing."""
     padded = [2 * n for n in shape]
-    axes = [torch.fft.fftfreq(padded[0]), torch.fft.fftfreq(padded[1]), torch.fft.rfftfreq(padded[2])]
+    axes = [
+        torch.fft.fftfreq(padded[0]),
+        torch.fft.fftfreq(padded[1]),
+        torch.fft.rfftfreq(padded[2]),
+    ]
     z, y, x = torch.meshgrid(*(axis.double() for axis in axes), indexing="ij")
     k = (z**2 + y**2 + x**2).sqrt()
     contrast = torch.sin(40 * k**2 + 0.1).square() * torch.exp(-4 * k)

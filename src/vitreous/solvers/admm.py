@@ -77,16 +77,17 @@ class _Admm:
         self.objective = math.inf
         usual = config.rho or max(equations.mean_eigenvalue(), 1e-30)
         rho = [usual if value is None else value for value in start.rho]
-        circulant = config.linear_step != "cg" or config.boundary == "periodic"
+        way = _linear_step(equations, config)
+        circulant = way != "cg" or config.boundary == "periodic"
         y_u, y_v = start.multipliers
         self.u = regulariser(config, self.x, y_u, rho[0], circulant=circulant)
         self.v = feasibility(config, mask, self.x, y_v, rho[1], circulant=circulant)
         self.splits: list[Split] = [split for split in (self.u, self.v) if split is not None]
         self.w: PaddedSplit | None = None
         self.linear: LinearStep
-        if config.linear_step == "cg":
+        if way == "cg":
             self.linear = CgStep(equations, self.x, config.cg_iterations, config.cg_tolerance)
-        elif config.linear_step == "majorised":
+        elif way == "majorised":
             self.linear = MajorisedStep(equations, self.x)
         else:
             self.w = PaddedSplit(_convolution(equations), self.x, rho[2])
@@ -129,7 +130,9 @@ class _Admm:
         }
 
     def state(self) -> AdmmState:
-        return AdmmState(self.x, (_y(self.u), _y(self.v)), tuple(map(_rho, (self.u, self.v, self.w))))
+        """What another run can go on from."""
+        rho = (_rho(self.u), _rho(self.v), _rho(self.w))
+        return AdmmState(self.x, (_y(self.u), _y(self.v)), rho)
 
 
 @torch.no_grad()
@@ -168,13 +171,25 @@ def admm(
     problem = _Admm(equations, config, start, mask)
     history: list[Stats] = []
 
-    def settled(_: int, stats: Stats) -> bool:
+    def watch(step: int, stats: Stats) -> bool:
         history.append(stats)
-        return max(stats["primal"], stats["dual"], stats["change"]) <= config.tolerance
+        return _settled(stats, config.tolerance)
 
-    run(problem.step, 0, config.iterations, [settled, *callbacks])
+    run(problem.step, 0, config.iterations, [watch, *callbacks])
     volume = project(problem.x, nonnegative=config.nonnegative, mask=mask)
-    return AdmmResult(volume, tuple(history), settled(0, history[-1]), problem.state())
+    settled = _settled(history[-1], config.tolerance)
+    return AdmmResult(volume, tuple(history), settled, problem.state())
+
+
+def _settled(stats: Stats, tolerance: float) -> bool:
+    return max(stats["primal"], stats["dual"], stats["change"]) <= tolerance
+
+
+def _linear_step(equations: NormalEquations, config: AdmmConfig) -> str:
+    if config.linear_step != "auto":
+        return config.linear_step
+    fast = isinstance(equations.operator, Convolution) and config.boundary == "periodic"
+    return "padded" if fast else "cg"
 
 
 def _convolution(equations: NormalEquations) -> Convolution:

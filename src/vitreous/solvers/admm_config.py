@@ -21,7 +21,8 @@ class AdmmConfig:
         nonnegative: whether densities below 0 are forbidden.
         linear_step: how x is found: "cg" by a few conjugate gradients (algorithms 1 and 2),
             "majorised" by one step with a multiple of the identity above H^T H (algorithm 6),
-            "padded" by giving the padded volume a variable of its own (needs a convolution).
+            "padded" by giving the padded volume a variable of its own (needs a convolution);
+            "auto" is "padded" where that is possible and else "cg".
         boundary: of the gradient; "neumann" needs "cg".
         wavelet, wavelet_levels: see :class:`~vitreous.physics.wavelet.Wavelet`.
         iterations: most iterations.
@@ -36,12 +37,12 @@ class AdmmConfig:
     regulariser: Literal["tv", "wavelet", "l2", "none"] = "tv"
     strength: NonNegativeFloat = 0.0
     nonnegative: bool = True
-    linear_step: Literal["cg", "majorised", "padded"] = "cg"
+    linear_step: Literal["auto", "cg", "majorised", "padded"] = "auto"
     boundary: Literal["periodic", "neumann"] = "periodic"
     wavelet: str = "db2"
     wavelet_levels: PositiveInt = 3
     iterations: PositiveInt = 200
-    cg_iterations: PositiveInt = 5
+    cg_iterations: PositiveInt = 2
     cg_tolerance: NonNegativeFloat = 0.1
     rho: PositiveFloat | None = None
     adapt_rho: bool = True

@@ -1,8 +1,10 @@
-r"""Ways to do ADMM's linear step, eqs. (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
+r"""Ways to do ADMM's linear step.
 
 .. math::
 
     \Big(H^T H + \sum_j \rho_j K_j^T K_j\Big) x = H^T b + \sum_j \rho_j K_j^T (z_j - d_j).
+
+Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot, largest_eigenvalue
+from vitreous.solvers.conjugate_gradient import (
+    Linear,
+    conjugate_gradient,
+    dot,
+    largest_eigenvalue,
+)
 from vitreous.solvers.normal_equations import Convolution, NormalEquations, optimal_circulant
 from vitreous.solvers.splits import Split
 
@@ -69,7 +76,8 @@ class CgStep:
         self.applied = self._normal(x)
         self._circulant: Tensor | None = None
         if isinstance(equations.operator, Convolution):
-            self._circulant = optimal_circulant(equations.operator, tuple(x.shape)).clamp_min(0)
+            nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
+            self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
@@ -79,22 +87,24 @@ class CgStep:
 
         applied = self.applied + stiff(x)
         start = float((pull - applied).norm() / pull.norm().clamp_min(torch.finfo(x.dtype).tiny))
-        added = stiffness(splits)
-        preconditioner = None
-        if self._circulant is not None and added is not None:
-            spectrum = self._circulant + added + 1e-6 * self._circulant.mean()
-            preconditioner = lambda v: invert_circulant(spectrum, v)  # noqa: E731
         x = conjugate_gradient(
             lambda v: self._normal(v) + stiff(v),
             pull,
             x,
             applied=applied,
-            preconditioner=preconditioner,
+            preconditioner=self._preconditioner(splits),
             iterations=self._iterations,
             tolerance=self._tolerance * start,
         ).x
         self.applied = self._normal(x)
         return x
+
+    def _preconditioner(self, splits: Sequence[Split]) -> Linear | None:
+        added = stiffness(splits)
+        if self._circulant is None or added is None:
+            return None
+        spectrum = self._circulant + added
+        return lambda v: invert_circulant(spectrum, v)
 
     def quadratic(self, x: Tensor) -> float:
         """1/2 x^T H^T H x."""

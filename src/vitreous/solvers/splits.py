@@ -17,21 +17,22 @@ from vitreous.solvers.normal_equations import Convolution
 from vitreous.solvers.prox import project, prox_l1, prox_l21, prox_squared_l2
 
 _IMBALANCE, _FACTOR = 2.0, 1.5  # rho moves by the factor where residuals are further apart
+_LEAST_SCALE = 1e-2  # of |x|, as |K x| vanishes where nothing but the prior is left
 
 
 class Split(ABC):
     r"""One constraint :math:`z = K x`, with scaled multipliers :math:`d = y / \rho`.
 
-    ``update`` does :math:`z \leftarrow \mathrm{prox}(K x + d)`, :math:`d \leftarrow d + K x - z` and
-    sets what the solver reads:
+    ``update`` does :math:`z \leftarrow \mathrm{prox}(K x + d)` and
+    :math:`d \leftarrow d + K x - z`, and sets what the solver reads:
 
     Args:
         pulled, dual: :math:`K^T z` and :math:`K^T d`.
         cost: of z's term, at K x.
         primal, primal_scale: :math:`\|K x - z\|`, and the larger of :math:`\|K x\|`,
-            :math:`\|z\|`.
+            :math:`\|z\|` and 0.01 :math:`\|x\|`.
         drift: norm of the change of :math:`K^T z`.
-        spectrum: eigenvalues of :math:`K^T K` on the volume's half-spectrum; None where it has none.
+        spectrum: eigenvalues of :math:`K^T K` on the volume's half-spectrum; None: not circulant.
     """
 
     spectrum: Tensor | None = None
@@ -67,6 +68,8 @@ class Split(ABC):
         """
         primal = self.primal * float(self.dual.norm())
         dual = self.drift * self.primal_scale
+        if primal == 0:  # the constraint does nothing
+            return
         factor = _FACTOR if primal > _IMBALANCE * dual else 1.0
         factor = 1 / _FACTOR if dual > _IMBALANCE * primal else factor
         factor = max(factor, self.lowest_rho / self.rho)
@@ -130,7 +133,8 @@ class TermSplit(Split):
         self.d = self.d + gap
         self.cost = self._cost(kx)
         self.primal = float(gap.norm())
-        self.primal_scale = max(float(kx.norm()), float(self.z.norm()))
+        scales = kx.norm(), self.z.norm(), _LEAST_SCALE * x.norm()
+        self.primal_scale = max(map(float, scales))
         self._record(self._operator.adjoint(self.z), self._operator.adjoint(self.d))
 
     def _scale_multipliers(self, factor: float) -> None:
@@ -152,13 +156,13 @@ class PaddedSplit(Split):
         # Where C is slightly indefinite only a stiff constraint keeps the whole problem convex.
         self.lowest_rho = max(0.0, -2 * float(self._c.min()))
         rho = max(rho, self.lowest_rho)
-        self._axes_shape = operator.padded_shape
+        self._shape = operator.padded_shape
         self._d_hat = torch.fft.rfftn(operator.pad(x)) * (self._c / rho)
-        super().__init__(rho, x, operator.crop(torch.fft.irfftn(self._d_hat, s=self._axes_shape)))
+        super().__init__(rho, x, operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape)))
         self.spectrum = x.new_ones(())
 
     def normal(self, x: Tensor) -> Tensor:
-        """X itself."""
+        """P^T P x, which is x."""
         return x
 
     def update(self, x: Tensor) -> None:
@@ -170,15 +174,15 @@ class PaddedSplit(Split):
         self.cost = 0.5 * self._dot(x_hat, self._c * x_hat)
         self.primal = self._dot(x_hat - z_hat, x_hat - z_hat) ** 0.5
         self.primal_scale = max(float(x.norm()), self._dot(z_hat, z_hat) ** 0.5)
-        pulled = self._operator.crop(torch.fft.irfftn(z_hat, s=self._axes_shape))
+        pulled = self._operator.crop(torch.fft.irfftn(z_hat, s=self._shape))
         self._record(pulled, self.dual + x - pulled)
 
     def _dot(self, a: Tensor, b: Tensor) -> float:
         """Inner product of the volumes whose half-spectra these are."""
         products = torch.sum((a * b.conj()).real, dim=(0, 1), dtype=torch.float64)
-        twice = products[1:-1] if self._axes_shape[2] % 2 == 0 else products[1:]
+        twice = products[1:-1] if self._shape[2] % 2 == 0 else products[1:]
         total = float(products.sum() + twice.sum())
-        return max(total, 0.0) / torch.Size(self._axes_shape).numel()
+        return max(total, 0.0) / torch.Size(self._shape).numel()
 
     def _scale_multipliers(self, factor: float) -> None:
         self._d_hat = self._d_hat * factor
