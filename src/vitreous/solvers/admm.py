@@ -78,10 +78,9 @@ class _Admm:
         usual = config.rho or max(equations.mean_eigenvalue(), 1e-30)
         rho = [usual if value is None else value for value in start.rho]
         way = _linear_step(equations, config)
-        circulant = way != "cg" or config.boundary == "periodic"
         y_u, y_v = start.multipliers
-        self.u = regulariser(config, self.x, y_u, rho[0], circulant=circulant)
-        self.v = feasibility(config, mask, self.x, y_v, rho[1], circulant=circulant)
+        self.u = regulariser(config, self.x, y_u, rho[0])
+        self.v = feasibility(config, mask, self.x, y_v, rho[1])
         self.splits: list[Split] = [split for split in (self.u, self.v) if split is not None]
         self.w: PaddedSplit | None = None
         self.linear: LinearStep
@@ -104,7 +103,7 @@ class _Admm:
         self.iteration += 1
         if self.config.adapt_rho and 2 * self.iteration < self.config.iterations:
             for split in self.splits:
-                split.balance()
+                split.balance(stats["dual"])
         return stats
 
     def _measure(self) -> Stats:
@@ -186,6 +185,11 @@ def _settled(stats: Stats, tolerance: float) -> bool:
 
 
 def _linear_step(equations: NormalEquations, config: AdmmConfig) -> str:
+    if config.linear_step in ("majorised", "padded") and config.boundary != "periodic":
+        raise ValueError(
+            f"linear_step={config.linear_step!r} needs periodic boundaries, got "
+            f"{config.boundary!r}; take boundary='periodic' or linear_step='cg'"
+        )
     if config.linear_step != "auto":
         return config.linear_step
     fast = isinstance(equations.operator, Convolution) and config.boundary == "periodic"

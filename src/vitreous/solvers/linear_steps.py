@@ -51,20 +51,16 @@ def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
     return solved
 
 
-def stiffness(splits: Sequence[Split]) -> Tensor | None:
-    """Eigenvalues of sum rho K^T K; None where one of the splits has none."""
-    total: Tensor | float = 0.0
-    for split in splits:
-        if split.spectrum is None:
-            return None
-        total = total + split.rho * split.spectrum
-    return torch.as_tensor(total)
+def stiffness(splits: Sequence[Split]) -> Tensor:
+    """Eigenvalues of sum rho K^T K, or of a circulant matrix close to it."""
+    return torch.as_tensor(sum(split.rho * split.spectrum for split in splits))
 
 
 class CgStep:
     """A few conjugate gradients from the last x: algorithms 1 and 2.
 
-    Where H^T H is a convolution, the nearest circulant matrix preconditions them.
+    The circulant matrix nearest to the whole system preconditions them where H^T H is a
+    convolution; otherwise H^T H counts as a multiple of the identity in it.
     """
 
     def __init__(
@@ -74,10 +70,11 @@ class CgStep:
         self._iterations = iterations
         self._tolerance = tolerance
         self.applied = self._normal(x)
-        self._circulant: Tensor | None = None
         if isinstance(equations.operator, Convolution):
             nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
             self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
+        else:
+            self._circulant = x.new_tensor(equations.mean_eigenvalue())
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
@@ -99,11 +96,8 @@ class CgStep:
         self.applied = self._normal(x)
         return x
 
-    def _preconditioner(self, splits: Sequence[Split]) -> Linear | None:
-        added = stiffness(splits)
-        if self._circulant is None or added is None:
-            return None
-        spectrum = self._circulant + added
+    def _preconditioner(self, splits: Sequence[Split]) -> Linear:
+        spectrum = self._circulant + stiffness(splits)
         return lambda v: invert_circulant(spectrum, v)
 
     def quadratic(self, x: Tensor) -> float:
@@ -125,9 +119,7 @@ class MajorisedStep:
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
-        added = stiffness(splits)
-        assert added is not None
-        x = invert_circulant(self._bound + added, pull + self._bound * x - self.applied)
+        x = invert_circulant(self._bound + stiffness(splits), pull + self._bound * x - self.applied)
         self.applied = self._normal(x)
         return x
 
@@ -144,9 +136,7 @@ class SplitStep:
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
-        added = stiffness(splits)
-        assert added is not None
-        return invert_circulant(added, pull)
+        return invert_circulant(stiffness(splits), pull)
 
     def quadratic(self, x: Tensor) -> float:
         """Nothing is left."""

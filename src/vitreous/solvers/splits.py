@@ -32,15 +32,16 @@ class Split(ABC):
         primal, primal_scale: :math:`\|K x - z\|`, and the larger of :math:`\|K x\|`,
             :math:`\|z\|` and 0.01 :math:`\|x\|`.
         drift: norm of the change of :math:`K^T z`.
-        spectrum: eigenvalues of :math:`K^T K` on the volume's half-spectrum; None: not circulant.
+        spectrum: eigenvalues of :math:`K^T K` on the volume's half-spectrum; for conjugate
+            gradients those of a circulant matrix close to it will do.
     """
 
-    spectrum: Tensor | None = None
     lowest_rho = 0.0
     cost = primal = primal_scale = drift = 0.0
 
-    def __init__(self, rho: float, pulled: Tensor, dual: Tensor) -> None:
+    def __init__(self, rho: float, pulled: Tensor, dual: Tensor, spectrum: Tensor) -> None:
         self.rho = rho
+        self.spectrum = spectrum
         self.pulled = pulled
         self.dual = dual
 
@@ -61,17 +62,24 @@ class Split(ABC):
         """rho K^T (z - d): this constraint's share of the right-hand side for x."""
         return self.rho * (self.pulled - self.dual)
 
-    def balance(self) -> None:
+    def balance(self, stationarity: float) -> None:
         """Move rho where relative primal and dual residual are out of balance; y stays.
+
+        Args:
+            stationarity: relative residual of the whole problem in x. Above the primal residual
+                it forbids to stiffen a system that is not solved well as it is.
 
         Source: Wohlberg, arXiv:1704.06209, equations (26) and (27).
         """
-        primal = self.primal * float(self.dual.norm())
-        dual = self.drift * self.primal_scale
-        if primal == 0:  # the constraint does nothing
+        pull = float(self.dual.norm())
+        if self.primal == 0 or pull == 0:  # the constraint does nothing
             return
-        factor = _FACTOR if primal > _IMBALANCE * dual else 1.0
-        factor = 1 / _FACTOR if dual > _IMBALANCE * primal else factor
+        primal, dual = self.primal / self.primal_scale, self.drift / pull
+        factor = 1.0
+        if primal > _IMBALANCE * max(dual, stationarity):
+            factor = _FACTOR
+        elif dual > _IMBALANCE * primal:
+            factor = 1 / _FACTOR
         factor = max(factor, self.lowest_rho / self.rho)
         if factor != 1.0:
             self.rho *= factor
@@ -93,28 +101,26 @@ class TermSplit(Split):
         x: where to start.
         y: multipliers to start from, shape of K x; zero by default.
         rho: penalty parameter at the start.
-        circulant: whether K^T K is to be diagonal in Fourier space.
+        spectrum: eigenvalues of the circulant matrix that K^T K is, or is close to.
     """
 
     def __init__(
         self,
-        operator: Gradient | Wavelet | Identity,
+        operator: LinearOperator,
         prox: Callable[[Tensor, float], Tensor],
         cost: Callable[[Tensor], float],
         *,
         x: Tensor,
         y: Tensor | None,
         rho: float,
-        circulant: bool,
+        spectrum: Tensor,
     ) -> None:
-        self._operator: LinearOperator = operator
+        self._operator = operator
         self._prox = prox
         self._cost = cost
         self.z = operator(x)
         self.d = torch.zeros_like(self.z) if y is None else y / rho
-        super().__init__(rho, operator.adjoint(self.z), operator.adjoint(self.d))
-        if circulant:
-            self.spectrum = operator.normal_spectrum(x)
+        super().__init__(rho, operator.adjoint(self.z), operator.adjoint(self.d), spectrum)
 
     @property
     def y(self) -> Tensor:
@@ -158,8 +164,8 @@ class PaddedSplit(Split):
         rho = max(rho, self.lowest_rho)
         self._shape = operator.padded_shape
         self._d_hat = torch.fft.rfftn(operator.pad(x)) * (self._c / rho)
-        super().__init__(rho, x, operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape)))
-        self.spectrum = x.new_ones(())
+        dual = operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape))
+        super().__init__(rho, x, dual, x.new_ones(()))
 
     def normal(self, x: Tensor) -> Tensor:
         """P^T P x, which is x."""
@@ -188,19 +194,16 @@ class PaddedSplit(Split):
         self._d_hat = self._d_hat * factor
 
 
-def regulariser(
-    config: AdmmConfig, x: Tensor, y: Tensor | None, rho: float, *, circulant: bool
-) -> TermSplit | None:
+def regulariser(config: AdmmConfig, x: Tensor, y: Tensor | None, rho: float) -> TermSplit | None:
     """The split u = L x of lambda R(L x); None where there is no regulariser.
 
     Args:
         config: which, and how strong.
         x, y: volume and multipliers to start from.
         rho: penalty parameter at the start.
-        circulant: whether L^T L is to be diagonal in Fourier space.
 
     Raises:
-        ValueError: a gradient that is not, or an unknown wavelet.
+        ValueError: an unknown wavelet.
     """
     shape, strength = tuple(x.shape), config.strength
     if config.regulariser == "none" or strength == 0:
@@ -208,6 +211,7 @@ def regulariser(
     operator: Gradient | Wavelet | Identity
     if config.regulariser == "tv":
         operator = Gradient(shape, config.boundary)
+        spectrum = Gradient(shape).normal_spectrum(x)
 
         def prox(u: Tensor, step: float) -> Tensor:
             return prox_l21(u, strength * step)
@@ -217,7 +221,7 @@ def regulariser(
 
     elif config.regulariser == "wavelet":
         operator = Wavelet(shape, config.wavelet, config.wavelet_levels)
-        details = operator.details(x)
+        spectrum, details = operator.normal_spectrum(x), operator.details(x)
 
         def prox(u: Tensor, step: float) -> Tensor:
             return prox_l1(u, strength * step * details)
@@ -227,6 +231,7 @@ def regulariser(
 
     else:
         operator = Identity(shape)
+        spectrum = operator.normal_spectrum(x)
 
         def prox(u: Tensor, step: float) -> Tensor:
             return prox_squared_l2(u, strength * step)
@@ -234,7 +239,7 @@ def regulariser(
         def cost(u: Tensor) -> float:
             return 0.5 * strength * dot(u, u)
 
-    return TermSplit(operator, prox, cost, x=x, y=y, rho=rho, circulant=circulant)
+    return TermSplit(operator, prox, cost, x=x, y=y, rho=rho, spectrum=spectrum)
 
 
 def feasibility(
@@ -243,18 +248,17 @@ def feasibility(
     x: Tensor,
     y: Tensor | None,
     rho: float,
-    *,
-    circulant: bool,
 ) -> TermSplit | None:
     """The split v = x of nonnegativity and mask; None where neither is asked."""
     if not config.nonnegative and mask is None:
         return None
+    identity = Identity(tuple(x.shape))
     return TermSplit(
-        Identity(tuple(x.shape)),
+        identity,
         lambda u, _: project(u, nonnegative=config.nonnegative, mask=mask),
         lambda _: 0.0,
         x=x,
         y=y,
         rho=rho,
-        circulant=circulant,
+        spectrum=identity.normal_spectrum(x),
     )
