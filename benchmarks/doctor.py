@@ -264,7 +264,7 @@ def main() -> int:
     """Plant and examine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[21, 22, 23, 24, 25])
     parser.add_argument("--molecules", nargs="*", choices=MOLECULES, default=list(MOLECULES))
     parser.add_argument("--faults", nargs="*", choices=FAULTS, default=list(FAULTS))
     options = parser.parse_args()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitreous.physics.operator import LinearOperator
-from vitreous.solvers.normal_equations import NormalEquations
+from vitreous.solvers.least_squares import LeastSquares
 
 
 class Blur(LinearOperator):
@@ -79,7 +79,7 @@ def blocks(shape: tuple[int, ...]) -> Tensor:
 class Problem:
     """Normal equations of ``b = H x + noise``, and what is known about them."""
 
-    equations: NormalEquations
+    equations: LeastSquares
     truth: Tensor
     measurements: int
 
@@ -90,5 +90,5 @@ def observe(blur: Blur, truth: Tensor, sigma: float, seed: int = 1) -> Problem:
     noise = torch.randn(blur.padded_shape, generator=generator, dtype=torch.float64)
     b = blur.padded(blur.pad(truth.double()), 0.5) + sigma * noise
     rhs = blur.crop(blur.padded(b, 0.5)).to(truth)
-    equations = NormalEquations(blur, rhs, float(b.square().sum()))
+    equations = LeastSquares(blur, rhs, float(b.square().sum()))
     return Problem(equations, truth, b.numel())

@@ -145,3 +145,14 @@ def test_real_particles(vitreous, shared_data):
     code, out, _ = vitreous("check", *stack, "--apix", "2.548", "--invert")
     assert code == 3
     assert "WRONG  pixel size: the pixel size is 1.274 Å, not 2.548 Å" in out
+
+
+def test_a_sample_is_enough_for_a_look(vitreous, case, tmp_path):
+    _, write = case
+    table = write()
+    code, out, _ = vitreous("check", table, "-q", "--sample", "300")
+    assert code == 0
+    assert "300 images of 32 px" in out
+    code, _, err = vitreous("check", table, "--sample", "300", "--fix")
+    assert code == 2
+    assert "exclude each other" in err

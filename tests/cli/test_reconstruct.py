@@ -192,3 +192,17 @@ def test_relion_refines_what_was_written(vitreous: Any, simulated: Path, tmp_pat
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert len(rows(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 600
+
+
+def test_tables_without_ctf_need_ignore_ctf(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    shutil.copy(simulated / "particles.mrcs", tmp_path)
+    document = read_star(simulated / "truth.star")
+    kept = {k: v for k, v in document.blocks["particles"].columns.items() if "Defocus" not in k}
+    blocks = {**document.blocks, "particles": StarBlock(kept)}
+    write_star(tmp_path / "bare.star", StarDocument(blocks))
+    code, _, error = vitreous("reconstruct", tmp_path / "bare.star", "-o", tmp_path / "a", "-q")
+    assert code == 3
+    assert "_rlnDefocusU" in error
+    options = ("--ignore-ctf", "-q", "-o", tmp_path / "b")
+    code, _, error = vitreous("reconstruct", tmp_path / "bare.star", *options)
+    assert code == 0, error

@@ -257,15 +257,18 @@ def test_single_and_double_precision_agree(n: int) -> None:
 
 
 def test_batch_dimensions() -> None:
+    """To the last bits but two: an FFT's depend on where an image lies in memory."""
     volume, matrices = noise(8, 8, 8), rotations(6)
+    close = {"rtol": 0, "atol": 1e-12}
     flat = project(volume, matrices)
     lead = project(volume, matrices.reshape(2, 3, 3, 3))
-    assert torch.equal(lead, flat.reshape(2, 3, 8, 8))
-    assert torch.equal(project(volume, matrices[0]), flat[0])
+    assert torch.allclose(lead, flat.reshape(2, 3, 8, 8), **close)
+    assert torch.allclose(project(volume, matrices[0]), flat[0], **close)
     phases = shift_phases(8, noise(6, 2), 1.0)
-    assert torch.equal(
+    assert torch.allclose(
         project(volume, matrices.reshape(2, 3, 3, 3), phases.reshape(2, 3, 8, 5)),
         project(volume, matrices, phases).reshape(2, 3, 8, 8),
+        **close,
     )
     assert project(volume, matrices[:0]).shape == (0, 8, 8)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from deconvolution import Problem, blocks, imaging_blur, observe
 from vitreous.solvers.admm import admm
 from vitreous.solvers.admm_config import AdmmConfig
-from vitreous.solvers.normal_equations import NormalEquations
+from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.regularisation import (
     cross_validated,
     discrepancy,
@@ -127,7 +127,7 @@ def test_wrong_arguments_are_named() -> None:
         discrepancy(
             problem.equations, CONFIGS["l2"], problem.measurements, noise_variance=0.01, decades=2
         )
-    few = NormalEquations(problem.equations.operator, problem.equations.rhs, 1.0)
+    few = LeastSquares(problem.equations.operator, problem.equations.right_hand_side, 1.0)
     with pytest.raises(ValueError, match="100 measurements are too few to tell noise from 1680"):
         estimate_noise_variance(few, 100)
-    assert torch.equal(few.rhs, problem.equations.rhs)
+    assert torch.equal(few.right_hand_side, problem.equations.right_hand_side)

@@ -21,6 +21,7 @@ from vitreous.cli.particle_options import (
     PerMicrograph,
     Permissive,
 )
+from vitreous.core.errors import UsageError
 
 WRONG = 3
 
@@ -52,6 +53,14 @@ def command(
             "changed; bad ones are left out.",
         ),
     ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Look at so many images only, evenly spaced: a quick look at a large stack. By "
+            "default every image is read once.",
+        ),
+    ] = None,
     invert: Invert = False,
     apix: Apix = None,
     passthrough: Passthrough = None,
@@ -80,6 +89,8 @@ def command(
     Example: `vitreous check particles.star -o CHECK --fix`
     """
     require_finite(context.params)
+    if fix and sample is not None:
+        raise UsageError("--fix and --sample exclude each other: a table is mended as a whole")
 
     from vitreous.cli import check_run
     from vitreous.cli.particle_sources import ParticleFiles
@@ -101,6 +112,7 @@ def command(
         files,
         output=output,
         fix=fix,
+        sample=sample,
         invert=invert,
         seed=seed,
         overwrite=overwrite,

@@ -18,7 +18,7 @@ from vitreous.cli.progress import RunProgress
 from vitreous.core.errors import UsageError
 from vitreous.data.particles import Particles
 from vitreous.io.atomic import atomic_write_text
-from vitreous.metrics.checks.doctor import STEPS, Claims, Diagnosis, examine
+from vitreous.metrics.checks.doctor import STEPS, Claims, Diagnosis, evenly_spaced, examine
 from vitreous.metrics.checks.finding import Finding
 
 OUTPUTS = ("report.html", "findings.json")
@@ -31,6 +31,7 @@ def check(
     *,
     output: Path | None,
     fix: bool,
+    sample: int | None,
     invert: bool,
     seed: int,
     overwrite: bool,
@@ -51,6 +52,8 @@ def check(
     if fixed is not None and fixed.exists() and not overwrite:
         raise UsageError(f"{fixed}: is there already; give --overwrite to replace it")
     particles = files.open(need_ctf=False)
+    if sample is not None:
+        particles = particles.select(evenly_spaced(len(particles), sample))
     claims = claims_of(particles, invert=invert, ignore_header=files.apix is not None)
     with StopSignals() as stop, RunProgress("checking", quiet=quiet) as progress:
 
@@ -65,7 +68,8 @@ def check(
         _show(finding)
     typer.secho(summary(diagnosis), bold=True)
     if output is not None:
-        _write(files, particles, diagnosis, output, invert, seed, overwrite)
+        settings = {"sample": sample, "invert": invert, "seed": seed}
+        _write(files, particles, diagnosis, output, settings, overwrite)
     if fixed is not None:
         done = write_fixed(fixed, particles, claims, diagnosis)
         say(f"{fixed}: {'; '.join(done)}" if done else f"nothing to mend; {fixed} not written")
@@ -109,11 +113,10 @@ def _write(
     particles: Particles,
     diagnosis: Diagnosis,
     output: Path,
-    invert: bool,
-    seed: int,
+    settings: dict[str, Any],
     overwrite: bool,
 ) -> None:
-    options: dict[str, Any] = {**asdict(files), "invert": invert, "seed": seed}
+    options = {**asdict(files), **settings}
     inputs = {"particles": files.path} if files.path.is_file() else {}
     with OutputFolder(
         output, "check", options, inputs=inputs, outputs=OUTPUTS, overwrite=overwrite

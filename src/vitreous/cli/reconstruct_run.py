@@ -144,7 +144,7 @@ def reconstruct(request: Request) -> Reconstruction:
 def _plan(request: Request) -> _Plan:
     point_group(request.symmetry)
     device = use_device(request.device, request.threads)
-    particles = request.files.open()
+    particles = request.files.open(need_ctf=not request.ignore_ctf)
     if particles.pose is None:
         raise InputError(
             f"{request.files.path}: poses: {', '.join(POSE_COLUMNS)} missing; refine the particles "

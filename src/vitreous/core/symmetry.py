@@ -112,6 +112,20 @@ def point_group(name: str) -> PointGroup:
     return PointGroup(key, _generate(matrices, 2 * 99))
 
 
+def cosets(group: PointGroup) -> tuple[Tensor, Tensor]:
+    """Representatives g with group = union of g H, and H, those that map the grid onto itself.
+
+    >>> [tuple(map(len, cosets(point_group(name)))) for name in ("C1", "D2", "C3", "I")]
+    [(1, 1), (1, 4), (3, 1), (5, 12)]
+    """
+    exact = torch.stack([g for g in group.matrices if is_signed_permutation(g)])
+    chosen: list[Tensor] = []
+    for g in group.matrices:
+        if not any(is_signed_permutation(h.mT @ g) for h in chosen):
+            chosen.append(g)
+    return torch.stack(chosen), exact
+
+
 def symmetrise(volume: Tensor, group: PointGroup) -> Tensor:
     r"""Average of a volume over a point group: :math:`\frac{1}{|G|} \sum_g v(g r)`.
 

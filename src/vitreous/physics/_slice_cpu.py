@@ -320,8 +320,15 @@ def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
 
 def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
     """Transpose of :func:`gather`: a packed spectrum ``(lines, size)``."""
+    grid = torch.zeros((lines(size).count, size), dtype=slices.dtype)
+    scatter_into(grid, slices, rotations, n)
+    return grid
+
+
+def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
+    """Add to a packed spectrum, in place, what :func:`scatter` gives."""
+    size = grid.shape[1]
     table = lines(size)
-    grid = torch.zeros((table.count, size), dtype=slices.dtype)
     target, source = _real_view(grid), _real_view(slices)
     points = _points(rotations, n, size, source.dtype.type)
     common = (target.reshape(-1), size, table.middle)
@@ -330,7 +337,6 @@ def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
         lambda a, b: _scatter(*common, *points, weights, source, a, b),
         _column_edges(len(table.middle)),
     )
-    return grid
 
 
 def slope(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:

@@ -88,15 +88,21 @@ def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
 
 def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
     """Transpose of :func:`gather`: a packed spectrum ``(lines, size)``."""
-    real = slices.real.dtype
+    grid = slices.new_zeros((lines(size).count, size))
+    scatter_into(grid, slices, rotations, n)
+    return grid
+
+
+def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
+    """Add to a packed spectrum, in place, what :func:`scatter` gives."""
+    real, size = slices.real.dtype, grid.shape[1]
     points = _Points(rotations, n, size, real)
     w = _weights(points.fraction, polynomials(np.float64)[0])
     source = torch.view_as_real(points.mirror(slices[:, points.target]))
-    out = torch.zeros((lines(size).count * size, 2), dtype=real, device=slices.device)
+    out = torch.view_as_real(grid).view(-1, 2)
     for index, (c, d, e) in points.neighbours():
         value = (w[..., 0, c] * w[..., 1, d] * w[..., 2, e])[..., None] * source
         out.index_add_(0, index.reshape(-1), value.reshape(-1, 2))
-    return torch.view_as_complex(out).reshape(-1, size)
 
 
 def slope(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.core.resample import is_signed_permutation
-from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.core.symmetry import cosets, point_group
 from vitreous.physics import _insertion_cpu, _insertion_torch
 from vitreous.physics._insertion_points import SPREAD
 from vitreous.physics.ctf import ctf_half, turn_coefficients
@@ -159,7 +158,7 @@ class Accumulator:
     ) -> None:
         self.box_size = box_size
         self._device = device or torch.device("cpu")
-        self._copies, self._exact = _cosets(point_group(symmetry))
+        self._copies, self._exact = cosets(point_group(symmetry))
         cpu = self._device.type == "cpu"
         threads = threads or torch.get_num_threads()
         self._edges = _insertion_cpu.slab_edges(box_size, -(-threads // sets) if cpu else 1)
@@ -208,20 +207,6 @@ class Accumulator:
         grid = _sum_over(self._exact, grid)[:n, 1:-1, 1:-1]
         numerator = torch.view_as_complex(grid[..., :2].contiguous())
         return Gridding(numerator, grid[..., 2].contiguous(), n)
-
-
-def _cosets(group: PointGroup) -> tuple[Tensor, Tensor]:
-    """Representatives g with group = union of g H, and H, those that map the grid onto itself.
-
-    >>> [tuple(map(len, _cosets(point_group(name)))) for name in ("C1", "D2", "C3", "I")]
-    [(1, 1), (1, 4), (3, 1), (5, 12)]
-    """
-    exact = torch.stack([g for g in group.matrices if is_signed_permutation(g)])
-    chosen: list[Tensor] = []
-    for g in group.matrices:
-        if not any(is_signed_permutation(h.mT @ g) for h in chosen):
-            chosen.append(g)
-    return torch.stack(chosen), exact
 
 
 def _sum_over(rotations: Tensor, grid: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ __all__ = [
     "OVERSAMPLING",
     "TAPS",
     "Projector",
+    "SliceSum",
+    "back_project",
     "central_slices",
     "oversampled_spectrum",
     "padded_size",
@@ -39,6 +41,7 @@ class _Loops(Protocol):
 
     def gather(self, grid: Tensor, rotations: Tensor, n: int) -> Tensor: ...
     def scatter(self, slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor: ...
+    def scatter_into(self, grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None: ...
     def slope(self, grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor: ...
     def pack(self, planes: Tensor) -> Tensor: ...
     def unpack(self, grid: Tensor, n: int) -> Tensor: ...
@@ -104,17 +107,17 @@ class _BackProjection(torch.autograd.Function):
     """Transpose of slicing and of the padded transform, itself differentiable in the slices."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, rotations: Tensor, n: int) -> Tensor:
+    def forward(ctx: Any, flat: Tensor, rotations: Tensor, n: int, box: int) -> Tensor:
         ctx.n = n
         ctx.save_for_backward(rotations)
-        grid = _loops(flat.device).scatter(flat, rotations, n, padded_size(n))
-        return _from_spectrum(grid, n)
+        grid = _loops(flat.device).scatter(flat, rotations, n, padded_size(box))
+        return _from_spectrum(grid, box)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (rotations,) = ctx.saved_tensors
         grid = _to_spectrum(gradients[0])
-        return _loops(grid.device).gather(grid, rotations, ctx.n), None, None
+        return _loops(grid.device).gather(grid, rotations, ctx.n), None, None, None
 
 
 def oversampled_spectrum(volume: Tensor) -> Tensor:
@@ -164,13 +167,17 @@ def _check_rotations(rotations: Tensor) -> None:
         raise ValueError(f"rotations must be (b, 3, 3), got {tuple(rotations.shape)}")
 
 
-def central_slices(spectrum: Tensor, rotations: Tensor, n: int) -> Tensor:
+def central_slices(
+    spectrum: Tensor, rotations: Tensor, n: int, *, box: int | None = None
+) -> Tensor:
     """Central slices of an oversampled spectrum: the spectra of the projections.
 
     Args:
         spectrum: from :func:`oversampled_spectrum`.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        n: edge of the images in pixels, that of the volume.
+        n: edge of the images in pixels.
+        box: edge of the volume, if larger. What projects beyond the edges of an image then comes
+            back in at the opposite ones, and aliasing is that of a finer grid.
 
     Returns:
         complex ``(b, n, n // 2 + 1)`` in FFT order with the image origin at ``n // 2`` taken out,
@@ -180,9 +187,10 @@ def central_slices(spectrum: Tensor, rotations: Tensor, n: int) -> Tensor:
         ValueError: rotations that are not ``(b, 3, 3)``, a spectrum of another box.
     """
     _check_rotations(rotations)
-    size = padded_size(n)
+    box = n if box is None else box
+    size = padded_size(box)
     if tuple(spectrum.shape) != (lines(size).count, size):
-        raise ValueError(f"spectrum {tuple(spectrum.shape)} is not that of a box of {n} px")
+        raise ValueError(f"spectrum {tuple(spectrum.shape)} is not that of a box of {box} px")
     return _Slices.apply(spectrum, rotations, n)  # type: ignore[no-untyped-call]  # torch's own
 
 
@@ -195,7 +203,12 @@ def _centring(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def project_spectrum(
-    spectrum: Tensor, rotations: Tensor, n: int, multiplier: Tensor | None = None
+    spectrum: Tensor,
+    rotations: Tensor,
+    n: int,
+    multiplier: Tensor | None = None,
+    *,
+    box: int | None = None,
 ) -> Tensor:
     """Projections from a ready spectrum, times an optional Fourier multiplier (CTF, shift).
 
@@ -204,16 +217,79 @@ def project_spectrum(
         rotations: ``(b, 3, 3)``.
         n: image edge in pixels.
         multiplier: real or complex ``(b, n, n // 2 + 1)`` or broadcastable; applied per image.
+        box: edge of the volume, see :func:`central_slices`.
 
     Returns:
         real ``(b, n, n)``: the integral along the particle's z, in units of grey value times pixel.
     """
-    slices = central_slices(spectrum, rotations, n)
+    slices = central_slices(spectrum, rotations, n, box=box)
     centring = _centring(n, spectrum.device, spectrum.dtype)
     factor = centring if multiplier is None else centring * multiplier
     if len(slices) == 0:  # MKL refuses to transform nothing
         return slices.real.new_zeros((0, n, n))
     return torch.fft.irfft2(slices * factor, s=(n, n))
+
+
+def back_project(
+    images: Tensor,
+    rotations: Tensor,
+    multiplier: Tensor | None = None,
+    *,
+    box: int | None = None,
+) -> Tensor:
+    """Transpose of :func:`project_spectrum` after :func:`oversampled_spectrum`; differentiable.
+
+    Args:
+        images: real ``(b, n, n)``.
+        rotations: ``(b, 3, 3)``.
+        multiplier: as for :func:`project_spectrum`.
+        box: edge of the volume, that of the images by default.
+
+    Returns:
+        real ``(box, box, box)``.
+    """
+    b, n, _ = images.shape
+    columns = torch.full((n // 2 + 1,), 2.0, device=images.device, dtype=images.dtype)
+    columns[0] = 1.0
+    if n % 2 == 0:
+        columns[-1] = 1.0
+    spectrum = rfft_centered(images, 2) * (columns / n**2)
+    if multiplier is not None:
+        spectrum = spectrum * multiplier.conj()
+    flat = spectrum.reshape(b, n * (n // 2 + 1))
+    return _BackProjection.apply(flat, rotations, n, n if box is None else box)  # type: ignore[no-untyped-call]  # torch's own
+
+
+class SliceSum:
+    """Transposed central slices of any number of images, summed before they are transformed.
+
+    Args:
+        n: edge of the images in pixels.
+        box: edge of the volume, at least n; see :func:`central_slices`.
+        device: where.
+
+    >>> total = SliceSum(4, 8)
+    >>> total.insert(torch.ones(1, 4, 3, dtype=torch.complex64), torch.eye(3)[None])
+    >>> total.volume().shape
+    torch.Size([8, 8, 8])
+    """
+
+    def __init__(self, n: int, box: int, *, device: torch.device | None = None) -> None:
+        self.n = n
+        self.box = box
+        size = padded_size(box)
+        shape = (lines(size).count, size)
+        self._grid = torch.zeros(shape, dtype=torch.complex64, device=device)
+
+    def insert(self, slices: Tensor, rotations: Tensor) -> None:
+        """Add Hermitian halves ``(b, n, n // 2 + 1)`` under rotations ``(b, 3, 3)``."""
+        _check_rotations(rotations)
+        flat = slices.reshape(len(slices), -1)
+        _loops(self._grid.device).scatter_into(self._grid, flat, rotations, self.n)
+
+    def volume(self) -> Tensor:
+        """The sums as a volume ``(box, box, box)``, origin at ``box // 2``."""
+        return _from_spectrum(self._grid, self.box)
 
 
 def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None) -> Tensor:
@@ -279,18 +355,10 @@ class Projector(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project ``y (..., b, n, n)``; the transpose of :meth:`forward`, not an inverse."""
-        n = self.n
         if tuple(y.shape[-3:]) != self.range_shape:
             raise ValueError(f"images must end in {self.range_shape}, got {tuple(y.shape)}")
-        columns = torch.full((n // 2 + 1,), 2.0, device=y.device, dtype=y.dtype)
-        columns[0] = 1.0
-        if n % 2 == 0:
-            columns[-1] = 1.0
-        spectrum = rfft_centered(y, 2) * (columns / n**2)
-        if self.multiplier is not None:
-            spectrum = spectrum * self.multiplier.conj()
-        flat = spectrum.reshape(-1, self.range_shape[0], n * (n // 2 + 1))
-        volumes = [_BackProjection.apply(one, self.rotations, n) for one in flat]  # type: ignore[no-untyped-call]  # torch's own
+        stacks = y.reshape(-1, *self.range_shape)
+        volumes = [back_project(images, self.rotations, self.multiplier) for images in stacks]
         return torch.stack(volumes).reshape(*y.shape[:-3], *self.domain_shape)
 
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from vitreous.core.errors import DivergedError
 from vitreous.solvers.admm_config import AdmmConfig
+from vitreous.solvers.least_squares import Convolution, LeastSquares
 from vitreous.solvers.linear_steps import CgStep, LinearStep, MajorisedStep, SplitStep
 from vitreous.solvers.loop import Callback, Stats, run
-from vitreous.solvers.normal_equations import Convolution, NormalEquations
 from vitreous.solvers.prox import project
 from vitreous.solvers.splits import PaddedSplit, Split, TermSplit, feasibility, regulariser
 
@@ -65,7 +65,7 @@ class _Admm:
 
     def __init__(
         self,
-        equations: NormalEquations,
+        equations: LeastSquares,
         config: AdmmConfig,
         start: AdmmState,
         mask: Tensor | None,
@@ -95,7 +95,7 @@ class _Admm:
 
     def step(self) -> Stats:
         """One iteration of algorithms 1 and 6."""
-        pull = self.equations.rhs + sum(split.pull for split in self.splits)
+        pull = self.equations.right_hand_side + sum(split.pull for split in self.splits)
         self.x = self.linear.solve(self.x, pull, self.splits)
         for split in self.splits:
             split.update(self.x)
@@ -115,7 +115,7 @@ class _Admm:
         if not math.isfinite(objective):
             raise DivergedError("ADMM's objective is not finite: is H^T H free of NaN?")
         self.objective = objective
-        gradient = self.linear.applied - self.equations.rhs
+        gradient = self.linear.applied - self.equations.right_hand_side
         gradient = gradient + sum(split.rho * split.dual for split in self.splits)
         tiny = torch.finfo(torch.float64).tiny
         scale = math.hypot(*(split.primal_scale for split in self.splits), tiny)
@@ -124,7 +124,8 @@ class _Admm:
             "misfit": misfit,
             "penalty": penalty,
             "primal": math.hypot(*(split.primal for split in self.splits), 0.0) / scale,
-            "dual": float(gradient.norm()) / max(float(self.equations.rhs.norm()), tiny),
+            "dual": float(gradient.norm())
+            / max(float(self.equations.right_hand_side.norm()), tiny),
             "change": abs(objective - last) / max(abs(objective), tiny),
         }
 
@@ -136,7 +137,7 @@ class _Admm:
 
 @torch.no_grad()
 def admm(
-    equations: NormalEquations,
+    equations: LeastSquares,
     config: AdmmConfig,
     *,
     start: Tensor | AdmmState | None = None,
@@ -159,13 +160,13 @@ def admm(
 
     >>> from vitreous.physics.operator import Identity
     >>> b = torch.tensor([[[3.0, -1.0]]])
-    >>> equations = NormalEquations(Identity((1, 1, 2)), b, 10.0)
+    >>> equations = LeastSquares(Identity((1, 1, 2)), b, 10.0)
     >>> result = admm(equations, AdmmConfig("l2", strength=2.0, tolerance=1e-6))
     >>> [round(value, 3) for value in result.volume.flatten().tolist()], result.converged
     ([1.0, 0.0], True)
     """
     if not isinstance(start, AdmmState):
-        x = torch.zeros_like(equations.rhs) if start is None else start
+        x = torch.zeros_like(equations.right_hand_side) if start is None else start
         start = AdmmState(x, (None, None), (None, None, None))
     problem = _Admm(equations, config, start, mask)
     history: list[Stats] = []
@@ -184,7 +185,7 @@ def _settled(stats: Stats, tolerance: float) -> bool:
     return max(stats["primal"], stats["dual"], stats["change"]) <= tolerance
 
 
-def _linear_step(equations: NormalEquations, config: AdmmConfig) -> str:
+def _linear_step(equations: LeastSquares, config: AdmmConfig) -> str:
     if config.linear_step in ("majorised", "padded") and config.boundary != "periodic":
         raise ValueError(
             f"linear_step={config.linear_step!r} needs periodic boundaries, got "
@@ -192,11 +193,13 @@ def _linear_step(equations: NormalEquations, config: AdmmConfig) -> str:
         )
     if config.linear_step != "auto":
         return config.linear_step
-    fast = isinstance(equations.operator, Convolution) and config.boundary == "periodic"
-    return "padded" if fast else "cg"
+    if config.boundary != "periodic" or not isinstance(equations.operator, Convolution):
+        return "cg"
+    spectrum = equations.operator.spectrum
+    return "padded" if -2 * float(spectrum.min()) < float(spectrum.mean()) else "cg"
 
 
-def _convolution(equations: NormalEquations) -> Convolution:
+def _convolution(equations: LeastSquares) -> Convolution:
     if not isinstance(equations.operator, Convolution):
         raise ValueError(
             f"linear_step='padded' needs H^T H as a convolution, got "

@@ -22,7 +22,7 @@ class AdmmConfig:
         linear_step: how x is found: "cg" by a few conjugate gradients (algorithms 1 and 2),
             "majorised" by one step with a multiple of the identity above H^T H (algorithm 6),
             "padded" by giving the padded volume a variable of its own (needs a convolution);
-            "auto" is "padded" where that is possible and else "cg".
+            "auto" is "padded" where that is possible and its matrix nearly positive, else "cg".
         boundary: of the gradient; "neumann" needs "cg".
         wavelet, wavelet_levels: see :class:`~vitreous.physics.wavelet.Wavelet`.
         iterations: most iterations.

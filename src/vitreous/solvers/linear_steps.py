@@ -21,7 +21,7 @@ from vitreous.solvers.conjugate_gradient import (
     dot,
     largest_eigenvalue,
 )
-from vitreous.solvers.normal_equations import Convolution, NormalEquations, optimal_circulant
+from vitreous.solvers.least_squares import Convolution, LeastSquares, optimal_circulant
 from vitreous.solvers.splits import Split
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
@@ -64,7 +64,7 @@ class CgStep:
     """
 
     def __init__(
-        self, equations: NormalEquations, x: Tensor, iterations: int, tolerance: float
+        self, equations: LeastSquares, x: Tensor, iterations: int, tolerance: float
     ) -> None:
         self._normal = equations.operator
         self._iterations = iterations
@@ -112,7 +112,7 @@ class MajorisedStep:
     the linear step into eq. (4.55), without H^T H on its left-hand side.
     """
 
-    def __init__(self, equations: NormalEquations, x: Tensor) -> None:
+    def __init__(self, equations: LeastSquares, x: Tensor) -> None:
         self._normal = equations.operator
         self._bound = _MARGIN * largest_eigenvalue(self._normal, x)
         self.applied = self._normal(x)

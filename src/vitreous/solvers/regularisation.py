@@ -20,8 +20,8 @@ from vitreous.physics.wavelet import Wavelet
 from vitreous.solvers.admm import AdmmResult, AdmmState, admm
 from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot, largest_eigenvalue
+from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.linear_steps import invert_circulant
-from vitreous.solvers.normal_equations import NormalEquations
 
 _STEP = math.log(10) / 2  # of the coarse search, in ln(strength)
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -51,7 +51,7 @@ class _Search:
 
     def __init__(
         self,
-        problems: tuple[NormalEquations, ...],
+        problems: tuple[LeastSquares, ...],
         config: AdmmConfig,
         mask: Tensor | None,
         score: Callable[[tuple[AdmmResult, ...]], float],
@@ -90,8 +90,8 @@ class _Search:
 
 
 def cross_validated(
-    half1: NormalEquations,
-    half2: NormalEquations,
+    half1: LeastSquares,
+    half2: LeastSquares,
     config: AdmmConfig,
     *,
     mask: Tensor | None = None,
@@ -133,7 +133,7 @@ def cross_validated(
 
 
 def discrepancy(
-    equations: NormalEquations,
+    equations: LeastSquares,
     config: AdmmConfig,
     measurements: int,
     *,
@@ -188,7 +188,7 @@ def discrepancy(
     return search.choice((low + high) / 2)
 
 
-def strongest(equations: NormalEquations, config: AdmmConfig) -> float:
+def strongest(equations: LeastSquares, config: AdmmConfig) -> float:
     r"""A strength from which on nothing but the prior is left of the map.
 
     The largest wavelet coefficient of :math:`H^T b`, the longest vector of the gradient field whose
@@ -198,11 +198,11 @@ def strongest(equations: NormalEquations, config: AdmmConfig) -> float:
         ValueError: no regulariser.
 
     >>> from vitreous.physics.operator import Identity
-    >>> equations = NormalEquations(Identity((2, 2, 2)), torch.ones(2, 2, 2), 1.0)
+    >>> equations = LeastSquares(Identity((2, 2, 2)), torch.ones(2, 2, 2), 1.0)
     >>> round(strongest(equations, AdmmConfig("l2")), 4)
     1.0
     """
-    rhs = equations.rhs
+    rhs = equations.right_hand_side
     shape = tuple(rhs.shape)
     if config.regulariser == "l2":
         return largest_eigenvalue(equations.operator, rhs)
@@ -223,7 +223,7 @@ def _positive(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def estimate_noise_variance(equations: NormalEquations, measurements: int) -> float:
+def estimate_noise_variance(equations: LeastSquares, measurements: int) -> float:
     r"""Noise variance in each measurement, from what a nearly unregularised map leaves.
 
     With :math:`x = (H^T H + \epsilon)^{-1} H^T b` and
@@ -253,15 +253,21 @@ def estimate_noise_variance(equations: NormalEquations, measurements: int) -> fl
         ).x
 
     generator = torch.Generator().manual_seed(1)
-    signs = torch.randint(0, 2, equations.rhs.shape, generator=generator).to(equations.rhs) * 2 - 1
+    signs = (
+        torch.randint(0, 2, equations.right_hand_side.shape, generator=generator).to(
+            equations.right_hand_side
+        )
+        * 2
+        - 1
+    )
     smooth = solve(equations.operator(signs))
     freedom = measurements - 2 * dot(signs, smooth) + dot(smooth, smooth)
     if not freedom > 0:
         raise ValueError(
-            f"{measurements} measurements are too few to tell noise from {equations.rhs.numel()} "
-            "voxels; give the noise variance"
+            f"{measurements} measurements are too few to tell noise from "
+            f"{equations.right_hand_side.numel()} voxels; give the noise variance"
         )
-    return 2 * equations.misfit(solve(equations.rhs)) / freedom
+    return 2 * equations.misfit(solve(equations.right_hand_side)) / freedom
 
 
 def golden_section(

@@ -13,7 +13,7 @@ from vitreous.physics.operator import Identity, LinearOperator
 from vitreous.physics.wavelet import Wavelet
 from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.conjugate_gradient import dot
-from vitreous.solvers.normal_equations import Convolution
+from vitreous.solvers.least_squares import Convolution
 from vitreous.solvers.prox import project, prox_l1, prox_l21, prox_squared_l2
 
 _IMBALANCE, _FACTOR = 2.0, 1.5  # rho moves by the factor where residuals are further apart

@@ -11,6 +11,9 @@ exponentially distributed, and
 (Whittle's likelihood; Ark. Mat. 2 (1953) 423). N and S are fitted for every hypothesis by Fisher
 scoring, so that only the pattern of the rings counts. Rings of ice and carbon help as much as those
 of the molecule. Neither contrast nor orientations enter.
+
+Where orientations are known, hypotheses that rings cannot tell apart are told apart by the
+information that half maps share under each (:mod:`vitreous.metrics.checks.poses`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from torch import Tensor
 
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics
-from vitreous.metrics.checks.finding import Finding
 from vitreous.physics.ctf import ctf_half
 
 FIRST_SHELL = 2  # below it lies whatever background remains
@@ -34,7 +36,9 @@ LEAST_GAIN = 30.0  # of log-likelihood, before one hypothesis is preferred to an
 # Significance over micrographs for the same. If the table is right, the mean is not 0 but well
 # below, so that even this is rarely reached by chance.
 LEAST_Z = 1.5
-MOST_ALIKE = 3  # hypotheses not excluded (those of astigmatism and sign), or nothing was tested
+LEAST_SHARED = 30.0  # of information between half maps, before one hypothesis is preferred
+MANY_SPREADS = 4.0  # over random splits, for the same
+SPLITS = 4
 VOLTAGES_KV = (100.0, 120.0, 200.0, 300.0)
 _PIECE = 256
 
@@ -67,6 +71,8 @@ class CtfTest:
         signal, noise: ``(shells,)`` of the best hypothesis, from :data:`FIRST_SHELL` on, relative
             to the noise of the outer half.
         snr: power ratio over the whole image, by the best hypothesis; rings of ice count as signal.
+        shared: ``(hypotheses, splits)``, information shared by half maps of several random splits;
+            NaN where it was not measured.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -74,22 +80,43 @@ class CtfTest:
     signal: Tensor
     noise: Tensor
     snr: float
+    shared: Tensor
 
     @property
     def totals(self) -> list[float]:
         """Gain of each hypothesis over all micrographs."""
         return [float(v) for v in self.gain.sum(1)]
 
-    def beats(self, one: int, other: int) -> bool:
-        """Whether a hypothesis is clearly better than another, over all and over micrographs."""
+    def by_rings(self, one: int, other: int) -> bool:
+        """Whether rings are clearly better explained, over all and over micrographs."""
         difference = self.gain[one] - self.gain[other]
         return float(difference.sum()) > LEAST_GAIN and significance(difference) > LEAST_Z
+
+    def by_halves(self, one: int, other: int) -> bool:
+        """Whether half maps clearly share more, however the images are split."""
+        difference = self.shared[one] - self.shared[other]
+        mean, spread = float(difference.mean()), float(difference.std())
+        return mean > LEAST_SHARED and mean > MANY_SPREADS * spread
+
+    def beats(self, one: int, other: int) -> bool:
+        """Whether a hypothesis is clearly better than another."""
+        if self.by_rings(one, other):
+            return True
+        return self.by_halves(one, other) and not self.by_rings(other, one)
+
+    @property
+    def contenders(self) -> list[int]:
+        """Hypotheses that rings do not clearly exclude, the one that explains them best first."""
+        order = self.gain.sum(1).argsort(descending=True).tolist()
+        return [i for i in order if not self.by_rings(order[0], i)]
 
     @property
     def best(self) -> int:
         """The hypothesis to go on with: the table's own unless another is clearly better."""
-        top = int(self.gain.sum(1).argmax())
-        return top if self.beats(top, 0) else 0
+        contenders = self.contenders
+        measured = self.shared[contenders].mean(1)
+        top = int(measured.argmax()) if bool(measured.isfinite().all()) else 0
+        return contenders[top] if self.beats(contenders[top], 0) else 0
 
     @property
     def alike(self) -> list[str]:
@@ -216,7 +243,8 @@ def compare(
         each = torch.zeros(int(micrograph.max()) + 1, dtype=torch.float64)
         gains.append(each.index_add_(0, micrograph, likelihood - plain))
         fits.append((signal, noise, seen))
-    draft = CtfTest(tuple(tried), torch.stack(gains), flat, flat, 0.0)
+    unmeasured = torch.full((len(tried), SPLITS), torch.nan)
+    draft = CtfTest(tuple(tried), torch.stack(gains), flat, flat, 0.0, unmeasured)
     signal, noise, seen = fits[draft.best]
     area = torch.bincount(shell, minlength=count)
     snr = float((seen * area).sum() / (noise * area).sum())
@@ -301,81 +329,3 @@ def _score(entries: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tens
         noise = ((d - b * signal) / a).clamp_min(0.02 * mean)
         signal = ((e - b * noise) / c.clamp_min(1e-300)).clamp_min(0)
     return signal, noise
-
-
-def findings(test: CtfTest) -> list[Finding]:
-    """Verdicts on pixel size and CTF."""
-    totals, best = test.totals, test.best
-    chosen = test.hypotheses[best]
-    flat_margin = significance(test.gain[best])
-    evidence = _evidence(test)
-    sizes = [i for i, h in enumerate(test.hypotheses) if h.fault == "pixel-size"]
-    if totals[best] < LEAST_GAIN or flat_margin < LEAST_Z:
-        return [
-            Finding(
-                "CTF",
-                "unclear",
-                "no rings of a CTF are seen in the images' power, so it cannot be judged",
-                evidence,
-                "try more particles; if the images were CTF-corrected, use uncorrected ones",
-            )
-        ]
-    if best == 0 and len(test.alike) > MOST_ALIKE:
-        claim = "fits, but so would other parameters: too few images, or too noisy, to tell"
-        return [Finding("CTF", "unclear", claim, evidence, "check with more particles")]
-    if best == 0:
-        return [
-            Finding(
-                "pixel size",
-                "ok",
-                f"{chosen.pixel_size_angstrom:.4g} Å fits the rings",
-                _gains(test, sizes),
-            ),
-            Finding(
-                "CTF", "ok", _statement(chosen.optics) + " explain the images' power", evidence
-            ),
-        ]
-    topic = "pixel size" if chosen.fault == "pixel-size" else "CTF"
-    other = "CTF" if topic == "pixel size" else "pixel size"
-    return [
-        Finding(topic, "wrong", chosen.claim, evidence, chosen.remedy, chosen.fault),
-        Finding(other, "ok", "explains the images' power once that is mended", ""),
-    ]
-
-
-def _statement(optics: Optics) -> str:
-    """The parameters in words."""
-
-    def span(values: Tensor, unit: str) -> str:
-        low, high = float(values.min()), float(values.max())
-        return (
-            f"{low:.5g} {unit}"
-            if high - low < 1e-3 * abs(high)
-            else f"{low:.5g} to {high:.5g} {unit}"
-        )
-
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    return ", ".join(
-        [
-            f"{span(optics.voltage_kv, 'kV')}",
-            f"Cs {span(optics.cs_mm, 'mm')}",
-            f"defocus {span(mean, 'Å')}",
-        ]
-    )
-
-
-def _gains(test: CtfTest, others: Sequence[int]) -> str:
-    """Log-likelihood of the table's parameters and of others."""
-    text = f"log-likelihood above no rings: table {test.totals[0]:.0f}"
-    return text + "".join(f"; if {test.hypotheses[i].claim}, {test.totals[i]:.0f}" for i in others)
-
-
-def _evidence(test: CtfTest) -> str:
-    """The table's parameters, the best others, and what cannot be told apart."""
-    totals = test.totals
-    text = _gains(test, sorted(range(1, len(totals)), key=lambda i: -totals[i])[:2])
-    alike = test.alike
-    if test.best == 0 and alike:
-        text += f"; cannot be excluded: {'; '.join(alike[:3])}"
-        text += f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
-from vitreous.metrics.checks import contrast, ctf, poses, statistics
+from vitreous.metrics.checks import contrast, ctf, ctf_findings, poses, statistics
 from vitreous.metrics.checks.finding import Finding
 
 CTF_BOX_SIZE = 128
@@ -70,12 +71,14 @@ class Diagnosis:
 
     Args:
         findings: in the order of the tests.
-        mended: corrected claims.
+        claims: what the table says.
+        mended: the same, corrected.
         suspects: images with something wrong.
         statistics, ctf, contrast, poses: the tests; None where there was nothing to test.
     """
 
     findings: tuple[Finding, ...]
+    claims: Claims
     mended: Claims
     suspects: statistics.Suspects
     statistics: statistics.ImageStatistics
@@ -113,23 +116,27 @@ def examine(
     told = statistics.findings(found, odd, images.micrograph_id, images.ids)
     left_out = {*odd.unusable, *odd.clipped, *odd.outlying}
     rows = torch.tensor([i for i in range(len(found)) if i not in left_out], dtype=torch.long)
-    diagnosis = Diagnosis(tuple(told), claims, odd, found)
+    diagnosis = Diagnosis(tuple(told), claims, claims, odd, found)
     if len(rows) < FEWEST or images.box_size < SMALLEST_BOX:
         what = f"{len(rows)} usable images of {images.box_size} px are too few or too small to tell"
         few = Finding("conventions", "unclear", what)
         return replace(diagnosis, findings=(*told, *_headers(claims), few))
     n = min(CTF_BOX_SIZE, images.box_size)
-    chosen = _evenly(rows, CTF_SAMPLE)
+    chosen = rows[evenly_spaced(len(rows), CTF_SAMPLE)]
     sample = _read(images, chosen, n)
     diagnosis = _with_ctf(diagnosis, sample, chosen, images, notify)
     diagnosis = _with_contrast(diagnosis, sample, chosen, images.box_size / n, notify)
     return _with_poses(diagnosis, images, rows, generator, notify)
 
 
-def _evenly(rows: Tensor, most: int) -> Tensor:
-    """At most so many of these rows, evenly spaced."""
-    places = torch.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=torch.float64)
-    return rows[places.round().long()]
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """At most so many of the places 0 to ``count - 1``, evenly spaced.
+
+    >>> evenly_spaced(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
+    return places.round().long()
 
 
 def _read(images: Images, rows: Tensor, n: int) -> Tensor:
@@ -157,7 +164,7 @@ def _with_ctf(
     test = replace(test, hypotheses=tried)
     best = tried[test.best]
     mended = replace(claims, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom)
-    told = _with_header(ctf.findings(test), test, claims)
+    told = _with_header(ctf_findings.findings(test), test, claims)
     return replace(so_far, findings=(*so_far.findings, *told), mended=mended, ctf=test)
 
 
@@ -196,21 +203,23 @@ def _with_contrast(
     test = contrast.measure(sample, optics, pixel)
     told = contrast.findings(test, dark_expected=mended.dark, pixel_size_angstrom=pixel)
     if so_far.ctf is not None and so_far.ctf.snr > 0:
-        told.append(_strength(so_far.ctf.snr))
+        told += _noise(so_far.ctf)
     notify("contrast", 1.0)
     if any(finding.fault == "contrast" for finding in told):
         mended = replace(mended, dark=not mended.dark)
     return replace(so_far, findings=(*so_far.findings, *told), mended=mended, contrast=test)
 
 
-def _strength(snr: float) -> Finding:
-    decibel = 10 * float(torch.tensor(snr).log10())
-    return Finding(
+def _noise(test: ctf.CtfTest) -> list[Finding]:
+    """Strength of the signal against the noise, and the noise's colour, as the rings tell them."""
+    signal = Finding(
         "signal",
         "note",
-        f"signal over noise about {decibel:.0f} dB",
+        f"signal over noise about {10 * math.log10(test.snr):.0f} dB",
         "from the rings in the power spectra; rings of ice and carbon count as signal",
     )
+    colour = statistics.whiteness(torch.cat([test.noise[:1].expand(ctf.FIRST_SHELL), test.noise]))
+    return [signal] if colour is None else [signal, colour]
 
 
 def _with_poses(
@@ -223,23 +232,62 @@ def _with_poses(
     if len(rows) < FEWEST_WITH_POSES:
         few = Finding("poses", "unclear", f"{len(rows)} images are too few to test orientations")
         return replace(so_far, findings=(*so_far.findings, few))
-    chosen = _evenly(rows, POSE_SAMPLE)
+    chosen = rows[evenly_spaced(len(rows), POSE_SAMPLE)]
     n = min(poses.BOX_SIZE, images.box_size)
-    pixel = mended.pixel_size_angstrom * images.box_size / n
-    optics = None if mended.optics is None else mended.optics[chosen]
+    scale = images.box_size / n
+    sample = _read(images, chosen, n)
     test = poses.compare(
-        _read(images, chosen, n),
+        sample,
         mended.pose[chosen],
-        optics,
-        pixel,
+        None if mended.optics is None else mended.optics[chosen],
+        mended.pixel_size_angstrom * scale,
         mended.pixel_size_angstrom,
         generator,
-        lambda f: notify("poses", f),
+        lambda f: notify("poses", 0.6 * f),
     )
-    pose = poses.apply(test.euler, test.shift, mended.pose, mended.pixel_size_angstrom)
+    told = poses.findings(test)
+    if all(finding.fault != "poses-unrelated" for finding in told):
+        pose = poses.apply(test.euler, test.shift, mended.pose, mended.pixel_size_angstrom)
+        mended = replace(mended, pose=pose)
+        so_far = _with_ctf_by_halves(
+            replace(so_far, mended=mended), sample, chosen, scale, generator, notify
+        )
+    return replace(so_far, findings=(*so_far.findings, *told), poses=test)
+
+
+def _with_ctf_by_halves(
+    so_far: Diagnosis,
+    sample: Tensor,
+    chosen: Tensor,
+    scale: float,
+    generator: torch.Generator,
+    notify: Notify,
+) -> Diagnosis:
+    """Settle by half maps what rings leave open about the CTF."""
+    test, mended = so_far.ctf, so_far.mended
+    if test is None or mended.pose is None:
+        return so_far
+    measured = sorted({*test.contenders, 0})
+    if len(measured) == 1:
+        return so_far
+    tried = [test.hypotheses[i] for i in measured]
+    shared = test.shared.clone()
+    shared[measured] = poses.shared_under(
+        sample,
+        mended.pose[chosen],
+        [(h.optics[chosen], h.pixel_size_angstrom * scale) for h in tried],
+        ctf.SPLITS,
+        generator,
+        lambda f: notify("poses", 0.6 + 0.4 * f),
+    )
+    test = replace(test, shared=shared)
+    best = test.hypotheses[test.best]
+    told = _with_header(ctf_findings.findings(test), test, so_far.claims)
+    others = [f for f in so_far.findings if f.topic not in ("CTF", "pixel size")]
+    place = next(i for i, f in enumerate(so_far.findings) if f.topic in ("CTF", "pixel size"))
     return replace(
         so_far,
-        findings=(*so_far.findings, *poses.findings(test)),
-        mended=replace(mended, pose=pose),
-        poses=test,
+        findings=(*others[:place], *told, *others[place:]),
+        ctf=test,
+        mended=replace(mended, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom),
     )

@@ -14,7 +14,7 @@ random show what halves share anyway, being of like outline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -202,6 +202,40 @@ def compare(
     if best != (STATED, STATED):
         shown["mended"] = curves[best]
     return PoseTest(*best, shared, information(chance, n), shown, n, pixel)
+
+
+def shared_under(
+    images: Tensor,
+    pose: Pose,
+    tried: Sequence[tuple[Optics, float]],
+    splits: int,
+    generator: torch.Generator,
+    notify: Callable[[float], None] = lambda fraction: None,
+) -> Tensor:
+    """Information shared by half maps under several CTFs.
+
+    Args:
+        images: ``(b, n, n)``, of a small box.
+        pose: of each image.
+        tried: optics of each image and pixel size of these images in Å, for each CTF.
+        splits: random half sets to try, the same for all.
+        generator: deals them out.
+        notify: told the fraction done.
+
+    Returns:
+        ``(tried, splits)``.
+    """
+    n = images.shape[-1]
+    halves = [1 + torch.randperm(len(images), generator=generator) % 2 for _ in range(splits)]
+    shared = torch.zeros(len(tried), splits)
+    for row, (optics, pixel) in enumerate(tried):
+        notify(row / len(tried))
+        for column, half in enumerate(halves):
+            maps = reconstruct_halves(
+                images, pose.rotation, pose.shift_angstrom, optics, pixel, half
+            )
+            shared[row, column] = information(fsc(*maps), n)
+    return shared
 
 
 def findings(test: PoseTest) -> list[Finding]:

@@ -228,7 +228,7 @@ def findings(
     if not wrong:
         claim = f"all {len(found)} are finite, different, unclipped and alike"
         wrong = [Finding("images", "ok", claim)]
-    together = [_normalisation(found, micrograph_id), _band(found), _whiteness(found)]
+    together = [_normalisation(found, micrograph_id), _band(found)]
     return wrong + [finding for finding in together if finding is not None]
 
 
@@ -281,20 +281,24 @@ def _band(found: ImageStatistics) -> Finding | None:
     )
 
 
-def _whiteness(found: ImageStatistics) -> Finding | None:
-    """How much the power falls from low to high frequencies."""
-    last = found.box_size // 2
-    if last < 8 or float(found.power.max()) <= 0:
+def whiteness(noise: Tensor) -> Finding | None:
+    """How much the noise's power falls from low to high frequencies.
+
+    Args:
+        noise: power by shell, from 0 to the last.
+    """
+    last = len(noise) - 1
+    if last < 8 or float(noise.max()) <= 0:
         return None
-    inner = float(found.power[max(2, last // 8) : last // 4 + 1].mean())
-    outer = float(found.power[3 * last // 4 : last].mean())
+    inner = float(noise[max(2, last // 8) : last // 4 + 1].mean())
+    outer = float(noise[3 * last // 4 : last].mean())
     ratio = inner / max(outer, 1e-30)
-    coloured = ratio > 2
+    coloured = not 0.5 < ratio < 2
     return Finding(
         "noise",
         "note" if coloured else "ok",
-        "power falls towards high frequencies" if coloured else "power is nearly white",
-        f"an eighth to a quarter of Nyquist holds {ratio:.3g} times the power of the last quarter",
+        "is coloured" if coloured else "is nearly white",
+        f"its power at an eighth to a quarter of Nyquist is {ratio:.3g} times that at the end",
         "real backgrounds serve better than white noise (`abinit --noise`)" if coloured else "",
     )
 

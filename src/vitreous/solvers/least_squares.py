@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from vitreous.physics.normal_equations import NormalEquations
 from vitreous.physics.operator import LinearOperator
 from vitreous.solvers.conjugate_gradient import dot
 
@@ -48,34 +49,39 @@ class Convolution(Protocol):
 
 
 @dataclass(frozen=True)
-class NormalEquations:
+class LeastSquares:
     """H^T H, H^T b and |b|^2 of one set of images.
 
     Args:
         operator: self-adjoint, x to H^T H x, on volumes ``(z, y, x)``; also a
             :class:`Convolution` where "padded" steps are to be taken.
-        rhs: H^T b.
-        energy: |b|^2, summed over all measurements.
+        right_hand_side: H^T b.
+        sum_of_squares: |b|^2, summed over all measurements.
 
     Raises:
         ValueError: a right-hand side that is no volume of the operator's.
 
     >>> from vitreous.physics.operator import Identity
-    >>> equations = NormalEquations(Identity((1, 1, 2)), torch.tensor([[[3.0, 4.0]]]), 25.0)
-    >>> equations.misfit(equations.rhs), equations.misfit(0 * equations.rhs)
+    >>> equations = LeastSquares(Identity((1, 1, 2)), torch.tensor([[[3.0, 4.0]]]), 25.0)
+    >>> equations.misfit(equations.right_hand_side), equations.misfit(0 * equations.right_hand_side)
     (0.0, 12.5)
     """
 
     operator: LinearOperator
-    rhs: Tensor
-    energy: float
+    right_hand_side: Tensor
+    sum_of_squares: float
 
     def __post_init__(self) -> None:
-        if tuple(self.rhs.shape) != tuple(self.operator.domain_shape):
+        if tuple(self.right_hand_side.shape) != tuple(self.operator.domain_shape):
             raise ValueError(
                 f"the operator takes {tuple(self.operator.domain_shape)}, "
-                f"but H^T b is {tuple(self.rhs.shape)}"
+                f"but H^T b is {tuple(self.right_hand_side.shape)}"
             )
+
+    @classmethod
+    def of_images(cls, equations: NormalEquations) -> LeastSquares:
+        """Those that a pass over images has summed."""
+        return cls(equations.operator, equations.right_hand_side, equations.sum_of_squares)
 
     def misfit(self, x: Tensor) -> float:
         """1/2 |H x - b|^2."""
@@ -83,12 +89,14 @@ class NormalEquations:
 
     def misfit_from(self, x: Tensor, quadratic: float) -> float:
         """1/2 |H x - b|^2 where x^T H^T H x is known."""
-        return 0.5 * quadratic - dot(x, self.rhs) + 0.5 * self.energy
+        return 0.5 * quadratic - dot(x, self.right_hand_side) + 0.5 * self.sum_of_squares
 
     def mean_eigenvalue(self) -> float:
         """Trace of H^T H over the number of voxels, from one random volume."""
         generator = torch.Generator().manual_seed(0)
-        probe = torch.randn(self.rhs.shape, generator=generator, dtype=torch.float64).to(self.rhs)
+        probe = torch.randn(
+            self.right_hand_side.shape, generator=generator, dtype=torch.float64
+        ).to(self.right_hand_side)
         return dot(probe, self.operator(probe)) / dot(probe, probe)
 
 
