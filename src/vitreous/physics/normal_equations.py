@@ -27,6 +27,7 @@ from typing import Any
 import scipy.fft
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vitreous.core.params import Optics
 from vitreous.core.resample import mean_over_rotations
@@ -136,6 +137,26 @@ class ConvolutionOperator(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """The same as :meth:`forward`."""
         return self.forward(y)
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """Of the cube on which the convolution is circular."""
+        return (self._spectrum.shape[0],) * 3
+
+    @property
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of that circular convolution: its real half-spectrum in FFT order."""
+        return self._spectrum
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Coefficients at the low corner of the padded cube, zeros elsewhere."""
+        growth = self.padded_shape[0] - self.domain_shape[0]
+        return functional.pad(x, (0, growth) * 3)
+
+    def crop(self, w: Tensor) -> Tensor:
+        """The adjoint of :meth:`pad`."""
+        n = self.domain_shape[0]
+        return w[..., :n, :n, :n]
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,29 @@ def _composed_shapes(
     return domain, given[: len(given) - common] + outer.range_shape
 
 
+class Identity(LinearOperator):
+    """I, of any shape.
+
+    >>> Identity((2,)).normal(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.domain_shape = self.range_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The argument itself."""
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The argument itself."""
+        return y
+
+    def normal_spectrum(self, like: Tensor) -> Tensor:
+        """Eigenvalues, to be broadcast; dtype and device of ``like``."""
+        return like.new_ones(())
+
+
 class Composition(LinearOperator):
     """``outer @ inner``; made by ``@``, kept nested to the right so that neighbours can fuse."""
 

@@ -1,0 +1,143 @@
+r"""Ways to do ADMM's linear step.
+
+.. math::
+
+    \Big(H^T H + \sum_j \rho_j K_j^T K_j\Big) x = H^T b + \sum_j \rho_j K_j^T (z_j - d_j).
+
+Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vitreous.solvers.conjugate_gradient import (
+    Linear,
+    conjugate_gradient,
+    dot,
+    largest_eigenvalue,
+)
+from vitreous.solvers.least_squares import Convolution, LeastSquares, optimal_circulant
+from vitreous.solvers.splits import Split
+
+_MARGIN = 1.05  # power iteration approaches the norm from below
+
+
+class LinearStep(Protocol):
+    """Finds x for given splits, and keeps H^T H x.
+
+    Args:
+        applied: the data term's gradient at x, but for H^T b.
+    """
+
+    applied: Tensor
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x; ``pull`` is the right-hand side."""
+        ...
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x at the x found last, but for what a split of the data costs."""
+        ...
+
+
+def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Divide the volume's half-spectrum by the eigenvalues of a circulant matrix."""
+    solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
+    return solved
+
+
+def stiffness(splits: Sequence[Split]) -> Tensor:
+    """Eigenvalues of sum rho K^T K, or of a circulant matrix close to it."""
+    return torch.as_tensor(sum(split.rho * split.spectrum for split in splits))
+
+
+class CgStep:
+    """A few conjugate gradients from the last x: algorithms 1 and 2.
+
+    The circulant matrix nearest to the whole system preconditions them where H^T H is a
+    convolution; otherwise H^T H counts as a multiple of the identity in it.
+    """
+
+    def __init__(
+        self, equations: LeastSquares, x: Tensor, iterations: int, tolerance: float
+    ) -> None:
+        self._normal = equations.operator
+        self._iterations = iterations
+        self._tolerance = tolerance
+        self.applied = self._normal(x)
+        if isinstance(equations.operator, Convolution):
+            nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
+            self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
+        else:
+            self._circulant = x.new_tensor(equations.mean_eigenvalue())
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+
+        def stiff(v: Tensor) -> Tensor:
+            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
+
+        applied = self.applied + stiff(x)
+        start = float((pull - applied).norm() / pull.norm().clamp_min(torch.finfo(x.dtype).tiny))
+        x = conjugate_gradient(
+            lambda v: self._normal(v) + stiff(v),
+            pull,
+            x,
+            applied=applied,
+            preconditioner=self._preconditioner(splits),
+            iterations=self._iterations,
+            tolerance=self._tolerance * start,
+        ).x
+        self.applied = self._normal(x)
+        return x
+
+    def _preconditioner(self, splits: Sequence[Split]) -> Linear:
+        spectrum = self._circulant + stiffness(splits)
+        return lambda v: invert_circulant(spectrum, v)
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x."""
+        return 0.5 * dot(x, self.applied)
+
+
+class MajorisedStep:
+    r"""One division in Fourier space: algorithm 6.
+
+    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}`, :math:`A = \|H\|^2 I`, turns
+    the linear step into eq. (4.55), without H^T H on its left-hand side.
+    """
+
+    def __init__(self, equations: LeastSquares, x: Tensor) -> None:
+        self._normal = equations.operator
+        self._bound = _MARGIN * largest_eigenvalue(self._normal, x)
+        self.applied = self._normal(x)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+        x = invert_circulant(self._bound + stiffness(splits), pull + self._bound * x - self.applied)
+        self.applied = self._normal(x)
+        return x
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x."""
+        return 0.5 * dot(x, self.applied)
+
+
+class SplitStep:
+    """One division in Fourier space, where the data have a split of their own."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.applied = torch.zeros_like(x)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+        return invert_circulant(stiffness(splits), pull)
+
+    def quadratic(self, x: Tensor) -> float:
+        """Nothing is left."""
+        return 0.0

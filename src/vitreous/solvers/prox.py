@@ -1,0 +1,61 @@
+r"""Proximal maps.
+
+:math:`\mathrm{prox}_{\mu \Phi}(u) = \arg\min_z \frac12 \|z - u\|^2 + \mu \Phi(z)`.
+
+Source: equations (2.18) and (2.19) of L. Donati's thesis (EPFL, 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def prox_l1(u: Tensor, mu: float | Tensor) -> Tensor:
+    r"""Soft threshold: the proximal map of :math:`\mu \|z\|_1`, whose :math:`\mu` may vary.
+
+    >>> prox_l1(torch.tensor([-3.0, 0.5, 2.0]), 1.0).tolist()
+    [-2.0, 0.0, 1.0]
+    """
+    return u.sign() * (u.abs() - mu).clamp_min(0)
+
+
+def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
+    r"""Shorten vectors: the proximal map of :math:`\mu \sum_n \|z_n\|_2`, eq. (2.19).
+
+    Args:
+        u: the vectors.
+        mu: by how much.
+        dim: along which their components lie; ``(3, z, y, x)`` gradients by default.
+
+    >>> prox_l21(torch.tensor([[3.0, 0.3], [4.0, 0.4]]), 1.0, 0).T.tolist()[1]
+    [0.0, 0.0]
+    """
+    norm = torch.linalg.vector_norm(u, dim=dim, keepdim=True)
+    return u * ((norm - mu).clamp_min(0) / norm.clamp_min(torch.finfo(u.dtype).tiny))
+
+
+def prox_squared_l2(u: Tensor, mu: float) -> Tensor:
+    r"""Shrink: the proximal map of :math:`\frac\mu2 \|z\|^2`.
+
+    >>> prox_squared_l2(torch.tensor([3.0]), 2.0).tolist()
+    [1.0]
+    """
+    return u / (1 + mu)
+
+
+def project(u: Tensor, *, nonnegative: bool = True, mask: Tensor | None = None) -> Tensor:
+    """The nearest volume that is not negative and vanishes outside a mask.
+
+    The proximal map of that set's indicator, whatever the factor in front of it.
+
+    Args:
+        u: volume.
+        nonnegative: whether values below 0 become 0.
+        mask: bool, shape of ``u``; values where it is false become 0. None: no mask.
+
+    >>> project(torch.tensor([-1.0, 2.0, 3.0]), mask=torch.tensor([True, True, False])).tolist()
+    [0.0, 2.0, 0.0]
+    """
+    z = u.clamp_min(0) if nonnegative else u
+    return z if mask is None else torch.where(mask, z, torch.zeros_like(z))
