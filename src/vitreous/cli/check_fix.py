@@ -13,7 +13,7 @@ from vitreous.data.formats import select_rows
 from vitreous.data.particles import Particles
 from vitreous.data.tables import CTF_COLUMNS, pose_columns
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
-from vitreous.metrics.checks.doctor import Claims, Diagnosis
+from vitreous.metrics.checks.doctor import Diagnosis
 
 
 def fixed_path(table: Path) -> Path:
@@ -25,9 +25,7 @@ def fixed_path(table: Path) -> Path:
     return table.with_name(f"{table.stem}_fixed.star")
 
 
-def write_fixed(
-    path: Path, particles: Particles, claims: Claims, diagnosis: Diagnosis
-) -> list[str]:
+def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> list[str]:
     """Write what a diagnosis mends; nothing where it mends nothing.
 
     Returns:
@@ -37,7 +35,8 @@ def write_fixed(
         ResourceError: disk full.
         InputError: the folder cannot be written.
     """
-    mended, done = diagnosis.mended, []
+    claims, mended = diagnosis.claims, diagnosis.mended
+    done: list[str] = []
     columns: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = {}
     if mended.pose is not claims.pose and mended.pose is not None:

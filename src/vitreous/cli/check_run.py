@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,23 @@ def check(
     if sample is not None:
         particles = particles.select(evenly_spaced(len(particles), sample))
     claims = claims_of(particles, invert=invert, ignore_header=files.apix is not None)
+    settings = {"sample": sample, "invert": invert, "seed": seed}
+    # entered first, so that a folder that must not be written is refused before hours of reading
+    with nullcontext() if output is None else _folder(files, output, settings, overwrite) as folder:
+        diagnosis = _examine(particles, claims, seed, quiet)
+        typer.echo(f"{files.path}: {len(particles)} images of {particles.box_size} px")
+        for finding in diagnosis.findings:
+            _show(finding)
+        typer.secho(summary(diagnosis), bold=True)
+        if folder is not None:
+            _write(folder, str(files.path), particles, diagnosis)
+    if fixed is not None:
+        done = write_fixed(fixed, particles, diagnosis)
+        say(f"{fixed}: {'; '.join(done)}" if done else f"nothing to mend; {fixed} not written")
+    return diagnosis.faults
+
+
+def _examine(particles: Particles, claims: Claims, seed: int, quiet: bool) -> Diagnosis:
     with StopSignals() as stop, RunProgress("checking", quiet=quiet) as progress:
 
         def notify(step: str, fraction: float) -> None:
@@ -62,18 +80,7 @@ def check(
             progress.update(start + share * fraction, {"stage": step})
             stop.exit_if_requested()
 
-        diagnosis = examine(particles, claims, generator(seed, "check"), notify)
-    typer.echo(f"{files.path}: {len(particles)} images of {particles.box_size} px")
-    for finding in diagnosis.findings:
-        _show(finding)
-    typer.secho(summary(diagnosis), bold=True)
-    if output is not None:
-        settings = {"sample": sample, "invert": invert, "seed": seed}
-        _write(files, particles, diagnosis, output, settings, overwrite)
-    if fixed is not None:
-        done = write_fixed(fixed, particles, claims, diagnosis)
-        say(f"{fixed}: {'; '.join(done)}" if done else f"nothing to mend; {fixed} not written")
-    return diagnosis.faults
+        return examine(particles, claims, generator(seed, "check"), notify)
 
 
 def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False) -> Claims:
@@ -108,24 +115,21 @@ def _show(finding: Finding) -> None:
         typer.echo(f"{'':8}remedy: {finding.remedy}")
 
 
-def _write(
-    files: ParticleFiles,
-    particles: Particles,
-    diagnosis: Diagnosis,
-    output: Path,
-    settings: dict[str, Any],
-    overwrite: bool,
-) -> None:
+def _folder(
+    files: ParticleFiles, output: Path, settings: dict[str, Any], overwrite: bool
+) -> OutputFolder:
     options = {**asdict(files), **settings}
-    inputs = {"particles": files.path} if files.path.is_file() else {}
-    with OutputFolder(
+    inputs = {"particles": files.path}
+    return OutputFolder(
         output, "check", options, inputs=inputs, outputs=OUTPUTS, overwrite=overwrite
-    ) as folder:
-        told = [asdict(finding) for finding in diagnosis.findings]
-        text = json.dumps({"faults": diagnosis.faults, "findings": told}, indent=1)
-        atomic_write_text(folder.path("findings.json"), text + "\n")
-        write_check_page(
-            folder.path("report.html"), str(files.path), summary(diagnosis), particles, diagnosis
-        )
-        folder.finish()
-    say(f"evidence in {output / 'report.html'}")
+    )
+
+
+def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> None:
+    told = [asdict(finding) for finding in diagnosis.findings]
+    text = json.dumps({"faults": diagnosis.faults, "findings": told}, indent=1)
+    atomic_write_text(folder.path("findings.json"), text + "\n")
+    page = folder.path("report.html")
+    write_check_page(page, name, summary(diagnosis), particles, diagnosis)
+    folder.finish()
+    say(f"evidence in {page}")

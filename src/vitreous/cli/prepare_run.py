@@ -17,7 +17,7 @@ from vitreous.cli.output import OutputFolder, plain
 from vitreous.cli.recipe import describe
 from vitreous.cli.streaming import Piece, cores, files_digest, stream_into
 from vitreous.core.errors import InputError
-from vitreous.data.particles import Particles
+from vitreous.data.particles import Particles, finite_and_constant
 from vitreous.data.prepare import Geometry, Preparation, Preparer
 from vitreous.data.prepared_table import prepared_document
 from vitreous.io.atomic import atomic_write_text
@@ -86,10 +86,9 @@ class Pieces:
         place = torch.arange(start, min(start + self.step, len(self.particles)))
         with self._reading:
             images = self.particles.read(place)
-        finite = images.isfinite().flatten(1).all(1)
+        finite, constant = finite_and_constant(images)
         if not self.skip_bad and not bool(finite.all()):
             raise self._rejected(place[~finite].tolist(), int(place[-1]) + 1)
-        constant = finite & (images.amax((-2, -1)) == images.amin((-2, -1)))
         usable = finite & ~constant
         flips = self.preparer.recipe.phase_flip
         optics = self.particles.optics[place[usable]] if flips else None

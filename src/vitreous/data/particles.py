@@ -24,6 +24,17 @@ from vitreous.io.star import StarBlock, StarDocument, format_column
 _SCAN_BYTES = 1 << 26
 
 
+def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Which images ``(b, y, x)`` have finite pixels only, and which of these equal ones.
+
+    >>> finite_and_constant(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]], [[torch.nan, 0.0]]]))
+    (tensor([ True,  True, False]), tensor([False,  True, False]))
+    """
+    pixels = images.flatten(1)
+    finite = pixels.isfinite().all(dim=1)
+    return finite, finite & (pixels.amax(dim=1) == pixels.amin(dim=1))
+
+
 @dataclass(frozen=True)
 class BadImages:
     """0-based places of images that must not enter a reconstruction.
@@ -311,9 +322,7 @@ class Particles:
         non_finite: list[int] = []
         constant: list[int] = []
         for start in range(0, len(self), step):
-            images = self.read(slice(start, start + step)).flatten(1)
-            finite = images.isfinite().all(dim=1)
-            flat = finite & (images.amax(dim=1) == images.amin(dim=1))
+            finite, flat = finite_and_constant(self.read(slice(start, start + step)))
             non_finite += (start + (~finite).nonzero().flatten()).tolist()
             constant += (start + flat.nonzero().flatten()).tolist()
             if progress is not None:

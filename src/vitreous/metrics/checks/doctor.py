@@ -161,11 +161,21 @@ def _with_ctf(
         for h in tried
     ]
     test = ctf.compare(sample, sampled, images.micrograph_id[chosen], lambda f: notify("CTF", f))
-    test = replace(test, hypotheses=tried)
-    best = tried[test.best]
-    mended = replace(claims, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom)
-    told = _with_header(ctf_findings.findings(test), test, claims)
-    return replace(so_far, findings=(*so_far.findings, *told), mended=mended, ctf=test)
+    return _settled(so_far, replace(test, hypotheses=tried), len(so_far.findings))
+
+
+def _settled(so_far: Diagnosis, test: ctf.CtfTest, place: int) -> Diagnosis:
+    """With the outcome of a test of the CTF: its findings from this place on, claims mended."""
+    best = test.hypotheses[test.best]
+    told = _with_header(ctf_findings.findings(test), test, so_far.claims)
+    return replace(
+        so_far,
+        findings=(*so_far.findings[:place], *told, *so_far.findings[place:]),
+        mended=replace(
+            so_far.mended, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom
+        ),
+        ctf=test,
+    )
 
 
 def _with_header(told: Sequence[Finding], test: ctf.CtfTest, claims: Claims) -> list[Finding]:
@@ -280,14 +290,7 @@ def _with_ctf_by_halves(
         generator,
         lambda f: notify("poses", 0.6 + 0.4 * f),
     )
-    test = replace(test, shared=shared)
-    best = test.hypotheses[test.best]
-    told = _with_header(ctf_findings.findings(test), test, so_far.claims)
-    others = [f for f in so_far.findings if f.topic not in ("CTF", "pixel size")]
-    place = next(i for i, f in enumerate(so_far.findings) if f.topic in ("CTF", "pixel size"))
-    return replace(
-        so_far,
-        findings=(*others[:place], *told, *others[place:]),
-        ctf=test,
-        mended=replace(mended, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom),
-    )
+    about = [f.topic in ("CTF", "pixel size") for f in so_far.findings]
+    others = [f for f, ours in zip(so_far.findings, about, strict=True) if not ours]
+    so_far = replace(so_far, findings=tuple(others))
+    return _settled(so_far, replace(test, shared=shared), about.index(True))

@@ -193,18 +193,21 @@ def findings(
 ) -> list[Finding]:
     """Verdicts on images, one by one and as a set."""
     kinds = (
-        (odd.non_finite, "NaN or infinite pixels", "non-finite", "leave them out"),
-        (odd.constant, "constant", "constant", "leave them out"),
-        (odd.clipped, "clipped at their extremes", "saturated", "extract them again, unclipped"),
-        (odd.repeated, "copies of others", "duplicates", "leave the second copies out"),
+        (odd.non_finite, "have NaN or infinite pixels", "non-finite", "leave them out"),
+        (odd.constant, "are constant", "constant", "leave them out"),
+        (
+            odd.clipped,
+            "are clipped at their extremes",
+            "saturated",
+            "extract them again, unclipped",
+        ),
+        (odd.repeated, "are copies of others", "duplicates", "leave the second copies out"),
     )
     wrong = [
         Finding(
             "images",
             "wrong",
-            f"{len(places)} of {len(found)} images are {what}"
-            if what != "NaN or infinite pixels"
-            else f"{len(places)} of {len(found)} images have {what}",
+            f"{len(places)} of {len(found)} images {what}",
             _named(places, ids),
             remedy,
             fault,
