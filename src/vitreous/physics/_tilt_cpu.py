@@ -26,14 +26,7 @@ _GROUP = 4  # lines gathered at once
 _LANES = 64  # slices of a block, at most
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _footprint(distance: Any, table: Any, steps: int) -> Any:
-    at = min(abs(distance) * steps, table.shape[0] - 2.0)
-    i = int(at)
-    return table[i] + (at - i) * (table[i + 1] - table[i])
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def _bands(
     weights: Any, places: Any, slope: Any, offset: Any, reach: Any, stretch: Any, size: int,
     table: Any, steps: int,
@@ -49,13 +42,16 @@ def _bands(
         size: lines of the source.
         table, steps: footprint, and its entries per pixel.
     """
-    taps = weights.shape[1]
+    taps, last, half = weights.shape[1], table.shape[0] - 2.0, table.shape[0] // 2
     for i in range(weights.shape[0]):
         centre = slope * i + offset
         place = min(max(int(np.floor(centre - reach)) + 1, 0), size - taps)
         places[i] = place
+        start = (place - centre) * stretch * steps + half
         for k in range(taps):
-            weights[i, k] = _footprint((place + k - centre) * stretch, table, steps)
+            at = min(max(start + k * stretch * steps, 0.0), last)
+            j = int(at)
+            weights[i, k] = table[j] + (at - j) * (table[j + 1] - table[j])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, inline="always")
@@ -87,7 +83,7 @@ def _project(
 ) -> None:
     """Add the images of blocks ``first .. last`` to ``out (blocks, tilts, x', lanes)``."""
     depth, n, width = volume.shape[1], volume.shape[2], out.shape[2]
-    support = (table.shape[0] - 2) / steps
+    support = (table.shape[0] // 2 - 1) / steps
     weights = np.empty(_DEPTH * width * n, volume.dtype)
     places = np.empty((_DEPTH, width), np.int64)
     lows, highs = np.empty(_DEPTH, np.int64), np.empty(_DEPTH, np.int64)
@@ -130,7 +126,7 @@ def _back_project(
 ) -> None:
     """Transpose of :func:`_project`: add to ``out (blocks, z, x, lanes)``."""
     depth, n, width = out.shape[1], out.shape[2], images.shape[2]
-    support = (table.shape[0] - 2) / steps
+    support = (table.shape[0] // 2 - 1) / steps
     taps = min(_GROUP * int(np.ceil(2 * support / _GROUP)), width)
     weights = np.empty((_DEPTH, n, taps), images.dtype)
     places = np.empty((_DEPTH, n), np.int64)
@@ -185,7 +181,8 @@ def project(
         cosines_sines: float64 ``(tilts, 2)``.
         centres: indices z and x of the tilt axis in the volume, and x' in images.
         width: of the images.
-        table: float64 footprint at ``steps`` distances a pixel, two zeros at its end.
+        table: float64 footprint, ``steps`` entries a pixel, distance 0 in the middle, zeros at the
+            first and the last two.
         steps: entries of the table per pixel.
     """
     volume = _blocks(x)

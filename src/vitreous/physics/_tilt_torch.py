@@ -22,11 +22,12 @@ def _taps(
     z = torch.arange(shape[0], dtype=torch.float64) - centres[0]
     x = torch.arange(shape[1], dtype=torch.float64) - centres[1]
     u = (centres[2] + x * angle[0] + z[:, None] * angle[1]).flatten().to(like.device)
-    support, values = (len(table) - 2) / steps, table.to(like.device)
+    half, values = len(table) // 2, table.to(like.device)
+    support = (half - 1) / steps
     start = torch.floor(u - support).long() + 1
     for tap in range(math.ceil(2 * support)):
         pixel = start + tap
-        at = ((pixel - u).abs() * steps).clamp_max(len(table) - 2.0)
+        at = ((pixel - u) * steps + half).clamp(0.0, len(table) - 2.0)
         i = at.long()
         weight = values[i] + (at - i) * (values[i + 1] - values[i])
         inside = (pixel >= 0) & (pixel < width)

@@ -94,8 +94,10 @@ def cross_validated(
     half2: LeastSquares,
     config: AdmmConfig,
     *,
+    judges: tuple[LeastSquares, LeastSquares] | None = None,
     mask: Tensor | None = None,
     decades: float = 6.0,
+    precision: float = 1.1,
     notify: Told | None = None,
 ) -> StrengthChoice:
     r"""The strength at which the map of each half fits the other half's data best.
@@ -109,17 +111,20 @@ def cross_validated(
     Args:
         half1, half2: of independent halves of the data.
         config: prior and solver; its strength is not used.
+        judges: the data of half 1 and half 2 to fit, where they are not those to solve for.
         mask: see :func:`~vitreous.solvers.admm.admm`.
         decades: how far below :func:`strongest` to look.
+        precision: factor to which the strength is determined.
         notify: told each strength and its score.
 
     Raises:
         ValueError: a config without a regulariser.
     """
+    judge1, judge2 = judges or (half1, half2)
 
     def score(results: tuple[AdmmResult, ...]) -> float:
         of_half1, of_half2 = results
-        return half2.misfit(of_half1.volume) + half1.misfit(of_half2.volume)
+        return judge2.misfit(of_half1.volume) + judge1.misfit(of_half2.volume)
 
     search = _Search((half1, half2), config, mask, score, notify)
     top = math.log(max(strongest(half1, config), strongest(half2, config)))
@@ -129,7 +134,7 @@ def cross_validated(
         rises = 0 if value < lowest else rises + 1
         best, lowest = (place, value) if value < lowest else (best, lowest)
         place -= _STEP
-    return search.choice(golden_section(search, best - _STEP, best + _STEP, math.log(1.1)))
+    return search.choice(golden_section(search, best - _STEP, best + _STEP, math.log(precision)))
 
 
 def discrepancy(
