@@ -83,14 +83,17 @@ def _everywhere(canvas: _Canvas) -> tuple[slice, slice, slice]:
     return slice(0, nz), slice(0, ny), slice(0, nx)
 
 
-def _ellipsoid(centre: Array, axes: Array, power: int = 2) -> Distance:
+def _ellipsoid(centre: Array, axes: Array) -> Distance:
+    """Distance from an ellipsoid, to first order near its surface."""
+
     def distance(z: Grey, y: Grey, x: Grey) -> Grey:
-        terms = [
-            ((p - np.float32(c)) / np.float32(a)) ** power
-            for p, c, a in zip((z, y, x), centre, axes, strict=True)
-        ]
-        scale = np.float32(min(axes))
-        return np.asarray(((terms[0] + terms[1] + terms[2]) ** (1 / power) - 1) * scale)
+        level: Grey | float = 0.0
+        slope: Grey | float = 0.0
+        for p, c, a in zip((z, y, x), centre, axes, strict=True):
+            square = ((p - np.float32(c)) / np.float32(a)) ** 2
+            level, slope = level + square, slope + square / np.float32(a) ** 2
+        radius = np.sqrt(level)
+        return np.asarray((radius - 1) * radius / np.sqrt(slope + np.float32(1e-12)))
 
     return distance
 
@@ -218,7 +221,7 @@ def cell_phantom(
 def _draw(canvas: _Canvas, rng: np.random.Generator, field: Array, shrink: float) -> None:
     membrane = _MEMBRANE_ANGSTROM * shrink
     everywhere = _everywhere(canvas)
-    body = _ellipsoid(0.02 * field * rng.uniform(-1, 1, 3), field * np.array([0.43, 0.46, 0.46]), 4)
+    body = _ellipsoid(0.01 * field * rng.uniform(-1, 1, 3), field * np.array([0.46, 0.47, 0.47]))
     canvas.paint(everywhere, body, _CYTOPLASM, _MEMBRANE, membrane)
     inside = canvas.distances(everywhere, body) < -1.5 * max(membrane, canvas.pixel)
     canvas.grey += inside * np.float32(0.03) * _texture(canvas, rng)

@@ -32,7 +32,7 @@ SIMULATION_WINDOW = KaiserBessel(2, 10.83, 2.0)
 WINDOW = KaiserBessel(2, 19.0, 4.0)
 """Basis of reconstructions: another one than that of simulations, as in the thesis."""
 FULL_SHARE = 0.9  # of its pixels: an image with more counts as fully scanned
-_STIFFNESS = 10.0  # of the constraints at the start, in mean eigenvalues of H^T S H
+_STIFFNESS = 30.0  # of the constraints at the start, in mean eigenvalues of H^T S H
 _SEARCH_ITERATIONS = 15
 
 
