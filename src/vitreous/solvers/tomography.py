@@ -26,7 +26,12 @@ from vitreous.solvers.admm import AdmmResult, admm
 from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.least_squares import LeastSquares, nearest_circulant
 from vitreous.solvers.loop import Callback
-from vitreous.solvers.regularisation import StrengthChoice, Told, cross_validated
+from vitreous.solvers.regularisation import (
+    StrengthChoice,
+    Told,
+    cross_validated,
+    strongest,
+)
 
 SIMULATION_WINDOW = KaiserBessel(2, 10.83, 2.0)
 WINDOW = KaiserBessel(2, 19.0, 4.0)
@@ -34,6 +39,7 @@ WINDOW = KaiserBessel(2, 19.0, 4.0)
 FULL_SHARE = 0.9  # of its pixels: an image with more counts as fully scanned
 _STIFFNESS = 30.0  # of the constraints at the start, in mean eigenvalues of H^T S H
 _SEARCH_ITERATIONS = 15
+_GUESS = 3e-3  # where to begin the search, of the strength that leaves nothing
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,6 @@ def choose_strength(
     *,
     judges: tuple[Scan, Scan] | None = None,
     window: KaiserBessel = WINDOW,
-    precision: float = 1.4,
     notify: Told | None = None,
 ) -> StrengthChoice:
     """The strength at which the map of each half predicts the other half's measurements best.
@@ -213,7 +218,6 @@ def choose_strength(
         depth: thickness of the volume in voxels.
         judges: measurements to predict, where those of the halves are not the original ones.
         window: basis of the slices.
-        precision: factor to which the strength is determined.
         notify: told each strength and its score.
     """
     first, second = (half.compact().equations(depth, window) for half in halves)
@@ -222,6 +226,5 @@ def choose_strength(
     if judges is not None:
         one, two = (judge.compact().equations(depth, window) for judge in judges)
         judged = (one, two)
-    return cross_validated(
-        first, second, config, judges=judged, precision=precision, notify=notify
-    )
+    guess = _GUESS * strongest(first, config)
+    return cross_validated(first, second, config, judges=judged, around=guess, notify=notify)

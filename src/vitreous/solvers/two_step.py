@@ -75,7 +75,7 @@ def choose_inpainting_strength(scan: Scan, generator: torch.Generator) -> float:
     for tilt in places.tolist():
         halves = sparse[torch.tensor([tilt])].halves(generator)
         first, second = (_equations(half, 0) for half in halves)
-        choice = cross_validated(first, second, _CONFIG, precision=1.4)
+        choice = cross_validated(first, second, _CONFIG, decades=4.0)
         chosen.append(choice.strength)
     return statistics.median(chosen)
 
