@@ -108,9 +108,7 @@ def _project(
             for b in range(first, last):
                 for p in range(planes):
                     low, high = lows[p], highs[p]
-                    _gather(
-                        out[b, t, low:high], volume[b, start + p], band[p], places[p], taps
-                    )
+                    _gather(out[b, t, low:high], volume[b, start + p], band[p], places[p], taps)
 
 
 @compiled

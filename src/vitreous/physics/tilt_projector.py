@@ -41,7 +41,7 @@ _LARGEST_DEGREES = 89.0
 
 
 def footprint(window: KaiserBessel) -> Tensor:
-    """The window's X-ray transform over its integral: float64, 1024 entries a pixel, 0 in the middle.
+    """X-ray transform over its integral: float64, 1024 entries a pixel, distance 0 in the middle.
 
     >>> table = footprint(KaiserBessel())
     >>> round(float(table.sum()) / 1024, 6), int(table.argmax()) == len(table) // 2
@@ -131,12 +131,12 @@ class TiltProjector(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
-        images: Tensor = _Projection.apply(self._checked(x, self.domain_shape), self)
+        images: Tensor = _Projection.apply(self._checked(x, self.domain_shape), self)  # type: ignore[no-untyped-call]
         return images
 
     def adjoint(self, y: Tensor) -> Tensor:
         """H^T y of images ``(..., tilts, y, width)``."""
-        volume: Tensor = _BackProjection.apply(self._checked(y, self.range_shape), self)
+        volume: Tensor = _BackProjection.apply(self._checked(y, self.range_shape), self)  # type: ignore[no-untyped-call]
         return volume
 
     def normal_kernel(self, weights: Tensor) -> Tensor:

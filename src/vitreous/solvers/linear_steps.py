@@ -105,9 +105,7 @@ class CgStep:
         )
         self._solved += 1
         fresh = self._solved % _REFRESH == 0
-        self.applied = (
-            self._normal(result.x) if fresh else pull - result.residual - stiff(result.x)
-        )
+        self.applied = self._normal(result.x) if fresh else pull - result.residual - stiff(result.x)
         return result.x
 
     def _preconditioner(self, splits: Sequence[Split]) -> Linear:

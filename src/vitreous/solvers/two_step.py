@@ -33,9 +33,7 @@ def _equations(scan: Scan, tilt: int) -> LeastSquares:
     return LeastSquares(ScanMask(scanned), image, float(image.double().square().sum()))
 
 
-def inpaint(
-    scan: Scan, strength: float, notify: Callable[[int], None] = lambda done: None
-) -> Scan:
+def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda done: None) -> Scan:
     """The projections completed and denoised; those that were fully scanned stay as they are.
 
     Args:
@@ -71,8 +69,8 @@ def choose_inpainting_strength(scan: Scan, generator: torch.Generator) -> float:
     if not len(sparse.images):
         return 0.0
     chosen = []
-    places = torch.linspace(0, len(sparse.images) - 1, _SAMPLES).round().long().unique()
-    for tilt in places.tolist():
+    places = torch.linspace(0, len(sparse.images) - 1, _SAMPLES).round().long().tolist()
+    for tilt in sorted(set(places)):
         halves = sparse[torch.tensor([tilt])].halves(generator)
         first, second = (_equations(half, 0) for half in halves)
         choice = cross_validated(first, second, _CONFIG, decades=4.0)
@@ -81,18 +79,21 @@ def choose_inpainting_strength(scan: Scan, generator: torch.Generator) -> float:
 
 
 def choose_two_strengths(
-    scan: Scan, depth: int, generator: torch.Generator, notify: Told | None = None
-) -> tuple[float, StrengthChoice]:
-    """mu, then lambda, by cross-validation on measured pixels in both steps.
+    scan: Scan,
+    depth: int,
+    inpainting: float,
+    generator: torch.Generator,
+    notify: Told | None = None,
+) -> StrengthChoice:
+    """lambda by cross-validation on measured pixels, after each half was inpainted on its own.
 
     Args:
         scan: what was measured.
         depth: thickness of the volume in voxels.
+        inpainting: mu.
         generator: splits the pixels.
         notify: told each lambda and its score.
     """
-    mu = choose_inpainting_strength(scan, generator)
     judges = scan.compact().halves(generator)
-    halves = inpaint(judges[0], mu), inpaint(judges[1], mu)
-    return mu, choose_strength(halves, depth, judges=judges, notify=notify)
-
+    halves = inpaint(judges[0], inpainting), inpaint(judges[1], inpainting)
+    return choose_strength(halves, depth, judges=judges, notify=notify)
