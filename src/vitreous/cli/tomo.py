@@ -177,7 +177,7 @@ def reconstruct(
     ] = "auto",
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help="Most iterations for each map; 40 by default, 30 with sirt."),
+        typer.Option(min=1, help="Most iterations for each map; 60 by default, 30 with sirt."),
     ] = None,
     apix: Annotated[
         float | None,
@@ -211,7 +211,7 @@ def reconstruct(
             method=method.value,
             strength=_number(strength, "--strength"),
             inpainting=_number(inpainting, "--inpainting"),
-            iterations=iterations or (30 if method is Method.SIRT else 40),
+            iterations=iterations or (30 if method is Method.SIRT else 60),
             apix=apix,
             seed=seed,
             overwrite=overwrite,

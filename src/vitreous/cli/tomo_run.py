@@ -46,7 +46,7 @@ class TomoRequest:
     method: str = "tv"
     strength: float | None = None
     inpainting: float | None = None
-    iterations: int = 40
+    iterations: int = 60
     apix: float | None = None
     seed: int = 0
     overwrite: bool = False

@@ -158,7 +158,7 @@ class ScannedNormal(LinearOperator):
 
 
 def tomography_config(
-    equations: LeastSquares, strength: float, *, iterations: int = 40, tolerance: float = 1e-3
+    equations: LeastSquares, strength: float, *, iterations: int = 60, tolerance: float = 1e-3
 ) -> AdmmConfig:
     """How (3.6) is solved: one preconditioned conjugate-gradient step an iteration."""
     operator = equations.operator
@@ -181,7 +181,7 @@ def total_variation(
     strength: float,
     *,
     window: KaiserBessel = WINDOW,
-    iterations: int = 40,
+    iterations: int = 60,
     tolerance: float = 1e-3,
     start: Tensor | None = None,
     callbacks: Iterable[Callback] = (),
