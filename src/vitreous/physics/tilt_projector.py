@@ -25,6 +25,7 @@ Source: L. Donati, PhD thesis, EPFL 2020, equations (2.6), (2.7) and (3.5).
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -47,7 +48,7 @@ def footprint(window: KaiserBessel) -> Tensor:
     >>> round(float(table.sum()) / 1024, 6), int(table.argmax()) == len(table) // 2
     (1.0, True)
     """
-    half = int(window.support * _STEPS) + 1
+    half = math.ceil(window.support * _STEPS) + 1
     radius = (torch.arange(2 * half + 1, dtype=torch.float64) - half).abs() / _STEPS
     table = window.xray(radius)
     return table * (_STEPS / table.sum())
