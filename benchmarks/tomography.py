@@ -254,7 +254,7 @@ def large(options: Any) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results"))
     parser.add_argument("--dose", type=float, nargs="+", default=[0.1])
     parser.add_argument("--shape", type=int, nargs=3, default=[128, 256, 256], help="z y x")
     parser.add_argument("--snr", type=float, default=100.0)

@@ -192,7 +192,7 @@ def commit() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     haar_rows, tpsf_rows = sparsity(options.folder), tpsf(options.folder)
