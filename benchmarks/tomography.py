@@ -40,8 +40,8 @@ from vitreous.solvers.two_step import inpaint
 
 TUNED, REPORTED = 1, 2  # seeds of the cells
 STRENGTHS = [1.2, 1.7, 2.4, 3.4, 4.8]
-AFTER_INPAINTING = [1.2, 2.4, 4.8, 9.6]
-INPAINTING = [0.3, 1.0]
+AFTER_INPAINTING = [0.3, 0.6, 1.2, 2.4]
+INPAINTING = [0.1, 0.3]
 FEW_TILTS = 4  # times more iterations for T-DS, of which each costs a tenth
 LIMITS = {"seconds": 600.0, "gib": 8.0, "large_gib": 24.0}
 
