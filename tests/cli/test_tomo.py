@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitreous.cli import tomo_run
 from vitreous.data.tilts import read_angles
 from vitreous.io.mrc import read_header, read_mrc, write_mrc
 
@@ -129,6 +131,23 @@ def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
     code, _, error = vitreous("tomo", "simulate", tmp_path / "no.mrc", *out)
     assert (code, "cannot be read" in error) == (3, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_stops_the_run(
+    vitreous: Any, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = tomo_run.total_variation
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(tomo_run, "total_variation", stopped)
+    fixed = ("--strength", 1, "--threads", 1, "-o", tmp_path / "out")
+    assert vitreous("tomo", "reconstruct", *inputs(series), *fixed)[0] == 143
+    assert not (tmp_path / "out" / "half1.mrc").exists()
+    config = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
+    assert config["run"]["status"] == "running"
 
 
 def test_help_teaches(vitreous: Any) -> None:

@@ -23,8 +23,8 @@ def test_the_seed_decides() -> None:
 
 def test_finer_voxels_show_the_same_cell() -> None:
     """Granules are drawn anew, as their places are voxels; the large parts are the same."""
-    coarse = cell_phantom((32, 64, 64), 160.0, seed=1)
-    fine = F.avg_pool3d(cell_phantom((64, 128, 128), 80.0, seed=1)[None], 2)[0]
+    coarse = cell_phantom((16, 32, 32), 320.0, seed=1)
+    fine = F.avg_pool3d(cell_phantom((32, 64, 64), 160.0, seed=1)[None], 2)[0]
     both = torch.stack([coarse.flatten(), fine.flatten()])
     assert float(torch.corrcoef(both)[0, 1]) > 0.7
 

@@ -169,10 +169,14 @@ def _place(
     if not len(candidates):
         return placed
     middle = np.array(canvas.grey.shape) // 2
+    spheres = np.empty((count, 4))  # centres and radii, to compare with all at once
     for index in rng.integers(len(candidates), size=4 * count):
         centre = (candidates[index] - middle) * canvas.pixel
         radius = float(rng.uniform(*radii))
-        if all(np.linalg.norm(centre - c) > radius + r for c, r in placed):
+        others = spheres[: len(placed)]
+        gaps = np.linalg.norm(others[:, :3] - centre, axis=1) - others[:, 3] - radius
+        if bool((gaps > 0).all()):
+            spheres[len(placed)] = *centre, radius
             placed.append((centre, radius))
         if len(placed) == count:
             break
