@@ -77,6 +77,7 @@ class ModelBasedConfig:
             strength=strength,
             nonnegative=self.nonnegative,
             iterations=self.iterations,
+            cg_iterations=1,  # preconditioned: a second one saves no iterations
             tolerance=self.tolerance,
         )
 
