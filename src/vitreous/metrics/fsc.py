@@ -202,6 +202,7 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
 
 _SMOOTH = 3  # shells to either side
 _SIGNIFICANT = 3.0  # deviations of chance
+_PLAIN = 0.25  # correlation that is enough in small shells
 
 
 def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tensor]) -> Tensor:
@@ -219,7 +220,7 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
 
     which is what two half maps of p's quality would have, were they independent. Both averaged
     over three shells to either side; 0 from the shell on where :math:`\mathrm{FSC}(d_1, d_2)` is
-    not three deviations above chance, and never above :math:`\mathrm{FSC}(p_1, p_2)`.
+    not three deviations above chance (0.25 is enough), never above :math:`\mathrm{FSC}(p_1, p_2)`.
 
     Args:
         halves: of half 1 and half 2, made with the prior, ``(n, n, n)``.
@@ -241,7 +242,7 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
     counts = torch.bincount(shell_index(n, 3).flatten())[: n // 2 + 1].to(free)
     chance = _running_mean(1 / counts, of_means=True).sqrt()
     found = crossed.clamp_min(0).square() / free.clamp_min(1e-6)
-    known = free > _SIGNIFICANT * chance
+    known = free > (_SIGNIFICANT * chance).clamp(max=_PLAIN)
     known[0] = True
     return torch.minimum(found, fsc(p1, p2)).clamp(0, 1) * known.long().cumprod(0)
 
