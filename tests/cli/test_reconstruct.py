@@ -253,7 +253,7 @@ def test_a_regularised_map_and_what_comes_with_it(
     assert any("score" in row for row in history)
     page = (out / "report.html").read_text("utf-8")
     assert "Both half maps obey the same prior" in page
-    assert "Misfit plus regulariser" in page
+    assert "violation of the constraints" in page
 
 
 def test_a_stopped_run_goes_on_without_reading_images_again(

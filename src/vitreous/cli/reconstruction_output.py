@@ -57,14 +57,18 @@ class Halves:
 def curves_by_name(halves: Halves) -> dict[str, Tensor]:
     """The curves under the names that ``fsc.csv`` and the report give them."""
     curves = halves.curves
-    first = {} if halves.confirmed is None else {"confirmed": halves.confirmed}
+    if halves.confirmed is not None:
+        return {
+            "confirmed": halves.confirmed,
+            "unmasked": curves.unmasked,
+            "masked": curves.masked,
+            **halves.more_curves,
+        }
     return {
-        **first,
         "corrected": curves.corrected,
         "unmasked": curves.unmasked,
         "masked": curves.masked,
         "phase_randomised": curves.randomised,
-        **halves.more_curves,
     }
 
 
@@ -123,9 +127,15 @@ def report_data(
     frequency = shell_frequencies(len(halves.half1), pixel_size_angstrom).numpy()
     sizes = [int((half_set == half).sum()) for half in (1, 2)]
     curves = curves_by_name(halves)
-    confirmed = []
+    resolutions = [
+        Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
+        Resolution("without mask", *halves.unmasked),
+    ]
     if halves.confirmed_at is not None:
-        confirmed = [Resolution("confirmed without the prior", *halves.confirmed_at)]
+        resolutions = [
+            Resolution("confirmed without the prior", *halves.confirmed_at),
+            Resolution("between the half maps, which share it", *halves.unmasked),
+        ]
     return ReportData(
         title=title,
         subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
@@ -146,11 +156,7 @@ def report_data(
             name.replace("_", " "): (frequency, curve.cpu().numpy())
             for name, curve in curves.items()
         },
-        resolutions=[
-            *confirmed,
-            Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
-            Resolution("without mask", *halves.unmasked),
-        ],
+        resolutions=resolutions,
     )
 
 
