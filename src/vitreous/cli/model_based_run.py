@@ -94,7 +94,7 @@ def solve(plan: Plan, folder: OutputFolder, stop: StopSignals) -> Solved:
         first, second = _read(plan, state, "reading images", stop, direct.accumulate)
         state.direct = direct.half_map(first), direct.half_map(second)
         _save(folder, state, 1)
-    for k, scale in enumerate(config.scales, start=1):
+    for k, scale in enumerate(config.stages, start=1):
         if state.step < 2 * k:
             way = partial(accumulate, window=config.basis, scale=scale)
             state.equations = _read(plan, state, f"reading images for scale {scale}", stop, way)
@@ -111,7 +111,7 @@ def solve(plan: Plan, folder: OutputFolder, stop: StopSignals) -> Solved:
 def _told(state: _Progress, config: ModelBasedConfig) -> str:
     if state.step == 1:
         return "the maps without prior"
-    scale = config.scales[state.step // 2 - 1]
+    scale = config.stages[state.step // 2 - 1]
     return f"the {'strength' if state.step % 2 else 'sums'} of scale {scale}"
 
 
