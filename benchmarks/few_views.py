@@ -1,6 +1,7 @@
 """Regularised against direct reconstruction from few views with known poses. Prints JSON.
 
-5A1A (or another --source), with shifts, CTF and white noise, through the command line: `vitreous
+5A1A (or another --source), with shifts, CTF, an envelope (B = 100 Å^2, as of good data, so that not
+the pixel size limits the resolution) and white noise, through the command line: `vitreous
 simulate`, then the same table to `vitreous reconstruct --method tv` with its automatic strength, to
 `--method direct`, and to `relion_reconstruct --ctf`. Resolution is that of FSC 0.5 with the truth,
 all maps within the same soft sphere inscribed in the box, and again within a soft mask of the
@@ -72,6 +73,7 @@ def reconstruct(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 def simulate(folder: Path, views: int, snr_db: float, options: argparse.Namespace) -> None:
     command = [sys.executable, "-c", PROGRAM, "simulate", options.source, "--box"]
     command += [str(options.box), "--apix", str(options.apix), "--n", str(views), "--quiet"]
+    command += ["--b-factor", str(options.b_factor)]
     command += [f"--snr-db={snr_db}", "--shift", f"triangular:{options.shift}"]
     timed([*command, "--seed", str(options.seed), "-o", "sim"], folder)
 
@@ -163,6 +165,7 @@ def main() -> int:
     parser.add_argument("--box", type=int, default=128)
     parser.add_argument("--apix", type=float, default=1.6, help="Å")
     parser.add_argument("--shift", type=float, default=10.0, help="Å")
+    parser.add_argument("--b-factor", type=float, default=100.0, help="of the envelope, Å^2")
     parser.add_argument("--scale", default="2..1", help="as of vitreous reconstruct")
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--output", type=Path, default=Path("few_views"))
@@ -193,7 +196,7 @@ def main() -> int:
         "load": round(os.getloadavg()[0], 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "source": Path(options.source).name,
-        **{k: getattr(options, k) for k in ("box", "apix", "scale", "seed")},
+        **{k: getattr(options, k) for k in ("box", "apix", "b_factor", "scale", "seed")},
     }
     shown_rows = [{k: v for k, v in row.items() if k != "curves"} for row in rows]
     print(json.dumps(header | {"results": shown_rows, "pass": passed}, indent=2))
