@@ -150,7 +150,9 @@ def test_a_signal_stops_the_run(
     assert config["run"]["status"] == "running"
 
 
-def test_help_teaches(vitreous: Any) -> None:
-    code, text, _ = vitreous("tomo", "reconstruct", "--help")
+@pytest.mark.parametrize("command", ["simulate", "reconstruct"])
+def test_help_teaches(vitreous: Any, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    code, text, _ = vitreous("tomo", command, "--help")
     assert code == 0
-    assert "inpainted" in text
+    assert f"Example: vitreous tomo {command}" in text
