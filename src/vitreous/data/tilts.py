@@ -75,7 +75,7 @@ def saxton_tilts(largest: float, increment: float) -> Tensor:
     Source: W. O. Saxton, W. Baumeister, M. Hahn, Ultramicroscopy 13 (1984) 57.
 
     >>> [round(t, 2) for t in saxton_tilts(60, 20).tolist()]
-    [-57.34, -48.26, -35.84, -20.0, 0.0, 20.0, 35.84, 48.26, 57.34]
+    [-54.22, -38.75, -20.0, 0.0, 20.0, 38.75, 54.22]
     """
     if not 0 < increment < 90:
         raise ValueError(f"the increment must be between 0 and 90 degrees, got {increment}")
