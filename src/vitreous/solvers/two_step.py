@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import torch
 
+from vitreous.physics._threads import own_threads
 from vitreous.physics.scan import ScanMask
 from vitreous.solvers.admm import admm
 from vitreous.solvers.admm_config import AdmmConfig
@@ -44,15 +45,14 @@ def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda 
     scan = scan.compact()
     config = replace(_CONFIG, strength=strength)
     images = scan.images.clone()
-    for tilt, share in enumerate(scan.shares.tolist()):
-        if share <= FULL_SHARE:
-            equations = _equations(scan, tilt)
-            start = torch.full_like(
-                equations.right_hand_side,
-                float(equations.right_hand_side.sum() / scan.scanned[tilt].sum()),
-            )
-            images[tilt] = admm(equations, config, start=start).volume[0]
-        notify(tilt + 1)
+    with own_threads():  # images are too small to share, and waiting threads cost more
+        for tilt, share in enumerate(scan.shares.tolist()):
+            if share <= FULL_SHARE:
+                equations = _equations(scan, tilt)
+                mean = float(equations.right_hand_side.sum() / scan.scanned[tilt].sum())
+                start = torch.full_like(equations.right_hand_side, mean)
+                images[tilt] = admm(equations, config, start=start).volume[0]
+            notify(tilt + 1)
     return Scan(images, scan.tilts_degrees, torch.ones_like(scan.scanned))
 
 
