@@ -42,7 +42,7 @@ TUNED, REPORTED = 1, 2  # seeds of the cells
 STRENGTHS = [1.2, 1.7, 2.4, 3.4, 4.8]
 AFTER_INPAINTING = [0.3, 0.6, 1.2, 2.4]
 INPAINTING = [0.1, 0.3]
-FEW_TILTS = 4  # times more iterations for T-DS, of which each costs a tenth
+FEW_TILTS = 3  # times more iterations for T-DS, of which each costs a tenth
 LIMITS = {"seconds": 600.0, "gib": 8.0, "large_gib": 24.0}
 
 
@@ -262,6 +262,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--tuning-iterations", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tuned", type=Path, help="an earlier run's JSON, for its strengths")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--large-strength", type=float, default=4.8)
     options = parser.parse_args()
@@ -286,7 +287,10 @@ def main() -> int:
     else:
         result["shape_zyx"] = shape
         for dose in options.dose:
-            chosen = tune(shape, options.snr, dose, options.slices, options.tuning_iterations)
+            if options.tuned is None:
+                chosen = tune(shape, options.snr, dose, options.slices, options.tuning_iterations)
+            else:
+                chosen = json.loads(options.tuned.read_text())[f"{100 * dose:g} %"]["tuned"]
             rows, volumes, curves = compare(shape, options.snr, dose, chosen, options)
             draw(options.folder, dose, volumes, curves)
             result[f"{100 * dose:g} %"] = {"tuned": chosen, "reported": rows}
