@@ -184,24 +184,25 @@ def half_turn_harmonics(values: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def synthesis(angles: int, step: int, device: torch.device) -> Tensor:
-    r"""Matrix from products of harmonics to the correlation at every angle.
+def synthesis(angles: int, parity: int, device: torch.device) -> Tensor:
+    r"""Matrix from products of even or odd harmonics to their part of the correlation.
 
     :math:`X(\alpha_j) = \frac1A \sum_m \epsilon_m
-    \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m \alpha_j}]`.
+    \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m \alpha_j}]`, over half of the angles: half a
+    turn later the even part is the same, the odd one its negative.
 
     Args:
         angles: A.
-        step: 1 for all harmonics at all angles; 2 for the even ones, at the first half turn.
+        parity: 0 for m = 0, 2, ..., A / 2; 1 for m = 1, 3, ...
         device: where.
 
     Returns:
-        float32 ``(A / step, 2 M)``: columns for the real parts and then for the imaginary parts of
-        the products, M = A / (2 step) + 1.
+        float32 ``(A / 2, 2 M)``: columns for the real parts and then for the imaginary parts of
+        the M products.
     """
-    m = torch.arange(0, angles // 2 + 1, step, dtype=torch.float64)
+    m = torch.arange(parity, angles // 2 + 1, 2, dtype=torch.float64)
     count = torch.where((m == 0) | (m == angles // 2), 1.0, 2.0) / angles
-    j = torch.arange(angles // step, dtype=torch.float64)[:, None]
+    j = torch.arange(angles // 2, dtype=torch.float64)[:, None]
     turn = j * m * (2 * math.pi / angles)
     return torch.cat([turn.cos() * count, -turn.sin() * count], 1).to(
         device=device, dtype=torch.float32
@@ -212,7 +213,7 @@ def conjugate_products(harmonics: Tensor) -> Tensor:
     """Templates' harmonics arranged so that one product gives those of the correlation.
 
     Args:
-        harmonics: ``(M, v, 2 K)`` of :func:`circle_harmonics`.
+        harmonics: ``(M, v, 2 K)``, some or all of those of :func:`circle_harmonics`.
 
     Returns:
         ``(2 M, 2 K, v)``: multiplied from the left by images' harmonics ``(M, rows, 2 K)`` the

@@ -82,6 +82,11 @@ class Band:
         """Pixel size of the cropped images, Å."""
         return self.full_pixel_angstrom * self.full_box / self.box_size
 
+    @property
+    def shift_step_angstrom(self) -> float:
+        """Step between shifts, half of which moves the highest frequencies by 0.75 radians."""
+        return 0.75 * self.box_size * self.pixel_size_angstrom / (math.pi * self.radius)
+
     def images(self, images: Tensor) -> Tensor:
         """Cropped images ``(b, m, m)``, their grey values those of projections of :meth:`volume`.
 
@@ -160,18 +165,19 @@ def _nearest(rotations: Tensor, group: PointGroup) -> Tensor:
 
 
 def shift_grid(range_angstrom: float, step_angstrom: float) -> Tensor:
-    """Shifts (x, y) of a square grid within a disc, ``(s, 2)`` in Å, the nearest to 0 first.
+    """Shifts (x, y) of a square grid that covers a disc, ``(s, 2)`` in Å, the nearest to 0 first.
 
     >>> len(shift_grid(0.0, 2.0)), len(shift_grid(2.0, 2.0)), len(shift_grid(4.0, 2.0))
-    (1, 5, 13)
+    (1, 9, 21)
     """
-    reach = math.floor(range_angstrom / step_angstrom + 1e-9)
+    farthest = range_angstrom + step_angstrom / 2 if range_angstrom > 0 else 0.0
+    reach = math.floor(farthest / step_angstrom)
     axis = torch.arange(-reach, reach + 1, dtype=torch.float32) * step_angstrom
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     grid = torch.stack([x.flatten(), y.flatten()], -1)
     length = grid.norm(dim=1)
     order = length.argsort(stable=True)
-    return grid[order[length[order] <= range_angstrom * (1 + 1e-6)]]
+    return grid[order[length[order] <= farthest]]
 
 
 class GlobalSearch:
@@ -208,9 +214,7 @@ class GlobalSearch:
         rotations = views(spacing / band.radius, group)
         self._nearest = _nearest(rotations, group).to(device)
         self.rotations = rotations.to(device)
-        # half of a step moves the highest frequencies by half a radian
-        step = band.box_size * band.pixel_size_angstrom / (2 * math.pi * band.radius)
-        self.shifts = shift_grid(shift_range_angstrom, step).to(device)
+        self.shifts = shift_grid(shift_range_angstrom, band.shift_step_angstrom).to(device)
         weight = self.grid.quadrature.to(noise_power) / noise_power[1:].clamp_min(1e-30)
         self._weight = weight.float().to(device)[:, None]
         self._templates(band.volume(volume.float()))
@@ -222,14 +226,25 @@ class GlobalSearch:
             polar = to_polar(project_spectrum(spectrum, some, n), self.grid)
             value.append(circle_harmonics(polar))
             power.append(half_turn_harmonics(polar.abs().square()))
-        self._value = conjugate_products(torch.cat(value, 1))
+        harmonics = torch.cat(value, 1)
+        self._value = [conjugate_products(harmonics[parity::2]) for parity in (0, 1)]
         self._power = conjugate_products(torch.cat(power, 1))
 
     def _frequencies(self) -> tuple[Tensor, Tensor]:
         kx, ky = (k.to(self.rotations.device) for k in self.grid.frequencies)
         return kx, ky
 
-    def _prepare(self, images: Tensor, optics: Optics | None) -> tuple[Tensor, Tensor]:
+    def _ramp(self, shift_angstrom: Tensor) -> Tensor:
+        """Phases that undo shifts ``(..., 2)``: complex ``(..., K, A / 2)``."""
+        kx, ky = self._frequencies()
+        length = self.band.box_size * self.band.pixel_size_angstrom
+        turn = shift_angstrom.double()[..., None, None, :] * (2 * math.pi / length)
+        angle = turn[..., 0] * kx + turn[..., 1] * ky
+        return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+    def _prepare(
+        self, images: Tensor, optics: Optics | None, centre: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Harmonics of w c conj(s) y, ``(M, S, b, 2 K)``, and of w c^2, ``(M', b, 2 K)``."""
         kx, ky = self._frequencies()
         step = 1 / (self.band.box_size * self.band.pixel_size_angstrom)
@@ -238,33 +253,36 @@ class GlobalSearch:
         if optics is not None:
             transfer = ctf(kx * step, ky * step, optics).float()
         polar = polar * (transfer * self._weight)
-        shift = self.shifts.double() * (2 * math.pi * step)
-        turn = shift[:, 0, None, None] * kx + shift[:, 1, None, None] * ky
-        ramp = torch.polar(torch.ones_like(turn), turn).to(polar.dtype)
+        if centre is not None:
+            polar = polar * self._ramp(centre)
+        ramp = self._ramp(self.shifts)
         shifted = circle_harmonics(ramp[:, None] * polar)
         return shifted, half_turn_harmonics(transfer.square() * self._weight)
 
     def _gains(self, image: Tensor, power: Tensor, scale: Tensor | None, chosen: slice) -> Tensor:
         """Best gain over shifts, ``(A, b, v)``, of views ``chosen``."""
-        gain = self._correlate(image, self._value[..., chosen], 1).amax(1)
-        return self._with_power(gain, power, self._power[..., chosen], scale)
+        even, odd = (
+            self._correlate(image[parity::2], self._value[parity][..., chosen], parity)
+            for parity in (0, 1)
+        )
+        cross = torch.cat([(even + odd).amax(1), (even - odd).amax(1)])
+        return _gain(cross, self._correlate(power, self._power[..., chosen], 0), scale)
 
-    def _correlate(self, image: Tensor, templates: Tensor, step: int) -> Tensor:
-        """Correlations ``(A / step, *rows, v)`` of harmonics ``(M, *rows, 2 K)``."""
+    def _correlate(self, image: Tensor, templates: Tensor, parity: int) -> Tensor:
+        """Part of the correlations, ``(A / 2, *rows, v)``, of harmonics ``(M, *rows, 2 K)``."""
         rows = image.shape[1:-1]
         left = image.reshape(len(image), -1, image.shape[-1])
         product = torch.bmm(torch.cat([left, left]), templates)
-        table = synthesis(self.grid.angles, step, image.device)
+        table = synthesis(self.grid.angles, parity, image.device)
         return (table @ product.flatten(1)).view(-1, *rows, templates.shape[-1])
 
-    def _with_power(
-        self, cross: Tensor, power: Tensor, templates: Tensor, scale: Tensor | None
-    ) -> Tensor:
-        """L of correlations ``(A, b, v)``: of the given scale ``(b,)``, or else of the best."""
-        return _gain(cross, self._correlate(power, templates, 2), scale)
-
     def __call__(
-        self, images: Tensor, optics: Optics | None, scale: Tensor | None = None
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        scale: Tensor | None = None,
+        *,
+        centre: Tensor | None = None,
     ) -> Candidates:
         """The best poses of images.
 
@@ -272,21 +290,34 @@ class GlobalSearch:
             images: cropped to the band, ``(b, m, m)``.
             optics: CTF of each image; None for none.
             scale: a of each image ``(b,)``; None to take the best for each pose.
+            centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
         """
         shifts, angles = len(self.shifts), self.grid.angles
         at_once = max(1, BLOCK_BYTES // (4 * angles * shifts * min(256, len(self.rotations))))
         found = []
         for rows in torch.split(torch.arange(len(images), device=images.device), at_once):
-            a = None if scale is None else scale[rows]
-            found.append(self._some(images[rows], None if optics is None else optics[rows], a))
+            found.append(
+                self._some(
+                    images[rows],
+                    None if optics is None else optics[rows],
+                    None if scale is None else scale[rows],
+                    None if centre is None else centre[rows],
+                )
+            )
         return Candidates(
             torch.cat([f.rotation for f in found]),
             torch.cat([f.shift_angstrom for f in found]),
             torch.cat([f.gain for f in found]),
         )
 
-    def _some(self, images: Tensor, optics: Optics | None, scale: Tensor | None) -> Candidates:
-        image, power = self._prepare(images, optics)
+    def _some(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        scale: Tensor | None,
+        centre: Tensor | None,
+    ) -> Candidates:
+        image, power = self._prepare(images, optics, centre)
         count, total = len(images), len(self.rotations)
         width = max(1, BLOCK_BYTES // (4 * self.grid.angles * len(self.shifts) * count))
         best = images.new_empty(_SECTORS, count, total)
@@ -297,30 +328,36 @@ class GlobalSearch:
         around = best[..., self._nearest].amax(-1)
         peaks = torch.where(best >= around, best, -torch.inf).permute(1, 0, 2).flatten(1)
         gain, index = peaks.topk(min(self.candidates, peaks.shape[1]), dim=1)
-        return self._locate(image, power, scale, gain, index)
+        rotation, shift = self._locate(image, power, scale, index)
+        if centre is not None:
+            shift = shift + centre[:, None]
+        return Candidates(rotation, shift, gain)
 
     def _locate(
-        self, image: Tensor, power: Tensor, scale: Tensor | None, gain: Tensor, index: Tensor
-    ) -> Candidates:
+        self, image: Tensor, power: Tensor, scale: Tensor | None, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """In-plane angles and shifts of chosen (sector, view), ``index (b, c)``."""
         view, sector = index % len(self.rotations), index // len(self.rotations)
-        cross, shift = self._of_each(image, self._value, view, 1).max(1)  # (A, b, c)
-        half = self._of_each(power[:, None], self._power, view, 2)[:, 0]
+        even, odd = (
+            self._of_each(image[parity::2], self._value[parity], view, parity) for parity in (0, 1)
+        )
+        cross, shift = torch.cat([even + odd, even - odd]).max(1)  # (A, b, c)
+        half = self._of_each(power[:, None], self._power, view, 0)[:, 0]
         sectors = _gain(cross, half, scale).view(_SECTORS, -1, *view.shape)
         mine = sectors.gather(0, sector.expand(1, sectors.shape[1], *view.shape))[0]
         angle = mine.argmax(0) + sector * sectors.shape[1]
         axis = torch.zeros(*view.shape, 3, device=image.device)
         axis[..., 2] = angle * (2 * math.pi / self.grid.angles)
         rotation = axis_angle_to_matrix(axis) @ self.rotations[view]
-        return Candidates(rotation, self.shifts[shift.gather(0, angle[None])[0]], gain)
+        return rotation, self.shifts[shift.gather(0, angle[None])[0]]
 
-    def _of_each(self, image: Tensor, templates: Tensor, view: Tensor, step: int) -> Tensor:
-        """Correlations ``(A / step, S, b, c)`` of every image with views of its own, ``(b, c)``."""
+    def _of_each(self, image: Tensor, templates: Tensor, view: Tensor, parity: int) -> Tensor:
+        """Part of the correlations ``(A / 2, S, b, c)`` of images with views of their own."""
         b, c = view.shape
         own = templates[..., view.flatten()].view(*templates.shape[:2], b, c).permute(2, 0, 1, 3)
         rows = image.permute(2, 0, 1, 3)  # (b, M, S, 2 K)
         product = torch.matmul(torch.cat([rows, rows], 1), own)  # (b, 2 M, S, c)
-        table = synthesis(self.grid.angles, step, image.device)
+        table = synthesis(self.grid.angles, parity, image.device)
         return torch.einsum("am,bmsc->asbc", table, product)
 
 

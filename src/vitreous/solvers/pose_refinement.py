@@ -138,7 +138,8 @@ class PoseRefiner:
         a = best if scale is None else scale
         gain = 2 * a * cross - a.square() * power
         matrix, downhill = self._normal_equations(jets, values, a)
-        logarithm = torch.linalg.slogdet(matrix.double())[1]
+        # an empty image is blind to its pose
+        logarithm = torch.linalg.slogdet(matrix.double())[1].clamp_min(-200.0)
         fit = Fit(rotation, shift_angstrom, gain, a, (-0.5 * logarithm).float())
         return fit, matrix, downhill
 

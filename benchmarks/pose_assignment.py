@@ -1,0 +1,189 @@
+"""Pose assignment from a low-passed start to a map: seconds, resolution, pose errors. Prints JSON.
+
+    python benchmarks/pose_assignment.py --case ribosome --data ribosome70S_65.mrc
+    python benchmarks/pose_assignment.py --case 5a1a --data 5a1a.cif.gz --symmetry D2
+
+Simulated particles: CTFs with astigmatism, shifts, white noise. The start is the truth up to a
+resolution, and nothing but it. Every round tells its seconds, the FSC of its map with the truth
+(0.5 and 0.143) and the errors of its poses against the true ones, the nearest of equivalent ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
+from vitreous.core.grid import shell_index
+from vitreous.core.params import Optics
+from vitreous.core.rotation import geodesic_distance_deg, random_rotations
+from vitreous.core.symmetry import point_group
+from vitreous.io.atoms import atoms_to_density
+from vitreous.io.mrc import read_mrc
+from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.physics.noise import noise_sigma
+from vitreous.physics.simulator import simulate
+from vitreous.solvers.images import ImagesInMemory
+from vitreous.solvers.pose_assignment import PoseAssignment
+from vitreous.solvers.pose_config import PoseConfig
+
+CASES = {
+    "ribosome": {"box": 32, "edge": 325.0, "snr_db": 0.0, "start": 53.0},
+    "5a1a": {"box": 64, "edge": 230.4, "snr_db": -10.0, "start": 23.0},
+}
+
+
+def molecule(options: argparse.Namespace, box: int, pixel: float) -> Tensor:
+    if options.case == "ribosome":
+        data, _ = read_mrc(options.data)
+        return fourier_resize(torch.from_numpy(data).float(), box, 3)
+    turned = None if options.symmetry == "C1" else options.symmetry
+    return torch.from_numpy(
+        atoms_to_density(
+            options.data, box_size=box, pixel_size_angstrom=pixel, align_symmetry=turned
+        )
+    )
+
+
+def low_passed(volume: Tensor, shell: int) -> Tensor:
+    n = volume.shape[-1]
+    return irfft_centered(rfft_centered(volume, 3) * (shell_index(n, 3) <= shell), (n, n, n))
+
+
+def imaged(
+    volume: Tensor, count: int, pixel: float, options: argparse.Namespace
+) -> tuple[Tensor, Tensor, Tensor, Optics]:
+    stream = torch.Generator().manual_seed(options.seed)
+    rotation = random_rotations(count, generator=stream)
+    shift = options.shift_px * pixel * (2 * torch.rand(count, 2, generator=stream) - 1)
+    defocus = 8000 + 17000 * torch.rand(count, generator=stream)
+    optics = replace(
+        Optics.uniform(count),
+        defocus_u_angstrom=defocus + 200,
+        defocus_v_angstrom=defocus - 200,
+        defocus_angle_deg=180 * torch.rand(count, generator=stream),
+    )
+    pieces = torch.split(torch.arange(count), 500)
+    clean = torch.cat([simulate(volume, rotation[p], shift[p], optics[p], pixel) for p in pieces])
+    sigma = noise_sigma(float(clean.var(dim=(1, 2)).mean()), snr_db=options.snr_db)
+    return clean + sigma * torch.randn(clean.shape, generator=stream), rotation, shift, optics
+
+
+def machine() -> dict[str, object]:
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "commit": commit,
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    case = CASES[options.case]
+    box = int(case["box"])
+    pixel = case["edge"] / box
+    options.snr_db = case["snr_db"] if options.snr_db is None else options.snr_db
+    start = case["start"] if options.start is None else options.start
+    truth = molecule(options, box, pixel)
+    images, rotation, shift, optics = imaged(truth, options.particles, pixel, options)
+    config = PoseConfig(
+        start_resolution_angstrom=start,
+        symmetry=options.symmetry,
+        shift_range_angstrom=1.5 * options.shift_px * pixel,
+        rounds=options.rounds,
+        searches=options.searches,
+        search_radius=options.search_radius,
+        assignment=options.assignment,
+        candidates=options.candidates,
+    )
+    group = point_group(options.symmetry).matrices.float()
+    half = torch.arange(len(images)) % 2 + 1
+    source, first = ImagesInMemory(images), low_passed(truth, round(case["edge"] / start))
+    warm = torch.arange(16)  # compiled loops are loaded once
+    PoseAssignment(
+        ImagesInMemory(images[warm]), optics[warm], pixel, half[warm], first, config, correlate=fsc
+    ).step()
+    begin = time.perf_counter()
+    task = PoseAssignment(source, optics, pixel, half, first, config, correlate=fsc)
+    spent, rounds = time.perf_counter() - begin, []
+    for _ in range(config.rounds):
+        begin = time.perf_counter()
+        stats = task.step()
+        spent += time.perf_counter() - begin
+        poses = task.poses()
+        angle = geodesic_distance_deg(poses.pose.rotation[:, None], rotation[:, None] @ group).amin(
+            1
+        )
+        curve = fsc(task.maps()[2], truth)
+        told = {
+            "seconds": spent,
+            "fsc_0.5_angstrom": fsc_resolution(curve, 0.5, box, pixel),
+            "fsc_0.143_angstrom": fsc_resolution(curve, 0.143, box, pixel),
+            "angle_median_deg": float(angle.median()),
+            "angle_above_10_deg": float((angle > 10).float().mean()),
+            "shift_median_angstrom": float(
+                (poses.pose.shift_angstrom - shift).norm(dim=1).median()
+            ),
+            **stats,
+        }
+        rounds.append({name: round(value, 3) for name, value in told.items()})
+        if options.verbose:
+            print(rounds[-1], flush=True)
+    return {
+        **machine(),
+        "case": options.case,
+        "particles": options.particles,
+        "box": box,
+        "pixel_angstrom": round(pixel, 3),
+        "nyquist_angstrom": round(2 * pixel, 3),
+        "snr_db": options.snr_db,
+        "start_angstrom": start,
+        "symmetry": options.symmetry,
+        "seconds": round(spent, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rounds": rounds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=list(CASES), default="ribosome")
+    parser.add_argument("--data", type=Path, required=True, help="map or atomic model of the case")
+    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--particles", type=int, default=10_000)
+    parser.add_argument("--snr-db", type=float, help="decibel; the case's own by default")
+    parser.add_argument("--start", type=float, help="resolution of the start, Å; the case's own")
+    parser.add_argument("--shift-px", type=float, default=2.0, help="shifts are uniform up to this")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--searches", type=int, default=2)
+    parser.add_argument("--search-radius", type=int, default=10)
+    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--assignment", choices=["hard", "soft"], default="hard")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="tell every round as it ends")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(json.dumps(measure(options), indent=2))
+
+
+if __name__ == "__main__":
+    main()
