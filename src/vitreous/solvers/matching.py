@@ -39,9 +39,10 @@ from vitreous.physics.polar import (
 )
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 
-BLOCK_BYTES = 2**22  # of correlations at a time: about what a cache holds
+BLOCK = 2**21  # correlations at a time: about what a cache holds
 _SECTORS = 4  # of in-plane angles, the best of each being a candidate
 _NEIGHBOURS = 6
+_PROBED = 8  # times as many grid points as candidates are looked at for being peaks
 _MARGIN = 3  # shells between the band and the Nyquist frequency of the cropped box
 
 
@@ -180,6 +181,12 @@ def shift_grid(range_angstrom: float, step_angstrom: float) -> Tensor:
     return grid[order[length[order] <= farthest]]
 
 
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a processor has instructions for products of bfloat16."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
 class GlobalSearch:
     """Finds the best poses of images among all of a grid.
 
@@ -193,6 +200,8 @@ class GlobalSearch:
         shift_range_angstrom: farthest shift, Å.
         spacing: between views, in units of 1 / K radians.
         candidates: how many poses to keep for each image, each the best of its neighbourhood.
+        short: compare in bfloat16; None: where the processor multiplies it faster. Candidates'
+            poses and gains are worked out in single precision either way.
     """
 
     def __init__(
@@ -205,9 +214,11 @@ class GlobalSearch:
         shift_range_angstrom: float = 0.0,
         spacing: float = 1.0,
         candidates: int = 8,
+        short: bool | None = None,
     ) -> None:
         self.band = band
         self.candidates = candidates
+        self._short = _multiplies_bfloat16(volume.device) if short is None else short
         self.grid = PolarGrid(band.box_size, band.radius)
         device = volume.device
         group = point_group(symmetry)
@@ -227,8 +238,13 @@ class GlobalSearch:
             value.append(circle_harmonics(polar))
             power.append(half_turn_harmonics(polar.abs().square()))
         harmonics = torch.cat(value, 1)
-        self._value = [conjugate_products(harmonics[parity::2]) for parity in (0, 1)]
+        dtype = torch.bfloat16 if self._short else torch.float32
+        value_of = [conjugate_products(harmonics[parity::2]) for parity in (0, 1)]
+        # to go through all views, and to look up few of them
+        self._coarse = [one.to(dtype) for one in value_of]
+        self._value = [one.permute(2, 0, 1).contiguous() for one in value_of]
         self._power = conjugate_products(torch.cat(power, 1))
+        self._power_of = self._power.permute(2, 0, 1).contiguous()
 
     def _frequencies(self) -> tuple[Tensor, Tensor]:
         kx, ky = (k.to(self.rotations.device) for k in self.grid.frequencies)
@@ -262,18 +278,18 @@ class GlobalSearch:
     def _gains(self, image: Tensor, power: Tensor, scale: Tensor | None, chosen: slice) -> Tensor:
         """Best gain over shifts, ``(A, b, v)``, of views ``chosen``."""
         even, odd = (
-            self._correlate(image[parity::2], self._value[parity][..., chosen], parity)
+            self._correlate(image[parity::2], self._coarse[parity][..., chosen], parity)
             for parity in (0, 1)
         )
-        cross = torch.cat([(even + odd).amax(1), (even - odd).amax(1)])
+        cross = torch.cat([(even + odd).amax(1), (even - odd).amax(1)]).float()
         return _gain(cross, self._correlate(power, self._power[..., chosen], 0), scale)
 
     def _correlate(self, image: Tensor, templates: Tensor, parity: int) -> Tensor:
         """Part of the correlations, ``(A / 2, *rows, v)``, of harmonics ``(M, *rows, 2 K)``."""
         rows = image.shape[1:-1]
-        left = image.reshape(len(image), -1, image.shape[-1])
+        left = image.reshape(len(image), -1, image.shape[-1]).to(templates.dtype)
         product = torch.bmm(torch.cat([left, left]), templates)
-        table = synthesis(self.grid.angles, parity, image.device)
+        table = synthesis(self.grid.angles, parity, image.device).to(templates.dtype)
         return (table @ product.flatten(1)).view(-1, *rows, templates.shape[-1])
 
     def __call__(
@@ -293,7 +309,7 @@ class GlobalSearch:
             centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
         """
         shifts, angles = len(self.shifts), self.grid.angles
-        at_once = max(1, BLOCK_BYTES // (4 * angles * shifts * min(256, len(self.rotations))))
+        at_once = max(1, BLOCK // (angles * shifts * min(256, len(self.rotations))))
         found = []
         for rows in torch.split(torch.arange(len(images), device=images.device), at_once):
             found.append(
@@ -319,42 +335,52 @@ class GlobalSearch:
     ) -> Candidates:
         image, power = self._prepare(images, optics, centre)
         count, total = len(images), len(self.rotations)
-        width = max(1, BLOCK_BYTES // (4 * self.grid.angles * len(self.shifts) * count))
+        width = max(1, BLOCK // (self.grid.angles * len(self.shifts) * count))
         best = images.new_empty(_SECTORS, count, total)
         for first in range(0, total, width):
             chosen = slice(first, min(first + width, total))
             gains = self._gains(image, power, scale, chosen)
             best[..., chosen] = gains.view(_SECTORS, -1, *gains.shape[1:]).amax(1)
-        around = best[..., self._nearest].amax(-1)
-        peaks = torch.where(best >= around, best, -torch.inf).permute(1, 0, 2).flatten(1)
-        gain, index = peaks.topk(min(self.candidates, peaks.shape[1]), dim=1)
-        rotation, shift = self._locate(image, power, scale, index)
+        index = self._peaks(best.permute(1, 0, 2).flatten(1))
+        rotation, shift, gain = self._locate(image, power, scale, index)
         if centre is not None:
             shift = shift + centre[:, None]
         return Candidates(rotation, shift, gain)
 
+    def _peaks(self, best: Tensor) -> Tensor:
+        """Highest of ``(b, sectors * views)`` no neighbour exceeds, then others: ``(b, c)``."""
+        value, index = best.topk(min(_PROBED * self.candidates, best.shape[1]), dim=1)
+        view = index % len(self.rotations)
+        near = self._nearest[view] + (index - view)[..., None]
+        around = best.gather(1, near.flatten(1)).view(near.shape).amax(-1)
+        lowered = torch.where(value >= around, value, value - value[:, :1].abs() - 1e6)
+        return index.gather(1, lowered.topk(min(self.candidates, index.shape[1]), dim=1).indices)
+
     def _locate(
         self, image: Tensor, power: Tensor, scale: Tensor | None, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """In-plane angles and shifts of chosen (sector, view), ``index (b, c)``."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotations, shifts and gains of chosen (sector, view), ``index (b, c)``, best first."""
         view, sector = index % len(self.rotations), index // len(self.rotations)
         even, odd = (
             self._of_each(image[parity::2], self._value[parity], view, parity) for parity in (0, 1)
         )
         cross, shift = torch.cat([even + odd, even - odd]).max(1)  # (A, b, c)
-        half = self._of_each(power[:, None], self._power, view, 0)[:, 0]
+        half = self._of_each(power[:, None], self._power_of, view, 0)[:, 0]
         sectors = _gain(cross, half, scale).view(_SECTORS, -1, *view.shape)
         mine = sectors.gather(0, sector.expand(1, sectors.shape[1], *view.shape))[0]
-        angle = mine.argmax(0) + sector * sectors.shape[1]
+        gain, angle = mine.max(0)
+        angle = angle + sector * sectors.shape[1]
         axis = torch.zeros(*view.shape, 3, device=image.device)
         axis[..., 2] = angle * (2 * math.pi / self.grid.angles)
         rotation = axis_angle_to_matrix(axis) @ self.rotations[view]
-        return rotation, self.shifts[shift.gather(0, angle[None])[0]]
+        found = self.shifts[shift.gather(0, angle[None])[0]]
+        gain, order = gain.sort(dim=1, descending=True, stable=True)
+        rows = torch.arange(len(gain), device=gain.device)[:, None]
+        return rotation[rows, order], found[rows, order], gain
 
     def _of_each(self, image: Tensor, templates: Tensor, view: Tensor, parity: int) -> Tensor:
         """Part of the correlations ``(A / 2, S, b, c)`` of images with views of their own."""
-        b, c = view.shape
-        own = templates[..., view.flatten()].view(*templates.shape[:2], b, c).permute(2, 0, 1, 3)
+        own = templates[view].permute(0, 2, 3, 1)  # (b, 2 M, 2 K, c)
         rows = image.permute(2, 0, 1, 3)  # (b, M, S, 2 K)
         product = torch.matmul(torch.cat([rows, rows], 1), own)  # (b, 2 M, S, c)
         table = synthesis(self.grid.angles, parity, image.device)
