@@ -5,7 +5,8 @@
 
 Simulated particles: CTFs with astigmatism, shifts, white noise. The start is the truth up to a
 resolution, and nothing but it. Every round tells its seconds, the FSC of its map with the truth
-(0.5 and 0.143) and the errors of its poses against the true ones, the nearest of equivalent ones.
+(0.5 and 0.143) and the errors of its poses, against the nearest of the true one's equivalents in
+the molecule's own group.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +39,10 @@ from vitreous.solvers.images import ImagesInMemory
 from vitreous.solvers.pose_assignment import PoseAssignment
 from vitreous.solvers.pose_config import PoseConfig
 
-CASES = {
-    "ribosome": {"box": 32, "edge": 325.0, "snr_db": 0.0, "start": 53.0},
-    "5a1a": {"box": 64, "edge": 230.4, "snr_db": -10.0, "start": 23.0},
+# edge of the box and resolution of the start in Å; the symmetry that the molecule has
+CASES: dict[str, dict[str, Any]] = {
+    "ribosome": {"box": 32, "edge": 325.0, "snr_db": 0.0, "start": 53.0, "symmetry": "C1"},
+    "5a1a": {"box": 64, "edge": 230.4, "snr_db": -10.0, "start": 23.0, "symmetry": "D2"},
 }
 
 
@@ -47,11 +50,8 @@ def molecule(options: argparse.Namespace, box: int, pixel: float) -> Tensor:
     if options.case == "ribosome":
         data, _ = read_mrc(options.data)
         return fourier_resize(torch.from_numpy(data).float(), box, 3)
-    turned = None if options.symmetry == "C1" else options.symmetry
     return torch.from_numpy(
-        atoms_to_density(
-            options.data, box_size=box, pixel_size_angstrom=pixel, align_symmetry=turned
-        )
+        atoms_to_density(options.data, box_size=box, pixel_size_angstrom=pixel, align_symmetry="D2")
     )
 
 
@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         assignment=options.assignment,
         candidates=options.candidates,
     )
-    group = point_group(options.symmetry).matrices.float()
+    group = point_group(case["symmetry"]).matrices.float()
     half = torch.arange(len(images)) % 2 + 1
     source, first = ImagesInMemory(images), low_passed(truth, round(case["edge"] / start))
     warm = torch.arange(16)  # compiled loops are loaded once
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=list(CASES), default="ribosome")
     parser.add_argument("--data", type=Path, required=True, help="map or atomic model of the case")
-    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--symmetry", default="C1", help="that is imposed")
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--snr-db", type=float, help="decibel; the case's own by default")
     parser.add_argument("--start", type=float, help="resolution of the start, Å; the case's own")
