@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from matching_case import BOX, PIXEL, case
-from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.solvers.assignment import Assigner, Assignment
 from vitreous.solvers.images import ImagesInMemory
 from vitreous.solvers.pose_assignment import shell_power
@@ -52,6 +52,7 @@ def test_the_same_pose_counts_once() -> None:
         torch.zeros(5, 2),
         torch.ones(5, 2),
         torch.full((5, 2), 0.5),
+        torch.zeros(5, 2, 5, 5),
     )
     assigner = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
     found, _ = assigner(data.images, data.optics, start=start, scale=1.0)
@@ -66,6 +67,28 @@ def test_scales_of_images_are_found() -> None:
     images = data.images * scale[:, None, None]
     found, _ = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics)
     assert (found.scale[:, 0] / scale - 1).abs().max() < 0.02
+
+
+def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
+    data = case(200, noise=2.0)
+    noise = (2.0 * case(200).images.std()) ** 2 * BOX**2 * torch.ones(BOX // 2 + 1)
+    assigner = Assigner(data.volume, PIXEL, (10,), noise, CONFIG, search=False)
+    start = Assignment(
+        data.rotation[:, None],
+        data.shift[:, None],
+        torch.zeros(200, 1),
+        torch.ones(200, 1),
+        torch.ones(200, 1),
+        torch.zeros(200, 1, 5, 5),
+    )
+    found, _ = assigner(data.images, data.optics, start=start, scale=1.0)
+    rotation, shift = found.draw(20, torch.Generator().manual_seed(0))
+    error = data.errors_deg(found.rotation[:, :1]).square().mean().sqrt()
+    spread = geodesic_distance_deg(rotation, found.rotation[:, :, None]).square().mean().sqrt()
+    assert 0.8 < spread / error < 1.25
+    moved = (found.shift_angstrom[:, 0] - data.shift).square().mean().sqrt()
+    drawn = (shift - found.shift_angstrom[:, :, None]).square().mean().sqrt()
+    assert 0.8 < drawn / moved < 1.25
 
 
 def test_an_empty_image_has_no_pose_but_breaks_nothing() -> None:
@@ -85,6 +108,7 @@ def test_batches_with_different_numbers_of_candidates_join() -> None:
             torch.ones(b, c),
             torch.ones(b, c),
             torch.full((b, c), 1 / c),
+            torch.zeros(b, c, 5, 5),
         )
 
     joined = Assignment.cat([some(2, 3), some(1, 1)])

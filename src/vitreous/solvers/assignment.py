@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.core.rotation import geodesic_distance_deg
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.solvers.matching import Band, GlobalSearch
 from vitreous.solvers.pose_config import PoseConfig
@@ -42,6 +42,8 @@ class Assignment:
             noise's power; minus infinity where there is no candidate.
         scale: ``(b, c)``, factor of the map in the image.
         posterior: ``(b, c)``, probability of each candidate; sums to 1.
+        precision: ``(b, c, 5, 5)``, inverse covariance of each candidate's likelihood: rotation
+            vector in radians, in the particle's axes, then shift in Å; 0 where unknown.
     """
 
     rotation: Tensor
@@ -49,6 +51,7 @@ class Assignment:
     gain: Tensor
     scale: Tensor
     posterior: Tensor
+    precision: Tensor
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -62,6 +65,24 @@ class Assignment:
         few = {name: value[:, :count] for name, value in vars(self).items()}
         few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
         return Assignment(**few)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.
+
+        Args:
+            count: draws of each candidate.
+            generator: on the CPU.
+        """
+        b, c = self.gain.shape
+        normal = torch.randn(b, c, 5, count, generator=generator).to(self.gain.device)
+        # a prior of half a radian and 10 Å, for images that know less
+        diagonal = self.precision.diagonal(dim1=2, dim2=3)
+        least = torch.where(torch.arange(5, device=diagonal.device) < 3, 4.0, 1e-2)
+        floor = torch.diag_embed(1e-3 * diagonal + least)
+        root = torch.linalg.cholesky(self.precision + floor)
+        step = torch.linalg.solve_triangular(root.mT, normal, upper=True).mT
+        rotation = axis_angle_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
+        return rotation, self.shift_angstrom[:, :, None] + step[..., 3:]
 
     @staticmethod
     def cat(parts: Sequence[Assignment]) -> Assignment:
@@ -204,6 +225,7 @@ class Assigner:
             found.gain.masked_fill(~kept, -torch.inf),
             torch.ones_like(found.gain),
             torch.zeros_like(found.gain),
+            found.gain.new_zeros(*found.gain.shape, 5, 5),
         )
 
     def _refined(
@@ -233,6 +255,7 @@ class Assigner:
             "shift_angstrom": before.shift_angstrom.index_put((image, rank), fit.shift_angstrom),
             "gain": torch.full_like(value, -torch.inf).index_put((image, rank), fit.gain),
             "scale": before.scale.index_put((image, rank), fit.scale),
+            "precision": before.precision.index_put((image, rank), fit.precision),
         }
         return self._weighed(filled, value, refiner.band.radius)
 
@@ -270,7 +293,7 @@ class Assigner:
                 result.shift_angstrom[rows, 0],
                 result.gain[rows, 0],
                 result.scale[rows, 0],
-                result.gain[rows, 0],
+                result.precision[rows, 0],
             )
             sums += self.refiner.residual_power(measured[rows], fit).cpu()
         return sums

@@ -208,16 +208,20 @@ class PoseAssignment:
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted."""
         columns: list[tuple[Tensor, ...]] = []
-        for rows, found in zip(self._rows, self._found, strict=True):
+        for which, found in enumerate(self._found):
             assert found is not None
-            weight = found.posterior.clone()
+            weight, rotation, shift = found.posterior, found.rotation, found.shift_angstrom
             if self.config.assignment == "hard":
-                weight = torch.zeros_like(weight)
-                weight[:, 0] = 1.0
+                weight, rotation, shift = weight[:, :1] * 0 + 1, rotation[:, :1], shift[:, :1]
+            else:
+                seed = 2 * (self.round + 1000 * self.config.seed) + which
+                stream = torch.Generator().manual_seed(seed)
+                draws = self.config.draws
+                rotation, shift = (x.flatten(1, 2) for x in found.draw(draws, stream))
+                weight = (weight / draws).repeat_interleave(draws, 1)
             i, j = (weight > _LEAST_POSTERIOR).nonzero(as_tuple=True)
-            columns.append(
-                (rows[i.cpu()], found.rotation[i, j], found.shift_angstrom[i, j], weight[i, j])
-            )
+            rows = self._rows[which][i.cpu()]
+            columns.append((rows, rotation[i, j], shift[i, j], weight[i, j]))
         row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
         order = row.argsort(stable=True)
         there = order.to(rotation.device)

@@ -26,7 +26,10 @@ class PoseConfig:
         spacing: between the views of a search, in units of one over its highest shell, radians.
         candidates: poses of an image that a search hands on; fewer are kept for the next round.
         steps: Gauss-Newton steps at each band.
-        assignment: "hard": the best pose; "soft": every candidate with its posterior probability.
+        assignment: "hard": the best pose; "soft": every candidate with its posterior probability,
+            as ``draws`` poses of the likelihood around it.
+        draws: see ``assignment``.
+        seed: of the draws.
         scale: "one" for all images, or each "image" its own.
         tolerance: a candidate is dropped when its posterior is below e to the power of minus this,
             relative to the best of its image.
@@ -45,6 +48,8 @@ class PoseConfig:
     candidates: int = Field(default=8, ge=1)
     steps: int = Field(default=3, ge=1)
     assignment: Literal["hard", "soft"] = "hard"
+    draws: int = Field(default=4, ge=1)
+    seed: int = 0
     scale: Literal["one", "image"] = "one"
     tolerance: float = Field(default=10.0, gt=0)
     growth: float = Field(default=1.5, gt=1)

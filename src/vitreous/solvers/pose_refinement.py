@@ -63,14 +63,21 @@ class Fit:
         shift_angstrom: ``(b, 2)``.
         gain: ``(b,)``, squared error without the particle less that with it.
         scale: ``(b,)``, a.
-        log_volume: ``(b,)``, logarithm of the square root of det H^-1: of radians and Å.
+        precision: ``(b, 5, 5)``, H: inverse covariance of the pose's likelihood, radians and Å.
     """
 
     rotation: Tensor
     shift_angstrom: Tensor
     gain: Tensor
     scale: Tensor
-    log_volume: Tensor
+    precision: Tensor
+
+    @property
+    def log_volume(self) -> Tensor:
+        """Logarithm of the square root of det H^-1, ``(b,)``."""
+        # an empty image is blind to its pose
+        logarithm = torch.linalg.slogdet(self.precision.double())[1].clamp_min(-200.0)
+        return (-0.5 * logarithm).float()
 
     def map(self, other: Fit, better: Tensor) -> Fit:
         """The other where ``better``, else this."""
@@ -123,8 +130,8 @@ class PoseRefiner:
 
     def evaluate(
         self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor, scale: Tensor | None
-    ) -> tuple[Fit, Tensor, Tensor]:
-        """Fit of given poses, H ``(b, 5, 5)`` and the gradient's negative half ``(b, 5)``.
+    ) -> tuple[Fit, Tensor]:
+        """Fit of given poses, and the gradient's negative half ``(b, 5)``.
 
         Variables: the rotation vector in radians, then the shift in Å.
         """
@@ -138,10 +145,7 @@ class PoseRefiner:
         a = best if scale is None else scale
         gain = 2 * a * cross - a.square() * power
         matrix, downhill = self._normal_equations(jets, values, a)
-        # an empty image is blind to its pose
-        logarithm = torch.linalg.slogdet(matrix.double())[1].clamp_min(-200.0)
-        fit = Fit(rotation, shift_angstrom, gain, a, (-0.5 * logarithm).float())
-        return fit, matrix, downhill
+        return Fit(rotation, shift_angstrom, gain, a, matrix), downhill
 
     def _normal_equations(
         self, jets: Tensor, values: Tensor, scale: Tensor
@@ -186,10 +190,11 @@ class PoseRefiner:
             steps: how many.
             farthest_angstrom: bound of the shifts' lengths.
         """
-        best, matrix, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
+        best, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
         damping = torch.full_like(best.gain, _DAMPING)
         reach = self._reach().to(best.gain)
         for _ in range(steps):
+            matrix = best.precision
             diagonal = matrix.diagonal(dim1=1, dim2=2)
             lifted = matrix + torch.diag_embed(
                 damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + 1e-30
@@ -201,10 +206,9 @@ class PoseRefiner:
             if farthest_angstrom is not None:
                 length = moved.norm(dim=1, keepdim=True).clamp_min(1e-9)
                 moved = moved * (farthest_angstrom / length).clamp(max=1.0)
-            tried, new_matrix, new_downhill = self.evaluate(measured, turned, moved, scale)
+            tried, new_downhill = self.evaluate(measured, turned, moved, scale)
             better = tried.gain > best.gain
             best = best.map(tried, better)
-            matrix = torch.where(better[:, None, None], new_matrix, matrix)
             downhill = torch.where(better[:, None], new_downhill, downhill)
             damping = torch.where(better, damping * 0.3, damping * 8)
         return best
