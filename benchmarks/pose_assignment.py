@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=2)
     parser.add_argument("--search-radius", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=8)
-    parser.add_argument("--assignment", choices=["hard", "soft"], default="hard")
+    parser.add_argument("--assignment", choices=["hard", "soft"], default="soft")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="tell every round as it ends")

@@ -47,7 +47,7 @@ class PoseConfig:
     spacing: float = Field(default=1.0, gt=0)
     candidates: int = Field(default=8, ge=1)
     steps: int = Field(default=3, ge=1)
-    assignment: Literal["hard", "soft"] = "hard"
+    assignment: Literal["hard", "soft"] = "soft"
     draws: int = Field(default=4, ge=1)
     seed: int = 0
     scale: Literal["one", "image"] = "one"
