@@ -25,6 +25,7 @@ from vitreous.solvers.least_squares import Convolution, LeastSquares, optimal_ci
 from vitreous.solvers.splits import Split
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
+_FLOOR = 3.0  # of the mean eigenvalue: far below it the nearest circulant matrix is only near
 
 
 class LinearStep(Protocol):
@@ -49,6 +50,14 @@ def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
     """Divide the volume's half-spectrum by the eigenvalues of a circulant matrix."""
     solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
     return solved
+
+
+def _filtered(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Multiply the volume's half-spectrum; by a number without transforms."""
+    if spectrum.ndim == 0:
+        return spectrum * x
+    product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * spectrum, s=tuple(x.shape))
+    return product
 
 
 def stiffness(splits: Sequence[Split]) -> Tensor:
@@ -108,18 +117,35 @@ class CgStep:
 class MajorisedStep:
     r"""One division in Fourier space: algorithm 6.
 
-    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}`, :math:`A = \|H\|^2 I`, turns
-    the linear step into eq. (4.55), without H^T H on its left-hand side.
+    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}` turns the linear step into
+    eq. (4.55), without H^T H on its left-hand side. The thesis sets :math:`A = \|H\|^2 I`. Where
+    H^T H is a convolution a circulant matrix lies closer above it: the nearest one, its eigenvalues
+    not below thrice their mean, times the least factor that puts it above.
+
+    Args:
+        equations: the data.
+        x: gives shape, dtype and device.
+        circulant: false for the thesis' A even where H^T H is a convolution.
     """
 
-    def __init__(self, equations: LeastSquares, x: Tensor) -> None:
+    def __init__(self, equations: LeastSquares, x: Tensor, *, circulant: bool = True) -> None:
         self._normal = equations.operator
-        self._bound = _MARGIN * largest_eigenvalue(self._normal, x)
+        self._bound = x.new_ones(())
+        if circulant and isinstance(equations.operator, Convolution):
+            nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
+            self._bound = nearest.clamp_min(_FLOOR * max(float(nearest.mean()), 1e-30))
+        root = self._bound.rsqrt()
+
+        def relative(v: Tensor) -> Tensor:
+            return _filtered(root, self._normal(_filtered(root, v)))
+
+        self._bound = self._bound * (_MARGIN * largest_eigenvalue(relative, x))
         self.applied = self._normal(x)
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
-        x = invert_circulant(self._bound + stiffness(splits), pull + self._bound * x - self.applied)
+        pull = pull + _filtered(self._bound, x) - self.applied
+        x = invert_circulant(self._bound + stiffness(splits), pull)
         self.applied = self._normal(x)
         return x
 

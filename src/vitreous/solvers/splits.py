@@ -14,7 +14,7 @@ from vitreous.physics.wavelet import Wavelet
 from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.conjugate_gradient import dot
 from vitreous.solvers.least_squares import Convolution
-from vitreous.solvers.prox import project, prox_l1, prox_l21, prox_squared_l2
+from vitreous.solvers.prox import lengths, project, prox_l1, prox_l21, prox_squared_l2
 
 _IMBALANCE, _FACTOR = 2.0, 1.5  # rho moves by the factor where residuals are further apart
 _LEAST_SCALE = 1e-2  # of |x|, as |K x| vanishes where nothing but the prior is left
@@ -217,7 +217,7 @@ def regulariser(config: AdmmConfig, x: Tensor, y: Tensor | None, rho: float) -> 
             return prox_l21(u, strength * step)
 
         def cost(u: Tensor) -> float:
-            return strength * float(u.norm(dim=-4).sum(dtype=torch.float64))
+            return strength * float(lengths(u).sum(dtype=torch.float64))
 
     elif config.regulariser == "wavelet":
         operator = Wavelet(shape, config.wavelet, config.wavelet_levels)
