@@ -23,16 +23,14 @@ def prox_l1(u: Tensor, mu: float | Tensor) -> Tensor:
 
 
 def lengths(u: Tensor, dim: int = -4) -> Tensor:
-    """Euclidean lengths of vectors; for components far apart in memory 30 times as fast as norm.
+    """Length of every vector whose components lie along ``dim``, which is kept with one entry.
 
-    Args:
-        u: the vectors.
-        dim: along which their components lie; ``(3, z, y, x)`` gradients by default.
+    Thirty times faster than torch's norm where components are whole volumes apart.
 
-    >>> lengths(torch.tensor([3.0, 4.0, 12.0]), 0).item()
-    13.0
+    >>> lengths(torch.tensor([[3.0], [4.0]]), 0).tolist()
+    [[5.0]]
     """
-    return reduce(torch.hypot, u.unbind(dim)).abs()
+    return reduce(torch.hypot, u.unbind(dim)).abs().unsqueeze(dim)
 
 
 def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
@@ -46,7 +44,7 @@ def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
     >>> prox_l21(torch.tensor([[3.0, 0.3], [4.0, 0.4]]), 1.0, 0).T.tolist()[1]
     [0.0, 0.0]
     """
-    norm = lengths(u, dim).unsqueeze(dim)
+    norm = lengths(u, dim)
     return u * ((norm - mu).clamp_min(0) / norm.clamp_min(torch.finfo(u.dtype).tiny))
 
 

@@ -22,6 +22,7 @@ from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot, largest_eigenvalue
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.linear_steps import invert_circulant
+from vitreous.solvers.prox import lengths
 
 _STEP = math.log(10) / 2  # of the coarse search, in ln(strength)
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -214,7 +215,7 @@ def strongest(equations: LeastSquares, config: AdmmConfig) -> float:
         spectrum = gradient.normal_spectrum(rhs)
         spectrum[0, 0, 0] = 1.0
         field = gradient(invert_circulant(spectrum, rhs - rhs.mean()))
-        return _positive(torch.linalg.vector_norm(field, dim=-4))
+        return _positive(lengths(field))
     raise ValueError("there is no strength to choose: the regulariser is 'none'")
 
 
