@@ -17,6 +17,9 @@ from vitreous.cli.sources import load_volume
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
 from vitreous.physics.kaiser_bessel import KaiserBessel
 from vitreous.physics.window_projector import every
+from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot
+from vitreous.solvers.least_squares import LeastSquares
+from vitreous.solvers.splits import Split
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = "models/5a1a.cif.gz"
@@ -71,6 +74,35 @@ def expanded(coefficients: Tensor, window: KaiserBessel, scale: int, n: int) -> 
     first = box // 2 - n // 2
     kept = slice(first, first + n)
     return volume[kept, kept, kept].contiguous()
+
+
+class PlainCg:
+    """k conjugate gradients from the last x, as algorithm 2 has them: k + 1 times H^T H."""
+
+    def __init__(self, equations: LeastSquares, x: Tensor, iterations: int) -> None:
+        self._normal, self._iterations = equations.operator, iterations
+        self.applied = self._normal(x)
+
+    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
+        """The next x."""
+
+        def stiff(v: Tensor) -> Tensor:
+            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
+
+        x = conjugate_gradient(
+            lambda v: self._normal(v) + stiff(v),
+            pull,
+            x,
+            applied=self.applied + stiff(x),
+            iterations=self._iterations,
+            tolerance=0.0,
+        ).x
+        self.applied = self._normal(x)
+        return x
+
+    def quadratic(self, x: Tensor) -> float:
+        """1/2 x^T H^T H x."""
+        return 0.5 * dot(x, self.applied)
 
 
 def commit() -> str:

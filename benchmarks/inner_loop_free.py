@@ -41,6 +41,7 @@ from _model_based import (
     FIELD_ANGSTROM,
     IMAGED,
     MODEL,
+    PlainCg,
     expanded,
     misestimated,
     molecule,
@@ -56,45 +57,14 @@ from vitreous.physics.normal_equations import NormalAccumulator
 from vitreous.physics.window_projector import WindowProjector
 from vitreous.solvers.admm import AdmmState, _Admm, admm
 from vitreous.solvers.admm_config import AdmmConfig
-from vitreous.solvers.conjugate_gradient import conjugate_gradient
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.linear_steps import LinearStep, MajorisedStep
 from vitreous.solvers.prox import lengths
 from vitreous.solvers.regularisation import strongest
-from vitreous.solvers.splits import Split
 
 PROJECTIONS, ERROR_DEG, CLOSE = 30, 7.0, 1e-3
 POWERS = (-1, -2, -3, -4, -5)
 RHOS = (0.3, 1.0, 3.0, 10.0, 30.0)  # times the mean eigenvalue of H^T H
-
-
-class PlainCg:
-    """k conjugate gradients from the last x, as algorithm 2 has them: k + 1 times H^T H."""
-
-    def __init__(self, equations: LeastSquares, x: Tensor, iterations: int) -> None:
-        self._normal, self._iterations = equations.operator, iterations
-        self.applied = self._normal(x)
-
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x."""
-
-        def stiff(v: Tensor) -> Tensor:
-            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
-
-        x = conjugate_gradient(
-            lambda v: self._normal(v) + stiff(v),
-            pull,
-            x,
-            applied=self.applied + stiff(x),
-            iterations=self._iterations,
-            tolerance=0.0,
-        ).x
-        self.applied = self._normal(x)
-        return x
-
-    def quadratic(self, x: Tensor) -> float:
-        """1/2 x^T H^T H x; nobody asks."""
-        return math.nan
 
 
 @dataclass(frozen=True)
