@@ -19,6 +19,8 @@ truth than a stronger one's.
 smallest error only; "validated" (``--validate``, three times the work) takes, without the truth,
 the lambda whose map of half the images fits averages of the other half best.
 
+Fails (exit 1) where s = 1 is not the finest without error, or is still so at the largest.
+
 With ``--cache FILE`` rows already there are not computed again, so that a run can be cut in pieces.
 """
 
@@ -285,6 +287,12 @@ def best_scales(table: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, in
     }
 
 
+def crosses(finest: dict[str, int]) -> bool:
+    """Whether s = 1 resolves most at the least error and a coarser lattice at the largest."""
+    levels = sorted(finest, key=float)
+    return finest[levels[0]] == 1 and finest[levels[-1]] > 1
+
+
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows, those of the cache included."""
     rows = json.loads(options.cache.read_text()) if _there(options.cache) else []
@@ -329,6 +337,8 @@ def main() -> int:
     write_csv(options.output / "angular_error.csv", table)
     write_csv(options.output / "angular_error_all.csv", rows)
     draw(table, options.output / "angular_error.png")
+    finest = best_scales(table)
+    held = all(crosses(by_error) for ways in finest.values() for by_error in ways.values())
     result = {
         "benchmark": "angular_error",
         **where_and_when(),
@@ -336,11 +346,12 @@ def main() -> int:
         "projections": options.projections,
         "pixel_size_angstrom": FIELD_ANGSTROM / options.box,
         "table": table,
-        "finest_scale": best_scales(table),
+        "finest_scale": finest,
+        "held": held,
         "seconds_of_solving": sum(row["seconds"] for row in rows),
     }
     print(json.dumps(result, indent=1))
-    return 0
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
