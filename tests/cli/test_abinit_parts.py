@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vitreous.cli import half_worker
-from vitreous.cli.abinit_output import HistoryFile
 from vitreous.cli.abinit_run import Request, solver_config
 from vitreous.cli.common import StopSignals
 from vitreous.cli.half_pair import WorkerBugError, _listen
 from vitreous.cli.half_worker import HalfJob, Imaging, Outcome
+from vitreous.cli.history import HistoryFile
 from vitreous.cli.particle_sources import (
     NoiseFiles,
     ParticleFiles,

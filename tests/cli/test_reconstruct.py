@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tomllib
@@ -206,3 +207,112 @@ def test_tables_without_ctf_need_ignore_ctf(vitreous: Any, simulated: Path, tmp_
     options = ("--ignore-ctf", "-q", "-o", tmp_path / "b")
     code, _, error = vitreous("reconstruct", tmp_path / "bare.star", *options)
     assert code == 0, error
+
+
+TV = ("--method", "tv", "-q", "--scale", "2", "--iterations", 40)
+
+
+@pytest.fixture(scope="module")
+def few(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 40 of the particles."""
+    table = rows(simulated / "truth.star")
+    first = {name: values[:40] for name, values in table.items()}
+    return changed(simulated / "truth.star", tmp_path_factory.mktemp("few") / "in.star", **first)
+
+
+def test_a_regularised_map_and_what_comes_with_it(
+    vitreous: Any, simulated: Path, few: Path, tmp_path: Path
+) -> None:
+    plain, out = tmp_path / "direct", tmp_path / "tv"
+    command = ("reconstruct", few, "--allow-outside-root")
+    assert vitreous(*command, "-o", plain, "-q")[0] == 0
+    code, stdout, error = vitreous(*command, *TV, "--scale", "1", "-o", out)
+    assert code == 0, error
+    assert {f.name for f in out.iterdir()} == FILES | {
+        "config.toml",
+        "history.jsonl",
+        "checkpoints",
+    }
+    assert "strength " in stdout
+    truth, found = volume(simulated / "truth.mrc"), volume(out / "map.mrc")
+    better = fsc(found, truth)[1:].mean() - fsc(volume(plain / "map.mrc"), truth)[1:].mean()
+    assert better > 0.02
+    assert 0.8 < float((found * truth).sum() / truth.square().sum()) < 1.1
+    run = tomllib.loads((out / "config.toml").read_text())
+    assert run["options"]["scale"] == [1]
+    assert run["options"]["strength"] == "auto"
+    assert run["run"]["strength"] > 0
+    assert (
+        run["run"]["images_sha256"]
+        == tomllib.loads((plain / "config.toml").read_text())["run"]["images_sha256"]
+    )
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert {row["half"] for row in history if "half" in row} == {1, 2}
+    assert any("score" in row for row in history)
+    page = (out / "report.html").read_text("utf-8")
+    assert "Both half maps obey the same prior" in page
+    assert "Misfit plus regulariser" in page
+
+
+def test_a_stopped_run_goes_on_without_reading_images_again(
+    vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitreous.cli import model_based_run
+
+    command = ("reconstruct", few, *TV, "--allow-outside-root", "-o")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert vitreous(*command, whole)[0] == 0
+    for name in ("find_strength", "final_maps"):
+        with monkeypatch.context() as patch:
+            patch.setattr(model_based_run, name, lambda *_, **__: signalled())
+            more = ("--continue",) if name == "final_maps" else ()
+            assert vitreous(*command, cut, *more)[0] == 143
+    monkeypatch.setattr(model_based_run, "accumulate", None)
+    monkeypatch.setattr(model_based_run, "find_strength", None)
+    code, _, error = vitreous(*command, cut, "--continue")
+    assert code == 0, error
+    assert "goes on after the strength of scale 2" in error
+    for name in ("half1.mrc", "half2.mrc", "map.mrc"):
+        assert torch.equal(volume(cut / name), volume(whole / name))
+    assert (cut / "history.jsonl").read_text() == (whole / "history.jsonl").read_text()
+    assert vitreous(*command, cut, "--continue", "--strength", 3)[0] == 3
+
+
+def signalled() -> None:
+    raise SystemExit(143)
+
+
+def test_images_that_change_between_scales_are_noticed(
+    vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitreous.cli import model_based_run
+
+    digests = iter(["one", "other"])
+    monkeypatch.setattr(
+        model_based_run.CheckedImages, "digest", property(lambda _: next(digests, "other"))
+    )
+    command = ("reconstruct", few, *TV, "--scale", "4,2", "--strength", 1, "--allow-outside-root")
+    code, _, error = vitreous(*command, "-o", tmp_path / "out")
+    assert code == 3
+    assert "the images changed during the run" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scale", "1..2"), "--scale 1..2: give 1 to 4"),
+        (("--scale", "x"), "--scale x"),
+        (("--scale", "5"), "--scale 5"),
+        (("--strength", "-1"), "--strength -1: give auto or a number"),
+        (("--wiener", "none"), "--wiener has no meaning for --method tv"),
+        (("--method", "direct", "--scale", "2"), "--scale has no meaning for --method direct"),
+        (("--method", "direct", "--continue"), "--continue has no meaning"),
+    ],
+)
+def test_options_without_meaning_are_refused(
+    vitreous: Any, few: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    command = ("reconstruct", few, "--method", "tv", *options, "-o", tmp_path / "out")
+    code, _, error = vitreous(*command)
+    assert code == 2
+    assert message in error

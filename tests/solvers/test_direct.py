@@ -22,6 +22,7 @@ from vitreous.physics.projector import project
 from vitreous.physics.shift import shift_phases
 from vitreous.physics.simulator import simulate
 from vitreous.solvers import direct
+from vitreous.solvers import images as solver_images
 from vitreous.solvers.direct import (
     accumulate,
     half_map,
@@ -161,7 +162,7 @@ def test_batches_spans_and_threads_change_rounding_only(monkeypatch: pytest.Monk
         return reconstruct_halves(images, rotations, shift, optics, PIXEL, half)[0]
 
     before, reference = torch.get_num_threads(), run()
-    monkeypatch.setattr(direct, "_BATCH_BYTES", 7 * 4 * 16 * 16)
+    monkeypatch.setattr(solver_images, "BATCH_BYTES", 7 * 4 * 16 * 16)
     assert torch.allclose(run(), reference, atol=1e-5 * float(reference.abs().max()))
     monkeypatch.setattr(direct, "_SPAN", 40)
     assert torch.allclose(run(), reference, atol=1e-5 * float(reference.abs().max()))

@@ -16,8 +16,8 @@ from vitreous.solvers.regularisation import (
     cross_validated,
     discrepancy,
     estimate_noise_variance,
-    golden_section,
     strongest,
+    vertex,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,15 +108,21 @@ def test_the_strongest_leaves_the_prior_only(regulariser: str) -> None:
     assert featured.history[-1]["penalty"] > 1e-3 * featured.history[-1]["objective"]
 
 
-def test_golden_section_counts_its_calls() -> None:
-    asked = []
+def test_the_vertex_of_a_parabola_between_rungs() -> None:
+    assert vertex({k: (k - 2.3) ** 2 for k in range(5)}) == pytest.approx(2.3)
+    assert vertex({-1: 1.0, 0: 1.0, 1: 1.0}) == -1.0  # flat: the first of the lowest
 
-    def score(x: float) -> float:
-        asked.append(x)
-        return abs(x - 2.3)
 
-    assert golden_section(score, 0.0, 4.0, 0.01) == pytest.approx(2.3, abs=0.01)
-    assert len(asked) == 15
+def test_a_guess_of_the_strength_saves_solutions() -> None:
+    problems, config = (half(1).equations, half(2).equations), CONFIGS["tv"]
+    free = cross_validated(*problems, config)
+    for factor in (0.2, 1.0, 5.0):
+        guided = cross_validated(*problems, config, around=factor * free.strength)
+        assert guided.strength == pytest.approx(free.strength, rel=0.3)
+        assert len(guided.tried) < len(free.tried)
+    start = free.results[0].volume, free.results[1].volume
+    warm = cross_validated(*problems, config, start=start, around=free.strength)
+    assert warm.strength == pytest.approx(free.strength, rel=0.3)
 
 
 def test_wrong_arguments_are_named() -> None:

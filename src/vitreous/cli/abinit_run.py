@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitreous.cli.abinit_output import OUTPUTS, HistoryFile, Run, summary, write_results
+from vitreous.cli.abinit_output import OUTPUTS, Run, summary, write_results
 from vitreous.cli.common import StopSignals, say, use_device
 from vitreous.cli.config import load_config
 from vitreous.cli.half_pair import Comparison, run_pair
 from vitreous.cli.half_worker import HalfJob, Imaging, Outcome
+from vitreous.cli.history import HistoryFile
 from vitreous.cli.output import CONFIG, OutputFolder, plain
 from vitreous.cli.particle_sources import (
     NoiseFiles,

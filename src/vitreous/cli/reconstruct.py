@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,20 @@ from vitreous.cli.particle_options import (
 )
 from vitreous.core.errors import UsageError
 
+_DIRECT, _REGULARISED = "Method direct", "Methods tv, wavelet, l2"
+_OWN = {  # options that only one kind of method has
+    True: {"wiener"},
+    False: {"scale", "strength", "allow_negative", "iterations", "resume"},
+}
+
 
 class Method(StrEnum):
     """Ways to a map when poses are known."""
 
     DIRECT = "direct"
+    TV = "tv"
+    WAVELET = "wavelet"
+    L2 = "l2"
 
 
 def command(
@@ -46,7 +56,12 @@ def command(
     ],
     output: Output,
     method: Annotated[
-        Method, typer.Option(help="`direct`: weighted Fourier gridding, in one pass.")
+        Method,
+        typer.Option(
+            help="`direct`: weighted Fourier gridding, in one pass. The others solve regularised "
+            "least squares: `tv` (total variation), for few or noisy particles; `wavelet` (l1 norm "
+            "of wavelet coefficients); `l2` (squared norm)."
+        ),
     ] = Method.DIRECT,
     sym: Annotated[
         str,
@@ -69,14 +84,51 @@ def command(
             help="How map.mrc is regularised: `auto` (by the FSC between the half maps), `none`, "
             "or the noise's power over the signal's, a number. The half maps never are.",
             metavar="auto|none|NUMBER",
+            rich_help_panel=_DIRECT,
         ),
     ] = "auto",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="Spacing of the basis in pixels, 1 to 4. `2` solves at that scale; `4..1` or "
+            "`4,2,1` go from coarse to fine. Coarse scales are fast and bear wrong angles better, "
+            "but end at 2 s pixels.",
+            metavar="S|S..S|S,S",
+            rich_help_panel=_REGULARISED,
+        ),
+    ] = "2..1",
+    strength: Annotated[
+        str,
+        typer.Option(
+            help="Weight of the regulariser for all particles: `auto` (the one whose map of either "
+            "half set fits the other's images best) or a number; a run prints the one it took.",
+            metavar="auto|NUMBER",
+            rich_help_panel=_REGULARISED,
+        ),
+    ] = "auto",
+    allow_negative: Annotated[
+        bool,
+        typer.Option(
+            "--allow-negative",
+            help="Do not forbid densities below the solvent's.",
+            rich_help_panel=_REGULARISED,
+        ),
+    ] = False,
+    iterations: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Most iterations for each of the three maps; they end earlier once settled.",
+            rich_help_panel=_REGULARISED,
+        ),
+    ] = 100,
     mask_diameter: Annotated[
         float | None,
         typer.Option(
             min=1,
             help="Diameter in Å of a sphere around the molecule: the FSC is taken within it and "
-            "map.mrc is zero outside. By default the FSC's mask is found from the map.",
+            "map.mrc is zero outside; regularised methods look for density only there. By default "
+            "the FSC's mask is found from the map.",
         ),
     ] = None,
     invert: Invert = False,
@@ -99,6 +151,14 @@ def command(
     permissive: Permissive = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="Go on with the run in the folder from its checkpoints (regularised methods); "
+            "give the same options.",
+        ),
+    ] = False,
     device: Device = "auto",
     threads: Threads = 0,
     quiet: Quiet = False,
@@ -106,19 +166,25 @@ def command(
     """Reconstruct a map from particles whose orientations and shifts are known.
 
     Reads the poses from rlnAngleRot, rlnAngleTilt, rlnAnglePsi and rlnOriginXAngst,
-    rlnOriginYAngst, and every image once. Writes half1.mrc and half2.mrc (unfiltered; the half sets
-    are rlnRandomSubset where given, else random), map.mrc (all particles, regularised), fsc.csv,
-    particles.star and report.html. The maps have the grey values of the imaged volume.
+    rlnOriginYAngst, and every image once (`direct`) or once for each scale. Writes half1.mrc and
+    half2.mrc (not sharpened or weighted; the half sets are rlnRandomSubset where given, else
+    random), map.mrc (all particles, regularised), fsc.csv, particles.star and report.html. The maps
+    have the grey values of the imaged volume.
 
-    Example: `vitreous reconstruct Refine3D/job012/run_data.star --sym D2 -o OUT`
+    Examples: `vitreous reconstruct Refine3D/job012/run_data.star --sym D2 -o OUT`;
+    `vitreous reconstruct few.star --method tv -o OUT`
     """
     require_finite(context.params)
     noise_to_signal = _noise_to_signal(wiener)
+    scales, weight = _scales(scale), _strength(strength)
+    _refuse_foreign(context, method)
     # torch's threads, while they have nothing to do, must not take the cores from the others
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.reconstruct_run import Request, reconstruct
+    from vitreous.cli.reconstruct_plan import Request
+    from vitreous.cli.reconstruct_run import reconstruct
+    from vitreous.solvers.model_based import ModelBasedConfig
 
     files = ParticleFiles(
         particles,
@@ -128,10 +194,20 @@ def command(
         passthrough=tuple(passthrough or ()),
         permissive=permissive,
     )
+    prior = None
+    if method is not Method.DIRECT:
+        prior = ModelBasedConfig(
+            regulariser=method.value,
+            strength=weight,
+            scales=scales,
+            nonnegative=not allow_negative,
+            iterations=iterations,
+        )
     request = Request(
         files=files,
         output=output,
         method=method.value,
+        prior=prior,
         symmetry=sym,
         box_size=box,
         noise_to_signal=noise_to_signal,
@@ -141,6 +217,7 @@ def command(
         skip_bad=skip_bad,
         seed=seed,
         overwrite=overwrite,
+        resume=resume,
         device=device,
         threads=threads,
         quiet=quiet,
@@ -158,10 +235,54 @@ def _noise_to_signal(wiener: str) -> float | None:
     """
     if wiener in ("auto", "none"):
         return None if wiener == "auto" else 0.0
+    return _number("wiener", wiener, "auto, none")
+
+
+def _refuse_foreign(context: typer.Context, method: Method) -> None:
+    """Refuse options that the chosen method would ignore."""
+    for name in sorted(_OWN[method is not Method.DIRECT]):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--continue" if name == "resume" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} has no meaning for --method {method.value}; leave it out")
+
+
+def _scales(text: str) -> tuple[int, ...]:
+    """The scales of ``--scale``.
+
+    >>> _scales("2"), _scales("4..1"), _scales("4,2,1")
+    ((2,), (4, 3, 2, 1), (4, 2, 1))
+    """
+    first, dots, last = text.partition("..")
     try:
-        number = float(wiener)
+        if dots:
+            scales = tuple(range(int(first), int(last) - 1, -1))
+        else:
+            scales = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    falling = all(a > b for a, b in pairwise(scales))
+    if not scales or not falling or scales[0] > 4 or scales[-1] < 1:
+        raise UsageError(
+            f"--scale {text}: give 1 to 4, from coarse to fine, such as 2, 4..1, 4,2,1"
+        )
+    return scales
+
+
+def _strength(text: str) -> float | None:
+    """The number of ``--strength``; None stands for ``auto``.
+
+    >>> _strength("auto"), _strength("12.5")
+    (None, 12.5)
+    """
+    return None if text == "auto" else _number("strength", text, "auto")
+
+
+def _number(option: str, text: str, words: str) -> float:
+    try:
+        number = float(text)
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise UsageError(f"--wiener {wiener}: give auto, none or a number from 0 on")
+        raise UsageError(f"--{option} {text}: give {words} or a number from 0 on")
     return number

@@ -3,62 +3,31 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreous.cli.common import StopSignals, generator, say, use_device
+from vitreous.cli.common import StopSignals, generator, say
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import (
-    CheckedImages,
-    ParticleFiles,
-    WorkingImages,
-    assign_halves,
-)
+from vitreous.cli.particle_sources import CheckedImages, WorkingImages
 from vitreous.cli.progress import RunProgress
+from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
 from vitreous.cli.reconstruction_output import (
-    FILES,
     Halves,
     angstrom,
     report_data,
     summary,
     write_files,
 )
-from vitreous.core.errors import InputError, UsageError
 from vitreous.core.grid import soft_mask
-from vitreous.core.params import Pose
-from vitreous.core.symmetry import point_group
-from vitreous.data.particles import Particles
-from vitreous.metrics.fsc import fsc_resolution, fsc_true, solvent_mask
+from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
 from vitreous.metrics.halves import CUTOFF
 from vitreous.physics.insertion import Gridding
 from vitreous.report.html import write_report
 from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
-
-POSE_COLUMNS = ("_rlnAngleRot", "_rlnAngleTilt", "_rlnAnglePsi")
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options of the command; see its help. ``noise_to_signal`` is None for automatic."""
-
-    files: ParticleFiles
-    output: Path
-    method: str = "direct"
-    symmetry: str = "C1"
-    box_size: int | None = None
-    noise_to_signal: float | None = None
-    mask_diameter_angstrom: float | None = None
-    invert: bool = False
-    ignore_ctf: bool = False
-    skip_bad: bool = False
-    seed: int = 0
-    overwrite: bool = False
-    device: str = "auto"
-    threads: int = 0
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,18 +38,6 @@ class Reconstruction:
     text: str
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A checked request."""
-
-    particles: Particles
-    pose: Pose
-    half_set: Tensor
-    box_size: int
-    pixel_size_angstrom: float
-    device: torch.device
-
-
 def reconstruct(request: Request) -> Reconstruction:
     """Run ``vitreous reconstruct``.
 
@@ -89,11 +46,56 @@ def reconstruct(request: Request) -> Reconstruction:
         SystemExit: stopped by a signal.
     """
     started = time.monotonic()
-    plan = _plan(request)
-    folder = _folder(request, plan)
-    with folder, StopSignals() as stop, RunProgress("reconstructing", quiet=request.quiet) as bar:
-        working = WorkingImages(plan.particles, invert=request.invert)
-        images = CheckedImages(working, plan.particles.ids)
+    plan = make_plan(request)
+    folder = make_folder(plan)
+    with folder, StopSignals() as stop:
+        found = _direct(plan, stop) if request.prior is None else _model_based(plan, folder, stop)
+        halves = found.halves
+        seconds = time.monotonic() - started
+        verdict = _verdict(halves, len(plan.particles))
+        folder.config["run"] |= {
+            "verdict": verdict,
+            "seconds": round(seconds, 1),
+            "resolution_0143_angstrom": halves.masked[0],
+            "resolution_05_angstrom": halves.masked[1],
+            "images_sha256": found.digest,
+            **found.numbers,
+        }
+        write_files(folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
+        page = report_data(
+            "reconstruct",
+            f"{request.files.path.name}: {request.method} reconstruction",
+            verdict,
+            halves,
+            half_set=plan.half_set,
+            pixel_size_angstrom=plan.pixel_size_angstrom,
+            symmetry=request.symmetry,
+            seconds=seconds,
+            options=folder.config["options"],
+            warnings=_warnings(plan),
+            more_numbers={name: f"{value:.3g}" for name, value in found.numbers.items()},
+        )
+        write_report(folder.path("report.html"), replace(page, history=found.history))
+        folder.finish()
+    more = [f"{name:<12} {value:.4g}" for name, value in found.numbers.items()]
+    return Reconstruction(verdict, "\n".join([summary(halves, folder, seconds), *more]))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a method comes to: maps, a hash of the images, and what else is worth telling."""
+
+    halves: Halves
+    digest: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+def _direct(plan: Plan, stop: StopSignals) -> _Found:
+    """Weighted gridding."""
+    request = plan.request
+    images = CheckedImages(WorkingImages(plan.particles, invert=request.invert), plan.particles.ids)
+    with RunProgress("reconstructing", quiet=request.quiet) as bar:
 
         def notify(done: int, total: int) -> None:
             bar.update(done / total)
@@ -111,100 +113,56 @@ def reconstruct(request: Request) -> Reconstruction:
             device=plan.device,
             progress=notify,
         )
-        if images.constant:
-            say(f"warning: {images.constant} images are constant; leave them out with --skip-bad")
-        halves = _maps(request, plan, sums)
-        seconds = time.monotonic() - started
-        verdict = _verdict(halves, len(plan.particles))
-        folder.config["run"] |= {
-            "verdict": verdict,
-            "seconds": round(seconds, 1),
-            "resolution_0143_angstrom": halves.masked[0],
-            "resolution_05_angstrom": halves.masked[1],
-            "images_sha256": images.digest,
-        }
-        write_files(folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
-        page = report_data(
-            "reconstruct",
-            f"{request.files.path.name}: {request.method} reconstruction",
-            verdict,
-            halves,
-            half_set=plan.half_set,
-            pixel_size_angstrom=plan.pixel_size_angstrom,
-            symmetry=request.symmetry,
-            seconds=seconds,
-            options=folder.config["options"],
-            warnings=_warnings(plan),
+    if images.constant:
+        say(f"warning: {images.constant} images are constant; leave them out with --skip-bad")
+    return _Found(_direct_maps(plan, sums), images.digest)
+
+
+def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
+    """Regularised least squares."""
+    from vitreous.cli.model_based_run import solve
+
+    solved = solve(plan, folder, stop)
+    maps = solved.maps
+    half1, half2 = maps.half1.cpu(), maps.half2.cpu()
+    mask, curves = _compare(plan, half1, half2)
+    if not all(solution.converged for solution in maps.solutions):
+        say(
+            "warning: the solution had not settled when its iterations were used up; "
+            "give more (--iterations)"
         )
-        write_report(folder.path("report.html"), page)
-        folder.finish()
-    return Reconstruction(verdict, summary(halves, folder, seconds))
+    halves = _halves(plan, half1, half2, maps.average.cpu(), mask, curves)
+    return _Found(halves, solved.digest, {"strength": maps.strength}, solved.history)
 
 
-def _plan(request: Request) -> _Plan:
-    point_group(request.symmetry)
-    device = use_device(request.device, request.threads)
-    particles = request.files.open(need_ctf=not request.ignore_ctf)
-    if particles.pose is None:
-        raise InputError(
-            f"{request.files.path}: poses: {', '.join(POSE_COLUMNS)} missing; refine the particles "
-            "first, or use `vitreous abinit`, which needs no poses"
-        )
-    if request.skip_bad:
-        particles = particles.without_bad(skip_bad=True)
-    assert particles.pose is not None
-    full = particles.box_size
-    n = request.box_size or full
-    if n > full:
-        raise UsageError(f"--box {n}: larger than the images ({full} px); choose up to {full}")
-    edge = full * particles.pixel_size_angstrom
-    diameter = request.mask_diameter_angstrom
-    if diameter is not None and diameter > edge:
-        raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
-    half_set = assign_halves(particles, request.seed)
-    return _Plan(particles, particles.pose, half_set, n, edge / n, device)
-
-
-def _folder(request: Request, plan: _Plan) -> OutputFolder:
-    wiener = "auto" if request.noise_to_signal is None else request.noise_to_signal
-    options = {
-        "method": request.method,
-        "sym": request.symmetry,
-        "box": plan.box_size,
-        "apix": plan.pixel_size_angstrom,
-        "wiener": wiener,
-        "mask_diameter": request.mask_diameter_angstrom,
-        "invert": request.invert,
-        "ignore_ctf": request.ignore_ctf,
-        "skip_bad": request.skip_bad,
-        "seed": request.seed,
-    }
-    return OutputFolder(
-        request.output,
-        "reconstruct",
-        options,
-        inputs={"particles": request.files.path},
-        outputs=FILES,
-        machine={"device": str(plan.device), "threads": torch.get_num_threads()},
-        overwrite=request.overwrite,
-    )
-
-
-def _maps(request: Request, plan: _Plan, sums: tuple[Gridding, Gridding]) -> Halves:
+def _direct_maps(plan: Plan, sums: tuple[Gridding, Gridding]) -> Halves:
     """Half maps, their FSC, and the map of all particles, regularised by it."""
-    n, pixel = plan.box_size, plan.pixel_size_angstrom
+    request = plan.request
     half1, half2 = half_map(sums[0]).cpu(), half_map(sums[1]).cpu()
-    diameter = request.mask_diameter_angstrom
-    if diameter is None:
-        mask = solvent_mask(0.5 * (half1 + half2))
-    else:
-        mask = soft_mask(n, 3, diameter / (2 * pixel), EDGE_PX)
-    curves = fsc_true(half1, half2, mask, generator(request.seed, "phases"))
-    between = curves.unmasked if diameter is None else curves.masked
+    mask, curves = _compare(plan, half1, half2)
+    between = curves.unmasked if request.mask_diameter_angstrom is None else curves.masked
     ratio = noise_to_signal(between)
     if request.noise_to_signal is not None:
         ratio = torch.full_like(ratio, request.noise_to_signal)
     average = wiener_map(sums[0] + sums[1], ratio.to(plan.device)).cpu()
+    return _halves(plan, half1, half2, average, mask, curves)
+
+
+def _compare(plan: Plan, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResult]:
+    """The mask, and the FSC within it."""
+    radius = plan.mask_radius_px
+    if radius is None:
+        mask = solvent_mask(0.5 * (half1 + half2))
+    else:
+        mask = soft_mask(plan.box_size, 3, radius, EDGE_PX)
+    return mask, fsc_true(half1, half2, mask, generator(plan.request.seed, "phases"))
+
+
+def _halves(
+    plan: Plan, half1: Tensor, half2: Tensor, average: Tensor, mask: Tensor, curves: FscResult
+) -> Halves:
+    n, pixel = plan.box_size, plan.pixel_size_angstrom
+    diameter = plan.request.mask_diameter_angstrom
 
     def at(curve: Tensor) -> tuple[float, float]:
         both = [fsc_resolution(curve, threshold, n, pixel) for threshold in (CUTOFF, 0.5)]
@@ -230,10 +188,16 @@ def _verdict(halves: Halves, count: int) -> str:
     return f"{angstrom(halves.masked[0])} at 0.143 between half maps of {count:,} particles"
 
 
-def _warnings(plan: _Plan) -> tuple[str, ...]:
-    if bool((plan.particles.half_set > 0).all()):
-        return ()
-    return (
-        "The half sets were drawn at random. If the poses were refined against one map of all "
-        "particles, the half maps share its noise and the resolution is too optimistic.",
-    )
+def _warnings(plan: Plan) -> tuple[str, ...]:
+    found = []
+    if not bool((plan.particles.half_set > 0).all()):
+        found.append(
+            "The half sets were drawn at random. If the poses were refined against one map of all "
+            "particles, the half maps share its noise and the resolution is too optimistic."
+        )
+    if plan.request.prior is not None:
+        found.append(
+            "Both half maps obey the same prior. What it supplies they have in common, so that "
+            "their FSC may be too high; --method direct makes half maps without a prior."
+        )
+    return tuple(found)

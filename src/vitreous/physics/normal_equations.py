@@ -20,7 +20,6 @@ Source: L. Donati, PhD thesis, EPFL 2020, section 4.1, theorems 1 and 2.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +114,15 @@ class ConvolutionOperator(LinearOperator):
         centred = lags.roll((1 - n,) * 3, (0, 1, 2))
         self._spectrum = torch.fft.rfftn(centred).real.contiguous()
 
+    @classmethod
+    def of_spectrum(cls, spectrum: Tensor, n: int, diagonal: float) -> ConvolutionOperator:
+        """The operator with this :attr:`spectrum`, edge of its domain and :attr:`diagonal`."""
+        made = cls.__new__(cls)
+        made.domain_shape = made.range_shape = (n, n, n)
+        made.diagonal = diagonal
+        made._spectrum = spectrum
+        return made
+
     def __add__(self, other: ConvolutionOperator) -> ConvolutionOperator:
         """The convolution with the sum of both kernels.
 
@@ -123,10 +131,9 @@ class ConvolutionOperator(LinearOperator):
         """
         if self.domain_shape != other.domain_shape:
             raise ValueError(f"cubes differ: {self.domain_shape} and {other.domain_shape}")
-        total = copy.copy(self)
-        total._spectrum = self._spectrum + other._spectrum
-        total.diagonal = self.diagonal + other.diagonal
-        return total
+        spectrum = self._spectrum + other._spectrum
+        n, diagonal = self.domain_shape[0], self.diagonal + other.diagonal
+        return ConvolutionOperator.of_spectrum(spectrum, n, diagonal)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of ``x (..., N, N, N)``, cropped to the same cube."""

@@ -78,6 +78,14 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
         ),
     ),
     (
+        "objective",
+        "Objective",
+        "Misfit plus regulariser of the map of either half and of all particles.",
+        "log",
+        "",
+        (Series("objective", "objective"),),
+    ),
+    (
         "scale",
         "Learned scales",
         "Amplitudes of signal and noise that the simulator has learned; only their ratio can be "

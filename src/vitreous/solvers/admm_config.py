@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", strict=False)
+STRICT = ConfigDict(extra="forbid", strict=False)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class AdmmConfig:
     """The problem's prior and how it is solved.
 

@@ -16,9 +16,7 @@ Source: Scheres, J. Struct. Biol. 180 (2012) 519, equations (6) to (8).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,27 +25,11 @@ from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics
 from vitreous.physics._threads import own_threads
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
-from vitreous.solvers.images import ImageSource
+from vitreous.solvers.images import ImagesInMemory, ImageSource, check_rows, read_ahead
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
-_BATCH_BYTES = 1 << 23
 EDGE_PX = 3.0  # of the sphere that the field of view always holds
 _SPAN = 1 << 17  # images summed in single precision before sums are added
-
-
-class _InMemory:
-    def __init__(self, images: Tensor) -> None:
-        self._images = images
-
-    @property
-    def box_size(self) -> int:
-        return int(self._images.shape[-1])
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, indices: Tensor) -> Tensor:
-        return self._images[indices.to(self._images.device)]
 
 
 @torch.no_grad()
@@ -85,12 +67,12 @@ def accumulate(
     """
     device = device or torch.device("cpu")
     n = images.box_size if box_size is None else box_size
-    _check(images, rotations, shift_angstrom, optics, half, n)
+    check_rows(images, rotations, shift_angstrom, optics, half, n)
     sums: tuple[Gridding, Gridding] | None = None
     with own_threads() as threads:
         for span in torch.split(torch.arange(len(images)), _SPAN):
             grown = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
-            for rows, read in _batches(images, span):
+            for rows, read in read_ahead(images, span):
                 values = weighted_slices(
                     read.to(device),
                     None if shift_angstrom is None else shift_angstrom[rows].to(device),
@@ -107,42 +89,6 @@ def accumulate(
             sums = (first, second) if sums is None else (sums[0] + first, sums[1] + second)
     assert sums is not None
     return sums
-
-
-def _batches(images: ImageSource, span: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and images of ``span``, the next being read while one is worked on."""
-    pieces = torch.split(span, max(1, _BATCH_BYTES // (4 * images.box_size**2)))
-    with ThreadPoolExecutor(1, "vitreous-read") as reader:
-        coming = reader.submit(images.read, pieces[0])
-        for rows, following in itertools.zip_longest(pieces, pieces[1:]):
-            read = coming.result()
-            if following is not None:
-                coming = reader.submit(images.read, following)
-            yield rows, read
-
-
-def _check(
-    images: ImageSource,
-    rotations: Tensor,
-    shift: Tensor | None,
-    optics: Optics | None,
-    half: Tensor,
-    n: int,
-) -> None:
-    total = len(images)
-    lengths = {
-        "rotations": len(rotations),
-        "shift_angstrom": total if shift is None else len(shift),
-        "optics": total if optics is None else len(optics),
-        "half": len(half),
-    }
-    wrong = {name: length for name, length in lengths.items() if length != total}
-    if wrong:
-        raise ValueError(f"{total} images, but {wrong}; give one row for each image")
-    if total == 0:
-        raise ValueError("no images to reconstruct from")
-    if not 2 <= n <= images.box_size:
-        raise ValueError(f"box_size must be from 2 to the images' {images.box_size}, got {n}")
 
 
 def reconstruct_halves(
@@ -179,7 +125,7 @@ def reconstruct_halves(
     [(8, 8, 8), (8, 8, 8)]
     """
     sums = accumulate(
-        _InMemory(images),
+        ImagesInMemory(images),
         rotations,
         shift_angstrom,
         optics,

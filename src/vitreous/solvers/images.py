@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -10,12 +13,14 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import nyquist_disc, radius_grid, shell_index
+from vitreous.core.params import Optics
 from vitreous.physics.noise import BackgroundPatches
 from vitreous.physics.simulator import Simulator
 from vitreous.solvers.losses import normalise_images
 
 CACHE_BYTES = 2**31
 WINDOW_BYTES = 2**28
+BATCH_BYTES = 2**23
 LEAST_SIGNAL = 0.01  # of the noise, in a shell without any
 
 
@@ -32,6 +37,66 @@ class ImageSource(Protocol):
     def read(self, indices: Tensor) -> Tensor:
         """Images ``(b, n, n)`` of these rows."""
         ...
+
+
+class ImagesInMemory:
+    """An :class:`ImageSource` of images ``(b, n, n)`` that are there."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels."""
+        return int(self._images.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` of these rows."""
+        return self._images[indices.to(self._images.device)]
+
+
+def read_ahead(images: ImageSource, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and images ``(b, n, n)``, a batch being read while the one before is worked on."""
+    pieces = torch.split(rows, max(1, BATCH_BYTES // (4 * images.box_size**2)))
+    with ThreadPoolExecutor(1, "vitreous-read") as reader:
+        coming = reader.submit(images.read, pieces[0])
+        for piece, following in itertools.zip_longest(pieces, pieces[1:]):
+            read = coming.result()
+            if following is not None:
+                coming = reader.submit(images.read, following)
+            yield piece, read
+
+
+def check_rows(
+    images: ImageSource,
+    rotations: Tensor,
+    shift: Tensor | None,
+    optics: Optics | None,
+    half: Tensor,
+    n: int,
+) -> None:
+    """One row of everything for each image, and a box that the images hold.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    total = len(images)
+    lengths = {
+        "rotations": len(rotations),
+        "shift_angstrom": total if shift is None else len(shift),
+        "optics": total if optics is None else len(optics),
+        "half": len(half),
+    }
+    wrong = {name: length for name, length in lengths.items() if length != total}
+    if wrong:
+        raise ValueError(f"{total} images, but {wrong}; give one row for each image")
+    if total == 0:
+        raise ValueError("no images to reconstruct from")
+    if not 2 <= n <= images.box_size:
+        raise ValueError(f"box_size must be from 2 to the images' {images.box_size}, got {n}")
 
 
 class ImageCache:

@@ -9,7 +9,7 @@ half fits the data of the other half best.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,6 @@ from vitreous.solvers.linear_steps import invert_circulant
 from vitreous.solvers.prox import lengths
 
 _STEP = math.log(10) / 2  # of the coarse search, in ln(strength)
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _RIDGE = 1e-3  # of the mean eigenvalue, in the estimate of the noise
 
 Told = Callable[[float, float], None]
@@ -57,13 +56,14 @@ class _Search:
         mask: Tensor | None,
         score: Callable[[tuple[AdmmResult, ...]], float],
         notify: Told | None,
+        start: tuple[AdmmState | Tensor | None, ...],
     ) -> None:
         self._problems = problems
         self._config = config
         self._mask = mask
         self._score = score
         self._notify = notify
-        self._states: tuple[AdmmState | None, ...] = (None,) * len(problems)
+        self._states = start
         self._tried: list[tuple[float, float]] = []
 
     def __call__(self, log_strength: float) -> float:
@@ -96,22 +96,27 @@ def cross_validated(
     config: AdmmConfig,
     *,
     mask: Tensor | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+    around: float | None = None,
     decades: float = 6.0,
     notify: Told | None = None,
 ) -> StrengthChoice:
     r"""The strength at which the map of each half fits the other half's data best.
 
     Minimises :math:`\frac12 \|H_2 x_1 - b_2\|^2 + \frac12 \|H_1 x_2 - b_1\|^2`, where
-    :math:`x_i` solves the problem of half i: from :func:`strongest` down in half decades, until the
-    score has risen twice, then by golden sections to within 10 %. It is the strength for one half:
-    a quadratic regulariser's is the same for all data, that of norms is larger there by up to
-    :math:`\sqrt 2`.
+    :math:`x_i` solves the problem of half i, over a ladder of half decades and then by the parabola
+    through the lowest rung and its neighbours. Without a guess the ladder leads from
+    :func:`strongest` down until the score has risen twice, with one from there to both sides. It is
+    the strength for one half: a quadratic regulariser's is the same for all data, that of norms is
+    larger there by up to :math:`\sqrt 2`.
 
     Args:
         half1, half2: of independent halves of the data.
         config: prior and solver; its strength is not used.
         mask: see :func:`~vitreous.solvers.admm.admm`.
-        decades: how far below :func:`strongest` to look.
+        start: volumes of both halves to start from; zeros by default.
+        around: a guess, such as the strength found on a coarser lattice.
+        decades: how far below :func:`strongest`, or from the guess, to look.
         notify: told each strength and its score.
 
     Raises:
@@ -122,15 +127,55 @@ def cross_validated(
         of_half1, of_half2 = results
         return half2.misfit(of_half1.volume) + half1.misfit(of_half2.volume)
 
-    search = _Search((half1, half2), config, mask, score, notify)
+    search = _Search((half1, half2), config, mask, score, notify, start or (None, None))
     top = math.log(max(strongest(half1, config), strongest(half2, config)))
-    best, lowest, rises, place = top, math.inf, 0, top
-    while rises < 2 and place >= top - decades * math.log(10):
-        value = search(place)
-        rises = 0 if value < lowest else rises + 1
-        best, lowest = (place, value) if value < lowest else (best, lowest)
-        place -= _STEP
-    return search.choice(golden_section(search, best - _STEP, best + _STEP, math.log(1.1)))
+    most = math.floor(decades * math.log(10) / _STEP)
+    if around is None:
+        origin, scores = top, _descend(lambda rung: search(top + rung * _STEP), most)
+    else:
+        origin = math.log(around)
+        scores = _climb_down(lambda rung: search(origin + rung * _STEP), most)
+    return search.choice(origin + vertex(scores) * _STEP)
+
+
+def _descend(score: Callable[[int], float], most: int) -> dict[int, float]:
+    """Scores of the rungs 0, -1 ... until they have risen twice in a row."""
+    scores: dict[int, float] = {}
+    lowest, rises = math.inf, 0
+    for rung in range(0, -most - 1, -1):
+        scores[rung] = score(rung)
+        rises = 0 if scores[rung] < lowest else rises + 1
+        lowest = min(lowest, scores[rung])
+        if rises == 2:
+            break
+    return scores
+
+
+def _climb_down(score: Callable[[int], float], most: int) -> dict[int, float]:
+    """Scores of rungs from 0 to where they are lowest, with both neighbours of that."""
+    scores = {rung: score(rung) for rung in (0, 1)}
+    while True:
+        best = min(scores, key=scores.__getitem__)
+        missing = [rung for rung in (best - 1, best + 1) if rung not in scores]
+        if not missing or abs(best) >= most:
+            return scores
+        scores[missing[0]] = score(missing[0])
+
+
+def vertex(scores: Mapping[int, float]) -> float:
+    """Where the parabola through the lowest of equidistant scores and its neighbours is lowest.
+
+    The place of the lowest where that has no two neighbours.
+
+    >>> vertex({0: 4.0, 1: 1.0, 2: 0.0, 3: 1.0}), vertex({0: 4.0, 1: 5.0})
+    (2.0, 0.0)
+    """
+    best = min(scores, key=scores.__getitem__)
+    below, above = scores.get(best - 1), scores.get(best + 1)
+    if below is None or above is None:
+        return float(best)
+    bend = below - 2 * scores[best] + above
+    return best + (0.5 * (below - above) / bend if bend > 0 else 0.0)
 
 
 def discrepancy(
@@ -169,7 +214,7 @@ def discrepancy(
         noise_variance = estimate_noise_variance(equations, measurements)
     target = measurements * noise_variance
     search = _Search(
-        (equations,), config, mask, lambda r: 2 * equations.misfit(r[0].volume), notify
+        (equations,), config, mask, lambda r: 2 * equations.misfit(r[0].volume), notify, (None,)
     )
     top = math.log(strongest(equations, config))
     if search(top) <= target:
@@ -269,25 +314,3 @@ def estimate_noise_variance(equations: LeastSquares, measurements: int) -> float
             f"{equations.right_hand_side.numel()} voxels; give the noise variance"
         )
     return 2 * equations.misfit(solve(equations.right_hand_side)) / freedom
-
-
-def golden_section(
-    score: Callable[[float], float], low: float, high: float, tolerance: float
-) -> float:
-    """Where a function with one minimum between ``low`` and ``high`` has it, to ``tolerance``.
-
-    >>> round(golden_section(lambda x: (x - 0.3) ** 2, 0.0, 1.0, 1e-4), 3)
-    0.3
-    """
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = score(left), score(right)
-    while high - low > tolerance:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = score(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = score(right)
-    return (low + high) / 2

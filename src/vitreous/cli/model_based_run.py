@@ -1,0 +1,250 @@
+"""The model-based methods of ``vitreous reconstruct``: sum, choose the strength, solve.
+
+After the sums and the strength of every scale a checkpoint is written; ``--continue`` goes on from
+there, so that images are not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vitreous.cli.common import StopSignals, say
+from vitreous.cli.history import HistoryFile
+from vitreous.cli.output import OutputFolder
+from vitreous.cli.particle_sources import CheckedImages, WorkingImages
+from vitreous.cli.progress import RunProgress
+from vitreous.cli.reconstruct_plan import Plan
+from vitreous.core.errors import InputError
+from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
+from vitreous.physics.normal_equations import ConvolutionOperator, NormalEquations
+from vitreous.solvers.loop import Callback, Stats
+from vitreous.solvers.model_based import (
+    ModelBasedConfig,
+    ModelBasedMaps,
+    Stage,
+    accumulate,
+    final_maps,
+    find_strength,
+)
+
+Pair = tuple[NormalEquations, NormalEquations]
+_USUAL_TRIES = {True: 9, False: 4}  # strengths that the first scale and later ones try
+
+
+@dataclass
+class _Progress:
+    """How far the run is, and all that it takes to go on from there.
+
+    Args:
+        step: 2 k after the sums of scale k = 1, 2 ..., 2 k + 1 after its strength; 0 before.
+        equations: of the scale whose sums were made last.
+        stage: of the scale whose strength was found last.
+        digest: of all pixels, from the first pass over them.
+        constant: images without contrast.
+        rows: of the history.
+    """
+
+    step: int = 0
+    equations: Pair | None = None
+    stage: Stage | None = None
+    digest: str = ""
+    constant: int = 0
+    rows: list[Stats] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A finished run: the maps, a hash of the images, and the rows of the history."""
+
+    maps: ModelBasedMaps
+    digest: str
+    history: Sequence[Mapping[str, Any]]
+
+
+def solve(plan: Plan, folder: OutputFolder, stop: StopSignals) -> Solved:
+    """Run from coarse to fine.
+
+    Raises:
+        InputError: images that cannot be used, or changed while the run was interrupted.
+        SystemExit: stopped by a signal.
+    """
+    config = plan.request.prior
+    assert config is not None
+    state = _restored(plan, folder) if folder.resuming else _Progress()
+    if state.step:
+        say(f"goes on after {_told(state, config)}")
+    for k, scale in enumerate(config.scales, start=1):
+        if state.step < 2 * k:
+            _sum(plan, state, scale, stop)
+            _save(folder, state, 2 * k)
+        if state.step < 2 * k + 1:
+            assert state.equations is not None
+            state.stage = _find(plan, state, scale, config, stop)
+            _save(folder, state, 2 * k + 1)
+    if state.constant:
+        say(f"warning: {state.constant} images are constant; leave them out with --skip-bad")
+    return _solve_last(plan, folder, state, config, stop)
+
+
+def _told(state: _Progress, config: ModelBasedConfig) -> str:
+    scale = config.scales[state.step // 2 - 1]
+    return f"the {'strength' if state.step % 2 else 'sums'} of scale {scale}"
+
+
+def _sum(plan: Plan, state: _Progress, scale: int, stop: StopSignals) -> None:
+    """Pass over the images once."""
+    request, prior = plan.request, plan.request.prior
+    assert prior is not None
+    working = WorkingImages(plan.particles, invert=request.invert)
+    images = CheckedImages(working, plan.particles.ids)
+    with RunProgress(f"reading images for scale {scale}", quiet=request.quiet) as bar:
+
+        def notify(done: int, total: int) -> None:
+            bar.update(done / total)
+            stop.exit_if_requested()
+
+        state.equations = accumulate(
+            images,
+            plan.pose.rotation,
+            plan.pose.shift_angstrom,
+            None if request.ignore_ctf else plan.particles.optics,
+            plan.particles.pixel_size_angstrom,
+            plan.half_set,
+            window=prior.basis,
+            scale=scale,
+            box_size=plan.box_size,
+            symmetry=request.symmetry,
+            device=plan.device,
+            progress=notify,
+        )
+    digest = images.digest
+    if state.digest not in ("", digest):
+        raise InputError(
+            f"{request.files.path}: the images changed during the run; start it anew (--overwrite)"
+        )
+    state.digest, state.constant = digest, images.constant
+
+
+def _find(
+    plan: Plan, state: _Progress, scale: int, config: ModelBasedConfig, stop: StopSignals
+) -> Stage:
+    """The strength at a scale, tried ones being recorded."""
+    assert state.equations is not None
+    usual = _USUAL_TRIES[state.stage is None or state.stage.strength is None]
+    tried = 0
+    label = f"choosing the strength at scale {scale}"
+    with RunProgress(label, quiet=plan.request.quiet) as bar:
+
+        def notify(strength: float, score: float) -> None:
+            nonlocal tried
+            tried += 1
+            state.rows.append({"scale": scale, "strength": strength, "score": score})
+            bar.update(min(tried / usual, 0.99))
+            stop.exit_if_requested()
+
+        return find_strength(
+            state.equations,
+            plan.box_size,
+            scale,
+            config,
+            coarser=state.stage,
+            radius_px=plan.mask_radius_px,
+            notify=notify,
+        )
+
+
+def _solve_last(
+    plan: Plan,
+    folder: OutputFolder,
+    state: _Progress,
+    config: ModelBasedConfig,
+    stop: StopSignals,
+) -> Solved:
+    """The three maps, with the history of all that led to them."""
+    assert state.equations is not None
+    assert state.stage is not None
+    history = HistoryFile(folder.path("history.jsonl"), keep=False)
+    with history, RunProgress("solving", quiet=plan.request.quiet) as bar:
+        for row in state.rows:
+            history.add(row)
+        notify = _solutions(history, bar, config.iterations, stop)
+        maps = final_maps(
+            state.equations,
+            plan.box_size,
+            state.stage,
+            config,
+            radius_px=plan.mask_radius_px,
+            callbacks=(notify,),
+        )
+    return Solved(maps, state.digest, history.rows)
+
+
+def _solutions(
+    history: HistoryFile, bar: RunProgress, iterations: int, stop: StopSignals
+) -> Callback:
+    """Follows the solutions for half 1, half 2 and all images, each of which begins at step 0."""
+    solution = 0
+
+    def notify(step: int, stats: Stats) -> None:
+        nonlocal solution
+        solution += step == 0
+        which = {"half": solution} if solution < 3 else {}
+        history.add({"step": step, **which, **stats})
+        bar.update((solution - 1 + (step + 1) / iterations) / 3)
+        stop.exit_if_requested()
+
+    return notify
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def _save(folder: OutputFolder, state: _Progress, step: int) -> None:
+    state.step = step
+    tensors: dict[str, Tensor] = {}
+    meta: dict[str, object] = {
+        "digest": state.digest,
+        "constant": state.constant,
+        "rows": state.rows,
+    }
+    assert state.equations is not None
+    sizes = []
+    for half, equations in enumerate(state.equations, start=1):
+        tensors[f"spectrum{half}"] = equations.operator.spectrum
+        tensors[f"right_hand_side{half}"] = equations.right_hand_side
+        sizes.append([equations.operator.diagonal, equations.images, equations.sum_of_squares])
+    meta["equations"] = sizes
+    if state.stage is not None:
+        tensors["half1"], tensors["half2"] = state.stage.halves
+        meta["stage"] = [state.stage.scale, state.stage.strength, state.stage.tried]
+    save_checkpoint(folder.checkpoints, step, tensors, meta)
+
+
+def _restored(plan: Plan, folder: OutputFolder) -> _Progress:
+    found = load_checkpoint(folder.checkpoints)
+    if found is None:
+        say("no checkpoint yet, starts from the beginning")
+        return _Progress()
+    tensors = {name: tensor.to(plan.device) for name, tensor in found.tensors.items()}
+    halves = []
+    for half, (diagonal, images, squares) in enumerate(found.meta["equations"], start=1):
+        h = tensors[f"right_hand_side{half}"]
+        operator = ConvolutionOperator.of_spectrum(tensors[f"spectrum{half}"], len(h), diagonal)
+        halves.append(NormalEquations(operator, h, images, squares))
+    stage = None
+    if "stage" in found.meta:
+        scale, strength, tried = found.meta["stage"]
+        pairs = tuple((float(a), float(b)) for a, b in tried)
+        stage = Stage(scale, strength, pairs, (tensors["half1"], tensors["half2"]))
+    return _Progress(
+        step=found.step,
+        equations=(halves[0], halves[1]),
+        stage=stage,
+        digest=found.meta["digest"],
+        constant=found.meta["constant"],
+        rows=found.meta["rows"],
+    )
