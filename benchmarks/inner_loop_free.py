@@ -132,24 +132,33 @@ class Curve:
         return self.seconds[first], first
 
 
-def trace(
-    method: Method, equations: LeastSquares, strength: float, rho: float, iterations: int
-) -> Curve:
-    """Iterate, rho in mean eigenvalues of H^T H; only iterations are timed."""
-    objective = feasible_objective(equations, strength)
-    problem = method.prepared(equations, strength, rho * equations.mean_eigenvalue())
-    seconds, values = [0.0], [objective(problem.x)]
+def race(
+    entries: Sequence[tuple[Method, float]],
+    equations: LeastSquares,
+    strength: float,
+    iterations: int,
+) -> list[Curve]:
+    """Iterate in turns, so that other load slows all alike; only iterations are timed.
+
+    Args:
+        entries: methods and their rho, in mean eigenvalues of H^T H.
+    """
+    objective, unit = feasible_objective(equations, strength), equations.mean_eigenvalue()
+    problems = [method.prepared(equations, strength, rho * unit) for method, rho in entries]
+    curves = [
+        Curve(method, rho, [0.0], [objective(problem.x)])
+        for (method, rho), problem in zip(entries, problems, strict=True)
+    ]
     for _ in range(iterations):
-        start = time.perf_counter()
-        pull = equations.right_hand_side + sum(split.pull for split in problem.splits)
-        problem.x = problem.linear.solve(problem.x, pull, problem.splits)
-        for split in problem.splits:
-            split.update(problem.x)
-        seconds.append(seconds[-1] + time.perf_counter() - start)
-        values.append(objective(problem.x))
-        if not math.isfinite(values[-1]):
-            break
-    return Curve(method, rho, seconds, values)
+        for problem, curve in zip(problems, curves, strict=True):
+            start = time.perf_counter()
+            pull = equations.right_hand_side + sum(split.pull for split in problem.splits)
+            problem.x = problem.linear.solve(problem.x, pull, problem.splits)
+            for split in problem.splits:
+                split.update(problem.x)
+            curve.seconds.append(curve.seconds[-1] + time.perf_counter() - start)
+            curve.objective.append(objective(problem.x))
+    return curves
 
 
 def feasible_objective(equations: LeastSquares, strength: float) -> Callable[[Tensor], float]:
@@ -203,12 +212,10 @@ def best_rhos(
 ) -> dict[str, float]:
     """For each method the rho, in mean eigenvalues, that is close to the least soonest."""
     strength = strongest(equations, AdmmConfig("tv")) * 10.0**power
-    curves = {
-        (m.name, rho): trace(m, equations, strength, rho, iterations)
-        for m in METHODS
-        for rho in rhos
-    }
-    least = least_of(list(curves.values()))
+    entries = [(method, rho) for method in METHODS for rho in rhos]
+    raced = race(entries, equations, strength, iterations)
+    curves = {(curve.method.name, curve.rho): curve for curve in raced}
+    least = least_of(raced)
     chosen = {}
     for method in METHODS:
         order = {
@@ -294,7 +301,8 @@ def main() -> int:
     if small != options.box:
         equations, truth = problem_of(source, options.box, options.seed)
     strength = strongest(equations, AdmmConfig("tv")) * 10.0**power
-    runs = [trace(m, equations, strength, rhos[m.name], options.iterations) for m in METHODS]
+    entries = [(method, rhos[method.name]) for method in METHODS]
+    runs = race(entries, equations, strength, options.iterations)
     least = least_of(runs)
     methods = {run.method.name: told(run, least) for run in runs}
     soonest = {name: row["seconds_to_1e-3"] for name, row in methods.items()}

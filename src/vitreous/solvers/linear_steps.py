@@ -53,9 +53,7 @@ def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
 
 
 def _filtered(spectrum: Tensor, x: Tensor) -> Tensor:
-    """Multiply the volume's half-spectrum; by a number without transforms."""
-    if spectrum.ndim == 0:
-        return spectrum * x
+    """Multiply the volume's half-spectrum."""
     product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * spectrum, s=tuple(x.shape))
     return product
 
@@ -140,14 +138,17 @@ class MajorisedStep:
             return _filtered(root, self._normal(_filtered(root, v)))
 
         self._bound = self._bound * (_MARGIN * largest_eigenvalue(relative, x))
+        self._last, self._hat = x, torch.fft.rfftn(x)  # the last x, and its half-spectrum
         self.applied = self._normal(x)
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
-        pull = pull + _filtered(self._bound, x) - self.applied
-        x = invert_circulant(self._bound + stiffness(splits), pull)
-        self.applied = self._normal(x)
-        return x
+        hat = self._hat if x is self._last else torch.fft.rfftn(x)
+        pulled = torch.fft.rfftn(pull - self.applied) + self._bound * hat
+        self._hat = pulled / (self._bound + stiffness(splits))
+        self._last = torch.fft.irfftn(self._hat, s=tuple(x.shape))
+        self.applied = self._normal(self._last)
+        return self._last
 
     def quadratic(self, x: Tensor) -> float:
         """1/2 x^T H^T H x."""
