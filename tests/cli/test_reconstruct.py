@@ -247,11 +247,13 @@ def test_a_regularised_map_and_what_comes_with_it(
         == tomllib.loads((plain / "config.toml").read_text())["run"]["images_sha256"]
     )
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    columns = (out / "fsc.csv").read_text().splitlines()[0].split(",")
+    assert {"confirmed", "direct", "unmasked"} <= set(columns)
     assert {row["half"] for row in history if "half" in row} == {1, 2}
     assert any("score" in row for row in history)
     page = (out / "report.html").read_text("utf-8")
     assert "Both half maps obey the same prior" in page
-    assert "Misfit plus regulariser" in page
+    assert "violation of the constraints" in page
 
 
 def test_a_stopped_run_goes_on_without_reading_images_again(
@@ -267,7 +269,7 @@ def test_a_stopped_run_goes_on_without_reading_images_again(
             patch.setattr(model_based_run, name, lambda *_, **__: signalled())
             more = ("--continue",) if name == "final_maps" else ()
             assert vitreous(*command, cut, *more)[0] == 143
-    monkeypatch.setattr(model_based_run, "accumulate", None)
+    monkeypatch.setattr(model_based_run, "pass_over_images", None)
     monkeypatch.setattr(model_based_run, "find_strength", None)
     code, _, error = vitreous(*command, cut, "--continue")
     assert code == 0, error
@@ -282,16 +284,16 @@ def signalled() -> None:
     raise SystemExit(143)
 
 
-def test_images_that_change_between_scales_are_noticed(
+def test_images_that_change_between_passes_are_noticed(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitreous.cli import model_based_run
+    from vitreous.cli import image_pass
 
-    digests = iter(["one", "other"])
+    digests = iter(["one"])
     monkeypatch.setattr(
-        model_based_run.CheckedImages, "digest", property(lambda _: next(digests, "other"))
+        image_pass.CheckedImages, "digest", property(lambda _: next(digests, "other"))
     )
-    command = ("reconstruct", few, *TV, "--scale", "4,2", "--strength", 1, "--allow-outside-root")
+    command = ("reconstruct", few, *TV, "--strength", 1, "--allow-outside-root")
     code, _, error = vitreous(*command, "-o", tmp_path / "out")
     assert code == 3
     assert "the images changed during the run" in error

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from vitreous.core.grid import soft_mask
-from vitreous.metrics.fsc import fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
+from vitreous.metrics.fsc import (
+    fsc,
+    fsc_confirmed,
+    fsc_resolution,
+    fsc_true,
+    randomise_phases,
+    solvent_mask,
+)
 
 
 def _brute_force(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -144,3 +151,24 @@ def test_solvent_mask_finds_the_particle(generator: torch.Generator) -> None:
     assert torch.equal(solvent_mask(torch.zeros(8, 8, 8)), torch.ones(8, 8, 8))
     with pytest.raises(ValueError, match="volume must be"):
         solvent_mask(torch.zeros(2, 8, 8, 8))
+
+
+def test_what_a_prior_makes_up_is_not_confirmed(generator: torch.Generator) -> None:
+    """Half maps without prior are truth and noise; the prior removes noise and adds a fancy."""
+    n = 32
+
+    def white() -> torch.Tensor:
+        return torch.randn(n, n, n, generator=generator, dtype=torch.float64)
+
+    truth, fancy, noise = white(), 0.7 * white(), (white(), white())
+    direct = (truth + 1.5 * noise[0], truth + 1.5 * noise[1])
+    halves = (truth + fancy + 0.3 * noise[0], truth + fancy + 0.3 * noise[1])
+    expected = fsc(halves[0], truth)[4:].square().mean()
+    between = fsc(*halves)[4:].mean()
+    found = fsc_confirmed(halves, direct)
+    assert between > expected + 0.25
+    assert found[4:].mean() == pytest.approx(float(expected), abs=0.03)
+    alone = fsc_confirmed((fancy + noise[0], fancy + noise[1]), (noise[0], noise[1]))
+    assert float(alone[1:].max()) < 0.2
+    honest = fsc_confirmed(direct, direct)  # nothing shared: no correction
+    assert torch.allclose(honest[4:], fsc(*direct)[4:], atol=0.12)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -94,6 +96,30 @@ def test_both_halves_are_summed_in_one_pass() -> None:
         expected = alone.equations().right_hand_side
         assert equations.images == int(mine.sum())
         assert torch.allclose(equations.right_hand_side, expected, atol=1e-4 * expected.abs().max())
+
+
+def summed(rows: tuple[int, int]) -> Pair:
+    """Work of one process."""
+    torch.set_num_threads(1)
+    images, rotations, shift, optics, half = imaged()
+    mine = slice(*rows)
+    where = rotations[mine], shift[mine], optics[mine], PIXEL, half[mine]
+    return accumulate(ImagesInMemory(images[mine]), *where, window=KaiserBessel(), scale=2)
+
+
+def test_sums_of_several_processes_add_up() -> None:
+    whole = summed((0, COUNT))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first, second = pool.map(summed, [(0, 25), (25, COUNT)])
+    volume = torch.randn(whole[0].operator.domain_shape, generator=stream(7))
+    for half in (0, 1):
+        together = first[half] + second[half]
+        assert together.images == whole[half].images
+        for got, expected in (
+            (together.gradient(volume), whole[half].gradient(volume)),
+            (together.objective(volume), whole[half].objective(volume)),
+        ):
+            assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_cropped_images_measure_the_cropped_volume() -> None:

@@ -6,21 +6,23 @@ there, so that images are not read again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from vitreous.cli.common import StopSignals, say
 from vitreous.cli.history import HistoryFile
+from vitreous.cli.image_pass import Sums, pass_over_images
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import CheckedImages, WorkingImages
 from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruct_plan import Plan
 from vitreous.core.errors import InputError
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.physics.normal_equations import ConvolutionOperator, NormalEquations
+from vitreous.solvers import direct
 from vitreous.solvers.loop import Callback, Stats
 from vitreous.solvers.model_based import (
     ModelBasedConfig,
@@ -40,7 +42,9 @@ class _Progress:
     """How far the run is, and all that it takes to go on from there.
 
     Args:
-        step: 2 k after the sums of scale k = 1, 2 ..., 2 k + 1 after its strength; 0 before.
+        step: 1 after the direct half maps, 2 k after the sums of scale k = 1, 2 ..., 2 k + 1 after
+            its strength.
+        direct: half maps without prior.
         equations: of the scale whose sums were made last.
         stage: of the scale whose strength was found last.
         digest: of all pixels, from the first pass over them.
@@ -49,6 +53,7 @@ class _Progress:
     """
 
     step: int = 0
+    direct: tuple[Tensor, Tensor] | None = None
     equations: Pair | None = None
     stage: Stage | None = None
     digest: str = ""
@@ -58,9 +63,17 @@ class _Progress:
 
 @dataclass(frozen=True)
 class Solved:
-    """A finished run: the maps, a hash of the images, and the rows of the history."""
+    """A finished run.
+
+    Args:
+        maps: of both halves and of all images.
+        direct: half maps without prior, by which to judge the others.
+        digest: of the images.
+        history: rows.
+    """
 
     maps: ModelBasedMaps
+    direct: tuple[Tensor, Tensor]
     digest: str
     history: Sequence[Mapping[str, Any]]
 
@@ -77,9 +90,14 @@ def solve(plan: Plan, folder: OutputFolder, stop: StopSignals) -> Solved:
     state = _restored(plan, folder) if folder.resuming else _Progress()
     if state.step:
         say(f"goes on after {_told(state, config)}")
-    for k, scale in enumerate(config.scales, start=1):
+    if state.step < 1:
+        first, second = _read(plan, state, "reading images", stop, direct.accumulate)
+        state.direct = direct.half_map(first), direct.half_map(second)
+        _save(folder, state, 1)
+    for k, scale in enumerate(config.stages, start=1):
         if state.step < 2 * k:
-            _sum(plan, state, scale, stop)
+            way = partial(accumulate, window=config.basis, scale=scale)
+            state.equations = _read(plan, state, f"reading images for scale {scale}", stop, way)
             _save(folder, state, 2 * k)
         if state.step < 2 * k + 1:
             assert state.equations is not None
@@ -91,42 +109,24 @@ def solve(plan: Plan, folder: OutputFolder, stop: StopSignals) -> Solved:
 
 
 def _told(state: _Progress, config: ModelBasedConfig) -> str:
-    scale = config.scales[state.step // 2 - 1]
+    if state.step == 1:
+        return "the maps without prior"
+    scale = config.stages[state.step // 2 - 1]
     return f"the {'strength' if state.step % 2 else 'sums'} of scale {scale}"
 
 
-def _sum(plan: Plan, state: _Progress, scale: int, stop: StopSignals) -> None:
-    """Pass over the images once."""
-    request, prior = plan.request, plan.request.prior
-    assert prior is not None
-    working = WorkingImages(plan.particles, invert=request.invert)
-    images = CheckedImages(working, plan.particles.ids)
-    with RunProgress(f"reading images for scale {scale}", quiet=request.quiet) as bar:
-
-        def notify(done: int, total: int) -> None:
-            bar.update(done / total)
-            stop.exit_if_requested()
-
-        state.equations = accumulate(
-            images,
-            plan.pose.rotation,
-            plan.pose.shift_angstrom,
-            None if request.ignore_ctf else plan.particles.optics,
-            plan.particles.pixel_size_angstrom,
-            plan.half_set,
-            window=prior.basis,
-            scale=scale,
-            box_size=plan.box_size,
-            symmetry=request.symmetry,
-            device=plan.device,
-            progress=notify,
-        )
-    digest = images.digest
-    if state.digest not in ("", digest):
+def _read(
+    plan: Plan, state: _Progress, label: str, stop: StopSignals, accumulate: Callable[..., Sums]
+) -> Sums:
+    """Pass over the images once; they must be those of earlier passes."""
+    passed = pass_over_images(plan, label, stop, accumulate)
+    if state.digest not in ("", passed.digest):
         raise InputError(
-            f"{request.files.path}: the images changed during the run; start it anew (--overwrite)"
+            f"{plan.request.files.path}: the images changed during the run; start it anew "
+            "(--overwrite)"
         )
-    state.digest, state.constant = digest, images.constant
+    state.digest, state.constant = passed.digest, passed.constant
+    return passed.sums
 
 
 def _find(
@@ -167,6 +167,7 @@ def _solve_last(
     """The three maps, with the history of all that led to them."""
     assert state.equations is not None
     assert state.stage is not None
+    assert state.direct is not None
     history = HistoryFile(folder.path("history.jsonl"), keep=False)
     with history, RunProgress("solving", quiet=plan.request.quiet) as bar:
         for row in state.rows:
@@ -180,7 +181,7 @@ def _solve_last(
             radius_px=plan.mask_radius_px,
             callbacks=(notify,),
         )
-    return Solved(maps, state.digest, history.rows)
+    return Solved(maps, state.direct, state.digest, history.rows)
 
 
 def _solutions(
@@ -211,9 +212,10 @@ def _save(folder: OutputFolder, state: _Progress, step: int) -> None:
         "constant": state.constant,
         "rows": state.rows,
     }
-    assert state.equations is not None
+    assert state.direct is not None
+    tensors["direct1"], tensors["direct2"] = state.direct
     sizes = []
-    for half, equations in enumerate(state.equations, start=1):
+    for half, equations in enumerate(state.equations or (), start=1):
         tensors[f"spectrum{half}"] = equations.operator.spectrum
         tensors[f"right_hand_side{half}"] = equations.right_hand_side
         sizes.append([equations.operator.diagonal, equations.images, equations.sum_of_squares])
@@ -242,7 +244,8 @@ def _restored(plan: Plan, folder: OutputFolder) -> _Progress:
         stage = Stage(scale, strength, pairs, (tensors["half1"], tensors["half2"]))
     return _Progress(
         step=found.step,
-        equations=(halves[0], halves[1]),
+        direct=(tensors["direct1"], tensors["direct2"]),
+        equations=(halves[0], halves[1]) if halves else None,
         stage=stage,
         digest=found.meta["digest"],
         constant=found.meta["constant"],

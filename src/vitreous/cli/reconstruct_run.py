@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import StopSignals, generator, say
+from vitreous.cli.image_pass import pass_over_images
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import CheckedImages, WorkingImages
-from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
 from vitreous.cli.reconstruction_output import (
     Halves,
@@ -23,7 +22,14 @@ from vitreous.cli.reconstruction_output import (
     write_files,
 )
 from vitreous.core.grid import soft_mask
-from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
+from vitreous.metrics.fsc import (
+    FscResult,
+    fsc,
+    fsc_confirmed,
+    fsc_resolution,
+    fsc_true,
+    solvent_mask,
+)
 from vitreous.metrics.halves import CUTOFF
 from vitreous.physics.insertion import Gridding
 from vitreous.report.html import write_report
@@ -56,8 +62,8 @@ def reconstruct(request: Request) -> Reconstruction:
         folder.config["run"] |= {
             "verdict": verdict,
             "seconds": round(seconds, 1),
-            "resolution_0143_angstrom": halves.masked[0],
-            "resolution_05_angstrom": halves.masked[1],
+            "resolution_0143_angstrom": halves.headline[0],
+            "resolution_05_angstrom": halves.headline[1],
             "images_sha256": found.digest,
             **found.numbers,
         }
@@ -93,29 +99,10 @@ class _Found:
 
 def _direct(plan: Plan, stop: StopSignals) -> _Found:
     """Weighted gridding."""
-    request = plan.request
-    images = CheckedImages(WorkingImages(plan.particles, invert=request.invert), plan.particles.ids)
-    with RunProgress("reconstructing", quiet=request.quiet) as bar:
-
-        def notify(done: int, total: int) -> None:
-            bar.update(done / total)
-            stop.exit_if_requested()
-
-        sums = accumulate(
-            images,
-            plan.pose.rotation,
-            plan.pose.shift_angstrom,
-            None if request.ignore_ctf else plan.particles.optics,
-            plan.particles.pixel_size_angstrom,
-            plan.half_set,
-            box_size=plan.box_size,
-            symmetry=request.symmetry,
-            device=plan.device,
-            progress=notify,
-        )
-    if images.constant:
-        say(f"warning: {images.constant} images are constant; leave them out with --skip-bad")
-    return _Found(_direct_maps(plan, sums), images.digest)
+    passed = pass_over_images(plan, "reconstructing", stop, accumulate)
+    if passed.constant:
+        say(f"warning: {passed.constant} images are constant; leave them out with --skip-bad")
+    return _Found(_direct_maps(plan, passed.sums), passed.digest)
 
 
 def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
@@ -132,6 +119,14 @@ def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
             "give more (--iterations)"
         )
     halves = _halves(plan, half1, half2, maps.average.cpu(), mask, curves)
+    first, second = (one.cpu() for one in solved.direct)
+    confirmed = fsc_confirmed((half1, half2), (first, second))
+    halves = replace(
+        halves,
+        confirmed=confirmed,
+        confirmed_at=_resolutions(plan, confirmed),
+        more_curves={"direct": fsc(first, second)},
+    )
     return _Found(halves, solved.digest, {"strength": maps.strength}, solved.history)
 
 
@@ -161,31 +156,32 @@ def _compare(plan: Plan, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResul
 def _halves(
     plan: Plan, half1: Tensor, half2: Tensor, average: Tensor, mask: Tensor, curves: FscResult
 ) -> Halves:
-    n, pixel = plan.box_size, plan.pixel_size_angstrom
     diameter = plan.request.mask_diameter_angstrom
-
-    def at(curve: Tensor) -> tuple[float, float]:
-        both = [fsc_resolution(curve, threshold, n, pixel) for threshold in (CUTOFF, 0.5)]
-        return both[0], both[1]
-
     return Halves(
         half1=half1,
         half2=half2,
         average=average if diameter is None else average * mask,
         curves=curves,
-        masked=at(curves.corrected),
-        unmasked=at(curves.unmasked),
+        masked=_resolutions(plan, curves.corrected),
+        unmasked=_resolutions(plan, curves.unmasked),
         mask_name="a soft mask" if diameter is None else f"a sphere of {diameter:g} Å",
     )
 
 
+def _resolutions(plan: Plan, curve: Tensor) -> tuple[float, float]:
+    """At 0.143 and 0.5, in Å."""
+    n, pixel = plan.box_size, plan.pixel_size_angstrom
+    return fsc_resolution(curve, CUTOFF, n, pixel), fsc_resolution(curve, 0.5, n, pixel)
+
+
 def _verdict(halves: Halves, count: int) -> str:
-    if halves.masked[0] == float("inf"):
+    if halves.headline[0] == float("inf"):
         return (
             f"the half maps of {count:,} particles have nothing in common: check angles and their "
             "convention, contrast (--invert) and CTF"
         )
-    return f"{angstrom(halves.masked[0])} at 0.143 between half maps of {count:,} particles"
+    how = "" if halves.confirmed is None else ", confirmed without the prior,"
+    return f"{angstrom(halves.headline[0])} at 0.143{how} between half maps of {count:,} particles"
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
@@ -197,7 +193,8 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
         )
     if plan.request.prior is not None:
         found.append(
-            "Both half maps obey the same prior. What it supplies they have in common, so that "
-            "their FSC may be too high; --method direct makes half maps without a prior."
+            "Both half maps obey the same prior, and what it supplies they have in common: the FSC "
+            "between them is too high. Trust the confirmed one, which compares each with a map of "
+            "the other half's particles made without prior."
         )
     return tuple(found)

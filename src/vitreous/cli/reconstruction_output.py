@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from torch import Tensor
@@ -32,6 +32,9 @@ class Halves:
         masked: resolutions in Å at 0.143 and 0.5 within the mask, corrected for it.
         unmasked: the same without mask.
         mask_name: of the mask, for the report.
+        confirmed, confirmed_at: FSC of half maps that share a prior, as far as it is confirmed
+            without (:func:`~vitreous.metrics.fsc.fsc_confirmed`), and its resolutions.
+        more_curves: further ones to be written and shown.
     """
 
     half1: Tensor
@@ -41,10 +44,26 @@ class Halves:
     masked: tuple[float, float]
     unmasked: tuple[float, float]
     mask_name: str = "a soft mask"
+    confirmed: Tensor | None = None
+    confirmed_at: tuple[float, float] | None = None
+    more_curves: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> tuple[float, float]:
+        """The resolutions to be quoted."""
+        return self.masked if self.confirmed_at is None else self.confirmed_at
 
 
-def curves_by_name(curves: FscResult) -> dict[str, Tensor]:
+def curves_by_name(halves: Halves) -> dict[str, Tensor]:
     """The curves under the names that ``fsc.csv`` and the report give them."""
+    curves = halves.curves
+    if halves.confirmed is not None:
+        return {
+            "confirmed": halves.confirmed,
+            "unmasked": curves.unmasked,
+            "masked": curves.masked,
+            **halves.more_curves,
+        }
     return {
         "corrected": curves.corrected,
         "unmasked": curves.unmasked,
@@ -72,7 +91,7 @@ def write_files(
         relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy()
     )
     write_star(folder.path("particles.star"), document)
-    curves = curves_by_name(halves.curves)
+    curves = curves_by_name(halves)
     write_fsc_csv(folder.path("fsc.csv"), curves, len(halves.half1), pixel_size_angstrom)
 
 
@@ -107,7 +126,16 @@ def report_data(
     """
     frequency = shell_frequencies(len(halves.half1), pixel_size_angstrom).numpy()
     sizes = [int((half_set == half).sum()) for half in (1, 2)]
-    curves = curves_by_name(halves.curves)
+    curves = curves_by_name(halves)
+    resolutions = [
+        Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
+        Resolution("without mask", *halves.unmasked),
+    ]
+    if halves.confirmed_at is not None:
+        resolutions = [
+            Resolution("confirmed without the prior", *halves.confirmed_at),
+            Resolution("between the half maps, which share it", *halves.unmasked),
+        ]
     return ReportData(
         title=title,
         subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
@@ -115,8 +143,8 @@ def report_data(
         warnings=warnings,
         pixel_size_angstrom=pixel_size_angstrom,
         key_numbers={
-            "resolution at 0.143": angstrom(halves.masked[0]),
-            "resolution at 0.5": angstrom(halves.masked[1]),
+            "resolution at 0.143": angstrom(halves.headline[0]),
+            "resolution at 0.5": angstrom(halves.headline[1]),
             **(more_numbers or {}),
             "particles per half": f"{sizes[0]:,} and {sizes[1]:,}",
             "symmetry": symmetry,
@@ -128,10 +156,7 @@ def report_data(
             name.replace("_", " "): (frequency, curve.cpu().numpy())
             for name, curve in curves.items()
         },
-        resolutions=[
-            Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
-            Resolution("without mask", *halves.unmasked),
-        ],
+        resolutions=resolutions,
     )
 
 
@@ -146,10 +171,14 @@ def angstrom(value: float) -> str:
 
 def summary(halves: Halves, folder: OutputFolder, seconds: float, remark: str = "") -> str:
     """The lines for the person who waited, to follow the verdict."""
+    without = (
+        "without mask" if halves.confirmed is None else "between the half maps, which share it"
+    )
+    kind = "masked, corrected" if halves.confirmed is None else "confirmed without the prior"
     lines = (
-        f"resolution   {angstrom(halves.masked[0])} at 0.143, {angstrom(halves.masked[1])} at 0.5 "
-        f"(masked, corrected); {angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} "
-        f"without mask{remark}",
+        f"resolution   {angstrom(halves.headline[0])} at 0.143, {angstrom(halves.headline[1])} at "
+        f"0.5 ({kind}); {angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} "
+        f"{without}{remark}",
         f"time         {duration(seconds)}",
         f"map          {folder.root / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
         f"report       {folder.root / 'report.html'}",

@@ -78,12 +78,13 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
         ),
     ),
     (
-        "objective",
-        "Objective",
-        "Misfit plus regulariser of the map of either half and of all particles.",
+        "residuals",
+        "Residuals",
+        "How far the iterations are from their end, for the map of either half and of all "
+        "particles: violation of the constraints, and gradient of the objective, both relative.",
         "log",
         "",
-        (Series("objective", "objective"),),
+        (Series("primal", "constraints"), Series("dual", "gradient", "dot")),
     ),
     (
         "scale",

@@ -34,6 +34,7 @@ from vitreous.solvers.admm_config import STRICT, AdmmConfig
 from vitreous.solvers.images import ImageSource, check_rows, read_ahead
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.loop import Callback
+from vitreous.solvers.prox import project
 from vitreous.solvers.regularisation import Told, cross_validated
 
 # R of the same volume on a lattice of spacing s goes with s to the power of minus this.
@@ -50,7 +51,8 @@ class ModelBasedConfig:
     Args:
         regulariser: see :class:`~vitreous.solvers.admm_config.AdmmConfig`.
         strength: lambda of all images at the last scale; None: by cross-validation.
-        scales: spacings of the basis in pixels, from coarse to fine.
+        scales: spacings of the basis in pixels, from coarse to fine; coarse ones serve to find the
+            strength, and are left out where it is given.
         nonnegative: whether coefficients below 0 are forbidden.
         window: order m, taper alpha and support a of the basis.
         iterations, tolerance: of ADMM, for each of the last maps.
@@ -77,8 +79,15 @@ class ModelBasedConfig:
             strength=strength,
             nonnegative=self.nonnegative,
             iterations=self.iterations,
+            cg_iterations=1,  # preconditioned: a second one saves no iterations
             tolerance=self.tolerance,
         )
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The scales to go through."""
+        searched = self.strength is None and self.regulariser != "none"
+        return self.scales if searched else self.scales[-1:]
 
     @property
     def basis(self) -> KaiserBessel:
@@ -204,8 +213,7 @@ def find_strength(
 ) -> Stage:
     """Both halves' maps at a scale, and the strength with which they foretell each other's images.
 
-    With a given strength, or without a regulariser, there is nothing to find; the halves are then
-    those of the coarser scale.
+    With a given strength, or without a regulariser, there is nothing to find; the halves are zeros.
 
     Args:
         equations: of half 1 and half 2 at this scale.
@@ -217,20 +225,19 @@ def find_strength(
         notify: told every strength that was tried, and its score.
     """
     problems = LeastSquares.of_images(equations[0]), LeastSquares.of_images(equations[1])
-    start = _resampled(coarser, n, scale, config.basis)
-    if start is None:
-        start = tuple(torch.zeros_like(problem.right_hand_side) for problem in problems)
+    zeros = torch.zeros_like(problems[0].right_hand_side)
     if config.strength is not None or config.regulariser == "none":
-        return Stage(scale, None, (), (start[0], start[1]))
-    around = None
+        return Stage(scale, None, (), (zeros, zeros))
+    start, around = (zeros, zeros), None
     if coarser is not None and coarser.strength is not None:
+        start = _resampled(coarser, n, scale, config)
         power = _POWER_OF_SCALE[config.regulariser]
         around = coarser.strength * (scale / coarser.scale) ** power
     choice = cross_validated(
         *problems,
         replace(config.admm(0.0), iterations=min(config.iterations, _SEARCH_ITERATIONS)),
-        mask=support(n, scale, radius_px).to(start[0].device),
-        start=(start[0], start[1]),
+        mask=support(n, scale, radius_px).to(zeros.device),
+        start=start,
         around=around,
         notify=notify,
     )
@@ -238,16 +245,17 @@ def find_strength(
     return Stage(scale, choice.strength, choice.tried, (first.volume, second.volume))
 
 
-def _resampled(
-    stage: Stage | None, n: int, scale: int, basis: KaiserBessel
-) -> tuple[Tensor, ...] | None:
+def _resampled(stage: Stage, n: int, scale: int, config: ModelBasedConfig) -> tuple[Tensor, Tensor]:
     """The halves of a coarser scale as coefficients at this one."""
-    if stage is None:
-        return None
-    return tuple(
-        basis.analyse(basis.expand(half, n, stage.scale), scale).clamp_min(0)
+    basis = config.basis
+    first, second = (
+        project(
+            basis.analyse(basis.expand(half, n, stage.scale), scale),
+            nonnegative=config.nonnegative,
+        )
         for half in stage.halves
     )
+    return first, second
 
 
 def final_maps(
