@@ -21,11 +21,17 @@ from vitreous.solvers.conjugate_gradient import (
     dot,
     largest_eigenvalue,
 )
-from vitreous.solvers.least_squares import Convolution, LeastSquares, optimal_circulant
+from vitreous.solvers.least_squares import (
+    Convolution,
+    LeastSquares,
+    NearCirculant,
+    optimal_circulant,
+)
 from vitreous.solvers.splits import Split
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
 _FLOOR = 3.0  # of the mean eigenvalue: far below it the nearest circulant matrix is only near
+_REFRESH = 20  # steps after which H^T H x is computed afresh, against rounding
 
 
 class LinearStep(Protocol):
@@ -67,7 +73,8 @@ class CgStep:
     """A few conjugate gradients from the last x: algorithms 1 and 2.
 
     The circulant matrix nearest to the whole system preconditions them where H^T H is a
-    convolution; otherwise H^T H counts as a multiple of the identity in it.
+    convolution, one close to it where H^T H knows that; otherwise H^T H counts as a multiple of
+    the identity in it.
     """
 
     def __init__(
@@ -79,9 +86,12 @@ class CgStep:
         self.applied = self._normal(x)
         if isinstance(equations.operator, Convolution):
             nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
-            self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
+        elif isinstance(equations.operator, NearCirculant):
+            nearest = equations.operator.circulant.to(x)
         else:
-            self._circulant = x.new_tensor(equations.mean_eigenvalue())
+            nearest = x.new_tensor(equations.mean_eigenvalue())
+        self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
+        self._solved = 0
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
@@ -91,7 +101,7 @@ class CgStep:
 
         applied = self.applied + stiff(x)
         start = float((pull - applied).norm() / pull.norm().clamp_min(torch.finfo(x.dtype).tiny))
-        x = conjugate_gradient(
+        result = conjugate_gradient(
             lambda v: self._normal(v) + stiff(v),
             pull,
             x,
@@ -99,9 +109,11 @@ class CgStep:
             preconditioner=self._preconditioner(splits),
             iterations=self._iterations,
             tolerance=self._tolerance * start,
-        ).x
-        self.applied = self._normal(x)
-        return x
+        )
+        self._solved += 1
+        fresh = self._solved % _REFRESH == 0
+        self.applied = self._normal(result.x) if fresh else pull - result.residual - stiff(result.x)
+        return result.x
 
     def _preconditioner(self, splits: Sequence[Split]) -> Linear:
         spectrum = self._circulant + stiffness(splits)
