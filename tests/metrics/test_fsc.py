@@ -50,8 +50,21 @@ def test_fsc_laws(n: int, generator: torch.Generator) -> None:
     assert fsc(a, torch.zeros_like(a)).abs().max() == 0
     with pytest.raises(ValueError, match="boxes differ"):
         fsc(a, torch.zeros(7, 7, 7))
-    with pytest.raises(ValueError, match="cubic"):
-        fsc(torch.zeros(4, 4, 5), a)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 10), (5, 9, 7)])
+def test_fsc_of_any_shape_against_the_whole_spectrum(shape: tuple[int, int, int]) -> None:
+    """Shells are balls of frequency, counted in cycles per longest edge."""
+    draw = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
+    n = max(shape)
+    frequencies = torch.meshgrid(*(torch.fft.fftfreq(m).double() for m in shape), indexing="ij")
+    shell = (n * sum(f**2 for f in frequencies) ** 0.5).round().long()
+    fa, fb = torch.fft.fftn(a), torch.fft.fftn(b)
+    for s, value in enumerate(fsc(a, b).tolist()):
+        x, y = fa[shell == s], fb[shell == s]
+        assert value == pytest.approx(float((x * y.conj()).sum().real / (x.norm() * y.norm())))
+    assert len(fsc(a, b)) == n // 2 + 1
 
 
 def test_fsc_of_a_band_limited_map_is_zero_in_empty_shells() -> None:

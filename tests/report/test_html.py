@@ -125,8 +125,8 @@ def test_nan_becomes_a_gap_not_invalid_json():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="cubic"):
-        render_report(ReportData("t", "v", 1.0, volume=np.zeros((4, 4, 5))))
+    with pytest.raises(ValueError, match="must be"):
+        render_report(ReportData("t", "v", 1.0, volume=np.zeros((4, 4))))
     with pytest.raises(ValueError, match=r"real images must be \(k, n, n\)"):
         render_report(ReportData("t", "v", 1.0, real_images=np.zeros((4, 4))))
 

@@ -23,6 +23,7 @@ from vitreous.cli import (
     reconstruct,
     select,
     simulate,
+    tomo,
 )
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
@@ -46,6 +47,7 @@ app.command("prepare", no_args_is_help=True)(prepare.command)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
+app.add_typer(tomo.app, name="tomo")
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
 

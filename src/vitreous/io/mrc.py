@@ -37,7 +37,7 @@ __all__ = [
     "write_mrc",
 ]
 
-_WRITABLE = (2, 12)
+_WRITABLE = (0, 2, 12)
 _MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
@@ -188,16 +188,19 @@ def open_stack(path: Path | str, *, permissive: bool = False) -> MrcStack:
 
 
 def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
-    """Convert to the little-endian element type of a mode that is written: 2 or 12.
+    """Convert to the little-endian element type of a mode that is written: 0, 2 or 12.
 
     Raises:
-        ValueError: another mode, or values that overflow float16.
+        ValueError: another mode, or values that overflow float16 or are no signed bytes.
     """
     if mode not in _WRITABLE:
         raise ValueError(f"mode must be one of {_WRITABLE}, got {mode}")
     if mode == 12 and array.size and float(np.abs(array).max()) > 65504.0:
         raise ValueError(f"values up to {np.abs(array).max():g} overflow float16; use mode 2")
-    return np.ascontiguousarray(array, dtype=np.dtype("<" + MODES[mode]))
+    encoded = np.ascontiguousarray(array, dtype=np.dtype("<" + MODES[mode]))
+    if mode == 0 and not np.array_equal(encoded, array):
+        raise ValueError("values that are not whole numbers from -128 to 127; use mode 2")
+    return encoded
 
 
 class MrcStackWriter:
@@ -297,10 +300,10 @@ def write_mrc(
         array: ``(z, y, x)``, or one image ``(y, x)``, which makes a stack of one.
         pixel_size_angstrom: Å; stored as ``cella = n * pixel size``.
         is_stack: images rather than a volume.
-        mode: 2 (float32) or 12 (float16).
+        mode: 2 (float32), 12 (float16) or 0 (bytes: masks).
 
     Raises:
-        ValueError: wrong shape, mode or pixel size, or float16 overflow.
+        ValueError: wrong shape, mode or pixel size, or values that the mode cannot hold.
         ResourceError: disk full.
         InputError: the folder is missing or not writable.
     """

@@ -52,18 +52,30 @@ def hermitian_weight(n: int, *, device: torch.device | None = None) -> Tensor:
     return weight
 
 
-def _shell_sums(values: Tensor, n: int) -> Tensor:
-    """Sum of real Hermitian-half values ``(..., n, n, n//2+1)`` over shells 0 to n // 2."""
-    shell = shell_index(n, 3, device=values.device).flatten()
-    weighted = (values.double() * hermitian_weight(n, device=values.device)).flatten(-3)
-    keep = shell <= n // 2
-    sums = values.new_zeros((*values.shape[:-3], n // 2 + 1), dtype=torch.float64)
+def _shells(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Shell of each Hermitian-half entry: its frequency in cycles per longest edge, rounded."""
+    n = max(shape)
+    if len(set(shape)) == 1:
+        return shell_index(n, 3, device=device)
+    z, y = (torch.fft.fftfreq(edge, 1.0 / n, device=device) for edge in shape[:2])
+    x = torch.fft.rfftfreq(shape[2], 1.0 / n, device=device)
+    return (z[:, None, None] ** 2 + y[:, None] ** 2 + x**2).sqrt().round().long()
+
+
+def _shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum of real Hermitian-half values ``(..., z, y, x//2+1)`` over shells 0 to longest // 2."""
+    last = max(shape) // 2
+    shell = _shells(shape, values.device).flatten()
+    weight = hermitian_weight(shape[-1], device=values.device)
+    weighted = (values.double() * weight).flatten(-3)
+    keep = shell <= last
+    sums = values.new_zeros((*values.shape[:-3], last + 1), dtype=torch.float64)
     return sums.index_add_(-1, shell[keep], weighted[..., keep])
 
 
-def _fsc_of_spectra(a: Tensor, b: Tensor, n: int) -> Tensor:
-    cross = _shell_sums((a * b.conj()).real, n)
-    power = (_shell_sums(a.abs().square(), n) * _shell_sums(b.abs().square(), n)).sqrt()
+def _fsc_of_spectra(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
+    cross = _shell_sums((a * b.conj()).real, shape)
+    power = (_shell_sums(a.abs().square(), shape) * _shell_sums(b.abs().square(), shape)).sqrt()
     # Shells that hold nothing but rounding error count as empty.
     empty = power <= power.amax(-1, keepdim=True) * 1e-26
     return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
@@ -76,13 +88,14 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     \sqrt{\sum |A|^2 \sum |B|^2}` over the full spectrum's entries whose rounded radius is s.
 
     Args:
-        a, b: real ``(..., n, n, n)`` on the same device, broadcast against each other.
+        a, b: real ``(..., z, y, x)`` on the same device, broadcast against each other. Shells are
+            balls of frequency, in cycles per n voxels, n the longest edge.
 
     Returns:
-        float64 ``(..., n // 2 + 1)``, shells in cycles per box; 0 where a volume's shell is empty.
+        float64 ``(..., n // 2 + 1)``; 0 where a volume's shell is empty.
 
     Raises:
-        ValueError: not cubic, or different boxes.
+        ValueError: different boxes.
 
     Source: Harauz & van Heel, Optik 73 (1986) 146, equation (2).
 
@@ -90,11 +103,16 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     >>> v = torch.randn(6, 6, 6)
     >>> fsc(v, -2 * v).round(decimals=9).tolist()
     [-1.0, -1.0, -1.0, -1.0]
+    >>> fsc(torch.ones(2, 4, 6), torch.ones(2, 4, 6)).tolist()
+    [1.0, 0.0, 0.0, 0.0]
     """
-    n = _cubic_box(a, "a")
-    if _cubic_box(b, "b") != n:
-        raise ValueError(f"boxes differ: {n} and {b.shape[-1]}; resample one of the maps first")
-    return _fsc_of_spectra(rfft_centered(a.double(), 3), rfft_centered(b.double(), 3), n)
+    shape = tuple(a.shape[-3:])
+    if len(shape) != 3 or tuple(b.shape[-3:]) != shape:
+        raise ValueError(
+            f"boxes differ: {shape} and {tuple(b.shape[-3:])}; resample one of the maps first"
+        )
+    spectra = rfft_centered(a.double(), 3), rfft_centered(b.double(), 3)
+    return _fsc_of_spectra(*spectra, shape)
 
 
 def fsc_resolution(
@@ -107,7 +125,7 @@ def fsc_resolution(
     Args:
         curve: ``(n // 2 + 1,)`` from :func:`fsc`.
         threshold: 0.143 between half maps, 0.5 against a known map.
-        box_size: n in pixels.
+        box_size: n in pixels, the longest edge.
         pixel_size_angstrom: Å.
 
     Returns:

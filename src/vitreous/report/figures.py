@@ -106,13 +106,13 @@ def montage(images: Array, columns: int, gap_px: int = 1) -> Array:
 
 
 def central_slices(volume: Array) -> dict[str, Array]:
-    """The three orthogonal planes through the centre ``n // 2`` of a ``(z, y, x)`` volume.
+    """The three orthogonal planes through the centre, ``n // 2``, of a ``(z, y, x)`` volume.
 
     >>> [name for name in central_slices(np.zeros((4, 4, 4)))]
     ['xy', 'xz', 'yz']
     """
-    c = volume.shape[0] // 2
-    return {"xy": volume[c], "xz": volume[:, c], "yz": volume[:, :, c]}
+    z, y, x = (n // 2 for n in volume.shape)
+    return {"xy": volume[z], "xz": volume[:, y], "yz": volume[:, :, x]}
 
 
 def projections(volume: Array) -> dict[str, Array]:

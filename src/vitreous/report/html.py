@@ -100,7 +100,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
     Raises:
         ResourceError: the disk is full.
-        ValueError: ``volume`` is not cubic, or images are not ``(k, n, n)``.
+        ValueError: ``volume`` is not ``(z, y, x)``, or images are not ``(k, n, n)``.
     """
     atomic_write_text(path, render_report(data))
 
@@ -116,8 +116,9 @@ def render_report(data: ReportData) -> str:
         "report.html.j2",
         data,
         list(_plots(data)),
-        slices=[] if volume is None else _map_pictures(_cubic(volume), data.pixel_size_angstrom),
+        slices=[] if volume is None else _map_pictures(_checked(volume), data.pixel_size_angstrom),
         sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
+        box="" if volume is None else _box(volume.shape),
         particle_rows=_particle_rows(data),
     )
 
@@ -193,15 +194,24 @@ def picture(
     return Picture(uri, alt, caption)
 
 
-def _cubic(volume: Array) -> Array:
-    if volume.ndim != 3 or len(set(volume.shape)) != 1:
-        raise ValueError(f"volume must be cubic, got {volume.shape}")
+def _checked(volume: Array) -> Array:
+    if volume.ndim != 3:
+        raise ValueError(f"volume must be (z, y, x), got {volume.shape}")
     return volume
+
+
+def _box(shape: tuple[int, ...]) -> str:
+    """Edges x, y, z; one where they are equal.
+
+    >>> _box((64, 64, 64)), _box((32, 64, 64))
+    ('64', '64 x 64 x 32')
+    """
+    return str(shape[0]) if len(set(shape)) == 1 else " x ".join(map(str, reversed(shape)))
 
 
 def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
     limits = figures.contrast_limits(volume, 0.1)
-    edge = f"{volume.shape[0] * pixel_size_angstrom:.0f} Å wide"
+    edge = f"{volume.shape[2] * pixel_size_angstrom:.0f} Å wide"
     pictures = [
         picture(
             figures.enlarge(plane, 384),

@@ -18,10 +18,12 @@ class CgResult:
     Args:
         x: the solution.
         residuals: :math:`\\|b - A x\\| / \\|b\\|` at the start and after each step.
+        residual: :math:`b - A x` as the recurrence has it.
     """
 
     x: Tensor
     residuals: tuple[float, ...]
+    residual: Tensor
 
 
 def dot(x: Tensor, y: Tensor) -> float:
@@ -86,7 +88,7 @@ def conjugate_gradient(
         z = solve(r)
         rz, old = dot(r, z), rz
         p = z + (rz / old) * p
-    return CgResult(x, tuple(residuals))
+    return CgResult(x, tuple(residuals), r)
 
 
 @torch.no_grad()

@@ -48,6 +48,20 @@ class Convolution(Protocol):
         ...
 
 
+@runtime_checkable
+class NearCirculant(Protocol):
+    """An H^T H that knows a circulant matrix close to it, which preconditions it.
+
+    Args:
+        circulant: eigenvalues of that matrix, to be broadcast to ``(z, y, x // 2 + 1)``, FFT order.
+    """
+
+    @property
+    def circulant(self) -> Tensor:
+        """Eigenvalues."""
+        ...
+
+
 @dataclass(frozen=True)
 class LeastSquares:
     """H^T H, H^T b and |b|^2 of one set of images.
@@ -115,7 +129,20 @@ def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
 
     Source: T. F. Chan, SIAM J. Sci. Stat. Comput. 9 (1988) 766.
     """
-    kernel = torch.fft.irfftn(operator.spectrum, s=operator.padded_shape)
+    return nearest_circulant(torch.fft.irfftn(operator.spectrum, s=operator.padded_shape), shape)
+
+
+def nearest_circulant(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Spectrum of the circulant matrix nearest to a convolution; see :func:`optimal_circulant`.
+
+    Args:
+        kernel: on a periodic grid of at least ``2 n - 1`` along each axis of more than one voxel,
+            lag 0 first.
+        shape: ``(z, y, x)`` of the volume.
+
+    >>> nearest_circulant(torch.eye(4)[0].reshape(1, 1, 4), (1, 1, 2)).flatten().tolist()
+    [1.0, 1.0]
+    """
     for dim, n in enumerate(shape):
         share = torch.arange(n, device=kernel.device).to(kernel) / n
         share = share.reshape([-1 if axis == dim else 1 for axis in range(3)])

@@ -95,6 +95,7 @@ def cross_validated(
     half2: LeastSquares,
     config: AdmmConfig,
     *,
+    judges: tuple[LeastSquares, LeastSquares] | None = None,
     mask: Tensor | None = None,
     start: tuple[Tensor, Tensor] | None = None,
     around: float | None = None,
@@ -113,6 +114,7 @@ def cross_validated(
     Args:
         half1, half2: of independent halves of the data.
         config: prior and solver; its strength is not used.
+        judges: the data of half 1 and half 2 to fit, where they are not those to solve for.
         mask: see :func:`~vitreous.solvers.admm.admm`.
         start: volumes of both halves to start from; zeros by default.
         around: a guess, such as the strength found on a coarser lattice.
@@ -122,10 +124,11 @@ def cross_validated(
     Raises:
         ValueError: a config without a regulariser.
     """
+    judge1, judge2 = judges or (half1, half2)
 
     def score(results: tuple[AdmmResult, ...]) -> float:
         of_half1, of_half2 = results
-        return half2.misfit(of_half1.volume) + half1.misfit(of_half2.volume)
+        return judge2.misfit(of_half1.volume) + judge1.misfit(of_half2.volume)
 
     search = _Search((half1, half2), config, mask, score, notify, start or (None, None))
     top = math.log(max(strongest(half1, config), strongest(half2, config)))

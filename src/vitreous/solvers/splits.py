@@ -136,7 +136,7 @@ class TermSplit(Split):
         kx = self._operator(x)
         self.z = self._prox(kx + self.d, 1 / self.rho)
         gap = kx - self.z
-        self.d = self.d + gap
+        self.d += gap
         self.cost = self._cost(kx)
         self.primal = float(gap.norm())
         scales = kx.norm(), self.z.norm(), _LEAST_SCALE * x.norm()

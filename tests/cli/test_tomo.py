@@ -1,0 +1,158 @@
+"""``vitreous tomo`` from nothing to a map and its report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.cli import tomo_run
+from vitreous.data.tilts import read_angles
+from vitreous.io.mrc import read_header, read_mrc, write_mrc
+
+SIZE = ("--shape", "24x20x12", "--increment", "10", "--threads", "1", "-q")
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """15 tilts of 24 x 20 px, half of whose pixels are scanned."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "tilts"
+    command = ["tomo", "simulate", "phantom:3", *SIZE, "--dose", "0.5", "-o", str(folder)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def inputs(folder: Path) -> tuple[Any, ...]:
+    return (folder / "tilts.mrc", "--angles", folder / "tilts.tlt", "--mask", folder / "mask.mrc")
+
+
+def correlation(a: Path, b: Path) -> float:
+    volumes = [torch.from_numpy(read_mrc(path)[0].copy()).flatten() for path in (a, b)]
+    return float(torch.corrcoef(torch.stack(volumes))[0, 1])
+
+
+def test_what_simulate_writes(series: Path) -> None:
+    images, header = read_mrc(series / "tilts.mrc")
+    mask, mask_header = read_mrc(series / "mask.mrc")
+    assert images.shape == mask.shape == (15, 20, 24)
+    assert header.is_stack
+    assert mask_header.mode == 0
+    assert mask.sum((1, 2)).tolist() == [240] * 15
+    assert not images[mask == 0].any()
+    assert read_angles(series / "tilts.tlt").tolist() == list(range(-70, 71, 10))
+    assert read_header(series / "truth.mrc").shape == (12, 20, 24)
+    assert header.pixel_size_angstrom == pytest.approx(10240 / 24)
+
+
+def test_tilts_are_left_out_and_maps_are_imaged(
+    vitreous: Any, series: Path, tmp_path: Path
+) -> None:
+    truth, out = series / "truth.mrc", tmp_path / "few"
+    command = ("tomo", "simulate", truth, "--scheme", "saxton", "--increment", 10, "-o", out)
+    code, text, error = vitreous(*command, "--downsampling", "tilt", "--dose", 0.3, *SIZE[-3:])
+    assert code == 0, error
+    tilts = read_angles(out / "tilts.tlt")
+    assert len(tilts) == len(read_mrc(out / "tilts.mrc")[0]) < 8
+    assert read_mrc(out / "mask.mrc")[0].all()
+    assert "100 % of their pixels" in text
+
+
+@pytest.mark.parametrize("method", ["tv", "wbp", "sirt", "two-step"])
+def test_every_method_writes_the_folder(
+    vitreous: Any, series: Path, tmp_path: Path, method: str
+) -> None:
+    out = tmp_path / "map"
+    given = () if method != "two-step" else ("--inpainting", 0.3, "--strength", 1)
+    command = ("tomo", "reconstruct", *inputs(series), "--method", method, *given)
+    code, text, error = vitreous(*command, "--iterations", 15, "--threads", 1, "-o", out)
+    assert code == 0, error
+    names = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "history.jsonl", "report.html"}
+    assert {path.name for path in out.iterdir()} == names | {"config.toml"}
+    assert read_header(out / "map.mrc").shape == (12, 20, 24)
+    assert correlation(out / "map.mrc", series / "truth.mrc") > 0.55
+    assert correlation(out / "half1.mrc", out / "map.mrc") < 0.999
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["run"]["status"] == "finished"
+    assert config["options"]["method"] == method
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert {row.get("half") for row in rows if "step" in row} == (
+        set() if method == "wbp" else {1, 2, None}
+    )
+    if method == "tv":
+        assert config["run"]["strength"] > 0
+        assert any("score" in row for row in rows)
+        assert "strength" in text
+    page = (out / "report.html").read_text()
+    assert "Box 24 x 20 x 12 pixels" in page
+    assert vitreous(*command, "-o", out)[0] == 2  # the folder is in use
+
+
+def test_nan_pixels_are_a_mask(vitreous: Any, series: Path, tmp_path: Path) -> None:
+    images, header = read_mrc(series / "tilts.mrc")
+    images = np.where(read_mrc(series / "mask.mrc")[0] == 0, np.nan, images)
+    write_mrc(tmp_path / "nan.mrc", images, header.pixel_size_angstrom, is_stack=True)
+    common = ("--angles", series / "tilts.tlt", "--strength", 0.5, "--iterations", 5)
+    fixed = ("--threads", 1, "--quiet")
+    code, _, error = vitreous(
+        "tomo", "reconstruct", tmp_path / "nan.mrc", *common, *fixed, "-o", tmp_path / "a"
+    )
+    assert code == 0, error
+    masked = ("--mask", series / "mask.mrc")
+    vitreous(
+        "tomo", "reconstruct", series / "tilts.mrc", *masked, *common, *fixed, "-o", tmp_path / "b"
+    )
+    first, second = (read_mrc(tmp_path / name / "map.mrc")[0] for name in "ab")
+    assert np.array_equal(first, second)
+
+
+def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "out")
+    (tmp_path / "few.tlt").write_text("0\n1\n")
+    few = ("--angles", tmp_path / "few.tlt")
+    code, _, error = vitreous("tomo", "reconstruct", series / "tilts.mrc", *few, *out)
+    assert (code, "2 angles" in error) == (3, True)
+    code, _, error = vitreous("tomo", "reconstruct", *inputs(series), "--strength", "x", *out)
+    assert (code, "--strength x" in error) == (2, True)
+    code, _, error = vitreous("tomo", "simulate", "phantom:1", "--shape", "9x9", *out)
+    assert (code, "--shape 9x9" in error) == (2, True)
+    code, _, error = vitreous("tomo", "simulate", "phantom:x", *out)
+    assert (code, "seed" in error) == (2, True)
+    code, _, error = vitreous("tomo", "simulate", tmp_path / "no.mrc", *out)
+    assert (code, "cannot be read" in error) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_stops_the_run(
+    vitreous: Any, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = tomo_run.total_variation
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(tomo_run, "total_variation", stopped)
+    fixed = ("--strength", 1, "--threads", 1, "-o", tmp_path / "out")
+    assert vitreous("tomo", "reconstruct", *inputs(series), *fixed)[0] == 143
+    assert not (tmp_path / "out" / "half1.mrc").exists()
+    config = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
+    assert config["run"]["status"] == "running"
+
+
+@pytest.mark.parametrize("command", ["simulate", "reconstruct"])
+def test_help_teaches(vitreous: Any, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    code, text, _ = vitreous("tomo", command, "--help")
+    assert code == 0
+    assert f"Example: vitreous tomo {command}" in text
