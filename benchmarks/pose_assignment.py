@@ -4,9 +4,11 @@
     python benchmarks/pose_assignment.py --case 5a1a --data 5a1a.cif.gz --symmetry D2
 
 Simulated particles: CTFs with astigmatism, shifts, white noise. The start is the truth up to a
-resolution, and nothing but it. Every round tells its seconds, the FSC of its map with the truth
-(0.5 and 0.143) and the errors of its poses, against the nearest of the true one's equivalents in
-the molecule's own group.
+resolution, and nothing but it; or, with --phantom SEED, another molecule, unrelated but for its
+symmetry and size, and every round searches among all poses. Maps are then aligned with the truth
+before they are compared, and poses are not. Every round tells its seconds, the FSC of its map with
+the truth (0.5 and 0.143) and the errors of its poses, against the nearest of the true one's
+equivalents in the molecule's own group.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics
 from vitreous.core.rotation import geodesic_distance_deg, random_rotations
 from vitreous.core.symmetry import point_group
+from vitreous.data.phantoms import protein_phantom
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.mrc import read_mrc
+from vitreous.metrics.align import align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
@@ -58,6 +62,16 @@ def molecule(options: argparse.Namespace, box: int, pixel: float) -> Tensor:
 def low_passed(volume: Tensor, shell: int) -> Tensor:
     n = volume.shape[-1]
     return irfft_centered(rfft_centered(volume, 3) * (shell_index(n, 3) <= shell), (n, n, n))
+
+
+def other_molecule(options: argparse.Namespace, box: int, pixel: float) -> Tensor:
+    return protein_phantom(
+        box,
+        pixel,
+        seed=options.phantom,
+        point_group=options.symmetry,
+        diameter_angstrom=0.7 * box * pixel,
+    )
 
 
 def imaged(
@@ -104,12 +118,14 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     start = case["start"] if options.start is None else options.start
     truth = molecule(options, box, pixel)
     images, rotation, shift, optics = imaged(truth, options.particles, pixel, options)
+    ab_initio = options.phantom is not None
     config = PoseConfig(
         start_resolution_angstrom=start,
         symmetry=options.symmetry,
         shift_range_angstrom=1.5 * options.shift_px * pixel,
         rounds=options.rounds,
-        searches=options.searches,
+        searches=options.rounds if ab_initio else options.searches,
+        certain=1.0 if ab_initio else 0.99,
         search_radius=options.search_radius,
         assignment=options.assignment,
         candidates=options.candidates,
@@ -117,6 +133,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     group = point_group(case["symmetry"]).matrices.float()
     half = torch.arange(len(images)) % 2 + 1
     source, first = ImagesInMemory(images), low_passed(truth, round(case["edge"] / start))
+    if ab_initio:
+        first = other_molecule(options, box, pixel)
     warm = torch.arange(16)  # compiled loops are loaded once
     PoseAssignment(
         ImagesInMemory(images[warm]), optics[warm], pixel, half[warm], first, config, correlate=fsc
@@ -132,16 +150,23 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         angle = geodesic_distance_deg(poses.pose.rotation[:, None], rotation[:, None] @ group).amin(
             1
         )
-        curve = fsc(task.maps()[2], truth)
+        shifted = (poses.pose.shift_angstrom - shift).norm(dim=1)
+        errors = {
+            "angle_median_deg": float(angle.median()),
+            "angle_above_10_deg": float((angle > 10).float().mean()),
+            "shift_median_angstrom": float(shifted.median()),
+        }
+        volume = task.maps()[2]
+        if ab_initio:
+            volume = align_maps(
+                volume, truth, pixel_size_angstrom=pixel, point_group=options.symmetry
+            ).aligned
+        curve = fsc(volume, truth)
         told = {
             "seconds": spent,
             "fsc_0.5_angstrom": fsc_resolution(curve, 0.5, box, pixel),
             "fsc_0.143_angstrom": fsc_resolution(curve, 0.143, box, pixel),
-            "angle_median_deg": float(angle.median()),
-            "angle_above_10_deg": float((angle > 10).float().mean()),
-            "shift_median_angstrom": float(
-                (poses.pose.shift_angstrom - shift).norm(dim=1).median()
-            ),
+            **({} if ab_initio else errors),
             **stats,
         }
         rounds.append({name: round(value, 3) for name, value in told.items()})
@@ -156,6 +181,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "nyquist_angstrom": round(2 * pixel, 3),
         "snr_db": options.snr_db,
         "start_angstrom": start,
+        "start_map": "truth" if options.phantom is None else f"phantom {options.phantom}",
         "symmetry": options.symmetry,
         "seconds": round(spent, 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -171,6 +197,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--snr-db", type=float, help="decibel; the case's own by default")
     parser.add_argument("--start", type=float, help="resolution of the start, Å; the case's own")
+    parser.add_argument("--phantom", type=int, help="start from this phantom, not the truth")
     parser.add_argument("--shift-px", type=float, default=2.0, help="shifts are uniform up to this")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--searches", type=int, default=2)

@@ -82,6 +82,25 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
     assert not torch.equal(maps[0][1 - kept], maps[1][1 - kept])
 
 
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_restored_task_goes_on_to_the_last_bit(done: int) -> None:
+    data = case(60, noise=1.0)
+    whole, begun, resumed = task(data), task(data), task(data)
+    for _ in range(3):
+        whole.step()
+    for _ in range(done):
+        begun.step()
+    tensors, numbers = begun.state()
+    resumed.restore({name: value.clone() for name, value in tensors.items()}, numbers)
+    for _ in range(3 - done):
+        resumed.step()
+    for one, other in zip(whole.maps(), resumed.maps(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(whole.poses().pose.rotation, resumed.poses().pose.rotation)
+    if done == 2:  # before another step too
+        assert len(tensors["found.0.gain"]) == 30
+
+
 def test_nothing_of_the_start_beyond_its_resolution_is_used() -> None:
     data = case(40, noise=1.0)
     spectrum = torch.fft.rfftn(data.volume)

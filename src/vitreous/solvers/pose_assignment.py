@@ -280,6 +280,40 @@ class PoseAssignment:
             "gain": float(torch.cat([f.gain[:, 0] for f in both]).mean()),
         }
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Tensors and numbers from which :meth:`restore` goes on, bit by bit."""
+        tensors: dict[str, Tensor] = {"fsc": self.fsc}
+        for which in (0, 1):
+            tensors[f"reference.{which}"] = self.references[which]
+            tensors[f"noise.{which}"] = self.noise_power[which]
+            found = self._found[which]
+            for name, value in () if found is None else vars(found).items():
+                tensors[f"found.{which}.{name}"] = value
+            if self.sums is not None:
+                tensors[f"numerator.{which}"] = self.sums[which].numerator
+                tensors[f"weight.{which}"] = self.sums[which].weight
+        box = 0 if self.sums is None else self.sums[0].box_size
+        return tensors, {"round": self.round, "radius": self.radius, "box": box}
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on from a :meth:`state` of a task with the same images and settings."""
+        here = {name: value.to(self._device) for name, value in tensors.items()}
+        self.round, self.radius = numbers["round"], numbers["radius"]
+        self.fsc = tensors["fsc"].cpu()
+        self.references = (here["reference.0"], here["reference.1"])
+        self.noise_power = [here["noise.0"], here["noise.1"]]
+        if self.round == 0:
+            return
+        for which in (0, 1):
+            prefix = f"found.{which}."
+            fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
+            self._found[which] = Assignment(**fields)
+        first, second = (
+            Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], numbers["box"])
+            for which in (0, 1)
+        )
+        self.sums = first, second
+
     def maps(self) -> tuple[Tensor, Tensor, Tensor]:
         """Unfiltered half maps, and the Wiener map of all images, ``(n, n, n)``.
 
