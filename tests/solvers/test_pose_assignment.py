@@ -82,6 +82,13 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
     assert not torch.equal(maps[0][1 - kept], maps[1][1 - kept])
 
 
+def test_slow_growth_grows_by_a_shell() -> None:
+    run = task(case(60, noise=1.0), replace(CONFIG, start_resolution_angstrom=96.0, growth=1.1))
+    assert run.radius == 2
+    run.step()
+    assert run.radius == 3
+
+
 @pytest.mark.parametrize("done", [0, 1, 2])
 def test_a_restored_task_goes_on_to_the_last_bit(done: int) -> None:
     data = case(60, noise=1.0)

@@ -270,8 +270,8 @@ class PoseAssignment:
         self._reconstruct()
         self.round += 1
         agreeing = self._agreeing()
-        grown = min(self._top, math.floor(self.config.growth * band), max(agreeing, 2))
-        self.radius = grown
+        grown = max(band + 1, math.floor(self.config.growth * band))
+        self.radius = min(self._top, grown, max(agreeing, 2))
         both = [found for found in self._found if found is not None]
         return {
             "band_angstrom": self._length / band,

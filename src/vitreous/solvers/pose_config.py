@@ -33,7 +33,8 @@ class PoseConfig:
         scale: "one" for all images, or each "image" its own.
         tolerance: a candidate is dropped when its posterior is below e to the power of minus this,
             relative to the best of its image.
-        growth: bound of the band's growth, from round to round and from one refinement to the next.
+        growth: bound of the band's growth, from round to round (at least by a shell) and from one
+            refinement to the next.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
     """
 
