@@ -22,6 +22,7 @@ from vitreous.physics.window_projector import WindowProjector
 from vitreous.solvers.admm import admm
 from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.least_squares import Convolution, LeastSquares, optimal_circulant
+from vitreous.solvers.linear_steps import MajorisedStep, _filtered
 from vitreous.solvers.regularisation import strongest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -334,6 +335,30 @@ def test_any_normal_operator_will_do() -> None:
         result = admm(equations, replace(config, linear_step=linear_step))
         assert torch.allclose(result.volume, blocks(SHAPE), atol=2e-3)
         assert result.converged
+
+
+def few_images(n: int, b: int) -> LeastSquares:
+    """Normal equations of noise images at random orientations."""
+    generator = torch.Generator().manual_seed(4)
+    sums = NormalAccumulator(n, KaiserBessel())
+    images = torch.randn(b, n, n, generator=generator)
+    sums.insert(images, random_rotations(b, generator=generator), None, None, 1.0)
+    return LeastSquares.of_images(sums.equations())
+
+
+@pytest.mark.parametrize("equations", [few_images(9, 3), few_images(8, 30)])
+def test_the_majorant_lies_above_and_close(equations: LeastSquares) -> None:
+    matrix = dense(equations.operator)
+    x = torch.zeros(equations.operator.domain_shape, dtype=torch.float64)
+    traces = []
+    for circulant in (True, False):
+        step = MajorisedStep(equations, x, circulant=circulant)
+        basis = torch.eye(x.numel()).double().reshape(-1, *x.shape)
+        a = torch.stack([_filtered(step._bound, e).flatten() for e in basis], 1)
+        gap = torch.linalg.eigvalsh(a - matrix)
+        assert gap.min() >= -1e-3 * gap.max()
+        traces.append(float(a.trace()))
+    assert traces[0] < 0.8 * traces[1]
 
 
 def test_images_with_known_poses() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitreous.solvers.prox import project, prox_l1, prox_l21, prox_squared_l2
+from vitreous.solvers.prox import lengths, project, prox_l1, prox_l21, prox_squared_l2
 
 POINTS = [(-2.0, 0.3), (0.4, 0.5), (3.0, -4.0), (0.0, 0.0), (1.0, 0.0)]
 
@@ -65,3 +65,10 @@ def test_projection_onto_a_mask() -> None:
     u, mask = torch.tensor([-1.0, 2.0, -3.0]), torch.tensor([True, False, False])
     assert project(u, nonnegative=False, mask=mask).tolist() == [-1.0, 0.0, 0.0]
     assert u.tolist() == [-1.0, 2.0, -3.0]
+
+
+@pytest.mark.parametrize("dim", [-4, 0, 2])
+def test_lengths_are_those_of_the_vectors(dim: int) -> None:
+    u = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.allclose(lengths(u, dim), u.norm(dim=dim, keepdim=True), rtol=1e-12)
+    assert lengths(-u[:1], 0).min() >= 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from vitreous.cli.check_fix import fixed_path, write_fixed
+from vitreous.cli.check_fix import Mending, fixed_path, write_fixed
 from vitreous.cli.check_page import write_check_page
 from vitreous.cli.common import StopSignals, generator, say, use_device
 from vitreous.cli.output import OutputFolder
@@ -67,9 +67,18 @@ def check(
         if folder is not None:
             _write(folder, str(files.path), particles, diagnosis)
     if fixed is not None:
-        done = write_fixed(fixed, particles, diagnosis)
-        say(f"{fixed}: {'; '.join(done)}" if done else f"nothing to mend; {fixed} not written")
+        _say_mended(fixed, write_fixed(fixed, particles, diagnosis))
     return diagnosis.faults
+
+
+def _say_mended(path: Path, mending: Mending) -> None:
+    for one in mending.left:
+        say(f"not mended by a table: {one}")
+    if mending.done:
+        say(f"{path}: {'; '.join(mending.done)}")
+    else:
+        what = "nothing that a table can mend" if mending.left else "nothing to mend"
+        say(f"{what}; {path} not written")
 
 
 def _examine(particles: Particles, claims: Claims, seed: int, quiet: bool) -> Diagnosis:

@@ -144,6 +144,8 @@ def _find(
             tried += 1
             state.rows.append({"scale": scale, "strength": strength, "score": score})
             bar.update(min(tried / usual, 0.99))
+
+        def heed(step: int, stats: Stats) -> None:
             stop.exit_if_requested()
 
         return find_strength(
@@ -154,6 +156,7 @@ def _find(
             coarser=state.stage,
             radius_px=plan.mask_radius_px,
             notify=notify,
+            callbacks=(heed,),
         )
 
 

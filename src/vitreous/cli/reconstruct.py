@@ -171,8 +171,8 @@ def command(
     random), map.mrc (all particles, regularised), fsc.csv, particles.star and report.html. The maps
     have the grey values of the imaged volume.
 
-    Examples: `vitreous reconstruct Refine3D/job012/run_data.star --sym D2 -o OUT`;
-    `vitreous reconstruct few.star --method tv -o OUT`
+    Example: `vitreous reconstruct Refine3D/job012/run_data.star --sym D2 -o OUT`; for few or noisy
+    particles `vitreous reconstruct few.star --method tv -o OUT`
     """
     require_finite(context.params)
     noise_to_signal = _noise_to_signal(wiener)

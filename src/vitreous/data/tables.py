@@ -28,7 +28,7 @@ CTF_COLUMNS = {
     "cs_mm": "rlnSphericalAberration",
     "amplitude_contrast": "rlnAmplitudeContrast",
 }
-_OPTIONAL_CTF = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
+OPTIONAL_CTF_COLUMNS = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
 ANGLES: tuple[str, ...] = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _UNUSED = (
     *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
@@ -37,7 +37,7 @@ _UNUSED = (
 _SIGN = "cs/blob/sign"
 _TEXT = ("rlnImageName", "rlnMicrographName")
 _NUMBERS = (
-    *(*CTF_COLUMNS.values(), *_OPTIONAL_CTF.values(), *ANGLES, "rlnOpticsGroup"),
+    *(*CTF_COLUMNS.values(), *OPTIONAL_CTF_COLUMNS.values(), *ANGLES, "rlnOpticsGroup"),
     *("rlnOriginXAngst", "rlnOriginYAngst", "rlnRandomSubset"),
 )
 
@@ -197,7 +197,7 @@ class ParticleTable:
         if self.missing_ctf:
             raise InputError(self.ctf_fault)
         values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
-        for key, name in _OPTIONAL_CTF.items():
+        for key, name in OPTIONAL_CTF_COLUMNS.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
         for key, wrong, rule in (
             ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
@@ -406,7 +406,7 @@ def make_document(
     if micrograph_names is not None:
         columns["rlnMicrographName"] = list(micrograph_names)
     columns["rlnOpticsGroup"] = format_column(group)
-    for key, name in list(CTF_COLUMNS.items())[:3] + list(_OPTIONAL_CTF.items()):
+    for key, name in list(CTF_COLUMNS.items())[:3] + list(OPTIONAL_CTF_COLUMNS.items()):
         columns[name] = format_column(getattr(optics, key).double().cpu().numpy())
     if pose is not None:
         columns |= pose_columns(pose)

@@ -20,7 +20,7 @@ class AdmmConfig:
         strength: lambda of eq. (2.10), in units of the misfit per unit of the regulariser.
         nonnegative: whether densities below 0 are forbidden.
         linear_step: how x is found: "cg" by a few conjugate gradients (algorithms 1 and 2),
-            "majorised" by one step with a multiple of the identity above H^T H (algorithm 6),
+            "majorised" by one step with a circulant matrix above H^T H (algorithm 6),
             "padded" by giving the padded volume a variable of its own (needs a convolution);
             "auto" is "padded" where that is possible and its matrix nearly positive, else "cg".
         boundary: of the gradient; "neumann" needs "cg".

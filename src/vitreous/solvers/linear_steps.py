@@ -30,6 +30,7 @@ from vitreous.solvers.least_squares import (
 from vitreous.solvers.splits import Split
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
+_FLOOR = 3.0  # of the mean eigenvalue: far below it the nearest circulant matrix is only near
 _REFRESH = 20  # steps after which H^T H x is computed afresh, against rounding
 
 
@@ -55,6 +56,12 @@ def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
     """Divide the volume's half-spectrum by the eigenvalues of a circulant matrix."""
     solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
     return solved
+
+
+def _filtered(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Multiply the volume's half-spectrum."""
+    product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * spectrum, s=tuple(x.shape))
+    return product
 
 
 def stiffness(splits: Sequence[Split]) -> Tensor:
@@ -120,20 +127,40 @@ class CgStep:
 class MajorisedStep:
     r"""One division in Fourier space: algorithm 6.
 
-    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}`, :math:`A = \|H\|^2 I`, turns
-    the linear step into eq. (4.55), without H^T H on its left-hand side.
+    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}` turns the linear step into
+    eq. (4.55), without H^T H on its left-hand side. The thesis sets :math:`A = \|H\|^2 I`. Where
+    H^T H is a convolution a circulant matrix lies closer above it: the nearest one, its eigenvalues
+    not below thrice their mean, times the least factor that puts it above.
+
+    Args:
+        equations: the data.
+        x: gives shape, dtype and device.
+        circulant: false for the thesis' A even where H^T H is a convolution.
     """
 
-    def __init__(self, equations: LeastSquares, x: Tensor) -> None:
+    def __init__(self, equations: LeastSquares, x: Tensor, *, circulant: bool = True) -> None:
         self._normal = equations.operator
-        self._bound = _MARGIN * largest_eigenvalue(self._normal, x)
+        self._bound = x.new_ones(())
+        if circulant and isinstance(equations.operator, Convolution):
+            nearest = optimal_circulant(equations.operator, tuple(x.shape)).to(x)
+            self._bound = nearest.clamp_min(_FLOOR * max(float(nearest.mean()), 1e-30))
+        root = self._bound.rsqrt()
+
+        def relative(v: Tensor) -> Tensor:
+            return _filtered(root, self._normal(_filtered(root, v)))
+
+        self._bound = self._bound * (_MARGIN * largest_eigenvalue(relative, x))
+        self._last, self._hat = x, torch.fft.rfftn(x)  # the last x, and its half-spectrum
         self.applied = self._normal(x)
 
     def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
         """The next x."""
-        x = invert_circulant(self._bound + stiffness(splits), pull + self._bound * x - self.applied)
-        self.applied = self._normal(x)
-        return x
+        hat = self._hat if x is self._last else torch.fft.rfftn(x)
+        pulled = torch.fft.rfftn(pull - self.applied) + self._bound * hat
+        self._hat = pulled / (self._bound + stiffness(splits))
+        self._last = torch.fft.irfftn(self._hat, s=tuple(x.shape))
+        self.applied = self._normal(self._last)
+        return self._last
 
     def quadratic(self, x: Tensor) -> float:
         """1/2 x^T H^T H x."""

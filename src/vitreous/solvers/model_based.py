@@ -210,6 +210,7 @@ def find_strength(
     coarser: Stage | None = None,
     radius_px: float | None = None,
     notify: Told | None = None,
+    callbacks: tuple[Callback, ...] = (),
 ) -> Stage:
     """Both halves' maps at a scale, and the strength with which they foretell each other's images.
 
@@ -223,6 +224,7 @@ def find_strength(
         coarser: where to start from.
         radius_px: see :func:`support`.
         notify: told every strength that was tried, and its score.
+        callbacks: told the numbers of every iteration.
     """
     problems = LeastSquares.of_images(equations[0]), LeastSquares.of_images(equations[1])
     zeros = torch.zeros_like(problems[0].right_hand_side)
@@ -240,6 +242,7 @@ def find_strength(
         start=start,
         around=around,
         notify=notify,
+        callbacks=callbacks,
     )
     first, second = choice.results
     return Stage(scale, choice.strength, choice.tried, (first.volume, second.volume))

@@ -7,6 +7,8 @@ Source: equations (2.18) and (2.19) of L. Donati's thesis (EPFL, 2020).
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def lengths(u: Tensor, dim: int = -4) -> Tensor:
     >>> lengths(torch.tensor([[3.0], [4.0]]), 0).tolist()
     [[5.0]]
     """
-    return (u * u).sum(dim, keepdim=True).sqrt()
+    return reduce(torch.hypot, u.unbind(dim)).abs().unsqueeze(dim)
 
 
 def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:

@@ -22,6 +22,7 @@ from vitreous.solvers.admm_config import AdmmConfig
 from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot, largest_eigenvalue
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.linear_steps import invert_circulant
+from vitreous.solvers.loop import Callback
 from vitreous.solvers.prox import lengths
 
 _STEP = math.log(10) / 2  # of the coarse search, in ln(strength)
@@ -57,6 +58,7 @@ class _Search:
         score: Callable[[tuple[AdmmResult, ...]], float],
         notify: Told | None,
         start: tuple[AdmmState | Tensor | None, ...],
+        callbacks: tuple[Callback, ...] = (),
     ) -> None:
         self._problems = problems
         self._config = config
@@ -64,6 +66,7 @@ class _Search:
         self._score = score
         self._notify = notify
         self._states = start
+        self._callbacks = callbacks
         self._tried: list[tuple[float, float]] = []
 
     def __call__(self, log_strength: float) -> float:
@@ -79,7 +82,7 @@ class _Search:
         strength = math.exp(log_strength)
         config = replace(self._config, strength=strength)
         results = tuple(
-            admm(problem, config, start=state, mask=self._mask)
+            admm(problem, config, start=state, mask=self._mask, callbacks=self._callbacks)
             for problem, state in zip(self._problems, self._states, strict=True)
         )
         self._states = tuple(result.state for result in results)
@@ -101,6 +104,7 @@ def cross_validated(
     around: float | None = None,
     decades: float = 6.0,
     notify: Told | None = None,
+    callbacks: tuple[Callback, ...] = (),
 ) -> StrengthChoice:
     r"""The strength at which the map of each half fits the other half's data best.
 
@@ -130,7 +134,7 @@ def cross_validated(
         of_half1, of_half2 = results
         return judge2.misfit(of_half1.volume) + judge1.misfit(of_half2.volume)
 
-    search = _Search((half1, half2), config, mask, score, notify, start or (None, None))
+    search = _Search((half1, half2), config, mask, score, notify, start or (None, None), callbacks)
     top = math.log(max(strongest(half1, config), strongest(half2, config)))
     most = math.floor(decades * math.log(10) / _STEP)
     if around is None:

@@ -1,0 +1,225 @@
+r"""Images in polar Fourier coordinates, where turning them is a cyclic shift of angles.
+
+At radius r and angle :math:`\varphi` an image y of n pixels, origin at ``n // 2``, has the spectrum
+
+.. math::
+
+    \hat y(r, \varphi) = \sum_p y(p)\, e^{-2 \pi i\, r (\cos\varphi, \sin\varphi) \cdot p / n},
+
+an exact sum over its pixels: no interpolation. Half of the circle suffices for a real image. There
+
+.. math::
+
+    s(\varphi) = \mathrm{Re}\,\hat y + \mathrm{Im}\,\hat y
+
+is a real signal over the *whole* circle whose even harmonics are those of the real and whose odd
+ones those of the imaginary part, so that
+
+.. math::
+
+    \int \mathrm{Re}\,[\hat y\, \overline{\hat p}]\, d\varphi = \int s_y\, s_p\, d\varphi,
+
+and all in-plane angles of a correlation come out of one real cyclic correlation, harmonic by
+harmonic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolarGrid:
+    r"""Circles of radius 1, 2, ..., ``radius`` cycles per box, each with the same angles.
+
+    Args:
+        box_size: n, edge of the images in pixels.
+        radius: K, the largest circle, below ``n / 2``.
+        angles: A, on a whole circle; a multiple of 4. :math:`6 K` tell apart all that an image of n
+            pixels holds up to :math:`0.48\,n` from its centre.
+
+    Raises:
+        ValueError: circles beyond Nyquist, angles that are not a multiple of 4.
+
+    >>> PolarGrid(32, 8).angles
+    48
+    """
+
+    box_size: int
+    radius: int
+    angles: int = 0
+
+    def __post_init__(self) -> None:
+        if self.angles == 0:
+            object.__setattr__(self, "angles", 4 * math.ceil(1.5 * self.radius))
+        if not 1 <= self.radius < self.box_size / 2:
+            raise ValueError(
+                f"radius must be from 1 to below half of the box, got {self.radius} for a box of "
+                f"{self.box_size}; give a larger box"
+            )
+        if self.angles < 4 or self.angles % 4:
+            raise ValueError(f"angles must be a positive multiple of 4, got {self.angles}")
+
+    @property
+    def angle_rad(self) -> Tensor:
+        """All angles of a whole circle, float64 ``(A,)``."""
+        return torch.arange(self.angles, dtype=torch.float64) * (2 * math.pi / self.angles)
+
+    @property
+    def frequencies(self) -> tuple[Tensor, Tensor]:
+        """(kx, ky) in cycles per box over half circles, float64 ``(K, A / 2)``."""
+        radius = torch.arange(1, self.radius + 1, dtype=torch.float64)[:, None]
+        angle = self.angle_rad[: self.angles // 2]
+        return radius * angle.cos(), radius * angle.sin()
+
+    @property
+    def quadrature(self) -> Tensor:
+        r"""Weight :math:`2 \pi r / A` of a point, float64 ``(K,)``.
+
+        With it the sum over whole circles stands for the sum over all integer frequencies.
+        """
+        radius = torch.arange(1, self.radius + 1, dtype=torch.float64)
+        return radius * (2 * math.pi / self.angles)
+
+
+@lru_cache(maxsize=8)
+def _transform(grid: PolarGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Cosines and negative sines ``(n^2, 2 K A / 2)``."""
+    axis = torch.arange(grid.box_size, dtype=torch.float64) - grid.box_size // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    kx, ky = (k.flatten() for k in grid.frequencies)
+    angle = (x.flatten()[:, None] * kx + y.flatten()[:, None] * ky) * (-2 * math.pi / grid.box_size)
+    return torch.cat([angle.cos(), angle.sin()], 1).to(device=device, dtype=dtype)
+
+
+def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
+    """Exact spectra of images on half circles, by one matrix product.
+
+    Args:
+        images: real ``(b, n, n)``.
+        grid: of the same box.
+
+    Returns:
+        complex ``(b, K, A / 2)``.
+
+    Raises:
+        ValueError: images of another box.
+
+    >>> image = torch.zeros(1, 8, 8); image[0, 4, 4] = 1.0
+    >>> bool((to_polar(image, PolarGrid(8, 3)) == 1).all())
+    True
+    """
+    n = grid.box_size
+    if tuple(images.shape[1:]) != (n, n):
+        raise ValueError(f"images must be (b, {n}, {n}) for this grid, got {tuple(images.shape)}")
+    flat = images.flatten(1) @ _transform(grid, images.device, images.dtype)
+    real, imaginary = flat.view(len(images), 2, grid.radius, grid.angles // 2).unbind(1)
+    return torch.complex(real, imaginary)
+
+
+@lru_cache(maxsize=8)
+def _fourier(points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """exp(-2 pi i m j / A) for even and for odd m, ``(2, A / 2, 2 M)``, parts side by side."""
+    j = torch.arange(points, dtype=torch.float64)[:, None]
+    even = 2 * torch.arange(points // 2 + 1, dtype=torch.float64)
+    odd = even[:-1] + 1
+    tables = []
+    for m in (even, odd):
+        angle = j * m * (math.pi / points)
+        tables.append(torch.stack([angle.cos(), -angle.sin()], -1))
+    tables[1] = torch.cat([tables[1], torch.zeros_like(tables[1][:, :1])], 1)
+    return torch.stack(tables).flatten(2).to(device=device, dtype=dtype)
+
+
+def _pairs(flat: Tensor) -> Tensor:
+    """Real and imaginary parts side by side, ``(..., 2 M)`` to ``(..., M, 2)``."""
+    return flat.view(*flat.shape[:-1], -1, 2)
+
+
+def circle_harmonics(values: Tensor) -> Tensor:
+    r"""Harmonics of the real signal s of spectra on half circles.
+
+    :math:`\hat s_m = \sum_{j < A} s(\varphi_j) e^{-i m \varphi_j}`, m from 0 to A / 2.
+
+    Args:
+        values: complex ``(..., K, A / 2)``, such as from :func:`to_polar`.
+
+    Returns:
+        real ``(A / 2 + 1, ..., 2 K)``: by harmonic, the real parts of all radii and then the
+        imaginary parts.
+
+    >>> circle_harmonics(torch.ones(5, 3, 8, dtype=torch.complex64)).shape
+    torch.Size([9, 5, 6])
+    """
+    half = values.shape[-1]
+    table = _fourier(half, values.device, values.real.dtype)
+    even = _pairs(values.real @ table[0])
+    odd = _pairs(values.imag @ table[1])
+    both = torch.stack([even, odd], -2).flatten(-3, -2)[..., : half + 1, :]
+    # (..., K, m, 2) to (m, ..., 2, K): twice, for the other half circle
+    order = (both.ndim - 2, *range(both.ndim - 3), both.ndim - 1, both.ndim - 3)
+    return (2 * both.permute(order)).flatten(-2)
+
+
+def half_turn_harmonics(values: Tensor) -> Tensor:
+    """Even harmonics 0, 2, ... of real values that repeat after half a turn.
+
+    Args:
+        values: real ``(..., K, A / 2)`` over half circles.
+
+    Returns:
+        real ``(A / 4 + 1, ..., 2 K)``, of sums over whole circles, laid out as by
+        :func:`circle_harmonics`.
+    """
+    half = values.shape[-1]
+    table = _fourier(half, values.device, values.dtype)[0]
+    even = _pairs(values @ table)
+    order = (even.ndim - 2, *range(even.ndim - 3), even.ndim - 1, even.ndim - 3)
+    return (2 * even.permute(order)).flatten(-2)
+
+
+@lru_cache(maxsize=16)
+def synthesis(angles: int, parity: int, device: torch.device) -> Tensor:
+    r"""Matrix from products of even or odd harmonics to their part of the correlation.
+
+    :math:`X(\alpha_j) = \frac1A \sum_m \epsilon_m
+    \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m \alpha_j}]`, over half of the angles: half a
+    turn later the even part is the same, the odd one its negative.
+
+    Args:
+        angles: A.
+        parity: 0 for m = 0, 2, ..., A / 2; 1 for m = 1, 3, ...
+        device: where.
+
+    Returns:
+        float32 ``(A / 2, 2 M)``: columns for the real parts and then for the imaginary parts of
+        the M products.
+    """
+    m = torch.arange(parity, angles // 2 + 1, 2, dtype=torch.float64)
+    count = torch.where((m == 0) | (m == angles // 2), 1.0, 2.0) / angles
+    j = torch.arange(angles // 2, dtype=torch.float64)[:, None]
+    turn = j * m * (2 * math.pi / angles)
+    return torch.cat([turn.cos() * count, -turn.sin() * count], 1).to(
+        device=device, dtype=torch.float32
+    )
+
+
+def conjugate_products(harmonics: Tensor) -> Tensor:
+    """Templates' harmonics arranged so that one product gives those of the correlation.
+
+    Args:
+        harmonics: ``(M, v, 2 K)``, some or all of those of :func:`circle_harmonics`.
+
+    Returns:
+        ``(2 M, 2 K, v)``: multiplied from the left by images' harmonics ``(M, rows, 2 K)`` the
+        first M give the real, the others the imaginary parts of image times conjugate template.
+    """
+    real, imaginary = harmonics.chunk(2, -1)
+    first = torch.cat([real, imaginary], -1)
+    second = torch.cat([-imaginary, real], -1)
+    return torch.cat([first, second]).mT.contiguous()

@@ -1,0 +1,299 @@
+r"""Poses of images under one map: global search, then refinement at growing bands, then weights.
+
+Candidates of an image compete: by the Laplace approximation each stands for the probability
+
+.. math::
+
+    p_j \propto e^{L_j / 2} \sqrt{\det H_j^{-1}}
+
+of its neighbourhood, L being the gain and H the Gauss-Newton matrix. What falls below a bound
+relative to the best of its image is dropped before finer work, and so is what has come to the
+same pose as a better candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Optics
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
+from vitreous.core.symmetry import point_group
+from vitreous.solvers.matching import Band, GlobalSearch
+from vitreous.solvers.pose_config import PoseConfig
+from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
+
+_GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
+_AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
+_SAME = 0.3  # radians times K
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Candidate poses of each image, best first.
+
+    Args:
+        rotation: ``(b, c, 3, 3)``.
+        shift_angstrom: ``(b, c, 2)``.
+        gain: ``(b, c)``: squared error without the particle less that with it, in units of the
+            noise's power; minus infinity where there is no candidate.
+        scale: ``(b, c)``, factor of the map in the image.
+        posterior: ``(b, c)``, probability of each candidate; sums to 1.
+        precision: ``(b, c, 5, 5)``, inverse covariance of each candidate's likelihood: rotation
+            vector in radians, in the particle's axes, then shift in Å; 0 where unknown.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+    gain: Tensor
+    scale: Tensor
+    posterior: Tensor
+    precision: Tensor
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+    def __getitem__(self, index: Tensor) -> Assignment:
+        """Those of some images."""
+        return Assignment(**{name: value[index] for name, value in vars(self).items()})
+
+    def best(self, count: int) -> Assignment:
+        """The first candidates of every image, their posterior summing to 1 again."""
+        few = {name: value[:, :count] for name, value in vars(self).items()}
+        few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
+        return Assignment(**few)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.
+
+        Args:
+            count: draws of each candidate.
+            generator: on the CPU.
+        """
+        b, c = self.gain.shape
+        normal = torch.randn(b, c, 5, count, generator=generator).to(self.gain.device)
+        # a prior of half a radian and 10 Å, for images that know less
+        diagonal = self.precision.diagonal(dim1=2, dim2=3)
+        least = torch.where(torch.arange(5, device=diagonal.device) < 3, 4.0, 1e-2)
+        floor = torch.diag_embed(1e-3 * diagonal + least)
+        root = torch.linalg.cholesky(self.precision + floor)
+        step = torch.linalg.solve_triangular(root.mT, normal, upper=True).mT
+        rotation = axis_angle_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
+        return rotation, self.shift_angstrom[:, :, None] + step[..., 3:]
+
+    @staticmethod
+    def cat(parts: Sequence[Assignment]) -> Assignment:
+        """Those of several batches, with empty places where one has fewer candidates."""
+        most = max(part.gain.shape[1] for part in parts)
+        padded = [_padded(part, most - part.gain.shape[1]) for part in parts]
+        return Assignment(
+            **{name: torch.cat([vars(p)[name] for p in padded]) for name in vars(padded[0])}
+        )
+
+
+def _padded(part: Assignment, missing: int) -> Assignment:
+    if missing == 0:
+        return part
+    values = {}
+    for name, value in vars(part).items():
+        extra = value[:, -1:].repeat_interleave(missing, 1)
+        if name in ("gain", "posterior"):
+            extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
+        values[name] = torch.cat([value, extra], 1)
+    return Assignment(**values)
+
+
+class Assigner:
+    """Assigns poses under one map; templates are made once, for all images.
+
+    Args:
+        volume: ``(n, n, n)``, the map.
+        pixel_size_angstrom: Å.
+        radii: highest shells of the bands to go through, growing; a search uses the first.
+        noise_power: mean of ``|rfft2|^2`` of the noise by shell, ``(n // 2 + 1,)``.
+        config: see :class:`~vitreous.solvers.pose_config.PoseConfig`.
+        search: whether all poses are searched; otherwise a start is needed.
+        recentre: whether shifts are searched around those of a start only.
+    """
+
+    def __init__(
+        self,
+        volume: Tensor,
+        pixel_size_angstrom: float,
+        radii: Sequence[int],
+        noise_power: Tensor,
+        config: PoseConfig,
+        *,
+        search: bool = True,
+        recentre: bool = False,
+    ) -> None:
+        n = int(volume.shape[-1])
+        self.config = config
+        bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
+        self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
+        self._group = point_group(config.symmetry).matrices.float().to(volume.device)
+        self._search: GlobalSearch | None = None
+        if search:
+            farthest = config.shift_range_angstrom
+            if recentre:
+                farthest = min(farthest, _AROUND * bands[0].shift_step_angstrom)
+            self._search = GlobalSearch(
+                volume,
+                bands[0],
+                bands[0].noise_power(noise_power),
+                symmetry=config.symmetry,
+                shift_range_angstrom=farthest,
+                spacing=config.spacing,
+                candidates=config.candidates,
+            )
+
+    @property
+    def refiner(self) -> PoseRefiner:
+        """That of the last band."""
+        return self._refiners[-1]
+
+    def __call__(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        *,
+        start: Assignment | None = None,
+        scale: float | None = None,
+    ) -> tuple[Assignment, Tensor]:
+        """Poses of images, and the power of what is left of them.
+
+        Args:
+            images: full box, ``(b, n, n)``, protein positive.
+            optics: CTF of each; None for none.
+            start: candidates to refine. A search is then for images whose best pose is not
+                certain, around the shift of the best.
+            scale: of the map in all images; None: the best for each pose.
+
+        Returns:
+            the assignment, and sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in
+            units of ``|rfft2|^2`` of the last band's images.
+
+        Raises:
+            ValueError: neither a search nor a start.
+        """
+        result = self._start(images, optics, start, scale)
+        for refiner in self._refiners:
+            measured = refiner.measure(refiner.band.images(images), optics)
+            result = self._refined(refiner, measured, result, scale)
+        return result, self._left(measured, result)
+
+    def _start(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        start: Assignment | None,
+        scale: float | None,
+    ) -> Assignment:
+        """What there is to refine: known candidates, those of a search where they are in doubt."""
+        if self._search is None:
+            if start is None:
+                raise ValueError("give start poses, or an Assigner that searches")
+            return start
+        if start is None:
+            return self._searched(images, optics, None, scale)
+        doubted = start.posterior[:, 0] < self.config.certain
+        rows = doubted.nonzero().flatten()
+        if len(rows) == 0:
+            return start
+        some = None if optics is None else optics[rows]
+        again = self._searched(images[rows], some, start.shift_angstrom[rows, 0], scale)
+        both = Assignment.cat([start, again])
+        take = torch.arange(len(start), device=rows.device)
+        take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
+        return both[take]
+
+    def _searched(
+        self, images: Tensor, optics: Optics | None, centre: Tensor | None, scale: float | None
+    ) -> Assignment:
+        """Candidates of a search, less those that no refinement could save."""
+        assert self._search is not None
+        a = None if scale is None else torch.full((len(images),), scale, device=images.device)
+        found = self._search(self._search.band.images(images), optics, a, centre=centre)
+        best = found.gain[:, :1]
+        kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
+        return Assignment(
+            found.rotation,
+            found.shift_angstrom,
+            found.gain.masked_fill(~kept, -torch.inf),
+            torch.ones_like(found.gain),
+            torch.zeros_like(found.gain),
+            found.gain.new_zeros(*found.gain.shape, 5, 5),
+        )
+
+    def _refined(
+        self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: float | None
+    ) -> Assignment:
+        """Candidates after some steps at a band, sorted, the hopeless dropped."""
+        image, rank = before.gain.isfinite().nonzero(as_tuple=True)
+        fits: list[Fit] = []
+        for some in torch.split(torch.arange(len(image), device=image.device), refiner.at_once()):
+            i, j = image[some], rank[some]
+            a = None if scale is None else torch.full((len(i),), scale, device=i.device)
+            fits.append(
+                refiner.refine(
+                    measured[i],
+                    before.rotation[i, j],
+                    before.shift_angstrom[i, j],
+                    a,
+                    self.config.steps,
+                    farthest_angstrom=self.config.shift_range_angstrom,
+                )
+            )
+        fit = Fit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})
+        value = before.gain.new_full(before.gain.shape, -torch.inf)
+        value[image, rank] = fit.gain + 2 * fit.log_volume
+        filled = {
+            "rotation": before.rotation.index_put((image, rank), fit.rotation),
+            "shift_angstrom": before.shift_angstrom.index_put((image, rank), fit.shift_angstrom),
+            "gain": torch.full_like(value, -torch.inf).index_put((image, rank), fit.gain),
+            "scale": before.scale.index_put((image, rank), fit.scale),
+            "precision": before.precision.index_put((image, rank), fit.precision),
+        }
+        return self._weighed(filled, value, refiner.band.radius)
+
+    def _weighed(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> Assignment:
+        """Sorted by ``value``, without repetitions and without what is beyond tolerance."""
+        value, order = value.sort(dim=1, descending=True, stable=True)
+        rows = torch.arange(len(value), device=value.device)[:, None]
+        filled = {name: tensor[rows, order] for name, tensor in filled.items()}
+        rotation = filled["rotation"]
+        near = torch.zeros(*value.shape, value.shape[1], dtype=torch.bool, device=value.device)
+        for matrix in self._group:
+            angle = geodesic_distance_deg(rotation[:, :, None] @ matrix, rotation[:, None])
+            near |= torch.deg2rad(angle) < _SAME / radius
+        repeated = near.tril(-1).any(2)  # of a better one
+        dropped = repeated | ~(value > value[:, :1] - 2 * self.config.tolerance)
+        dropped[:, 0] = False
+        value = value.masked_fill(dropped, -torch.inf)
+        # candidates that are left come first
+        order = dropped.to(torch.uint8).sort(dim=1, stable=True).indices
+        value = value[rows, order]
+        width = int((~dropped).sum(1).max())
+        filled = {name: tensor[rows, order][:, :width] for name, tensor in filled.items()}
+        value = value[:, :width]
+        filled["gain"] = filled["gain"].masked_fill(~value.isfinite(), -torch.inf)
+        return Assignment(**filled, posterior=torch.softmax(value / 2, 1))
+
+    def _left(self, measured: Measured, result: Assignment) -> Tensor:
+        """Sums by shell of the squared residuals of the best candidates."""
+        sums = torch.zeros(self.refiner.band.radius + 1, dtype=torch.float64)
+        for rows in torch.split(
+            torch.arange(len(result), device=result.gain.device), self.refiner.at_once()
+        ):
+            fit = Fit(
+                result.rotation[rows, 0],
+                result.shift_angstrom[rows, 0],
+                result.gain[rows, 0],
+                result.scale[rows, 0],
+                result.precision[rows, 0],
+            )
+            sums += self.refiner.residual_power(measured[rows], fit).cpu()
+        return sums

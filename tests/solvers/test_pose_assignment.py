@@ -1,0 +1,145 @@
+"""The rounds: to Nyquist from a blurred start, halves apart, soft and hard, every check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from matching_case import BOX, PIXEL, Case, case
+from vitreous.core.grid import shell_index
+from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.solvers import loop
+from vitreous.solvers.images import ImagesInMemory
+from vitreous.solvers.pose_assignment import PoseAssignment, shell_power
+from vitreous.solvers.pose_config import PoseConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CONFIG = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0, rounds=4)
+
+
+def task(
+    data: Case,
+    config: PoseConfig = CONFIG,
+    images: Tensor | None = None,
+    correlate: Callable[[Tensor, Tensor], Tensor] = fsc,
+) -> PoseAssignment:
+    images = data.images if images is None else images
+    half = torch.arange(len(images)) % 2 + 1
+    return PoseAssignment(
+        ImagesInMemory(images), data.optics, PIXEL, half, data.volume, config, correlate=correlate
+    )
+
+
+@pytest.mark.parametrize("assignment", ["hard", "soft"])
+def test_from_a_blurred_start_to_nyquist(assignment: str) -> None:
+    data = case(400, noise=1.0)
+    run = task(data, replace(CONFIG, assignment=assignment))
+    told: list[dict[str, float]] = []
+    loop.run(run.step, 0, 4, [lambda _, stats: told.append(stats)])
+    assert told[0]["band_angstrom"] == pytest.approx(48.0)
+    assert told[-1]["band_angstrom"] < 20.0
+    poses = run.poses()
+    assert data.errors_deg(poses.pose.rotation[:, None]).median() < 1.5
+    assert (poses.pose.shift_angstrom - data.shift).norm(dim=1).median() < 0.6
+    torch.testing.assert_close(poses.candidates.posterior.sum(1), torch.ones(400))
+    assert poses.posterior.min() > 0
+    assert (poses.log_likelihood > 10).float().mean() > 0.95
+    assert fsc_resolution(fsc(run.maps()[2], data.volume), 0.5, BOX, PIXEL) < 13.0
+
+
+def test_noise_is_that_of_the_images() -> None:
+    data = case(400, noise=1.0)
+    run = task(data)
+    for _ in range(3):
+        run.step()
+    noise = data.images - case(400).images
+    truth = shell_power(ImagesInMemory(noise), torch.arange(400))
+    known = slice(2, round(BOX * PIXEL / 22))
+    ratio = run.noise_power[0][known] / truth[known]
+    assert ratio.min() > 0.8
+    assert ratio.max() < 1.25
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
+    data = case(60, noise=1.0)
+    other = data.images.clone()
+    other[1 - kept :: 2] = torch.randn(30, BOX, BOX, generator=torch.Generator().manual_seed(9))
+    curve = torch.linspace(1.0, 0.3, BOX // 2 + 1, dtype=torch.float64)
+    maps, poses = [], []
+    for images in (data.images, other):
+        run = task(data, images=images, correlate=lambda a, b: curve[: len(a) // 2 + 1])
+        for _ in range(3):
+            run.step()
+        maps.append(run.maps()[:2])
+        poses.append(run.poses().pose.rotation)
+    assert torch.equal(maps[0][kept], maps[1][kept])
+    assert torch.equal(poses[0][kept::2], poses[1][kept::2])
+    assert not torch.equal(maps[0][1 - kept], maps[1][1 - kept])
+
+
+def test_slow_growth_grows_by_a_shell() -> None:
+    run = task(case(60, noise=1.0), replace(CONFIG, start_resolution_angstrom=96.0, growth=1.1))
+    assert run.radius == 2
+    run.step()
+    assert run.radius == 3
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_restored_task_goes_on_to_the_last_bit(done: int) -> None:
+    data = case(60, noise=1.0)
+    whole, begun, resumed = task(data), task(data), task(data)
+    for _ in range(3):
+        whole.step()
+    for _ in range(done):
+        begun.step()
+    tensors, numbers = begun.state()
+    resumed.restore({name: value.clone() for name, value in tensors.items()}, numbers)
+    for _ in range(3 - done):
+        resumed.step()
+    for one, other in zip(whole.maps(), resumed.maps(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(whole.poses().pose.rotation, resumed.poses().pose.rotation)
+    if done == 2:  # before another step too
+        assert len(tensors["found.0.gain"]) == 30
+
+
+def test_nothing_of_the_start_beyond_its_resolution_is_used() -> None:
+    data = case(40, noise=1.0)
+    spectrum = torch.fft.rfftn(data.volume)
+    near = torch.fft.irfftn(spectrum * (shell_index(BOX, 3) <= 10), s=(BOX,) * 3)
+    first, second = task(data), task(replace(data, volume=near))
+    for run in (first, second):
+        run.step()
+    a, b = (run.poses().pose.rotation for run in (first, second))
+    assert torch.allclose(a, b, atol=0.05)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    data = case(4)
+    run = task(data)
+    with pytest.raises(RuntimeError, match="call step"):
+        run.maps()
+    with pytest.raises(RuntimeError, match="call step"):
+        run.poses()
+    with pytest.raises(ValueError, match="it must be at most 96"):
+        task(data, replace(CONFIG, start_resolution_angstrom=150.0))
+    source = ImagesInMemory(data.images)
+    with pytest.raises(ValueError, match="both 1 and 2"):
+        PoseAssignment(
+            source, None, PIXEL, torch.ones(4).long(), data.volume, CONFIG, correlate=fsc
+        )
+    with pytest.raises(ValueError, match=r"start must be \(32, 32, 32\)"):
+        PoseAssignment(
+            source,
+            None,
+            PIXEL,
+            torch.tensor([1, 2, 1, 2]),
+            torch.zeros(8, 8, 8),
+            CONFIG,
+            correlate=fsc,
+        )
