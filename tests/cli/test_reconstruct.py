@@ -159,7 +159,7 @@ def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--wiener", "much"), "--wiener much: give auto, none or a number from 0 on"),
+        (("--wiener", "much"), "--wiener much: give auto or a number from 0 on"),
         (("--wiener", "-1"), "--wiener -1"),
         (("--box", 30), "--box 30: larger than the images (24 px)"),
         (("--mask-diameter", 500), "--mask-diameter 500: wider than the images (144 Å)"),

@@ -106,6 +106,26 @@ def require_finite(parameters: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: {value} is not finite; give a number")
 
 
+def number_or_auto(option: str, text: str) -> float | None:
+    """The number of an option that is ``auto`` or a number from 0 on; None stands for ``auto``.
+
+    Raises:
+        UsageError: neither.
+
+    >>> number_or_auto("--strength", "auto"), number_or_auto("--strength", "12.5")
+    (None, 12.5)
+    """
+    if text == "auto":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise UsageError(f"{option} {text}: give auto or a number from 0 on")
+    return number
+
+
 def stream_seed(seed: int, source: str) -> int:
     """A 63-bit seed for one source of randomness, from the run's one ``--seed``.
 

@@ -17,6 +17,7 @@ from vitreous.cli.common import (
     Quiet,
     Seed,
     Threads,
+    number_or_auto,
     require_finite,
 )
 from vitreous.cli.particle_options import (
@@ -175,8 +176,8 @@ def command(
     particles `vitreous reconstruct few.star --method tv -o OUT`
     """
     require_finite(context.params)
-    noise_to_signal = _noise_to_signal(wiener)
-    scales, weight = _scales(scale), _strength(strength)
+    noise_to_signal = 0.0 if wiener == "none" else number_or_auto("--wiener", wiener)
+    scales, weight = _scales(scale), number_or_auto("--strength", strength)
     _refuse_foreign(context, method)
     # torch's threads, while they have nothing to do, must not take the cores from the others
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -227,17 +228,6 @@ def command(
     typer.echo(done.text)
 
 
-def _noise_to_signal(wiener: str) -> float | None:
-    """The number of ``--wiener``; None stands for ``auto``.
-
-    >>> _noise_to_signal("auto"), _noise_to_signal("none"), _noise_to_signal("0.5")
-    (None, 0.0, 0.5)
-    """
-    if wiener in ("auto", "none"):
-        return None if wiener == "auto" else 0.0
-    return _number("wiener", wiener, "auto, none")
-
-
 def _refuse_foreign(context: typer.Context, method: Method) -> None:
     """Refuse options that the chosen method would ignore."""
     for name in sorted(_OWN[method is not Method.DIRECT]):
@@ -267,22 +257,3 @@ def _scales(text: str) -> tuple[int, ...]:
             f"--scale {text}: give 1 to 4, from coarse to fine, such as 2, 4..1, 4,2,1"
         )
     return scales
-
-
-def _strength(text: str) -> float | None:
-    """The number of ``--strength``; None stands for ``auto``.
-
-    >>> _strength("auto"), _strength("12.5")
-    (None, 12.5)
-    """
-    return None if text == "auto" else _number("strength", text, "auto")
-
-
-def _number(option: str, text: str, words: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise UsageError(f"--{option} {text}: give {words} or a number from 0 on")
-    return number

@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
-from vitreous.core.errors import UsageError
+from vitreous.cli.common import (
+    Device,
+    Output,
+    Overwrite,
+    Quiet,
+    Seed,
+    Threads,
+    number_or_auto,
+    require_finite,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -209,8 +217,8 @@ def reconstruct(
             output=output,
             thickness=thickness,
             method=method.value,
-            strength=_number(strength, "--strength"),
-            inpainting=_number(inpainting, "--inpainting"),
+            strength=number_or_auto("--strength", strength),
+            inpainting=number_or_auto("--inpainting", inpainting),
             iterations=iterations or (30 if method is Method.SIRT else 60),
             apix=apix,
             seed=seed,
@@ -222,20 +230,3 @@ def reconstruct(
     )
     typer.secho(f"{done.verdict}.", bold=True)
     typer.echo(done.text)
-
-
-def _number(text: str, option: str) -> float | None:
-    """A strength; None stands for ``auto``.
-
-    >>> _number("auto", "--strength"), _number("0.5", "--strength")
-    (None, 0.5)
-    """
-    if text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{option} {text}: give auto or a number from 0 on")
-    return value
