@@ -259,7 +259,7 @@ def main() -> int:
     parser.add_argument("--shape", type=int, nargs=3, default=[128, 256, 256], help="z y x")
     parser.add_argument("--snr", type=float, default=100.0)
     parser.add_argument("--slices", type=int, default=16, help="of the cell for tuning")
-    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--iterations", type=int, default=120)
     parser.add_argument("--tuning-iterations", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tuned", type=Path, help="an earlier run's JSON, for its strengths")
