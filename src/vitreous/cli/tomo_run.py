@@ -34,6 +34,12 @@ _SLICES = 32  # of the volume that strengths are chosen on
 _SEARCHES = 6  # strengths that are usually tried
 
 
+_PRIOR = (
+    "Both half maps obey the same prior, and what it supplies they have in common: the FSC between "
+    "them is too high. --method wbp makes half maps without one.",
+)
+
+
 @dataclass(frozen=True)
 class TomoRequest:
     """The options of the command; see its help. None for strengths means automatic."""
@@ -206,6 +212,7 @@ def _finish(
         title=f"{request.tilts.name}: {request.method} reconstruction",
         subtitle=f"vitreous tomo reconstruct, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
         verdict=verdict[0].upper() + verdict[1:] + ".",
+        warnings=_PRIOR if run.strengths else (),
         pixel_size_angstrom=pixel,
         key_numbers={
             "resolution at 0.143": angstrom(at[0]),

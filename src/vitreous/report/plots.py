@@ -18,6 +18,13 @@ from vitreous.report.figures import Array
 CURVE_COLOURS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 MAX_POINTS = 1500
 _NICE_ANGSTROM = (
+    5000,
+    2000,
+    1000,
+    500,
+    300,
+    200,
+    150,
     100,
     50,
     30,
