@@ -172,6 +172,8 @@ def compare(
     }
     rows, volumes, curves = {}, {"truth": sample.truth}, {}
     for name, work in works.items():
+        if options.only and name not in options.only:
+            continue
         start = time.perf_counter()
         volumes[name] = work()
         seconds = time.perf_counter() - start
@@ -263,6 +265,7 @@ def main() -> int:
     parser.add_argument("--tuning-iterations", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tuned", type=Path, help="an earlier run's JSON, for its strengths")
+    parser.add_argument("--only", nargs="+", help="these methods alone; draws and judges nothing")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--large-strength", type=float, default=4.8)
     options = parser.parse_args()
@@ -292,8 +295,10 @@ def main() -> int:
             else:
                 chosen = json.loads(options.tuned.read_text())[f"{100 * dose:g} %"]["tuned"]
             rows, volumes, curves = compare(shape, options.snr, dose, chosen, options)
-            draw(options.folder, dose, volumes, curves)
             result[f"{100 * dose:g} %"] = {"tuned": chosen, "reported": rows}
+            if options.only:
+                continue
+            draw(options.folder, dose, volumes, curves)
             if dose == 0.1:
                 ours = rows["I-DS"]
                 for other in ("T-DS", "two-step"):
