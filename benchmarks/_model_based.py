@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,24 +101,6 @@ class PlainCg:
     def quadratic(self, x: Tensor) -> float:
         """1/2 x^T H^T H x."""
         return 0.5 * dot(x, self.applied)
-
-
-def commit() -> str:
-    """Of this checkout."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def where_and_when() -> dict[str, Any]:
-    """What every result states of its circumstances."""
-    return {
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from _circumstances import where_and_when
 from _model_based import (
     DATA,
     FIELD_ANGSTROM,
@@ -48,7 +49,6 @@ from _model_based import (
     molecule,
     spread_directions,
     stream,
-    where_and_when,
     write_csv,
 )
 from vitreous.core.rotation import random_rotations

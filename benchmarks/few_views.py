@@ -22,7 +22,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -31,11 +30,13 @@ import tempfile
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
 from torch import Tensor
 
+from _circumstances import where_and_when
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import read_mrc
 from vitreous.metrics.fsc import fsc, fsc_resolution, solvent_mask
@@ -79,14 +80,14 @@ def simulate(folder: Path, views: int, snr_db: float, options: argparse.Namespac
     timed([*command, "--seed", str(options.seed), "-o", "sim"], folder)
 
 
-def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
+def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """FSC with the truth of all three maps, and what the half maps say of themselves."""
     n, pixel = options.box, options.apix
     truth = read_map(folder / "sim" / "truth.mrc")
     masks = {"sphere": soft_mask(n, 3, n / 2 - 4, 3.0), "molecule": solvent_mask(truth)}
     maps = {name: read_map(folder / name / "map.mrc") for name in ("tv", "direct")}
     maps["relion"] = read_map(folder / "relion.mrc")
-    result: dict[str, object] = {}
+    result: dict[str, Any] = {}
     for where, mask in masks.items():
         curves = {name: fsc(volume * mask, truth * mask) for name, volume in maps.items()}
         found = {name: fsc_resolution(curve, 0.5, n, pixel) for name, curve in curves.items()}
@@ -108,7 +109,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     return result
 
 
-def draw(rows: list[dict[str, object]], options: argparse.Namespace, target: Path) -> None:
+def draw(rows: list[dict[str, Any]], options: argparse.Namespace, target: Path) -> None:
     """One panel for each condition."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -125,10 +126,8 @@ def draw(rows: list[dict[str, object]], options: argparse.Namespace, target: Pat
     )
     frequency = torch.arange(options.box // 2 + 1) / (options.box * options.apix)
     for axis, row in zip(axes.flat, rows, strict=True):
-        curves = row["curves"]
-        assert isinstance(curves, dict)
         for (name, label), colour in zip(METHODS.items(), ("C0", "C1", "0.5"), strict=True):
-            axis.plot(frequency[1:], curves[name][1:], label=label, color=colour)
+            axis.plot(frequency[1:], row["curves"][name][1:], label=label, color=colour)
         axis.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
         axis.set_title(f"{row['views']} views, {row['snr_db']:g} dB", fontsize=10)
     for axis in axes[-1]:
@@ -139,7 +138,7 @@ def draw(rows: list[dict[str, object]], options: argparse.Namespace, target: Pat
     figure.savefig(target, dpi=110)
 
 
-def write_table(rows: list[dict[str, object]], target: Path) -> None:
+def write_table(rows: list[dict[str, Any]], target: Path) -> None:
     """Resolutions in Å as CSV."""
     with target.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -147,17 +146,9 @@ def write_table(rows: list[dict[str, object]], target: Path) -> None:
         for row in rows:
             for where in ("sphere", "molecule"):
                 part = row[where]
-                assert isinstance(part, dict)
                 found = part["resolution_angstrom"]
                 values = [found[name] for name in METHODS]
                 writer.writerow([row["views"], row["snr_db"], where, *values, part["gain"]])
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:
@@ -178,7 +169,7 @@ def main() -> int:
         return 2
     if Path(options.source).exists():
         options.source = str(Path(options.source).resolve())
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for snr_db in options.snr_db:
         for views in options.views:
             with tempfile.TemporaryDirectory() as name:
@@ -191,11 +182,10 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     draw(rows, options, options.output / "few_views.png")
     write_table(rows, options.output / "few_views.csv")
-    passed = all(row["sphere"]["gain"] >= LEAST_GAIN for row in rows)  # type: ignore[index]
+    passed = all(row["sphere"]["gain"] >= LEAST_GAIN for row in rows)
     header = {
         "benchmark": "few_views",
-        "commit": commit(),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+        **where_and_when(),
         "load": round(os.getloadavg()[0], 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "source": Path(options.source).name,

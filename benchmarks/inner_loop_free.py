@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from _circumstances import where_and_when
 from _model_based import (
     DATA,
     FIELD_ANGSTROM,
@@ -47,7 +48,6 @@ from _model_based import (
     molecule,
     spread_directions,
     stream,
-    where_and_when,
     write_csv,
 )
 from vitreous.core.rotation import euler_to_matrix

@@ -21,11 +21,9 @@ import math
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from _circumstances import commit
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
 from vitreous.physics._insertion_points import half_disc
@@ -282,13 +281,6 @@ def spreading(n: int, b: int) -> dict[str, float]:
         "trilinear, fourfold grid": relative(trilinear_kernel(n, b, 2)(coefficients), normal),
         "Kaiser-Bessel": relative(summed(n, 1, b, b)[0].operator(coefficients), normal),
     }
-
-
-def commit() -> str:
-    folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def verdicts(

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from _circumstances import where_and_when
 from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics
@@ -93,23 +91,6 @@ def imaged(
     return clean + sigma * torch.randn(clean.shape, generator=stream), rotation, shift, optics
 
 
-def machine() -> dict[str, object]:
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "commit": commit,
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
 def measure(options: argparse.Namespace) -> dict[str, object]:
     case = CASES[options.case]
     box = int(case["box"])
@@ -173,7 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         if options.verbose:
             print(rounds[-1], flush=True)
     return {
-        **machine(),
+        **where_and_when(),
         "case": options.case,
         "particles": options.particles,
         "box": box,

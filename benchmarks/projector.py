@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch_fourier_slice import project_3d_to_2d
 
+from _circumstances import commit
 from vitreous.core.rotation import random_rotations
 from vitreous.physics.projector import project
 
@@ -149,13 +150,6 @@ def aliasing_table() -> list[dict[str, float | int | str]]:
                 }
             )
     return rows
-
-
-def commit() -> str:
-    folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:

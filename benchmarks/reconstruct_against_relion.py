@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from _circumstances import commit
 from vitreous.core.rotation import random_rotations
 from vitreous.data.particles import Particles
 from vitreous.io.mrc import read_mrc, write_mrc
@@ -172,13 +173,6 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         },
         "pass": ratio >= LEAST_RATIO and between["lowest"] > LEAST_FSC,
     }
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:

@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from _circumstances import where_and_when
 from vitreous.data.cells import cell_phantom
 from vitreous.data.tilts import linear_tilts, random_downsampling, tilt_downsampling
 from vitreous.metrics.fsc import fsc, fsc_resolution
@@ -228,13 +227,6 @@ def _table(path: Path, columns: dict[str, list[float]]) -> None:
             writer.writerow([i, *(f"{value:.6g}" for value in row)])
 
 
-def commit() -> str:
-    folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def large(options: Any) -> dict[str, Any]:
     """512 x 512 x 256 at the first dose: seconds and memory of the reconstruction alone."""
     shape = (256, 512, 512)
@@ -274,10 +266,7 @@ def main() -> int:
     shape = (options.shape[0], options.shape[1], options.shape[2])
     result: dict[str, Any] = {
         "benchmark": "tomography",
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-        "threads": options.threads,
-        "torch": torch.__version__,
+        **where_and_when(),
         "snr": options.snr,
         "iterations": options.iterations,
         "psnr": "straight, no grey-level fit",

@@ -17,7 +17,6 @@ import csv
 import json
 import math
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import pywt
 import torch
 from torch import Tensor
 
+from _circumstances import commit
 from vitreous.data.cells import cell_phantom
 from vitreous.physics.tilt_projector import TiltProjector
 from vitreous.solvers.tomography import SIMULATION_WINDOW
@@ -181,13 +181,6 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def commit() -> str:
-    folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:

@@ -137,3 +137,10 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="100 measurements are too few to tell noise from 1680"):
         estimate_noise_variance(few, 100)
     assert torch.equal(few.right_hand_side, problem.equations.right_hand_side)
+
+
+@pytest.mark.parametrize("guess", [None, 1.0])
+def test_without_a_regulariser_there_is_nothing_to_choose(guess: float | None) -> None:
+    problems = half(1).equations, half(2).equations
+    with pytest.raises(ValueError, match="the regulariser is 'none'"):
+        cross_validated(*problems, AdmmConfig("none"), around=guess)

@@ -18,6 +18,7 @@ from vitreous.cli.common import (
     number_or_auto,
     require_finite,
 )
+from vitreous.cli.particle_options import Apix
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,10 +188,7 @@ def reconstruct(
         int | None,
         typer.Option(min=1, help="Most iterations for each map; 60 by default, 30 with sirt."),
     ] = None,
-    apix: Annotated[
-        float | None,
-        typer.Option(min=1e-3, help="Pixel size in Å, instead of the file's own."),
-    ] = None,
+    apix: Apix = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "auto",

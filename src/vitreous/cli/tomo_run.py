@@ -22,6 +22,7 @@ from vitreous.core.errors import InputError
 from vitreous.data.tilts import TiltSeries, read_tilt_series
 from vitreous.io.mrc import write_mrc
 from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.metrics.halves import CUTOFF
 from vitreous.physics.tilt_projector import expand_slices
 from vitreous.report.html import ReportData, Resolution, write_report
 from vitreous.solvers.back_projection import sirt, weighted_back_projection
@@ -32,8 +33,6 @@ from vitreous.solvers.two_step import choose_inpainting_strength, choose_two_str
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "history.jsonl", "report.html")
 _SLICES = 32  # of the volume that strengths are chosen on
 _SEARCHES = 6  # strengths that are usually tried
-
-
 _PRIOR = (
     "Both half maps obey the same prior, and what it supplies they have in common: the FSC between "
     "them is too high. --method wbp makes half maps without one.",
@@ -190,7 +189,7 @@ def _finish(
     """FSC, report and verdict."""
     curve, pixel = fsc(maps[1], maps[2]), series.pixel_size_angstrom
     n = max(maps[3].shape)
-    at = tuple(fsc_resolution(curve, threshold, n, pixel) for threshold in (0.143, 0.5))
+    at = tuple(fsc_resolution(curve, threshold, n, pixel) for threshold in (CUTOFF, 0.5))
     write_fsc_csv(folder.path("fsc.csv"), {"unmasked": curve}, n, pixel)
     seconds = time.monotonic() - started
     dose = f"{100 * series.dose:.3g} %"

@@ -132,12 +132,14 @@ class TiltProjector(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
-        images: Tensor = _Projection.apply(self._checked(x, self.domain_shape), self)  # type: ignore[no-untyped-call]
+        checked = self._checked(x, self.domain_shape)
+        images: Tensor = _Projection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return images
 
     def adjoint(self, y: Tensor) -> Tensor:
         """H^T y of images ``(..., tilts, y, width)``."""
-        volume: Tensor = _BackProjection.apply(self._checked(y, self.range_shape), self)  # type: ignore[no-untyped-call]
+        checked = self._checked(y, self.range_shape)
+        volume: Tensor = _BackProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return volume
 
     def normal_kernel(self, weights: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from vitreous.solvers.prox import lengths
 
 _STEP = math.log(10) / 2  # of the coarse search, in ln(strength)
 _RIDGE = 1e-3  # of the mean eigenvalue, in the estimate of the noise
+_NO_REGULARISER = "there is no strength to choose: the regulariser is 'none'"
 
 Told = Callable[[float, float], None]
 
@@ -135,13 +136,14 @@ def cross_validated(
         return judge2.misfit(of_half1.volume) + judge1.misfit(of_half2.volume)
 
     search = _Search((half1, half2), config, mask, score, notify, start or (None, None), callbacks)
-    top = math.log(max(strongest(half1, config), strongest(half2, config)))
-    most = math.floor(decades * math.log(10) / _STEP)
+    walk = _climb_down
     if around is None:
-        origin, scores = top, _descend(lambda rung: search(top + rung * _STEP), most)
-    else:
-        origin = math.log(around)
-        scores = _climb_down(lambda rung: search(origin + rung * _STEP), most)
+        around, walk = max(strongest(half1, config), strongest(half2, config)), _descend
+    elif config.regulariser == "none":
+        raise ValueError(_NO_REGULARISER)
+    origin = math.log(around)
+    most = math.floor(decades * math.log(10) / _STEP)
+    scores = walk(lambda rung: search(origin + rung * _STEP), most)
     return search.choice(origin + vertex(scores) * _STEP)
 
 
@@ -268,7 +270,7 @@ def strongest(equations: LeastSquares, config: AdmmConfig) -> float:
         spectrum[0, 0, 0] = 1.0
         field = gradient(invert_circulant(spectrum, rhs - rhs.mean()))
         return _positive(lengths(field))
-    raise ValueError("there is no strength to choose: the regulariser is 'none'")
+    raise ValueError(_NO_REGULARISER)
 
 
 def _positive(values: Tensor) -> float:
