@@ -8,8 +8,7 @@ import torch
 from matching_case import BOX, PIXEL, case
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.solvers.assignment import Assigner, Assignment
-from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.pose_assignment import shell_power
+from vitreous.solvers.images import ImagesInMemory, shell_power
 from vitreous.solvers.pose_config import PoseConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,8 +13,8 @@ from matching_case import BOX, PIXEL, Case, case
 from vitreous.core.grid import shell_index
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.solvers import loop
-from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.pose_assignment import PoseAssignment, shell_power
+from vitreous.solvers.images import ImagesInMemory, shell_power
+from vitreous.solvers.pose_assignment import PoseAssignment
 from vitreous.solvers.pose_config import PoseConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

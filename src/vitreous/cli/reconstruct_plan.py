@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitreous.cli.common import use_device
+from vitreous.cli.compare_halves import Sizes
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import ParticleFiles, assign_halves
+from vitreous.cli.particle_sources import ParticleFiles
 from vitreous.cli.reconstruction_output import FILES
-from vitreous.core.errors import InputError, UsageError
+from vitreous.cli.working_set import Working, open_working_set
+from vitreous.core.errors import InputError
 from vitreous.core.params import Pose
-from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles
 from vitreous.solvers.model_based import ModelBasedConfig
 
@@ -67,6 +67,14 @@ class Plan:
         diameter = self.request.mask_diameter_angstrom
         return None if diameter is None else diameter / (2 * self.pixel_size_angstrom)
 
+    @property
+    def sizes(self) -> Sizes:
+        """What half maps are compared by."""
+        return {
+            "pixel_size_angstrom": self.pixel_size_angstrom,
+            "diameter_angstrom": self.request.mask_diameter_angstrom,
+        }
+
 
 def make_plan(request: Request) -> Plan:
     """Open the particles and check the request against them.
@@ -75,27 +83,32 @@ def make_plan(request: Request) -> Plan:
         UsageError: options that do not fit the images.
         InputError: particles without poses, or files that cannot be read.
     """
-    point_group(request.symmetry)
-    device = use_device(request.device, request.threads)
-    particles = request.files.open(need_ctf=not request.ignore_ctf)
-    if particles.pose is None:
+    working = Working(
+        symmetry=request.symmetry,
+        box_size=request.box_size,
+        mask_diameter_angstrom=request.mask_diameter_angstrom,
+        ignore_ctf=request.ignore_ctf,
+        skip_bad=request.skip_bad,
+        seed=request.seed,
+        device=request.device,
+        threads=request.threads,
+    )
+    found = open_working_set(request.files, working)
+    pose = found.particles.pose
+    if pose is None:
         raise InputError(
             f"{request.files.path}: poses: {', '.join(POSE_COLUMNS)} missing; refine the particles "
-            "first, or use `vitreous abinit`, which needs no poses"
+            "first, or use `vitreous auto`, which needs no poses"
         )
-    if request.skip_bad:
-        particles = particles.without_bad(skip_bad=True)
-    assert particles.pose is not None
-    full = particles.box_size
-    n = request.box_size or full
-    if n > full:
-        raise UsageError(f"--box {n}: larger than the images ({full} px); choose up to {full}")
-    edge = full * particles.pixel_size_angstrom
-    diameter = request.mask_diameter_angstrom
-    if diameter is not None and diameter > edge:
-        raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
-    half_set = assign_halves(particles, request.seed)
-    return Plan(request, particles, particles.pose, half_set, n, edge / n, device)
+    return Plan(
+        request,
+        found.particles,
+        pose,
+        found.half_set,
+        found.box_size,
+        found.pixel_size_angstrom,
+        found.device,
+    )
 
 
 def make_folder(plan: Plan) -> OutputFolder:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.cli.common import StopSignals, generator, say
+from vitreous.cli.common import StopSignals, say
+from vitreous.cli.compare_halves import compare, described, resolutions
 from vitreous.cli.image_pass import pass_over_images
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
@@ -21,19 +22,10 @@ from vitreous.cli.reconstruction_output import (
     summary,
     write_files,
 )
-from vitreous.core.grid import soft_mask
-from vitreous.metrics.fsc import (
-    FscResult,
-    fsc,
-    fsc_confirmed,
-    fsc_resolution,
-    fsc_true,
-    solvent_mask,
-)
-from vitreous.metrics.halves import CUTOFF
+from vitreous.metrics.fsc import FscResult, fsc, fsc_confirmed
 from vitreous.physics.insertion import Gridding
 from vitreous.report.html import write_report
-from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
+from vitreous.solvers.direct import accumulate, half_map, noise_to_signal, wiener_map
 
 
 @dataclass(frozen=True)
@@ -118,13 +110,13 @@ def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
             "warning: the solution had not settled when its iterations were used up; "
             "give more (--iterations)"
         )
-    halves = _halves(plan, half1, half2, maps.average.cpu(), mask, curves)
+    halves = described(half1, half2, maps.average.cpu(), mask, curves, **plan.sizes)
     first, second = (one.cpu() for one in solved.direct)
     confirmed = fsc_confirmed((half1, half2), (first, second))
     halves = replace(
         halves,
         confirmed=confirmed,
-        confirmed_at=_resolutions(plan, confirmed),
+        confirmed_at=resolutions(confirmed, plan.box_size, plan.pixel_size_angstrom),
         more_curves={"direct": fsc(first, second)},
     )
     return _Found(halves, solved.digest, {"strength": maps.strength}, solved.history)
@@ -140,38 +132,11 @@ def _direct_maps(plan: Plan, sums: tuple[Gridding, Gridding]) -> Halves:
     if request.noise_to_signal is not None:
         ratio = torch.full_like(ratio, request.noise_to_signal)
     average = wiener_map(sums[0] + sums[1], ratio.to(plan.device)).cpu()
-    return _halves(plan, half1, half2, average, mask, curves)
+    return described(half1, half2, average, mask, curves, **plan.sizes)
 
 
 def _compare(plan: Plan, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResult]:
-    """The mask, and the FSC within it."""
-    radius = plan.mask_radius_px
-    if radius is None:
-        mask = solvent_mask(0.5 * (half1 + half2))
-    else:
-        mask = soft_mask(plan.box_size, 3, radius, EDGE_PX)
-    return mask, fsc_true(half1, half2, mask, generator(plan.request.seed, "phases"))
-
-
-def _halves(
-    plan: Plan, half1: Tensor, half2: Tensor, average: Tensor, mask: Tensor, curves: FscResult
-) -> Halves:
-    diameter = plan.request.mask_diameter_angstrom
-    return Halves(
-        half1=half1,
-        half2=half2,
-        average=average if diameter is None else average * mask,
-        curves=curves,
-        masked=_resolutions(plan, curves.corrected),
-        unmasked=_resolutions(plan, curves.unmasked),
-        mask_name="a soft mask" if diameter is None else f"a sphere of {diameter:g} Å",
-    )
-
-
-def _resolutions(plan: Plan, curve: Tensor) -> tuple[float, float]:
-    """At 0.143 and 0.5, in Å."""
-    n, pixel = plan.box_size, plan.pixel_size_angstrom
-    return fsc_resolution(curve, CUTOFF, n, pixel), fsc_resolution(curve, 0.5, n, pixel)
+    return compare(half1, half2, seed=plan.request.seed, **plan.sizes)
 
 
 def _verdict(halves: Halves, count: int) -> str:

@@ -95,7 +95,7 @@ def align_maps(
     n = _check(moving, reference)
     hands = (False, True) if allow_mirror else (False,)
     device = moving.device
-    family = _family(point_group, n, spacing_deg, device)
+    family = _family(point_group, spacing_deg, device)
     small = min(n, _LARGEST_SEARCH_BOX)
     moving32 = fourier_resize(moving.detach().float(), small, 3)
     reference32 = fourier_resize(reference.detach().float(), small, 3)
@@ -117,6 +117,44 @@ def align_maps(
     return Alignment(rotation, shift_px * pixel_size_angstrom, mirrored, score, aligned)
 
 
+def align_nearby(
+    moving: Tensor, reference: Tensor, *, pixel_size_angstrom: float, point_group: str = "C1"
+) -> tuple[Tensor, Tensor]:
+    """Small rotation and shift that bring a map onto another one close to it.
+
+    Args:
+        moving, reference: ``(n, n, n)`` of one box and pixel size, a few degrees and pixels apart.
+        pixel_size_angstrom: Å.
+        point_group: of both, about the same axes, which are kept.
+
+    Returns:
+        rotation ``(3, 3)`` R and shift ``(3,)`` t in (x, y, z), Å, float64:
+        ``aligned(r) = moving(R^T (r - t))``. Identity where the group leaves nothing free, or the
+        maps have nothing in common.
+
+    Raises:
+        ValueError: as :func:`align_maps`.
+    """
+    _check(moving, reference)
+    eye = torch.eye(3, dtype=torch.float64, device=moving.device)
+    zero = torch.zeros(3, dtype=torch.float64, device=moving.device)
+    family = _family(point_group, 120.0, moving.device)
+    free = len(family.rotation_axes) + len(family.shift_axes)
+    if not free or not float(moving.std()) > 0 or not float(reference.std()) > 0:
+        return eye, zero
+    n = moving.shape[-1]
+    small = min(n, _LARGEST_SEARCH_BOX)
+    engine = Registration(
+        *(fourier_resize(one.detach().float(), small, 3) for one in (moving, reference))
+    )
+    engine.use(min(_COARSE_RADIUS, _top(engine)))
+    one = torch.ones(1, device=moving.device)
+    start = Candidates(eye[None].float(), zero[None].float(), one < 0, 0 * one)
+    best = _climb(engine, start, family, 1)
+    shift = best.shift_px[0].double() * (n / small * pixel_size_angstrom)
+    return nearest_rotation(best.rotation[0].double()), shift
+
+
 def _check(moving: Tensor, reference: Tensor) -> int:
     n = int(moving.shape[-1])
     for volume, name in ((moving, "moving"), (reference, "reference")):
@@ -131,13 +169,21 @@ def _check(moving: Tensor, reference: Tensor) -> int:
 
 def _search(engine: Registration, family: _Family, hands: tuple[bool, ...]) -> Candidates:
     """Coarse search, then refinement of fewer candidates at growing resolution."""
-    top = max(2, int(0.9 * (engine.n // 2)))
-    radius = min(_COARSE_RADIUS, top)
-    engine.use(radius)
+    engine.use(min(_COARSE_RADIUS, _top(engine)))
     found = engine.search(family.rotations, family.shift_axes, hands)
     best = distinct(found, 40, 20.0 if len(family.rotation_axes) == 3 else 1e-3)
+    return _climb(engine, best, family, 12)
+
+
+def _top(engine: Registration) -> int:
+    """Highest shell compared."""
+    return max(2, int(0.9 * (engine.n // 2)))
+
+
+def _climb(engine: Registration, best: Candidates, family: _Family, keep: int) -> Candidates:
+    """Refine at growing resolution, from the coarse radius that the engine uses, fewer each time."""
+    top, radius = _top(engine), engine.radius
     best = engine.refine(best, family.rotation_axes, family.shift_axes, 6)
-    keep = 12
     agreeing = radius
     while radius < top and agreeing > 0.6 * radius:
         radius = min(top, math.ceil(1.5 * radius))
@@ -154,7 +200,7 @@ def _search(engine: Registration, family: _Family, hands: tuple[bool, ...]) -> C
     return best
 
 
-def _family(name: str, n: int, spacing_deg: float, device: torch.device) -> _Family:
+def _family(name: str, spacing_deg: float, device: torch.device) -> _Family:
     """Cosets of the group in its normaliser, and the normaliser's continuous directions."""
     group = symmetry.point_group(name)
     eye, none = torch.eye(3, device=device), torch.zeros(0, 3, device=device)

@@ -14,7 +14,7 @@ same pose as a better candidate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,17 @@ class Assignment:
         few = {name: value[:, :count] for name, value in vars(self).items()}
         few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
         return Assignment(**few)
+
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Assignment:
+        """Poses under the map moved: rotated, then shifted.
+
+        Args:
+            rotation: ``(3, 3)`` R.
+            shift_angstrom: ``(3,)`` t in (x, y, z): ``moved(r) = map(R^T (r - t))``.
+        """
+        turned = self.rotation @ rotation.to(self.rotation).mT
+        lost = (turned @ shift_angstrom.to(turned))[..., :2]
+        return replace(self, rotation=turned, shift_angstrom=self.shift_angstrom - lost)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.

@@ -58,6 +58,31 @@ class ImagesInMemory:
         return self._images[indices.to(self._images.device)]
 
 
+class ChosenImages:
+    """Images of chosen rows of others, repetitions allowed.
+
+    >>> source = ImagesInMemory(torch.arange(3.0)[:, None, None].expand(3, 4, 4))
+    >>> ChosenImages(source, torch.tensor([2, 0, 2])).read(torch.arange(3))[:, 0, 0].tolist()
+    [2.0, 0.0, 2.0]
+    """
+
+    def __init__(self, images: ImageSource, rows: Tensor) -> None:
+        self._images, self._rows = images, rows
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels."""
+        return self._images.box_size
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` of these of the chosen rows."""
+        wanted, back = torch.unique(self._rows[indices], return_inverse=True)
+        return self._images.read(wanted)[back]
+
+
 def read_ahead(images: ImageSource, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and images ``(b, n, n)``, a batch being read while the one before is worked on."""
     pieces = torch.split(rows, max(1, BATCH_BYTES // (4 * images.box_size**2)))
@@ -68,6 +93,26 @@ def read_ahead(images: ImageSource, rows: Tensor) -> Iterator[tuple[Tensor, Tens
             if following is not None:
                 coming = reader.submit(images.read, following)
             yield piece, read
+
+
+@torch.no_grad()
+def shell_power(images: ImageSource, rows: Tensor) -> Tensor:
+    """Mean of ``|rfft2|^2`` of images by shell, float64 ``(n // 2 + 1,)``.
+
+    >>> from vitreous.solvers.images import ImagesInMemory
+    >>> noise = torch.randn(50, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> power = shell_power(ImagesInMemory(noise), torch.arange(50))
+    >>> bool((power[1:] / 16**2 - 1).abs().max() < 0.2)
+    True
+    """
+    n = images.box_size
+    shell = shell_index(n, 2)
+    inside = shell <= n // 2
+    total = torch.zeros(n // 2 + 1, dtype=torch.float64)
+    for _, read in read_ahead(images, rows):
+        power = torch.fft.rfft2(read.float().cpu()).abs().square().sum(0)
+        total.index_add_(0, shell[inside], power[inside].double())
+    return total / (torch.bincount(shell[inside]) * len(rows))
 
 
 def check_rows(

@@ -7,14 +7,16 @@ says what of them is signal: it is the Wiener weight of the maps under which the
 and the end of its band. The noise's power by shell is that of what the round has left of the
 images; before the first round it is that of the images themselves.
 
-Nothing else passes between the half sets than that curve. The first rounds search among all poses,
-later ones refine the candidates that were kept.
+Nothing else passes between the half sets than that curve, and six numbers where they started from
+maps of their own: the rotation and shift that bring half map 2 onto half map 1, and with it the
+poses of its images. The first rounds search among all poses, later ones refine the candidates that
+were kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +28,13 @@ from vitreous.core.params import Optics, Pose
 from vitreous.physics.insertion import Gridding
 from vitreous.solvers.assignment import Assigner, Assignment
 from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
-from vitreous.solvers.images import ImageSource, check_rows, read_ahead
+from vitreous.solvers.images import (
+    ChosenImages,
+    ImageSource,
+    check_rows,
+    read_ahead,
+    shell_power,
+)
 from vitreous.solvers.loop import Stats
 from vitreous.solvers.pose_config import PoseConfig
 
@@ -34,6 +42,14 @@ KEPT = 4  # candidates of each image handed to the next round
 _AGREE = 0.143
 _LEAST_POSTERIOR = 1e-3  # that is reconstructed from
 _SMOOTH = 1.3  # a round's maps reach beyond its band as the next may grow, and by this
+_PROGRESS = 0.1  # shells' worth of FSC: less is none
+_PATIENCE = 2  # rounds without progress
+_FRAME_RAD = 0.1  # phase at the band's edge by which half maps may stay apart
+_ASSIGNING = 0.9  # of a round's time
+_LEAST_KEPT = 0.1  # of a half set, whatever is rejected
+
+Correlate = Callable[[Tensor, Tensor], Tensor]
+Register = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ class AssignedPoses:
         posterior: ``(b,)``, probability of the best among its image's candidates: the margin.
         log_likelihood: ``(b,)``, of the best, over that of noise alone.
         scale: ``(b,)``, factor of the map in the image.
+        kept: bool ``(b,)``, whether the maps were made from it.
         candidates: all that were kept.
     """
 
@@ -52,45 +69,8 @@ class AssignedPoses:
     posterior: Tensor
     log_likelihood: Tensor
     scale: Tensor
+    kept: Tensor
     candidates: Assignment
-
-
-class _Rows:
-    """Images of chosen rows, repetitions allowed."""
-
-    def __init__(self, images: ImageSource, rows: Tensor) -> None:
-        self._images, self._rows = images, rows
-
-    @property
-    def box_size(self) -> int:
-        return self._images.box_size
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, indices: Tensor) -> Tensor:
-        wanted, back = torch.unique(self._rows[indices], return_inverse=True)
-        return self._images.read(wanted)[back]
-
-
-@torch.no_grad()
-def shell_power(images: ImageSource, rows: Tensor) -> Tensor:
-    """Mean of ``|rfft2|^2`` of images by shell, float64 ``(n // 2 + 1,)``.
-
-    >>> from vitreous.solvers.images import ImagesInMemory
-    >>> noise = torch.randn(50, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> power = shell_power(ImagesInMemory(noise), torch.arange(50))
-    >>> bool((power[1:] / 16**2 - 1).abs().max() < 0.2)
-    True
-    """
-    n = images.box_size
-    shell = shell_index(n, 2)
-    inside = shell <= n // 2
-    total = torch.zeros(n // 2 + 1, dtype=torch.float64)
-    for _, read in read_ahead(images, rows):
-        power = torch.fft.rfft2(read.float().cpu()).abs().square().sum(0)
-        total.index_add_(0, shell[inside], power[inside].double())
-    return total / (torch.bincount(shell[inside]) * len(rows))
 
 
 class PoseAssignment:
@@ -101,10 +81,14 @@ class PoseAssignment:
         optics: CTF of each; None for none.
         pixel_size_angstrom: Å.
         half: long ``(b,)`` of 1 and 2.
-        start: map ``(n, n, n)`` of the images' box and any grey scale; only its frequencies up to
-            ``config.start_resolution_angstrom`` are used.
+        start: map ``(n, n, n)`` of the images' box and any grey scale, or one for each half set;
+            only frequencies up to ``config.start_resolution_angstrom`` are used.
         config: settings.
         correlate: Fourier shell correlation of two maps, such as :func:`vitreous.metrics.fsc.fsc`.
+        register: rotation ``(3, 3)`` and shift (x, y, z) in Å that bring a map onto another one
+            close to it, given both and their pixel size; needed where each half has its own start.
+        mask: of a map; what references are multiplied by besides the sphere.
+        progress: told the share of a round that is done, after each batch of images.
         device: where to compute; that of ``start`` by default.
 
     Raises:
@@ -118,26 +102,32 @@ class PoseAssignment:
         optics: Optics | None,
         pixel_size_angstrom: float,
         half: Tensor,
-        start: Tensor,
+        start: Tensor | tuple[Tensor, Tensor],
         config: PoseConfig,
         *,
-        correlate: Callable[[Tensor, Tensor], Tensor],
+        correlate: Correlate,
+        register: Register | None = None,
+        mask: Callable[[Tensor], Tensor] | None = None,
+        progress: Callable[[float], object] | None = None,
         device: torch.device | None = None,
     ) -> None:
         n, total = images.box_size, len(images)
         blank = torch.eye(3).expand(total, 3, 3)
         check_rows(images, blank, None, optics, half, n)
-        if tuple(start.shape) != (n, n, n):
-            raise ValueError(
-                f"start must be {(n, n, n)} as the images are, got {tuple(start.shape)}"
-            )
+        starts = (start, start) if isinstance(start, Tensor) else start
+        for one in starts:
+            if tuple(one.shape) != (n, n, n):
+                raise ValueError(
+                    f"start must be {(n, n, n)} as the images are, got {tuple(one.shape)}"
+                )
         self._rows = [(half == which).nonzero().flatten() for which in (1, 2)]
         if min(len(rows) for rows in self._rows) == 0:
             raise ValueError("half must hold both 1 and 2; split the images into two sets")
         self.images, self.optics, self.half = images, optics, half
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
-        self._correlate = correlate
-        self._device = device or start.device
+        self._correlate, self._register, self._mask = correlate, register, mask
+        self._progress = progress or float
+        self._device = device or starts[0].device
         self._top = (n - 1) // 2
         self.radius = min(self._top, round(self._length / config.start_resolution_angstrom))
         if self.radius < 2:
@@ -146,12 +136,13 @@ class PoseAssignment:
                 f"a box of {self._length:.0f} Å; it must be at most {self._length / 2:.0f}"
             )
         sphere = self._sphere(n)
-        self.references = tuple(start.to(self._device) * sphere for _ in (1, 2))
+        self.references = tuple(one.to(self._device) * sphere for one in starts)
         self.noise_power = [shell_power(images, rows).to(self._device) for rows in self._rows]
         self.round = 0
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._found: list[Assignment | None] = [None, None]
+        self._best, self._stale = 0.0, 0
 
     @property
     def _length(self) -> float:
@@ -194,6 +185,7 @@ class PoseAssignment:
             found, residual = assigner(images, optics, start=start, scale=one)
             parts.append(found.best(KEPT))
             left += residual
+            self._progress(_ASSIGNING * (len(self._rows[0]) * which + done) / len(self.half))
         self._found[which] = Assignment.cat(parts)
         self._update_noise(which, assigner, left / len(rows))
 
@@ -211,6 +203,7 @@ class PoseAssignment:
         for which, found in enumerate(self._found):
             assert found is not None
             weight, rotation, shift = found.posterior, found.rotation, found.shift_angstrom
+            kept = self._kept(found)[:, None]
             if self.config.assignment == "hard":
                 weight, rotation, shift = weight[:, :1] * 0 + 1, rotation[:, :1], shift[:, :1]
             else:
@@ -219,7 +212,7 @@ class PoseAssignment:
                 draws = self.config.draws
                 rotation, shift = (x.flatten(1, 2) for x in found.draw(draws, stream))
                 weight = (weight / draws).repeat_interleave(draws, 1)
-            i, j = (weight > _LEAST_POSTERIOR).nonzero(as_tuple=True)
+            i, j = ((weight > _LEAST_POSTERIOR) & kept).nonzero(as_tuple=True)
             rows = self._rows[which][i.cpu()]
             columns.append((rows, rotation[i, j], shift[i, j], weight[i, j]))
         row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
@@ -227,14 +220,22 @@ class PoseAssignment:
         there = order.to(rotation.device)
         return row[order], rotation[there].cpu(), shift[there].cpu(), weight[there].cpu()
 
-    def _reconstruct(self) -> None:
-        """Sums of both halves, the FSC between them, and the maps for the next round."""
-        n = self.images.box_size
-        reach = math.ceil(self.radius * self.config.growth * _SMOOTH) + 3
-        box = min(n, 2 * reach)
+    def _kept(self, found: Assignment) -> Tensor:
+        """Which images are reconstructed from: those that the particle explains better than noise.
+
+        Between a particle of the map's own scale and none at all, a gain of 0 is the even chance.
+        """
+        every = torch.ones(len(found), dtype=torch.bool, device=found.gain.device)
+        if not self.config.reject or self.round < self.config.searches:
+            return every
+        better = found.gain[:, 0] > 0
+        return better if float(better.float().mean()) > _LEAST_KEPT else every
+
+    def _insert(self, box: int) -> tuple[Gridding, Gridding]:
+        """Sums of both halves from the present poses."""
         row, rotation, shift, weight = self._chosen()
-        self.sums = accumulate(
-            _Rows(self.images, row),
+        return accumulate(
+            ChosenImages(self.images, row),
             rotation,
             shift,
             None if self.optics is None else self.optics[row],
@@ -245,15 +246,44 @@ class PoseAssignment:
             weight=weight,
             device=self._device,
         )
+
+    def _reconstruct(self) -> None:
+        """Sums of both halves, the FSC between them, and the maps for the next round."""
+        n = self.images.box_size
+        reach = math.ceil(self.radius * self.config.growth * _SMOOTH) + 3
+        box = min(n, 2 * reach)
         sphere = self._sphere(box)
+        self.sums = self._insert(box)
         first, second = (half_map(one) * sphere for one in self.sums)
+        if self._brought_together(first, second):
+            self.sums = self._insert(box)
+            second = half_map(self.sums[1]) * sphere
         curve = self._correlate(first, second).cpu()
         self.fsc = torch.zeros(n // 2 + 1, dtype=torch.float64)
         self.fsc[: len(curve)] = curve
+        ratio = 2 * noise_to_signal(curve)
         self.references = tuple(
-            fourier_resize(wiener_map(one, 2 * noise_to_signal(curve)) * sphere, n, 3)
-            for one in self.sums
+            fourier_resize(self._masked(wiener_map(one, ratio) * sphere), n, 3) for one in self.sums
         )
+
+    def _masked(self, volume: Tensor) -> Tensor:
+        return volume if self._mask is None else volume * self._mask(volume)
+
+    def _brought_together(self, first: Tensor, second: Tensor) -> bool:
+        """Move the poses of half set 2 into the frame of half map 1, if they are apart."""
+        found = self._found[1]
+        if self._register is None or found is None:
+            return False
+        pixel = self._length / first.shape[-1]
+        rotation, shift = self._register(second, first, pixel)
+        turn = torch.linalg.matrix_norm(rotation - torch.eye(3).to(rotation)) / math.sqrt(2)
+        apart = math.pi * self.radius / 2 * turn + 2 * math.pi * self.radius / self._length * (
+            shift.norm()
+        )
+        if float(apart) < _FRAME_RAD:
+            return False
+        self._found[1] = found.moved(rotation, shift)
+        return True
 
     def _agreeing(self) -> int:
         """Last shell before the FSC falls below 0.143."""
@@ -270,6 +300,9 @@ class PoseAssignment:
         self._reconstruct()
         self.round += 1
         agreeing = self._agreeing()
+        area = float(self.fsc[1 : agreeing + 1].sum())
+        self._stale = 0 if area > self._best + _PROGRESS else self._stale + 1
+        self._best = max(area, self._best)
         grown = max(band + 1, math.floor(self.config.growth * band))
         self.radius = min(self._top, grown, max(agreeing, 2))
         both = [found for found in self._found if found is not None]
@@ -280,7 +313,25 @@ class PoseAssignment:
             "gain": float(torch.cat([f.gain[:, 0] for f in both]).mean()),
         }
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+    @property
+    def settled(self) -> bool:
+        """Whether the halves have not come to agree better for two rounds."""
+        return self._stale >= _PATIENCE and self.round > self.config.searches
+
+    def misfit(self, radius: int) -> float:
+        """Twice the negative logarithm of the likelihood of an image, but for a constant.
+
+        Of runs with the same images the one with the lower value explains them better.
+
+        Args:
+            radius: up to this shell.
+        """
+        n = self.images.box_size
+        points = torch.bincount(shell_index(n, 2).flatten(), minlength=n // 2 + 1)[1 : radius + 1]
+        power = [one[1 : radius + 1].double().cpu().log() for one in self.noise_power]
+        return float(sum((points * one).sum() for one in power)) / 2
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Tensors and numbers from which :meth:`restore` goes on, bit by bit."""
         tensors: dict[str, Tensor] = {"fsc": self.fsc}
         for which in (0, 1):
@@ -293,12 +344,14 @@ class PoseAssignment:
                 tensors[f"numerator.{which}"] = self.sums[which].numerator
                 tensors[f"weight.{which}"] = self.sums[which].weight
         box = 0 if self.sums is None else self.sums[0].box_size
-        return tensors, {"round": self.round, "radius": self.radius, "box": box}
+        numbers = {"round": self.round, "radius": self.radius, "box": box}
+        return tensors, numbers | {"best": self._best, "stale": self._stale}
 
-    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+    def restore(self, tensors: dict[str, Tensor], numbers: Mapping[str, float]) -> None:
         """Go on from a :meth:`state` of a task with the same images and settings."""
         here = {name: value.to(self._device) for name, value in tensors.items()}
-        self.round, self.radius = numbers["round"], numbers["radius"]
+        self.round, self.radius = int(numbers["round"]), int(numbers["radius"])
+        self._best, self._stale = float(numbers["best"]), int(numbers["stale"])
         self.fsc = tensors["fsc"].cpu()
         self.references = (here["reference.0"], here["reference.1"])
         self.noise_power = [here["noise.0"], here["noise.1"]]
@@ -309,7 +362,7 @@ class PoseAssignment:
             fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
             self._found[which] = Assignment(**fields)
         first, second = (
-            Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], numbers["box"])
+            Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], int(numbers["box"]))
             for which in (0, 1)
         )
         self.sums = first, second
@@ -346,11 +399,13 @@ class PoseAssignment:
         unused = torch.ones(len(self.images), dtype=torch.bool, device=rows.device)
         unused[rows] = False
         ordered.rotation[unused] = torch.eye(3, device=rows.device)
+        kept = torch.cat([self._kept(one) for one in self._found if one is not None])
         return AssignedPoses(
             Pose(ordered.rotation[:, 0], ordered.shift_angstrom[:, 0]),
             ordered.posterior[:, 0],
             ordered.gain[:, 0] / 2,
             ordered.scale[:, 0],
+            _placed(kept, rows, len(self.images)),
             ordered,
         )
 

@@ -35,6 +35,8 @@ class PoseConfig:
             relative to the best of its image.
         growth: bound of the band's growth, from round to round (at least by a shell) and from one
             refinement to the next.
+        reject: whether images that are explained better by noise alone than by the particle are
+            left out of the maps, from the round after the searches on.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
     """
 
@@ -54,4 +56,38 @@ class PoseConfig:
     scale: Literal["one", "image"] = "one"
     tolerance: float = Field(default=10.0, gt=0)
     growth: float = Field(default=1.5, gt=1)
+    reject: bool = False
+    diameter_angstrom: float | None = Field(default=None, gt=0)
+
+
+@validated(frozen=True, config=STRICT)
+class RandomStartConfig:
+    """How a map is found without a start; see :mod:`vitreous.solvers.random_start`.
+
+    Args:
+        symmetry: point group of the map, in RELION's axes.
+        shift_range_angstrom: farthest shift of a particle.
+        images: how many are used, at random.
+        starts: runs from different blobs.
+        trial_rounds: rounds of each, after which the best goes on.
+        rounds: of the best run in all.
+        start_radius: highest shell of the first round's band, in cycles per box.
+        search_radius: highest shell that a search compares.
+        box_radius: highest shell that images are kept to.
+        growth: bound of the band's growth from round to round (at least by a shell).
+        seed: of the images, the blobs and the draws.
+        diameter_angstrom: of the sphere that holds the particle; the box by default.
+    """
+
+    symmetry: str = "C1"
+    shift_range_angstrom: float = Field(default=0.0, ge=0)
+    images: int = Field(default=1000, ge=4)
+    starts: int = Field(default=4, ge=1)
+    trial_rounds: int = Field(default=4, ge=1)
+    rounds: int = Field(default=9, ge=1)
+    start_radius: int = Field(default=3, ge=2)
+    search_radius: int = Field(default=10, ge=2)
+    box_radius: int = Field(default=21, ge=8)
+    growth: float = Field(default=1.2, gt=1)
+    seed: int = 0
     diameter_angstrom: float | None = Field(default=None, gt=0)

@@ -1,0 +1,78 @@
+"""Two half maps in one frame: mask, FSC, and the numbers to be quoted."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+from vitreous.cli.common import generator
+from vitreous.cli.reconstruction_output import Halves
+from vitreous.core.grid import soft_mask
+from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
+from vitreous.metrics.halves import CUTOFF
+from vitreous.solvers.direct import EDGE_PX
+
+
+class Sizes(TypedDict):
+    """Pixel size of the maps, and the diameter of the mask where it is a sphere, both in Å."""
+
+    pixel_size_angstrom: float
+    diameter_angstrom: float | None
+
+
+def compare(
+    half1: Tensor,
+    half2: Tensor,
+    *,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float | None,
+    seed: int,
+) -> tuple[Tensor, FscResult]:
+    """The mask, and the FSC within it.
+
+    Args:
+        half1, half2: ``(n, n, n)`` in one frame.
+        pixel_size_angstrom: Å.
+        diameter_angstrom: of a sphere; None: the mask is found from the maps.
+        seed: of the phases that are randomised.
+    """
+    if diameter_angstrom is None:
+        mask = solvent_mask(0.5 * (half1 + half2))
+    else:
+        radius = diameter_angstrom / (2 * pixel_size_angstrom)
+        mask = soft_mask(len(half1), 3, radius, EDGE_PX)
+    return mask, fsc_true(half1, half2, mask, generator(seed, "phases"))
+
+
+def described(
+    half1: Tensor,
+    half2: Tensor,
+    average: Tensor,
+    mask: Tensor,
+    curves: FscResult,
+    *,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float | None,
+) -> Halves:
+    """The maps with their resolutions; ``average`` is cut out where a diameter was given."""
+    n = len(half1)
+    return Halves(
+        half1=half1,
+        half2=half2,
+        average=average if diameter_angstrom is None else average * mask,
+        curves=curves,
+        masked=resolutions(curves.corrected, n, pixel_size_angstrom),
+        unmasked=resolutions(curves.unmasked, n, pixel_size_angstrom),
+        mask_name="a soft mask"
+        if diameter_angstrom is None
+        else f"a sphere of {diameter_angstrom:g} Å",
+    )
+
+
+def resolutions(curve: Tensor, box_size: int, pixel_size_angstrom: float) -> tuple[float, float]:
+    """Where an FSC falls below 0.143 and 0.5, in Å."""
+    return (
+        fsc_resolution(curve, CUTOFF, box_size, pixel_size_angstrom),
+        fsc_resolution(curve, 0.5, box_size, pixel_size_angstrom),
+    )

@@ -1,0 +1,80 @@
+"""Particles opened and checked against the options that every pass over them has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.cli.common import use_device
+from vitreous.cli.particle_sources import ParticleFiles, assign_halves
+from vitreous.core.errors import UsageError
+from vitreous.core.symmetry import point_group
+from vitreous.data.particles import Particles
+
+
+@dataclass(frozen=True)
+class Working:
+    """How particles are to be worked on; the options of these names.
+
+    Args:
+        symmetry: ``--sym``.
+        box_size: ``--box``; the particles' own by default.
+        mask_diameter_angstrom: ``--mask-diameter``.
+        invert: whether protein is dark in the files.
+        ignore_ctf: take the images as free of CTF.
+        skip_bad: leave out images that are constant, NaN or infinite.
+        seed: of the half sets, where the table has none.
+    """
+
+    symmetry: str = "C1"
+    box_size: int | None = None
+    mask_diameter_angstrom: float | None = None
+    invert: bool = False
+    ignore_ctf: bool = False
+    skip_bad: bool = False
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class WorkingSet:
+    """Checked particles, their half sets (long ``(n,)`` of 1 and 2), and the grid to work on."""
+
+    particles: Particles
+    half_set: Tensor
+    box_size: int
+    pixel_size_angstrom: float
+    device: torch.device
+
+
+def open_working_set(
+    files: ParticleFiles, options: Working, *, check_all: bool = False
+) -> WorkingSet:
+    """Open particles and check options against them.
+
+    Args:
+        files: where they are.
+        options: how they are to be worked on.
+        check_all: look through all images, and refuse bad ones unless they are to be skipped.
+
+    Raises:
+        UsageError: options that do not fit the images.
+        InputError: files that cannot be read, or bad images.
+    """
+    point_group(options.symmetry)
+    device = use_device(options.device, options.threads)
+    particles = files.open(need_ctf=not options.ignore_ctf)
+    if options.skip_bad or check_all:
+        particles = particles.without_bad(skip_bad=options.skip_bad)
+    full = particles.box_size
+    n = options.box_size or full
+    if n > full:
+        raise UsageError(f"--box {n}: larger than the images ({full} px); choose up to {full}")
+    edge = full * particles.pixel_size_angstrom
+    diameter = options.mask_diameter_angstrom
+    if diameter is not None and diameter > edge:
+        raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
+    return WorkingSet(particles, assign_halves(particles, options.seed), n, edge / n, device)
