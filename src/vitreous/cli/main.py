@@ -13,6 +13,7 @@ from vitreous import __version__
 from vitreous.cli import (
     abinit,
     align,
+    auto,
     backgrounds,
     check,
     convert,
@@ -21,6 +22,7 @@ from vitreous.cli import (
     info,
     prepare,
     reconstruct,
+    refine,
     select,
     simulate,
     tomo,
@@ -45,7 +47,9 @@ app.command("convert", no_args_is_help=True)(convert.command)
 app.command("select", no_args_is_help=True)(select.command)
 app.command("prepare", no_args_is_help=True)(prepare.command)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
+app.command("auto", no_args_is_help=True)(auto.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
+app.command("refine", no_args_is_help=True)(refine.command)
 app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
 app.add_typer(tomo.app, name="tomo")
 app.command("align", no_args_is_help=True)(align.command)

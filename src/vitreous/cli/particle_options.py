@@ -27,6 +27,18 @@ Passthrough = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images with NaN or infinite pixels.")
 ]
+IgnoreCtf = Annotated[
+    bool,
+    typer.Option("--ignore-ctf", help="Take the images as free of CTF (already corrected)."),
+]
+WorkingBox = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        help="Crop to this many pixels in Fourier space (the field of view stays, the pixel "
+        "grows); the particles' own box by default.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

@@ -24,9 +24,11 @@ from vitreous.cli.particle_options import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
+    IgnoreCtf,
     Invert,
     Passthrough,
     Permissive,
+    WorkingBox,
 )
 from vitreous.core.errors import UsageError
 
@@ -71,14 +73,7 @@ def command(
             "RELION's axes."
         ),
     ] = "C1",
-    box: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            help="Crop to this many pixels in Fourier space (the field of view stays, the pixel "
-            "grows); the particles' own box by default.",
-        ),
-    ] = None,
+    box: WorkingBox = None,
     wiener: Annotated[
         str,
         typer.Option(
@@ -133,10 +128,7 @@ def command(
         ),
     ] = None,
     invert: Invert = False,
-    ignore_ctf: Annotated[
-        bool,
-        typer.Option("--ignore-ctf", help="Take the images as free of CTF (already corrected)."),
-    ] = False,
+    ignore_ctf: IgnoreCtf = False,
     apix: Apix = None,
     passthrough: Passthrough = None,
     skip_bad: Annotated[

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from torch import Tensor
 
@@ -78,8 +79,9 @@ def write_files(
     particles: Particles,
     half_set: Tensor,
     pixel_size_angstrom: float,
+    **columns: Any,
 ) -> None:
-    """Write the maps, ``particles.star`` and ``fsc.csv``.
+    """Write the maps, ``particles.star`` (with further columns, if given) and ``fsc.csv``.
 
     Raises:
         ResourceError: the disk is full.
@@ -88,7 +90,7 @@ def write_files(
     for name, volume in maps.items():
         write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
     document = particles.to_star_document(
-        relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy()
+        relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy(), **columns
     )
     write_star(folder.path("particles.star"), document)
     curves = curves_by_name(halves)

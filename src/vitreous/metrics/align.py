@@ -181,7 +181,7 @@ def _top(engine: Registration) -> int:
 
 
 def _climb(engine: Registration, best: Candidates, family: _Family, keep: int) -> Candidates:
-    """Refine at growing resolution, from the coarse radius that the engine uses, fewer each time."""
+    """Refine at growing resolution from the radius that the engine uses, fewer each time."""
     top, radius = _top(engine), engine.radius
     best = engine.refine(best, family.rotation_axes, family.shift_axes, 6)
     agreeing = radius

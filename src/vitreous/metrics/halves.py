@@ -29,6 +29,7 @@ CHANCE_DRAWS = 3
 MOST_MASK_GAIN = 1.5  # a mask that gains more makes the number, the map does not
 LEAST_FSC = 0.02
 _TRUSTED_SHELL = 3
+MORE_TIME = "Give the run more time (--effort 2), another --seed,"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def combine_halves(
     n_particles: int,
     mask: Tensor | None = None,
     generator: torch.Generator,
+    remedy: str = MORE_TIME,
 ) -> HalvesResult:
     """Align half map 2 onto half map 1, measure how far they agree, and average them.
 
@@ -86,6 +88,7 @@ def combine_halves(
         n_particles: of both halves together, for the verdict.
         mask: ``(n, n, n)`` from 0 to 1; made from the average if None.
         generator: for random phases.
+        remedy: what a run that has not succeeded should be given, up to the first comma of a list.
 
     Raises:
         ValueError: boxes differ, or a map is not finite.
@@ -116,7 +119,7 @@ def combine_halves(
     )
     corrected, unmasked = at(curves.corrected, CUTOFF), at(curves.unmasked, CUTOFF)
     claimed = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
-    doubt = _doubt(structure, chance, n * pixel_size_angstrom, n_particles)
+    doubt = _doubt(structure, chance, n * pixel_size_angstrom, n_particles, remedy)
     return HalvesResult(
         half2=aligned,
         alignment=alignment,
@@ -258,7 +261,9 @@ def _without_spherical_mean(volume: Tensor) -> Tensor:
     return (values - mean[squared]).reshape(volume.shape)
 
 
-def _doubt(structure: float, chance: float, edge_angstrom: float, n_particles: int) -> str:
+def _doubt(
+    structure: float, chance: float, edge_angstrom: float, n_particles: int, remedy: str
+) -> str:
     """Why the halves cannot be believed, with a remedy; empty if they can."""
     shells = edge_angstrom / structure
     found = (
@@ -272,7 +277,6 @@ def _doubt(structure: float, chance: float, edge_angstrom: float, n_particles: i
         )
     if shells < FEWEST_SHELLS or structure * BETTER_THAN_CHANCE >= chance:
         return (
-            f"{found}. Give the run more time (--effort 2), another --seed, the right --sym, "
-            "--noise and contrast (--invert), or more particles"
+            f"{found}. {remedy} the right --sym, --noise and contrast (--invert), or more particles"
         )
     return ""

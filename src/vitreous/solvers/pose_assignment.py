@@ -207,7 +207,7 @@ class PoseAssignment:
             if self.config.assignment == "hard":
                 weight, rotation, shift = weight[:, :1] * 0 + 1, rotation[:, :1], shift[:, :1]
             else:
-                seed = 2 * (self.round + 1000 * self.config.seed) + which
+                seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
                 stream = torch.Generator().manual_seed(seed)
                 draws = self.config.draws
                 rotation, shift = (x.flatten(1, 2) for x in found.draw(draws, stream))

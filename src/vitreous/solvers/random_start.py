@@ -24,9 +24,7 @@ _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diam
 
 
 @torch.no_grad()
-def random_blobs(
-    n: int, diameter_px: float, symmetry: str, generator: torch.Generator
-) -> Tensor:
+def random_blobs(n: int, diameter_px: float, symmetry: str, generator: torch.Generator) -> Tensor:
     """Gaussian blobs at random places of a ball, and their symmetry mates, ``(n, n, n)``.
 
     Args:

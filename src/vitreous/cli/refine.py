@@ -1,0 +1,132 @@
+"""``vitreous refine``: particle images and a rough map to poses and a refined map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
+from vitreous.cli.particle_options import (
+    AllowOutsideRoot,
+    Apix,
+    DataRoot,
+    IgnoreCtf,
+    Invert,
+    Passthrough,
+    Permissive,
+    SkipBad,
+    WorkingBox,
+)
+from vitreous.cli.refine_options import (
+    Assignment,
+    Continue,
+    KeepAll,
+    MaskDiameter,
+    Rounds,
+    Scale,
+    ShiftRange,
+    Sym,
+    settings,
+)
+
+
+def command(
+    context: typer.Context,
+    particles: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PARTICLES",
+            help="Particle table of RELION (.star) or cryoSPARC (.cs); poses in it are not used.",
+        ),
+    ],
+    map_: Annotated[
+        Path,
+        typer.Option(
+            "--map",
+            help="Map to start from (.mrc), of any pixel size and grey scale. With --sym its axes "
+            "must be RELION's.",
+            metavar="FILE.mrc",
+        ),
+    ],
+    output: Output,
+    sym: Sym = "C1",
+    start_resolution: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="What the map is good for, in Å; nothing finer of it is used. Lower is bolder: "
+            "both halves start from it, and share what it holds.",
+        ),
+    ] = 40.0,
+    box: WorkingBox = None,
+    shift_range: ShiftRange = None,
+    mask_diameter: MaskDiameter = None,
+    rounds: Rounds = 20,
+    assignment: Assignment = "soft",
+    scale: Scale = "one",
+    keep_all: KeepAll = False,
+    invert: Invert = False,
+    ignore_ctf: IgnoreCtf = False,
+    apix: Apix = None,
+    passthrough: Passthrough = None,
+    skip_bad: SkipBad = False,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Continue = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Refine poses and map from a rough map: find every particle's pose, reconstruct, repeat.
+
+    Two half sets (rlnRandomSubset where given, else random) are refined apart; only the FSC between
+    them is shared, which leads the band. Ends when the halves agree no better. Writes half1.mrc and
+    half2.mrc (unfiltered), map.mrc (all particles, regularised), particles.star (with the poses
+    found), rejected.star (particles that noise explains better), fsc.csv, history.jsonl and
+    report.html.
+
+    Example: `vitreous refine particles.star --map abinit/map.mrc --sym D2 -o OUT`
+    """
+    require_finite(context.params)
+
+    from vitreous.cli.particle_sources import ParticleFiles
+    from vitreous.cli.refine_run import Request, refine
+    from vitreous.cli.working_set import Working
+
+    request = Request(
+        files=ParticleFiles(
+            particles,
+            apix=apix,
+            data_root=data_root,
+            allow_outside_root=allow_outside_root,
+            passthrough=tuple(passthrough or ()),
+            permissive=permissive,
+        ),
+        output=output,
+        working=Working(
+            symmetry=sym,
+            box_size=box,
+            mask_diameter_angstrom=mask_diameter,
+            invert=invert,
+            ignore_ctf=ignore_ctf,
+            skip_bad=skip_bad,
+            seed=seed,
+            device=device,
+            threads=threads,
+        ),
+        start=map_,
+        start_resolution_angstrom=start_resolution,
+        shift_range_angstrom=shift_range,
+        settings=settings(rounds, assignment, scale, keep_all),
+        overwrite=overwrite,
+        resume=resume,
+        quiet=quiet,
+    )
+    done = refine(request)
+    typer.secho(f"{done.verdict}.", bold=True)
+    typer.echo(done.text)

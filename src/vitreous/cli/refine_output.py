@@ -1,0 +1,208 @@
+"""What ``vitreous refine`` and ``vitreous auto`` write: maps, poses, tables, report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreous.cli.compare_halves import compare, described
+from vitreous.cli.first_maps import FirstMaps
+from vitreous.cli.output import OutputFolder
+from vitreous.cli.reconstruction_output import (
+    Halves,
+    angstrom,
+    report_data,
+    summary,
+    write_files,
+)
+from vitreous.cli.working_set import Working, WorkingSet
+from vitreous.data.particles import Particles
+from vitreous.data.tables import pose_columns
+from vitreous.io.mrc import write_mrc
+from vitreous.io.star import write_star
+from vitreous.report.html import write_report
+from vitreous.solvers.pose_assignment import AssignedPoses, PoseAssignment
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A finished run: whether there is a structure, one sentence, and the lines below it."""
+
+    solved: bool
+    verdict: str
+    text: str
+
+
+def write_results(
+    folder: OutputFolder,
+    working: Working,
+    data: WorkingSet,
+    first: FirstMaps,
+    task: PoseAssignment | None,
+    *,
+    title: str,
+    command: str,
+    history: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> Refined:
+    """Write every output but checkpoints and history.
+
+    Args:
+        folder: where to.
+        working: options.
+        data: the particles.
+        first: what was started from.
+        task: its rounds; None where there was nothing to be refined.
+        title: of the report.
+        command: name of the subcommand.
+        history: rows of the run.
+        seconds: wall time.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    pixel = data.pixel_size_angstrom
+    poses = None if task is None else task.poses()
+    half1, half2, average = (
+        (first.half1, first.half2, 0.5 * (first.half1 + first.half2))
+        if task is None
+        else (one.cpu() for one in task.maps())
+    )
+    diameter = working.mask_diameter_angstrom
+    mask, curves = compare(
+        half1, half2, pixel_size_angstrom=pixel, diameter_angstrom=diameter, seed=working.seed
+    )
+    halves = described(
+        half1,
+        half2,
+        average,
+        mask,
+        curves,
+        pixel_size_angstrom=pixel,
+        diameter_angstrom=diameter,
+    )
+    verdict = _verdict(halves, first, len(data.particles))
+    numbers = {} if poses is None else _numbers(first, poses)
+    _write_tables(folder, data, halves, poses)
+    start = 0.5 * (first.half1 + first.half2)
+    write_mrc(folder.path("start.mrc"), start.cpu().float().numpy(), pixel)
+    folder.config["run"] |= {
+        "verdict": verdict,
+        "solved": first.solved,
+        "seconds": round(seconds, 1),
+        "resolution_0143_angstrom": halves.headline[0],
+        "resolution_05_angstrom": halves.headline[1],
+        "start": first.verdict,
+        "tries": first.tries,
+    }
+    page = report_data(
+        command,
+        title,
+        verdict,
+        halves,
+        half_set=data.half_set,
+        pixel_size_angstrom=pixel,
+        symmetry=working.symmetry,
+        seconds=seconds,
+        options=folder.config["options"],
+        warnings=_warnings(halves, first, task),
+        more_numbers=numbers,
+    )
+    write_report(folder.path("report.html"), replace(page, history=history))
+    more = [f"{name:<12} {value}" for name, value in numbers.items()]
+    return Refined(first.solved, verdict, "\n".join([summary(halves, folder, seconds), *more]))
+
+
+def _verdict(halves: Halves, first: FirstMaps, count: int) -> str:
+    if not first.solved:
+        return first.verdict
+    reached = halves.headline[0]
+    between = f"between half maps of {count:,} particles"
+    if first.independent:
+        return f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
+    if not math.isfinite(reached) or reached > 0.9 * first.resolution_angstrom:
+        return (
+            f"nothing was found beyond the start: the half maps agree to {angstrom(reached)}, and "
+            f"share the start up to {first.resolution_angstrom:.0f} Å; check it, --sym and "
+            "contrast (--invert), or let `vitreous auto` find one"
+        )
+    return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to " + (
+        f"{first.resolution_angstrom:.0f} Å"
+    )
+
+
+def _numbers(first: FirstMaps, poses: AssignedPoses) -> dict[str, str]:
+    kept = int(poses.kept.sum())
+    certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
+    found = {
+        "kept": f"{kept:,} of {len(poses.kept):,} particles",
+        "certain": f"{100 * certain:.0f} % have a best pose above 50 %",
+    }
+    if first.misfits:
+        values = torch.tensor(first.misfits).view(2, -1)
+        spread = " and ".join(
+            ", ".join(f"{value:.1f}" for value in half - half.min()) for half in values
+        )
+        found["starts"] = f"misfit above the best, half 1 and half 2: {spread}"
+    return found
+
+
+def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> tuple[str, ...]:
+    found = []
+    if not first.solved:
+        found.append(first.verdict + ".")
+    if first.tries > 1 and first.solved:
+        found.append(
+            f"The halves disagreed at first; they came together at try {first.tries}, from other "
+            "starts and with more images."
+        )
+    if task is not None and not task.settled and task.round >= task.config.rounds:
+        found.append("The halves still came closer in the last round; give more (--rounds).")
+    if halves.unmasked[0] > 1.5 * halves.masked[0]:
+        found.append(
+            "The mask gains suspiciously much resolution; look at the unmasked curve as well."
+        )
+    return tuple(found)
+
+
+def _write_tables(
+    folder: OutputFolder, data: WorkingSet, halves: Halves, poses: AssignedPoses | None
+) -> None:
+    """Maps, curves, and the particles with their poses, those left out apart."""
+    if poses is None:
+        write_files(folder, halves, data.particles, data.half_set, data.pixel_size_angstrom)
+        return
+    kept = poses.kept.cpu()
+    for name, chosen in (("particles.star", kept), ("rejected.star", ~kept)):
+        rows = chosen.nonzero().flatten()
+        if name == "particles.star":
+            write_files(
+                folder,
+                halves,
+                data.particles.select(rows.numpy()),
+                data.half_set[rows],
+                data.pixel_size_angstrom,
+                **_columns(poses, rows),
+            )
+        elif len(rows):
+            some: Particles = data.particles.select(rows.numpy())
+            half = data.half_set[rows].numpy()
+            document = some.to_star_document(
+                relative_to=folder.root, rlnRandomSubset=half, **_columns(poses, rows)
+            )
+            write_star(folder.path(name), document)
+
+
+def _columns(poses: AssignedPoses, rows: Tensor) -> dict[str, Any]:
+    """Poses and what is known of them, under RELION's names."""
+    here = rows.to(poses.posterior.device)
+    return {
+        **pose_columns(poses.pose[here]),
+        "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
+        "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
+    }
