@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator, say, stream_seed
 from vitreous.cli.maps import read_map, resample_map
 from vitreous.cli.working_set import Working, WorkingSet
+from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics
 from vitreous.metrics.fsc import fsc
-from vitreous.metrics.halves import HalvesResult, combine_halves
-from vitreous.solvers.images import ChosenImages, ImageSource
-from vitreous.solvers.pose_config import RandomStartConfig
+from vitreous.metrics.halves import BETTER_THAN_CHANCE, HalvesResult, combine_halves
+from vitreous.solvers.images import ChosenImages, ImagesInMemory, ImageSource, shell_power
+from vitreous.solvers.pose_config import PoseConfig, RandomStartConfig
 from vitreous.solvers.random_start import RandomStart
+from vitreous.solvers.recognition import MOST_IMAGES, recognition, with_random_phases
 
+CERTAIN = 5.0  # standard errors by which images fit better than noise
+BEYOND_CHANCE = 16  # shells that noise alone has never been seen to agree to
+_REMEDY = "Give the run more --images and --starts, another --seed,"
 _SHARE = 0.3  # of the run's time, when the first try succeeds
 
 Notify = Callable[[float, Mapping[str, Any]], None]
@@ -51,6 +57,7 @@ class FirstMaps:
         independent: whether each was made from its own half set alone.
         solved: whether they are worth to be refined.
         verdict: of independent halves; empty for a start from a file.
+        certainty: that images show the map of the other half set, in standard errors.
         tries: how many it took.
         misfits: of the starts of the last try, half 1 before half 2; lower explains more.
     """
@@ -61,6 +68,7 @@ class FirstMaps:
     independent: bool = False
     solved: bool = True
     verdict: str = ""
+    certainty: float = 0.0
     tries: int = 0
     misfits: tuple[float, ...] = ()
 
@@ -77,16 +85,47 @@ class FirstMaps:
 
 
 def from_file(
-    path: Path, box_size: int, pixel_size_angstrom: float, resolution_angstrom: float
+    path: Path,
+    images: ImageSource,
+    optics: Optics | None,
+    data: WorkingSet,
+    config: PoseConfig,
 ) -> FirstMaps:
     """One map for both halves, brought to their grid.
 
+    Args:
+        path: of the map.
+        images: all particles, at the working box.
+        optics: of each.
+        data: half sets and pixel size.
+        config: of the refinement.
+
     Raises:
-        InputError: as :func:`~vitreous.cli.maps.read_map`.
+        InputError: as :func:`~vitreous.cli.maps.read_map`; or the images do not show the map.
     """
     volume, pixel = read_map(path)
-    volume = resample_map(volume, pixel, box_size, pixel_size_angstrom)
-    return FirstMaps(volume, volume, resolution_angstrom)
+    n = data.box_size
+    volume = resample_map(volume, pixel, n, data.pixel_size_angstrom).to(data.device)
+    order = torch.randperm(len(images), generator=generator(config.seed, "recognition"))
+    rows = order[:MOST_IMAGES].sort().values
+    radius = round(n * data.pixel_size_angstrom / config.start_resolution_angstrom)
+    radii = sorted({min(radius, config.search_radius), min(radius, (n - 1) // 2)})
+    certainty = recognition(
+        volume,
+        data.pixel_size_angstrom,
+        images.read(rows),
+        None if optics is None else optics[rows],
+        shell_power(images, rows).to(data.device),
+        radii,
+        config,
+    )
+    if certainty < CERTAIN:
+        raise InputError(
+            f"{path}: the images fit this map no better than noise of the same power does "
+            f"({certainty:.1f} standard errors); check that it is of these particles, --invert, "
+            "--sym and its axes, or let `vitreous auto` find a map"
+        )
+    return FirstMaps(volume, volume, config.start_resolution_angstrom, certainty=certainty)
 
 
 def ab_initio(
@@ -134,7 +173,7 @@ def ab_initio(
             )
             _run(task, attempt, half, notify, record)
             halves.append(task)
-        first = _joined(halves, data, working, attempt + 1)
+        first = _joined(halves, data, working, attempt + 1, notify)
         if first.solved:
             break
         if attempt + 1 < search.tries:
@@ -151,27 +190,72 @@ def _run(task: RandomStart, attempt: int, half: int, notify: Notify, record: Rec
         notify(share, {"stage": f"start {stats['start']:.0f}", "half": half})
 
 
-def _joined(halves: list[RandomStart], data: WorkingSet, working: Working, tries: int) -> FirstMaps:
+def _joined(
+    halves: list[RandomStart], data: WorkingSet, working: Working, tries: int, notify: Notify
+) -> FirstMaps:
     """Both halves' maps in one frame, and what they say together."""
-    maps = [task.best.maps()[2] for task in halves]
-    pixel = halves[0].pixel_size_angstrom
-    result: HalvesResult = combine_halves(
-        *maps,
-        pixel_size_angstrom=pixel,
-        symmetry=working.symmetry,
-        n_particles=sum(len(task.rows) for task in halves),
-        generator=generator(working.seed, f"combine {tries}"),
-        remedy="Give the run more --images and --starts, another --seed,",
-    )
-    resolution = max(result.unmasked_05_angstrom, 2 * pixel)
+    result = _combined(halves, working, tries)
+    certainty = min(halves[0].recognised_by(halves[1]), halves[1].recognised_by(halves[0]))
+    verdict = result.verdict
+    edge = data.box_size * data.pixel_size_angstrom
+    if result.solved and certainty < CERTAIN:
+        verdict = (
+            "NOT SOLVED: the halves agree, but the images fit their maps no better than noise of "
+            f"the same power does ({certainty:.1f} standard errors): there is nothing, or too few "
+            "particles to show it"
+        )
+    elif result.solved and edge / result.structure_angstrom < BEYOND_CHANCE:
+        chance = _by_chance(halves, working, tries, notify)
+        if result.structure_angstrom * BETTER_THAN_CHANCE >= chance:
+            verdict = (
+                "NOT SOLVED: beyond their outline the halves agree to "
+                f"{result.structure_angstrom:.0f} Å; made of the same images with random phases, "
+                f"which show nothing, they agree to {chance:.0f} Å. {_REMEDY} or more particles"
+            )
     n = data.box_size
+    maps = (halves[0].best.maps()[2], result.half2)
+    half1, half2 = (fourier_resize(one, n, 3) for one in maps)
     return FirstMaps(
-        fourier_resize(maps[0], n, 3),
-        fourier_resize(result.half2, n, 3),
-        min(resolution, n * data.pixel_size_angstrom / 3),
+        half1,
+        half2,
+        min(max(result.unmasked_05_angstrom, 2 * halves[0].pixel_size_angstrom), edge / 3),
         independent=True,
-        solved=result.solved,
-        verdict=result.verdict,
+        solved=not verdict.startswith("NOT SOLVED"),
+        verdict=verdict,
+        certainty=certainty,
         tries=tries,
         misfits=tuple(misfit for task in halves for misfit in task.misfits),
     )
+
+
+def _combined(halves: list[RandomStart], working: Working, tries: int) -> HalvesResult:
+    return combine_halves(
+        *(task.best.maps()[2] for task in halves),
+        pixel_size_angstrom=halves[0].pixel_size_angstrom,
+        symmetry=working.symmetry,
+        n_particles=sum(len(task.rows) for task in halves),
+        generator=generator(working.seed, f"combine {tries}"),
+        remedy=_REMEDY,
+    )
+
+
+def _by_chance(halves: list[RandomStart], working: Working, tries: int, notify: Notify) -> float:
+    """How far the halves come to agree, in Å, when all that the images show is destroyed.
+
+    Rounds on noise have modes that they fall into, half by half, and which agree.
+    """
+    stream = generator(working.seed, f"random phases {tries}")
+    empty = []
+    for task in halves:
+        one = RandomStart(
+            ImagesInMemory(with_random_phases(task.images, stream)),
+            task.optics,
+            task.pixel_size_angstrom,
+            replace(task.config, starts=1),
+            correlate=fsc,
+        )
+        for _ in range(one.steps):
+            one.step()
+            notify(_SHARE, {"stage": "chance"})
+        empty.append(one)
+    return _combined(empty, working, tries).structure_angstrom

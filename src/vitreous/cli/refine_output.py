@@ -114,8 +114,11 @@ def write_results(
         more_numbers=numbers,
     )
     write_report(folder.path("report.html"), replace(page, history=history))
+    remark = "" if first.solved else "; they mean nothing while it is not solved"
     more = [f"{name:<12} {value}" for name, value in numbers.items()]
-    return Refined(first.solved, verdict, "\n".join([summary(halves, folder, seconds), *more]))
+    return Refined(
+        first.solved, verdict, "\n".join([summary(halves, folder, seconds, remark), *more])
+    )
 
 
 def _verdict(halves: Halves, first: FirstMaps, count: int) -> str:

@@ -21,7 +21,7 @@ from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruction_output import FILES
 from vitreous.cli.refine_output import Refined, write_results
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
-from vitreous.core.errors import UsageError
+from vitreous.core.errors import InputError, UsageError
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.metrics.align import align_nearby
 from vitreous.metrics.fsc import fsc
@@ -75,6 +75,18 @@ class _Plan:
     def optics(self) -> Any:
         return None if self.request.working.ignore_ctf else self.data.particles.optics
 
+    def settings(self, start_resolution_angstrom: float) -> PoseConfig:
+        """Of the rounds."""
+        working = self.request.working
+        return PoseConfig(
+            start_resolution_angstrom=start_resolution_angstrom,
+            symmetry=working.symmetry,
+            shift_range_angstrom=self.shift_range_angstrom,
+            seed=working.seed,
+            diameter_angstrom=working.mask_diameter_angstrom,
+            **self.request.settings,
+        )
+
 
 def refine(request: Request) -> Refined:
     """Run ``vitreous refine`` or ``vitreous auto``.
@@ -117,6 +129,12 @@ def _plan(request: Request) -> _Plan:
     if farthest is not None and farthest > edge / 2:
         raise UsageError(
             f"--shift-range {farthest:g}: beyond the images' edge; at most {edge / 2:.0f}"
+        )
+    coarsest = request.start_resolution_angstrom
+    if request.start is not None and not 2 * data.pixel_size_angstrom < coarsest <= edge / 2:
+        raise UsageError(
+            f"--start-resolution {coarsest:g}: must be finer than half the box, {edge / 2:.0f} Å, "
+            f"and coarser than two pixels, {2 * data.pixel_size_angstrom:.1f} Å"
         )
     return _Plan(request, data, SHIFT_SHARE * edge if farthest is None else farthest)
 
@@ -187,10 +205,18 @@ class _Run:
         if self._saved is not None:
             return FirstMaps.restored(self._saved.tensors, self._saved.meta["first"])
         if request.start is not None:
-            first = from_file(
-                request.start, data.box_size, data.pixel_size_angstrom,
-                request.start_resolution_angstrom,
-            )  # fmt: skip
+            resolution = request.start_resolution_angstrom
+            try:
+                first = from_file(
+                    request.start,
+                    self._images,
+                    self._plan.optics,
+                    data,
+                    self._plan.settings(resolution),
+                )
+            except InputError:
+                self._folder.discard()
+                raise
         else:
             first = ab_initio(
                 self._images,
@@ -208,14 +234,7 @@ class _Run:
     def rounds(self, first: FirstMaps) -> PoseAssignment:
         """Rounds until nothing is gained."""
         request, data = self._plan.request, self._plan.data
-        settings = PoseConfig(
-            start_resolution_angstrom=first.resolution_angstrom,
-            symmetry=request.working.symmetry,
-            shift_range_angstrom=self._plan.shift_range_angstrom,
-            seed=request.working.seed,
-            diameter_angstrom=request.working.mask_diameter_angstrom,
-            **request.settings,
-        )
+        settings = self._plan.settings(first.resolution_angstrom)
         done_before = 0.0 if request.start is not None else 0.3
         task = PoseAssignment(
             self._images,

@@ -19,6 +19,7 @@ from vitreous.solvers.images import ChosenImages, ImagesInMemory, ImageSource
 from vitreous.solvers.loop import Stats
 from vitreous.solvers.pose_assignment import Correlate, PoseAssignment
 from vitreous.solvers.pose_config import PoseConfig, RandomStartConfig
+from vitreous.solvers.recognition import MOST_IMAGES, recognition
 
 _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diameter: sigma, radius
 
@@ -82,13 +83,13 @@ class RandomStart:
         self.box_size = min(self._full, 2 * (config.box_radius + 3))
         self.pixel_size_angstrom = pixel_size_angstrom * self._full / self.box_size
         read = ChosenImages(images, self.rows).read
-        self._images = torch.cat(
+        self.images = torch.cat(
             [
                 fourier_resize(read(some).float(), self.box_size, 2)
                 for some in torch.split(torch.arange(len(self.rows)), 512)
             ]
         )
-        self._optics = None if optics is None else optics[self.rows]
+        self.optics = None if optics is None else optics[self.rows]
         self._half = torch.arange(len(self.rows)) % 2 + 1
         self.runs: list[PoseAssignment] = []
         self.misfits: list[float] = []
@@ -116,8 +117,8 @@ class RandomStart:
             diameter_angstrom=config.diameter_angstrom,
         )
         return PoseAssignment(
-            ImagesInMemory(self._images),
-            self._optics,
+            ImagesInMemory(self.images),
+            self.optics,
             self.pixel_size_angstrom,
             self._half,
             start.to(self._device),
@@ -163,6 +164,24 @@ class RandomStart:
     def volume(self) -> Tensor:
         """The best run's map, weighted by its FSC, in the images' own box ``(n, n, n)``."""
         return fourier_resize(self.best.maps()[2], self._full, 3)
+
+    def recognised_by(self, other: RandomStart) -> float:
+        """How sure it is that another half set's images show this map: in standard errors.
+
+        See :mod:`vitreous.solvers.recognition`. Rounds have modes that they fall into when there is
+        nothing else, and in which two half sets of noise agree.
+        """
+        best = self.best
+        rows = torch.arange(min(MOST_IMAGES, len(other.rows)))
+        return recognition(
+            fourier_resize(best.maps()[2], self.box_size, 3),
+            self.pixel_size_angstrom,
+            other.images[rows],
+            None if other.optics is None else other.optics[rows],
+            torch.stack(best.noise_power).mean(0),
+            [min(best.radius, self.config.search_radius)],
+            best.config,
+        )
 
     @property
     def resolution_angstrom(self) -> float:
