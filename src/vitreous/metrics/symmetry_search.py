@@ -1,0 +1,323 @@
+"""Which point group two half maps obey, and how well: evidence that noise cannot make up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.resample import rotate_volume
+from vitreous.core.rotation import random_rotations
+from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.metrics.fsc import fsc_resolution
+from vitreous.metrics.registration import Registration
+from vitreous.metrics.symmetry_frames import Frame, find_frames, refine_frames
+
+CUTOFF = 0.143
+HOLDS = 0.75
+FEWEST_SHELLS = 5
+_FIRST_SHELL = 2
+_SEARCH_RADIUS = 6
+_RANDOM_TURNS = 64
+_LEAST_RANDOM_TURN = -0.5  # cosine: random turns are wide, for narrow ones leave much in place
+_REFINED_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class SymmetryCandidate:
+    """A point group, where its axes lie, and how well the half maps obey it.
+
+    ``standard(r) = map(R^T (r - t))``, r from the centre ``n // 2``, has the axes where RELION has
+    them; :func:`to_standard` does it.
+
+    Args:
+        name: Schoenflies name.
+        order: number of rotations.
+        agreement: mean over the rotations, but the identity, of how well half map 1 agrees with
+            half map 2 so rotated, as a share of how well it agrees with it as it is: 1 for a
+            perfect symmetry.
+        weakest: the same of the rotation that agrees least. The group stands or falls with it.
+        resolution_angstrom: where the mean FSC over the rotations falls below 0.143.
+        curve: that FSC, ``(n // 2 + 1,)`` at the working box.
+        rotation: ``(3, 3)`` float64 R.
+        shift_angstrom: ``(3,)`` float64 t in (x, y, z).
+        holds: whether the half maps obey it.
+    """
+
+    name: str
+    order: int
+    agreement: float
+    weakest: float
+    resolution_angstrom: float
+    curve: Tensor
+    rotation: Tensor
+    shift_angstrom: Tensor
+    holds: bool
+
+
+@dataclass(frozen=True)
+class SymmetrySearch:
+    """What a search for symmetry came to.
+
+    Args:
+        candidates: those that hold first, then by ``weakest``; higher order before lower.
+        group: the largest group that holds; C1 if none does.
+        curve: FSC between the half maps, unturned, at the working box.
+        resolution_angstrom: of it, at 0.143; the test sees nothing finer.
+        chance: greatest agreement of half map 1 with half map 2 under random rotations.
+        chance_mean: its mean.
+        box_size: of the working box.
+        pixel_size_angstrom: at the working box.
+        verdict: one sentence.
+    """
+
+    candidates: tuple[SymmetryCandidate, ...]
+    group: str
+    curve: Tensor
+    resolution_angstrom: float
+    chance: float
+    chance_mean: float
+    box_size: int
+    pixel_size_angstrom: float
+    verdict: str
+
+    @property
+    def best(self) -> SymmetryCandidate | None:
+        """The candidate of :attr:`group`; None for C1."""
+        return next((one for one in self.candidates if one.name == self.group), None)
+
+
+def find_symmetry(
+    half1: Tensor,
+    half2: Tensor,
+    *,
+    pixel_size_angstrom: float,
+    generator: torch.Generator,
+    box_size: int = 40,
+) -> SymmetrySearch:
+    r"""Find the point group of a map that was reconstructed without one, with evidence.
+
+    Axes are sought in the mean of the half maps, at low resolution, over all rotations and shifts;
+    pairs of axes at a group's angles give frames; every rotation of a frame is refined by itself
+    up to the resolution of the half maps, and the frame is fitted through their axes.
+
+    The evidence compares the half maps, whose noise is independent: for a rotation g,
+
+    .. math::
+
+        q_g = \frac{\sum_s n_s\, \mathrm{FSC}_1(s)\, \mathrm{FSC}_g(s)}
+                   {\sum_s n_s\, \mathrm{FSC}_1(s)^2},
+
+    the slope of the FSC of half map 1 with the rotated half map 2 on that with half map 2 as it
+    is, weighted by the number of coefficients. Its expectation is 1 where g is a symmetry, at any
+    noise. A group holds if its worst rotation reaches 0.75 and more than any of 64 random
+    rotations at their best shifts.
+
+    Groups tried: Cn and Dn of n = 2 to 8 and 12, T, O, I.
+
+    Args:
+        half1, half2: independent half maps ``(n, n, n)`` made without symmetry, in one frame.
+        pixel_size_angstrom: Å.
+        generator: for the random rotations.
+        box_size: working box; larger maps are Fourier-cropped to it.
+
+    Raises:
+        ValueError: boxes differ, not cubic, or values that are not finite.
+    """
+    small1, small2 = (_small(half, box_size) for half in (half1, half2))
+    if half1.shape != half2.shape:
+        raise ValueError(f"boxes differ: {tuple(half1.shape)} and {tuple(half2.shape)}")
+    n = len(small1)
+    pixel = pixel_size_angstrom * half1.shape[-1] / n
+    with torch.no_grad():
+        judge = _Judge(small1, small2)
+        resolution = fsc_resolution(judge.curve.clamp(max=1), CUTOFF, n, pixel)
+        if judge.last < FEWEST_SHELLS:
+            return _nothing(judge, resolution, pixel, n)
+        frames = _frames(0.5 * (small1 + small2), judge)
+        chance = judge.by_chance(generator)
+    tops = float(chance.max())
+    found = [_candidate(frame, judge, tops, pixel) for frame in frames]
+    found.sort(key=lambda one: (one.holds, one.order if one.holds else one.weakest), reverse=True)
+    group = found[0].name if found and found[0].holds else "C1"
+    verdict = _verdict(group, found, resolution, tops)
+    return SymmetrySearch(
+        tuple(found), group, judge.curve, resolution, tops, float(chance.mean()), n, pixel, verdict
+    )
+
+
+def symmetry_agreement(half1: Tensor, half2: Tensor, name: str, *, box_size: int = 40) -> float:
+    """How well two half maps obey a point group about RELION's axes through the centre.
+
+    Args:
+        half1, half2: independent half maps ``(n, n, n)``.
+        name: Schoenflies name.
+        box_size: working box.
+
+    Returns:
+        agreement under the worst rotation, as :attr:`SymmetryCandidate.weakest`; 1 for C1, NaN
+        where the half maps share too little to tell.
+
+    Raises:
+        ValueError: boxes differ, not cubic, or values that are not finite.
+        UsageError: unknown point group.
+    """
+    group = point_group(name)
+    if group.order == 1:
+        return 1.0
+    with torch.no_grad():
+        judge = _Judge(_small(half1, box_size), _small(half2, box_size))
+        if judge.last < FEWEST_SHELLS:
+            return math.nan
+        return float(judge.agreement(judge.curves(*_standard(group).operators())).min())
+
+
+def to_standard(
+    volume: Tensor, candidate: SymmetryCandidate, pixel_size_angstrom: float
+) -> Tensor:
+    """A map turned and shifted so that the candidate's axes are RELION's.
+
+    Args:
+        volume: ``(n, n, n)``, one of the half maps or a map in their frame.
+        candidate: from :func:`find_symmetry`.
+        pixel_size_angstrom: of the volume, Å.
+    """
+    return rotate_volume(
+        volume, candidate.rotation, candidate.shift_angstrom / pixel_size_angstrom
+    )
+
+
+class _Judge:
+    """FSC of half map 1 with half map 2, as it is and rotated; both within a soft sphere."""
+
+    def __init__(self, half1: Tensor, half2: Tensor) -> None:
+        self.n = len(half1)
+        self.engine = Registration(half2, half1)
+        self.engine.use(max(2, int(0.9 * (self.n // 2))), most=30_000, cubic=True)
+        device = half1.device
+        eye, none = torch.eye(3, device=device)[None], torch.zeros(1, 3, device=device)
+        unturned = self.engine.shell_correlation(eye, none)[0].double().cpu()
+        below = (unturned[1:] < CUTOFF).nonzero()
+        self.last = int(below[0]) if len(below) else self.engine.radius  # shell that still agrees
+        self.curve = self._padded(unturned)
+        counts = torch.bincount(self.engine.points.norm(dim=-1).round().long().cpu())
+        self.weight = counts.double() * unturned.clamp(min=0)
+        self.unturned = unturned
+
+    def _padded(self, curves: Tensor) -> Tensor:
+        """Up to shell n // 2, 0 beyond the radius in use, 1 at shell 0."""
+        full = curves.new_zeros((*curves.shape[:-1], self.n // 2 + 1))
+        full[..., : curves.shape[-1]] = curves
+        full[..., 0] = 1.0
+        return full
+
+    def curves(self, turns: Tensor, shifts_px: Tensor) -> Tensor:
+        """FSC ``(b, radius + 1)`` under rotations and shifts."""
+        device = self.engine.device
+        found = self.engine.shell_correlation(
+            turns.float().to(device), shifts_px.float().to(device)
+        )
+        return found.double().cpu()
+
+    def agreement(self, curves: Tensor) -> Tensor:
+        """Slope of the curves on the unturned one, over the shells that agree."""
+        used = slice(_FIRST_SHELL, self.last + 1)
+        weight, unturned = self.weight[used], self.unturned[used]
+        return (curves[:, used] @ weight) / (unturned @ weight)
+
+    def by_chance(self, generator: torch.Generator) -> Tensor:
+        """Agreement under wide random rotations, each at its best shift."""
+        turns = random_rotations(8 * _RANDOM_TURNS, generator=generator)
+        cosine = (turns.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+        turns = turns[cosine < -_LEAST_RANDOM_TURN][:_RANDOM_TURNS].to(self.engine.device)
+        eye = torch.eye(3, device=self.engine.device)
+        placed = self.engine.search(turns, eye, (False,))
+        return self.agreement(self.curves(placed.rotation, placed.shift_px))
+
+
+def _small(half: Tensor, box_size: int) -> Tensor:
+    n = int(half.shape[-1])
+    if tuple(half.shape) != (n, n, n) or not bool(torch.isfinite(half).all()):
+        raise ValueError(f"half maps must be finite cubes, got {tuple(half.shape)}")
+    return fourier_resize(half.detach().float(), min(n, box_size), 3)
+
+
+def _standard(group: PointGroup) -> Frame:
+    eye = torch.eye(3, dtype=torch.float64)
+    return Frame(group, eye, torch.zeros(3, dtype=torch.float64), math.nan)
+
+
+def _frames(average: Tensor, judge: _Judge) -> list[Frame]:
+    """Frames at low resolution, the most likely ones then refined to the last shell that agrees."""
+    engine = Registration(average, average)
+    radius = min(_SEARCH_RADIUS, judge.last)
+    engine.use(radius)
+    frames = refine_frames(engine, find_frames(engine), 6)
+    shares = [float(judge.agreement(judge.curves(*f.operators())).min()) for f in frames]
+    order = sorted(range(len(frames)), key=lambda i: shares[i], reverse=True)
+    likely = [frames[i] for i in order[:_REFINED_GROUPS]]
+    others = [frames[i] for i in order[_REFINED_GROUPS:]]
+    trust = judge.unturned.clamp(0, 0.98)
+    while radius < judge.last:
+        radius = min(judge.last, math.ceil(1.5 * radius))
+        engine.use(radius)
+        engine.weigh_by_shell(trust / (1 - trust.square()))
+        likely = refine_frames(engine, likely, 5)
+    return likely + others
+
+
+def _candidate(frame: Frame, judge: _Judge, chance: float, pixel: float) -> SymmetryCandidate:
+    curves = judge.curves(*frame.operators())
+    shares = judge.agreement(curves)
+    mean = judge._padded(curves.mean(0))
+    weakest = float(shares.min())
+    return SymmetryCandidate(
+        name=frame.group.name,
+        order=frame.group.order,
+        agreement=float(shares.mean()),
+        weakest=weakest,
+        resolution_angstrom=fsc_resolution(mean, CUTOFF, judge.n, pixel),
+        curve=mean,
+        rotation=frame.rotation,
+        shift_angstrom=-frame.rotation @ frame.centre_px * pixel,
+        holds=weakest >= HOLDS and weakest > chance,
+    )
+
+
+def _nothing(judge: _Judge, resolution: float, pixel: float, n: int) -> SymmetrySearch:
+    reached = f"only to {resolution:.0f} Å" if math.isfinite(resolution) else "nowhere"
+    verdict = (
+        f"cannot tell: the half maps agree {reached}, over fewer than {FEWEST_SHELLS} shells; "
+        "any map looks symmetric at that resolution"
+    )
+    return SymmetrySearch(
+        (), "C1", judge.curve, resolution, math.nan, math.nan, n, pixel, verdict
+    )
+
+
+def _verdict(
+    group: str, found: Sequence[SymmetryCandidate], resolution: float, chance: float
+) -> str:
+    random = f"random rotations reach {_percent(chance)}"
+    if group == "C1":
+        if not found:
+            return f"no symmetry: no axis was found to {resolution:.1f} Å"
+        best = max(found, key=lambda one: one.weakest)
+        return (
+            f"no symmetry to {resolution:.1f} Å: the best candidate, {best.name}, keeps "
+            f"{_percent(best.weakest)} of the half maps' agreement; {random}"
+        )
+    one = found[0]
+    return (
+        f"{group}: rotated about its axes, half map 2 keeps {_percent(one.agreement)} of its "
+        f"agreement with half map 1 (the worst rotation {_percent(one.weakest)}; {random}), to "
+        f"{one.resolution_angstrom:.1f} Å where unrotated they agree to {resolution:.1f} Å"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
