@@ -19,10 +19,12 @@ from vitreous.cli import (
     demo,
     fsc,
     info,
+    postprocess,
     prepare,
     reconstruct,
     select,
     simulate,
+    symmetry,
     tomo,
 )
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
@@ -47,6 +49,8 @@ app.command("prepare", no_args_is_help=True)(prepare.command)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
+app.command("symmetry", no_args_is_help=True)(symmetry.command)
+app.command("postprocess", no_args_is_help=True)(postprocess.command)
 app.add_typer(tomo.app, name="tomo")
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)

@@ -114,8 +114,10 @@ def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[Band, Ten
         power = (power_a.clamp(min=0) * power_b.clamp(min=0)).sqrt()
         # Where a map is empty, as outside its support, nothing correlates.
         floor = 1e-6 * float(power.max()) + 1e-30
-        yield band, torch.where(power > floor, cross / power.clamp(min=floor), 0), chance(
-            gain, window
+        yield (
+            band,
+            torch.where(power > floor, cross / power.clamp(min=floor), 0),
+            chance(gain, window),
         )
 
 
@@ -170,7 +172,9 @@ def local_resolution(
     return resolution if mask is None else torch.where(mask > 0, resolution, 0)
 
 
-def local_low_pass(volume: Tensor, resolution_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
+def local_low_pass(
+    volume: Tensor, resolution_angstrom: Tensor, pixel_size_angstrom: float
+) -> Tensor:
     """A map from which, at every voxel, frequencies beyond its local resolution are taken.
 
     Each band counts in full up to the local resolution and fades over one band beyond it.
@@ -199,20 +203,22 @@ def local_low_pass(volume: Tensor, resolution_angstrom: Tensor, pixel_size_angst
     limit = n * pixel_size_angstrom / known.clamp(min=1e-6)
     axes = (0, 1, 2)
     spectrum = torch.fft.rfftn(volume.float(), dim=axes)
-    radius = shell_radius(n, device=volume.device).float()
-    rest = torch.ones_like(radius)
-    all_bands = bands(n)
-    gains = [band.filter(radius) for band in all_bands]
-    for gain in gains:
-        rest = rest - gain
-    low = torch.where(radius < all_bands[0].shell, rest, 0)
+    low, gains = _partition(n, volume.device)
     out = torch.fft.irfftn(spectrum * low, s=(n, n, n), dim=axes)
-    for band, gain in zip(all_bands, gains, strict=True):
-        if band is all_bands[-1]:  # what is beyond the last band goes with it
-            gain = gain + torch.where(radius >= all_bands[0].shell, rest, 0)
+    for band, gain in zip(bands(n), gains, strict=True):
         share = ((limit - band.below) / (band.shell - band.below)).clamp(0, 1)
         out = out + share * torch.fft.irfftn(spectrum * gain, s=(n, n, n), dim=axes)
     return out.to(volume.dtype)
+
+
+def _partition(n: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Filters that sum to one: below the first band, and the bands, the last one to the corners."""
+    radius = shell_radius(n, device=device).float()
+    gains = [band.filter(radius) for band in bands(n)]
+    rest = 1 - torch.stack(gains).sum(0)
+    below = radius < bands(n)[0].shell
+    gains[-1] = gains[-1] + torch.where(below, 0, rest)
+    return torch.where(below, rest, 0), gains
 
 
 def _window(n: int, diameter_px: float, device: torch.device) -> Tensor:

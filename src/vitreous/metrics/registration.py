@@ -203,7 +203,9 @@ class Registration:
         size = max(1, _CHUNK // len(self.points))
         unmirrored = torch.zeros(1, dtype=torch.bool, device=self.device)
         curves = []
-        for turns, shifts in zip(rotation.split(size), shift_px.split(size), strict=True):
+        for turns, shifts in zip(
+            torch.split(rotation, size), torch.split(shift_px, size), strict=True
+        ):
             value = self.moved(turns, shifts, unmirrored)
             sums = torch.zeros(3, len(value), self.radius + 1, device=self.device)
             cross = (value * self._reference.conj()).real

@@ -94,10 +94,10 @@ def refine_frames(engine: Registration, frames: list[Frame], iterations: int) ->
         for i in range(0, len(turns), size)
     ]
     sizes = [frame.group.order - 1 for frame in frames]
-    columns = (
-        torch.cat([getattr(part, name) for part in found]).double().cpu().split(sizes)
+    columns = [
+        torch.split(torch.cat([getattr(part, name) for part in found]).double().cpu(), sizes)
         for name in ("rotation", "shift_px", "score")
-    )
+    ]
     return [_fit(*one) for one in zip(frames, *columns, strict=True)]
 
 
@@ -142,9 +142,11 @@ def _fold_scores(engine: Registration, axes: Tensor, fold: int) -> Tensor:
         return torch.zeros(0)
     steps = torch.arange(1, fold // 2 + 1, dtype=torch.float64)  # the others are their inverses
     vectors = axes[:, None] * (steps * (2 * math.pi / fold))[:, None]
-    return _self_scores(engine, axis_angle_to_matrix(vectors.reshape(-1, 3))).reshape(
-        len(axes), len(steps)
-    ).amin(-1)
+    return (
+        _self_scores(engine, axis_angle_to_matrix(vectors.reshape(-1, 3)))
+        .reshape(len(axes), len(steps))
+        .amin(-1)
+    )
 
 
 def _self_scores(engine: Registration, turns: Tensor) -> Tensor:
@@ -153,9 +155,7 @@ def _self_scores(engine: Registration, turns: Tensor) -> Tensor:
     return engine.search(turns.float().to(engine.device), eye, (False,)).score.cpu()
 
 
-def _frame_rotations(
-    group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]
-) -> list[Tensor]:
+def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]) -> list[Tensor]:
     """Frames that take a good main axis, and where there is one a side axis, to the group's."""
     main_fold, side_fold = _folds(group)
     mains = axes[by_fold[main_fold].argsort(descending=True)[:_MAIN_AXES]] if len(axes) else axes

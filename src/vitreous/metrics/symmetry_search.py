@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.resample import rotate_volume
-from vitreous.core.rotation import random_rotations
+from vitreous.core.rotation import geodesic_distance_deg, random_rotations
 from vitreous.core.symmetry import PointGroup, point_group
 from vitreous.metrics.fsc import fsc_resolution
 from vitreous.metrics.registration import Registration
@@ -19,12 +19,13 @@ from vitreous.metrics.symmetry_frames import Frame, find_frames, refine_frames
 
 CUTOFF = 0.143
 HOLDS = 0.75
-FEWEST_SHELLS = 5
+HOLDS_ON_AVERAGE = 0.92
+FEWEST_SHELLS = 7
 _FIRST_SHELL = 2
 _SEARCH_RADIUS = 6
 _RANDOM_TURNS = 64
-_LEAST_RANDOM_TURN = -0.5  # cosine: random turns are wide, for narrow ones leave much in place
-_REFINED_GROUPS = 10
+_LEAST_RANDOM_TURN_DEG = 60.0  # narrower ones leave much in place
+_LIKELY_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class SymmetryCandidate:
         weakest: the same of the rotation that agrees least. The group stands or falls with it.
         resolution_angstrom: where the mean FSC over the rotations falls below 0.143.
         curve: that FSC, ``(n // 2 + 1,)`` at the working box.
+        chance: greatest agreement under random rotations that are far from the group's own.
         rotation: ``(3, 3)`` float64 R.
         shift_angstrom: ``(3,)`` float64 t in (x, y, z).
         holds: whether the half maps obey it.
@@ -54,6 +56,7 @@ class SymmetryCandidate:
     weakest: float
     resolution_angstrom: float
     curve: Tensor
+    chance: float
     rotation: Tensor
     shift_angstrom: Tensor
     holds: bool
@@ -68,8 +71,7 @@ class SymmetrySearch:
         group: the largest group that holds; C1 if none does.
         curve: FSC between the half maps, unturned, at the working box.
         resolution_angstrom: of it, at 0.143; the test sees nothing finer.
-        chance: greatest agreement of half map 1 with half map 2 under random rotations.
-        chance_mean: its mean.
+        chance: mean agreement of half map 1 with half map 2 under random rotations.
         box_size: of the working box.
         pixel_size_angstrom: at the working box.
         verdict: one sentence.
@@ -80,7 +82,6 @@ class SymmetrySearch:
     curve: Tensor
     resolution_angstrom: float
     chance: float
-    chance_mean: float
     box_size: int
     pixel_size_angstrom: float
     verdict: str
@@ -114,8 +115,9 @@ def find_symmetry(
 
     the slope of the FSC of half map 1 with the rotated half map 2 on that with half map 2 as it
     is, weighted by the number of coefficients. Its expectation is 1 where g is a symmetry, at any
-    noise. A group holds if its worst rotation reaches 0.75 and more than any of 64 random
-    rotations at their best shifts.
+    noise. A group holds if its rotations reach 0.92 on average, the worst of them 0.75 and more
+    than random rotations at their best shifts: of 64, the half that is farthest from the group's
+    own. Where several hold, the largest is taken.
 
     Groups tried: Cn and Dn of n = 2 to 8 and 12, T, O, I.
 
@@ -140,13 +142,13 @@ def find_symmetry(
             return _nothing(judge, resolution, pixel, n)
         frames = _frames(0.5 * (small1 + small2), judge)
         chance = judge.by_chance(generator)
-    tops = float(chance.max())
-    found = [_candidate(frame, judge, tops, pixel) for frame in frames]
+    found = [_candidate(frame, judge, chance, pixel) for frame in frames]
     found.sort(key=lambda one: (one.holds, one.order if one.holds else one.weakest), reverse=True)
     group = found[0].name if found and found[0].holds else "C1"
-    verdict = _verdict(group, found, resolution, tops)
+    verdict = _verdict(group, found, resolution)
+    mean_chance = float(chance[1].mean())
     return SymmetrySearch(
-        tuple(found), group, judge.curve, resolution, tops, float(chance.mean()), n, pixel, verdict
+        tuple(found), group, judge.curve, resolution, mean_chance, n, pixel, verdict
     )
 
 
@@ -176,9 +178,7 @@ def symmetry_agreement(half1: Tensor, half2: Tensor, name: str, *, box_size: int
         return float(judge.agreement(judge.curves(*_standard(group).operators())).min())
 
 
-def to_standard(
-    volume: Tensor, candidate: SymmetryCandidate, pixel_size_angstrom: float
-) -> Tensor:
+def to_standard(volume: Tensor, candidate: SymmetryCandidate, pixel_size_angstrom: float) -> Tensor:
     """A map turned and shifted so that the candidate's axes are RELION's.
 
     Args:
@@ -186,9 +186,7 @@ def to_standard(
         candidate: from :func:`find_symmetry`.
         pixel_size_angstrom: of the volume, Å.
     """
-    return rotate_volume(
-        volume, candidate.rotation, candidate.shift_angstrom / pixel_size_angstrom
-    )
+    return rotate_volume(volume, candidate.rotation, candidate.shift_angstrom / pixel_size_angstrom)
 
 
 class _Judge:
@@ -197,12 +195,12 @@ class _Judge:
     def __init__(self, half1: Tensor, half2: Tensor) -> None:
         self.n = len(half1)
         self.engine = Registration(half2, half1)
-        self.engine.use(max(2, int(0.9 * (self.n // 2))), most=30_000, cubic=True)
-        device = half1.device
-        eye, none = torch.eye(3, device=device)[None], torch.zeros(1, 3, device=device)
-        unturned = self.engine.shell_correlation(eye, none)[0].double().cpu()
-        below = (unturned[1:] < CUTOFF).nonzero()
+        eye, none = torch.eye(3)[None], torch.zeros(1, 3)
+        self.engine.use(max(2, int(0.9 * (self.n // 2))), most=30_000)
+        below = (self.curves(eye, none)[0, 1:] < CUTOFF).nonzero()
         self.last = int(below[0]) if len(below) else self.engine.radius  # shell that still agrees
+        self.engine.use(min(self.engine.radius, self.last + 2), most=30_000, cubic=True)
+        unturned = self.curves(eye, none)[0]
         self.curve = self._padded(unturned)
         counts = torch.bincount(self.engine.points.norm(dim=-1).round().long().cpu())
         self.weight = counts.double() * unturned.clamp(min=0)
@@ -229,14 +227,15 @@ class _Judge:
         weight, unturned = self.weight[used], self.unturned[used]
         return (curves[:, used] @ weight) / (unturned @ weight)
 
-    def by_chance(self, generator: torch.Generator) -> Tensor:
-        """Agreement under wide random rotations, each at its best shift."""
+    def by_chance(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Wide random rotations, and the agreement under each at its best shift."""
         turns = random_rotations(8 * _RANDOM_TURNS, generator=generator)
-        cosine = (turns.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-        turns = turns[cosine < -_LEAST_RANDOM_TURN][:_RANDOM_TURNS].to(self.engine.device)
+        wide = geodesic_distance_deg(turns, torch.eye(3)) > _LEAST_RANDOM_TURN_DEG
+        turns = turns[wide][:_RANDOM_TURNS].to(self.engine.device)
         eye = torch.eye(3, device=self.engine.device)
         placed = self.engine.search(turns, eye, (False,))
-        return self.agreement(self.curves(placed.rotation, placed.shift_px))
+        shares = self.agreement(self.curves(placed.rotation, placed.shift_px))
+        return placed.rotation.double().cpu(), shares
 
 
 def _small(half: Tensor, box_size: int) -> Tensor:
@@ -252,39 +251,45 @@ def _standard(group: PointGroup) -> Frame:
 
 
 def _frames(average: Tensor, judge: _Judge) -> list[Frame]:
-    """Frames at low resolution, the most likely ones then refined to the last shell that agrees."""
+    """The likeliest frames at low resolution, refined to the last shell that agrees."""
     engine = Registration(average, average)
     radius = min(_SEARCH_RADIUS, judge.last)
     engine.use(radius)
-    frames = refine_frames(engine, find_frames(engine), 6)
-    shares = [float(judge.agreement(judge.curves(*f.operators())).min()) for f in frames]
-    order = sorted(range(len(frames)), key=lambda i: shares[i], reverse=True)
-    likely = [frames[i] for i in order[:_REFINED_GROUPS]]
-    others = [frames[i] for i in order[_REFINED_GROUPS:]]
+    frames = find_frames(engine)
+    likely = sorted(frames, key=lambda frame: frame.score, reverse=True)[:_LIKELY_GROUPS]
+    likely = refine_frames(engine, likely, 6)
     trust = judge.unturned.clamp(0, 0.98)
     while radius < judge.last:
         radius = min(judge.last, math.ceil(1.5 * radius))
         engine.use(radius)
         engine.weigh_by_shell(trust / (1 - trust.square()))
         likely = refine_frames(engine, likely, 5)
-    return likely + others
+    return likely
 
 
-def _candidate(frame: Frame, judge: _Judge, chance: float, pixel: float) -> SymmetryCandidate:
-    curves = judge.curves(*frame.operators())
+def _candidate(
+    frame: Frame, judge: _Judge, chance: tuple[Tensor, Tensor], pixel: float
+) -> SymmetryCandidate:
+    operators = frame.operators()
+    curves = judge.curves(*operators)
     shares = judge.agreement(curves)
+    # near the group's own rotations a symmetric map agrees well, and not by chance
+    distance = geodesic_distance_deg(chance[0][:, None], operators[0]).amin(-1)
+    far = chance[1][distance >= distance.median()]
+    random, average = float(far.max()), float(shares.mean())
     mean = judge._padded(curves.mean(0))
     weakest = float(shares.min())
     return SymmetryCandidate(
         name=frame.group.name,
         order=frame.group.order,
-        agreement=float(shares.mean()),
+        agreement=average,
         weakest=weakest,
         resolution_angstrom=fsc_resolution(mean, CUTOFF, judge.n, pixel),
         curve=mean,
+        chance=random,
         rotation=frame.rotation,
         shift_angstrom=-frame.rotation @ frame.centre_px * pixel,
-        holds=weakest >= HOLDS and weakest > chance,
+        holds=average >= HOLDS_ON_AVERAGE and weakest >= HOLDS and weakest > random,
     )
 
 
@@ -294,27 +299,24 @@ def _nothing(judge: _Judge, resolution: float, pixel: float, n: int) -> Symmetry
         f"cannot tell: the half maps agree {reached}, over fewer than {FEWEST_SHELLS} shells; "
         "any map looks symmetric at that resolution"
     )
-    return SymmetrySearch(
-        (), "C1", judge.curve, resolution, math.nan, math.nan, n, pixel, verdict
-    )
+    return SymmetrySearch((), "C1", judge.curve, resolution, math.nan, n, pixel, verdict)
 
 
-def _verdict(
-    group: str, found: Sequence[SymmetryCandidate], resolution: float, chance: float
-) -> str:
-    random = f"random rotations reach {_percent(chance)}"
+def _verdict(group: str, found: Sequence[SymmetryCandidate], resolution: float) -> str:
     if group == "C1":
         if not found:
             return f"no symmetry: no axis was found to {resolution:.1f} Å"
         best = max(found, key=lambda one: one.weakest)
         return (
             f"no symmetry to {resolution:.1f} Å: the best candidate, {best.name}, keeps "
-            f"{_percent(best.weakest)} of the half maps' agreement; {random}"
+            f"{_percent(best.weakest)} of the half maps' agreement under its worst rotation, "
+            f"{_percent(best.agreement)} on average; random rotations reach {_percent(best.chance)}"
         )
     one = found[0]
     return (
         f"{group}: rotated about its axes, half map 2 keeps {_percent(one.agreement)} of its "
-        f"agreement with half map 1 (the worst rotation {_percent(one.weakest)}; {random}), to "
+        f"agreement with half map 1 (the worst rotation {_percent(one.weakest)}; random rotations "
+        f"reach {_percent(one.chance)}), to "
         f"{one.resolution_angstrom:.1f} Å where unrotated they agree to {resolution:.1f} Å"
     )
 
