@@ -183,8 +183,8 @@ def _page(
     cards = {"B factor": f"{done.sharpened.b_factor_angstrom2:.0f} Å²"}
     plots, pictures = [_guinier_plot(done.sharpened.guinier)], []
     if done.local_resolution is not None:
-        low, middle, high = local_range(done.local_resolution, done.mask)
-        cards["local resolution"] = f"{middle:.1f} Å ({low:.1f} to {high:.1f})"
+        low, _, high = local_range(done.local_resolution, done.mask)
+        cards["local resolution"] = f"{low:.1f} to {high:.1f} Å"
         plots.append(_histogram(done.local_resolution[done.mask > 0.5]))
         pictures = _resolution_pictures(done.local_resolution, low, high)
     page = report_data(

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
-from vitreous.metrics.halves import CUTOFF, MOST_MASK_GAIN
+from vitreous.metrics.halves import CUTOFF, FEWEST_SHELLS, MOST_MASK_GAIN
 from vitreous.metrics.local_resolution import local_low_pass, local_resolution
 from vitreous.metrics.sharpening import Sharpened, sharpen
 from vitreous.metrics.symmetry_search import HOLDS, symmetry_agreement
 
 _SMOOTHING_ANGSTROM = 5.0
 _EDGE_ANGSTROM = 8.0
+_MOST_FROM_MASK = 0.2
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ def postprocess(
 ) -> Postprocessed:
     """Mask, FSC, sharpening and local resolution of two independent half maps.
 
-    The FSC that weights the sharpened map is that within the mask, corrected for it; where the
-    mask gains suspiciously much it is the one without mask.
+    The FSC within the mask, corrected for it, gives the resolution and weights the sharpened map.
 
     Args:
         half1, half2: unfiltered, independent half maps ``(n, n, n)``, in one frame.
@@ -113,13 +113,11 @@ def postprocess(
         return first, second
 
     masked, unmasked = at(curves.corrected), at(curves.unmasked)
-    doubtful = unmasked[0] > MOST_MASK_GAIN * masked[0]
-    trusted = curves.unmasked if doubtful else curves.corrected
     sharpened = sharpen(
         average,
-        trusted,
+        curves.corrected,
         pixel_size_angstrom,
-        mask=None if doubtful else soft,
+        mask=soft,
         b_factor_angstrom2=b_factor_angstrom2,
     )
     where = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
@@ -136,8 +134,12 @@ def postprocess(
         local_resolution=where,
         locally_filtered=filtered,
         symmetry_agreement=obeyed,
-        warnings=_warnings(group.name, obeyed, doubtful, masked[0], unmasked[0], sharpened),
-        verdict=_verdict(unmasked[0] if doubtful else masked[0], sharpened, where, soft),
+        warnings=(
+            *_symmetry_warnings(group.name, obeyed),
+            *_mask_warnings(curves, masked[0], unmasked[0], n * pixel_size_angstrom),
+            *_blur_warnings(sharpened),
+        ),
+        verdict=_verdict(n * pixel_size_angstrom, sharpened, where, soft),
     )
 
 
@@ -153,11 +155,12 @@ def local_range(resolution: Tensor, mask: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _verdict(resolution: float, sharpened: Sharpened, where: Tensor | None, mask: Tensor) -> str:
-    if not math.isfinite(resolution):
+def _verdict(edge_angstrom: float, sharpened: Sharpened, where: Tensor | None, mask: Tensor) -> str:
+    resolution = sharpened.resolution_angstrom
+    if edge_angstrom / resolution < FEWEST_SHELLS:
         return (
-            "the half maps have nothing in common: they must be independent maps of one particle, "
-            "in one frame (vitreous align)"
+            f"the half maps have nothing in common beyond {FEWEST_SHELLS:g} shells: they must be "
+            "independent maps of one particle, in one frame (vitreous align)"
         )
     told = f"{resolution:.1f} Å at 0.143; {sharpened.note}"
     if where is None:
@@ -166,22 +169,41 @@ def _verdict(resolution: float, sharpened: Sharpened, where: Tensor | None, mask
     return f"{told}; locally {low:.1f} to {high:.1f} Å, median {middle:.1f} Å"
 
 
-def _warnings(
-    group: str, obeyed: float, doubtful: bool, masked: float, unmasked: float, sharpened: Sharpened
-) -> tuple[str, ...]:
-    found = []
-    if obeyed < HOLDS:
-        found.append(
-            f"The half maps do not obey {group}: rotated about its axes they keep "
-            f"{100 * obeyed:.0f} % of their agreement. Find the group and its axes with "
-            "vitreous symmetry."
-        )
-    if doubtful and math.isfinite(masked):
+def _symmetry_warnings(group: str, obeyed: float) -> list[str]:
+    if not obeyed < HOLDS:
+        return []
+    return [
+        f"The half maps do not obey {group} about these axes: rotated by its rotations they keep "
+        f"{100 * max(obeyed, 0):.0f} % of their agreement, so that averaging destroys what they "
+        "show, and the FSC does not tell. Find group and axes with vitreous symmetry."
+    ]
+
+
+def _mask_warnings(
+    curves: FscResult, masked: float, unmasked: float, edge_angstrom: float
+) -> list[str]:
+    """What the mask brings: suspicious if much of the FSC is left when phases are random."""
+    if not math.isfinite(masked):
+        return []
+    shell = min(int(edge_angstrom / masked), len(curves.randomised) - 1)
+    if shell < curves.randomised_from + 2:
+        return []
+    left = float(curves.randomised[curves.randomised_from + 2 : shell + 1].mean())
+    if left > _MOST_FROM_MASK:
+        return [
+            f"The mask alone correlates maps with random phases by {left:.2f} up to the "
+            "resolution: it is too tight or too sharp. Give a wider, softer one with --mask."
+        ]
+    if unmasked > MOST_MASK_GAIN * masked:
         without = f"{unmasked:.1f} Å" if math.isfinite(unmasked) else "nothing"
-        found.append(
-            f"The mask turns {without} into {masked:.1f} Å, more than a mask can: the FSC without "
-            "it was used. Give a softer or wider one with --mask."
-        )
-    if sharpened.b_factor_angstrom2 > 0:
-        found.append("The B factor is positive: it blurs. To sharpen, give a negative one.")
-    return tuple(found)
+        return [
+            f"Without mask the half maps agree to {without} only: there is much noise outside. "
+            "Check that the sharpened map shows what its resolution promises."
+        ]
+    return []
+
+
+def _blur_warnings(sharpened: Sharpened) -> list[str]:
+    if sharpened.b_factor_angstrom2 <= 0:
+        return []
+    return ["The B factor is positive: it blurs. To sharpen, give a negative one."]

@@ -130,9 +130,9 @@ def find_symmetry(
     Raises:
         ValueError: boxes differ, not cubic, or values that are not finite.
     """
-    small1, small2 = (_small(half, box_size) for half in (half1, half2))
     if half1.shape != half2.shape:
         raise ValueError(f"boxes differ: {tuple(half1.shape)} and {tuple(half2.shape)}")
+    small1, small2 = (_small(half, box_size) for half in (half1, half2))
     n = len(small1)
     pixel = pixel_size_angstrom * half1.shape[-1] / n
     with torch.no_grad():
