@@ -14,6 +14,7 @@ from vitreous.metrics.local_resolution import (
 from vitreous.metrics.shells import shell_radius, weight_shells
 
 N, PIXEL = 64, 3.0
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def low_passed(volume: torch.Tensor, angstrom: float) -> torch.Tensor:
@@ -29,7 +30,8 @@ def two_regions():
     left = torch.sigmoid(-(torch.arange(N) - N // 2).float())
     truth = left * low_passed(signal, 8.0) + (1 - left) * low_passed(signal, 16.0)
     noise = 0.7 * torch.randn(2, N, N, N, generator=draw)
-    return truth, truth + noise[0], truth + noise[1]
+    half1, half2 = truth + noise[0], truth + noise[1]
+    return truth, half1, half2, local_resolution(half1, half2, None, PIXEL)
 
 
 @pytest.mark.parametrize("n", [15, 32, 64])
@@ -43,23 +45,27 @@ def test_bands_cover_every_frequency_once(n: int) -> None:
 
 
 def test_two_regions_get_their_own_resolution(two_regions) -> None:
-    _, half1, half2 = two_regions
-    found = local_resolution(half1, half2, None, PIXEL)
+    *_, found = two_regions
     centre = found[24:40, 24:40]
     fine, coarse = centre[..., 10:22].median(), centre[..., 44:54].median()
     assert 7.0 < fine < 8.6
     assert 13.5 < coarse < 17.0
-    mask = torch.zeros(N, N, N)
-    mask[:, :, :20] = 0.5
+
+
+def test_nothing_is_said_outside_the_mask(generator: torch.Generator) -> None:
+    half1, half2 = torch.randn(2, 20, 20, 20, generator=generator)
+    mask = torch.zeros(20, 20, 20)
+    mask[:, :, :6] = 0.5
     masked = local_resolution(half1, half2, mask, PIXEL)
-    assert torch.equal(masked[mask > 0], found[mask > 0])
+    everywhere = local_resolution(half1, half2, None, PIXEL)
+    assert torch.equal(masked[mask > 0], everywhere[mask > 0])
     assert masked[mask == 0].abs().max() == 0
 
 
 def test_local_low_pass_takes_noise_and_leaves_signal(two_regions) -> None:
-    truth, half1, half2 = two_regions
+    truth, half1, half2, found = two_regions
     average = 0.5 * (half1 + half2)
-    filtered = local_low_pass(average, local_resolution(half1, half2, None, PIXEL), PIXEL)
+    filtered = local_low_pass(average, found, PIXEL)
     right = (slice(None), slice(None), slice(44, 54))
     before, after = ((v - truth)[right].std() for v in (average, filtered))
     assert after < 0.35 * before

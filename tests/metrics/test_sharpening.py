@@ -11,6 +11,8 @@ from vitreous.metrics.fsc import fsc
 from vitreous.metrics.sharpening import guinier_fit, reference_weight, sharpen
 from vitreous.metrics.shells import shell_radius, shell_rms, weight_shells
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def decay(n: int, pixel: float, b: float) -> torch.Tensor:
     frequency = torch.arange(n // 2 + 1).double() / (n * pixel)

@@ -113,6 +113,20 @@ def test_frames_are_refined_to_the_true_axes(name: str) -> None:
     assert frame.centre_px[:2].norm() < 0.1
 
 
+def test_a_ring_too_coarse_to_count_is_doubted() -> None:
+    """Folds that exclude one another cannot both be right, and the verdict must say so."""
+    angle = torch.linspace(0, 2 * math.pi, 201)[:-1]
+    axis = torch.arange(N).float() - N // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    ring = torch.zeros(N, N, N)
+    for a in angle:
+        ring += torch.exp(-((x - 8 * a.cos()) ** 2 + (y - 8 * a.sin()) ** 2 + z**2) / 6)
+    noise = 0.02 * ring.std() * torch.randn(2, N, N, N, generator=torch.Generator().manual_seed(0))
+    found = search(ring + noise[0], ring + noise[1])
+    assert found.group != "C1"
+    assert "too coarse to tell" in found.verdict
+
+
 def test_groups_are_known() -> None:
     assert len({point_group(name).name for name in GROUPS}) == len(GROUPS)
 

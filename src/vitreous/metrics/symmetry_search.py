@@ -25,7 +25,9 @@ _FIRST_SHELL = 2
 _SEARCH_RADIUS = 6
 _RANDOM_TURNS = 64
 _LEAST_RANDOM_TURN_DEG = 60.0  # narrower ones leave much in place
-_LIKELY_GROUPS = 10
+_FEWEST_REFINED = 8
+_LIKELY = 0.8  # of the best score
+_SAME_ROTATION_DEG = 10.0
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,9 @@ def _frames(average: Tensor, judge: _Judge) -> list[Frame]:
     radius = min(_SEARCH_RADIUS, judge.last)
     engine.use(radius)
     frames = find_frames(engine)
-    likely = sorted(frames, key=lambda frame: frame.score, reverse=True)[:_LIKELY_GROUPS]
+    ranked = sorted(frames, key=lambda frame: frame.score, reverse=True)
+    likely = ranked[:_FEWEST_REFINED]
+    likely += [one for one in ranked[len(likely) :] if one.score > _LIKELY * ranked[0].score]
     likely = refine_frames(engine, likely, 6)
     trust = judge.unturned.clamp(0, 0.98)
     while radius < judge.last:
@@ -313,12 +317,23 @@ def _verdict(group: str, found: Sequence[SymmetryCandidate], resolution: float) 
             f"{_percent(best.agreement)} on average; random rotations reach {_percent(best.chance)}"
         )
     one = found[0]
+    rivals = [other.name for other in found[1:] if other.holds and not _is_part(other, one)]
+    doubt = f", but so does {', '.join(rivals)}: too coarse to tell them apart" if rivals else ""
     return (
         f"{group}: rotated about its axes, half map 2 keeps {_percent(one.agreement)} of its "
         f"agreement with half map 1 (the worst rotation {_percent(one.weakest)}; random rotations "
         f"reach {_percent(one.chance)}), to "
-        f"{one.resolution_angstrom:.1f} Å where unrotated they agree to {resolution:.1f} Å"
+        f"{one.resolution_angstrom:.1f} Å where unrotated they agree to {resolution:.1f} Å{doubt}"
     )
+
+
+def _is_part(small: SymmetryCandidate, large: SymmetryCandidate) -> bool:
+    """Whether every rotation of a group is near one of the other, both placed in the map."""
+    turns, others = (
+        one.rotation.mT @ point_group(one.name).matrices @ one.rotation for one in (small, large)
+    )
+    nearest = geodesic_distance_deg(turns[:, None], others).amin(-1)
+    return float(nearest.max()) < _SAME_ROTATION_DEG
 
 
 def _percent(share: float) -> str:
