@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ _SEARCH_RADIUS = 6
 _RANDOM_TURNS = 64
 _LEAST_RANDOM_TURN_DEG = 60.0  # narrower ones leave much in place
 _FEWEST_REFINED = 8
-_LIKELY = 0.8  # of the best score
+_LIKELY = 0.5  # of the best score
 _SAME_ROTATION_DEG = 10.0
 
 
@@ -119,7 +119,8 @@ def find_symmetry(
     is, weighted by the number of coefficients. Its expectation is 1 where g is a symmetry, at any
     noise. A group holds if its rotations reach 0.92 on average, the worst of them 0.75 and more
     than random rotations at their best shifts: of 64, the half that is farthest from the group's
-    own. Where several hold, the largest is taken.
+    own. Those that it has beyond a part that holds, such as D4 beyond C4, must reach 0.92 of that
+    part's average. Where several groups hold, the largest is taken.
 
     Groups tried: Cn and Dn of n = 2 to 8 and 12, T, O, I.
 
@@ -145,6 +146,7 @@ def find_symmetry(
         frames = _frames(0.5 * (small1 + small2), judge)
         chance = judge.by_chance(generator)
     found = [_candidate(frame, judge, chance, pixel) for frame in frames]
+    found = _without_pretenders(found)
     found.sort(key=lambda one: (one.holds, one.order if one.holds else one.weakest), reverse=True)
     group = found[0].name if found and found[0].holds else "C1"
     verdict = _verdict(group, found, resolution)
@@ -325,6 +327,25 @@ def _verdict(group: str, found: Sequence[SymmetryCandidate], resolution: float) 
         f"reach {_percent(one.chance)}), to "
         f"{one.resolution_angstrom:.1f} Å where unrotated they agree to {resolution:.1f} Å{doubt}"
     )
+
+
+def _without_pretenders(found: Sequence[SymmetryCandidate]) -> list[SymmetryCandidate]:
+    """Groups no longer hold whose further rotations agree less than those of a part that holds.
+
+    Noise in the FSC that all agreements are divided by raises or lowers them together, so this
+    comparison is sharper than that with 1.
+    """
+    kept: list[SymmetryCandidate] = []
+    for one in sorted(found, key=lambda candidate: candidate.order):
+        parts = [p for p in kept if p.holds and p.order < one.order and _is_part(p, one)]
+        total = one.agreement * (one.order - 1)
+        holds = one.holds and all(
+            total - part.agreement * (part.order - 1)
+            >= HOLDS_ON_AVERAGE * part.agreement * (one.order - part.order)
+            for part in parts
+        )
+        kept.append(replace(one, holds=holds))
+    return kept
 
 
 def _is_part(small: SymmetryCandidate, large: SymmetryCandidate) -> bool:
