@@ -96,6 +96,17 @@ def test_noise_alone_has_no_fine_resolution(coloured: bool) -> None:
     assert found.min() > 12.0  # Nyquist is 4
 
 
+def test_noise_beyond_the_signal_does_not_refine_it() -> None:
+    """Signal to shell 8 with little noise: windows are small beyond, and chance must not pass."""
+    draw = torch.Generator().manual_seed(6)
+    signal, *noise = torch.randn(3, 64, 64, 64, generator=draw)
+    low = weight_shells(signal, (8.5 - torch.arange(33)).clamp(0, 1))
+    half1, half2 = (2 * low + 0.5 * one for one in noise)
+    shell = 64 * 2.0 / local_resolution(half1, half2, None, 2.0)
+    assert 7.5 < shell.median() < 10.0
+    assert (shell > 10).float().mean() < 0.01
+
+
 def test_chance_is_as_predicted() -> None:
     draw = torch.Generator().manual_seed(1)
     half1, half2 = torch.randn(2, 48, 48, 48, generator=draw)
