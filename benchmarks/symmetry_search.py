@@ -7,8 +7,8 @@ Phantoms of 140 Å in boxes of 40 voxels of 5 Å, at random orientations and shi
 half maps with white noise of 2 and 6 times the map's deviation; groups of every kind, and none.
 Axes are judged by the worst rotation of the group that was found, against the true one.
 
-Fails (exit 1) where at the lowest noise anything but the phantom's own group is found. At more noise,
-hence lower resolution, a phantom may look more symmetric than it is: counted, not failed.
+Fails (exit 1) where at the lowest noise anything but the phantom's own group is found. At more
+noise, hence lower resolution, a phantom may look more symmetric than it is: counted, not failed.
 """
 
 from __future__ import annotations
