@@ -145,7 +145,7 @@ def test_symmetry_is_found_and_brought_to_standard_axes(vitreous, tmp_path):
 
 
 def test_no_symmetry_writes_only_the_table(vitreous, tmp_path):
-    paths = write_halves(tmp_path, protein_phantom(24, 6.0, seed=3), 0.5, 6.0)
+    paths = write_halves(tmp_path, protein_phantom(24, 6.0, seed=3), 2.0, 6.0)
     out = tmp_path / "out"
     code, told, _ = vitreous("symmetry", *paths, "-o", out)
     assert code == 0
