@@ -106,8 +106,13 @@ def require_finite(parameters: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: {value} is not finite; give a number")
 
 
-def number_or_auto(option: str, text: str) -> float | None:
+def number_or_auto(option: str, text: str, *, signed: bool = False) -> float | None:
     """The number of an option that is ``auto`` or a number from 0 on; None stands for ``auto``.
+
+    Args:
+        option: its name, for the message.
+        text: what was given.
+        signed: negative numbers will do as well.
 
     Raises:
         UsageError: neither.
@@ -120,9 +125,9 @@ def number_or_auto(option: str, text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if not 0 <= number < math.inf:
-        raise UsageError(f"{option} {text}: give auto or a number from 0 on")
+        number = math.nan
+    if not (math.isfinite(number) and (signed or number >= 0)):
+        raise UsageError(f"{option} {text}: give auto or a number{'' if signed else ' from 0 on'}")
     return number
 
 

@@ -20,11 +20,13 @@ from vitreous.cli import (
     demo,
     fsc,
     info,
+    postprocess,
     prepare,
     reconstruct,
     refine,
     select,
     simulate,
+    symmetry,
     tomo,
 )
 from vitreous.cli.common import one_line, plain_warnings, resource_shortage
@@ -51,6 +53,8 @@ app.command("auto", no_args_is_help=True)(auto.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("refine", no_args_is_help=True)(refine.command)
 app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
+app.command("symmetry", no_args_is_help=True)(symmetry.command)
+app.command("postprocess", no_args_is_help=True)(postprocess.command)
 app.add_typer(tomo.app, name="tomo")
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)

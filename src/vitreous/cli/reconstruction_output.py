@@ -103,7 +103,7 @@ def report_data(
     verdict: str,
     halves: Halves,
     *,
-    half_set: Tensor,
+    half_set: Tensor | None,
     pixel_size_angstrom: float,
     symmetry: str,
     seconds: float,
@@ -118,7 +118,7 @@ def report_data(
         title: of the page.
         verdict: one sentence without full stop.
         halves: what came out.
-        half_set: long ``(particles,)`` of 1 and 2.
+        half_set: long ``(particles,)`` of 1 and 2; None where only maps are known.
         pixel_size_angstrom: of the maps, Å.
         symmetry: point group.
         seconds: wall time.
@@ -127,7 +127,10 @@ def report_data(
         more_numbers: further cards, after the resolutions.
     """
     frequency = shell_frequencies(len(halves.half1), pixel_size_angstrom).numpy()
-    sizes = [int((half_set == half).sum()) for half in (1, 2)]
+    counts = {}
+    if half_set is not None:
+        sizes = [int((half_set == half).sum()) for half in (1, 2)]
+        counts = {"particles per half": f"{sizes[0]:,} and {sizes[1]:,}"}
     curves = curves_by_name(halves)
     resolutions = [
         Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
@@ -148,7 +151,7 @@ def report_data(
             "resolution at 0.143": angstrom(halves.headline[0]),
             "resolution at 0.5": angstrom(halves.headline[1]),
             **(more_numbers or {}),
-            "particles per half": f"{sizes[0]:,} and {sizes[1]:,}",
+            **counts,
             "symmetry": symmetry,
             "time": duration(seconds),
         },

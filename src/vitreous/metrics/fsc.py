@@ -62,7 +62,7 @@ def _shells(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return (z[:, None, None] ** 2 + y[:, None] ** 2 + x**2).sqrt().round().long()
 
 
-def _shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum of real Hermitian-half values ``(..., z, y, x//2+1)`` over shells 0 to longest // 2."""
     last = max(shape) // 2
     shell = _shells(shape, values.device).flatten()
@@ -74,8 +74,8 @@ def _shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _fsc_of_spectra(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-    cross = _shell_sums((a * b.conj()).real, shape)
-    power = (_shell_sums(a.abs().square(), shape) * _shell_sums(b.abs().square(), shape)).sqrt()
+    cross = shell_sums((a * b.conj()).real, shape)
+    power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
     # Shells that hold nothing but rounding error count as empty.
     empty = power <= power.amax(-1, keepdim=True) * 1e-26
     return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))

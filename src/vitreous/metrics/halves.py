@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.core.fourier import irfft_centered, rfft_centered
-from vitreous.core.grid import frequency_grid, radius_grid
+from vitreous.core.grid import radius_grid
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.metrics.align import Alignment, align_maps
 from vitreous.metrics.fsc import (
@@ -20,6 +19,7 @@ from vitreous.metrics.fsc import (
     randomise_phases,
     solvent_mask,
 )
+from vitreous.metrics.shells import weight_shells
 
 CUTOFF = 0.143
 BETTER_THAN_CHANCE = 1.5
@@ -183,17 +183,8 @@ def weight_by_fsc(average: Tensor, curve: Tensor) -> Tensor:
     >>> torch.allclose(weight_by_fsc(v, torch.ones(5)), v, atol=1e-5)
     True
     """
-    n = int(average.shape[-1])
     kept = curve.double().clamp(LEAST_FSC, 1)
-    weight = (2 * kept / (1 + kept)).sqrt()
-    kx, ky = frequency_grid(n, device=average.device)
-    radius = n * (kx**2 + ky**2 + ky[:, :, None] ** 2).sqrt().double()
-    low = radius.floor().long().clamp(max=len(weight) - 1)
-    high = (low + 1).clamp(max=len(weight) - 1)
-    weight = weight.to(average.device)
-    filter_ = torch.lerp(weight[low], weight[high], (radius - low).clamp(0, 1))
-    spectrum = rfft_centered(average.double(), 3) * filter_
-    return irfft_centered(spectrum, (n, n, n)).to(average.dtype)
+    return weight_shells(average, (2 * kept / (1 + kept)).sqrt())
 
 
 def chance_resolution(

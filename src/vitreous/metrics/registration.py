@@ -190,6 +190,36 @@ class Registration:
     def _power(self) -> Tensor:
         return self.weight.sum().clamp(min=1e-30)
 
+    def shell_correlation(self, rotation: Tensor, shift_px: Tensor) -> Tensor:
+        """FSC of the moved map with the reference, for shells 0 (left 0) to the radius in use.
+
+        Args:
+            rotation: ``(b, 3, 3)``.
+            shift_px: ``(b, 3)`` in (x, y, z).
+
+        Returns:
+            ``(b, radius + 1)``; the moved map's power is its own, however interpolation damps it.
+        """
+        size = max(1, _CHUNK // len(self.points))
+        unmirrored = torch.zeros(1, dtype=torch.bool, device=self.device)
+        curves = []
+        for turns, shifts in zip(
+            torch.split(rotation, size), torch.split(shift_px, size), strict=True
+        ):
+            value = self.moved(turns, shifts, unmirrored)
+            sums = torch.zeros(3, len(value), self.radius + 1, device=self.device)
+            cross = (value * self._reference.conj()).real
+            power = value.abs().square()
+            reference = self._reference.abs().square().expand_as(power)
+            for total, part in zip(sums, (cross, power, reference), strict=True):
+                total.index_add_(-1, self._shell, part)
+            curves.append(sums[0] / (sums[1] * sums[2]).sqrt().clamp(min=1e-12))
+        return torch.cat(curves)
+
+    def weigh_by_shell(self, weight: Tensor) -> None:
+        """Weight the frequencies by shell: ``(radius + 1,)`` or longer."""
+        self.weight = weight.to(self.points)[self._shell]
+
     def weigh_by_agreement(self, best: Candidates) -> int:
         """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
 
@@ -285,6 +315,13 @@ class Registration:
         :math:`\exp(\omega) R` with :math:`\omega` in the span of ``rotation_axes`` and shifts in
         the span of ``shift_axes``; the Hessian is that of the least-squares fit.
         """
+        found = self.improve(start, rotation_axes, shift_axes, iterations)
+        return found[found.score.argsort(descending=True)]
+
+    def improve(
+        self, start: Candidates, rotation_axes: Tensor, shift_axes: Tensor, iterations: int
+    ) -> Candidates:
+        """:meth:`refine`, the candidates left in their order."""
         rotation, shift = start.rotation, start.shift_px
         value = self.moved(rotation, shift, start.mirrored)
         score = self.correlation(value)
@@ -308,8 +345,7 @@ class Registration:
             damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
             if bool(better.any()) and float(gain) < 1e-5:
                 break
-        order = score.argsort(descending=True)
-        return Candidates(rotation, shift, start.mirrored, score)[order]
+        return Candidates(rotation, shift, start.mirrored, score)
 
     def _step(
         self,

@@ -52,6 +52,8 @@ class ReportData:
         resolutions: rows of the resolution table.
         history: rows as in ``history.jsonl``: ``step``, ``half`` and any keys of
             :data:`vitreous.report.plots.HISTORY_PLOTS`.
+        more_title: heading of a section for what only one command shows.
+        more_plots, more_pictures: its plots and pictures.
         clean_projections, ctf_projections, simulated_images, real_images: ``(k, n, n)``, the rows
             of CryoGAN's figure 3; the first three belong together column by column.
     """
@@ -67,6 +69,9 @@ class ReportData:
     fsc_curves: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     resolutions: Sequence[Resolution] = ()
     history: Sequence[Mapping[str, Any]] = ()
+    more_title: str = ""
+    more_plots: Sequence[Plot] = ()
+    more_pictures: Sequence[Picture] = ()
     clean_projections: Array | None = None
     ctf_projections: Array | None = None
     simulated_images: Array | None = None
@@ -120,6 +125,7 @@ def render_report(data: ReportData) -> str:
         sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
         box="" if volume is None else _box(volume.shape),
         particle_rows=_particle_rows(data),
+        history=history_plots(data.history),
     )
 
 
@@ -155,6 +161,7 @@ def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) 
 def _plots(data: ReportData) -> Iterator[Plot]:
     if data.fsc_curves:
         yield fsc_plot(data.fsc_curves)
+    yield from data.more_plots
     yield from history_plots(data.history)
 
 
