@@ -16,7 +16,8 @@ from vitreous.core.rotation import (
     random_rotations,
 )
 from vitreous.core.symmetry import point_group, symmetrise
-from vitreous.metrics.align import align_maps
+from vitreous.data.phantoms import protein_phantom
+from vitreous.metrics.align import align_maps, align_nearby
 from vitreous.metrics.fsc import fsc
 from vitreous.metrics.registration import half_ball
 
@@ -236,3 +237,25 @@ def test_half_ball_holds_one_of_each_pair() -> None:
     few = half_ball(4, 50, torch.device("cpu"))
     assert len(few) == 50
     assert torch.equal(few, half_ball(4, 50, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("group", ["C1", "C4", "D2"])
+def test_a_small_move_is_found_again(group: str, generator: torch.Generator) -> None:
+    n = 40
+    volume = protein_phantom(n, 4.0, seed=5, point_group=group)
+    free = {"C1": torch.ones(3), "C4": torch.tensor([0.0, 0, 1]), "D2": torch.zeros(3)}[group]
+    rotation = axis_angle_to_matrix(free * torch.tensor([0.03, -0.02, 0.05]))
+    away = free * torch.tensor([0.6, -0.3, 0.8])
+    noise = 0.3 * volume.std() * torch.randn(2, n, n, n, generator=generator)
+    moved = rotate_volume(volume, rotation, away) + noise[0]
+    turn, shift = align_nearby(moved, volume + noise[1], pixel_size_angstrom=4.0, point_group=group)
+    assert geodesic_distance_deg(turn @ rotation.double(), torch.eye(3).double()) < 0.3
+    torch.testing.assert_close(shift, -4.0 * (rotation.mT @ away).double(), atol=0.1, rtol=0)
+
+
+def test_maps_without_anything_in_common_are_left_where_they_are() -> None:
+    turn, shift = align_nearby(
+        torch.zeros(16, 16, 16), torch.ones(16, 16, 16), pixel_size_angstrom=1
+    )
+    assert torch.equal(turn, torch.eye(3).double())
+    assert torch.equal(shift, torch.zeros(3).double())

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from matching_case import BOX, PIXEL, Case, case
 from vitreous.core.grid import shell_index
+from vitreous.core.resample import rotate_volume
+from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.data.phantoms import protein_phantom
+from vitreous.metrics.align import align_nearby
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.solvers import loop
 from vitreous.solvers.images import ImagesInMemory, shell_power
-from vitreous.solvers.pose_assignment import PoseAssignment
+from vitreous.solvers.pose_assignment import PoseAssignment, Register
 from vitreous.solvers.pose_config import PoseConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +84,73 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
     assert torch.equal(maps[0][kept], maps[1][kept])
     assert torch.equal(poses[0][kept::2], poses[1][kept::2])
     assert not torch.equal(maps[0][1 - kept], maps[1][1 - kept])
+
+
+def register(moving: Tensor, reference: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+    return align_nearby(moving, reference, pixel_size_angstrom=pixel)
+
+
+def test_halves_with_starts_of_their_own_are_brought_into_one_frame() -> None:
+    data = case(300, noise=1.0)
+    apart = axis_angle_to_matrix(torch.tensor([0.05, -0.04, 0.06]))
+    away = torch.tensor([0.5, -0.3, 0.4])  # px
+    half = torch.arange(300) % 2 + 1
+
+    def refined(register: Register | None) -> PoseAssignment:
+        run = PoseAssignment(
+            ImagesInMemory(data.images),
+            data.optics,
+            PIXEL,
+            half,
+            (data.volume, rotate_volume(data.volume, apart, away)),
+            CONFIG,
+            correlate=fsc,
+            register=register,
+        )
+        for _ in range(3):
+            run.step()
+        return run
+
+    together, left = refined(register), refined(None)
+    assert together.fsc[10] > left.fsc[10] + 0.1
+    poses = together.poses().pose
+    errors = data.errors_deg(poses.rotation[:, None])[:, 0]
+    assert errors[half == 2].median() < 2.2
+    shifts = (poses.shift_angstrom - data.shift).norm(dim=1)
+    assert shifts[half == 2].median() < 0.8
+    assert left.poses().pose.rotation.shape == poses.rotation.shape
+    wrong = data.errors_deg(left.poses().pose.rotation[:, None])[:, 0]
+    assert wrong[half == 2].median() > 3.0
+
+
+def test_what_noise_explains_better_is_left_out() -> None:
+    data = case(300, noise=1.0)
+    images = data.images.clone()
+    junk = torch.arange(300) % 10 == 0
+    stream = torch.Generator().manual_seed(5)
+    images[junk] = data.images.std() * torch.randn(30, BOX, BOX, generator=stream)
+    run = task(data, replace(CONFIG, reject=True, searches=1), images=images)
+    run.step()
+    assert run.poses().kept.all() or int(run.poses().kept.sum()) > 200
+    run.step()
+    kept = run.poses().kept
+    assert kept[~junk].float().mean() > 0.98
+    assert kept[junk].float().mean() < 0.3
+    assert task(data, images=images).config.reject is False
+
+
+def test_a_run_settles_and_misfit_tells_the_better_map() -> None:
+    data = case(300, noise=1.0)
+    good = task(data)
+    bad = task(replace(data, volume=protein_phantom(BOX, PIXEL, seed=77)))
+    assert not good.settled
+    while not good.settled:
+        good.step()
+        assert good.round < 12
+    assert good.round > good.config.searches
+    for _ in range(2):
+        bad.step()
+    assert good.misfit(4) < bad.misfit(4) - 1
 
 
 def test_slow_growth_grows_by_a_shell() -> None:

@@ -25,6 +25,7 @@ from vitreous.solvers.recognition import MOST_IMAGES, recognition, with_random_p
 
 CERTAIN = 5.0  # standard errors by which images fit better than noise
 BEYOND_CHANCE = 16  # shells that noise alone has never been seen to agree to
+FEWEST_PARTICLES = 200
 _REMEDY = "Give the run more --images and --starts, another --seed,"
 _SHARE = 0.3  # of the run's time, when the first try succeeds
 
@@ -236,6 +237,7 @@ def _combined(halves: list[RandomStart], working: Working, tries: int) -> Halves
         n_particles=sum(len(task.rows) for task in halves),
         generator=generator(working.seed, f"combine {tries}"),
         remedy=_REMEDY,
+        fewest_particles=FEWEST_PARTICLES,
     )
 
 

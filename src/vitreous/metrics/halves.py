@@ -77,6 +77,7 @@ def combine_halves(
     mask: Tensor | None = None,
     generator: torch.Generator,
     remedy: str = MORE_TIME,
+    fewest_particles: int = FEWEST_PARTICLES,
 ) -> HalvesResult:
     """Align half map 2 onto half map 1, measure how far they agree, and average them.
 
@@ -89,6 +90,7 @@ def combine_halves(
         mask: ``(n, n, n)`` from 0 to 1; made from the average if None.
         generator: for random phases.
         remedy: what a run that has not succeeded should be given, up to the first comma of a list.
+        fewest_particles: below which nothing is believed.
 
     Raises:
         ValueError: boxes differ, or a map is not finite.
@@ -119,7 +121,9 @@ def combine_halves(
     )
     corrected, unmasked = at(curves.corrected, CUTOFF), at(curves.unmasked, CUTOFF)
     claimed = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
-    doubt = _doubt(structure, chance, n * pixel_size_angstrom, n_particles, remedy)
+    doubt = _doubt(structure, chance, n * pixel_size_angstrom, remedy)
+    if n_particles < fewest_particles:
+        doubt = _too_few(structure, chance, n_particles)
     return HalvesResult(
         half2=aligned,
         alignment=alignment,
@@ -252,22 +256,26 @@ def _without_spherical_mean(volume: Tensor) -> Tensor:
     return (values - mean[squared]).reshape(volume.shape)
 
 
-def _doubt(
-    structure: float, chance: float, edge_angstrom: float, n_particles: int, remedy: str
-) -> str:
+def _doubt(structure: float, chance: float, edge_angstrom: float, remedy: str) -> str:
     """Why the halves cannot be believed, with a remedy; empty if they can."""
     shells = edge_angstrom / structure
-    found = (
-        f"beyond their outline the halves agree to {structure:.0f} Å where chance alone reaches "
-    )
-    found += f"{chance:.0f} Å"
-    if n_particles < FEWEST_PARTICLES:
-        return (
-            f"{n_particles:,} particles are too few (thousands are needed to find a structure "
-            f"without poses); {found}. Collect or pick more particles"
-        )
     if shells < FEWEST_SHELLS or structure * BETTER_THAN_CHANCE >= chance:
         return (
-            f"{found}. {remedy} the right --sym, --noise and contrast (--invert), or more particles"
+            f"{_found(structure, chance)}. {remedy} the right --sym, --noise and contrast "
+            "(--invert), or more particles"
         )
     return ""
+
+
+def _too_few(structure: float, chance: float, n_particles: int) -> str:
+    return (
+        f"{n_particles:,} particles are too few (thousands are needed to find a structure "
+        f"without poses); {_found(structure, chance)}. Collect or pick more particles"
+    )
+
+
+def _found(structure: float, chance: float) -> str:
+    return (
+        f"beyond their outline the halves agree to {structure:.0f} Å where chance alone reaches "
+        f"{chance:.0f} Å"
+    )
