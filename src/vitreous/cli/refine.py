@@ -86,9 +86,9 @@ def command(
 
     Two half sets (rlnRandomSubset where given, else random) are refined apart; only the FSC between
     them is shared, which leads the band. Ends when the halves agree no better. Writes half1.mrc and
-    half2.mrc (unfiltered), map.mrc (all particles, regularised), particles.star (with the poses
-    found), rejected.star (particles that noise explains better), fsc.csv, history.jsonl and
-    report.html.
+    half2.mrc (unfiltered), map.mrc (all particles, regularised), sharpened.mrc,
+    local_resolution.mrc, mask.mrc, particles.star (with the poses found), rejected.star (particles
+    that noise explains better), fsc.csv, history.jsonl and report.html.
 
     Example: `vitreous refine particles.star --map abinit/map.mrc --sym D2 -o OUT`
     """

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.cli.compare_halves import compare, described
+from vitreous.cli.common import generator
 from vitreous.cli.first_maps import FirstMaps
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
@@ -21,11 +21,14 @@ from vitreous.cli.reconstruction_output import (
     write_files,
 )
 from vitreous.cli.working_set import Working, WorkingSet
+from vitreous.core.grid import soft_mask
 from vitreous.data.particles import Particles
 from vitreous.data.tables import pose_columns
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
+from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
 from vitreous.report.html import write_report
+from vitreous.solvers.direct import EDGE_PX
 from vitreous.solvers.pose_assignment import AssignedPoses, PoseAssignment
 
 
@@ -73,24 +76,27 @@ def write_results(
         if task is None
         else (one.cpu() for one in task.maps())
     )
-    diameter = working.mask_diameter_angstrom
-    mask, curves = compare(
-        half1, half2, pixel_size_angstrom=pixel, diameter_angstrom=diameter, seed=working.seed
-    )
-    halves = described(
-        half1,
-        half2,
-        average,
-        mask,
-        curves,
-        pixel_size_angstrom=pixel,
-        diameter_angstrom=diameter,
+    post = _postprocessed(half1, half2, working, pixel)
+    halves = Halves(
+        half1=half1,
+        half2=half2,
+        average=average,
+        curves=post.curves,
+        masked=post.masked,
+        unmasked=post.unmasked,
     )
     verdict = _verdict(halves, first, len(data.particles))
-    numbers = {} if poses is None else _numbers(first, poses)
+    numbers = {} if poses is None else _numbers(first, poses, post)
     _write_tables(folder, data, halves, poses)
-    start = 0.5 * (first.half1 + first.half2)
-    write_mrc(folder.path("start.mrc"), start.cpu().float().numpy(), pixel)
+    more = {
+        "start.mrc": 0.5 * (first.half1 + first.half2),
+        "mask.mrc": post.mask,
+        "sharpened.mrc": post.sharpened.map if first.solved else None,
+        "local_resolution.mrc": post.local_resolution if first.solved else None,
+    }
+    for name, volume in more.items():
+        if volume is not None:
+            write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel)
     folder.config["run"] |= {
         "verdict": verdict,
         "solved": first.solved,
@@ -115,9 +121,23 @@ def write_results(
     )
     write_report(folder.path("report.html"), replace(page, history=history))
     remark = "" if first.solved else "; they mean nothing while it is not solved"
-    more = [f"{name:<12} {value}" for name, value in numbers.items()]
-    return Refined(
-        first.solved, verdict, "\n".join([summary(halves, folder, seconds, remark), *more])
+    lines = [f"{name:<12} {value}" for name, value in numbers.items()]
+    text = "\n".join([summary(halves, folder, seconds, remark), *lines])
+    return Refined(first.solved, verdict, text)
+
+
+def _postprocessed(
+    half1: Tensor, half2: Tensor, working: Working, pixel_size_angstrom: float
+) -> Postprocessed:
+    diameter, mask = working.mask_diameter_angstrom, None
+    if diameter is not None:
+        mask = soft_mask(len(half1), 3, diameter / (2 * pixel_size_angstrom), EDGE_PX)
+    return postprocess(
+        half1,
+        half2,
+        pixel_size_angstrom=pixel_size_angstrom,
+        generator=generator(working.seed, "phases"),
+        mask=mask,
     )
 
 
@@ -139,13 +159,17 @@ def _verdict(halves: Halves, first: FirstMaps, count: int) -> str:
     )
 
 
-def _numbers(first: FirstMaps, poses: AssignedPoses) -> dict[str, str]:
+def _numbers(first: FirstMaps, poses: AssignedPoses, post: Postprocessed) -> dict[str, str]:
     kept = int(poses.kept.sum())
     certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
     found = {
         "kept": f"{kept:,} of {len(poses.kept):,} particles",
         "certain": f"{100 * certain:.0f} % have a best pose above 50 %",
     }
+    found["B factor"] = f"{post.sharpened.b_factor_angstrom2:.0f} Å² (sharpened.mrc)"
+    if post.local_resolution is not None:
+        low, _, high = local_range(post.local_resolution, post.mask)
+        found["locally"] = f"{low:.1f} to {high:.1f} Å (local_resolution.mrc)"
     if first.misfits:
         values = torch.tensor(first.misfits).view(2, -1)
         spread = " and ".join(

@@ -29,7 +29,15 @@ from vitreous.solvers.images import ImageCache
 from vitreous.solvers.pose_assignment import PoseAssignment
 from vitreous.solvers.pose_config import PoseConfig
 
-OUTPUTS = (*FILES, "rejected.star", "start.mrc", "history.jsonl")
+OUTPUTS = (
+    *FILES,
+    "sharpened.mrc",
+    "local_resolution.mrc",
+    "mask.mrc",
+    "start.mrc",
+    "rejected.star",
+    "history.jsonl",
+)
 SHIFT_SHARE = 0.08  # of the box: how far particles are looked for
 _ROUNDS_EXPECTED = 8
 

@@ -1,0 +1,194 @@
+"""``vitreous auto`` and ``vitreous refine`` from files to files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.cli import refine_run
+from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
+from vitreous.core.symmetry import point_group
+from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.star import read_star
+from vitreous.metrics.align import align_maps
+from vitreous.metrics.fsc import fsc, fsc_resolution
+
+PIXEL = 6.0
+FILES = {
+    "config.toml", "half1.mrc", "half2.mrc", "map.mrc", "sharpened.mrc", "local_resolution.mrc",
+    "mask.mrc", "start.mrc", "particles.star", "fsc.csv", "history.jsonl", "report.html",
+    "checkpoints",
+}  # fmt: skip
+QUICK = ("--starts", "2", "--images", "200", "--threads", "1", "-q")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 particles of 32 px, D2, 0 dB, shifted."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "sim"
+    size = ("--box", "32", "--apix", str(PIXEL), "--n", "500", "--snr-db", "0", "--seed", "3")
+    shift = ("--sym", "D2", "--shift", "triangular:20", "--threads", "1")
+    done = CliRunner().invoke(
+        app, ["simulate", "phantom:3", *size, *shift, "-o", str(folder), "-q"]
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def volume(path: Path) -> torch.Tensor:
+    return torch.from_numpy(read_mrc(path)[0].copy()).float()
+
+
+def columns(path: Path) -> dict[str, Any]:
+    return dict(read_star(path).blocks["particles"].columns)
+
+
+def angles(path: Path) -> torch.Tensor:
+    table = columns(path)
+    values = [[float(v) for v in table[f"rlnAngle{name}"]] for name in ("Rot", "Tilt", "Psi")]
+    return euler_to_matrix(torch.tensor(values, dtype=torch.float64).mT)
+
+
+def emptied(source: Path, target: Path) -> Path:
+    """The same tables with images of noise."""
+    shutil.copytree(source, target)
+    stack = open_stack(target / "particles.mrcs")
+    shape, pixel = stack.shape, PIXEL
+    noise = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    write_mrc(target / "particles.mrcs", noise, pixel, is_stack=True)
+    return target / "particles.star"
+
+
+def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    star = simulated / "particles.star"
+    code, stdout, stderr = vitreous("auto", star, "--sym", "D2", *QUICK, "-o", out)
+    assert code == 0, stderr
+    assert {f.name for f in out.iterdir()} - {"rejected.star"} == FILES
+    assert "between half maps of 500 particles, independent from the first step on" in stdout
+    truth = volume(simulated / "truth.mrc")
+    fit = align_maps(
+        volume(out / "map.mrc"), truth, pixel_size_angstrom=PIXEL, point_group="D2"
+    )
+    assert fsc_resolution(fsc(fit.aligned, truth), 0.5, 32, PIXEL) < 15.0
+    run = tomllib.loads((out / "config.toml").read_text())["run"]
+    assert run["solved"] is True
+    assert run["resolution_0143_angstrom"] < 16.0
+    table = columns(out / "particles.star")
+    assert {"rlnRandomSubset", "rlnOriginXAngst", "rlnMaxValueProbDistribution"} <= set(table)
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert {row.get("start_of_half") for row in rows} == {1, 2, None}
+    assert [row["step"] for row in rows if "step" in row][:3] == [1, 2, 3]
+
+
+def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous(
+        "refine", simulated / "particles.star", "--map", simulated / "truth.mrc", "--sym", "D2",
+        "--start-resolution", "60", "--threads", "1", "-q", "-o", out,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "which shared a start up to 60 Å" in stdout
+    group = point_group("D2").matrices
+    true = angles(simulated / "truth.star")
+    found = angles(out / "particles.star")
+    names = columns(simulated / "truth.star")["rlnImageName"]
+    order = [int(name.split("@")[0]) - 1 for name in names]
+    kept = [int(name.split("@")[0]) - 1 for name in columns(out / "particles.star")["rlnImageName"]]
+    place = {row: i for i, row in enumerate(order)}
+    true = true[[place[row] for row in kept]]
+    errors = geodesic_distance_deg(found[:, None], true[:, None] @ group).amin(1)
+    assert float(errors.median()) < 2.0
+    code, stdout, stderr = vitreous(
+        "reconstruct", out / "particles.star", "--sym", "D2", "--threads", "1", "-q", "-o",
+        tmp_path / "again",
+    )  # fmt: skip
+    assert code == 0, stderr
+    truth = volume(simulated / "truth.mrc")
+    again = fsc(volume(tmp_path / "again" / "map.mrc"), truth)
+    assert fsc_resolution(again, 0.5, 32, PIXEL) < 14.0
+
+
+def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    star = emptied(simulated, tmp_path / "noise")
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous(
+        "auto", star, "--sym", "D2", *QUICK, "--tries", "2", "-o", out
+    )
+    assert code == 0, stderr
+    assert stdout.startswith("NOT SOLVED")
+    assert "mean nothing while it is not solved" in stdout
+    assert "once more with other starts and more images" in stderr
+    assert "rlnAngleRot" not in columns(out / "particles.star")
+    code, _, stderr = vitreous(
+        "refine", star, "--map", simulated / "truth.mrc", "--sym", "D2", "--threads", "1", "-q",
+        "-o", tmp_path / "einstein",
+    )  # fmt: skip
+    assert code == 3
+    assert "fit this map no better than noise" in stderr
+    assert not (tmp_path / "einstein").exists()
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (
+        "refine", simulated / "particles.star", "--map", simulated / "truth.mrc", "--sym", "D2",
+        "--threads", "1", "--rounds", "3", "-q", "-o",
+    )  # fmt: skip
+    code, _, stderr = vitreous(*arguments, tmp_path / "whole")
+    assert code == 0, stderr
+
+    class Stopped(Exception):
+        pass
+
+    save = refine_run.save_checkpoint
+
+    def save_and_stop(folder: Path, step: int, *rest: Any) -> Path:
+        path = save(folder, step, *rest)
+        if step == 2:
+            raise SystemExit(143)
+        return path
+
+    monkeypatch.setattr(refine_run, "save_checkpoint", save_and_stop)
+    code, _, _ = vitreous(*arguments, tmp_path / "parts")
+    assert code == 143
+    monkeypatch.setattr(refine_run, "save_checkpoint", save)
+    code, _, stderr = vitreous(*arguments, tmp_path / "parts", "--continue")
+    assert code == 0, stderr
+    whole, parts = (volume(tmp_path / name / "map.mrc") for name in ("whole", "parts"))
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--start-resolution", "5"), "coarser than two pixels, 12.0 Å"),
+        (("--start-resolution", "150"), "finer than half the box, 96 Å"),
+        (("--shift-range", "100"), "beyond the images' edge"),
+        (("--box", "64"), "larger than the images"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    vitreous: Any, simulated: Path, tmp_path: Path, option: tuple[str, str], message: str
+) -> None:
+    out = tmp_path / "out"
+    code, _, stderr = vitreous(
+        "refine", simulated / "particles.star", "--map", simulated / "truth.mrc", *option, "-o", out
+    )
+    assert code == 2
+    assert message in stderr
+    assert not out.exists()
