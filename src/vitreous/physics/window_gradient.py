@@ -84,7 +84,10 @@ def pose_gradient(
         h.square() * window_transfer(n, window, scale, dtype=torch.float64, device=c.device), (n, n)
     )
     k, d = _lattice(len(c), scale).to(c), _lattice(2 * len(c) - 1, scale).to(c)
-    weights = _autocorrelation(c).flatten()
+    # opposite lags have the same share
+    weights = _autocorrelation(c).flatten()[: len(d) // 2 + 1]
+    weights[:-1] *= 2
+    d = d[: len(weights)]
     sums, slopes = _correlate(fourier_resize(blurred, finer * n, 2), d @ m.T, window, scale, finer)
     quadratic = 0.5 * (weights @ sums)
     to_m = 0.5 * (weights[:, None] * slopes).T @ d

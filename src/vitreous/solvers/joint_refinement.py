@@ -138,7 +138,7 @@ class JointRefinement:
         self._half = torch.randperm(len(images), generator=stream) % 2 + 1
         self.round = 0
         self.strength = 0.0
-        self.coefficients = torch.zeros((self.box_size,) * 3, device=self._device)
+        self.coefficients = torch.zeros((self._box_of_stage(),) * 3, device=self._device)
         self._equations: NormalEquations | None = None
 
     @property
@@ -153,7 +153,10 @@ class JointRefinement:
 
     @property
     def box_size(self) -> int:
-        """Edge m of images and lattice at this stage."""
+        """Edge m of the lattice, and of the images for it."""
+        return int(self.coefficients.shape[-1])
+
+    def _box_of_stage(self) -> int:
         return min(self.images.box_size, 2 * (self.config.radii[self.stage] + 1))
 
     @property
@@ -221,8 +224,8 @@ class JointRefinement:
         return self.config.prior.basis
 
     def _expanded(self) -> Tensor:
-        """Map whose projections are H c: sampled windows would alias at this spacing."""
-        m = self.coefficients.shape[-1]
+        """Map ``(m, m, m)`` whose projections are H c; voxels of sampled windows would alias."""
+        m = self.box_size
         k, half = torch.fft.fftfreq(m), torch.fft.rfftfreq(m)
         radius = (k[:, None, None].square() + k[:, None].square() + half.square()).sqrt()
         transfer = self._basis.transform(radius).to(self.coefficients)
@@ -242,10 +245,9 @@ class JointRefinement:
         )
 
     def _start_stage(self) -> None:
-        """The lattice of the stage's box, and lambda for its maps."""
+        """A lattice of the stage's box, and lambda for its maps."""
         if self.round > 0:
-            previous = self._expanded()
-            grown = fourier_resize(previous, self.box_size, 3)
+            grown = fourier_resize(self._expanded(), self._box_of_stage(), 3)
             self.coefficients = self._basis.analyse(grown)
         sums = self._sums()
         self._equations = sums[0] + sums[1]
