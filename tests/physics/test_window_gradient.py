@@ -109,7 +109,7 @@ def differences(misfit: Callable[[Tensor, Tensor], Tensor], step: float) -> Tens
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("case", [Case(8, 1), Case(12, 2), Case(11, 2), Case(12, 3)])
+@pytest.mark.parametrize("case", [Case(8, 1), Case(11, 2), Case(12, 3)])
 def test_theorem_is_the_gradient_of_the_exact_misfit(case: Case) -> None:
     value, to_rotation, to_shift = autograd(case.exact)
     found = case.theorem(euler_to_matrix(EULER_DEG), SHIFT_PX)
@@ -134,7 +134,7 @@ def test_autograd_through_the_projector_is_the_slope_of_what_it_computes(case: C
     assert apart(to_shift, numeric[3:]) < 1e-5
 
 
-@pytest.mark.parametrize("case", [Case(8, 1), Case(12, 2)])
+@pytest.mark.parametrize("case", [Case(12, 2)])
 def test_projector_and_theorem_differ_by_the_projectors_interpolation(case: Case) -> None:
     """5e-4 of the images for white coefficients; derivatives, of high frequencies, suffer more."""
     value, to_rotation, to_shift = autograd(case.projected)

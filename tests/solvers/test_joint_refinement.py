@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vitreous.core.rotation import (
 from vitreous.metrics.align import align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.physics.simulator import simulate
+from vitreous.solvers import joint_refinement
 from vitreous.solvers.images import ImagesInMemory
 from vitreous.solvers.joint_refinement import JointConfig, JointRefinement
 from vitreous.solvers.model_based import ModelBasedConfig
@@ -43,7 +45,7 @@ def task(data: Case, config: JointConfig = CONFIG, error_rad: float = 0.7) -> Jo
 
 
 def test_from_poses_wrong_by_forty_degrees() -> None:
-    data = case(300, noise=1.0)
+    data = case(200, noise=1.0)
     run = task(data)
     start = geodesic_distance_deg(run.pose.rotation, data.rotation)
     assert start.median() > 30
@@ -70,8 +72,30 @@ def test_objective_never_grows_within_a_stage() -> None:
         assert len({one["strength"] for one in stage}) == 1
 
 
+def test_no_image_takes_a_pose_that_fits_it_worse() -> None:
+    run = task(case(30, noise=1.0))
+    run.step()
+    before = run.misfits(run.pose, run.coefficients)
+    others = Pose(run.pose.rotation.roll(1, 0), run.pose.shift_angstrom)
+    told = run._accept(others, before)[2]
+    after = run.misfits(run.pose, run.coefficients)
+    assert (after <= before).all()
+    assert torch.equal(told, after)
+
+
+def test_a_map_that_fits_worse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = task(case(30, noise=1.0))
+    run.step()
+    known = run.coefficients
+    blank = SimpleNamespace(volume=torch.zeros_like(known))
+    monkeypatch.setattr(joint_refinement, "admm", lambda *_, **__: blank)
+    told = run.step()
+    assert run.coefficients is known
+    assert told["map"] == told["before"]
+
+
 def test_objective_is_that_of_the_equation() -> None:
-    """1/2 |b - H c|^2 + lambda sum |grad c|, the images those that the simulator makes of the map."""
+    """1/2 |b - H c|^2 + lambda sum |grad c|, H c being what the simulator makes of the map."""
     data = case(20)
     run = task(data, replace(CONFIG, radii=(15,), searched=(), rounds=1, prior=PRIOR))
     told = run.step()
