@@ -48,9 +48,11 @@ from vitreous.metrics.align import Alignment, align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
+from vitreous.solvers.admm import admm
 from vitreous.solvers.images import ImagesInMemory
 from vitreous.solvers.joint_refinement import JointConfig, JointRefinement
-from vitreous.solvers.model_based import ModelBasedConfig, accumulate, final_maps, find_strength
+from vitreous.solvers.least_squares import LeastSquares
+from vitreous.solvers.model_based import ModelBasedConfig, accumulate, find_strength, support
 
 WITHIN = 1.10
 PRIOR = ModelBasedConfig(scales=(1,), nonnegative=False)  # maps of the ribosome have negatives
@@ -127,8 +129,15 @@ class Trial:
     def reconstruct(self, pose: Pose) -> Tensor:
         n, half = self.options.box, torch.arange(len(self.images)) % 2 + 1
         given = (self.images, pose.rotation, pose.shift_angstrom, self.optics, self.pixel, half)
-        equations = accumulate(*given, window=PRIOR.basis)
-        return final_maps(equations, n, find_strength(equations, n, 1, PRIOR), PRIOR).average
+        first, second = accumulate(*given, window=PRIOR.basis)
+        stage = find_strength((first, second), n, 1, PRIOR)
+        solution = admm(
+            LeastSquares.of_images(first + second),
+            PRIOR.admm(2**0.5 * (stage.strength or 0.0)),
+            start=(stage.halves[0] + stage.halves[1]) / 2,
+            mask=support(n, 1),
+        )
+        return PRIOR.basis.expand(solution.volume, n, 1)
 
     def judge(self, pose: Pose) -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
         """Resolution and median errors of poses, the FSC, and the errors of every image."""
