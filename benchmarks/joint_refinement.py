@@ -8,7 +8,7 @@ give: nothing of the truth. Images have astigmatic CTFs and white noise. Three w
 all frequencies from the start (the thesis'), coarse to fine, and that with a search among all
 poses once. Every map is made from its poses in the same way, by total variation with the strength
 cross-validated, also those of the wrong and of the true poses; it is aligned with the truth by
-rotation and translation, and errors of poses are those left after that. FSC is within a soft sphere
+rotation and translation, and errors of refined poses are those left after that. FSC is within a soft sphere
 inscribed in the box.
 
 Errors go to the folder --output as histograms, PNG and CSV. Fails (exit 1) unless the best way's
@@ -59,6 +59,7 @@ PRIOR = ModelBasedConfig(scales=(1,), nonnegative=False)  # maps of the ribosome
 RADII = (4, 6, 9, 14, 20, 31)
 SEARCHED = 9
 WAYS = ("all frequencies", "coarse to fine", "with a search")
+COLOURS = {"true poses": "k", "start": "0.6", **dict(zip(WAYS, ("C3", "C1", "C0"), strict=True))}
 QUANTITIES = ("rot_deg", "tilt_deg", "psi_deg", "shift_x_px", "shift_y_px")
 
 
@@ -148,7 +149,9 @@ class Trial:
             allow_mirror=False,
         )
         curve = fsc(fit.aligned * self.sphere, self.truth * self.sphere)
-        found = errors(in_the_frame_of(pose, fit), self.true, self.pixel)
+        drifted = pose is not self.start and pose is not self.true
+        mine = in_the_frame_of(pose, fit) if drifted else pose
+        found = errors(mine, self.true, self.pixel)
         numbers = {
             "fsc_0.5_angstrom": fsc_resolution(curve, 0.5, self.options.box, self.pixel),
             "angle_median_deg": float(found["angle_deg"].median()),
@@ -204,13 +207,11 @@ def draw(
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
-    shown = ("start", WAYS[1], WAYS[2])
     for axis, quantity in zip(axes.flat, QUANTITIES, strict=False):
         mine = [row for row in rows if row["quantity"] == quantity]
-        for way, colour in zip(shown, ("0.6", "C1", "C0"), strict=True):
-            if way in mine[0]:
-                x, count = [r["error"] for r in mine], [r[way] for r in mine]
-                axis.step(x, count, where="mid", color=colour, label=way)
+        for way in [name for name in mine[0] if name in COLOURS]:
+            x, count = [r["error"] for r in mine], [r[way] for r in mine]
+            axis.step(x, count, where="mid", color=COLOURS[way], label=way, linewidth=1.0)
         axis.set(yscale="symlog", ylim=(0, None), ylabel="images")
         name, unit = quantity.rsplit("_", 1)
         axis.set_xlabel(f"error of {name.replace('_', ' ')} ({unit})")
@@ -218,7 +219,7 @@ def draw(
     frequency = torch.arange(trial.options.box // 2 + 1) / (trial.options.box * trial.pixel)
     for name, curve in curves.items():
         style = "--" if name == "true poses" else "-"
-        axes[1, 2].plot(frequency[1:], curve[1:], style, label=name, linewidth=1.2)
+        axes[1, 2].plot(frequency[1:], curve[1:], style, color=COLOURS[name], label=name)
     axes[1, 2].axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
     axes[1, 2].set(xlabel="spatial frequency (1/Å)", ylabel="FSC with the truth", ylim=(-0.05, 1))
     axes[1, 2].legend(fontsize=8, frameon=False)
@@ -230,13 +231,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, dict[str, float]] = {}
     curves: dict[str, Tensor] = {}
     found: dict[str, dict[str, Tensor]] = {}
-    tasks: dict[str, tuple[Pose, float]] = {"true poses": (trial.true, 0.0)}
-    for name in ("true poses", "start", *options.ways):
-        if name == "start":
-            tasks[name] = trial.start, 0.0
-        elif name in WAYS:
-            tasks[name] = trial.refine(name)
-        pose, seconds = tasks[name]
+    known = {"true poses": (trial.true, 0.0), "start": (trial.start, 0.0)}
+    for name in (*known, *options.ways):
+        pose, seconds = known[name] if name in known else trial.refine(name)
         numbers, curves[name], found[name] = trial.judge(pose)
         results[name] = {key: round(value, 3) for key, value in numbers.items()}
         if name in WAYS:
