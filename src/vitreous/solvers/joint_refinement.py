@@ -41,11 +41,13 @@ from vitreous.solvers.images import ImageSource, read_ahead
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.loop import Stats
 from vitreous.solvers.matching import Band, GlobalSearch
-from vitreous.solvers.model_based import ModelBasedConfig, accumulate, find_strength, support
+from vitreous.solvers.model_based import ModelBasedConfig, accumulate, support
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
+from vitreous.solvers.regularisation import cross_validated
 from vitreous.solvers.splits import regulariser
 
 _PROJECTED = 512  # images at a time
+_POWER_OF_BOX = 4.0  # that lambda grows with, roughly: where the next stage's is looked for
 
 
 @validated(frozen=True, config=STRICT)
@@ -75,7 +77,7 @@ class JointConfig:
     steps: int = Field(default=3, ge=1)
     shift_range_angstrom: float = Field(default=0.0, ge=0)
     prior: ModelBasedConfig = Field(
-        default_factory=lambda: ModelBasedConfig(scales=(1,), nonnegative=False, iterations=30)
+        default_factory=lambda: ModelBasedConfig(scales=(1,), nonnegative=False, iterations=20)
     )
     seed: int = 0
 
@@ -246,15 +248,30 @@ class JointRefinement:
 
     def _start_stage(self) -> None:
         """A lattice of the stage's box, and lambda for its maps."""
+        growth = self._box_of_stage() / self.box_size
         if self.round > 0:
             grown = fourier_resize(self._expanded(), self._box_of_stage(), 3)
             self.coefficients = self._basis.analyse(grown)
         sums = self._sums()
         self._equations = sums[0] + sums[1]
+        self.strength = self._choose_strength(sums, self.strength * growth**_POWER_OF_BOX)
+
+    def _choose_strength(
+        self, sums: tuple[NormalEquations, NormalEquations], guess: float
+    ) -> float:
+        """Lambda of all images."""
         prior = self.config.prior
-        found = find_strength(sums, self.box_size, 1, prior).strength
-        growth = 2**0.5 if prior.regulariser in ("tv", "wavelet") else 1.0
-        self.strength = growth * found if found is not None else (prior.strength or 0.0)
+        if prior.strength is not None or prior.regulariser == "none":
+            return prior.strength or 0.0
+        first, second = map(LeastSquares.of_images, sums)
+        found = cross_validated(
+            first,
+            second,
+            prior.admm(0.0),
+            mask=support(self.box_size, 1).to(self._device),
+            around=guess or None,
+        ).strength
+        return found * (1.0 if prior.regulariser == "l2" else 2**0.5)
 
     def _small_images(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows and images ``(b, m, m)``, with grey values of projections of larger voxels."""
