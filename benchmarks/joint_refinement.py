@@ -158,8 +158,8 @@ class Trial:
         }
         return numbers, curve, found
 
-    def refine(self, way: str) -> tuple[Pose, float]:
-        """Poses found, and seconds."""
+    def task(self, way: str) -> JointRefinement:
+        """Joint refinement from the wrong poses."""
         rounds, top = self.options.rounds, (self.options.box - 1) // 2
         radii = (*(k for k in self.options.radii if k < top), top)
         config = JointConfig(
@@ -168,8 +168,12 @@ class Trial:
             searched=tuple(self.options.searched) if way == WAYS[2] else (),
             shift_range_angstrom=1.5 * self.options.shift_px * self.pixel,
         )
+        return JointRefinement(self.images, self.optics, self.pixel, self.start, config)
+
+    def refine(self, way: str) -> tuple[Pose, float]:
+        """Poses found, and seconds."""
         begin = time.perf_counter()
-        task = JointRefinement(self.images, self.optics, self.pixel, self.start, config)
+        task = self.task(way)
         for k in range(task.rounds):
             stats = {name: round(value, 4) for name, value in task.step().items()}
             if self.options.verbose:

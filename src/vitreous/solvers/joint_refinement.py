@@ -63,7 +63,7 @@ class JointConfig:
         search_radius: highest shell that a search compares.
         candidates: poses of an image that a search hands to Levenberg-Marquardt.
         steps: of Levenberg-Marquardt in a round.
-        shift_range_angstrom: farthest shift of a particle.
+        shift_range_angstrom: farthest shift of a particle; 0 allows none.
         prior: regulariser and basis; scales other than 1 are not for here, iterations are those of
             a round.
         seed: of the halves of the images between which the strength is cross-validated.
@@ -381,5 +381,5 @@ class JointRefinement:
             shift,
             torch.ones(len(rotation), device=self._device),
             self.config.steps,
-            farthest_angstrom=self.config.shift_range_angstrom or None,
+            farthest_angstrom=self.config.shift_range_angstrom,
         )
