@@ -43,11 +43,12 @@ from vitreous.solvers.loop import Stats
 from vitreous.solvers.matching import Band, GlobalSearch
 from vitreous.solvers.model_based import ModelBasedConfig, accumulate, support
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
-from vitreous.solvers.regularisation import cross_validated
+from vitreous.solvers.regularisation import cross_validated, strongest
 from vitreous.solvers.splits import regulariser
 
 _PROJECTED = 512  # images at a time
 _POWER_OF_BOX = 4.0  # that lambda grows with, roughly: where the next stage's is looked for
+_LEAST_STRENGTH = 1e-3  # of that which leaves nothing of the map, where a guess is below
 
 
 @validated(frozen=True, config=STRICT)
@@ -264,12 +265,15 @@ class JointRefinement:
         if prior.strength is not None or prior.regulariser == "none":
             return prior.strength or 0.0
         first, second = map(LeastSquares.of_images, sums)
+        settings = prior.admm(0.0)
+        # not from far below, where every strength scores alike
+        around = max(guess, _LEAST_STRENGTH * strongest(first, settings)) if guess > 0 else None
         found = cross_validated(
             first,
             second,
-            prior.admm(0.0),
+            settings,
             mask=support(self.box_size, 1).to(self._device),
-            around=guess or None,
+            around=around,
         ).strength
         return found * (1.0 if prior.regulariser == "l2" else 2**0.5)
 
