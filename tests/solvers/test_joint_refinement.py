@@ -136,6 +136,18 @@ def test_a_run_goes_on_bit_by_bit(done: int) -> None:
     assert torch.equal(second.pose.rotation, whole.pose.rotation)
 
 
+def test_a_far_too_small_strength_does_not_last() -> None:
+    """Below some strength all scores are alike: a climb from there would end where it began."""
+    data = case(60, noise=1.0)
+    config = replace(CONFIG, radii=(6, 9), searched=(), rounds=1)
+    one, other = task(data, config), task(data, config)
+    for run in (one, other):
+        run.step()
+    one.strength = 1e-9
+    other.strength = 0.0  # no guess
+    assert one.step()["strength"] == pytest.approx(other.step()["strength"], rel=0.5)
+
+
 def test_without_ctf_and_with_a_given_strength() -> None:
     data = case(30)
     prior = replace(PRIOR, strength=2.5)
