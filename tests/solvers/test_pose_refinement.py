@@ -63,6 +63,23 @@ def test_gradient_is_that_of_the_gain() -> None:
         assert (numeric - found).abs().max() < 0.03 * found.abs().max()
 
 
+def test_gradient_is_autograds_through_the_simulator() -> None:
+    """In single precision, as the refiner works."""
+    data = case(6, noise=1.0)
+    refiner = PoseRefiner(data.volume, BAND, NOISE)
+    measured = refiner.measure(data.images, data.optics)
+    shift = (data.shift + 1.0).requires_grad_()
+    turn = torch.zeros(6, 3, requires_grad=True)
+    turned = axis_angle_to_matrix(turn) @ data.rotation
+    rest = data.images - simulate(data.volume, turned, shift, data.optics, PIXEL)
+    power = rfft_centered(rest, 2).flatten(1)[:, refiner._place].abs().square()
+    misfit = 0.5 * (power * refiner.multiplicity / NOISE[refiner.shell]).sum()
+    uphill = torch.cat(torch.autograd.grad(misfit, [turn, shift]), 1)
+    given = data.rotation, shift.detach(), torch.ones(6)
+    downhill = refiner.evaluate(measured, *given)[1]
+    assert ((downhill + uphill).norm(dim=0) < 1e-4 * uphill.norm(dim=0)).all()
+
+
 @pytest.mark.parametrize("free", [True, False])
 def test_noiseless_poses_are_found_from_a_grid_step_away(free: bool) -> None:
     data = case(40)

@@ -131,6 +131,10 @@ class TermSplit(Split):
         """K^T K x."""
         return self._operator.normal(x)
 
+    def value(self, x: Tensor) -> float:
+        """g(K x)."""
+        return self._cost(self._operator(x))
+
     def update(self, x: Tensor) -> None:
         """Minimise over z, then climb in d."""
         kx = self._operator(x)
