@@ -78,9 +78,7 @@ def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: P
     assert {f.name for f in out.iterdir()} - {"rejected.star"} == FILES
     assert "between half maps of 500 particles, independent from the first step on" in stdout
     truth = volume(simulated / "truth.mrc")
-    fit = align_maps(
-        volume(out / "map.mrc"), truth, pixel_size_angstrom=PIXEL, point_group="D2"
-    )
+    fit = align_maps(volume(out / "map.mrc"), truth, pixel_size_angstrom=PIXEL, point_group="D2")
     assert fsc_resolution(fsc(fit.aligned, truth), 0.5, 32, PIXEL) < 15.0
     run = tomllib.loads((out / "config.toml").read_text())["run"]
     assert run["solved"] is True
@@ -125,9 +123,7 @@ def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
 def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     star = emptied(simulated, tmp_path / "noise")
     out = tmp_path / "out"
-    code, stdout, stderr = vitreous(
-        "auto", star, "--sym", "D2", *QUICK, "--tries", "2", "-o", out
-    )
+    code, stdout, stderr = vitreous("auto", star, "--sym", "D2", *QUICK, "--tries", "2", "-o", out)
     assert code == 0, stderr
     assert stdout.startswith("NOT SOLVED")
     assert "mean nothing while it is not solved" in stdout
@@ -151,9 +147,6 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     )  # fmt: skip
     code, _, stderr = vitreous(*arguments, tmp_path / "whole")
     assert code == 0, stderr
-
-    class Stopped(Exception):
-        pass
 
     save = refine_run.save_checkpoint
 

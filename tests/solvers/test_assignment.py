@@ -21,7 +21,8 @@ def test_noiseless_images_find_their_pose_from_nothing(symmetry: str) -> None:
     data = case(40, symmetry)
     config = PoseConfig(24.0, symmetry=symmetry, shift_range_angstrom=9.0)
     assigner = Assigner(data.volume, PIXEL, (8, 13), FLAT, config)
-    found, left = assigner(data.images, data.optics, scale=1.0)
+    assigned = assigner(data.images, data.optics, scale=1.0)
+    found, left = assigned.found, assigned.left
     assert data.errors_deg(found.rotation[:, :1]).max() < 0.5
     assert (found.shift_angstrom[:, 0] - data.shift).norm(dim=1).max() < 0.3
     total = shell_power(ImagesInMemory(data.images), torch.arange(40))[1:14].sum()
@@ -33,7 +34,7 @@ def test_posteriors_sum_to_one_and_are_sorted() -> None:
     data = case(30, noise=6.0)
     noise = shell_power(ImagesInMemory(data.images), torch.arange(30))
     assigner = Assigner(data.volume, PIXEL, (5,), noise, CONFIG)
-    found, _ = assigner(data.images, data.optics)
+    found = assigner(data.images, data.optics).found
     torch.testing.assert_close(found.posterior.sum(1), torch.ones(30))
     assert (found.posterior.diff(dim=1) <= 0).all()
     assert (found.posterior[:, 0] < 0.9).any()
@@ -54,7 +55,7 @@ def test_the_same_pose_counts_once() -> None:
         torch.zeros(5, 2, 5, 5),
     )
     assigner = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
-    found, _ = assigner(data.images, data.optics, start=start, scale=1.0)
+    found = assigner(data.images, data.optics, start=start, scale=1.0).found
     assert found.gain.shape == (5, 1)
     with pytest.raises(ValueError, match="give start poses"):
         assigner(data.images, data.optics)
@@ -64,7 +65,7 @@ def test_scales_of_images_are_found() -> None:
     data = case(20)
     scale = torch.linspace(0.5, 2.0, 20)
     images = data.images * scale[:, None, None]
-    found, _ = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics)
+    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
     assert (found.scale[:, 0] / scale - 1).abs().max() < 0.02
 
 
@@ -80,7 +81,7 @@ def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
         torch.ones(200, 1),
         torch.zeros(200, 1, 5, 5),
     )
-    found, _ = assigner(data.images, data.optics, start=start, scale=1.0)
+    found = assigner(data.images, data.optics, start=start, scale=1.0).found
     rotation, shift = found.draw(20, torch.Generator().manual_seed(0))
     error = data.errors_deg(found.rotation[:, :1]).square().mean().sqrt()
     spread = geodesic_distance_deg(rotation, found.rotation[:, :, None]).square().mean().sqrt()
@@ -93,7 +94,7 @@ def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
 def test_an_empty_image_has_no_pose_but_breaks_nothing() -> None:
     data = case(2)
     images = torch.stack([data.images[0], torch.zeros(BOX, BOX)])
-    found, _ = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics)
+    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
     assert found.posterior.isfinite().all()
     assert found.rotation.isfinite().all()
     assert found.gain[1, 0] == 0

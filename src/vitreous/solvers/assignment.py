@@ -22,13 +22,14 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
-from vitreous.solvers.matching import Band, GlobalSearch
+from vitreous.solvers.matching import Band, Candidates, GlobalSearch
 from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
 _AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
 _SAME = 0.3  # radians times K
+_NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,19 @@ class Assignment:
             rotation: ``(3, 3)`` R.
             shift_angstrom: ``(3,)`` t in (x, y, z): ``moved(r) = map(R^T (r - t))``.
         """
-        turned = self.rotation @ rotation.to(self.rotation).mT
-        lost = (turned @ shift_angstrom.to(turned))[..., :2]
-        return replace(self, rotation=turned, shift_angstrom=self.shift_angstrom - lost)
+        turned, left = _moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom)
+        return replace(self, rotation=turned, shift_angstrom=left)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.
 
         Args:
             count: draws of each candidate.
-            generator: on the CPU.
+            generator: on any device.
         """
         b, c = self.gain.shape
-        normal = torch.randn(b, c, 5, count, generator=generator).to(self.gain.device)
+        normal = torch.randn(b, c, 5, count, generator=generator, device=generator.device)
+        normal = normal.to(self.gain)
         # a prior of half a radian and 10 Å, for images that know less
         diagonal = self.precision.diagonal(dim1=2, dim2=3)
         least = torch.where(torch.arange(5, device=diagonal.device) < 3, 4.0, 1e-2)
@@ -105,6 +106,13 @@ class Assignment:
         )
 
 
+def _moved(
+    rotation: Tensor, shift_angstrom: Tensor, turn: Tensor, away: Tensor
+) -> tuple[Tensor, Tensor]:
+    turned = rotation @ turn.to(rotation).mT
+    return turned, shift_angstrom - (turned @ away.to(turned))[..., :2]
+
+
 def _padded(part: Assignment, missing: int) -> Assignment:
     if missing == 0:
         return part
@@ -115,6 +123,55 @@ def _padded(part: Assignment, missing: int) -> Assignment:
             extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
         values[name] = torch.cat([value, extra], 1)
     return Assignment(**values)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Poses of each image to reconstruct from, of equal weight.
+
+    Args:
+        rotation: ``(b, d, 3, 3)``.
+        shift_angstrom: ``(b, d, 2)``.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Drawn:
+        """See :meth:`Assignment.moved`."""
+        return Drawn(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
+
+    @staticmethod
+    def cat(parts: Sequence[Drawn]) -> Drawn:
+        """Those of several batches."""
+        return Drawn(
+            torch.cat([part.rotation for part in parts]),
+            torch.cat([part.shift_angstrom for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What was found for some images.
+
+    Args:
+        found: candidates.
+        left: sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in units of
+            ``|rfft2|^2`` of the last band's images.
+        drawn: poses to reconstruct from; None if none were asked for.
+    """
+
+    found: Assignment
+    left: Tensor
+    drawn: Drawn | None
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """Rows of images that were searched for, and poses drawn from all of the grid for them."""
+
+    rows: Tensor
+    drawn: Candidates
 
 
 class Assigner:
@@ -128,6 +185,7 @@ class Assigner:
         config: see :class:`~vitreous.solvers.pose_config.PoseConfig`.
         search: whether all poses are searched; otherwise a start is needed.
         recentre: whether shifts are searched around those of a start only.
+        generator: for poses drawn from the likelihood, on the map's device; none are without.
     """
 
     def __init__(
@@ -140,7 +198,9 @@ class Assigner:
         *,
         search: bool = True,
         recentre: bool = False,
+        generator: torch.Generator | None = None,
     ) -> None:
+        self._generator = generator
         n = int(volume.shape[-1])
         self.config = config
         bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
@@ -173,7 +233,7 @@ class Assigner:
         *,
         start: Assignment | None = None,
         scale: float | None = None,
-    ) -> tuple[Assignment, Tensor]:
+    ) -> Assigned:
         """Poses of images, and the power of what is left of them.
 
         Args:
@@ -183,18 +243,63 @@ class Assigner:
                 certain, around the shift of the best.
             scale: of the map in all images; None: the best for each pose.
 
-        Returns:
-            the assignment, and sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in
-            units of ``|rfft2|^2`` of the last band's images.
-
         Raises:
             ValueError: neither a search nor a start.
         """
-        result = self._start(images, optics, start, scale)
+        result, searched = self._start(images, optics, start, scale)
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)
             result = self._refined(refiner, measured, result, scale)
-        return result, self._left(measured, result)
+        drawn = None
+        if self._generator is not None:
+            drawn = self._drawn(result, searched)
+        return Assigned(result, self._left(measured, result), drawn)
+
+    def _drawn(self, result: Assignment, searched: _Searched | None) -> Drawn:
+        """Poses of every image to reconstruct from.
+
+        Of images whose poses were searched in all of the band, they are drawn from the whole grid:
+        one that is near a candidate stands for it, and others for themselves. Of the others, from
+        the candidates.
+        """
+        assert self._generator is not None
+        draws = self.config.draws
+        choice = result.posterior.multinomial(draws, True, generator=self._generator)
+        away = torch.zeros_like(choice, dtype=torch.bool)
+        if searched is not None and len(self._refiners) == 1:
+            near, found = self._nearest(result[searched.rows], searched.drawn)
+            choice[searched.rows] = torch.where(found, near, choice[searched.rows])
+            away[searched.rows] = ~found
+        rows = torch.arange(len(result), device=choice.device)[:, None]
+        rotation, shift = (
+            one[rows, choice, 0] if draws == 1 else one[rows, choice, torch.arange(draws)]
+            for one in result.draw(draws, self._generator)
+        )
+        if searched is not None and bool(away.any()):
+            everywhere = result.rotation.new_zeros(rotation.shape)
+            everywhere[searched.rows] = searched.drawn.rotation
+            rotation = torch.where(away[..., None, None], everywhere, rotation)
+            moved = torch.zeros_like(shift)
+            moved[searched.rows] = searched.drawn.shift_angstrom
+            shift = torch.where(away[..., None], moved, shift)
+        return Drawn(rotation, shift)
+
+    def _nearest(self, result: Assignment, drawn: Candidates) -> tuple[Tensor, Tensor]:
+        """Of every drawn pose the nearest candidate, and whether it is as near as the grid."""
+        assert self._search is not None
+        angle = torch.full((*drawn.gain.shape, result.gain.shape[1]), 180.0).to(drawn.gain)
+        for matrix in self._group:
+            turned = result.rotation[:, None] @ matrix
+            angle = angle.minimum(geodesic_distance_deg(drawn.rotation[:, :, None], turned))
+        apart = (drawn.shift_angstrom[:, :, None] - result.shift_angstrom[:, None]).norm(dim=-1)
+        band = self._search.band
+        steps = torch.maximum(
+            torch.deg2rad(angle) * band.radius / self.config.spacing,
+            apart / band.shift_step_angstrom,
+        )
+        steps = steps.masked_fill(~result.gain.isfinite()[:, None], torch.inf)
+        least, place = steps.min(-1)
+        return place, least < _NEAR
 
     def _start(
         self,
@@ -202,35 +307,44 @@ class Assigner:
         optics: Optics | None,
         start: Assignment | None,
         scale: float | None,
-    ) -> Assignment:
+    ) -> tuple[Assignment, _Searched | None]:
         """What there is to refine: known candidates, those of a search where they are in doubt."""
         if self._search is None:
             if start is None:
                 raise ValueError("give start poses, or an Assigner that searches")
-            return start
+            return start, None
         if start is None:
-            return self._searched(images, optics, None, scale)
+            every = torch.arange(len(images), device=images.device)
+            again, drawn = self._searched(images, optics, None, scale)
+            return again, _Searched(every, drawn)
         doubted = start.posterior[:, 0] < self.config.certain
         rows = doubted.nonzero().flatten()
         if len(rows) == 0:
-            return start
+            return start, None
         some = None if optics is None else optics[rows]
-        again = self._searched(images[rows], some, start.shift_angstrom[rows, 0], scale)
+        again, drawn = self._searched(images[rows], some, start.shift_angstrom[rows, 0], scale)
         both = Assignment.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
-        return both[take]
+        return both[take], _Searched(rows, drawn)
 
     def _searched(
         self, images: Tensor, optics: Optics | None, centre: Tensor | None, scale: float | None
-    ) -> Assignment:
-        """Candidates of a search, less those that no refinement could save."""
+    ) -> tuple[Assignment, Candidates]:
+        """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
         a = None if scale is None else torch.full((len(images),), scale, device=images.device)
-        found = self._search(self._search.band.images(images), optics, a, centre=centre)
+        found = self._search(
+            self._search.band.images(images),
+            optics,
+            a,
+            centre=centre,
+            draws=0 if self._generator is None else self.config.draws,
+            generator=self._generator,
+        )
         best = found.gain[:, :1]
         kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
-        return Assignment(
+        candidates = Assignment(
             found.rotation,
             found.shift_angstrom,
             found.gain.masked_fill(~kept, -torch.inf),
@@ -238,6 +352,7 @@ class Assigner:
             torch.zeros_like(found.gain),
             found.gain.new_zeros(*found.gain.shape, 5, 5),
         )
+        return candidates, found if found.drawn is None else found.drawn
 
     def _refined(
         self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: float | None

@@ -19,7 +19,8 @@ astigmatic CTFs cost little.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -117,15 +118,29 @@ class Candidates:
         rotation: ``(b, c, 3, 3)``.
         shift_angstrom: ``(b, c, 2)``.
         gain: ``(b, c)``, L of each; minus infinity where there are fewer.
+        drawn: poses drawn from all of the grid by their likelihood, in no order; none by default.
     """
 
     rotation: Tensor
     shift_angstrom: Tensor
     gain: Tensor
+    drawn: Candidates | None = None
 
     def __getitem__(self, index: Tensor) -> Candidates:
         """Those of some images."""
-        return Candidates(self.rotation[index], self.shift_angstrom[index], self.gain[index])
+        drawn = None if self.drawn is None else self.drawn[index]
+        return Candidates(self.rotation[index], self.shift_angstrom[index], self.gain[index], drawn)
+
+    @staticmethod
+    def cat(parts: Sequence[Candidates]) -> Candidates:
+        """Those of several batches."""
+        drawn = [part.drawn for part in parts if part.drawn is not None]
+        return Candidates(
+            torch.cat([part.rotation for part in parts]),
+            torch.cat([part.shift_angstrom for part in parts]),
+            torch.cat([part.gain for part in parts]),
+            Candidates.cat(drawn) if drawn else None,
+        )
 
 
 def views(spacing_rad: float, group: PointGroup) -> Tensor:
@@ -299,6 +314,8 @@ class GlobalSearch:
         scale: Tensor | None = None,
         *,
         centre: Tensor | None = None,
+        draws: int = 0,
+        generator: torch.Generator | None = None,
     ) -> Candidates:
         """The best poses of images.
 
@@ -307,6 +324,8 @@ class GlobalSearch:
             optics: CTF of each image; None for none.
             scale: a of each image ``(b,)``; None to take the best for each pose.
             centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
+            draws: how many poses to draw as well.
+            generator: for them, on the device.
         """
         shifts, angles = len(self.shifts), self.grid.angles
         at_once = max(1, BLOCK // (angles * shifts * min(256, len(self.rotations))))
@@ -318,13 +337,11 @@ class GlobalSearch:
                     None if optics is None else optics[rows],
                     None if scale is None else scale[rows],
                     None if centre is None else centre[rows],
+                    draws,
+                    generator,
                 )
             )
-        return Candidates(
-            torch.cat([f.rotation for f in found]),
-            torch.cat([f.shift_angstrom for f in found]),
-            torch.cat([f.gain for f in found]),
-        )
+        return Candidates.cat(found)
 
     def _some(
         self,
@@ -332,6 +349,8 @@ class GlobalSearch:
         optics: Optics | None,
         scale: Tensor | None,
         centre: Tensor | None,
+        draws: int,
+        generator: torch.Generator | None,
     ) -> Candidates:
         image, power = self._prepare(images, optics, centre)
         count, total = len(images), len(self.rotations)
@@ -341,11 +360,13 @@ class GlobalSearch:
             chosen = slice(first, min(first + width, total))
             gains = self._gains(image, power, scale, chosen)
             best[..., chosen] = gains.view(_SECTORS, -1, *gains.shape[1:]).amax(1)
-        index = self._peaks(best.permute(1, 0, 2).flatten(1))
-        rotation, shift, gain = self._locate(image, power, scale, index)
-        if centre is not None:
-            shift = shift + centre[:, None]
-        return Candidates(rotation, shift, gain)
+        flat = best.permute(1, 0, 2).flatten(1)
+        found = self._locate(image, power, scale, self._peaks(flat), centre)
+        if draws == 0:
+            return found
+        cells = torch.softmax(flat / 2, 1).multinomial(draws, True, generator=generator)
+        drawn = self._locate(image, power, scale, cells, centre, generator)
+        return replace(found, drawn=drawn)
 
     def _peaks(self, best: Tensor) -> Tensor:
         """Highest of ``(b, sectors * views)`` no neighbour exceeds, then others: ``(b, c)``."""
@@ -357,26 +378,42 @@ class GlobalSearch:
         return index.gather(1, lowered.topk(min(self.candidates, index.shape[1]), dim=1).indices)
 
     def _locate(
-        self, image: Tensor, power: Tensor, scale: Tensor | None, index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotations, shifts and gains of chosen (sector, view), ``index (b, c)``, best first."""
+        self,
+        image: Tensor,
+        power: Tensor,
+        scale: Tensor | None,
+        index: Tensor,
+        centre: Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> Candidates:
+        """Poses within chosen (sector, view), ``index (b, c)``: the best, best first; or drawn."""
         view, sector = index % len(self.rotations), index // len(self.rotations)
         even, odd = (
             self._of_each(image[parity::2], self._value[parity], view, parity) for parity in (0, 1)
         )
-        cross, shift = torch.cat([even + odd, even - odd]).max(1)  # (A, b, c)
-        half = self._of_each(power[:, None], self._power_of, view, 0)[:, 0]
-        sectors = _gain(cross, half, scale).view(_SECTORS, -1, *view.shape)
-        mine = sectors.gather(0, sector.expand(1, sectors.shape[1], *view.shape))[0]
-        gain, angle = mine.max(0)
-        angle = angle + sector * sectors.shape[1]
+        cross = torch.cat([even + odd, even - odd])  # (A, S, b, c)
+        half = self._of_each(power[:, None], self._power_of, view, 0)  # (A / 2, 1, b, c)
+        gains = _gain(cross, half, scale)
+        sectors = gains.view(_SECTORS, -1, *gains.shape[1:])
+        mine = sectors.gather(0, sector.expand(1, *sectors.shape[1:]))[0].flatten(0, 1)
+        if generator is None:
+            gain, place = mine.max(0)
+        else:  # the largest of logarithms of probabilities and Gumbel noise is a draw
+            uniform = torch.rand(mine.shape, generator=generator, device=mine.device)
+            place = (mine / 2 - (-uniform.clamp_min(1e-20).log()).log()).argmax(0)
+            gain = mine.gather(0, place[None])[0]
+        angle = place // len(self.shifts) + sector * sectors.shape[1]
         axis = torch.zeros(*view.shape, 3, device=image.device)
         axis[..., 2] = angle * (2 * math.pi / self.grid.angles)
         rotation = axis_angle_to_matrix(axis) @ self.rotations[view]
-        found = self.shifts[shift.gather(0, angle[None])[0]]
+        shift = self.shifts[place % len(self.shifts)]
+        if centre is not None:
+            shift = shift + centre[:, None]
+        if generator is not None:
+            return Candidates(rotation, shift, gain)
         gain, order = gain.sort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(gain), device=gain.device)[:, None]
-        return rotation[rows, order], found[rows, order], gain
+        return Candidates(rotation[rows, order], shift[rows, order], gain)
 
     def _of_each(self, image: Tensor, templates: Tensor, view: Tensor, parity: int) -> Tensor:
         """Part of the correlations ``(A / 2, S, b, c)`` of images with views of their own."""
@@ -388,8 +425,8 @@ class GlobalSearch:
 
 
 def _gain(cross: Tensor, half: Tensor, scale: Tensor | None) -> Tensor:
-    """L of cross terms ``(A, b, v)`` and power terms ``(A / 2, b, v)``, which repeat."""
-    pairs = cross.view(2, *half.shape)
+    """L of cross terms ``(A, ..., b, v)`` and power terms ``(A / 2, ..., b, v)``, which repeat."""
+    pairs = cross.view(2, len(half), *cross.shape[1:])
     if scale is None:
         gain = pairs.clamp_min(0).square() / half.clamp_min(1e-20)
     else:

@@ -26,7 +26,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index, soft_mask
 from vitreous.core.params import Optics, Pose
 from vitreous.physics.insertion import Gridding
-from vitreous.solvers.assignment import Assigner, Assignment
+from vitreous.solvers.assignment import Assigner, Assignment, Drawn
 from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
 from vitreous.solvers.images import (
     ChosenImages,
@@ -40,7 +40,6 @@ from vitreous.solvers.pose_config import PoseConfig
 
 KEPT = 4  # candidates of each image handed to the next round
 _AGREE = 0.143
-_LEAST_POSTERIOR = 1e-3  # that is reconstructed from
 _SMOOTH = 1.3  # a round's maps reach beyond its band as the next may grow, and by this
 _PROGRESS = 0.1  # shells' worth of FSC: less is none
 _PATIENCE = 2  # rounds without progress
@@ -142,6 +141,7 @@ class PoseAssignment:
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._found: list[Assignment | None] = [None, None]
+        self._drawn: list[Drawn | None] = [None, None]
         self._best, self._stale = 0.0, 0
 
     @property
@@ -172,9 +172,11 @@ class PoseAssignment:
             self.config,
             search=search,
             recentre=before is not None,
+            generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
         one = 1.0 if self.round and self.config.scale == "one" else None
         rows, done = self._rows[which], 0
+        drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
         for piece, read in read_ahead(self.images, rows):
             place = torch.arange(done, done + len(piece))
@@ -182,12 +184,20 @@ class PoseAssignment:
             start = None if before is None else before[place.to(self._device)]
             optics = None if self.optics is None else self.optics[piece].to(self._device)
             images = read.to(self._device, torch.float32)
-            found, residual = assigner(images, optics, start=start, scale=one)
-            parts.append(found.best(KEPT))
-            left += residual
+            assigned = assigner(images, optics, start=start, scale=one)
+            parts.append(assigned.found.best(KEPT))
+            left += assigned.left
+            if assigned.drawn is not None:
+                drawn.append(assigned.drawn)
             self._progress(_ASSIGNING * (len(self._rows[0]) * which + done) / len(self.half))
         self._found[which] = Assignment.cat(parts)
+        self._drawn[which] = Drawn.cat(drawn) if drawn else None
         self._update_noise(which, assigner, left / len(rows))
+
+    def _stream(self, which: int) -> torch.Generator:
+        """Of the draws of a round and half."""
+        seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
+        return torch.Generator(self._device).manual_seed(seed)
 
     def _update_noise(self, which: int, assigner: Assigner, left: Tensor) -> None:
         refiner = assigner.refiner
@@ -198,27 +208,22 @@ class PoseAssignment:
         self.noise_power[which] = known
 
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Row, rotation, shift and weight of everything to be inserted."""
+        """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
         columns: list[tuple[Tensor, ...]] = []
-        for which, found in enumerate(self._found):
+        for which, (found, drawn) in enumerate(zip(self._found, self._drawn, strict=True)):
             assert found is not None
-            weight, rotation, shift = found.posterior, found.rotation, found.shift_angstrom
-            kept = self._kept(found)[:, None]
-            if self.config.assignment == "hard":
-                weight, rotation, shift = weight[:, :1] * 0 + 1, rotation[:, :1], shift[:, :1]
-            else:
-                seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
-                stream = torch.Generator().manual_seed(seed)
-                draws = self.config.draws
-                rotation, shift = (x.flatten(1, 2) for x in found.draw(draws, stream))
-                weight = (weight / draws).repeat_interleave(draws, 1)
-            i, j = ((weight > _LEAST_POSTERIOR) & kept).nonzero(as_tuple=True)
-            rows = self._rows[which][i.cpu()]
-            columns.append((rows, rotation[i, j], shift[i, j], weight[i, j]))
+            kept = self._kept(found)
+            rotation, shift = found.rotation[:, :1], found.shift_angstrom[:, :1]
+            if drawn is not None:
+                rotation, shift = drawn.rotation, drawn.shift_angstrom
+            many = rotation.shape[1]
+            rows = self._rows[which][kept.cpu()].repeat_interleave(many)
+            weight = torch.full((len(rows),), 1 / many)
+            columns.append((rows, rotation[kept].flatten(0, 1), shift[kept].flatten(0, 1), weight))
         row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
         order = row.argsort(stable=True)
         there = order.to(rotation.device)
-        return row[order], rotation[there].cpu(), shift[there].cpu(), weight[there].cpu()
+        return row[order], rotation[there].cpu(), shift[there].cpu(), weight[order]
 
     def _kept(self, found: Assignment) -> Tensor:
         """Which images are reconstructed from: those that the particle explains better than noise.
@@ -283,6 +288,8 @@ class PoseAssignment:
         if float(apart) < _FRAME_RAD:
             return False
         self._found[1] = found.moved(rotation, shift)
+        drawn = self._drawn[1]
+        self._drawn[1] = None if drawn is None else drawn.moved(rotation, shift)
         return True
 
     def _agreeing(self) -> int:

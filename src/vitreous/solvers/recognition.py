@@ -61,7 +61,7 @@ def recognition(
     for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
         some = None if optics is None else optics[rows].to(volume.device)
         gains = [
-            assigner(kind.to(volume.device, torch.float32), some)[0].gain[:, 0]
+            assigner(kind.to(volume.device, torch.float32), some).found.gain[:, 0]
             for kind in (images[rows], with_random_phases(images[rows], stream))
         ]
         more.append(gains[0] - gains[1])
