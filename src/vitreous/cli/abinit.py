@@ -14,6 +14,7 @@ from vitreous.cli.common import (
     Quiet,
     Seed,
     Threads,
+    refuse_options,
     require_finite,
 )
 from vitreous.cli.particle_options import (
@@ -29,9 +30,25 @@ from vitreous.cli.particle_options import (
     Permissive,
     SkipBad,
 )
+from vitreous.cli.refine_options import Sym
 from vitreous.core.errors import UsageError
 
 _OPTICS, _NOISE, _SOLVER = "Optics", "Noise and imaging", "Solver"
+_EM_HAS_NO = [
+    "shift",
+    "noise",
+    "noise_apix",
+    "poses",
+    "preset",
+    "config",
+    "effort",
+    "learning_rate_volume",
+    "learning_rate_critic",
+    "envelope_nyquist",
+    "b_factor",
+    "checkpoint_every",
+    "allow_config_change",
+]
 
 
 def command(
@@ -45,13 +62,16 @@ def command(
         ),
     ],
     output: Output,
-    sym: Annotated[
-        str,
+    sym: Sym = "C1",
+    method: Annotated[
+        Literal["cryogan", "em"],
         typer.Option(
-            help="Point group of the molecule (C1, C4, D2, T, O, I1 ...), imposed exactly about "
-            "RELION's axes. If unsure: C1.",
+            help="`cryogan`: a map whose simulated images a critic cannot tell from the real ones. "
+            "`em`: poses and map in turn, from random blobs; quicker, and what `vitreous auto` "
+            "starts with. It takes --mask-diameter and the options of the particles; noise and "
+            "shifts it finds itself.",
         ),
-    ] = "C1",
+    ] = "cryogan",
     box: Annotated[
         int | None,
         typer.Option(
@@ -204,7 +224,7 @@ def command(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Reconstruct from particle images alone: no orientations, no starting map (CryoGAN).
+    """Reconstruct from particle images alone: no orientations, no starting map.
 
     Splits the particles into two half sets (rlnRandomSubset is kept where given), reconstructs each
     on its own in a process of its own, aligns the two maps, and says how far they agree. Writes
@@ -216,11 +236,16 @@ def command(
     Example: `vitreous abinit SIM/particles.star --sym D2 -o OUT`
     """
     require_finite(context.params)
+    if method == "em":
+        refuse_options(context, _EM_HAS_NO, method)
     if envelope_nyquist is not None and b_factor is not None:
         raise UsageError("--envelope-nyquist and --b-factor exclude each other; give one")
 
+    from vitreous.cli import refine_run
     from vitreous.cli.abinit_run import Request, reconstruct
     from vitreous.cli.particle_sources import NoiseFiles, ParticleFiles
+    from vitreous.cli.refine_run import refine
+    from vitreous.cli.working_set import Working
 
     files = ParticleFiles(
         particles,
@@ -235,6 +260,31 @@ def command(
         passthrough=tuple(passthrough or ()),
         permissive=permissive,
     )
+    if method == "em":
+        working = Working(
+            symmetry=sym,
+            box_size=box,
+            mask_diameter_angstrom=mask_diameter,
+            invert=invert,
+            skip_bad=skip_bad,
+            seed=seed,
+            device=device,
+            threads=threads,
+        )
+        found = refine(
+            refine_run.Request(
+                files,
+                output,
+                working,
+                only_start=True,
+                overwrite=overwrite,
+                resume=continue_,
+                quiet=quiet,
+            )
+        )
+        typer.secho(f"{found.verdict}.", bold=True)
+        typer.echo(found.text)
+        return
     patches = NoiseFiles(
         None if noise == "white" else Path(noise),
         apix=noise_apix,

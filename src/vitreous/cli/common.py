@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -104,6 +104,19 @@ def require_finite(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--{name.replace('_', '-')}: {value} is not finite; give a number")
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], method: str) -> None:
+    """Refuse options given on the command line that the chosen method would ignore.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--continue" if name == "resume" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} has no meaning for --method {method}; leave it out")
 
 
 def number_or_auto(option: str, text: str, *, signed: bool = False) -> float | None:

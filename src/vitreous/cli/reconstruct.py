@@ -18,6 +18,7 @@ from vitreous.cli.common import (
     Seed,
     Threads,
     number_or_auto,
+    refuse_options,
     require_finite,
 )
 from vitreous.cli.particle_options import (
@@ -170,7 +171,7 @@ def command(
     require_finite(context.params)
     noise_to_signal = 0.0 if wiener == "none" else number_or_auto("--wiener", wiener)
     scales, weight = _scales(scale), number_or_auto("--strength", strength)
-    _refuse_foreign(context, method)
+    refuse_options(context, _OWN[method is not Method.DIRECT], method.value)
     # torch's threads, while they have nothing to do, must not take the cores from the others
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -218,15 +219,6 @@ def command(
     done = reconstruct(request)
     typer.secho(f"{done.verdict}.", bold=True)
     typer.echo(done.text)
-
-
-def _refuse_foreign(context: typer.Context, method: Method) -> None:
-    """Refuse options that the chosen method would ignore."""
-    for name in sorted(_OWN[method is not Method.DIRECT]):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = "--continue" if name == "resume" else f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} has no meaning for --method {method.value}; leave it out")
 
 
 def _scales(text: str) -> tuple[int, ...]:

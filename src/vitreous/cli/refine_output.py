@@ -1,4 +1,4 @@
-"""What ``vitreous refine`` and ``vitreous auto`` write: maps, poses, tables, report."""
+"""What ``vitreous refine``, ``auto`` and ``abinit --method em`` write: maps, poses, report."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def write_results(
         masked=post.masked,
         unmasked=post.unmasked,
     )
-    verdict = _verdict(halves, first, len(data.particles))
+    verdict = _verdict(halves, first, len(data.particles), refined=task is not None)
     numbers = {} if poses is None else _numbers(first, poses, post)
     _write_tables(folder, data, halves, poses)
     more = {
         "start.mrc": 0.5 * (first.half1 + first.half2),
         "mask.mrc": post.mask,
-        "sharpened.mrc": post.sharpened.map if first.solved else None,
-        "local_resolution.mrc": post.local_resolution if first.solved else None,
+        "sharpened.mrc": None if task is None else post.sharpened.map,
+        "local_resolution.mrc": None if task is None else post.local_resolution,
     }
     for name, volume in more.items():
         if volume is not None:
@@ -141,8 +141,8 @@ def _postprocessed(
     )
 
 
-def _verdict(halves: Halves, first: FirstMaps, count: int) -> str:
-    if not first.solved:
+def _verdict(halves: Halves, first: FirstMaps, count: int, *, refined: bool) -> str:
+    if not first.solved or not refined:
         return first.verdict
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"

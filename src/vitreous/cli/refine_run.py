@@ -1,4 +1,4 @@
-"""The runs behind ``vitreous refine`` and ``vitreous auto``: first maps, rounds, results."""
+"""The runs behind ``vitreous refine``, ``auto`` and ``abinit --method em``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Request:
         start_resolution_angstrom: what it is good for.
         search: how a start is found.
         settings: those of :class:`PoseConfig` that options set.
+        only_start: end with the maps that refinement would start from.
     """
 
     files: ParticleFiles
@@ -61,14 +62,17 @@ class Request:
     search: Search = field(default_factory=Search)
     shift_range_angstrom: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    only_start: bool = False
     overwrite: bool = False
     resume: bool = False
     quiet: bool = False
 
     @property
     def command(self) -> str:
-        """Which of the two it is."""
-        return "auto" if self.start is None else "refine"
+        """Which of the three it is."""
+        if self.start is not None:
+            return "refine"
+        return "abinit" if self.only_start else "auto"
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class _Plan:
 
 
 def refine(request: Request) -> Refined:
-    """Run ``vitreous refine`` or ``vitreous auto``.
+    """First maps, rounds until nothing is gained, results.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
@@ -114,7 +118,8 @@ def refine(request: Request) -> Refined:
         ):
             run = _Run(plan, folder, stop, history, bar)
             first = run.first()
-            task = run.rounds(first) if first.solved else None
+            done = request.only_start or not first.solved
+            task = None if done else run.rounds(first)
         refined = write_results(
             folder,
             request.working,
@@ -166,6 +171,7 @@ def _folder(plan: _Plan) -> OutputFolder:
         "skip_bad": working.skip_bad,
         "seed": working.seed,
         "shift_range": plan.shift_range_angstrom,
+        "method": "em" if request.only_start else None,
         **own,
         **request.settings,
     }
