@@ -90,6 +90,23 @@ def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: P
     assert [row["step"] for row in rows if "step" in row][:3] == [1, 2, 3]
 
 
+def test_abinit_by_em_ends_with_the_start(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    em = ("abinit", star, "--method", "em", "--sym", "D2", "--threads", "1", "-q", "-o", out)
+    code, _, stderr = vitreous(*em, "--noise", "noise.star")
+    assert code == 2
+    assert "--noise has no meaning for --method em" in stderr
+    code, stdout, stderr = vitreous(*em)
+    assert code == 0, stderr
+    assert stdout.startswith("solved to")
+    run = tomllib.loads((out / "config.toml").read_text())["run"]
+    assert run["command"] == "abinit"
+    truth = volume(simulated / "truth.mrc")
+    fit = align_maps(volume(out / "map.mrc"), truth, pixel_size_angstrom=PIXEL, point_group="D2")
+    assert fsc_resolution(fsc(fit.aligned, truth), 0.5, 32, PIXEL) < 20.0
+    assert "rlnAngleRot" not in columns(out / "particles.star")
+
+
 def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ class FirstMaps:
         verdict: of independent halves; empty for a start from a file.
         certainty: that images show the map of the other half set, in standard errors.
         tries: how many it took.
+        box_size: of the grid that holds all that is in them.
         misfits: of the starts of the last try, half 1 before half 2; lower explains more.
     """
 
@@ -71,6 +72,7 @@ class FirstMaps:
     verdict: str = ""
     certainty: float = 0.0
     tries: int = 0
+    box_size: int = 0
     misfits: tuple[float, ...] = ()
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -225,6 +227,7 @@ def _joined(
         verdict=verdict,
         certainty=certainty,
         tries=tries,
+        box_size=halves[0].box_size,
         misfits=tuple(misfit for task in halves for misfit in task.misfits),
     )
 

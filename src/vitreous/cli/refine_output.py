@@ -21,6 +21,7 @@ from vitreous.cli.reconstruction_output import (
     write_files,
 )
 from vitreous.cli.working_set import Working, WorkingSet
+from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.data.particles import Particles
 from vitreous.data.tables import pose_columns
@@ -69,6 +70,8 @@ def write_results(
     Raises:
         ResourceError: the disk is full.
     """
+    if task is None:
+        first, data = _on_own_grid(first, data)
     pixel = data.pixel_size_angstrom
     poses = None if task is None else task.poses()
     half1, half2, average = (
@@ -124,6 +127,17 @@ def write_results(
     lines = [f"{name:<12} {value}" for name, value in numbers.items()]
     text = "\n".join([summary(halves, folder, seconds, remark), *lines])
     return Refined(first.solved, verdict, text)
+
+
+def _on_own_grid(first: FirstMaps, data: WorkingSet) -> tuple[FirstMaps, WorkingSet]:
+    """Without the frequencies beyond the band of the starts, where there is nothing to compare."""
+    n = first.box_size
+    half1, half2 = (fourier_resize(one, n, 3) for one in (first.half1, first.half2))
+    pixel = data.pixel_size_angstrom * data.box_size / n
+    return (
+        replace(first, half1=half1, half2=half2),
+        replace(data, box_size=n, pixel_size_angstrom=pixel),
+    )
 
 
 def _postprocessed(
