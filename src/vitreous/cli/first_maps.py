@@ -24,13 +24,23 @@ from vitreous.solvers.random_start import RandomStart
 from vitreous.solvers.recognition import MOST_IMAGES, recognition, with_random_phases
 
 CERTAIN = 5.0  # standard errors by which images fit better than noise
-BEYOND_CHANCE = 16  # shells that noise alone has never been seen to agree to
+_BEYOND_DOUBT = 16  # shells to which halves have not been seen to agree on noise or a wrong map
+_OF_BOX = 0.35  # its edge in pixels: as good, where there are not many more shells
 FEWEST_PARTICLES = 200
 _REMEDY = "Give the run more --images and --starts, another --seed,"
 _SHARE = 0.3  # of the run's time, when the first try succeeds
 
 Notify = Callable[[float, Mapping[str, Any]], None]
 Record = Callable[[Mapping[str, Any]], None]
+
+
+def shells_beyond_doubt(box_size: int) -> float:
+    """How far halves must agree, in cycles per box, to be believed without further questions.
+
+    >>> shells_beyond_doubt(64), round(shells_beyond_doubt(32), 1)
+    (16, 11.2)
+    """
+    return min(_BEYOND_DOUBT, _OF_BOX * box_size)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class FirstMaps:
         independent: whether each was made from its own half set alone.
         solved: whether they are worth to be refined.
         verdict: of independent halves; empty for a start from a file.
+        shells: how far independent halves agree beyond their outline.
         certainty: that images show the map of the other half set, in standard errors.
         tries: how many it took.
         box_size: of the grid that holds all that is in them.
@@ -70,10 +81,20 @@ class FirstMaps:
     independent: bool = False
     solved: bool = True
     verdict: str = ""
+    shells: float = 0.0
     certainty: float = 0.0
     tries: int = 0
     box_size: int = 0
     misfits: tuple[float, ...] = ()
+
+    @property
+    def beyond_doubt(self) -> bool:
+        """Whether the halves agree further than wrong maps have been seen to."""
+        return self.solved and self.shells >= shells_beyond_doubt(self.box_size)
+
+    def better_than(self, other: FirstMaps) -> bool:
+        """Solved before not solved, then by how far the halves agree."""
+        return (self.solved, self.shells) > (other.solved, other.shells)
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and the rest, for a checkpoint."""
@@ -154,6 +175,7 @@ def ab_initio(
         notify: told how far the run is, before and after every step.
         record: told the numbers of every step.
     """
+    first: FirstMaps | None = None
     for attempt in range(search.tries):
         halves = []
         for half in (1, 2):
@@ -176,12 +198,15 @@ def ab_initio(
             )
             _run(task, attempt, half, notify, record)
             halves.append(task)
-        first = _joined(halves, data, working, attempt + 1, notify)
-        if first.solved:
+        found = _joined(halves, data, working, attempt + 1, notify)
+        if first is None or found.better_than(first):
+            first = found
+        if first.beyond_doubt:
             break
         if attempt + 1 < search.tries:
-            say(f"try {attempt + 1}: {first.verdict}; once more with other starts and more images")
-    return first
+            say(f"try {attempt + 1}: {found.verdict}; once more with other starts and more images")
+    assert first is not None
+    return replace(first, tries=attempt + 1)
 
 
 def _run(task: RandomStart, attempt: int, half: int, notify: Notify, record: Record) -> None:
@@ -201,13 +226,14 @@ def _joined(
     certainty = min(halves[0].recognised_by(halves[1]), halves[1].recognised_by(halves[0]))
     verdict = result.verdict
     edge = data.box_size * data.pixel_size_angstrom
+    shells = edge / result.structure_angstrom
     if result.solved and certainty < CERTAIN:
         verdict = (
             "NOT SOLVED: the halves agree, but the images fit their maps no better than noise of "
             f"the same power does ({certainty:.1f} standard errors): there is nothing, or too few "
             "particles to show it"
         )
-    elif result.solved and edge / result.structure_angstrom < BEYOND_CHANCE:
+    elif result.solved and shells < shells_beyond_doubt(halves[0].box_size):
         chance = _by_chance(halves, working, tries, notify)
         if result.structure_angstrom * BETTER_THAN_CHANCE >= chance:
             verdict = (
@@ -225,6 +251,7 @@ def _joined(
         independent=True,
         solved=not verdict.startswith("NOT SOLVED"),
         verdict=verdict,
+        shells=shells,
         certainty=certainty,
         tries=tries,
         box_size=halves[0].box_size,

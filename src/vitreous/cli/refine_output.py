@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator
-from vitreous.cli.first_maps import FirstMaps
+from vitreous.cli.first_maps import FirstMaps, shells_beyond_doubt
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
     Halves,
@@ -31,6 +31,8 @@ from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
 from vitreous.report.html import write_report
 from vitreous.solvers.direct import EDGE_PX
 from vitreous.solvers.pose_assignment import AssignedPoses, PoseAssignment
+
+_MORE = "More --images and --starts, another --seed or more particles may lead to another one"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def write_results(
         masked=post.masked,
         unmasked=post.unmasked,
     )
-    verdict = _verdict(halves, first, len(data.particles), refined=task is not None)
+    verdict = _verdict(
+        halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
+    )
     numbers = {} if poses is None else _numbers(first, poses, post)
     _write_tables(folder, data, halves, poses)
     more = {
@@ -155,13 +159,18 @@ def _postprocessed(
     )
 
 
-def _verdict(halves: Halves, first: FirstMaps, count: int, *, refined: bool) -> str:
+def _verdict(
+    halves: Halves, first: FirstMaps, count: int, edge_angstrom: float, *, refined: bool
+) -> str:
     if not first.solved or not refined:
         return first.verdict
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"
     if first.independent:
-        return f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
+        told = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
+        if edge_angstrom / reached >= shells_beyond_doubt(len(halves.half1)):
+            return told
+        return f"{told}; so coarse an agreement may be of a wrong map: do not build on it. {_MORE}"
     if not math.isfinite(reached) or reached > 0.9 * first.resolution_angstrom:
         return (
             f"nothing was found beyond the start: the half maps agree to {angstrom(reached)}, and "
