@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 #
 #   make test    set up on first use, then run the fast tests
-#   make demo    set up on first use, then reconstruct a built-in molecule: demo/abinit/report.html
+#   make demo    set up on first use, then reconstruct a built-in molecule: demo/auto/report.html
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
@@ -32,7 +32,7 @@ $(READY_BENCH): $(READY)
 	@$(PIP) -e '.[bench]'
 	@touch $@
 
-demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, write demo/abinit/report.html
+demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, write demo/auto/report.html
 	$(BIN)/vitreous demo -o demo --overwrite
 
 test: $(READY)  ## the fast tests

@@ -9,9 +9,9 @@ import typer
 
 from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, say
 
-DEMO_EFFORT = 0.4
 SYMMETRY = "D2"
-SAMPLE = ("--box", "32", "--apix", "7.2", "--n", "6000", "--snr-db", "0")
+SAMPLE = ("--box", "64", "--apix", "3.6", "--n", "5000", "--snr-db=-10")
+SHIFT = ("--shift", "triangular:14")
 
 
 def command(
@@ -24,20 +24,19 @@ def command(
 ) -> None:
     """Show what the program does: make particles of a molecule, find it again, compare.
 
-    Runs three commands and shows them: `vitreous simulate` (6,000 noisy images of a protein-like
-    molecule in random, unrecorded orientations), `vitreous abinit` (the map from those images
-    alone) and `vitreous align` (the map against the true one). Takes a few minutes without a GPU.
+    Runs three commands and shows them: `vitreous simulate` (5,000 noisy images of a protein-like
+    molecule in random, unrecorded orientations), `vitreous auto` (the map from those images alone)
+    and `vitreous align` (the map against the true one). Takes a minute or two without a GPU.
 
     Example: `vitreous demo -o demo`
     """
     started = time.monotonic()
-    made, found = output / "simulated", output / "abinit"
+    made, found = output / "simulated", output / "auto"
     again = ["--overwrite"] if overwrite else []
     machine = ["--device", device, "--threads", str(threads)]
     hush = ["--quiet"] if quiet else []
-    sample = ["simulate", "phantom:1", "--sym", SYMMETRY, *SAMPLE, "--seed", str(seed)]
-    search = ["abinit", str(made / "particles.star"), "--sym", SYMMETRY]
-    search += ["--effort", f"{DEMO_EFFORT:g}", "--seed", str(seed)]
+    sample = ["simulate", "phantom:1", "--sym", SYMMETRY, *SAMPLE, *SHIFT, "--seed", str(seed)]
+    search = ["auto", str(made / "particles.star"), "--sym", SYMMETRY, "--seed", str(seed)]
     compare = ["align", str(found / "map.mrc"), str(made / "truth.mrc"), "--sym", SYMMETRY]
     _run([*sample, "-o", str(made), *again], machine + hush)
     _run([*search, "-o", str(found), *again], machine + hush)
