@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -72,7 +73,7 @@ def refine(count: int, box: int, options: argparse.Namespace) -> dict[str, Any]:
         "box": box,
         "rounds": rounds,
         "seconds": round(took.seconds, 1),
-        "seconds_of_rounds": [round(b - a, 1) for a, b in zip(ends, ends[1:], strict=False)],
+        "seconds_of_rounds": [round(b - a, 1) for a, b in itertools.pairwise(ends)],
         "ms_per_particle_and_round": round(1e3 * took.seconds / (count * max(rounds, 1)), 3),
         "peak_memory_gb": round(took.largest_process_mb / 1024, 2),
         "peak_memory_all_gb": round(took.peak_memory_mb / 1024, 2),

@@ -205,7 +205,7 @@ def run_cell(cell: Cell, seed: int, method: str, options: argparse.Namespace) ->
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each cell; successes of tries, shells of each seed, seconds, mistakes."""
+    """Markdown: a line for each cell; successes, shells of each seed, seconds, mistakes."""
     methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
     head = ["molecule", "dB", "noise", "shift"]
     for method in methods:
@@ -265,7 +265,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--molecules", nargs="+", help="5a1a, ribosome, phantom:SEED")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--snr-db", type=float, nargs="+")
+    parser.add_argument("--snr-db", type=float, nargs="*", help="with white noise, centred")
     parser.add_argument("--noise", nargs="*", choices=["white", "real"], help="at --hard-snr-db")
     parser.add_argument("--shifts", type=float, nargs="*", help="percent of the box, there too")
     parser.add_argument("--hard-snr-db", type=float, default=-10.0)
