@@ -1,0 +1,48 @@
+"""How far a map is right: aligned with the truth over rotation, shift and hand, then its FSC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreous.core.grid import soft_mask
+from vitreous.io.mrc import read_mrc
+from vitreous.metrics.align import align_maps
+from vitreous.metrics.fsc import fsc, fsc_resolution, solvent_mask
+
+
+def read_map(path: Path) -> Tensor:
+    return torch.from_numpy(read_mrc(path)[0].copy()).float()
+
+
+def against_truth(
+    volume: Tensor, truth: Tensor, pixel: float, *, either_contrast: bool = False
+) -> dict[str, Any]:
+    """Resolutions in Å (0.5 and 0.143) within a sphere, and within the molecule's own soft mask.
+
+    No symmetry is known to the alignment. With ``either_contrast`` protein may be dark.
+    """
+    n = truth.shape[-1]
+    signs = (1, -1) if either_contrast else (1,)
+    found = [align_maps(sign * volume, truth, pixel_size_angstrom=pixel) for sign in signs]
+    best = max(found, key=lambda fit: fit.correlation)
+    result: dict[str, Any] = {
+        "correlation": round(float(best.correlation), 4),
+        "mirrored": best.mirrored,
+    }
+    if either_contrast:
+        result["protein_dark"] = best is found[-1]
+    masks = {"sphere": soft_mask(n, 3, n / 2 - 4, 3.0), "molecule": solvent_mask(truth)}
+    for where, mask in masks.items():
+        curve = fsc(best.aligned * mask, truth * mask)
+        result[where] = {
+            f"fsc_{threshold}_angstrom": round(fsc_resolution(curve, threshold, n, pixel), 2)
+            for threshold in (0.5, 0.143)
+        }
+        if where == "sphere":
+            below = (curve[1:] < 0.5).nonzero().flatten()
+            result["shells"] = int(below[0]) if len(below) else n // 2
+    return result

@@ -1,0 +1,135 @@
+"""Programs run as users run them, measured from outside: seconds, memory, and a box of time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAM = "from vitreous.cli.main import run; run()"
+_EVERY = 0.5  # seconds between looks at the memory
+_PATIENCE = 5.0  # seconds to end in, before it is ended
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command took.
+
+    Args:
+        seconds: wall time.
+        peak_memory_mb: highest sum over all processes at one time, shared pages counted once.
+        largest_process_mb: highest resident set of any single process, from the kernel.
+        returncode: of the command; None where its time was up.
+    """
+
+    seconds: float
+    peak_memory_mb: int
+    largest_process_mb: int
+    returncode: int | None
+
+    @property
+    def told(self) -> dict[str, object]:
+        """For the report."""
+        return {
+            "seconds": round(self.seconds, 1),
+            "peak_memory_mb": self.peak_memory_mb,
+            "time_was_up": self.returncode is None,
+        }
+
+
+def vitreous(*arguments: str) -> list[str]:
+    """The command that a user types, by this interpreter."""
+    return [sys.executable, "-c", PROGRAM, *arguments]
+
+
+def measured(
+    command: list[str],
+    folder: Path,
+    log: Path,
+    *,
+    time_box: float | None = None,
+    threads: int | None = None,
+) -> Measured:
+    """Run a command in a folder, its words to a log, and stop it when its time is up.
+
+    Raises:
+        SystemExit: the command failed by itself.
+    """
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    start, peak, stopped = time.perf_counter(), 0, False
+    with log.open("w") as words:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            peak = max(peak, sum(_memory_kb(one) for one in _session(process.pid)))
+            if time_box is not None and time.perf_counter() - start > time_box:
+                stopped = True
+                _end(process.pid)
+                _, status, usage = os.wait4(process.pid, 0)
+                break
+            time.sleep(min(_EVERY, 0.05 + 0.1 * (time.perf_counter() - start)))
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode and not stopped:
+        raise SystemExit(
+            f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-3000:]}"
+        )
+    largest = usage.ru_maxrss // 1024
+    return Measured(
+        seconds,
+        max(peak // 1024, largest),
+        largest,
+        None if stopped else process.returncode,
+    )
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of the session that a command began."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def _memory_kb(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
+    return int(sizes[0]) if sizes else 0
+
+
+def _end(leader: int) -> None:
+    """End a command and all that it started: politely, then for certain."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _session(leader):
+            try:
+                os.kill(pid, kind)
+            except ProcessLookupError:
+                continue
+        deadline = time.perf_counter() + _PATIENCE
+        while _session(leader) and time.perf_counter() < deadline:
+            time.sleep(0.1)
