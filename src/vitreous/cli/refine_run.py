@@ -240,7 +240,7 @@ class _Run:
                 request.search,
                 self._plan.shift_range_angstrom,
                 notify=self._notify,
-                record=self._history.add,
+                record=self._record,
             )
         self._save(0, {}, {}, first)
         return first
@@ -269,13 +269,16 @@ class _Run:
             task.restore(self._saved.tensors, self._saved.meta["numbers"])
         while task.round < settings.rounds and not task.settled:
             stats = task.step()
-            self._history.add({"step": task.round, "seconds": round(self.seconds(), 2), **stats})
+            self._record({"step": task.round, **stats})
             self._save(task.round, *task.state(), first)
             self._bar.update(
                 done_before + (1 - done_before) * _share(task.round),
                 {"stage": f"round {task.round}", **stats},
             )
         return task
+
+    def _record(self, row: Mapping[str, Any]) -> None:
+        self._history.add({**row, "seconds": round(self.seconds(), 2)})
 
     def _notify(self, share: float, stats: Mapping[str, Any]) -> None:
         self._bar.update(share, stats)

@@ -2,7 +2,7 @@ r"""Reconstruction from images of unknown poses and a start map: assign, reconst
 
 A round assigns poses within a band (:mod:`vitreous.solvers.assignment`), each half set under its
 own map only, and reconstructs both halves (:mod:`vitreous.solvers.direct`), hard by the best pose
-of each image or soft by all candidates with their posterior probability. The FSC between the halves
+of each image or soft by poses drawn from its likelihood. The FSC between the halves
 says what of them is signal: it is the Wiener weight of the maps under which the next round assigns,
 and the end of its band. The noise's power by shell is that of what the round has left of the
 images; before the first round it is that of the images themselves.

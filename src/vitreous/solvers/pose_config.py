@@ -26,8 +26,7 @@ class PoseConfig:
         spacing: between the views of a search, in units of one over its highest shell, radians.
         candidates: poses of an image that a search hands on; fewer are kept for the next round.
         steps: Gauss-Newton steps at each band.
-        assignment: "hard": the best pose; "soft": every candidate with its posterior probability,
-            as ``draws`` poses of the likelihood around it.
+        assignment: "hard": the best pose; "soft": ``draws`` poses drawn from the likelihood.
         draws: see ``assignment``.
         seed: of the draws.
         scale: "one" for all images, or each "image" its own.
