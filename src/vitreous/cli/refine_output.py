@@ -93,7 +93,7 @@ def write_results(
     verdict = _verdict(
         halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
     )
-    numbers = {} if poses is None else _numbers(first, poses, post)
+    numbers = {} if poses is None else _numbers(poses, post)
     _write_tables(folder, data, halves, poses)
     more = {
         "start.mrc": 0.5 * (first.half1 + first.half2),
@@ -128,7 +128,8 @@ def write_results(
     )
     write_report(folder.path("report.html"), replace(page, history=history))
     remark = "" if first.solved else "; they mean nothing while it is not solved"
-    lines = [f"{name:<12} {value}" for name, value in numbers.items()]
+    told = numbers | ({"starts": _spread(first)} if first.misfits else {})
+    lines = [f"{name:<12} {value}" for name, value in told.items()]
     text = "\n".join([summary(halves, folder, seconds, remark), *lines])
     return Refined(first.solved, verdict, text)
 
@@ -182,24 +183,25 @@ def _verdict(
     )
 
 
-def _numbers(first: FirstMaps, poses: AssignedPoses, post: Postprocessed) -> dict[str, str]:
-    kept = int(poses.kept.sum())
+def _numbers(poses: AssignedPoses, post: Postprocessed) -> dict[str, str]:
+    """The report's cards, and lines for the terminal."""
     certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
     found = {
-        "kept": f"{kept:,} of {len(poses.kept):,} particles",
-        "certain": f"{100 * certain:.0f} % have a best pose above 50 %",
+        "kept": f"{int(poses.kept.sum()):,} of {len(poses.kept):,}",
+        "sure poses": f"{100 * certain:.0f} %",
+        "B factor": f"{post.sharpened.b_factor_angstrom2:.0f} Å²",
     }
-    found["B factor"] = f"{post.sharpened.b_factor_angstrom2:.0f} Å² (sharpened.mrc)"
     if post.local_resolution is not None:
         low, _, high = local_range(post.local_resolution, post.mask)
-        found["locally"] = f"{low:.1f} to {high:.1f} Å (local_resolution.mrc)"
-    if first.misfits:
-        values = torch.tensor(first.misfits).view(2, -1)
-        spread = " and ".join(
-            ", ".join(f"{value:.1f}" for value in half - half.min()) for half in values
-        )
-        found["starts"] = f"misfit above the best, half 1 and half 2: {spread}"
+        found["local"] = f"{low:.1f} to {high:.1f} Å"
     return found
+
+
+def _spread(first: FirstMaps) -> str:
+    """How far the starts of either half lay apart."""
+    halves = torch.tensor(first.misfits).view(2, -1)
+    above = [", ".join(f"{value:.1f}" for value in half - half.min()) for half in halves]
+    return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
 
 
 def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> tuple[str, ...]:
