@@ -368,8 +368,8 @@ def held(lines: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, b
         name = f"{line['case']} {line['program']}"
         wall, finer = line["wall_ratio"], line["resolution_ratio_0.5"]
         result[f"{name}: faster"] = wall is not None and wall > LEAST_RATIO
-        # no map, or one that is nowhere right, is coarser than any
-        result[f"{name}: as fine"] = finer is None or finer * COARSEST >= 1
+        without = line["without_map"] == line["seeds"]  # no map of theirs is coarser than any
+        result[f"{name}: as fine"] = without or (finer is not None and finer * COARSEST >= 1)
     return result
 
 
@@ -441,7 +441,8 @@ def main() -> int:
     for seed in options.seeds:
         for case in options.case:
             data, symmetry = CASES[case]
-            simulation = options.folder / "data" / f"{data}-{seed}"
+            made = f"{data}-{options.box}px-{options.particles}-{options.snr_db:g}dB-{seed}"
+            simulation = options.folder / "data" / made
             for name in ("vitreous", *options.opponents):
                 folder = options.folder / f"{case}-{seed}-{name}"
                 shutil.rmtree(folder, ignore_errors=True)

@@ -184,7 +184,8 @@ def shells(maps: dict[str, torch.Tensor], simulation: Path) -> dict[str, Any]:
 
 
 def run_cell(cell: Cell, seed: int, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    simulation = options.folder / "data" / f"{cell.name}-{seed}"
+    made = f"{cell.name}-{options.box}px-{options.particles}-{seed}"
+    simulation = options.folder / "data" / made
     simulate(cell, seed, simulation, options)
     if method == "random":
         row = random_start(cell, seed, simulation, options)
