@@ -14,6 +14,8 @@ READY_BENCH := $(VENV)/.ready-bench
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
+LONG_BENCHMARKS := auto starts refine_scaling
+
 .PHONY: help setup demo test slow check format bench clean distclean
 
 help:  ## list the targets
@@ -52,10 +54,12 @@ format: $(READY)  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY_BENCH)  ## run every script of benchmarks/, JSON to bench-results/
+bench: $(READY_BENCH)  ## run the scripts of benchmarks/ that take minutes, JSON to bench-results/
 	@mkdir -p bench-results
 	@set -e; for script in benchmarks/[!_]*.py; do \
-		name=$$(basename "$$script" .py); echo "$$name"; \
+		name=$$(basename "$$script" .py); \
+		case " $(LONG_BENCHMARKS) " in *" $$name "*) echo "$$name: takes hours, left out"; continue;; esac; \
+		echo "$$name"; \
 		$(BIN)/python "$$script" > "bench-results/$$name.json"; \
 	done
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from matching_case import BOX, PIXEL, case
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
+from vitreous.solvers import assignment
 from vitreous.solvers.assignment import Assigner, Assignment
 from vitreous.solvers.images import ImagesInMemory, shell_power
 from vitreous.solvers.pose_config import PoseConfig
@@ -114,3 +117,19 @@ def test_batches_with_different_numbers_of_candidates_join() -> None:
     joined = Assignment.cat([some(2, 3), some(1, 1)])
     assert joined.posterior.sum(1).tolist() == pytest.approx([1.0] * 3)
     assert joined.gain[2].tolist() == [1.0, -torch.inf, -torch.inf]
+
+
+def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = case(60, noise=1.0)
+    noise = shell_power(ImagesInMemory(data.images), torch.arange(60))
+    config = replace(CONFIG, shift_range_angstrom=40.0)
+    found = []
+    for radius in (6, 99):
+        monkeypatch.setattr(assignment, "_CENTRING_RADIUS", radius)
+        assigner = Assigner(data.volume, PIXEL, (10,), noise, config)
+        assert (assigner._centring is None) == (radius == 99)
+        found.append(assigner(data.images, data.optics).found)
+    first, every = (one.rotation[:, 0] for one in found)
+    assert (geodesic_distance_deg(first, every) < 0.5).float().mean() > 0.95

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -244,6 +245,13 @@ class GlobalSearch:
         weight = self.grid.quadrature.to(noise_power) / noise_power[1:].clamp_min(1e-30)
         self._weight = weight.float().to(device)[:, None]
         self._templates(band.volume(volume.float()))
+
+    def with_shifts(self, range_angstrom: float) -> GlobalSearch:
+        """The same with another range of shifts; templates are shared."""
+        other = copy(self)
+        grid = shift_grid(range_angstrom, self.band.shift_step_angstrom)
+        other.shifts = grid.to(self.shifts.device)
+        return other
 
     def _templates(self, volume: Tensor) -> None:
         spectrum, n = oversampled_spectrum(volume), self.band.box_size
