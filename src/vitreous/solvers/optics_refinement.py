@@ -10,9 +10,14 @@ What the particles of a micrograph gain,
     X = w\, \Re\, \bar s_t \hat y\, \overline{\hat V}, \quad P = w\, |\hat V|^2,
 
 with the slice of the map under each pose, hence needs five sums only, of :math:`c X`, :math:`q X`,
-:math:`c^2 P`, :math:`c q P` and :math:`q^2 P` in bins of :math:`|k|^2`: slices are made once, and
+:math:`c^2 P`, :math:`c q P` and :math:`q^2 P` in bins of :math:`|k|`: slices are made once, and
 any change costs nothing. The best scale is :math:`a = \sum c X / \sum c^2 P`. The change is found
 on a grid, then by Gauss-Newton steps; its matrix gives the errors.
+
+The map must be one that the particles had no part in: their own noise in it carries their present
+CTF, and holds on to it. Its amplitudes are first brought to those in the images, bin by bin and
+the same for all micrographs, since a map that is blurred or filtered would look like a wrong
+defocus.
 
 Estimates are shrunk towards no change by a normal prior, whose width is what the estimates spread
 beyond their errors (empirical Bayes): micrographs that know little stay.
@@ -31,11 +36,13 @@ from vitreous.physics.ctf import electron_wavelength_angstrom
 from vitreous.solvers.images import ImageSource
 from vitreous.solvers.pose_refinement import PoseRefiner
 
-_BIN_RAD = 0.05  # phase across a bin of |k|^2, at the largest change
+_BIN_RAD = 0.05  # phase across the last bin of |k|, at the largest change
+_LEAST_BINS = 32
 _GRID_RAD = 0.5  # phase between changes that are tried, at the band's edge
 _LEAST_GRID = 2  # changes to each side of none
-_STEPS = 5
+_STEPS = 12
 _LEAST_SCALE = 0.1
+_MOST_AMPLITUDE = 10.0
 _SPREAD_STEPS = 30
 
 
@@ -122,7 +129,7 @@ class OpticsTally:
     """Sums over particles from which defocus and scale of their micrographs follow.
 
     Args:
-        refiner: of the map and the band to compare in.
+        refiner: of a map that the particles had no part in, and of the band to compare in.
         micrographs: how many there are.
         range_angstrom: largest change of defocus to either side.
     """
@@ -134,8 +141,8 @@ class OpticsTally:
         squared = refiner.frequency_squared().double() / self._length**2
         self._edge = float(squared.max())
         phase = math.pi * 0.05 * self._edge * range_angstrom  # 0.05 Å: longer than any wavelength
-        bins = max(16, math.ceil(phase / _BIN_RAD))
-        self._bin = (squared * (bins / self._edge)).long().clamp(max=bins - 1)
+        bins = max(_LEAST_BINS, math.ceil(2 * phase / _BIN_RAD))
+        self._bin = ((squared / self._edge).sqrt() * bins).long().clamp(max=bins - 1)
         self._squared = squared.new_zeros(bins).index_add_(0, self._bin, squared)
         count = torch.bincount(self._bin, minlength=bins).clamp_min(1)
         self._squared = self._squared / count
@@ -191,6 +198,7 @@ class OpticsTally:
             defocus: whether it may change.
             scale: whether it may differ from 1.
         """
+        self._calibrate()
         zero = torch.zeros_like(self._count)
         change, variance = self.changes() if defocus else (zero, zero)
         _, a, matrix = self._fit(change)
@@ -215,20 +223,26 @@ class OpticsTally:
         gains = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
         best = grid[gains.argmax(0)]
         gain = gains.amax(0)
-        reach = self.range_angstrom / side
-        tried = best
+        reach = torch.full_like(best, self.range_angstrom / side)
         for _ in range(_STEPS):
-            downhill, information = self._newton(tried)
-            move = (downhill / information.clamp_min(1e-300)).clamp(-reach, reach)
-            tried = (tried + move).clamp(-self.range_angstrom, self.range_angstrom)
+            slope, information = self._newton(best)
+            move = (slope / information.clamp_min(1e-300)).maximum(-reach).minimum(reach)
+            tried = (best + move).clamp(-self.range_angstrom, self.range_angstrom)
             reached = self._fit(tried)[0]
             better = reached > gain
             best, gain = torch.where(better, tried, best), torch.where(better, reached, gain)
-            tried = best
+            reach = torch.where(better, reach, move.abs() / 2)
         information = self._newton(best)[1]
         known = information > self.range_angstrom**-2
         variance = torch.where(known, 1 / information.clamp_min(1e-300), torch.inf)
         return torch.where(known, best, 0.0), variance
+
+    def _calibrate(self) -> None:
+        """Bring the map's amplitudes, in every bin, to those in the images."""
+        cx, _, cc, _, _ = self._sums.sum(1)
+        factor = (cx / cc.clamp_min(1e-300)).clamp(0, _MOST_AMPLITUDE)
+        self._sums[:2] *= factor
+        self._sums[2:] *= factor**2
 
     def _turn(self, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cosine and sine of theta, and theta by change, ``(m, bins)``."""

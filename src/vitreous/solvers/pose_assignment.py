@@ -7,10 +7,11 @@ says what of them is signal: it is the Wiener weight of the maps under which the
 and the end of its band. The noise's power by shell is that of what the round has left of the
 images; before the first round it is that of the images themselves.
 
-Nothing else passes between the half sets than that curve, and six numbers where they started from
-maps of their own: the rotation and shift that bring half map 2 onto half map 1, and with it the
-poses of its images. The first rounds search among all poses, later ones refine the candidates that
-were kept.
+Nothing else passes between the half sets than that curve, and a few numbers: where they started
+from maps of their own, the rotation and shift that bring half map 2 onto half map 1, and with it
+the poses of its images; where they are refined, defocus and contrast of each micrograph, found
+under the map of the other half (:mod:`vitreous.solvers.optics_refinement`). The first rounds search
+among all poses, later ones refine the candidates that were kept.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from vitreous.solvers.optics_refinement import (
     with_defocus_change,
 )
 from vitreous.solvers.pose_config import PoseConfig
+from vitreous.solvers.pose_refinement import PoseRefiner
 
 KEPT = 4  # candidates of each image handed to the next round
 _AGREE = 0.143
@@ -192,7 +194,7 @@ class PoseAssignment:
             generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
         scale = self.scale().to(self._device) if self.round else None
-        tally = self._tally(assigner, search)
+        tally = None if search else self._tally(which, assigner)
         rows, done = self._rows[which], 0
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
@@ -219,12 +221,14 @@ class PoseAssignment:
             self.micrograph_optics[which] = tally.found(defocus=defocus, scale=own)
             self._use_micrograph_optics()
 
-    def _tally(self, assigner: Assigner, search: bool) -> OpticsTally | None:
-        """For the optics of micrographs; none in the first rounds, whose poses are rough."""
-        if search or not self._refining or self.micrograph is None:
+    def _tally(self, which: int, assigner: Assigner) -> OpticsTally | None:
+        """For the optics of micrographs, under the map of the other half; None if not refined."""
+        if not self._refining or self.micrograph is None:
             return None
         count, farthest = int(self.micrograph.max()) + 1, self.config.defocus_range_angstrom
-        return OpticsTally(assigner.refiner, count, farthest)
+        band, power = assigner.refiner.band, self.noise_power[which]
+        other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
+        return OpticsTally(other, count, farthest)
 
     def _take_in(self, tally: OpticsTally, rows: Tensor, images: Tensor, found: Assignment) -> None:
         """Images with their best poses, those left out that noise explains better."""
