@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import tomllib
@@ -58,6 +59,11 @@ def angles(path: Path) -> torch.Tensor:
     table = columns(path)
     values = [[float(v) for v in table[f"rlnAngle{name}"]] for name in ("Rot", "Tilt", "Psi")]
     return euler_to_matrix(torch.tensor(values, dtype=torch.float64).mT)
+
+
+def place(name: str) -> str:
+    """Of an image in its stack."""
+    return name.partition("@")[0]
 
 
 def emptied(source: Path, target: Path) -> Path:
@@ -202,3 +208,34 @@ def test_options_that_cannot_be_are_refused(
     assert code == 2
     assert message in stderr
     assert not out.exists()
+
+
+def test_defocus_and_contrast_of_micrographs_are_refined(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = (
+        "refine", simulated / "particles.star", "--map", simulated / "truth.mrc", "--sym", "D2",
+        "--rounds", "3", "--scale", "micrograph", "--refine-defocus", "--threads", "1", "-q",
+        "-o", out,
+    )  # fmt: skip
+    code, stdout, stderr = vitreous(*arguments)
+    assert code == 0, stderr
+    assert "a micrograph, each known to" in stdout
+    assert "among micrographs" in stdout
+    rows = list(csv.DictReader((out / "micrographs.csv").read_text().splitlines()))
+    assert sum(int(row["particles"]) for row in rows) == 500
+    assert {row["half"] for row in rows} == {"1", "2"}
+    change = {
+        (row["micrograph"], row["half"]): float(row["defocus_change_angstrom"]) for row in rows
+    }
+    given, found = columns(simulated / "particles.star"), columns(out / "particles.star")
+    before = dict(zip(map(place, given["rlnImageName"]), given["rlnDefocusU"], strict=True))
+    wanted = zip(found["rlnMicrographName"], found["rlnRandomSubset"], strict=True)
+    names = map(place, found["rlnImageName"])
+    for name, key, u in zip(names, wanted, found["rlnDefocusU"], strict=True):
+        assert float(u) - float(before[name]) == pytest.approx(change[key], abs=0.01)
+    shutil.rmtree(out)
+    code, _, stderr = vitreous(*arguments, "--ignore-ctf")
+    assert code == 2
+    assert "leaves no optics of micrographs to be refined" in stderr

@@ -24,6 +24,7 @@ from vitreous.cli.refine_options import (
     Continue,
     KeepAll,
     MaskDiameter,
+    RefineDefocus,
     Rounds,
     Scale,
     ShiftRange,
@@ -66,6 +67,7 @@ def command(
     rounds: Rounds = 20,
     assignment: Assignment = "soft",
     scale: Scale = "one",
+    refine_defocus: RefineDefocus = False,
     keep_all: KeepAll = False,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
@@ -88,7 +90,8 @@ def command(
     them is shared, which leads the band. Ends when the halves agree no better. Writes half1.mrc and
     half2.mrc (unfiltered), map.mrc (all particles, regularised), sharpened.mrc,
     local_resolution.mrc, mask.mrc, particles.star (with the poses found), rejected.star (particles
-    that noise explains better), fsc.csv, history.jsonl and report.html.
+    that noise explains better), micrographs.csv (with --refine-defocus or --scale micrograph),
+    fsc.csv, history.jsonl and report.html.
 
     Example: `vitreous refine particles.star --map abinit/map.mrc --sym D2 -o OUT`
     """
@@ -122,7 +125,7 @@ def command(
         start=map_,
         start_resolution_angstrom=start_resolution,
         shift_range_angstrom=shift_range,
-        settings=settings(rounds, assignment, scale, keep_all),
+        settings=settings(rounds, assignment, scale, refine_defocus, keep_all),
         overwrite=overwrite,
         resume=resume,
         quiet=quiet,

@@ -45,9 +45,18 @@ Assignment = Annotated[
     ),
 ]
 Scale = Annotated[
-    Literal["one", "image"],
+    Literal["one", "micrograph", "image"],
     typer.Option(
-        help="`image` fits the contrast of every particle; `one` takes it as equal.",
+        help="`micrograph` or `image` fits the contrast of every micrograph or particle; `one` "
+        "takes it as equal.",
+        rich_help_panel=_SOLVER,
+    ),
+]
+RefineDefocus = Annotated[
+    bool,
+    typer.Option(
+        "--refine-defocus",
+        help="Refine the mean defocus of every micrograph, by up to 500 Å.",
         rich_help_panel=_SOLVER,
     ),
 ]
@@ -68,6 +77,14 @@ Continue = Annotated[
 ]
 
 
-def settings(rounds: int, assignment: str, scale: str, keep_all: bool) -> dict[str, Any]:
+def settings(
+    rounds: int, assignment: str, scale: str, refine_defocus: bool, keep_all: bool
+) -> dict[str, Any]:
     """The options as :class:`~vitreous.solvers.pose_config.PoseConfig` names them."""
-    return {"rounds": rounds, "assignment": assignment, "scale": scale, "reject": not keep_all}
+    return {
+        "rounds": rounds,
+        "assignment": assignment,
+        "scale": scale,
+        "refine_defocus": refine_defocus,
+        "reject": not keep_all,
+    }

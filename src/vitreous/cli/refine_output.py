@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.data.particles import Particles
 from vitreous.data.tables import pose_columns
+from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
@@ -94,7 +97,11 @@ def write_results(
         halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
     )
     numbers = {} if poses is None else _numbers(poses, post)
-    _write_tables(folder, data, halves, poses)
+    if task is not None:
+        numbers |= _optics_numbers(task)
+        if any(task.micrograph_optics):
+            atomic_write_text(folder.path("micrographs.csv"), _micrographs_csv(data, task))
+    _write_tables(folder, data, halves, poses, _defocus_columns(task))
     more = {
         "start.mrc": 0.5 * (first.half1 + first.half2),
         "mask.mrc": post.mask,
@@ -223,7 +230,11 @@ def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> 
 
 
 def _write_tables(
-    folder: OutputFolder, data: WorkingSet, halves: Halves, poses: AssignedPoses | None
+    folder: OutputFolder,
+    data: WorkingSet,
+    halves: Halves,
+    poses: AssignedPoses | None,
+    more: Mapping[str, Tensor],
 ) -> None:
     """Maps, curves, and the particles with their poses, those left out apart."""
     if poses is None:
@@ -232,6 +243,7 @@ def _write_tables(
     kept = poses.kept.cpu()
     for name, chosen in (("particles.star", kept), ("rejected.star", ~kept)):
         rows = chosen.nonzero().flatten()
+        columns = _columns(poses, rows) | {name: more[name][rows].numpy() for name in more}
         if name == "particles.star":
             write_files(
                 folder,
@@ -239,13 +251,13 @@ def _write_tables(
                 data.particles.select(rows.numpy()),
                 data.half_set[rows],
                 data.pixel_size_angstrom,
-                **_columns(poses, rows),
+                **columns,
             )
         elif len(rows):
             some: Particles = data.particles.select(rows.numpy())
             half = data.half_set[rows].numpy()
             document = some.to_star_document(
-                relative_to=folder.root, rlnRandomSubset=half, **_columns(poses, rows)
+                relative_to=folder.root, rlnRandomSubset=half, **columns
             )
             write_star(folder.path(name), document)
 
@@ -258,3 +270,61 @@ def _columns(poses: AssignedPoses, rows: Tensor) -> dict[str, Any]:
         "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
         "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
     }
+
+
+def _defocus_columns(task: PoseAssignment | None) -> dict[str, Tensor]:
+    """The particles' defocus under RELION's names, where it was refined."""
+    if task is None or task.optics is None or not task.config.refine_defocus:
+        return {}
+    optics = task.optics
+    return {
+        "rlnDefocusU": optics.defocus_u_angstrom.cpu().double(),
+        "rlnDefocusV": optics.defocus_v_angstrom.cpu().double(),
+    }
+
+
+def _optics_numbers(task: PoseAssignment) -> dict[str, str]:
+    """How far defocus and contrast were changed, for the summary."""
+    found = [one for one in task.micrograph_optics if one is not None]
+    if not found:
+        return {}
+    known = [one.particles > 0 for one in found]
+
+    def both(name: str) -> Tensor:
+        return torch.cat([getattr(f, name)[k] for f, k in zip(found, known, strict=True)]).cpu()
+
+    numbers = {}
+    if task.config.refine_defocus:
+        change, error = both("defocus_change_angstrom"), both("defocus_error_angstrom")
+        numbers["defocus"] = (
+            f"changed by {float(change.square().mean().sqrt()):.0f} Å rms a micrograph, "
+            f"each known to {float(error.median()):.0f} Å"
+        )
+    if task.config.scale == "micrograph":
+        scale = both("scale")
+        numbers["contrast"] = (
+            f"{float(scale.min()):.2f} to {float(scale.max()):.2f} among micrographs"
+        )
+    return numbers
+
+
+def _micrographs_csv(data: WorkingSet, task: PoseAssignment) -> str:
+    """The text of ``micrographs.csv``: a row for every micrograph and half set."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["micrograph", "half", "particles"]
+    if task.config.refine_defocus:
+        head += ["defocus_change_angstrom", "defocus_error_angstrom"]
+    if task.config.scale == "micrograph":
+        head += ["scale", "scale_error"]
+    writer.writerow(head)
+    for which, found in enumerate(task.micrograph_optics):
+        if found is None:
+            continue
+        columns = [getattr(found, name).tolist() for name in head[3:]]
+        for place, count in enumerate(found.particles.tolist()):
+            if count > 0:
+                name = data.particles.micrograph_names[place]
+                values = [f"{column[place]:.4f}" for column in columns]
+                writer.writerow([name, which + 1, int(count), *values])
+    return text.getvalue()

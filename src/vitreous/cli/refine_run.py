@@ -36,6 +36,7 @@ OUTPUTS = (
     "mask.mrc",
     "start.mrc",
     "rejected.star",
+    "micrographs.csv",
     "history.jsonl",
 )
 SHIFT_SHARE = 0.08  # of the box: how far particles are looked for
@@ -142,6 +143,12 @@ def _plan(request: Request) -> _Plan:
     if farthest is not None and farthest > edge / 2:
         raise UsageError(
             f"--shift-range {farthest:g}: beyond the images' edge; at most {edge / 2:.0f}"
+        )
+    optics = request.settings.get("refine_defocus"), request.settings.get("scale")
+    if request.working.ignore_ctf and (optics[0] or optics[1] == "micrograph"):
+        raise UsageError(
+            "--ignore-ctf: leaves no optics of micrographs to be refined; leave out "
+            "--refine-defocus and --scale micrograph"
         )
     coarsest = request.start_resolution_angstrom
     if request.start is not None and not 2 * data.pixel_size_angstrom < coarsest <= edge / 2:
@@ -261,6 +268,7 @@ class _Run:
             register=partial(_register, symmetry=request.working.symmetry)
             if first.independent
             else None,
+            micrograph=data.particles.micrograph_id,
             progress=lambda share: self._notify(
                 done_before + (1 - done_before) * _share(task.round + share), {}
             ),

@@ -243,7 +243,7 @@ class Assigner:
         optics: Optics | None,
         *,
         start: Assignment | None = None,
-        scale: float | None = None,
+        scale: float | Tensor | None = None,
     ) -> Assigned:
         """Poses of images, and the power of what is left of them.
 
@@ -252,11 +252,13 @@ class Assigner:
             optics: CTF of each; None for none.
             start: candidates to refine. A search is then for images whose best pose is not
                 certain, around the shift of the best.
-            scale: of the map in all images; None: the best for each pose.
+            scale: of the map in all images, or in each ``(b,)``; None: the best for each pose.
 
         Raises:
             ValueError: neither a search nor a start.
         """
+        if isinstance(scale, float):
+            scale = torch.full((len(images),), scale, device=images.device)
         result, searched = self._start(images, optics, start, scale)
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)
@@ -317,7 +319,7 @@ class Assigner:
         images: Tensor,
         optics: Optics | None,
         start: Assignment | None,
-        scale: float | None,
+        scale: Tensor | None,
     ) -> tuple[Assignment, _Searched | None]:
         """What there is to refine: known candidates, those of a search where they are in doubt."""
         if self._search is None:
@@ -333,23 +335,23 @@ class Assigner:
         if len(rows) == 0:
             return start, None
         some = None if optics is None else optics[rows]
-        again, drawn = self._searched(images[rows], some, start.shift_angstrom[rows, 0], scale)
+        a = None if scale is None else scale[rows]
+        again, drawn = self._searched(images[rows], some, start.shift_angstrom[rows, 0], a)
         both = Assignment.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
         return both[take], _Searched(rows, drawn)
 
     def _searched(
-        self, images: Tensor, optics: Optics | None, centre: Tensor | None, scale: float | None
+        self, images: Tensor, optics: Optics | None, centre: Tensor | None, scale: Tensor | None
     ) -> tuple[Assignment, Candidates]:
         """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
-        a = None if scale is None else torch.full((len(images),), scale, device=images.device)
         cropped = self._search.band.images(images)
         if centre is not None or self._centring is None:
-            found = self._look(self._search, cropped, optics, a, centre)
+            found = self._look(self._search, cropped, optics, scale, centre)
         else:
-            found = self._centred(images, cropped, optics, a)
+            found = self._centred(images, cropped, optics, scale)
         best = found.gain[:, :1]
         kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
         candidates = Assignment(
@@ -397,14 +399,14 @@ class Assigner:
         return Candidates.cat(parts)[torch.cat(places).argsort()]
 
     def _refined(
-        self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: float | None
+        self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: Tensor | None
     ) -> Assignment:
         """Candidates after some steps at a band, sorted, the hopeless dropped."""
         image, rank = before.gain.isfinite().nonzero(as_tuple=True)
         fits: list[Fit] = []
         for some in torch.split(torch.arange(len(image), device=image.device), refiner.at_once()):
             i, j = image[some], rank[some]
-            a = None if scale is None else torch.full((len(i),), scale, device=i.device)
+            a = None if scale is None else scale[i]
             fits.append(
                 refiner.refine(
                     measured[i],

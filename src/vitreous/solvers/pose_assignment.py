@@ -7,10 +7,11 @@ says what of them is signal: it is the Wiener weight of the maps under which the
 and the end of its band. The noise's power by shell is that of what the round has left of the
 images; before the first round it is that of the images themselves.
 
-Nothing else passes between the half sets than that curve, and six numbers where they started from
-maps of their own: the rotation and shift that bring half map 2 onto half map 1, and with it the
-poses of its images. The first rounds search among all poses, later ones refine the candidates that
-were kept.
+Nothing else passes between the half sets than that curve, and a few numbers: where they started
+from maps of their own, the rotation and shift that bring half map 2 onto half map 1, and with it
+the poses of its images; where they are refined, defocus and contrast of each micrograph, found
+under the map of the other half (:mod:`vitreous.solvers.optics_refinement`). The first rounds search
+among all poses, later ones refine the candidates that were kept.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ from vitreous.solvers.images import (
     shell_power,
 )
 from vitreous.solvers.loop import Stats
+from vitreous.solvers.optics_refinement import (
+    MicrographOptics,
+    OpticsTally,
+    ScaledImages,
+    with_defocus_change,
+)
 from vitreous.solvers.pose_config import PoseConfig
+from vitreous.solvers.pose_refinement import PoseRefiner
 
 KEPT = 4  # candidates of each image handed to the next round
 _AGREE = 0.143
@@ -87,12 +95,13 @@ class PoseAssignment:
         register: rotation ``(3, 3)`` and shift (x, y, z) in Å that bring a map onto another one
             close to it, given both and their pixel size; needed where each half has its own start.
         mask: of a map; what references are multiplied by besides the sphere.
+        micrograph: long ``(b,)`` from 0 on; needed to refine defocus or scale of micrographs.
         progress: told the share of a round that is done, after each batch of images.
         device: where to compute; that of ``start`` by default.
 
     Raises:
         ValueError: lengths or boxes that do not agree, a half set without images, a start
-            resolution that leaves nothing to compare.
+            resolution that leaves nothing to compare, no micrographs where they are needed.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class PoseAssignment:
         register: Register | None = None,
         mask: Callable[[Tensor], Tensor] | None = None,
         progress: Callable[[float], object] | None = None,
+        micrograph: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
         n, total = images.box_size, len(images)
@@ -143,6 +153,15 @@ class PoseAssignment:
         self._found: list[Assignment | None] = [None, None]
         self._drawn: list[Drawn | None] = [None, None]
         self._best, self._stale = 0.0, 0
+        self._given, self.micrograph = optics, micrograph
+        self.micrograph_optics: list[MicrographOptics | None] = [None, None]
+        if self._refining and (micrograph is None or optics is None):
+            raise ValueError("refine_defocus and scale='micrograph' need micrograph and optics")
+
+    @property
+    def _refining(self) -> bool:
+        """Whether optics of micrographs are refined."""
+        return self.config.refine_defocus or self.config.scale == "micrograph"
 
     @property
     def _length(self) -> float:
@@ -174,7 +193,8 @@ class PoseAssignment:
             recentre=before is not None,
             generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
-        one = 1.0 if self.round and self.config.scale == "one" else None
+        scale = self.scale().to(self._device) if self.round else None
+        tally = None if search else self._tally(which, assigner)
         rows, done = self._rows[which], 0
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
@@ -184,8 +204,11 @@ class PoseAssignment:
             start = None if before is None else before[place.to(self._device)]
             optics = None if self.optics is None else self.optics[piece].to(self._device)
             images = read.to(self._device, torch.float32)
-            assigned = assigner(images, optics, start=start, scale=one)
+            fixed = None if scale is None or self.config.scale == "image" else scale[piece]
+            assigned = assigner(images, optics, start=start, scale=fixed)
             parts.append(assigned.found.best(KEPT))
+            if tally is not None:
+                self._take_in(tally, piece, images, assigned.found)
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
@@ -193,6 +216,51 @@ class PoseAssignment:
         self._found[which] = Assignment.cat(parts)
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
         self._update_noise(which, assigner, left / len(rows))
+        if tally is not None:
+            defocus, own = self.config.refine_defocus, self.config.scale == "micrograph"
+            self.micrograph_optics[which] = tally.found(defocus=defocus, scale=own)
+            self._use_micrograph_optics()
+
+    def _tally(self, which: int, assigner: Assigner) -> OpticsTally | None:
+        """For the optics of micrographs, under the map of the other half; None if not refined."""
+        if not self._refining or self.micrograph is None:
+            return None
+        count, farthest = int(self.micrograph.max()) + 1, self.config.defocus_range_angstrom
+        band, power = assigner.refiner.band, self.noise_power[which]
+        other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
+        return OpticsTally(other, count, farthest)
+
+    def _take_in(self, tally: OpticsTally, rows: Tensor, images: Tensor, found: Assignment) -> None:
+        """Images with their best poses, those left out that noise explains better."""
+        assert self._given is not None
+        assert self.micrograph is not None
+        used = found.gain[:, 0] > (0 if self.config.reject else -torch.inf)
+        scale = found.scale[:, 0] if self.config.scale == "image" else torch.ones_like(used).float()
+        tally.add(
+            images[used],
+            self._given[rows].to(self._device)[used],
+            found.rotation[used, 0],
+            found.shift_angstrom[used, 0],
+            scale[used],
+            self.micrograph[rows].to(self._device)[used],
+        )
+
+    def _by_image(self, name: str, default: float) -> Tensor:
+        """A number of :class:`MicrographOptics` for every image, by half set, ``(b,)``."""
+        values = torch.full((len(self.half),), default)
+        for rows, found in zip(self._rows, self.micrograph_optics, strict=True):
+            if found is not None and self.micrograph is not None:
+                values[rows] = getattr(found, name).float().cpu()[self.micrograph[rows].cpu()]
+        return values
+
+    def scale(self) -> Tensor:
+        """Contrast of each image's micrograph, ``(b,)``; 1 where it is not refined."""
+        return self._by_image("scale", 1.0)
+
+    def _use_micrograph_optics(self) -> None:
+        if self._given is not None:
+            change = self._by_image("defocus_change_angstrom", 0.0)
+            self.optics = with_defocus_change(self._given, change)
 
     def _stream(self, which: int) -> torch.Generator:
         """Of the draws of a round and half."""
@@ -239,8 +307,12 @@ class PoseAssignment:
     def _insert(self, box: int) -> tuple[Gridding, Gridding]:
         """Sums of both halves from the present poses."""
         row, rotation, shift, weight = self._chosen()
+        images: ImageSource = ChosenImages(self.images, row)
+        if self.config.scale == "micrograph":  # a c y and a^2 c^2 are to be summed
+            scale = self.scale()[row]
+            images, weight = ScaledImages(images, 1 / scale), weight * scale.square()
         return accumulate(
-            ChosenImages(self.images, row),
+            images,
             rotation,
             shift,
             None if self.optics is None else self.optics[row],
@@ -347,6 +419,9 @@ class PoseAssignment:
             found = self._found[which]
             for name, value in () if found is None else vars(found).items():
                 tensors[f"found.{which}.{name}"] = value
+            of_micrographs = self.micrograph_optics[which]
+            for name, value in () if of_micrographs is None else vars(of_micrographs).items():
+                tensors[f"optics.{which}.{name}"] = value
             if self.sums is not None:
                 tensors[f"numerator.{which}"] = self.sums[which].numerator
                 tensors[f"weight.{which}"] = self.sums[which].weight
@@ -368,6 +443,10 @@ class PoseAssignment:
             prefix = f"found.{which}."
             fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
             self._found[which] = Assignment(**fields)
+            prefix = f"optics.{which}."
+            fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
+            self.micrograph_optics[which] = MicrographOptics(**fields) if fields else None
+        self._use_micrograph_optics()
         first, second = (
             Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], int(numbers["box"]))
             for which in (0, 1)

@@ -29,7 +29,10 @@ class PoseConfig:
         assignment: "hard": the best pose; "soft": ``draws`` poses drawn from the likelihood.
         draws: see ``assignment``.
         seed: of the draws.
-        scale: "one" for all images, or each "image" its own.
+        scale: "one" for all images, or each "micrograph" or "image" its own.
+        refine_defocus: whether the defocus of every micrograph is refined, from the round after
+            the searches on.
+        defocus_range_angstrom: farthest change of it.
         tolerance: a candidate is dropped when its posterior is below e to the power of minus this,
             relative to the best of its image.
         growth: bound of the band's growth, from round to round (at least by a shell) and from one
@@ -52,7 +55,9 @@ class PoseConfig:
     assignment: Literal["hard", "soft"] = "soft"
     draws: int = Field(default=4, ge=1)
     seed: int = 0
-    scale: Literal["one", "image"] = "one"
+    scale: Literal["one", "micrograph", "image"] = "one"
+    refine_defocus: bool = False
+    defocus_range_angstrom: float = Field(default=500.0, gt=0)
     tolerance: float = Field(default=10.0, gt=0)
     growth: float = Field(default=1.5, gt=1)
     reject: bool = False

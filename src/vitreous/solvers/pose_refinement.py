@@ -229,6 +229,17 @@ class PoseRefiner:
         sums = torch.zeros(self.band.radius + 1, dtype=torch.float64, device=power.device)
         return sums.index_add_(0, self.shell, power) * self.noise_power
 
+    def compared(
+        self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Values with the shift undone, and slices without CTF, complex ``(b, points)``."""
+        jets = slice_jets(self._spectrum, rotation, self.band.box_size, self.band.radius)
+        return self._pull_back(measured, shift_angstrom), jets[..., 0]
+
+    def frequency_squared(self) -> Tensor:
+        """Of each point, in cycles per box, ``(points,)``."""
+        return self._kx**2 + self._ky**2
+
     def points_per_shell(self) -> Tensor:
         """How many frequencies of whole circles each shell has, ``(K + 1,)``."""
         sums = torch.zeros(self.band.radius + 1, device=self.shell.device)
