@@ -209,7 +209,8 @@ def test_rounds_find_planted_errors_and_resume() -> None:
     assert run.optics is not None
     assert resumed.optics is not None
     assert torch.equal(run.optics.defocus_u_angstrom, resumed.optics.defocus_u_angstrom)
-    for found in run.micrograph_optics:
+    assert run.micrographs is not None
+    for found in run.micrographs.found:
         assert found is not None
         defocus, scale = in_errors(found, data)
         assert rms(defocus) < 1.8
@@ -217,7 +218,7 @@ def test_rounds_find_planted_errors_and_resume() -> None:
         assert found.defocus_error_angstrom.max() < 70
     moved = run.optics.defocus_u_angstrom - data.optics.defocus_u_angstrom
     assert rms(moved - data.change[data.micrograph]) < 60
-    torch.testing.assert_close(run.poses().scale, run.scale(), atol=0.05, rtol=0)
+    torch.testing.assert_close(run.poses().scale, run.micrographs.scale(), atol=0.05, rtol=0)
 
 
 def test_micrographs_must_be_given() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from vitreous.cli.common import generator
 from vitreous.cli.first_maps import FirstMaps, shells_beyond_doubt
+from vitreous.cli.micrographs_output import defocus_columns, micrographs_csv, optics_numbers
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
     Halves,
@@ -97,11 +96,12 @@ def write_results(
         halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
     )
     numbers = {} if poses is None else _numbers(poses, post)
-    if task is not None:
-        numbers |= _optics_numbers(task)
-        if any(task.micrograph_optics):
-            atomic_write_text(folder.path("micrographs.csv"), _micrographs_csv(data, task))
-    _write_tables(folder, data, halves, poses, _defocus_columns(task))
+    micrographs = None if task is None else task.micrographs
+    if micrographs is not None and any(micrographs.found):
+        numbers |= optics_numbers(micrographs)
+        table = micrographs_csv(micrographs, data.particles.micrograph_names)
+        atomic_write_text(folder.path("micrographs.csv"), table)
+    _write_tables(folder, data, halves, poses, defocus_columns(micrographs))
     more = {
         "start.mrc": 0.5 * (first.half1 + first.half2),
         "mask.mrc": post.mask,
@@ -270,61 +270,3 @@ def _columns(poses: AssignedPoses, rows: Tensor) -> dict[str, Any]:
         "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
         "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
     }
-
-
-def _defocus_columns(task: PoseAssignment | None) -> dict[str, Tensor]:
-    """The particles' defocus under RELION's names, where it was refined."""
-    if task is None or task.optics is None or not task.config.refine_defocus:
-        return {}
-    optics = task.optics
-    return {
-        "rlnDefocusU": optics.defocus_u_angstrom.cpu().double(),
-        "rlnDefocusV": optics.defocus_v_angstrom.cpu().double(),
-    }
-
-
-def _optics_numbers(task: PoseAssignment) -> dict[str, str]:
-    """How far defocus and contrast were changed, for the summary."""
-    found = [one for one in task.micrograph_optics if one is not None]
-    if not found:
-        return {}
-    known = [one.particles > 0 for one in found]
-
-    def both(name: str) -> Tensor:
-        return torch.cat([getattr(f, name)[k] for f, k in zip(found, known, strict=True)]).cpu()
-
-    numbers = {}
-    if task.config.refine_defocus:
-        change, error = both("defocus_change_angstrom"), both("defocus_error_angstrom")
-        numbers["defocus"] = (
-            f"changed by {float(change.square().mean().sqrt()):.0f} Å rms a micrograph, "
-            f"each known to {float(error.median()):.0f} Å"
-        )
-    if task.config.scale == "micrograph":
-        scale = both("scale")
-        numbers["contrast"] = (
-            f"{float(scale.min()):.2f} to {float(scale.max()):.2f} among micrographs"
-        )
-    return numbers
-
-
-def _micrographs_csv(data: WorkingSet, task: PoseAssignment) -> str:
-    """The text of ``micrographs.csv``: a row for every micrograph and half set."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = ["micrograph", "half", "particles"]
-    if task.config.refine_defocus:
-        head += ["defocus_change_angstrom", "defocus_error_angstrom"]
-    if task.config.scale == "micrograph":
-        head += ["scale", "scale_error"]
-    writer.writerow(head)
-    for which, found in enumerate(task.micrograph_optics):
-        if found is None:
-            continue
-        columns = [getattr(found, name).tolist() for name in head[3:]]
-        for place, count in enumerate(found.particles.tolist()):
-            if count > 0:
-                name = data.particles.micrograph_names[place]
-                values = [f"{column[place]:.4f}" for column in columns]
-                writer.writerow([name, which + 1, int(count), *values])
-    return text.getvalue()

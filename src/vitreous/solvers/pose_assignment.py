@@ -37,12 +37,8 @@ from vitreous.solvers.images import (
     shell_power,
 )
 from vitreous.solvers.loop import Stats
-from vitreous.solvers.optics_refinement import (
-    MicrographOptics,
-    OpticsTally,
-    ScaledImages,
-    with_defocus_change,
-)
+from vitreous.solvers.micrographs import Micrographs
+from vitreous.solvers.optics_refinement import OpticsTally, ScaledImages
 from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import PoseRefiner
 
@@ -153,15 +149,11 @@ class PoseAssignment:
         self._found: list[Assignment | None] = [None, None]
         self._drawn: list[Drawn | None] = [None, None]
         self._best, self._stale = 0.0, 0
-        self._given, self.micrograph = optics, micrograph
-        self.micrograph_optics: list[MicrographOptics | None] = [None, None]
-        if self._refining and (micrograph is None or optics is None):
-            raise ValueError("refine_defocus and scale='micrograph' need micrograph and optics")
-
-    @property
-    def _refining(self) -> bool:
-        """Whether optics of micrographs are refined."""
-        return self.config.refine_defocus or self.config.scale == "micrograph"
+        self.micrographs: Micrographs | None = None
+        if config.refine_defocus or config.scale == "micrograph":
+            if micrograph is None or optics is None:
+                raise ValueError("refine_defocus and scale='micrograph' need micrograph and optics")
+            self.micrographs = Micrographs(optics, micrograph, self._rows, config, self._device)
 
     @property
     def _length(self) -> float:
@@ -193,7 +185,7 @@ class PoseAssignment:
             recentre=before is not None,
             generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
-        scale = self.scale().to(self._device) if self.round else None
+        scale = self._scale().to(self._device) if self.round else None
         tally = None if search else self._tally(which, assigner)
         rows, done = self._rows[which], 0
         drawn: list[Drawn] = []
@@ -207,8 +199,8 @@ class PoseAssignment:
             fixed = None if scale is None or self.config.scale == "image" else scale[piece]
             assigned = assigner(images, optics, start=start, scale=fixed)
             parts.append(assigned.found.best(KEPT))
-            if tally is not None:
-                self._take_in(tally, piece, images, assigned.found)
+            if tally is not None and self.micrographs is not None:
+                self.micrographs.add(tally, piece, images, assigned.found)
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
@@ -216,51 +208,21 @@ class PoseAssignment:
         self._found[which] = Assignment.cat(parts)
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
         self._update_noise(which, assigner, left / len(rows))
-        if tally is not None:
-            defocus, own = self.config.refine_defocus, self.config.scale == "micrograph"
-            self.micrograph_optics[which] = tally.found(defocus=defocus, scale=own)
-            self._use_micrograph_optics()
+        if tally is not None and self.micrographs is not None:
+            self.micrographs.settle(which, tally)
+            self.optics = self.micrographs.optics()
 
     def _tally(self, which: int, assigner: Assigner) -> OpticsTally | None:
         """For the optics of micrographs, under the map of the other half; None if not refined."""
-        if not self._refining or self.micrograph is None:
+        if self.micrographs is None:
             return None
-        count, farthest = int(self.micrograph.max()) + 1, self.config.defocus_range_angstrom
         band, power = assigner.refiner.band, self.noise_power[which]
         other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
-        return OpticsTally(other, count, farthest)
+        return self.micrographs.tally(other)
 
-    def _take_in(self, tally: OpticsTally, rows: Tensor, images: Tensor, found: Assignment) -> None:
-        """Images with their best poses, those left out that noise explains better."""
-        assert self._given is not None
-        assert self.micrograph is not None
-        used = found.gain[:, 0] > (0 if self.config.reject else -torch.inf)
-        scale = found.scale[:, 0] if self.config.scale == "image" else torch.ones_like(used).float()
-        tally.add(
-            images[used],
-            self._given[rows].to(self._device)[used],
-            found.rotation[used, 0],
-            found.shift_angstrom[used, 0],
-            scale[used],
-            self.micrograph[rows].to(self._device)[used],
-        )
-
-    def _by_image(self, name: str, default: float) -> Tensor:
-        """A number of :class:`MicrographOptics` for every image, by half set, ``(b,)``."""
-        values = torch.full((len(self.half),), default)
-        for rows, found in zip(self._rows, self.micrograph_optics, strict=True):
-            if found is not None and self.micrograph is not None:
-                values[rows] = getattr(found, name).float().cpu()[self.micrograph[rows].cpu()]
-        return values
-
-    def scale(self) -> Tensor:
+    def _scale(self) -> Tensor:
         """Contrast of each image's micrograph, ``(b,)``; 1 where it is not refined."""
-        return self._by_image("scale", 1.0)
-
-    def _use_micrograph_optics(self) -> None:
-        if self._given is not None:
-            change = self._by_image("defocus_change_angstrom", 0.0)
-            self.optics = with_defocus_change(self._given, change)
+        return torch.ones(len(self.half)) if self.micrographs is None else self.micrographs.scale()
 
     def _stream(self, which: int) -> torch.Generator:
         """Of the draws of a round and half."""
@@ -309,7 +271,7 @@ class PoseAssignment:
         row, rotation, shift, weight = self._chosen()
         images: ImageSource = ChosenImages(self.images, row)
         if self.config.scale == "micrograph":  # a c y and a^2 c^2 are to be summed
-            scale = self.scale()[row]
+            scale = self._scale()[row]
             images, weight = ScaledImages(images, 1 / scale), weight * scale.square()
         return accumulate(
             images,
@@ -419,12 +381,11 @@ class PoseAssignment:
             found = self._found[which]
             for name, value in () if found is None else vars(found).items():
                 tensors[f"found.{which}.{name}"] = value
-            of_micrographs = self.micrograph_optics[which]
-            for name, value in () if of_micrographs is None else vars(of_micrographs).items():
-                tensors[f"optics.{which}.{name}"] = value
             if self.sums is not None:
                 tensors[f"numerator.{which}"] = self.sums[which].numerator
                 tensors[f"weight.{which}"] = self.sums[which].weight
+        if self.micrographs is not None:
+            tensors |= self.micrographs.state()
         box = 0 if self.sums is None else self.sums[0].box_size
         numbers = {"round": self.round, "radius": self.radius, "box": box}
         return tensors, numbers | {"best": self._best, "stale": self._stale}
@@ -443,10 +404,9 @@ class PoseAssignment:
             prefix = f"found.{which}."
             fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
             self._found[which] = Assignment(**fields)
-            prefix = f"optics.{which}."
-            fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
-            self.micrograph_optics[which] = MicrographOptics(**fields) if fields else None
-        self._use_micrograph_optics()
+        if self.micrographs is not None:
+            self.micrographs.restore(here)
+            self.optics = self.micrographs.optics()
         first, second = (
             Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], int(numbers["box"]))
             for which in (0, 1)
