@@ -221,7 +221,7 @@ def test_defocus_and_contrast_of_micrographs_are_refined(
     )  # fmt: skip
     code, stdout, stderr = vitreous(*arguments)
     assert code == 0, stderr
-    assert "a micrograph, each known to" in stdout
+    assert "defocus      0 Å rms, to" in stdout
     assert "contrast     " in stdout
     rows = list(csv.DictReader((out / "micrographs.csv").read_text().splitlines()))
     assert sum(int(row["particles"]) for row in rows) == 500

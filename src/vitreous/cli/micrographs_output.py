@@ -33,9 +33,9 @@ def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
     numbers = {}
     if micrographs.config.refine_defocus:
         change, error = both("defocus_change_angstrom"), both("defocus_error_angstrom")
-        numbers["defocus"] = (
-            f"{float(change.square().mean().sqrt()):.0f} Å rms, to {float(error.median()):.0f} Å"
-        )
+        known = error[error.isfinite()]
+        to = f"to {float(known.median()):.0f} Å" if len(known) else "nothing to be seen of it"
+        numbers["defocus"] = f"{float(change.square().mean().sqrt()):.0f} Å rms, {to}"
     if micrographs.config.scale == "micrograph":
         scale = both("scale")
         numbers["contrast"] = f"{float(scale.min()):.2f} to {float(scale.max()):.2f}"
