@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from particle_files import columns, volume
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import open_stack, read_mrc, write_mrc
@@ -38,14 +39,6 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.exit_code == 0, done.output
     return folder
-
-
-def volume(path: Path) -> torch.Tensor:
-    return torch.from_numpy(read_mrc(path)[0].copy()).float()
-
-
-def rows(path: Path) -> dict[str, Any]:
-    return dict(read_star(path).blocks["particles"].columns)
 
 
 def changed(source: Path, target: Path, **columns: list[str] | None) -> Path:
@@ -88,18 +81,18 @@ def test_halves_are_recorded_and_used_again(vitreous: Any, simulated: Path, tmp_
     first, again, other = (tmp_path / name for name in ("first", "again", "other"))
     start = simulated / "truth.star"
     assert vitreous("reconstruct", start, "-o", first, "-q")[0] == 0
-    halves = rows(first / "particles.star")["rlnRandomSubset"]
+    halves = columns(first / "particles.star")["rlnRandomSubset"]
     assert sorted(set(halves)) == ["1", "2"]
-    assert rows(first / "particles.star")["rlnAngleRot"] == rows(start)["rlnAngleRot"]
+    assert columns(first / "particles.star")["rlnAngleRot"] == columns(start)["rlnAngleRot"]
     table = changed(start, tmp_path / "copy" / "in.star", rlnRandomSubset=halves)
     command = ("reconstruct", table, "-q", "--seed", 9, "--allow-outside-root")
     assert vitreous(*command, "-o", again)[0] == 0
-    assert rows(again / "particles.star")["rlnRandomSubset"] == halves
+    assert columns(again / "particles.star")["rlnRandomSubset"] == halves
     a, b = volume(first / "half1.mrc"), volume(again / "half1.mrc")
     assert torch.allclose(a, b, atol=1e-4 * float(a.abs().max()))
     assert "drawn at random" not in (again / "report.html").read_text("utf-8")
     assert vitreous("reconstruct", start, "-o", other, "-q", "--seed", 9)[0] == 0
-    assert rows(other / "particles.star")["rlnRandomSubset"] != halves
+    assert columns(other / "particles.star")["rlnRandomSubset"] != halves
 
 
 def test_options_reach_the_map(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -153,7 +146,7 @@ def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_pat
     assert "000418@particles.mrcs: NaN or infinite pixels" in error
     code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "c", "-q", "--skip-bad")
     assert code == 0
-    assert len(rows(tmp_path / "c" / "particles.star")["rlnImageName"]) == 598
+    assert len(columns(tmp_path / "c" / "particles.star")["rlnImageName"]) == 598
 
 
 @pytest.mark.parametrize(
@@ -192,7 +185,7 @@ def test_relion_refines_what_was_written(vitreous: Any, simulated: Path, tmp_pat
         command.split(), cwd=simulated.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert len(rows(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 600
+    assert len(columns(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 600
 
 
 def test_tables_without_ctf_need_ignore_ctf(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -215,7 +208,7 @@ TV = ("--method", "tv", "-q", "--scale", "2", "--iterations", 40)
 @pytest.fixture(scope="module")
 def few(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 40 of the particles."""
-    table = rows(simulated / "truth.star")
+    table = columns(simulated / "truth.star")
     first = {name: values[:40] for name, values in table.items()}
     return changed(simulated / "truth.star", tmp_path_factory.mktemp("few") / "in.star", **first)
 

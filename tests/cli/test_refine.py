@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from particle_files import columns, volume
 from vitreous.cli import refine_run
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
-from vitreous.io.mrc import open_stack, read_mrc, write_mrc
-from vitreous.io.star import read_star
+from vitreous.io.mrc import open_stack, write_mrc
 from vitreous.metrics.align import align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
 
@@ -45,14 +45,6 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.exit_code == 0, done.output
     return folder
-
-
-def volume(path: Path) -> torch.Tensor:
-    return torch.from_numpy(read_mrc(path)[0].copy()).float()
-
-
-def columns(path: Path) -> dict[str, Any]:
-    return dict(read_star(path).blocks["particles"].columns)
 
 
 def angles(path: Path) -> torch.Tensor:
