@@ -204,7 +204,11 @@ def ab_initio(
         if first.beyond_doubt:
             break
         if attempt + 1 < search.tries:
-            say(f"try {attempt + 1}: {found.verdict}; once more with other starts and more images")
+            doubt = ", which wrong maps have done as well" if found.solved else ""
+            say(
+                f"try {attempt + 1}: {found.verdict}{doubt}; once more with other starts and more "
+                "images"
+            )
     assert first is not None
     return replace(first, tries=attempt + 1)
 
@@ -285,6 +289,7 @@ def _by_chance(halves: list[RandomStart], working: Working, tries: int, notify: 
             task.pixel_size_angstrom,
             replace(task.config, starts=1),
             correlate=fsc,
+            device=task.device,
         )
         for _ in range(one.steps):
             one.step()

@@ -76,7 +76,7 @@ class RandomStart:
         if len(images) < 4:
             raise ValueError(f"a start needs at least four images, got {len(images)}")
         self.config, self._correlate = config, correlate
-        self._device = device or torch.device("cpu")
+        self.device = device or torch.device("cpu")
         self._full = images.box_size
         self._stream = torch.Generator().manual_seed(config.seed)
         self.rows = torch.randperm(len(images), generator=self._stream)[: config.images].sort()[0]
@@ -121,7 +121,7 @@ class RandomStart:
             self.optics,
             self.pixel_size_angstrom,
             self._half,
-            start.to(self._device),
+            start.to(self.device),
             settings,
             correlate=self._correlate,
         )
