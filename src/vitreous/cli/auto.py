@@ -98,9 +98,9 @@ def command(
 
     Two half sets (rlnRandomSubset where given, else random) are independent from the first step to
     the last. Of each, some particles are taken from random blobs to a map at low resolution,
-    several times; the best goes on. If the halves come to the same map, which is then no accident,
-    all particles are refined; if not, it is tried again with other starts and more particles, and
-    in the end said that there is nothing. Writes what `vitreous refine` writes, and start.mrc.
+    several times; the best goes on. If the halves come to the same map, all particles are refined;
+    if not, it is tried again with other starts and more particles, and in the end said that there
+    is nothing. Writes what `vitreous refine` writes, and start.mrc.
     The hand of the map is arbitrary.
 
     Example: `vitreous auto particles.star --sym D2 -o OUT`
