@@ -126,7 +126,7 @@ def test_tables_without_poses_are_refused(vitreous: Any, simulated: Path, tmp_pa
     code, _, error = vitreous("reconstruct", simulated / "particles.star", "-o", out)
     assert code == 3
     assert "_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi missing" in error
-    assert "vitreous abinit" in error
+    assert "vitreous auto" in error
     assert not out.exists()
 
 
