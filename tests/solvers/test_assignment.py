@@ -10,7 +10,8 @@ import torch
 from matching_case import BOX, PIXEL, case
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.solvers import assignment
-from vitreous.solvers.assignment import Assigner, Assignment
+from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.candidates import Assignment
 from vitreous.solvers.images import ImagesInMemory, shell_power
 from vitreous.solvers.pose_config import PoseConfig
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from vitreous.cli.common import generator
 from vitreous.cli.reconstruction_output import Halves
 from vitreous.core.grid import soft_mask
-from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
-from vitreous.metrics.halves import CUTOFF
+from vitreous.metrics.fsc import FscResult, fsc_true, solvent_mask
+from vitreous.metrics.halves import resolutions
 from vitreous.solvers.direct import EDGE_PX
 
 
@@ -40,9 +40,13 @@ def compare(
     if diameter_angstrom is None:
         mask = solvent_mask(0.5 * (half1 + half2))
     else:
-        radius = diameter_angstrom / (2 * pixel_size_angstrom)
-        mask = soft_mask(len(half1), 3, radius, EDGE_PX)
+        mask = sphere(len(half1), diameter_angstrom, pixel_size_angstrom)
     return mask, fsc_true(half1, half2, mask, generator(seed, "phases"))
+
+
+def sphere(box_size: int, diameter_angstrom: float, pixel_size_angstrom: float) -> Tensor:
+    """The soft mask that a diameter stands for, ``(n, n, n)``."""
+    return soft_mask(box_size, 3, diameter_angstrom / (2 * pixel_size_angstrom), EDGE_PX)
 
 
 def described(
@@ -67,12 +71,4 @@ def described(
         mask_name="a soft mask"
         if diameter_angstrom is None
         else f"a sphere of {diameter_angstrom:g} Å",
-    )
-
-
-def resolutions(curve: Tensor, box_size: int, pixel_size_angstrom: float) -> tuple[float, float]:
-    """Where an FSC falls below 0.143 and 0.5, in Å."""
-    return (
-        fsc_resolution(curve, CUTOFF, box_size, pixel_size_angstrom),
-        fsc_resolution(curve, 0.5, box_size, pixel_size_angstrom),
     )

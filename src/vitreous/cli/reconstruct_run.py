@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import StopSignals, say
-from vitreous.cli.compare_halves import compare, described, resolutions
+from vitreous.cli.compare_halves import compare, described
 from vitreous.cli.image_pass import pass_over_images
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
@@ -23,6 +23,7 @@ from vitreous.cli.reconstruction_output import (
     write_files,
 )
 from vitreous.metrics.fsc import FscResult, fsc, fsc_confirmed
+from vitreous.metrics.halves import resolutions
 from vitreous.physics.insertion import Gridding
 from vitreous.report.html import write_report
 from vitreous.solvers.direct import accumulate, half_map, noise_to_signal, wiener_map

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator
+from vitreous.cli.compare_halves import sphere
 from vitreous.cli.first_maps import FirstMaps, shells_beyond_doubt
 from vitreous.cli.micrographs_output import defocus_columns, micrographs_csv, optics_numbers
 from vitreous.cli.output import OutputFolder
@@ -23,16 +24,15 @@ from vitreous.cli.reconstruction_output import (
 )
 from vitreous.cli.working_set import Working, WorkingSet
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import soft_mask
-from vitreous.data.particles import Particles
 from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
+from vitreous.metrics.halves import MOST_MASK_GAIN
 from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
 from vitreous.report.html import write_report
-from vitreous.solvers.direct import EDGE_PX
-from vitreous.solvers.pose_assignment import AssignedPoses, PoseAssignment
+from vitreous.solvers.candidates import AssignedPoses
+from vitreous.solvers.pose_assignment import PoseAssignment
 
 _MORE = "More --images and --starts, another --seed or more particles may lead to another one"
 
@@ -157,7 +157,7 @@ def _postprocessed(
 ) -> Postprocessed:
     diameter, mask = working.mask_diameter_angstrom, None
     if diameter is not None:
-        mask = soft_mask(len(half1), 3, diameter / (2 * pixel_size_angstrom), EDGE_PX)
+        mask = sphere(len(half1), diameter, pixel_size_angstrom)
     return postprocess(
         half1,
         half2,
@@ -222,7 +222,7 @@ def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> 
         )
     if task is not None and not task.settled and task.round >= task.config.rounds:
         found.append("The halves still came closer in the last round; give more (--rounds).")
-    if halves.unmasked[0] > 1.5 * halves.masked[0]:
+    if halves.unmasked[0] > MOST_MASK_GAIN * halves.masked[0]:
         found.append(
             "The mask gains suspiciously much resolution; look at the unmasked curve as well."
         )
@@ -240,26 +240,22 @@ def _write_tables(
     if poses is None:
         write_files(folder, halves, data.particles, data.half_set, data.pixel_size_angstrom)
         return
+
+    def columns(rows: Tensor) -> dict[str, Any]:
+        return _columns(poses, rows) | {name: more[name][rows].numpy() for name in more}
+
     kept = poses.kept.cpu()
-    for name, chosen in (("particles.star", kept), ("rejected.star", ~kept)):
-        rows = chosen.nonzero().flatten()
-        columns = _columns(poses, rows) | {name: more[name][rows].numpy() for name in more}
-        if name == "particles.star":
-            write_files(
-                folder,
-                halves,
-                data.particles.select(rows.numpy()),
-                data.half_set[rows],
-                data.pixel_size_angstrom,
-                **columns,
-            )
-        elif len(rows):
-            some: Particles = data.particles.select(rows.numpy())
-            half = data.half_set[rows].numpy()
-            document = some.to_star_document(
-                relative_to=folder.root, rlnRandomSubset=half, **columns
-            )
-            write_star(folder.path(name), document)
+    used, left_out = kept.nonzero().flatten(), (~kept).nonzero().flatten()
+    some = data.particles.select(used.numpy())
+    half = data.half_set[used]
+    write_files(folder, halves, some, half, data.pixel_size_angstrom, **columns(used))
+    if len(left_out):
+        document = data.particles.select(left_out.numpy()).to_star_document(
+            relative_to=folder.root,
+            rlnRandomSubset=data.half_set[left_out].numpy(),
+            **columns(left_out),
+        )
+        write_star(folder.path("rejected.star"), document)
 
 
 def _columns(poses: AssignedPoses, rows: Tensor) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from vitreous.cli.reconstruction_output import angstrom
 from vitreous.core.errors import InputError
 from vitreous.data.tilts import TiltSeries, read_tilt_series
 from vitreous.io.mrc import write_mrc
-from vitreous.metrics.fsc import fsc, fsc_resolution
-from vitreous.metrics.halves import CUTOFF
+from vitreous.metrics.fsc import fsc
+from vitreous.metrics.halves import resolutions
 from vitreous.physics.tilt_projector import expand_slices
 from vitreous.report.html import ReportData, Resolution, write_report
 from vitreous.solvers.back_projection import sirt, weighted_back_projection
@@ -189,7 +189,7 @@ def _finish(
     """FSC, report and verdict."""
     curve, pixel = fsc(maps[1], maps[2]), series.pixel_size_angstrom
     n = max(maps[3].shape)
-    at = tuple(fsc_resolution(curve, threshold, n, pixel) for threshold in (CUTOFF, 0.5))
+    at = resolutions(curve, n, pixel)
     write_fsc_csv(folder.path("fsc.csv"), {"unmasked": curve}, n, pixel)
     seconds = time.monotonic() - started
     dose = f"{100 * series.dose:.3g} %"

@@ -108,9 +108,6 @@ def combine_halves(
     soft = solvent_mask(average) if mask is None else mask
     curves = fsc_true(half1, aligned, soft, generator)
 
-    def at(curve: Tensor, threshold: float) -> float:
-        return fsc_resolution(curve, threshold, n, pixel_size_angstrom)
-
     structure = _structure_resolution(half1, aligned, pixel_size_angstrom)
     chance = chance_resolution(
         half1,
@@ -119,7 +116,8 @@ def combine_halves(
         symmetry=symmetry,
         generator=generator,
     )
-    corrected, unmasked = at(curves.corrected, CUTOFF), at(curves.unmasked, CUTOFF)
+    corrected, corrected_05 = resolutions(curves.corrected, n, pixel_size_angstrom)
+    unmasked, unmasked_05 = resolutions(curves.unmasked, n, pixel_size_angstrom)
     claimed = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
     doubt = _doubt(structure, chance, n * pixel_size_angstrom, remedy)
     if n_particles < fewest_particles:
@@ -130,9 +128,9 @@ def combine_halves(
         mask=soft,
         curves=curves,
         resolution_0143_angstrom=corrected,
-        resolution_05_angstrom=at(curves.corrected, 0.5),
+        resolution_05_angstrom=corrected_05,
         unmasked_0143_angstrom=unmasked,
-        unmasked_05_angstrom=at(curves.unmasked, 0.5),
+        unmasked_05_angstrom=unmasked_05,
         structure_angstrom=structure,
         chance_angstrom=chance,
         average=weight_by_fsc(average, curves.corrected),
@@ -141,6 +139,18 @@ def combine_halves(
         if doubt
         else f"solved to {claimed:.1f} Å (0.143 between independent halves; {n_particles:,} "
         f"particles, chance alone reaches {chance:.0f} Å)",
+    )
+
+
+def resolutions(curve: Tensor, box_size: int, pixel_size_angstrom: float) -> tuple[float, float]:
+    """Where an FSC falls below 0.143 and 0.5, in Å.
+
+    >>> resolutions(torch.tensor([1.0, 1.0, 0.3, 0.0, 0.0]), 8, 2.0)[0] < 8.0
+    True
+    """
+    return (
+        fsc_resolution(curve, CUTOFF, box_size, pixel_size_angstrom),
+        fsc_resolution(curve, 0.5, box_size, pixel_size_angstrom),
     )
 
 
@@ -160,13 +170,8 @@ def resolutions_between(
         symmetry: point group of both.
         spacing_deg: of the rotations searched; coarser is quicker.
     """
-    n = int(half1.shape[-1])
     aligned = _align(half2, half1, pixel_size_angstrom, symmetry, spacing_deg).aligned
-    curve = fsc(half1, aligned)
-    return (
-        fsc_resolution(curve, CUTOFF, n, pixel_size_angstrom),
-        fsc_resolution(curve, 0.5, n, pixel_size_angstrom),
-    )
+    return resolutions(fsc(half1, aligned), len(half1), pixel_size_angstrom)
 
 
 def weight_by_fsc(average: Tensor, curve: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vitreous.core.symmetry import point_group, symmetrise
-from vitreous.metrics.fsc import FscResult, fsc_resolution, fsc_true, solvent_mask
-from vitreous.metrics.halves import CUTOFF, FEWEST_SHELLS, MOST_MASK_GAIN
+from vitreous.metrics.fsc import FscResult, fsc_true, solvent_mask
+from vitreous.metrics.halves import FEWEST_SHELLS, MOST_MASK_GAIN, resolutions
 from vitreous.metrics.local_resolution import local_low_pass, local_resolution
 from vitreous.metrics.sharpening import Sharpened, sharpen
 from vitreous.metrics.symmetry_search import HOLDS, symmetry_agreement
@@ -108,11 +108,8 @@ def postprocess(
     soft = automatic_mask(average, pixel_size_angstrom) if mask is None else mask
     curves = fsc_true(half1, half2, soft, generator)
 
-    def at(curve: Tensor) -> tuple[float, float]:
-        first, second = (fsc_resolution(curve, t, n, pixel_size_angstrom) for t in (CUTOFF, 0.5))
-        return first, second
-
-    masked, unmasked = at(curves.corrected), at(curves.unmasked)
+    masked = resolutions(curves.corrected, n, pixel_size_angstrom)
+    unmasked = resolutions(curves.unmasked, n, pixel_size_angstrom)
     sharpened = sharpen(
         average,
         curves.corrected,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.solvers.assignment import Assignment
+from vitreous.solvers.candidates import Assignment
 from vitreous.solvers.optics_refinement import (
     MicrographOptics,
     OpticsTally,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,7 +26,8 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index, soft_mask
 from vitreous.core.params import Optics, Pose
 from vitreous.physics.insertion import Gridding
-from vitreous.solvers.assignment import Assigner, Assignment, Drawn
+from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.candidates import AssignedPoses, Assignment, Drawn
 from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
 from vitreous.solvers.images import (
     ChosenImages,
@@ -55,27 +55,6 @@ Correlate = Callable[[Tensor, Tensor], Tensor]
 Register = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class AssignedPoses:
-    """What was found for each image; the arguments of :class:`Assignment` but best pose first.
-
-    Args:
-        pose: the best, rotation and shift.
-        posterior: ``(b,)``, probability of the best among its image's candidates: the margin.
-        log_likelihood: ``(b,)``, of the best, over that of noise alone.
-        scale: ``(b,)``, factor of the map in the image.
-        kept: bool ``(b,)``, whether the maps were made from it.
-        candidates: all that were kept.
-    """
-
-    pose: Pose
-    posterior: Tensor
-    log_likelihood: Tensor
-    scale: Tensor
-    kept: Tensor
-    candidates: Assignment
-
-
 class PoseAssignment:
     """The rounds; one call of :meth:`step` is one of them.
 
@@ -90,7 +69,6 @@ class PoseAssignment:
         correlate: Fourier shell correlation of two maps, such as :func:`vitreous.metrics.fsc.fsc`.
         register: rotation ``(3, 3)`` and shift (x, y, z) in Å that bring a map onto another one
             close to it, given both and their pixel size; needed where each half has its own start.
-        mask: of a map; what references are multiplied by besides the sphere.
         micrograph: long ``(b,)`` from 0 on; needed to refine defocus or scale of micrographs.
         progress: told the share of a round that is done, after each batch of images.
         device: where to compute; that of ``start`` by default.
@@ -111,7 +89,6 @@ class PoseAssignment:
         *,
         correlate: Correlate,
         register: Register | None = None,
-        mask: Callable[[Tensor], Tensor] | None = None,
         progress: Callable[[float], object] | None = None,
         micrograph: Tensor | None = None,
         device: torch.device | None = None,
@@ -130,7 +107,7 @@ class PoseAssignment:
             raise ValueError("half must hold both 1 and 2; split the images into two sets")
         self.images, self.optics, self.half = images, optics, half
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
-        self._correlate, self._register, self._mask = correlate, register, mask
+        self._correlate, self._register = correlate, register
         self._progress = progress or float
         self._device = device or starts[0].device
         self._top = (n - 1) // 2
@@ -302,11 +279,8 @@ class PoseAssignment:
         self.fsc[: len(curve)] = curve
         ratio = 2 * noise_to_signal(curve)
         self.references = tuple(
-            fourier_resize(self._masked(wiener_map(one, ratio) * sphere), n, 3) for one in self.sums
+            fourier_resize(wiener_map(one, ratio) * sphere, n, 3) for one in self.sums
         )
-
-    def _masked(self, volume: Tensor) -> Tensor:
-        return volume if self._mask is None else volume * self._mask(volume)
 
     def _brought_together(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1, if they are apart."""

@@ -174,7 +174,7 @@ class RandomStart:
         best = self.best
         rows = torch.arange(min(MOST_IMAGES, len(other.rows)))
         return recognition(
-            fourier_resize(best.maps()[2], self.box_size, 3),
+            best.maps()[2],
             self.pixel_size_angstrom,
             other.images[rows],
             None if other.optics is None else other.optics[rows],
@@ -182,8 +182,3 @@ class RandomStart:
             [min(best.radius, self.config.search_radius)],
             best.config,
         )
-
-    @property
-    def resolution_angstrom(self) -> float:
-        """Å up to which the parts of the best run agree; says nothing of whether they are right."""
-        return self._length / self.best.radius

@@ -1,0 +1,167 @@
+"""Poses of images: candidates with their weights, draws from them, and the best of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Pose
+from vitreous.core.rotation import axis_angle_to_matrix
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Candidate poses of each image, best first.
+
+    Args:
+        rotation: ``(b, c, 3, 3)``.
+        shift_angstrom: ``(b, c, 2)``.
+        gain: ``(b, c)``: squared error without the particle less that with it, in units of the
+            noise's power; minus infinity where there is no candidate.
+        scale: ``(b, c)``, factor of the map in the image.
+        posterior: ``(b, c)``, probability of each candidate; sums to 1.
+        precision: ``(b, c, 5, 5)``, inverse covariance of each candidate's likelihood: rotation
+            vector in radians, in the particle's axes, then shift in Å; 0 where unknown.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+    gain: Tensor
+    scale: Tensor
+    posterior: Tensor
+    precision: Tensor
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+    def __getitem__(self, index: Tensor) -> Assignment:
+        """Those of some images."""
+        return Assignment(**{name: value[index] for name, value in vars(self).items()})
+
+    def best(self, count: int) -> Assignment:
+        """The first candidates of every image, their posterior summing to 1 again."""
+        few = {name: value[:, :count] for name, value in vars(self).items()}
+        few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
+        return Assignment(**few)
+
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Assignment:
+        """Poses under the map moved: rotated, then shifted.
+
+        Args:
+            rotation: ``(3, 3)`` R.
+            shift_angstrom: ``(3,)`` t in (x, y, z): ``moved(r) = map(R^T (r - t))``.
+        """
+        turned, left = _moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom)
+        return replace(self, rotation=turned, shift_angstrom=left)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.
+
+        Args:
+            count: draws of each candidate.
+            generator: on any device.
+        """
+        b, c = self.gain.shape
+        normal = torch.randn(b, c, 5, count, generator=generator, device=generator.device)
+        normal = normal.to(self.gain)
+        # a prior of half a radian and 10 Å, for images that know less
+        diagonal = self.precision.diagonal(dim1=2, dim2=3)
+        least = torch.where(torch.arange(5, device=diagonal.device) < 3, 4.0, 1e-2)
+        floor = torch.diag_embed(1e-3 * diagonal + least)
+        root = torch.linalg.cholesky(self.precision + floor)
+        step = torch.linalg.solve_triangular(root.mT, normal, upper=True).mT
+        rotation = axis_angle_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
+        return rotation, self.shift_angstrom[:, :, None] + step[..., 3:]
+
+    @staticmethod
+    def cat(parts: Sequence[Assignment]) -> Assignment:
+        """Those of several batches, with empty places where one has fewer candidates."""
+        most = max(part.gain.shape[1] for part in parts)
+        padded = [_padded(part, most - part.gain.shape[1]) for part in parts]
+        return Assignment(
+            **{name: torch.cat([vars(p)[name] for p in padded]) for name in vars(padded[0])}
+        )
+
+
+def _moved(
+    rotation: Tensor, shift_angstrom: Tensor, turn: Tensor, away: Tensor
+) -> tuple[Tensor, Tensor]:
+    turned = rotation @ turn.to(rotation).mT
+    return turned, shift_angstrom - (turned @ away.to(turned))[..., :2]
+
+
+def _padded(part: Assignment, missing: int) -> Assignment:
+    if missing == 0:
+        return part
+    values = {}
+    for name, value in vars(part).items():
+        extra = value[:, -1:].repeat_interleave(missing, 1)
+        if name in ("gain", "posterior"):
+            extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
+        values[name] = torch.cat([value, extra], 1)
+    return Assignment(**values)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Poses of each image to reconstruct from, of equal weight.
+
+    Args:
+        rotation: ``(b, d, 3, 3)``.
+        shift_angstrom: ``(b, d, 2)``.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Drawn:
+        """See :meth:`Assignment.moved`."""
+        return Drawn(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
+
+    @staticmethod
+    def cat(parts: Sequence[Drawn]) -> Drawn:
+        """Those of several batches."""
+        return Drawn(
+            torch.cat([part.rotation for part in parts]),
+            torch.cat([part.shift_angstrom for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What was found for some images.
+
+    Args:
+        found: candidates.
+        left: sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in units of
+            ``|rfft2|^2`` of the last band's images.
+        drawn: poses to reconstruct from; None if none were asked for.
+    """
+
+    found: Assignment
+    left: Tensor
+    drawn: Drawn | None
+
+
+@dataclass(frozen=True)
+class AssignedPoses:
+    """What was found for each image; the arguments of :class:`Assignment` but best pose first.
+
+    Args:
+        pose: the best, rotation and shift.
+        posterior: ``(b,)``, probability of the best among its image's candidates: the margin.
+        log_likelihood: ``(b,)``, of the best, over that of noise alone.
+        scale: ``(b,)``, factor of the map in the image.
+        kept: bool ``(b,)``, whether the maps were made from it.
+        candidates: all that were kept.
+    """
+
+    pose: Pose
+    posterior: Tensor
+    log_likelihood: Tensor
+    scale: Tensor
+    kept: Tensor
+    candidates: Assignment
