@@ -11,7 +11,8 @@ the same particles, cores and symmetry, one after the other, and none knows a po
 RELION: 3D initial model, then auto-refinement in halves, with the options that its job windows set
 (`relion_pipeliner --addJobFromStar`), but that the first reference is filtered to --ini-high, not
 60 Å; images are normalised to it, the diameter is the case's. cryoDRGN: `abinit_homo` (in 4.3
-`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate.
+`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate. `true-poses` is no opponent but the bound:
+`vitreous reconstruct` of the same particles with the poses they were made with.
 
 Against the truth: alignment over rotation, shift and hand, then FSC 0.5 and 0.143 within the sphere
 inscribed in the box (the headline; within the molecule's soft mask beside it). Memory is that of
@@ -268,8 +269,20 @@ def run_aspire(job: Job) -> Outcome:
     return Outcome({"aspire": took}, read_map(path) if path.exists() else None, {})
 
 
+def run_true_poses(job: Job) -> Outcome:
+    """What the particles hold at best: reconstruction with the poses they were made with."""
+    command = vitreous(
+        *("reconstruct", str(job.simulation / "truth.star"), "--sym", job.symmetry),
+        *("--threads", str(job.options.threads), "--overwrite", "--quiet", "-o", "out"),
+    )
+    took = job.run(command, "reconstruct")
+    path = job.folder / "out" / "map.mrc"
+    return Outcome({"reconstruct": took}, read_map(path) if path.exists() else None, {})
+
+
 PROGRAMS: dict[str, Callable[[Job], Outcome]] = {
     "vitreous": run_vitreous,
+    "true-poses": run_true_poses,
     "relion": run_relion,
     "cryodrgn": run_cryodrgn,
     "aspire": run_aspire,
@@ -278,6 +291,8 @@ PROGRAMS: dict[str, Callable[[Job], Outcome]] = {
 
 def missing(name: str, options: argparse.Namespace) -> str:
     """What an opponent lacks here; empty if nothing."""
+    if name == "true-poses":
+        return ""
     if name == "relion":
         needed = ("relion_refine", "relion_refine_mpi", "mpirun")
         absent = [program for program in needed if shutil.which(program) is None]
@@ -363,7 +378,7 @@ def held(lines: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, b
     own = [row for row in rows if row["program"] == "vitreous"]
     result = {"solved": bool(own) and all(row["solved"] for row in own)}
     for line in lines:
-        if "wall_ratio" not in line:
+        if "wall_ratio" not in line or line["program"] == "true-poses":
             continue
         name = f"{line['case']} {line['program']}"
         wall, finer = line["wall_ratio"], line["resolution_ratio_0.5"]
