@@ -1,0 +1,322 @@
+r"""Clusters of an embedding, found by density alone, and the path along each.
+
+HDBSCAN finds the clusters on a flattened embedding: by UMAP to two dimensions where the package
+``umap-learn`` is installed, else on the first principal components. A tree of densities always has
+something to cut, and UMAP tears what is continuous; so no cut is believed for itself. For every
+two clusters all points that are nearest to them, noise included, are projected in the *latent*
+space onto the line that separates the two best (Fisher's discriminant); where the density along
+it has no valley, they are one cluster. What has one mode is one cluster, however long.
+
+Sources: the thesis of which this solver follows the rest, section 11 (UMAP: 2 components, 30
+neighbours, distance 0; HDBSCAN: 10 samples, clusters of at least 900; one principal component
+inside each cluster, from the 5th to the 95th percentile); Campello, Moulavi, Sander, PAKDD 2013;
+McInnes, Healy, Melville, arXiv:1802.03426. The test of the valley is this package's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MOST_MIN_SIZE = 900
+MIN_SHARE = 0.05
+LEAST_MIN_SIZE = 10
+MOST_POINTS = 30_000  # that HDBSCAN is given; the others go with their nearest
+LEAST_VARIANCE = 0.01  # of a principal component, of the first one's
+MOST_COMPONENTS = 5
+WINDOWS = 12  # of the density along a line, between the 1st and 99th percentile
+VALLEY_DEPTH = 0.7  # highest count in a valley over that of the lower peak beside it
+VALLEY_ERRORS = 4.0  # and the least difference, in standard errors
+
+Numbers = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Space = Literal["auto", "umap", "pca"]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What :func:`find_clusters` found; clusters by falling size.
+
+    Args:
+        label: long ``(n,)``; 0 to ``k - 1``, -1 for noise.
+        centre: ``(k, d)``, mean latent of each cluster's members.
+        probability: ``(n,)`` from 0 to 1 of belonging to its cluster, as HDBSCAN says; 0 for noise.
+        sizes: long ``(k,)``.
+        plane: ``(n, 2)``, the embedding to look at.
+        space: what was clustered: ``umap`` or ``pca``.
+    """
+
+    label: Tensor
+    centre: Tensor
+    probability: Tensor
+    sizes: Tensor
+    plane: Tensor
+    space: str
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def smallest_cluster(count: int) -> int:
+    """The default of the least cluster size: 900, or 5 % of fewer than 18,000 points.
+
+    >>> smallest_cluster(100_000), smallest_cluster(9000), smallest_cluster(50)
+    (900, 450, 10)
+    """
+    return max(LEAST_MIN_SIZE, min(MOST_MIN_SIZE, round(MIN_SHARE * count)))
+
+
+def find_clusters(
+    latent: Tensor,
+    min_size: int | None = None,
+    *,
+    min_samples: int = 10,
+    space: Space = "auto",
+    assign_all: bool = False,
+    seed: int = 0,
+) -> Clusters:
+    """Clusters of latents, as many as there are.
+
+    Args:
+        latent: ``(n, d)``.
+        min_size: of a cluster; :func:`smallest_cluster` by default.
+        min_samples: neighbours that density is measured by.
+        space: ``umap``, ``pca``, or ``auto``: UMAP where it is installed.
+        assign_all: give noise to the nearest centre, with probability 0.
+        seed: of UMAP, and of the points that are clustered of more than 30,000.
+
+    Raises:
+        ValueError: not ``(n, d)``, not finite, or fewer points than ``min_samples`` + 1.
+        ImportError: ``umap`` asked for and not installed.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> blobs = torch.randn(300, 3, generator=g) + 20.0 * torch.arange(3).repeat(100)[:, None]
+    >>> find_clusters(blobs, 40, space="pca").sizes.tolist()
+    [100, 100, 100]
+    """
+    points = _checked(latent, min_samples)
+    least = smallest_cluster(len(points)) if min_size is None else max(2, min_size)
+    flat, plane, used = _flattened(points, space, seed)
+    label, probability = _hdbscan(flat, least, min_samples, seed)
+    label = _without_false_cuts(points, label)
+    if label.max() < 1:  # one mode, or none that stands out: all of it is one
+        label, probability = np.zeros_like(label), np.ones_like(probability)
+    count = int(label.max()) + 1
+    centre = np.stack([points[label == k].mean(0) for k in range(count)])
+    if assign_all and (label < 0).any():
+        lost = label < 0
+        label[lost] = _nearest(points[lost], centre)
+    order = np.argsort(-np.bincount(label[label >= 0], minlength=count), kind="stable")
+    label, centre = np.where(label < 0, -1, np.argsort(order)[label]), centre[order]
+    return Clusters(
+        label=torch.from_numpy(label),
+        centre=torch.from_numpy(centre).float(),
+        probability=torch.from_numpy(probability).float(),
+        sizes=torch.from_numpy(np.bincount(label[label >= 0], minlength=count)),
+        plane=torch.from_numpy(np.ascontiguousarray(plane)).float(),
+        space=used,
+    )
+
+
+@dataclass(frozen=True)
+class PrincipalPath:
+    """A line through a cluster.
+
+    Args:
+        points: ``(count, d)`` along it, from one percentile to the other.
+        score: ``(n,)``, the members' coordinates along the first principal component.
+        share: of the cluster's variance that the component holds.
+    """
+
+    points: Tensor
+    score: Tensor
+    share: float
+
+
+def principal_path(
+    latent: Tensor, percentiles: tuple[float, float] = (5.0, 95.0), count: int = 5
+) -> PrincipalPath:
+    """Evenly spaced places along the first principal component of a cluster.
+
+    Args:
+        latent: ``(n, d)``, those of the members.
+        percentiles: of the members' coordinates, between which the places lie.
+        count: of places.
+
+    The component's sign is that of its largest entry, made positive.
+
+    Raises:
+        ValueError: no members.
+
+    >>> path = principal_path(torch.arange(101.0)[:, None] * torch.tensor([1.0, 0.0]), count=3)
+    >>> path.points.tolist(), path.share
+    ([[5.0, 0.0], [50.0, 0.0], [95.0, 0.0]], 1.0)
+    """
+    if not len(latent):
+        raise ValueError("no members, so there is no path through them")
+    x = latent.detach().double().cpu()
+    mean = x.mean(0)
+    variance, vectors = torch.linalg.eigh((x - mean).mT @ (x - mean) / len(x))
+    component = vectors[:, -1]
+    component = component * component[component.abs().argmax()].sign()
+    score = (x - mean) @ component
+    ends = np.percentile(score.numpy(), percentiles)
+    steps = torch.linspace(float(ends[0]), float(ends[1]), count, dtype=torch.float64)
+    total = float(variance.clamp_min(0).sum())
+    return PrincipalPath(
+        points=(mean + steps[:, None] * component).float(),
+        score=score.float(),
+        share=float(variance[-1]) / total if total > 0 else 1.0,
+    )
+
+
+def centroids(latent: Tensor, count: int, *, seed: int = 0) -> Tensor:
+    """Latents ``(count, d)`` of the points nearest to the centres of k-means.
+
+    Args:
+        latent: ``(n, d)``.
+        count: of centres; all points where there are not more.
+        seed: of the first centres.
+
+    >>> centroids(torch.tensor([[0.0], [0.1], [5.0]]), 2).sort(0).values[1].item()
+    5.0
+    """
+    from sklearn.cluster import KMeans
+
+    if count >= len(latent):
+        return latent
+    points = latent.detach().double().cpu().numpy()
+    found = KMeans(count, n_init=3, random_state=seed).fit(points).cluster_centers_
+    return latent[torch.from_numpy(_nearest(found, points))]
+
+
+# ------------------------------------------------------------------- the steps of find_clusters
+
+
+def _checked(latent: Tensor, min_samples: int) -> Numbers:
+    if latent.ndim != 2 or len(latent) <= min_samples:
+        raise ValueError(f"expected (n, d) with n > {min_samples}, got {tuple(latent.shape)}")
+    points: Numbers = latent.detach().double().cpu().numpy()
+    if not np.isfinite(points).all():
+        raise ValueError("latents are not finite")
+    return points
+
+
+def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbers, str]:
+    """What is clustered, what is looked at ``(n, 2)``, and which it is."""
+    components = _principal_components(points)
+    if space == "pca":
+        return components, _two(components), "pca"
+    try:
+        from umap import UMAP
+    except ImportError:
+        if space == "umap":
+            raise
+        return components, _two(components), "pca"
+    if points.shape[1] <= 2 and space == "auto":  # flat already
+        return components, _two(components), "pca"
+    task: Any = UMAP(
+        n_components=2,
+        n_neighbors=min(30, len(points) - 1),
+        min_dist=0.0,
+        random_state=seed,
+        n_jobs=1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flat = np.asarray(task.fit_transform(components), dtype=np.float64)
+    return flat, flat, "umap"
+
+
+def _principal_components(points: Numbers) -> Numbers:
+    """Coordinates along the components that matter, not scaled: their spread is what tells."""
+    centred = points - points.mean(0)
+    variance, vectors = np.linalg.eigh(centred.T @ centred / len(points))
+    order = np.argsort(variance)[::-1][:MOST_COMPONENTS]
+    kept = [i for i in order if variance[i] > LEAST_VARIANCE * variance[order[0]]]
+    found: Numbers = centred @ vectors[:, kept or order[:1]]
+    return found
+
+
+def _two(components: Numbers) -> Numbers:
+    """The first two columns; zeros where there is but one."""
+    missing = max(0, 2 - components.shape[1])
+    return np.pad(components, ((0, 0), (0, missing)))[:, :2]
+
+
+def _hdbscan(flat: Numbers, least: int, samples: int, seed: int) -> tuple[Labels, Numbers]:
+    """Labels (-1: noise) and probabilities."""
+    from sklearn.cluster import HDBSCAN
+
+    count = len(flat)
+    chosen = np.arange(count)
+    if count > MOST_POINTS:
+        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:MOST_POINTS])
+        least = max(2, round(least * MOST_POINTS / count))
+    task = HDBSCAN(min_cluster_size=min(least, len(chosen)), min_samples=samples, copy=True)
+    task.fit(flat[chosen])
+    label, probability = task.labels_.astype(np.int64), task.probabilities_.astype(np.float64)
+    if count > MOST_POINTS:
+        nearest = _nearest(flat, flat[chosen])
+        label, probability = label[nearest], probability[nearest]
+    return label, probability
+
+
+def _nearest(points: Numbers, among: Numbers) -> Labels:
+    from scipy.spatial import cKDTree
+
+    return np.asarray(cKDTree(among).query(points)[1], dtype=np.int64)
+
+
+def _without_false_cuts(points: Numbers, label: Labels) -> Labels:
+    """Clusters joined, the least separated two first, until a valley lies between any two."""
+    label = label.copy()
+    while label.max() >= 1:
+        count = int(label.max()) + 1
+        depths = {
+            (a, b): _valley(points, label, a, b) for a in range(count) for b in range(a + 1, count)
+        }
+        (a, b), depth = min(depths.items(), key=lambda item: item[1])
+        if depth > 0:
+            break
+        label[label == b] = a
+        label[label > b] -= 1
+    return label
+
+
+def _valley(points: Numbers, label: Labels, a: int, b: int) -> float:
+    """By how many standard errors, beyond those asked for, a valley separates two clusters.
+
+    Negative or zero: there is none.
+    """
+    centre = np.stack([points[label == k].mean(0) for k in range(int(label.max()) + 1)])
+    owner = np.where(label >= 0, label, _nearest(points, centre))
+    first, second = points[label == a], points[label == b]
+    within = np.cov(first.T).reshape(points.shape[1], -1) * len(first)
+    within = within + np.cov(second.T).reshape(points.shape[1], -1) * len(second)
+    within /= len(first) + len(second)
+    ridge = 1e-6 * np.trace(within) / len(within) + np.finfo(float).tiny
+    line = np.linalg.solve(within + ridge * np.eye(len(within)), centre[b] - centre[a])
+    return _valley_along(points[(owner == a) | (owner == b)] @ line)
+
+
+def _valley_along(places: Numbers) -> float:
+    """See :func:`_valley`; of places on a line."""
+    low, high = np.percentile(places, [1.0, 99.0])
+    width = (high - low) / WINDOWS
+    if width <= 0:
+        return -VALLEY_ERRORS
+    ordered = np.sort(places)
+    starts = np.linspace(low - width, high, 8 * (WINDOWS + 1) + 1)
+    counts = np.searchsorted(ordered, starts + width) - np.searchsorted(ordered, starts)
+    left, right = np.maximum.accumulate(counts), np.maximum.accumulate(counts[::-1])[::-1]
+    peak = np.minimum(left, right)
+    errors = (peak - counts) / np.sqrt(np.maximum(1, peak + counts))
+    deep = counts < VALLEY_DEPTH * peak
+    return float(np.where(deep, errors, 0.0).max()) - VALLEY_ERRORS
