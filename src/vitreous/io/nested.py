@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 _MARK = "$"  # key of a dictionary that stands for something else
@@ -22,6 +21,7 @@ def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
     Raises:
         TypeError: something that is neither tensor, number, text, None nor made of them.
 
+    >>> import torch
     >>> tensors, tree = flatten_state({"net": {"w": torch.ones(2)}, "lr": (0.1, None), 3: "x"})
     >>> list(tensors), restore_state(tensors, tree)["lr"]
     (['net.w'], (0.1, None))
@@ -79,6 +79,7 @@ def _join(path: str, key: object) -> str:
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors with NaN or infinite values.
 
+    >>> import torch
     >>> not_finite({"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])})
     ['b']
     """

@@ -1,0 +1,161 @@
+"""What a sorter of mixed particles was made from, as ``config.toml`` holds it, and back."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitreous.cli import sorters
+from vitreous.cli.common import one_line
+from vitreous.cli.output import CHECKPOINTS, CONFIG
+from vitreous.cli.particle_sources import ParticleFiles, WorkingImages, images_digest
+from vitreous.cli.sorters import Material, Method
+from vitreous.cli.working_set import Working, WorkingSet, open_working_set
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.params import Pose
+from vitreous.io.checkpoint import load_checkpoint
+from vitreous.io.nested import restore_state
+from vitreous.solvers.sorter import Sorter
+
+CONSENSUS = "consensus"
+COMMANDS = ("hetero train", "hetero run")
+_WORKING = (
+    *("symmetry", "box_size", "mask_diameter_angstrom"),
+    *("invert", "ignore_ctf", "skip_bad", "seed"),
+)
+_FILES = ("apix", "data_root", "allow_outside_root", "permissive")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a sorter before it is trained.
+
+    Args:
+        files: the particles.
+        working: how they are read.
+        method: ``gan``: no poses; ``align``: with them.
+        settings: of the solver, all of them.
+    """
+
+    files: ParticleFiles
+    working: Working
+    method: Method
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """The table ``[options]`` of ``config.toml``, without the hash of the images."""
+        files = {name: getattr(self.files, name) for name in _FILES}
+        working = {name: getattr(self.working, name) for name in _WORKING}
+        return {
+            "method": self.method,
+            **files,
+            "passthrough": list(self.files.passthrough) or None,
+            **working,
+            "solver": dict(self.settings),
+        }
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], particles: Path | None = None) -> Recipe:
+        """From what ``config.toml`` holds.
+
+        Args:
+            config: of the run.
+            particles: where the table lies now, if it has moved.
+        """
+        options = config["options"]
+        path = particles or Path(config["inputs"]["particles"]["path"])
+        given = {name: options[name] for name in _FILES if name in options}
+        if "data_root" in given:
+            given["data_root"] = Path(given["data_root"])
+        passthrough = tuple(Path(one) for one in options.get("passthrough", ()))
+        return cls(
+            files=ParticleFiles(path, passthrough=passthrough, **given),
+            working=Working(**{name: options[name] for name in _WORKING if name in options}),
+            method=options["method"],
+            settings=options.get("solver", {}),
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A sorter that was trained, and what it was trained on."""
+
+    recipe: Recipe
+    data: WorkingSet
+    images: WorkingImages
+    sorter: Sorter
+
+
+def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
+    """What a sorter of this recipe is trained on."""
+    images = WorkingImages(data.particles, invert=recipe.working.invert)
+    return Material(data, recipe.working, images, pose)
+
+
+def consensus_poses(folder: Path, data: WorkingSet) -> Pose | None:
+    """Poses of the particles: found by this run, or else the table's own.
+
+    Raises:
+        InputError: those found are not of these particles.
+    """
+    table = folder / CONSENSUS / "particles.star"
+    if not table.is_file():
+        return data.particles.pose
+    found = ParticleFiles(table, allow_outside_root=True).open(need_ctf=False)
+    if found.pose is None or len(found) != len(data.particles):
+        raise InputError(f"{table}: does not have the poses of these particles; --overwrite it")
+    return found.pose
+
+
+def load_trained(
+    folder: Path, particles: Path | None = None, *, device: str = "auto", threads: int = 0
+) -> Trained:
+    """The sorter of a folder that ``vitreous hetero train`` or ``run`` wrote.
+
+    Args:
+        folder: of the run.
+        particles: where the table lies now, if it has moved.
+        device, threads: where to compute.
+
+    Raises:
+        UsageError: no such folder, or training has not ended.
+        InputError: files that cannot be read, or other images than it was trained on.
+    """
+    config = _config(folder)
+    recipe = Recipe.of_config(config, particles)
+    recipe = replace(recipe, working=replace(recipe.working, device=device, threads=threads))
+    data = open_working_set(recipe.files, recipe.working, check_all=True)
+    if images_digest(data.particles) != config["options"].get("images_sha256"):
+        raise InputError(
+            f"{recipe.files.path}: not the images that {folder} was trained on; give theirs "
+            "(--particles)"
+        )
+    found = load_checkpoint(folder / CHECKPOINTS)
+    if found is None or not found.meta.get("done"):
+        raise UsageError(f"{folder}: training has not ended; go on with it (--continue)")
+    pose = consensus_poses(folder, data) if recipe.method == "align" else None
+    made = material(recipe, data, pose)
+    sorter = sorters.build(recipe.method, recipe.settings, made)
+    sorter.load_state_dict(restore_state(found.tensors, found.meta["tree"]))
+    return Trained(recipe, data, WorkingImages(data.particles, invert=recipe.working.invert), sorter)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"{folder}: no output of vitreous hetero train or run; check the path")
+    try:
+        config = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    command = config.get("run", {}).get("command")
+    if command not in COMMANDS:
+        raise UsageError(
+            f"{folder}: output of 'vitreous {command}'; give that of {' or '.join(COMMANDS)}"
+        )
+    return config
+
+

@@ -1,0 +1,281 @@
+"""The page about mixed particles: embedding, clusters, their maps, and the way through each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.io.atomic import atomic_write_text
+from vitreous.report import figures
+from vitreous.report.figures import Array
+from vitreous.report.html import ParticleRow, picture, render_page
+from vitreous.report.plots import MAX_POINTS, Plot, numbers
+
+MAX_SHOWN = 10_000  # points of the scatter plot
+MAX_CURVES = 12
+_WIDTH = 160
+_NO_CURVES = ("step", "progress", "seconds", "half", "iteration", "epoch", "box")
+_LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
+
+
+@dataclass(frozen=True)
+class ClusterShown:
+    """A cluster on the page.
+
+    Args:
+        name: such as ``class 1``.
+        size: particles.
+        volume: its map ``(z, y, x)``, None without.
+        resolution: in words, empty where nothing is known.
+        path: maps ``(k, z, y, x)`` along its first principal component, may be empty.
+        share: of the cluster's variance along that component.
+    """
+
+    name: str
+    size: int
+    volume: Array | None = None
+    resolution: str = ""
+    path: Sequence[Array] = ()
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class MixedReport:
+    """Everything the page shows; whatever is empty is left out.
+
+    Args:
+        title, subtitle, verdict, warnings, key_numbers, settings: as of
+            :class:`~vitreous.report.html.ReportData`.
+        plane: ``(n, 2)``, the embedding.
+        axes: names of its axes.
+        label: ``(n,)`` class from 1 on, 0 for noise.
+        columns: name to ``(n,)`` numbers that the embedding can be coloured by.
+        clusters: by number.
+        particles: how many there are.
+        history: rows of ``history.jsonl``.
+    """
+
+    title: str
+    verdict: str
+    subtitle: str = ""
+    warnings: Sequence[str] = ()
+    key_numbers: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    plane: Array | None = None
+    axes: tuple[str, str] = ("", "")
+    label: NDArray[np.integer] | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
+    clusters: Sequence[ClusterShown] = ()
+    particles: int = 0
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+def write_mixed_report(path: Path, data: MixedReport) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full.
+        ValueError: columns of another length than the embedding.
+    """
+    atomic_write_text(path, render_mixed_report(data))
+
+
+def render_mixed_report(data: MixedReport) -> str:
+    """The page as text; see :func:`write_mixed_report`."""
+    curves = stat_plots(data.history)
+    plots = list(curves)
+    embedding = None
+    if data.plane is not None:
+        embedding = embedding_plot(data.plane, data.label, data.columns, data.axes)
+        plots.append(embedding)
+    return render_page(
+        "mixed.html.j2",
+        data,
+        plots,
+        embedding=embedding,
+        curves=curves,
+        maps=[_map_row(one) for one in data.clusters if one.volume is not None],
+        paths=[_path_row(one) for one in data.clusters if len(one.path)],
+    )
+
+
+def embedding_plot(
+    plane: Array,
+    label: NDArray[np.integer] | None,
+    columns: Mapping[str, Array],
+    axes: tuple[str, str] = ("", ""),
+) -> Plot:
+    """Points of an embedding, with a menu of what colours them.
+
+    Args:
+        plane: ``(n, 2)``.
+        label: ``(n,)`` class from 1 on, 0 for noise; None without.
+        columns: further numbers ``(n,)`` by name.
+        axes: names of the axes.
+
+    At most 10,000 points are shown, evenly taken.
+
+    Raises:
+        ValueError: columns of another length.
+
+    >>> plot = embedding_plot(np.zeros((3, 2)), np.array([1, 1, 0]), {"defocus": np.arange(3.0)})
+    >>> [button["label"] for button in plot.layout["updatemenus"][0]["buttons"]]
+    ['class', 'defocus']
+    """
+    count = len(plane)
+    wrong = {name: len(column) for name, column in columns.items() if len(column) != count}
+    if wrong or (label is not None and len(label) != count):
+        raise ValueError(f"{count} points, but columns {wrong or 'of labels'} of another length")
+    rows = np.unique(np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int))
+    choices = {name: _coloured(np.asarray(column)[rows], name) for name, column in columns.items()}
+    if label is not None:
+        choices = {"class": _classes(np.asarray(label)[rows]), **choices}
+    marker = {"size": 4 if len(rows) > 1000 else 6, "opacity": 0.75}
+    first = next(iter(choices.values()), {"color": "--series1"})
+    shown = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "particles",
+        "x": numbers(plane[rows, 0]),
+        "y": numbers(plane[rows, 1]),
+        "marker": {**marker, **first},
+        "customdata": (rows + 1).tolist(),
+        "hovertemplate": "particle %{customdata}<br>%{marker.color:.5g}<extra></extra>",
+    }
+    buttons = [
+        {"label": name, "method": "restyle", "args": [{"marker": [{**marker, **choice}]}]}
+        for name, choice in choices.items()
+    ]
+    menu = {
+        "buttons": buttons,
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.01,
+        "yanchor": "bottom",
+        "bgcolor": "--card",
+        "bordercolor": "--line",
+        "font": {"color": "--text"},
+    }
+    layout = {
+        "xaxis": {"title": {"text": axes[0]}, "zeroline": False},
+        "yaxis": {"title": {"text": axes[1]}, "zeroline": False},
+        "hovermode": "closest",
+        "showlegend": False,
+        "margin": {"l": 55, "r": 12, "t": 40, "b": 45},
+        "updatemenus": [menu] if len(buttons) > 1 else [],
+    }
+    left_out = f" {len(rows):,} of {count:,} are shown." if len(rows) < count else ""
+    caption = (
+        "Every point is a particle; near ones look alike to the model. Choose what colours them in "
+        f"the menu.{left_out}"
+    )
+    return Plot("embedding", "Embedding", caption, [shown], layout)
+
+
+def _classes(label: NDArray[np.integer]) -> dict[str, Any]:
+    """Colours of classes; noise is pale."""
+    highest = max(1, int(label.max(initial=1)))
+    colours = ["--line", *(_LABELS[k % len(_LABELS)] for k in range(highest))]
+    steps = [
+        [edge, colour]
+        for k, colour in enumerate(colours)
+        for edge in (k / len(colours), (k + 1) / len(colours))
+    ]
+    ticks = list(range(highest + 1)) if highest <= 20 else []
+    return {
+        "color": [int(v) for v in label],
+        "cmin": -0.5,
+        "cmax": highest + 0.5,
+        "colorscale": steps,
+        "showscale": True,
+        "colorbar": {
+            "title": {"text": "class"},
+            "tickvals": ticks,
+            "ticktext": ["none" if k == 0 else str(k) for k in ticks],
+        },
+    }
+
+
+def _coloured(values: Array, name: str) -> dict[str, Any]:
+    low, high = figures.contrast_limits(values.astype(float), 1.0)
+    return {
+        "color": numbers(values),
+        "cmin": low,
+        "cmax": high,
+        "colorscale": "Viridis",
+        "showscale": True,
+        "colorbar": {"title": {"text": name}},
+    }
+
+
+def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
+    """One plot for each number that a solver reported while it was trained.
+
+    >>> [plot.title for plot in stat_plots([{"step": 1, "kl": 0.5}, {"step": 2, "kl": 0.4}])]
+    ['kl']
+    """
+    names = dict.fromkeys(name for row in history for name in row if name not in _NO_CURVES)
+    plots = []
+    for name in list(names)[:MAX_CURVES]:
+        points = [
+            (float(row["step"]), float(row[name]))
+            for row in history
+            if row.get("step") is not None and isinstance(row.get(name), (int, float))
+        ]
+        if not points:
+            continue
+        kept = points[:: max(1, -(-len(points) // MAX_POINTS))]
+        curve = {
+            "type": "scatter",
+            "mode": "lines" if len(kept) > 1 else "markers",
+            "name": name,
+            "x": numbers([x for x, _ in kept]),
+            "y": numbers([y for _, y in kept]),
+            "line": {"color": "--series1", "width": 1.8},
+        }
+        layout = {
+            "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+            "showlegend": False,
+        }
+        title = name.replace("_", " ")
+        key = "stat-" + "".join(c if c.isalnum() else "-" for c in name)
+        plots.append(Plot(key, title, f"{title}, mean since the row before", [curve], layout))
+    return plots
+
+
+def _map_row(cluster: ClusterShown) -> ParticleRow:
+    """Central slices, then projections."""
+    assert cluster.volume is not None
+    volume = cluster.volume
+    limits = figures.contrast_limits(volume, 0.1)
+    shown = [
+        picture(figures.enlarge(plane, _WIDTH), limits, f"{cluster.name}, slice {name}")
+        for name, plane in figures.central_slices(volume).items()
+    ]
+    shown += [
+        picture(figures.enlarge(plane, _WIDTH), None, f"{cluster.name}, projection {name}")
+        for name, plane in figures.projections(volume).items()
+    ]
+    note = f"{cluster.size:,} particles"
+    if cluster.resolution:
+        note += f", {cluster.resolution}"
+    return ParticleRow(cluster.name, note, shown)
+
+
+def _path_row(cluster: ClusterShown) -> ParticleRow:
+    """Projections along z of the maps along a path, in one grey range."""
+    sums = [figures.projections(volume)["along z"] for volume in cluster.path]
+    limits = figures.contrast_limits(np.stack(sums), 0.1)
+    shown = [
+        picture(figures.enlarge(plane, _WIDTH), limits, f"{cluster.name}, place {k} of the path")
+        for k, plane in enumerate(sums, 1)
+    ]
+    note = "first principal component"
+    if cluster.share is not None:
+        note += f", {100 * cluster.share:.0f} % of the variance"
+    return ParticleRow(cluster.name, note, shown)
