@@ -139,9 +139,9 @@ def reconstruct_halves(
 
 def half_map(sums: Gridding) -> Tensor:
     """Unfiltered map ``(n, n, n)``: B / W, where W counts at least as 0.001 of its shell's mean."""
-    mean, shell = _shell_means(sums)
+    mean, shell = shell_means(sums)
     floor = (LEAST_WEIGHT * mean).clamp_min(torch.finfo(torch.float32).tiny)
-    return _to_map(sums.numerator / torch.maximum(sums.weight, floor[shell]), sums.box_size)
+    return to_map(sums.numerator / torch.maximum(sums.weight, floor[shell]), sums.box_size)
 
 
 def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
@@ -152,11 +152,11 @@ def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
         noise_to_signal: q, ``(n // 2 + 1,)``, the noise's power in these sums over the signal's,
             by shell; see :func:`noise_to_signal`.
     """
-    mean, shell = _shell_means(sums)
+    mean, shell = shell_means(sums)
     floor = torch.finfo(torch.float32).tiny
     regularisation = (mean * noise_to_signal.to(mean)).clamp_min(floor)
     weight = sums.weight + regularisation[shell]
-    return _to_map(
+    return to_map(
         sums.numerator / torch.maximum(weight, LEAST_WEIGHT * mean[shell] + floor), sums.box_size
     )
 
@@ -177,31 +177,31 @@ def noise_to_signal(fsc: Tensor) -> Tensor:
     return (1 - kept) / (2 * kept)
 
 
-def _radius(n: int, device: torch.device) -> Tensor:
+def grid_radius(n: int, device: torch.device) -> Tensor:
     """Cycles per box of every grid point of a :class:`Gridding`."""
     axis = torch.arange(1 - n, n, device=device, dtype=torch.float32)
     squared = axis[n - 1 :, None, None] ** 2 + axis[:, None] ** 2 + axis**2
     return squared.sqrt() / SPREAD
 
 
-def _shell_means(sums: Gridding) -> tuple[Tensor, Tensor]:
+def shell_means(sums: Gridding) -> tuple[Tensor, Tensor]:
     """Mean of W over every shell ``(n // 2 + 1,)``, and the shell of every grid point."""
     n = sums.box_size
-    shell = _radius(n, sums.weight.device).round().long().clamp(max=n // 2)
+    shell = grid_radius(n, sums.weight.device).round().long().clamp(max=n // 2)
     flat = shell.flatten()
     total = sums.weight.new_zeros(n // 2 + 1, dtype=torch.float64)
     total.index_add_(0, flat, sums.weight.double().flatten())
     return (total / torch.bincount(flat, minlength=n // 2 + 1)).float(), shell
 
 
-def _to_map(spectrum: Tensor, n: int) -> Tensor:
+def to_map(spectrum: Tensor, n: int) -> Tensor:
     """Inverse transform of a half grid within the Nyquist ball, cropped, kernel divided out.
 
     Zero outside the inscribed sphere, which leaves the field of view in some of the images.
     """
     size = SPREAD * n
     device = spectrum.device
-    ball = _radius(n, device) < n / 2
+    ball = grid_radius(n, device) < n / 2
     x = torch.where(ball, spectrum, torch.zeros_like(spectrum))
     for dim in (2, 1):  # transform and crop one axis after the other
         wide = x.new_zeros((*x.shape[:dim], size, *x.shape[dim + 1 :]))

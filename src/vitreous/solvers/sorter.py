@@ -1,4 +1,4 @@
-"""What every solver for mixed particles offers, however it came to its maps."""
+"""What every way of sorting mixed particles offers to those who cluster, draw and write."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from torch import Tensor
 
 
 class Sorter(Protocol):
-    """A model of mixed particles: a latent place for every image, a map for every place."""
+    """A model of mixed particles: a place in a latent space for every image, a map for every place.
+
+    Images are those of the :class:`~vitreous.solvers.images.ImageSource` it was made with.
+    """
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to be trained."""
+        """Whether no step is left."""
         ...
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1."""
+        """Share of the steps that is done, 0 to 1."""
         ...
 
     @property
@@ -26,21 +29,21 @@ class Sorter(Protocol):
         ...
 
     def step(self) -> dict[str, float]:
-        """Train a little; numbers worth a line of history."""
+        """One step of training; numbers worth a history line."""
         ...
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Rows ``(m,)`` of particles to their latent means ``(m, d)``, float32 on the CPU."""
+        """Latent means ``(m, d)`` float32, on the CPU, of particles ``rows (m,)``."""
         ...
 
     def volume(self, latent: Tensor) -> Tensor:
-        """The real map ``(n, n, n)`` at a place ``(d,)``, protein positive."""
+        """The map ``(n, n, n)``, real, protein positive, at a place ``(d,)``."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit by bit."""
+        """Everything that is needed to go on bitwise."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Go on from a :meth:`state_dict` of a sorter with the same images and settings."""
         ...
