@@ -29,6 +29,7 @@ __all__ = [
     "SliceSum",
     "back_project",
     "central_slices",
+    "images_of_slices",
     "oversampled_spectrum",
     "padded_size",
     "project",
@@ -222,8 +223,21 @@ def project_spectrum(
     Returns:
         real ``(b, n, n)``: the integral along the particle's z, in units of grey value times pixel.
     """
-    slices = central_slices(spectrum, rotations, n, box=box)
-    centring = _centring(n, spectrum.device, spectrum.dtype)
+    return images_of_slices(central_slices(spectrum, rotations, n, box=box), n, multiplier)
+
+
+def images_of_slices(slices: Tensor, n: int, multiplier: Tensor | None = None) -> Tensor:
+    """Images of central slices, times an optional Fourier multiplier (CTF, shift).
+
+    Args:
+        slices: complex ``(b, n, n // 2 + 1)``, from :func:`central_slices` or laid out as by it.
+        n: image edge in pixels.
+        multiplier: real or complex ``(b, n, n // 2 + 1)`` or broadcastable; applied per image.
+
+    Returns:
+        real ``(b, n, n)``, origin at ``n // 2``.
+    """
+    centring = _centring(n, slices.device, slices.dtype)
     factor = centring if multiplier is None else centring * multiplier
     if len(slices) == 0:  # MKL refuses to transform nothing
         return slices.real.new_zeros((0, n, n))

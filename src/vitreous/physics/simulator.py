@@ -16,7 +16,11 @@ from vitreous.core.params import Optics
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.noise import Noise, WhiteGaussian
 from vitreous.physics.poses import NoShift, PoseSampler, ShiftSampler, UniformPoses
-from vitreous.physics.projector import oversampled_spectrum, project_spectrum
+from vitreous.physics.projector import (
+    images_of_slices,
+    oversampled_spectrum,
+    project_spectrum,
+)
 from vitreous.physics.shift import shift_phases
 
 
@@ -121,11 +125,28 @@ class Simulator:
             conditions: from :meth:`draw`.
             transfer: from :meth:`transfer`, or any other half-spectrum multiplier.
         """
-        if conditions.shift_angstrom is not None:
-            transfer = transfer * shift_phases(
-                self.box_size, conditions.shift_angstrom, self.pixel_size_angstrom
-            )
-        return project_spectrum(spectrum, conditions.rotations, self.box_size, transfer)
+        shifted = self._shifted(conditions, transfer)
+        return project_spectrum(spectrum, conditions.rotations, self.box_size, shifted)
+
+    def clean_slices(self, slices: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
+        """Step 4 for projections whose spectra are known: noiseless images ``(b, n, n)``.
+
+        Args:
+            slices: ``(b, n, n // 2 + 1)``, laid out as by
+                :func:`~vitreous.physics.projector.central_slices`; their rotations have been
+                applied.
+            conditions: of which the shifts are used.
+            transfer: as for :meth:`clean`.
+        """
+        return images_of_slices(slices, self.box_size, self._shifted(conditions, transfer))
+
+    def _shifted(self, conditions: Conditions, transfer: Tensor) -> Tensor:
+        """A half-spectrum multiplier that also moves each image by its shift."""
+        if conditions.shift_angstrom is None:
+            return transfer
+        return transfer * shift_phases(
+            self.box_size, conditions.shift_angstrom, self.pixel_size_angstrom
+        )
 
     def noise_like(self, row: Tensor, *, generator: torch.Generator) -> Tensor:
         """Step 5: unit-variance noise ``(b, n, n)`` from the micrographs of these rows ``(b,)``."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.core.errors import DivergedError, out_of_memory
+from vitreous.core.errors import out_of_memory
 from vitreous.core.grid import frequency_grid, nyquist_disc, radius_grid
 from vitreous.core.resample import mirror_images, turn_images
 from vitreous.models.critic import Critic
@@ -36,17 +36,16 @@ from vitreous.solvers.images import (
     matched_weight,
 )
 from vitreous.solvers.losses import gradient_penalty, normalise_images
+from vitreous.solvers.rollback import RollsBack, load_optimisers, optimiser_tensors
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
 
 ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
-SNAPSHOT_EVERY = 100
 MOST_PIECES = 8
-SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
 
 
-class CryoGan:
+class CryoGan(RollsBack):
     """The reconstruction of one half set; call :meth:`step` until :attr:`done`.
 
     Args:
@@ -56,6 +55,11 @@ class CryoGan:
         config: settings.
         generators: one per name of :data:`STREAMS`, all on the simulator's device.
     """
+
+    remedy = (
+        "lower the learning rates (--learning-rate-volume, --learning-rate-critic, with "
+        "--allow-config-change if you --continue) or look for broken particles"
+    )
 
     def __init__(
         self,
@@ -71,10 +75,7 @@ class CryoGan:
         self.device = simulator.micrograph_id.device
         self.iteration = 0
         self.critic_updates = 0
-        self.skipped = 0
-        self.rollbacks = 0
         self.pieces = 1
-        self._snapshot: dict[str, Tensor] = {}
         self._enter(0, None)
 
     # ---------------------------------------------------------------- stages
@@ -329,30 +330,6 @@ class CryoGan:
 
     # ---------------------------------------------------------------- safety, result, state
 
-    def _guard(self, stats: Mapping[str, float]) -> None:
-        """Count steps skipped for NaN; roll back after ten in a row, give up after three times."""
-        if all(math.isfinite(value) for value in stats.values()):
-            self.skipped = 0
-            if self.iteration % SNAPSHOT_EVERY == 0:
-                self._keep_snapshot()
-            return
-        self.skipped += 1
-        if self.skipped < SKIPS_BEFORE_ROLLBACK:
-            return
-        if self.rollbacks >= ROLLBACKS:
-            raise DivergedError(
-                "the optimisation met NaN again and again; lower the learning rates "
-                "(--learning-rate-volume, --learning-rate-critic, with --allow-config-change if "
-                "you --continue) or look for broken particles"
-            )
-        self.skipped = 0
-        self.rollbacks += 1
-        self._load_tensors(self._snapshot, generators=False)
-
-    def _keep_snapshot(self) -> None:
-        """What a rollback returns to."""
-        self._snapshot = {k: v.clone() for k, v in self.tensors().items()}
-
     @torch.no_grad()
     def result(self) -> Tensor:
         """The averaged volume ``(n, n, n)`` at the present box.
@@ -376,9 +353,7 @@ class CryoGan:
             "log_noise": self.log_noise.detach(),
         }
         out |= {f"critic.{k}": v for k, v in self.critic.state_dict().items()}
-        for name, optimiser in self.optimisers.items():
-            for index, state in optimiser.state_dict()["state"].items():
-                out |= {f"adam.{name}.{index}.{k}": v for k, v in state.items()}
+        out |= optimiser_tensors(self.optimisers)
         return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
 
     def counters(self) -> dict[str, int]:
@@ -416,14 +391,7 @@ class CryoGan:
         prefix = "critic."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.critic.load_state_dict(weights)
-        for name, optimiser in self.optimisers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"adam.{name}."):
-                    _, _, index, moment = key.split(".")
-                    state.setdefault(int(index), {})[moment] = value.clone()
-            packed = optimiser.state_dict()
-            optimiser.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
+        load_optimisers(self.optimisers, tensors)
         if generators:
             for name, generator in self.generators.items():
                 generator.set_state(tensors[f"random.{name}"].cpu())
