@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from vitreous.cli.common import generator
@@ -11,7 +12,8 @@ from vitreous.cli.reconstruction_output import Halves
 from vitreous.core.grid import soft_mask
 from vitreous.metrics.fsc import FscResult, fsc_true, solvent_mask
 from vitreous.metrics.halves import resolutions
-from vitreous.solvers.direct import EDGE_PX
+from vitreous.physics.insertion import Gridding
+from vitreous.solvers.direct import EDGE_PX, half_map, noise_to_signal, wiener_map
 
 
 class Sizes(TypedDict):
@@ -42,6 +44,33 @@ def compare(
     else:
         mask = sphere(len(half1), diameter_angstrom, pixel_size_angstrom)
     return mask, fsc_true(half1, half2, mask, generator(seed, "phases"))
+
+
+def direct_halves(
+    sums: tuple[Gridding, Gridding],
+    *,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float | None,
+    seed: int,
+    noise_to_signal_is: float | None = None,
+) -> Halves:
+    """Half maps of direct sums, their FSC, and the map of all particles, regularised by it.
+
+    Args:
+        sums: of both half sets.
+        pixel_size_angstrom: of the maps, Å.
+        diameter_angstrom: of the mask, as :func:`compare`.
+        seed: of the phases that are randomised.
+        noise_to_signal_is: for all shells, instead of what the FSC says.
+    """
+    sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom)
+    half1, half2 = half_map(sums[0]).cpu(), half_map(sums[1]).cpu()
+    mask, curves = compare(half1, half2, seed=seed, **sizes)
+    ratio = noise_to_signal(curves.unmasked if diameter_angstrom is None else curves.masked)
+    if noise_to_signal_is is not None:
+        ratio = torch.full_like(ratio, noise_to_signal_is)
+    average = wiener_map(sums[0] + sums[1], ratio.to(sums[0].weight.device)).cpu()
+    return described(half1, half2, average, mask, curves, **sizes)
 
 
 def sphere(box_size: int, diameter_angstrom: float, pixel_size_angstrom: float) -> Tensor:

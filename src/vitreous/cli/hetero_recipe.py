@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vitreous.cli import sorters
 from vitreous.cli.common import one_line
 from vitreous.cli.output import CHECKPOINTS, CONFIG
@@ -18,6 +20,7 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Pose
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.nested import restore_state
+from vitreous.solvers.images import ImageCache
 from vitreous.solvers.sorter import Sorter
 
 CONSENSUS = "consensus"
@@ -84,15 +87,15 @@ class Trained:
     """A sorter that was trained, and what it was trained on."""
 
     recipe: Recipe
-    data: WorkingSet
-    images: WorkingImages
+    material: Material
     sorter: Sorter
 
 
 def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
     """What a sorter of this recipe is trained on."""
     images = WorkingImages(data.particles, invert=recipe.working.invert)
-    return Material(data, recipe.working, images, pose)
+    cached = ImageCache(images, data.box_size, torch.device("cpu"))
+    return Material(data, recipe.working, cached, pose)
 
 
 def consensus_poses(folder: Path, data: WorkingSet) -> Pose | None:
@@ -140,7 +143,7 @@ def load_trained(
     made = material(recipe, data, pose)
     sorter = sorters.build(recipe.method, recipe.settings, made)
     sorter.load_state_dict(restore_state(found.tensors, found.meta["tree"]))
-    return Trained(recipe, data, WorkingImages(data.particles, invert=recipe.working.invert), sorter)
+    return Trained(recipe, made, sorter)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -157,5 +160,3 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder}: output of 'vitreous {command}'; give that of {' or '.join(COMMANDS)}"
         )
     return config
-
-

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitreous.cli.common import StopSignals, say
-from vitreous.cli.compare_halves import compare, described
+from vitreous.cli.compare_halves import compare, described, direct_halves
 from vitreous.cli.image_pass import pass_over_images
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
@@ -24,9 +23,8 @@ from vitreous.cli.reconstruction_output import (
 )
 from vitreous.metrics.fsc import FscResult, fsc, fsc_confirmed
 from vitreous.metrics.halves import resolutions
-from vitreous.physics.insertion import Gridding
 from vitreous.report.html import write_report
-from vitreous.solvers.direct import accumulate, half_map, noise_to_signal, wiener_map
+from vitreous.solvers.direct import accumulate
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,13 @@ def _direct(plan: Plan, stop: StopSignals) -> _Found:
     passed = pass_over_images(plan, "reconstructing", stop, accumulate)
     if passed.constant:
         say(f"warning: {passed.constant} images are constant; leave them out with --skip-bad")
-    return _Found(_direct_maps(plan, passed.sums), passed.digest)
+    halves = direct_halves(
+        passed.sums,
+        seed=plan.request.seed,
+        noise_to_signal_is=plan.request.noise_to_signal,
+        **plan.sizes,
+    )
+    return _Found(halves, passed.digest)
 
 
 def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
@@ -121,19 +125,6 @@ def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
         more_curves={"direct": fsc(first, second)},
     )
     return _Found(halves, solved.digest, {"strength": maps.strength}, solved.history)
-
-
-def _direct_maps(plan: Plan, sums: tuple[Gridding, Gridding]) -> Halves:
-    """Half maps, their FSC, and the map of all particles, regularised by it."""
-    request = plan.request
-    half1, half2 = half_map(sums[0]).cpu(), half_map(sums[1]).cpu()
-    mask, curves = _compare(plan, half1, half2)
-    between = curves.unmasked if request.mask_diameter_angstrom is None else curves.masked
-    ratio = noise_to_signal(between)
-    if request.noise_to_signal is not None:
-        ratio = torch.full_like(ratio, request.noise_to_signal)
-    average = wiener_map(sums[0] + sums[1], ratio.to(plan.device)).cpu()
-    return described(half1, half2, average, mask, curves, **plan.sizes)
 
 
 def _compare(plan: Plan, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResult]:

@@ -1,0 +1,313 @@
+"""The runs behind ``vitreous hetero train`` and ``run``: poses, training, and all that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitreous.cli import refine_run, sorters
+from vitreous.cli.common import StopSignals, say
+from vitreous.cli.first_maps import Search
+from vitreous.cli.hetero_maps import (
+    ClassMap,
+    Notify,
+    PosedImages,
+    embed_all,
+    members,
+    model_maps,
+    reconstructed_maps,
+    traverse_all,
+)
+from vitreous.cli.hetero_output import UNSORTED, files_of
+from vitreous.cli.hetero_recipe import CONSENSUS, Recipe, consensus_poses, material
+from vitreous.cli.hetero_results import (
+    Done,
+    Sorted,
+    settings_shown,
+    subtitle,
+    write_results,
+)
+from vitreous.cli.hetero_rounds import reclassify
+from vitreous.cli.hetero_training import Training, open_history
+from vitreous.cli.history import HistoryFile
+from vitreous.cli.output import CONFIG, OutputFolder
+from vitreous.cli.particle_sources import ParticleFiles, images_digest
+from vitreous.cli.progress import RunProgress, duration
+from vitreous.cli.sorters import Material, Method
+from vitreous.cli.working_set import Working, WorkingSet, open_working_set
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.params import Pose
+from vitreous.report.mixed import MixedReport, write_mixed_report
+from vitreous.solvers.clustering import Space, find_clusters
+from vitreous.solvers.sorter import Sorter
+
+FILES = ("particles.star", UNSORTED, "history.jsonl", "report.html")
+_CONSENSUS_SETTINGS = {"rounds": 12, "reject": False}  # every particle is to be sorted
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How an embedding is clustered; the options of these names."""
+
+    min_cluster: int | None = None
+    min_samples: int = 10
+    space: Space = "auto"
+    assign_all: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the commands; see their help.
+
+    Args:
+        method: ``gan`` or ``align``.
+        config: TOML of solver settings.
+        overrides: of them, by options.
+        search: how a start is found where poses have to be.
+        clustering: None for ``train``.
+        points: maps along each cluster.
+        rounds: of classification after clustering.
+    """
+
+    files: ParticleFiles
+    output: Path
+    working: Working
+    method: Method = "gan"
+    config: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    search: Search = field(default_factory=Search)
+    clustering: Clustering | None = None
+    points: int = 5
+    rounds: int = 0
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+    @property
+    def command(self) -> str:
+        """Which of the two it is."""
+        return "hetero train" if self.clustering is None else "hetero run"
+
+
+def run(request: Request) -> Done:
+    """Train, and for ``run`` embed, cluster, make maps, and report.
+
+    Raises:
+        VitreousError: by exit code, as the command line documents them.
+        SystemExit: stopped by a signal, after saving.
+    """
+    if request.rounds and request.method != "align":
+        raise UsageError("--rounds: needs poses; give --align as well")
+    data = open_working_set(request.files, request.working, check_all=True)
+    settings = sorters.settle(request.method, request.config, request.overrides, request.working)
+    recipe = Recipe(request.files, request.working, request.method, settings)
+    folder = _folder(request, recipe, data)
+    with folder, StopSignals() as stop:
+        if folder.was_finished:
+            say(f"{folder.root}: the run was finished already; its results are written once more")
+        pose = _poses(request, folder, data) if request.method == "align" else None
+        made = material(recipe, data, pose)
+        sorter = sorters.build(request.method, settings, made)
+        training = Training(sorter, folder, stop, quiet=request.quiet)
+        with open_history(folder, training.step) as history:
+            training.run(history)
+            if request.clustering is None:
+                done = _end_of_training(folder, request, training, history)
+            else:
+                with RunProgress("sorting", quiet=request.quiet) as bar:
+                    found = sort(request, made, sorter, bar, stop, history)
+                done = write_results(
+                    folder,
+                    found,
+                    command=request.command,
+                    title=f"{request.files.path.name}: mixed particles",
+                    history=history.rows,
+                    seconds=training.seconds(),
+                )
+        folder.finish()
+    return done
+
+
+def sort(
+    request: Request,
+    made: Material,
+    sorter: Sorter,
+    bar: RunProgress,
+    stop: StopSignals,
+    history: HistoryFile,
+) -> Sorted:
+    """Everything between training and files."""
+    assert request.clustering is not None
+    particles, place = made.data.particles, 0
+    stages = 5 if request.rounds else 4
+    names = ("embedding", "clusters", "maps", "maps along clusters", "rounds")
+
+    def notify(share: float) -> None:
+        bar.update((place + share) / stages, {"stage": names[place]})
+        stop.exit_if_requested()
+
+    latent = embed_all(sorter, len(particles), notify)
+    if not bool(latent.isfinite().all()):
+        raise InputError("latents are not finite; train again with other settings or --seed")
+    place = 1
+    notify(0.0)
+    clusters = clustered(latent, request.clustering, request.working.seed)
+    place = 2
+    moved, pose = None, made.pose
+    maps: list[ClassMap | None] = []
+    if made.pose is None:
+        maps += model_maps(sorter, clusters.centre, notify)
+    else:
+        posed = posed_images(made, made.pose)
+        maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
+        if request.rounds and len(clusters) > 1:
+            place = 4
+            again = reclassify(
+                posed, latent, clusters, maps, request.rounds, notify=notify, record=history.add
+            )
+            clusters, pose, moved = again.clusters, again.pose, again.moved
+            posed = replace(posed, pose=pose)
+            maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
+    place = 3
+    rows = members(clusters.label, len(clusters))
+    return Sorted(
+        particles=particles,
+        half_set=None if pose is None else made.data.half_set,
+        latent=latent,
+        clusters=clusters,
+        pose=pose,
+        maps=maps,
+        traversals=traverse_all(sorter, latent, rows, request.points, notify),
+        pixel_size_angstrom=made.data.pixel_size_angstrom,
+        moved=moved,
+    )
+
+
+def clustered(latent: torch.Tensor, options: Clustering, seed: int) -> Any:
+    """:func:`~vitreous.solvers.clustering.find_clusters` with the errors of a command.
+
+    Raises:
+        UsageError: UMAP asked for and not installed, or too few particles.
+    """
+    try:
+        return find_clusters(
+            latent,
+            options.min_cluster,
+            min_samples=options.min_samples,
+            space=options.space,
+            assign_all=options.assign_all,
+            seed=seed,
+        )
+    except ImportError as error:
+        raise UsageError(
+            "--space umap: the package umap-learn is not installed; install vitreous[umap], or "
+            "give --space pca"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"clusters: {error}") from error
+
+
+def posed_images(made: Material, pose: Pose) -> PosedImages:
+    """What maps are reconstructed from."""
+    working, data = made.working, made.data
+    return PosedImages(
+        images=made.images,
+        pose=pose,
+        optics=made.optics,
+        half_set=data.half_set,
+        pixel_size_angstrom=data.pixel_size_angstrom,
+        diameter_angstrom=working.mask_diameter_angstrom,
+        symmetry=working.symmetry,
+        seed=working.seed,
+        device=data.device,
+    )
+
+
+# ------------------------------------------------------------------- before and after
+
+
+def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
+    options: dict[str, Any] = {
+        "images_sha256": images_digest(data.particles),
+        **recipe.options(),
+        "box": data.box_size,
+        "pixel_size": data.pixel_size_angstrom,
+    }
+    if request.method == "align":
+        options |= {"search": asdict(request.search)}
+    if request.clustering is not None:
+        options |= asdict(request.clustering)
+        options |= {"points": request.points, "rounds": request.rounds}
+    return OutputFolder(
+        request.output,
+        request.command,
+        options,
+        inputs={"particles": request.files.path},
+        outputs=files_of(request.output, *FILES),
+        machine={"device": str(data.device), "threads": torch.get_num_threads()},
+        overwrite=request.overwrite,
+        resume=request.resume,
+        resumable=True,
+        changeable=False,
+    )
+
+
+def _poses(request: Request, folder: OutputFolder, data: WorkingSet) -> Pose:
+    """The table's, or those of one structure that all particles are refined to.
+
+    Raises:
+        InputError: the particles agree on no structure.
+    """
+    if data.particles.pose is not None:
+        return data.particles.pose
+    target = folder.path(CONSENSUS, CONFIG).parent
+    begun = (target / CONFIG).is_file()
+    if not (folder.resuming and (target / "particles.star").is_file()):
+        say("no poses in the table: all particles are first refined to one structure")
+        found = refine_run.refine(
+            refine_run.Request(
+                request.files,
+                target,
+                request.working,
+                search=request.search,
+                settings=_CONSENSUS_SETTINGS,
+                overwrite=begun and not folder.resuming,
+                resume=begun and folder.resuming,
+                quiet=request.quiet,
+            )
+        )
+        if not found.solved:
+            raise InputError(
+                f"{request.files.path}: no structure that all particles agree on, so there are no "
+                f"poses to sort them with: {found.verdict}"
+            )
+    pose = consensus_poses(folder.root, data)
+    assert pose is not None
+    return pose
+
+
+def _end_of_training(
+    folder: OutputFolder, request: Request, training: Training, history: HistoryFile
+) -> Done:
+    seconds = training.seconds()
+    verdict = f"trained in {training.step:,} steps"
+    folder.config["run"] |= {"verdict": verdict, "seconds": round(seconds, 1)}
+    page = MixedReport(
+        title=f"{request.files.path.name}: training on mixed particles",
+        subtitle=subtitle(request.command),
+        verdict=f"Trained in {training.step:,} steps. See vitreous hetero embed.",
+        key_numbers={"steps": f"{training.step:,}", "time": duration(seconds)},
+        settings=settings_shown(folder.config["options"]),
+        history=history.rows,
+    )
+    write_mixed_report(folder.path("report.html"), page)
+    lines = (
+        f"time         {duration(seconds)}",
+        f"report       {folder.root / 'report.html'}",
+        f"next         vitreous hetero embed {folder.root} -o OUT",
+    )
+    return Done(verdict, "\n".join(lines))
