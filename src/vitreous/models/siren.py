@@ -47,8 +47,8 @@ class SliceGenerator(nn.Module):
     """Central slices of the volume that belongs to a latent vector.
 
     Args:
-        box_size: N, the largest edge that images will have, pixels. Smaller ones are of the same
-            field of view.
+        box_size: N, the largest edge that images will have, pixels; :meth:`enter` goes to smaller
+            ones of the same field of view.
         latent: d.
         width: neurons of every layer.
         layers: hidden sine layers, each scaled and shifted by the latent vector.
@@ -82,7 +82,8 @@ class SliceGenerator(nn.Module):
             raise ValueError(f"layers must be at least 1, got {layers}")
         if grid % 2 == 0 and grid != 0:
             raise ValueError(f"grid must be odd, so that it has a middle, or 0, got {grid}")
-        self.box_size, self.latent, self.width = box_size, latent, width
+        self.largest = self.box_size = box_size
+        self.latent, self.width = latent, width
         place = torch.randn(width, 3, generator=generator)
         radius = torch.rand(width, 1, generator=generator) ** (1 / 3)
         place = place / place.norm(dim=1, keepdim=True) * radius * particle_radius
@@ -119,6 +120,10 @@ class SliceGenerator(nn.Module):
                 normal = torch.randn(layer.weight.shape, generator=generator)
                 layer.weight.copy_(normal / self.width)
 
+    def enter(self, box_size: int) -> None:
+        """Make slices and volumes of another box from now on; the volume stays the same."""
+        self.box_size = box_size
+
     def parameter_groups(self, rate: float) -> list[dict[str, object]]:
         """Groups for an optimiser whose step is ``rate``."""
         return [{"params": list(self.parameters()), "lr": rate}]
@@ -152,7 +157,7 @@ class SliceGenerator(nn.Module):
             the same ones at every box.
         """
         scale, shift = self._modulation(latent)
-        unit = frequency * (2 / self.box_size)
+        unit = frequency * (2 / self.largest)
         phase = self._coordinates(unit) @ (2 * math.pi * self.place.T)
         h, odd = torch.cos(phase), torch.sin(phase)
         for i, layer in enumerate(self.hidden):
@@ -164,7 +169,7 @@ class SliceGenerator(nn.Module):
     def _amplitude(self, frequency: Tensor) -> Tensor:
         """Radial factor, linear in its logarithm between whole shells; ``(b, p)``."""
         radius = frequency.square().sum(-1).clamp_min(1e-12).sqrt()
-        radius = radius.clamp(max=self.box_size // 2 - 1e-3)
+        radius = radius.clamp(max=self.largest // 2 - 1e-3)
         below = radius.detach().floor().long()
         part = radius - below
         log = self.log_amplitude
@@ -176,19 +181,13 @@ class SliceGenerator(nn.Module):
     # ---------------------------------------------------------------- slices and volumes
 
     def slices(
-        self,
-        latent: Tensor,
-        rotations: Tensor | None,
-        *,
-        box_size: int | None = None,
-        radius: float | None = None,
+        self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
         """Central slices: the spectra of the projections.
 
         Args:
             latent: ``(b, d)``.
             rotations: ``(b, 3, 3)``, volume to particle coordinates.
-            box_size: n, edge of the images in pixels; None: that of the generator.
             radius: in cycles per box, beyond which a slice is zero; None: Nyquist.
 
         Returns:
@@ -200,7 +199,7 @@ class SliceGenerator(nn.Module):
         """
         if rotations is None:
             raise ValueError("slices of a volume need rotations (b, 3, 3), got None")
-        n = self.box_size if box_size is None else box_size
+        n = self.box_size
         radius = n / 2 if radius is None else radius
         plane, place = _points(n, 2, radius, latent.device)
         frequency = plane.to(rotations.dtype) @ rotations[:, :2]  # R^T (kx, ky, 0)
@@ -208,11 +207,9 @@ class SliceGenerator(nn.Module):
         return _fill(values, place, n, 2)
 
     @torch.no_grad()
-    def volume(
-        self, latent: Tensor, *, box_size: int | None = None, radius: float | None = None
-    ) -> Tensor:
-        """The real volume ``(n, n, n)`` of a latent vector ``(d,)``; arguments as of slices."""
-        n = self.box_size if box_size is None else box_size
+    def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
+        """The real volume ``(n, n, n)`` of a latent vector ``(d,)``, zero beyond a radius too."""
+        n = self.box_size
         radius = n / 2 if radius is None else radius
         points, place = _points(n, 3, radius, latent.device)
         points = points.to(latent.dtype)

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import out_of_memory
-from vitreous.core.grid import frequency_grid, nyquist_disc, radius_grid
-from vitreous.core.resample import mirror_images, turn_images
+from vitreous.core.grid import frequency_grid, nyquist_disc
 from vitreous.models.critic import Critic
 from vitreous.models.volume import VoxelVolume
 from vitreous.physics.projector import oversampled_spectrum
@@ -34,8 +33,9 @@ from vitreous.solvers.images import (
     at_box,
     background_share,
     matched_weight,
+    seen_by_critic,
 )
-from vitreous.solvers.losses import gradient_penalty, normalise_images
+from vitreous.solvers.losses import gradient_penalty
 from vitreous.solvers.rollback import RollsBack, load_optimisers, optimiser_tensors
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
@@ -105,7 +105,6 @@ class CryoGan(RollsBack):
         self._cache = ImageCache(self.images, n, self.device)
         kx, ky = frequency_grid(n, device=self.device)
         self._squared_frequency = kx**2 + ky**2  # in cycles per pixel
-        self._disc = (radius_grid(n, 2, device=self.device) <= n / 2 - 1).to(torch.float32)
         self._band = nyquist_disc(n, device=self.device)
         self.volume = VoxelVolume(n, c.symmetry, c.mask_fraction * n, start=start).to(self.device)
         self.average = self.volume.free.detach().clone()
@@ -184,24 +183,17 @@ class CryoGan(RollsBack):
         if blur > 0:
             factor = factor * torch.exp(-2 * (math.pi * blur) ** 2 * self._squared_frequency)
         generator = self.generators["batches"]
+        angle_rad, turn = None, 0
         if self.rotates:
-            angles = torch.rand(len(images), generator=generator, device=generator.device)
-            images = turn_images(images, 2 * math.pi * angles, factor)
-        else:
-            images = self._filtered(images, factor)
+            share = torch.rand(len(images), generator=generator, device=generator.device)
+            angle_rad = 2 * math.pi * share
         if c.mirror:
-            which = torch.randint(8, (1,), generator=generator, device=generator.device)
-            images = mirror_images(images, int(which))
-        return normalise_images(images * self._disc if self.rotates else images)
+            turn = int(torch.randint(8, (1,), generator=generator, device=generator.device))
+        return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
 
-    def _filtered(self, images: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Images times a factor in Fourier space, by default the common band limit.
-
-        Central slices end at the Nyquist circle. Real images do not, and cropping takes their
-        Nyquist row, so without the band limit a critic tells them apart by these alone.
-        """
-        factor = self._band if factor is None else factor
-        return torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(self.n, self.n))
+    def _filtered(self, images: Tensor) -> Tensor:
+        """Images inside the common band limit."""
+        return torch.fft.irfft2(torch.fft.rfft2(images) * self._band, s=(self.n, self.n))
 
     # ---------------------------------------------------------------- Algorithm 1
 

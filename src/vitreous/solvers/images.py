@@ -14,6 +14,7 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import nyquist_disc, radius_grid, shell_index
 from vitreous.core.params import Optics
+from vitreous.core.resample import mirror_images, turn_images
 from vitreous.physics.noise import BackgroundPatches
 from vitreous.physics.simulator import Simulator
 from vitreous.solvers.losses import normalise_images
@@ -231,6 +232,33 @@ def _normal_in_band(images: Tensor, band: Tensor) -> Tensor:
     """Images limited to a band ``(n, n // 2 + 1)``, with mean 0 and deviation 1."""
     spectra = torch.fft.rfft2(images) * band
     return normalise_images(torch.fft.irfft2(spectra, s=images.shape[-2:]))
+
+
+def seen_by_critic(
+    images: Tensor, factor: Tensor, *, angle_rad: Tensor | None = None, turn: int = 0
+) -> Tensor:
+    """Images as critics see them: filtered, turned, mirrored, normalised.
+
+    Args:
+        images: ``(b, n, n)``, real or simulated.
+        factor: half-spectrum multiplier ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)``. It ends at
+            the Nyquist circle: central slices do, real images do not, and cropping takes their
+            Nyquist row, so that a critic would tell them apart by these alone.
+        angle_rad: turn each image in its plane, ``(b,)``, and leave out the corners; None: do not.
+        turn: of :func:`~vitreous.core.resample.mirror_images`, 0 for none.
+
+    >>> seen_by_critic(torch.eye(8)[None], nyquist_disc(8)).std(correction=0).item()
+    1.0
+    """
+    n = images.shape[-1]
+    if angle_rad is None:
+        images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(n, n))
+    else:
+        images = turn_images(images, angle_rad, factor)
+    images = mirror_images(images, turn)
+    if angle_rad is not None:
+        images = images * (radius_grid(n, 2, device=images.device) <= n / 2 - 1)
+    return normalise_images(images)
 
 
 def _sample_rows(images: ImageSource) -> tuple[Tensor, ...]:

@@ -5,11 +5,11 @@ pass over the images is one step of expectation maximisation: what each says of 
 contrast under the present maps (:mod:`vitreous.solvers.latents`), then all maps at once from all
 images (:mod:`vitreous.solvers.component_sums`). Low frequencies come first.
 
-After each pass the model is brought into one of the many forms that say the same: z of mean 0 and
-covariance I over the images, which makes few passes of many, and components uncorrelated in what
-images tell of them, those that tell most first. The embedding gives each of them in units of its
-own uncertainty: where there is nothing to tell, places shrink to one, and distances count by how
-sure they are.
+After each pass the model is brought into one of the many forms that say the same: contrasts of mean
+1, z of mean 0 and covariance I over the images, which makes few passes of many, and components
+uncorrelated in what images tell of them, those that tell most first. The embedding gives each of
+them in units of its own uncertainty: where there is nothing to tell, places shrink to one, and
+distances count by how sure they are.
 
 The maps' prior says that their spectra fall off as the mean's, by a factor found for each.
 
@@ -195,12 +195,11 @@ class Variability:
             second += (found.mean.mT @ found.mean + found.covariance.sum(0)).double().cpu()
             told += (found.contrast[:, None, None] ** 2 * gram).double().sum(0).cpu()
             contrast += torch.stack([found.contrast.sum(), found.contrast.square().sum()]).cpu()
-        radius = self.radius
-        self._improve(sums, first / total, second / total, told / total)
+        radius, mean = self.radius, contrast[0] / total
+        self._improve(sums, float(mean), first / total, second / total, told / total)
         if self.passes > 0:
             self._update_noise(left / total, compared)
         self.passes += 1
-        mean = contrast[0] / total
         stats = {
             "band_angstrom": self.box_size * self.pixel_size_angstrom / radius,
             "contrast_spread": float((contrast[1] / total - mean**2).clamp_min(0).sqrt()),
@@ -230,14 +229,23 @@ class Variability:
         share = (sums[:, 1:known].sum(1) / sums[0, 1:known].sum()).clamp_min(_LEAST_POWER)
         return 2 / (share[:, None] * means.clamp_min(1e-6 * means.max()))
 
-    def _improve(self, sums: ComponentSums, mean: Tensor, second: Tensor, told: Tensor) -> None:
-        """New maps, in the standard form; ``mean`` and ``second`` moments of z over the images."""
+    def _improve(
+        self, sums: ComponentSums, contrast: float, mean: Tensor, second: Tensor, told: Tensor
+    ) -> None:
+        """New maps, in the standard form.
+
+        Args:
+            sums: of all images.
+            contrast: their mean, which goes into the maps.
+            mean: of z over the images, ``(d,)``.
+            second: of its products, ``(d, d)``.
+            told: mean of what images tell of z, ``(d, d)``.
+        """
         diameter = self.config.diameter_angstrom or self.box_size * self.pixel_size_angstrom
         share = diameter / (self.box_size * self.pixel_size_angstrom)
         radius = min(self._n / 2 - EDGE_PX, self._n * share / 2)
-        maps = sums.solve(self._prior()) * soft_mask(
-            self._n, 3, radius, EDGE_PX, device=self._device
-        )
+        sphere = soft_mask(self._n, 3, radius, EDGE_PX, device=self._device)
+        maps = sums.solve(self._prior()) * (sphere * contrast)
         root = torch.linalg.cholesky(second - torch.outer(mean, mean))
         value, vector = torch.linalg.eigh(root.T @ told @ root)
         change = torch.eye(len(mean) + 1, dtype=torch.float64)

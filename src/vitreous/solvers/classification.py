@@ -1,0 +1,288 @@
+r"""Particles of several known maps: pose and class of every image, new maps, and again.
+
+A round assigns poses under every map (:mod:`vitreous.solvers.assignment`), takes for each image the
+map and pose of the highest likelihood, and makes every map anew from its images by direct
+reconstruction (:mod:`vitreous.solvers.direct`), weighted by the FSC between its odd and its even
+images. The first round may search among all poses; others refine the candidates that were kept. All
+maps share one frame, one band and one noise, so that likelihoods compare.
+
+It needs maps that differ already, such as those of clusters of a
+:class:`~vitreous.solvers.variability.Variability`: what they differ in is sharpened, not found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
+from torch import Tensor
+
+from vitreous.core.grid import soft_mask
+from vitreous.core.params import Optics, Pose
+from vitreous.solvers.admm_config import STRICT
+from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.candidates import Assigned, Assignment
+from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
+from vitreous.solvers.images import ChosenImages, ImageSource, check_rows, read_ahead, shell_power
+from vitreous.solvers.pose_config import PoseConfig
+
+KEPT = 4  # candidates of each image handed to the next round
+_AGREE = 0.143
+_LEAST = 2  # images of a class whose map is made anew
+
+Correlate = Callable[[Tensor, Tensor], Tensor]
+
+
+@validated(frozen=True, config=STRICT)
+class ClassificationConfig:
+    """Rounds of :class:`Classification`.
+
+    Args:
+        poses: of search and refinement of one round; what is said there of rounds, draws, bands and
+            rejection does not matter here.
+        rounds: at most.
+        search: whether the first round searches among all poses.
+        settled: share of images that change their class, at which rounds end.
+        radius: highest shell compared.
+    """
+
+    poses: PoseConfig
+    rounds: int = Field(default=6, ge=1)
+    search: bool = False
+    settled: float = Field(default=0.002, ge=0)
+    radius: int = Field(default=24, ge=2)
+
+
+class Classification:
+    """The rounds; one call of :meth:`step` is one of them.
+
+    Args:
+        images: protein positive.
+        optics: CTF of each; None for none.
+        pixel_size_angstrom: Å.
+        poses: of each, to start from, in the frame of the maps.
+        maps: ``(K, n, n, n)`` of the images' box and, unless each image has a scale of its own
+            (``config.poses.scale``), of their grey scale.
+        config: settings.
+        correlate: Fourier shell correlation of two maps, such as :func:`vitreous.metrics.fsc.fsc`.
+        progress: told the share of a round that is done, after each batch of images.
+        device: where to compute; that of the maps by default.
+
+    Attributes:
+        classes: long ``(b,)`` from 0 on; -1 before the first round.
+        likelihood: ``(b, K)``, logarithm of each image's under each map, over that of noise alone.
+        maps: ``(K, n, n, n)``.
+        half_maps: unfiltered, of the odd and even images of each class, ``(K, 2, n, n, n)``; the
+            poses of both were found under the same map.
+
+    Raises:
+        ValueError: lengths or boxes that do not agree.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        optics: Optics | None,
+        pixel_size_angstrom: float,
+        poses: Pose,
+        maps: Tensor,
+        config: ClassificationConfig,
+        *,
+        correlate: Correlate,
+        progress: Callable[[float], object] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        n, total = images.box_size, len(images)
+        self._half = torch.arange(total) % 2 + 1
+        check_rows(images, poses.rotation, poses.shift_angstrom, optics, self._half, n)
+        if maps.ndim != 4 or tuple(maps.shape[1:]) != (n, n, n):
+            raise ValueError(f"maps must be (K, {n}, {n}, {n}), got {tuple(maps.shape)}")
+        self.images, self.optics, self.config = images, optics, config
+        self.pixel_size_angstrom = pixel_size_angstrom
+        self._correlate, self._progress = correlate, progress or float
+        self._device = device or maps.device
+        self.radius = min(config.radius, (n - 1) // 2)
+        self.maps = maps.to(self._device, torch.float32) * self._sphere(n)
+        self.half_maps = torch.zeros(len(maps), 2, n, n, n)
+        self.noise_power = shell_power(images, torch.arange(total)).to(self._device)
+        self.round, self.changed = 0, 1.0
+        self.classes = torch.full((total,), -1, dtype=torch.long)
+        self.likelihood = torch.zeros(total, len(maps))
+        self._found = _given(poses)
+
+    @property
+    def poses(self) -> Pose:
+        """The best of every image under the map of its class."""
+        return Pose(self._found.rotation[:, 0], self._found.shift_angstrom[:, 0])
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor of the map in each image, ``(b,)``."""
+        return self._found.scale[:, 0]
+
+    @property
+    def done(self) -> bool:
+        """Whether classes have settled, or all rounds are done."""
+        return self.round >= self.config.rounds or self.changed <= self.config.settled
+
+    @property
+    def progress(self) -> float:
+        """Share of the rounds that is done."""
+        return 1.0 if self.done else self.round / self.config.rounds
+
+    def _sphere(self, box: int) -> Tensor:
+        length = self.images.box_size * self.pixel_size_angstrom
+        diameter = self.config.poses.diameter_angstrom or length
+        radius = min(box / 2 - EDGE_PX, box * diameter / length / 2)
+        return soft_mask(box, 3, radius, EDGE_PX, device=self._device)
+
+    def _radii(self, search: bool) -> list[int]:
+        """Highest shells of the bands of this round, growing."""
+        poses = self.config.poses
+        first = min(self.radius, poses.search_radius) if search else self.radius
+        radii = [self.radius]
+        while radii[0] > first:
+            radii.insert(0, max(first, math.floor(radii[0] / poses.growth)))
+        return radii
+
+    def _assign(self) -> None:
+        """Pose and class of every image, and the noise that is left."""
+        search = self.config.search and self.round == 0
+        assigners = [
+            Assigner(
+                one,
+                self.pixel_size_angstrom,
+                self._radii(search),
+                self.noise_power,
+                self.config.poses,
+                search=search,
+            )
+            for one in self.maps
+        ]
+        fixed = None if self.config.poses.scale == "image" else 1.0
+        total = len(self.images)
+        left = torch.zeros(len(assigners), assigners[0].refiner.band.radius + 1).double()
+        parts: list[Assignment] = []
+        likelihood: list[Tensor] = []
+        for rows, read in read_ahead(self.images, torch.arange(total)):
+            optics = None if self.optics is None else self.optics[rows].to(self._device)
+            images = read.to(self._device, torch.float32)
+            start = None if search else _moved_to(self._found[rows], self._device)
+            told = [a(images, optics, start=start, scale=fixed) for a in assigners]
+            left += torch.stack([one.left for one in told])
+            best, gain = _best(told)
+            parts.append(_moved_to(best, torch.device("cpu")))
+            likelihood.append(gain.cpu() / 2)
+            self._progress(float(rows[-1] + 1) / total)
+        self._found, self.likelihood = Assignment.cat(parts), torch.cat(likelihood)
+        classes = self.likelihood.argmax(1)
+        self.changed = float((classes != self.classes).double().mean())
+        self.classes = classes
+        # what other maps leave of an image is more than noise; the least is nearest to it
+        self._update_noise(assigners[0], left.amin(0) / total)
+
+    def _update_noise(self, assigner: Assigner, left: Tensor) -> None:
+        band, points = assigner.refiner.band, assigner.refiner.points_per_shell().cpu()
+        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
+        self.noise_power = self.noise_power.clone()
+        self.noise_power[1 : band.radius + 1] = power[1:].to(self.noise_power)
+
+    def _reconstruct(self) -> list[float]:
+        """The maps from their images; resolution of each, Å. One of too few stays as it was."""
+        n, maps, halves = self.images.box_size, self.maps.clone(), self.half_maps.clone()
+        pose, sphere = self.poses, self._sphere(n)
+        resolution: list[float] = []
+        for k in range(len(maps)):
+            rows = (self.classes == k).nonzero().flatten()
+            if len(rows) < _LEAST:
+                resolution.append(math.inf)
+                continue
+            sums = accumulate(
+                ChosenImages(self.images, rows),
+                pose.rotation[rows],
+                pose.shift_angstrom[rows],
+                None if self.optics is None else self.optics[rows],
+                self.pixel_size_angstrom,
+                torch.arange(len(rows)) % 2 + 1,
+                device=self._device,
+            )
+            pair = torch.stack([half_map(one) for one in sums])
+            halves[k] = pair.to(halves)
+            fsc = self._correlate(pair[0] * sphere, pair[1] * sphere).cpu()
+            below = (fsc[1:] < _AGREE).nonzero().flatten()
+            agreeing = max(1, int(below[0]) if len(below) else len(fsc) - 1)
+            resolution.append(n * self.pixel_size_angstrom / agreeing)
+            maps[k] = wiener_map(sums[0] + sums[1], noise_to_signal(fsc)) * sphere
+        self.maps, self.half_maps = maps, halves
+        return resolution
+
+    @torch.no_grad()
+    def step(self) -> dict[str, float]:
+        """One round; numbers of it."""
+        self._assign()
+        resolution = self._reconstruct()
+        self.round += 1
+        shares = torch.bincount(self.classes, minlength=len(self.maps)) / len(self.classes)
+        top = self.likelihood.topk(min(2, len(self.maps)), dim=1).values
+        stats = {"changed": self.changed, "margin": float((top[:, 0] - top[:, -1]).median())}
+        for k, (share, angstrom) in enumerate(zip(shares.tolist(), resolution, strict=True)):
+            stats |= {f"share_{k + 1}": share, f"resolution_{k + 1}": angstrom}
+        return stats
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on bitwise."""
+        found = {f"found.{name}": value.clone() for name, value in vars(self._found).items()}
+        return found | {
+            "round": self.round,
+            "changed": self.changed,
+            "classes": self.classes.clone(),
+            "likelihood": self.likelihood.clone(),
+            "maps": self.maps.clone(),
+            "half_maps": self.half_maps.clone(),
+            "noise_power": self.noise_power.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a task with the same images, maps and settings.
+
+        Raises:
+            ValueError: maps of another number or box.
+        """
+        if state["maps"].shape != self.maps.shape:
+            raise ValueError(
+                f"the state has maps {tuple(state['maps'].shape)}, this task "
+                f"{tuple(self.maps.shape)}; resume with the maps it was begun with"
+            )
+        self.round, self.changed = int(state["round"]), float(state["changed"])
+        self.classes, self.likelihood = state["classes"].cpu(), state["likelihood"].cpu()
+        self.maps = state["maps"].to(self._device)
+        self.half_maps = state["half_maps"].cpu()
+        self.noise_power = state["noise_power"].to(self._device)
+        self._found = Assignment(
+            **{name: state[f"found.{name}"].cpu() for name in vars(self._found)}
+        )
+
+
+def _given(poses: Pose) -> Assignment:
+    """Known poses as the only candidates."""
+    rotation = poses.rotation.float().cpu()[:, None]
+    one = torch.ones(len(rotation), 1)
+    shift = poses.shift_angstrom.float().cpu()[:, None]
+    return Assignment(rotation, shift, 0 * one, one, one, torch.zeros(len(rotation), 1, 5, 5))
+
+
+def _moved_to(found: Assignment, device: torch.device) -> Assignment:
+    return Assignment(**{name: value.to(device) for name, value in vars(found).items()})
+
+
+def _best(told: list[Assigned]) -> tuple[Assignment, Tensor]:
+    """Of every image the candidates under its best map, and the gains under all ``(b, K)``."""
+    parts = [one.found.best(KEPT) for one in told]
+    gain = torch.stack([part.gain[:, 0] for part in parts], 1)
+    every = Assignment.cat(parts)
+    rows = torch.arange(len(gain), device=gain.device)
+    return every[gain.argmax(1) * len(gain) + rows], gain

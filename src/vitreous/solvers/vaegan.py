@@ -1,0 +1,508 @@
+"""The VAE-GAN that sorts mixed particles without being told how many structures there are.
+
+Algorithms 6 and 7 and eqs. (5) to (7) of the thesis on noise-robust VAE-GANs for cryo-EM and of the
+article at its end. A generator turns a latent vector and a pose into the spectrum of an image; the
+simulator's own shift, CTF and noise make a particle image of it; a critic compares simulated with
+real images, and an encoder gives every real image a latent vector whose volume looks like it to the
+critic. No image is given a pose: the reconstruction of an image is seen from anywhere, so what the
+encoder can pass on is the structure.
+
+A reconstruction has the CTF of its image. Fakes of the last critic update serve the generator too,
+under the updated critic.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import frequency_grid
+from vitreous.models.camera import LearnedCamera, coverage, orientation_moment
+from vitreous.models.encoder import Encoder
+from vitreous.models.noise_net import NoiseNetwork, add_noise, diversity_loss
+from vitreous.physics.simulator import Conditions, Simulator
+from vitreous.solvers.images import (
+    ImageCache,
+    ImageSource,
+    at_box,
+    background_share,
+    matched_weight,
+    seen_by_critic,
+)
+from vitreous.solvers.losses import gradient_penalty, normalise_images
+from vitreous.solvers.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.solvers.vaegan_config import SortingStage, VaeGanConfig
+from vitreous.solvers.vaegan_networks import (
+    as_module,
+    encoder_box,
+    make_critic,
+    make_encoder,
+    make_generator,
+)
+
+__all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
+
+STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
+CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
+VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
+_PIECE = 256
+
+
+@dataclass
+class _Batch:
+    """Real images, and simulated ones: first drawn from the prior, then reconstructions."""
+
+    real: Tensor
+    made: Tensor
+    latent: Tensor
+    mean: Tensor | None  # of the encoder, for the real images
+    log_variance: Tensor | None
+    diversity: Tensor
+
+
+class VaeGan(RollsBack):
+    """A latent space for mixed particles; call :meth:`step` until :attr:`done`.
+
+    Args:
+        images: particles, protein positive; row i belongs to row i of ``simulator.optics``.
+        simulator: imaging conditions to draw from, at the particles' box and pixel size.
+        config: settings.
+        generators: one per name of :data:`STREAMS`, all on the simulator's device.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        simulator: Simulator,
+        config: VaeGanConfig,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.images, self.full_simulator, self.config = images, simulator, config
+        self.generators = dict(generators)
+        self.device = simulator.micrograph_id.device
+        self.iteration = 0
+        self.critic_updates = 0
+        c, init = config, self.generators["init"]
+        self.generator = make_generator(c, _cpu_twin(init))
+        self.encoder: Encoder | None = None
+        if c.latent:
+            self.encoder = make_encoder(c, _cpu_twin(init)).to(self.device)
+        first = c.stages[0].box_size
+        self.noise_network = NoiseNetwork(first, generator=_cpu_twin(init)).to(self.device)
+        self.camera = LearnedCamera(generator=_cpu_twin(init)).to(self.device)
+        as_module(self.generator).to(self.device)
+        self.average = copy.deepcopy(self.generator)
+        self.log_signal = torch.zeros((), device=self.device, requires_grad=True)
+        self.log_noise = torch.zeros((), device=self.device, requires_grad=True)
+        self._moment = torch.eye(4, device=self.device) / 4
+        self._enter(0)
+
+    # ---------------------------------------------------------------- stages
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has had its iterations."""
+        return self.iteration >= self.config.iterations
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by number of iterations."""
+        return min(1.0, self.iteration / self.config.iterations)
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the maps at the present stage, pixels."""
+        return self.config.stages[self.stage].box_size
+
+    def _enter(self, stage: int) -> None:
+        """Box, band, data, critic and optimisers of a stage; other networks go on as they are."""
+        c = self.config
+        self.stage = stage
+        n = self.box_size
+        self.simulator = at_box(self.full_simulator, n)
+        self._cache = ImageCache(self.images, n, self.device)
+        self.radius = c.stages[stage].band * n / 2
+        kx, ky = frequency_grid(n, 1.0 / n, device=self.device)
+        self._band = ((kx**2 + ky**2) < self.radius**2).to(torch.float32)
+        for source in (self.generator, self.average):
+            source.enter(n)
+        share = background_share(self._cache, self.device)
+        self._weight = self._band
+        if c.weighting == "matched":
+            stream = self.generators["noise"]
+            self._weight = self._band * matched_weight(self._cache, self.simulator, share, stream)
+        self._match_scales(share)
+        self.critic = make_critic(c, n, _cpu_twin(self.generators["init"])).to(self.device)
+        self._optimise()
+        self._keep_snapshot()
+
+    def _optimise(self) -> None:
+        """Fresh optimisers; the thesis has these three."""
+        c, adam = self.config, torch.optim.Adam
+        made = self.generator.parameter_groups(c.learning_rate_generator)
+        if c.noise == "network":
+            group = {"params": list(self.noise_network.parameters())}
+            made.append(group | {"lr": c.learning_rate_generator})
+        if c.camera == "learned":
+            group = {"params": list(self.camera.parameters())}
+            made.append(group | {"lr": c.learning_rate_generator})
+        scales = [self.log_signal] + [self.log_noise] * (c.noise == "scale")
+        made.append({"params": scales, "lr": c.learning_rate_scale})
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
+            "generator": adam(made, c.learning_rate_generator, betas=c.betas),
+        }
+        if self.encoder is not None:
+            self.optimisers["encoder"] = adam(
+                self.encoder.parameters(), c.learning_rate_encoder, betas=c.betas
+            )
+        self._rates = {
+            name: [float(group["lr"]) for group in optimiser.param_groups]
+            for name, optimiser in self.optimisers.items()
+        }
+
+    @torch.no_grad()
+    def _match_scales(self, noise_share: float) -> None:
+        """Scales at which the noise has its share of the variance of the images.
+
+        The signal's is set at the first stage; later ones leave it as it was learned.
+        """
+        conditions = self._draw(256)
+        transfer = self.simulator.transfer(conditions.row)
+        latent = self._normal(256, self.generator.latent)
+        unit = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
+        scale = torch.ones(())
+        if self.config.noise == "network":
+            scale = self.noise_network(self._normal(256, self.noise_network.latent), self.box_size)
+        signal, noise = (
+            torch.fft.irfft2(torch.fft.rfft2(x) * self._band, s=x.shape[-2:]).std()
+            for x in (self._clean(latent, conditions, transfer), scale.to(unit) * unit)
+        )
+        deviation = math.sqrt(1 - noise_share)
+        if self.stage == 0:
+            if signal > 0:
+                self.log_signal.copy_(math.log(deviation) - signal.log())
+        elif signal > 0:
+            deviation = float(self.log_signal.exp() * signal)
+        ratio = math.sqrt(noise_share / (1 - noise_share))
+        self.log_noise.copy_(math.log(deviation * ratio) - noise.log())
+
+    # ---------------------------------------------------------------- images
+
+    def _normal(self, *shape: int) -> Tensor:
+        stream = self.generators["latent"]
+        return torch.randn(shape, generator=stream, device=stream.device).to(self.device)
+
+    def _draw(self, count: int) -> Conditions:
+        """Pose, shift and CTF of simulated images."""
+        conditions = self.simulator.draw(
+            count, poses=self.generators["poses"], optics=self.generators["ctf"]
+        )
+        if self.config.camera == "learned":
+            rotations = self.camera(self._normal(count, 6))
+            conditions = dataclasses.replace(conditions, rotations=rotations)
+        return conditions
+
+    def _clean(self, latent: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
+        """Noiseless images, before the learned scale."""
+        slices = self.generator.slices(latent, conditions.rotations, radius=self.radius)
+        return self.simulator.clean_slices(slices, conditions, transfer)
+
+    def _simulated(
+        self, latent: Tensor, conditions: Conditions, turn: int
+    ) -> tuple[Tensor, Tensor]:
+        """Images as the critic sees them, and the diversity of their noise."""
+        c, n = self.config, self.box_size
+        transfer = self.simulator.transfer(conditions.row)
+        images = self.log_signal.exp() * self._clean(latent, conditions, transfer)
+        diversity = images.new_zeros(())
+        if c.noise != "none":
+            unit = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
+            scale = self.log_noise.exp()
+            if c.noise == "network":
+                z = self._normal(len(latent), self.noise_network.latent)
+                network = self.noise_network(z, n)
+                half = len(z) // 2
+                diversity = diversity_loss(
+                    network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
+                )
+                scale = scale * network
+            images = add_noise(images, scale, unit, c.noise_kind)
+        return self._seen(images, transfer, turn), diversity
+
+    def _seen(self, images: Tensor, transfer: Tensor, turn: int) -> Tensor:
+        c, angle_rad = self.config, None
+        factor = self._weight * transfer if c.weighting == "matched" else self._weight
+        if c.rotate:
+            stream = self.generators["batches"]
+            share = torch.rand(len(images), generator=stream, device=stream.device)
+            angle_rad = 2 * math.pi * share.to(self.device)
+        return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
+
+    def _encode(self, encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance for images as the critic sees them."""
+        m = encoder_box(self.config)
+        if images.shape[-1] != m:
+            images = normalise_images(fourier_resize(images, m, 2))
+        found: tuple[Tensor, Tensor] = encoder(images)
+        return found
+
+    def _batch(self) -> _Batch:
+        """Real images, as many drawn from the prior, as many reconstructions."""
+        b, stream = self.config.batch_size, self.generators["batches"]
+        row = torch.randint(len(self.images), (b,), generator=stream, device=stream.device)
+        row = row.to(self.device)
+        turn = 0
+        if self.config.mirror:
+            turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
+        conditions = self._draw(2 * b)
+        conditions.row[b:] = row
+        real = self._seen(self._cache.read(row), self.simulator.transfer(row), turn)
+        mean = log_variance = None
+        latent = torch.zeros(2 * b, 1, device=self.device)
+        if self.encoder is not None:
+            mean, log_variance = self._encode(self.encoder, real)
+            normal = self._normal(2 * b, self.config.latent)
+            found = mean + torch.exp(0.5 * log_variance) * normal[b:]  # eq. (4)
+            latent = torch.cat([normal[:b], found])
+        made, diversity = self._simulated(latent, conditions, turn)
+        if self.config.camera == "learned":
+            moment = orientation_moment(conditions.rotations)
+            self._moment = self._moment.lerp(moment, 1 - CAMERA_MEMORY)
+        return _Batch(real, made, latent, mean, log_variance, diversity)
+
+    # ---------------------------------------------------------------- algorithms 6 and 7
+
+    def step(self) -> dict[str, float]:
+        """One generator and encoder update after ``n_critic`` of the critic; its numbers."""
+        self._set_learning_rates()
+        for _ in range(self.config.n_critic - 1):
+            with torch.no_grad():
+                batch = self._batch()
+            self._update_critic(batch)
+        batch = self._batch()
+        stats = {
+            "iteration": float(self.iteration),
+            "box": float(self.box_size),
+            "signal": float(self.log_signal.detach().exp()),
+            "noise": float(self.log_noise.detach().exp()),
+            **self._update_critic(batch),
+            **self._update_generator(batch),
+        }
+        if self.config.camera == "learned":
+            found = coverage(self._moment)
+            stats["camera_coverage"] = found
+            stats["camera_collapsed"] = float(found < self.config.least_coverage)
+        self._guard(stats)
+        self.iteration += 1
+        end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
+        if self.iteration >= end and self.stage + 1 < len(self.config.stages):
+            self._enter(self.stage + 1)
+        return stats
+
+    def _update_critic(self, batch: _Batch) -> dict[str, float]:
+        """Eq. (7); half of the simulated images are drawn, half reconstructed."""
+        c, b = self.config, len(batch.real)
+        self.critic.requires_grad_(True)
+        made = batch.made.detach()[b // 2 : b // 2 + b]
+        scores = self.critic(torch.cat([batch.real, made]))
+        loss = scores[b:].mean() - scores[:b].mean()
+        wasserstein = -float(loss.detach())
+        if self.critic_updates % c.penalty_every == 0 and c.penalty > 0:
+            mix = self.generators["mix"]
+            alpha = torch.rand(b, generator=mix, device=mix.device).to(self.device)
+            penalty = gradient_penalty(self.critic, batch.real, made, alpha)
+            loss = loss + c.penalty * c.penalty_every * penalty
+        self.critic_updates += 1
+        parameters = list(self.critic.parameters())
+        norm = self._apply("critic", parameters, torch.autograd.grad(loss, parameters))
+        return {"wasserstein": wasserstein, "critic_gradient": norm}
+
+    def _update_generator(self, batch: _Batch) -> dict[str, float]:
+        """Eqs. (5) and (6), each loss for its own network."""
+        c, b = self.config, len(batch.real)
+        self.critic.requires_grad_(False)
+        stats: dict[str, float] = {}
+        features, vector, scores = self.critic.look(batch.made)
+        loss = -scores.mean() - c.diversity * batch.diversity
+        encoder_loss = None
+        if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
+            with torch.no_grad():
+                told = self.critic.look(batch.real)
+            seen, known = (features, told[0]) if c.perceptual_on == "map" else (vector, told[1])
+            perceptual = (seen[b:] - known).abs().mean()
+            divergence = _divergence(batch.mean, batch.log_variance)
+            encoder_loss = c.kl * divergence + perceptual
+            loss = loss + c.perceptual * perceptual  # KL has no slope here
+            stats |= {"perceptual": float(perceptual.detach()), "kl": float(divergence.detach())}
+            if c.latent_loss > 0:
+                missed = _surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
+                encoder_loss = encoder_loss + c.latent_loss * missed
+                loss = loss + c.latent_loss * missed
+                stats["latent_loss"] = float(missed.detach())
+        found: list[Tensor | None] = []
+        weights: list[nn.Parameter] = []
+        if encoder_loss is not None and self.encoder is not None:
+            weights = list(self.encoder.parameters())
+            found = list(torch.autograd.grad(encoder_loss, weights, retain_graph=True))
+        parameters = [p for g in self.optimisers["generator"].param_groups for p in g["params"]]
+        slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
+        stats["generator_loss"] = float(loss.detach())
+        if weights:
+            stats["encoder_gradient"] = self._apply("encoder", weights, found)
+        stats["generator_gradient"] = self._apply("generator", parameters, slopes)
+        self._follow()
+        return stats
+
+    def _apply(self, name: str, parameters: Any, slopes: Any) -> float:
+        """An optimiser's step, unless a gradient is not finite; the gradient's norm."""
+        norm = torch.nn.utils.get_total_norm([s for s in slopes if s is not None])
+        if bool(torch.isfinite(norm)):
+            for parameter, slope in zip(parameters, slopes, strict=True):
+                parameter.grad = slope
+            self.optimisers[name].step()
+            for parameter in parameters:
+                parameter.grad = None
+        return float(norm)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Running average of the generator ("GAN unrolling")."""
+        ours, theirs = as_module(self.average), as_module(self.generator)
+        for mine, current in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.lerp_(current, 1 - self.config.averaging)
+        for kept, current in zip(ours.buffers(), theirs.buffers(), strict=True):
+            kept.copy_(current)
+
+    def _set_learning_rates(self) -> None:
+        c = self.config
+        decay = c.learning_rate_end**self.progress
+        begun = self.iteration - sum(stage.iterations for stage in c.stages[: self.stage])
+        warm = min(1.0, (begun + 1) / max(1, c.warm_up))
+        for name, optimiser in self.optimisers.items():
+            factor = decay * (warm if name == "generator" else 1.0)
+            for group, rate in zip(optimiser.param_groups, self._rates[name], strict=True):
+                group["lr"] = rate * factor
+
+    # ---------------------------------------------------------------- results
+
+    @torch.no_grad()
+    def embed(self, rows: Tensor) -> Tensor:
+        """Latent means, float32 ``(m, d)`` on the CPU, of particles ``rows (m,)``.
+
+        Averaged over mirrors and quarter turns, if trained on them. Draws no random numbers. All
+        zero, ``(m, 1)``, in a homogeneous run.
+        """
+        if self.encoder is None:
+            return torch.zeros(len(rows), 1)
+        encoder = self.encoder.eval()
+        found = []
+        for piece in rows.split(_PIECE):
+            row = piece.to(self.device)
+            images, transfer = self._cache.read(row), self.simulator.transfer(row)
+            factor = self._weight * transfer if self.config.weighting == "matched" else self._weight
+            total = torch.zeros(len(row), self.config.latent, device=self.device)
+            views = VIEWS if self.config.mirror else 1
+            for turn in range(views):
+                total += self._encode(encoder, seen_by_critic(images, factor, turn=turn))[0]
+            found.append((total / views).cpu())
+        encoder.train()
+        return torch.cat(found) if found else torch.zeros(0, self.config.latent)
+
+    @torch.no_grad()
+    def volume(self, latent: Tensor) -> Tensor:
+        """The map ``(n, n, n)`` of a latent vector ``(d,)``, from the averaged weights.
+
+        In 2D an image ``(n, n)``.
+        """
+        module = as_module(self.average)
+        module.eval()
+        volume = self.average.volume(latent.to(self.device, torch.float32), radius=self.radius)
+        module.train()
+        return volume * self.log_signal.exp()
+
+    # ---------------------------------------------------------------- state
+
+    def _modules(self) -> dict[str, nn.Module]:
+        made = {
+            "generator": as_module(self.generator),
+            "average": as_module(self.average),
+            "critic": self.critic,
+            "noise_network": self.noise_network,
+            "camera": self.camera,
+        }
+        return made if self.encoder is None else made | {"encoder": self.encoder}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes, by name: weights, moments, scales and random streams.
+
+        The weights and moments are the live ones: clone what must outlast the next step.
+        """
+        out = {
+            "log_signal": self.log_signal.detach(),
+            "log_noise": self.log_noise.detach(),
+            "weight": self._weight,
+            "moment": self._moment,
+        }
+        for name, module in self._modules().items():
+            out |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+        out |= optimiser_tensors(self.optimisers)
+        return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
+
+    def counters(self) -> dict[str, int]:
+        """Where the run stands, to be stored beside :meth:`tensors`."""
+        names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks")
+        return {name: int(getattr(self, name)) for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """``tensors``, cloned, and ``counters``: all that a run needs to go on bitwise."""
+        tensors = {k: v.detach().clone() for k, v in self.tensors().items()}
+        return {"tensors": tensors, "counters": self.counters()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`state_dict` was taken; a rollback returns here."""
+        counters = state["counters"]
+        self._enter(int(counters["stage"]))
+        for name, value in counters.items():
+            setattr(self, name, int(value))
+        self._load_tensors(state["tensors"], generators=True)
+        self._keep_snapshot()
+
+    @torch.no_grad()
+    def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
+        self.log_signal.copy_(tensors["log_signal"])
+        self.log_noise.copy_(tensors["log_noise"])
+        self._weight = tensors["weight"].to(self.device).clone()
+        self._moment = tensors["moment"].to(self.device).clone()
+        for name, module in self._modules().items():
+            prefix = f"{name}."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict(own)
+        load_optimisers(self.optimisers, tensors)
+        if generators:
+            for name, generator in self.generators.items():
+                generator.set_state(tensors[f"random.{name}"].cpu())
+
+
+def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the standard normal distribution, mean per dimension."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def _surprise(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log likelihood of z, mean per dimension, up to a constant."""
+    return 0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).mean()
+
+
+def _cpu_twin(generator: torch.Generator) -> torch.Generator:
+    """A CPU generator seeded from another one, which it advances."""
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))

@@ -1,0 +1,113 @@
+"""Images of two structures, sorted under blurred maps of both, from poses that are a bit off."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from matching_case import BOX, PIXEL, Case, case
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import radius_grid
+from vitreous.core.params import Pose
+from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.metrics.fsc import fsc
+from vitreous.physics.simulator import simulate
+from vitreous.solvers.classification import Classification, ClassificationConfig
+from vitreous.solvers.images import ImagesInMemory
+from vitreous.solvers.pose_config import PoseConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+COUNT = 200
+POSES = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0)
+CONFIG = ClassificationConfig(POSES, rounds=3, radius=9)
+
+
+def mixed() -> tuple[Case, Tensor, Tensor]:
+    """Images, every third without a piece of the molecule; both maps; classes."""
+    whole = case(COUNT)
+    piece = radius_grid(BOX, 3).roll((5, 4, 2), (0, 1, 2)) < 7
+    maps = torch.stack([whole.volume, whole.volume * ~piece])
+    classes = (torch.arange(COUNT) % 3 == 0).long()
+    less = simulate(maps[1], whole.rotation, whole.shift, whole.optics, PIXEL)
+    images = torch.where(classes.bool()[:, None, None], less, whole.images)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(6))
+    return replace(whole, images=images + images.std() * noise), maps, classes
+
+
+def task(config: ClassificationConfig = CONFIG) -> tuple[Classification, Case, Tensor, Tensor]:
+    data, maps, classes = mixed()
+    stream = torch.Generator().manual_seed(2)
+    off = axis_angle_to_matrix(0.05 * torch.randn(COUNT, 3, generator=stream))
+    poses = Pose(off @ data.rotation, data.shift + torch.randn(COUNT, 2, generator=stream))
+    blurred = fourier_resize(fourier_resize(maps, 12, 3), BOX, 3)
+    run = Classification(
+        ImagesInMemory(data.images), data.optics, PIXEL, poses, blurred, config, correlate=fsc
+    )
+    return run, data, maps, classes
+
+
+def test_classes_poses_and_maps_settle() -> None:
+    run, data, maps, classes = task()
+    before = data.errors_deg(run.poses.rotation[:, None]).median()
+    while not run.done:
+        stats = run.step()
+    assert (run.classes == classes).float().mean() > 0.97
+    assert stats["changed"] < 0.05
+    assert stats["share_2"] == pytest.approx(1 / 3, abs=0.03)
+    assert data.errors_deg(run.poses.rotation[:, None]).median() < 0.7 * before
+    for found, truth in zip(run.maps, maps, strict=True):
+        assert fsc(found, truth)[1:7].min() > 0.9
+    mine, other = fsc(run.maps[1], maps[1])[1:7].mean(), fsc(run.maps[1], maps[0])[1:7].mean()
+    assert mine > other + 0.01
+    assert run.half_maps.shape == (2, 2, BOX, BOX, BOX)
+
+
+def test_a_first_search_finds_poses_that_were_lost() -> None:
+    run, data, _, _ = task(replace(CONFIG, search=True, rounds=1))
+    run._found.rotation[::2] = torch.eye(3)
+    run.step()
+    assert data.errors_deg(run.poses.rotation[:, None])[::2].median() < 6.0
+
+
+def test_each_image_may_have_a_scale_of_its_own() -> None:
+    run, _, _, classes = task(replace(CONFIG, poses=replace(POSES, scale="image"), rounds=1))
+    run.step()
+    assert (run.classes == classes).float().mean() > 0.9
+    assert float(run.scale.std()) > 0.01
+
+
+def test_resumes_bitwise() -> None:
+    straight, broken = (task()[0] for _ in range(2))
+    straight.step()
+    broken.step()
+    stored = io.BytesIO()
+    torch.save(broken.state_dict(), stored)
+    stored.seek(0)
+    resumed = task()[0]
+    resumed.load_state_dict(torch.load(stored, weights_only=True))
+    assert straight.step() == resumed.step()
+    assert torch.equal(straight.maps, resumed.maps)
+    assert torch.equal(straight.classes, resumed.classes)
+    assert torch.equal(straight.poses.rotation, resumed.poses.rotation)
+
+
+def test_a_map_without_images_stays() -> None:
+    run, _, _, _ = task(replace(CONFIG, rounds=1))
+    run.maps[1] = -run.maps[1]
+    before = run.maps[1].clone()
+    stats = run.step()
+    assert stats["share_2"] == 0.0
+    assert torch.equal(run.maps[1], before)
+
+
+def test_maps_must_be_of_the_images_box() -> None:
+    data, maps, _ = mixed()
+    poses = Pose(data.rotation, data.shift)
+    with pytest.raises(ValueError, match="maps must be"):
+        Classification(
+            ImagesInMemory(data.images), None, PIXEL, poses, maps[0], CONFIG, correlate=fsc
+        )
