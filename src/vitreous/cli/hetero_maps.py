@@ -1,4 +1,4 @@
-"""Latents, maps of clusters and maps along them, as every ``vitreous hetero`` command makes them."""
+"""Latents, maps of clusters and maps along them, as the ``vitreous hetero`` commands make them."""
 
 from __future__ import annotations
 

@@ -41,12 +41,14 @@ class Recipe:
         working: how they are read.
         method: ``gan``: no poses; ``align``: with them.
         settings: of the solver, all of them.
+        shift: how far particles are off centre, for ``gan``.
     """
 
     files: ParticleFiles
     working: Working
     method: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shift: str = "none"
 
     def options(self) -> dict[str, Any]:
         """The table ``[options]`` of ``config.toml``, without the hash of the images."""
@@ -57,6 +59,7 @@ class Recipe:
             **files,
             "passthrough": list(self.files.passthrough) or None,
             **working,
+            "shift": self.shift,
             "solver": dict(self.settings),
         }
 
@@ -79,6 +82,7 @@ class Recipe:
             working=Working(**{name: options[name] for name in _WORKING if name in options}),
             method=options["method"],
             settings=options.get("solver", {}),
+            shift=options.get("shift", "none"),
         )
 
 
@@ -90,12 +94,22 @@ class Trained:
     material: Material
     sorter: Sorter
 
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Of the model's maps, Å."""
+        return model_pixel_size(self.material.data, self.sorter)
+
+
+def model_pixel_size(data: WorkingSet, sorter: Sorter) -> float:
+    """Å per pixel of a model's maps, whose field of view is that of the images."""
+    return data.box_size * data.pixel_size_angstrom / sorter.box_size
+
 
 def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
     """What a sorter of this recipe is trained on."""
     images = WorkingImages(data.particles, invert=recipe.working.invert)
     cached = ImageCache(images, data.box_size, torch.device("cpu"))
-    return Material(data, recipe.working, cached, pose)
+    return Material(data, recipe.working, cached, pose, recipe.shift)
 
 
 def consensus_poses(folder: Path, data: WorkingSet) -> Pose | None:

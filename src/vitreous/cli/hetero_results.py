@@ -1,4 +1,4 @@
-"""What ``vitreous hetero run`` and ``cluster`` end with: tables, maps, the page, and a few lines."""
+"""What ``vitreous hetero run`` and ``cluster`` end with: tables, maps, page, and a few lines."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _warnings(found: Sorted) -> tuple[str, ...]:
     if any(one is not None and one.halves is not None for one in found.maps):
         warnings.append(
             "The half maps of a class share the model that chose its particles: their FSC is too "
-            "high where the model is wrong. Refine each class by itself before quoting a resolution."
+            "high where the model is wrong. Refine each class by itself before quoting it."
         )
     return tuple(warnings)
 

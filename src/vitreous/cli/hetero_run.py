@@ -14,7 +14,6 @@ from vitreous.cli.common import StopSignals, say
 from vitreous.cli.first_maps import Search
 from vitreous.cli.hetero_maps import (
     ClassMap,
-    Notify,
     PosedImages,
     embed_all,
     members,
@@ -23,7 +22,13 @@ from vitreous.cli.hetero_maps import (
     traverse_all,
 )
 from vitreous.cli.hetero_output import UNSORTED, files_of
-from vitreous.cli.hetero_recipe import CONSENSUS, Recipe, consensus_poses, material
+from vitreous.cli.hetero_recipe import (
+    CONSENSUS,
+    Recipe,
+    consensus_poses,
+    material,
+    model_pixel_size,
+)
 from vitreous.cli.hetero_results import (
     Done,
     Sorted,
@@ -71,6 +76,7 @@ class Request:
         clustering: None for ``train``.
         points: maps along each cluster.
         rounds: of classification after clustering.
+        shift: how far particles are off centre, for ``gan``.
     """
 
     files: ParticleFiles
@@ -83,6 +89,7 @@ class Request:
     clustering: Clustering | None = None
     points: int = 5
     rounds: int = 0
+    shift: str = "none"
     overwrite: bool = False
     resume: bool = False
     quiet: bool = False
@@ -103,8 +110,10 @@ def run(request: Request) -> Done:
     if request.rounds and request.method != "align":
         raise UsageError("--rounds: needs poses; give --align as well")
     data = open_working_set(request.files, request.working, check_all=True)
-    settings = sorters.settle(request.method, request.config, request.overrides, request.working)
-    recipe = Recipe(request.files, request.working, request.method, settings)
+    settings = sorters.settle(
+        request.method, request.config, request.overrides, request.working, data
+    )
+    recipe = Recipe(request.files, request.working, request.method, settings, request.shift)
     folder = _folder(request, recipe, data)
     with folder, StopSignals() as stop:
         if folder.was_finished:
@@ -182,7 +191,7 @@ def sort(
         pose=pose,
         maps=maps,
         traversals=traverse_all(sorter, latent, rows, request.points, notify),
-        pixel_size_angstrom=made.data.pixel_size_angstrom,
+        pixel_size_angstrom=model_pixel_size(made.data, sorter),
         moved=moved,
     )
 

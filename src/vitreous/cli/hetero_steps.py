@@ -170,7 +170,7 @@ def cluster(request: ClusterRequest) -> Done:
         pixel = data.pixel_size_angstrom
         if trained is not None:
             maps += model_maps(trained.sorter, clusters.centre, notify)
-            pixel = trained.material.data.pixel_size_angstrom
+            pixel = trained.pixel_size_angstrom
         elif way == "reconstruct":
             posed = _posed(request, data)
             maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
@@ -221,7 +221,7 @@ def traverse(request: TraverseRequest) -> Done:
     trained = load_trained(
         request.model, request.model_particles, device=request.device, threads=request.threads
     )
-    pixel = trained.material.data.pixel_size_angstrom
+    pixel = trained.pixel_size_angstrom
     options = {"points": request.points, "classes": list(numbers)}
     folder = _folder(
         request.output,

@@ -19,6 +19,7 @@ from vitreous.cli import (
     convert,
     demo,
     fsc,
+    hetero,
     info,
     postprocess,
     prepare,
@@ -56,6 +57,7 @@ app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
 app.command("symmetry", no_args_is_help=True)(symmetry.command)
 app.command("postprocess", no_args_is_help=True)(postprocess.command)
 app.add_typer(tomo.app, name="tomo")
+app.add_typer(hetero.app, name="hetero")
 app.command("align", no_args_is_help=True)(align.command)
 app.command("fsc", no_args_is_help=True)(fsc.command)
 

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitreous.cli.common import generator
+import torch
+
+from vitreous.cli.common import generator, stream_seed
 from vitreous.cli.config import build as checked
 from vitreous.cli.config import load_config
+from vitreous.cli.output import CONFIG
+from vitreous.cli.sources import parse_shift
 from vitreous.cli.working_set import Working, WorkingSet
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Optics, Pose
+from vitreous.physics.simulator import Simulator
 from vitreous.solvers.images import ImageSource
 from vitreous.solvers.sorter import Sorter
+from vitreous.solvers.vaegan import STREAMS, VaeGan
+from vitreous.solvers.vaegan_config import SortingStage, VaeGanConfig
 from vitreous.solvers.variability import Variability
 from vitreous.solvers.variability_config import VariabilityConfig
 
+LARGEST_DEFAULT_BOX = 32
 Method = Literal["gan", "align"]
 
 
@@ -31,12 +39,15 @@ class Material:
         working: options of the pass over them.
         images: protein positive, at the working box.
         pose: of each particle; None for the method that needs none.
+        shift: how far particles are off centre, as on the command line, for the method without
+            poses.
     """
 
     data: WorkingSet
     working: Working
     images: ImageSource
     pose: Pose | None
+    shift: str = "none"
 
     @property
     def optics(self) -> Optics | None:
@@ -45,7 +56,11 @@ class Material:
 
 
 def settle(
-    method: Method, file: Path | None, overrides: Mapping[str, Any], working: Working
+    method: Method,
+    file: Path | None,
+    overrides: Mapping[str, Any],
+    working: Working,
+    data: WorkingSet,
 ) -> dict[str, Any]:
     """All settings of a method: its defaults, the file's, the command line's.
 
@@ -55,23 +70,45 @@ def settle(
         overrides: ``latent``, how many dimensions, and ``effort``, what multiplies the steps; None
             for what was not given.
         working: options that are settings too.
+        data: what they are to fit.
 
     Raises:
         UsageError: an unknown or impossible setting.
         InputError: the file cannot be read.
     """
-    if method == "gan":
-        raise UsageError("--method gan: not in this version; give --align")
-    config = load_config(
-        VariabilityConfig,
-        file,
-        {
-            "components": overrides.get("latent"),
-            "diameter_angstrom": working.mask_diameter_angstrom,
-        },
+    effort = float(overrides.get("effort") or 1.0)
+    diameter = working.mask_diameter_angstrom
+    if method == "align":
+        given = {"components": overrides.get("latent"), "diameter_angstrom": diameter}
+        linear = load_config(VariabilityConfig, file, given)
+        passes = max(2, round(linear.passes * effort))
+        return dataclasses.asdict(dataclasses.replace(linear, passes=passes))
+    share = None
+    if diameter is not None:
+        share = min(1.0, diameter / (2 * data.box_size * data.pixel_size_angstrom))
+    given = {"latent": overrides.get("latent"), "mask_fraction": share}
+    preset = dataclasses.asdict(default_config(data.box_size))
+    gan = load_config(VaeGanConfig, file, given, defaults=preset)
+    boxes = [stage.box_size for stage in gan.stages]
+    if boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > data.box_size:
+        raise UsageError(
+            f"stages: boxes {boxes} must grow from 8 or more up to at most {data.box_size}"
+        )
+    stages = tuple(
+        dataclasses.replace(stage, iterations=max(1, round(stage.iterations * effort)))
+        for stage in gan.stages
     )
-    passes = max(2, round(config.passes * (overrides.get("effort") or 1.0)))
-    return dataclasses.asdict(dataclasses.replace(config, passes=passes))
+    return dataclasses.asdict(dataclasses.replace(gan, stages=stages))
+
+
+def default_config(box_size: int) -> VaeGanConfig:
+    """Settings of the VAE-GAN for images of a box: coarse first, 32 px at most, in two bands.
+
+    >>> [(stage.box_size, stage.band) for stage in default_config(64).stages]
+    [(32, 0.5), (32, 1.0)]
+    """
+    n = max(8, min(box_size, LARGEST_DEFAULT_BOX) // 4 * 4)
+    return VaeGanConfig(stages=(SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0)))
 
 
 def build(method: Method, settings: Mapping[str, Any], material: Material) -> Sorter:
@@ -86,16 +123,37 @@ def build(method: Method, settings: Mapping[str, Any], material: Material) -> So
         UsageError: settings that this version does not know.
         InputError: no poses for the method that needs them.
     """
-    if method == "gan":
-        raise UsageError("--method gan: not in this version; give --align")
-    if material.pose is None:
-        raise InputError("no poses: the particles' table has none; leave it to hetero run --align")
-    return Variability(
-        material.images,
-        material.optics,
-        material.data.pixel_size_angstrom,
-        material.pose,
-        checked(VariabilityConfig, settings, "config.toml"),
-        generator=generator(material.working.seed, "variability"),
-        device=material.data.device,
+    data, seed = material.data, material.working.seed
+    if method == "align":
+        if material.pose is None:
+            raise InputError("no poses: the particles' table has none; see hetero run --align")
+        return Variability(
+            material.images,
+            material.optics,
+            data.pixel_size_angstrom,
+            material.pose,
+            checked(VariabilityConfig, settings, CONFIG),
+            generator=generator(seed, "variability"),
+            device=data.device,
+        )
+    streams = {
+        name: torch.Generator(data.device).manual_seed(stream_seed(seed, f"vaegan/{name}"))
+        for name in STREAMS
+    }
+    config = checked(VaeGanConfig, settings, CONFIG)
+    return VaeGan(material.images, _simulator(material), config, streams)
+
+
+def _simulator(material: Material) -> Simulator:
+    """Imaging conditions of the particles at the working box."""
+    data = material.data
+    optics = material.optics
+    if optics is None:
+        raise UsageError("--ignore-ctf: the VAE-GAN simulates images with their CTF; give --align")
+    return Simulator(
+        data.box_size,
+        data.pixel_size_angstrom,
+        optics.to(data.device),
+        data.particles.micrograph_id.to(data.device),
+        shifts=parse_shift(material.shift, data.pixel_size_angstrom),
     )

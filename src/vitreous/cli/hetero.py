@@ -1,0 +1,354 @@
+"""``vitreous hetero``: particles of several structures, sorted without being told how many."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
+from vitreous.cli.hetero_options import (
+    Align,
+    AssignAll,
+    Config,
+    Effort,
+    Latent,
+    MinCluster,
+    MinSamples,
+    Model,
+    ModelParticles,
+    Particles,
+    Points,
+    Rounds,
+    Shift,
+    Space,
+    TrainedFolder,
+)
+from vitreous.cli.particle_options import (
+    AllowOutsideRoot,
+    Apix,
+    DataRoot,
+    IgnoreCtf,
+    Invert,
+    Passthrough,
+    Permissive,
+    SkipBad,
+    WorkingBox,
+)
+from vitreous.cli.refine_options import Continue, MaskDiameter, Sym
+
+if TYPE_CHECKING:
+    from vitreous.cli.hetero_results import Done
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Mixed particles: sort them into structures without being told how many there are.",
+)
+
+
+class Maps(StrEnum):
+    """Where the maps of clusters come from."""
+
+    AUTO = "auto"
+    MODEL = "model"
+    RECONSTRUCT = "reconstruct"
+    NONE = "none"
+
+
+@app.command("run", no_args_is_help=True)
+def run(
+    context: typer.Context,
+    particles: Particles,
+    output: Output,
+    align: Align = False,
+    sym: Sym = "C1",
+    box: WorkingBox = None,
+    latent: Latent = None,
+    shift: Shift = "none",
+    effort: Effort = 1.0,
+    config: Config = None,
+    mask_diameter: MaskDiameter = None,
+    min_cluster: MinCluster = None,
+    min_samples: MinSamples = 10,
+    space: Space = "auto",
+    assign_all: AssignAll = False,
+    points: Points = 5,
+    rounds: Rounds = 0,
+    invert: Invert = False,
+    ignore_ctf: IgnoreCtf = False,
+    apix: Apix = None,
+    passthrough: Passthrough = None,
+    skip_bad: SkipBad = False,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Continue = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """From mixed particles to clusters, a map of each, and the variation inside each.
+
+    Trains a model that gives every particle a place in a latent space and every place a map, finds
+    clusters by density alone, and follows each cluster along its first principal component. Writes
+    particles.star (class and latents of every particle), class01.star and class01.mrc and so on,
+    class01_pc1_1.mrc and so on, report.html and checkpoints. With --align the maps of the classes
+    are reconstructed from their particles, with half maps and FSC.
+
+    Stop it with Ctrl-C and go on later with --continue.
+
+    Example: `vitreous hetero run particles.star --align -o OUT`
+    """
+    require_finite(context.params)
+    from vitreous.cli.hetero_run import Clustering
+    from vitreous.cli.hetero_run import run as sort
+
+    clustering = Clustering(min_cluster, min_samples, space, assign_all)
+    more = {"clustering": clustering, "points": points, "rounds": rounds}
+    _tell(sort(_request(context.params, **more)))
+
+
+@app.command("train", no_args_is_help=True)
+def train(
+    context: typer.Context,
+    particles: Particles,
+    output: Output,
+    align: Align = False,
+    sym: Sym = "C1",
+    box: WorkingBox = None,
+    latent: Latent = None,
+    shift: Shift = "none",
+    effort: Effort = 1.0,
+    config: Config = None,
+    mask_diameter: MaskDiameter = None,
+    invert: Invert = False,
+    ignore_ctf: IgnoreCtf = False,
+    apix: Apix = None,
+    passthrough: Passthrough = None,
+    skip_bad: SkipBad = False,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Continue = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """The first step of `run`: train a model of mixed particles.
+
+    Writes checkpoints (all that `embed`, `cluster` and `traverse` need), history.jsonl and
+    report.html.
+
+    Example: `vitreous hetero train particles.star -o MODEL`
+    """
+    require_finite(context.params)
+    from vitreous.cli.hetero_run import run as sort
+
+    _tell(sort(_request(context.params)))
+
+
+@app.command("embed", no_args_is_help=True)
+def embed(
+    model: TrainedFolder,
+    output: Output,
+    particles: ModelParticles = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """The second step of `run`: the place of every particle in the latent space.
+
+    Writes particles.star with columns vitreousLatent1 and so on, and the same numbers as
+    latents.safetensors.
+
+    Example: `vitreous hetero embed MODEL -o EMBEDDED`
+    """
+    from vitreous.cli.hetero_steps import EmbedRequest
+    from vitreous.cli.hetero_steps import embed as work
+
+    _tell(work(EmbedRequest(model, output, particles, overwrite, device, threads, quiet)))
+
+
+@app.command("cluster", no_args_is_help=True)
+def cluster(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EMBEDDED.star", help="The particles.star of `vitreous hetero embed` or `run`."
+        ),
+    ],
+    output: Output,
+    model: Model = None,
+    model_particles: ModelParticles = None,
+    maps: Annotated[
+        Maps,
+        typer.Option(
+            help="`reconstruct`: from the particles of each cluster and the table's poses; "
+            "`model`: what the model shows at the centre of each; `auto`: the first if the table "
+            "has poses."
+        ),
+    ] = Maps.AUTO,
+    sym: Sym = "C1",
+    box: WorkingBox = None,
+    mask_diameter: MaskDiameter = None,
+    min_cluster: MinCluster = None,
+    min_samples: MinSamples = 10,
+    space: Space = "auto",
+    assign_all: AssignAll = False,
+    invert: Invert = False,
+    ignore_ctf: IgnoreCtf = False,
+    apix: Apix = None,
+    data_root: DataRoot = None,
+    allow_outside_root: AllowOutsideRoot = False,
+    permissive: Permissive = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """The third step of `run`: clusters found by density, and a map of each.
+
+    Writes particles.star (with class and place along the class), class01.star and class01.mrc and
+    so on, and report.html.
+
+    Example: `vitreous hetero cluster EMBEDDED/particles.star --model MODEL -o CLUSTERS`
+    """
+    from vitreous.cli.hetero_run import Clustering
+    from vitreous.cli.hetero_steps import ClusterRequest
+    from vitreous.cli.hetero_steps import cluster as work
+    from vitreous.cli.particle_sources import ParticleFiles
+    from vitreous.cli.working_set import Working
+
+    files = ParticleFiles(
+        table,
+        apix=apix,
+        data_root=data_root,
+        allow_outside_root=allow_outside_root,
+        permissive=permissive,
+    )
+    working = Working(
+        symmetry=sym,
+        box_size=box,
+        mask_diameter_angstrom=mask_diameter,
+        invert=invert,
+        ignore_ctf=ignore_ctf,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    clustering = Clustering(min_cluster, min_samples, space, assign_all)
+    request = ClusterRequest(
+        files,
+        output,
+        working,
+        model=model,
+        model_particles=model_particles,
+        maps=maps.value,
+        clustering=clustering,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    _tell(work(request))
+
+
+@app.command("traverse", no_args_is_help=True)
+def traverse(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CLUSTERED.star",
+            help="The particles.star of `vitreous hetero cluster` or `run`.",
+        ),
+    ],
+    model: Annotated[
+        Path, typer.Option(help="Folder of `vitreous hetero train` or `run`.", metavar="FOLDER")
+    ],
+    output: Output,
+    model_particles: ModelParticles = None,
+    classes: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--class", min=1, help="Of this class only; may be given several times.", metavar="INT"
+        ),
+    ] = None,
+    points: Points = 5,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """The last step of `run`: maps along the first principal component of each cluster.
+
+    Writes class01_pc1_1.mrc and so on, from the 5th to the 95th percentile of the members, and
+    report.html.
+
+    Example: `vitreous hetero traverse CLUSTERS/particles.star --model MODEL -o PATHS`
+    """
+    from vitreous.cli.hetero_steps import TraverseRequest
+    from vitreous.cli.hetero_steps import traverse as work
+
+    request = TraverseRequest(
+        table,
+        model,
+        output,
+        model_particles=model_particles,
+        classes=tuple(classes or ()),
+        points=points,
+        overwrite=overwrite,
+        device=device,
+        threads=threads,
+        quiet=quiet,
+    )
+    _tell(work(request))
+
+
+def _request(given: dict[str, Any], **more: Any) -> Any:
+    """The request of ``train`` and ``run``, whose options they share."""
+    from vitreous.cli.hetero_run import Request
+    from vitreous.cli.particle_sources import ParticleFiles
+    from vitreous.cli.working_set import Working
+
+    return Request(
+        files=ParticleFiles(
+            given["particles"],
+            apix=given["apix"],
+            data_root=given["data_root"],
+            allow_outside_root=given["allow_outside_root"],
+            passthrough=tuple(given["passthrough"] or ()),
+            permissive=given["permissive"],
+        ),
+        output=given["output"],
+        working=Working(
+            symmetry=given["sym"],
+            box_size=given["box"],
+            mask_diameter_angstrom=given["mask_diameter"],
+            invert=given["invert"],
+            ignore_ctf=given["ignore_ctf"],
+            skip_bad=given["skip_bad"],
+            seed=given["seed"],
+            device=given["device"],
+            threads=given["threads"],
+        ),
+        method="align" if given["align"] else "gan",
+        config=given["config"],
+        overrides={"latent": given["latent"], "effort": given["effort"]},
+        shift=given["shift"],
+        overwrite=given["overwrite"],
+        resume=given["resume"],
+        quiet=given["quiet"],
+        **more,
+    )
+
+
+def _tell(done: Done) -> None:
+    typer.secho(f"{done.verdict[0].upper()}{done.verdict[1:]}.", bold=True)
+    typer.echo(done.text)

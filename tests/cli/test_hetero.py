@@ -1,0 +1,310 @@
+"""``vitreous hetero`` from files to files, with a stand-in for the solvers."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from particle_files import columns, volume
+from vitreous.cli import sorters
+from vitreous.cli.hetero_output import read_latents
+from vitreous.data.particles import Particles
+from vitreous.io.checkpoint import load_checkpoint
+
+COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
+CLASSES = ("--min-cluster", "20", "--space", "pca")
+QUIET = ("--threads", "1", "-q")
+
+
+class Blobs:
+    """Three clusters by row number; a latent's first entry is the width of a ball."""
+
+    stop_at: int | None = None
+    box_size = BOX
+
+    def __init__(self, count: int) -> None:
+        self.count, self.steps = count, 0
+        self.generator = torch.Generator().manual_seed(1)
+        self.offset = torch.zeros(2)
+
+    @property
+    def done(self) -> bool:
+        return self.steps >= STEPS
+
+    @property
+    def progress(self) -> float:
+        return self.steps / STEPS
+
+    def step(self) -> dict[str, float]:
+        self.offset += torch.randn(2, generator=self.generator)
+        self.steps += 1
+        if self.steps == Blobs.stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return {"loss": 1.0 / self.steps, "kl": float("nan")}
+
+    def embed(self, rows: Tensor) -> Tensor:
+        noise = torch.randn(self.count, 2, generator=torch.Generator().manual_seed(2))[rows]
+        return 20.0 * (rows % 3)[:, None] * torch.tensor([1.0, 0.5]) + noise + self.offset
+
+    def volume(self, latent: Tensor) -> Tensor:
+        axis = torch.arange(BOX) - BOX // 2
+        radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+        return torch.exp(-((radius / (2 + latent[0].abs() / 20)) ** 2))
+
+    def state_dict(self) -> dict[str, Any]:
+        made = {"generator": self.generator.get_state(), "offset": self.offset.clone()}
+        return {"steps": self.steps, "tensors": made}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.generator.set_state(state["tensors"]["generator"])
+        self.offset = state["tensors"]["offset"].clone()
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method is the stand-in; what it is given is checked."""
+
+    def build(method: str, settings: Any, material: sorters.Material) -> Blobs:
+        assert (material.pose is not None) == (method == "align")
+        assert material.images.box_size == material.data.box_size
+        assert settings["latent" if method == "gan" else "components"] == 2
+        return Blobs(len(material.images))
+
+    monkeypatch.setattr(sorters, "build", build)
+    monkeypatch.setattr(Blobs, "stop_at", None)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "sim"
+    size = ("--box", str(BOX), "--apix", str(PIXEL), "--n", str(COUNT), "--snr-db", "10")
+    done = CliRunner().invoke(
+        app, ["simulate", "phantom:3", *size, "--threads", "1", "-o", str(folder), "-q"]
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    """Content of every file that must not depend on time."""
+    timed = {"config.toml", "report.html", "history.jsonl"}
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file() and f.name not in timed}
+
+
+def test_run_sorts_writes_and_reports(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    before = sorted(simulated.iterdir())
+    code, stdout, stderr = vitreous(
+        "hetero", "run", star, "--latent", "2", *CLASSES, "--points", "3", *QUIET, "-o", out
+    )
+    assert code == 0, stderr
+    assert stdout.startswith("3 clusters, of 60, 60, 60 particles")
+    classes = [f"class0{k}" for k in (1, 2, 3)]
+    maps = {f"{c}{end}.mrc" for c in classes for end in ("", "_pc1_1", "_pc1_2", "_pc1_3")}
+    tables = {f"{c}.star" for c in classes}
+    assert {f.name for f in out.iterdir()} - {"unsorted.star"} == {
+        "config.toml", "checkpoints", "history.jsonl", "report.html", "particles.star",
+        *maps, *tables,
+    }  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == [out]
+    assert sorted(simulated.iterdir()) == before
+    run = tomllib.loads((out / "config.toml").read_text())
+    assert (run["run"]["status"], run["run"]["clusters"]) == ("finished", 3)
+    assert run["options"]["solver"]["latent"] == 2
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows[-1]["progress"] == 1.0
+    assert volume(out / "class01.mrc").shape == (BOX,) * 3
+    assert volume(out / "class01_pc1_1.mrc").sum() != volume(out / "class01_pc1_3.mrc").sum()
+
+
+def test_tables_are_the_input_with_classes_and_latents(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    arguments = ("--latent", "2", *CLASSES, "--assign-all", *QUIET, "-o", out)
+    assert vitreous("hetero", "run", star, *arguments)[0] == 0
+    given, found = columns(star), columns(out / "particles.star")
+    number = [int(name.partition("@")[0]) for name in found["rlnImageName"]]
+    assert number == [int(name.partition("@")[0]) for name in given["rlnImageName"]]
+    assert found["rlnDefocusU"] == given["rlnDefocusU"]
+    label = torch.tensor([int(v) for v in found["rlnClassNumber"]])
+    assert all(len(label[k::3].unique()) == 1 for k in range(3))
+    assert sorted(label.unique().tolist()) == [1, 2, 3]
+    assert not (out / "unsorted.star").exists()
+    for k in (1, 2, 3):
+        particles = Particles.open(out / f"class0{k}.star")
+        rows = (label == k).nonzero().flatten()
+        torch.testing.assert_close(particles.read(range(60)), Particles.open(star).read(rows))
+        assert columns(out / f"class0{k}.star")["rlnClassNumber"] == [str(k)] * 60
+    state = load_checkpoint(out / "checkpoints")
+    assert state is not None
+    sorter = Blobs(COUNT)
+    sorter.offset = state.tensors["tensors.offset"]
+    latent = read_latents(out / "particles.star", COUNT)
+    assert torch.equal(latent, sorter.embed(torch.arange(COUNT)))
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (
+        "hetero", "run", simulated / "particles.star", "--latent", "2", *CLASSES, *QUIET, "-o",
+    )  # fmt: skip
+    assert vitreous(*run, tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(Blobs, "stop_at", 5)
+    code, _, stderr = vitreous(*run, tmp_path / "parts")
+    assert code == 143
+    assert "stopped and saved" in stderr
+    monkeypatch.setattr(Blobs, "stop_at", None)
+    code, _, stderr = vitreous(*run, tmp_path / "parts", "--continue", "--points", "4")
+    assert code == 3
+    assert "points: 5 -> 4" in stderr
+    code, _, stderr = vitreous(*run, tmp_path / "parts", "--continue")
+    assert code == 0, stderr
+    whole, parts = digests(tmp_path / "whole"), digests(tmp_path / "parts")
+    assert whole == parts
+    history = (tmp_path / "parts" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
+
+
+def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    star = simulated / "particles.star"
+    whole, model, embedded, clusters, paths = (
+        tmp_path / name for name in ("whole", "model", "embedded", "clusters", "paths")
+    )
+    latent = ("--latent", "2", *QUIET)
+    assert vitreous("hetero", "run", star, *latent, *CLASSES, "-o", whole)[0] == 0
+    code, stdout, _ = vitreous("hetero", "train", star, *latent, "-o", model)
+    assert (code, stdout.splitlines()[0]) == (0, f"Trained in {STEPS} steps.")
+    assert vitreous("hetero", "embed", model, *QUIET, "-o", embedded)[0] == 0
+    saved = safetensors.torch.load_file(embedded / "latents.safetensors")["latent"]
+    assert torch.equal(saved, read_latents(embedded / "particles.star", COUNT))
+    code, _, stderr = vitreous(
+        "hetero", "cluster", embedded / "particles.star", "--model", model, *CLASSES, *QUIET,
+        "-o", clusters,
+    )  # fmt: skip
+    assert code == 0, stderr
+    code, stdout, stderr = vitreous(
+        "hetero", "traverse", clusters / "particles.star", "--model", model, *QUIET, "-o", paths
+    )
+    assert code == 0, stderr
+    for k in (1, 2, 3):
+        one = f"class0{k}.mrc"
+        assert torch.equal(volume(clusters / one), volume(whole / one))
+        one = f"class0{k}_pc1_5.mrc"
+        assert torch.equal(volume(paths / one), volume(whole / one))
+    names = ["rlnClassNumber", "vitreousComponent1", "vitreousLatent2"]
+    one, other = columns(whole / "particles.star"), columns(clusters / "particles.star")
+    assert [one[name] for name in names] == [other[name] for name in names]
+
+
+def test_with_poses_classes_are_reconstructed(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous(
+        "hetero", "run", simulated / "truth.star", "--align", "--latent", "2", *CLASSES, *QUIET,
+        "-o", out,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert re.search(r"class 1 +\d+ particles, [\d.]+ Å at 0.143", stdout)
+    for k in (1, 2, 3):
+        for end in (".mrc", "_half1.mrc", "_half2.mrc", "_fsc.csv", ".star"):
+            assert (out / f"class0{k}{end}").is_file()
+    truth, found = volume(simulated / "truth.mrc"), volume(out / "class01.mrc")
+    together = torch.corrcoef(torch.stack([truth.flatten(), found.flatten()]))[0, 1]
+    assert together > 0.8
+    table = columns(out / "class01.star")
+    assert {"rlnAngleRot", "rlnOriginXAngst", "rlnRandomSubset"} <= set(table)
+
+
+def test_rounds_give_every_particle_pose_and_class(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous(
+        "hetero", "run", simulated / "truth.star", "--align", "--latent", "2", "--rounds", "1",
+        *CLASSES, *QUIET, "-o", out,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "moved by rounds" in stdout
+    label = [int(v) for v in columns(out / "particles.star")["rlnClassNumber"]]
+    assert min(label) >= 1
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows if "round" in row] == [1]
+
+
+def test_an_overwritten_run_leaves_no_class_of_the_one_before(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    run = ("hetero", "run", star, "--latent", "2", *QUIET, "-o", out)
+    assert vitreous(*run, *CLASSES)[0] == 0
+    code, _, stderr = vitreous(*run, *CLASSES)
+    assert code == 2
+    assert "--continue or --overwrite it" in stderr
+    code, stdout, stderr = vitreous(*run, "--min-cluster", "100", "--space", "pca", "--overwrite")
+    assert code == 0, stderr
+    assert stdout.startswith("One cluster of 180 particles")
+    assert not list(out.glob("class02*"))
+
+
+def test_what_cannot_be_is_refused(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    code, _, stderr = vitreous("hetero", "run", star, "--rounds", "2", "-o", out)
+    assert (code, "--align as well" in stderr) == (2, True)
+    code, _, stderr = vitreous("hetero", "cluster", star, "-o", out)
+    assert (code, "_vitreousLatent1: missing" in stderr) == (3, True)
+    code, _, stderr = vitreous("hetero", "embed", simulated, "-o", out)
+    assert (code, "output of 'vitreous simulate'" in stderr) == (2, True)
+    monkeypatch.setattr(Blobs, "stop_at", 5)
+    model = tmp_path / "model"
+    assert vitreous("hetero", "train", star, "--latent", "2", *QUIET, "-o", model)[0] == 143
+    code, _, stderr = vitreous("hetero", "embed", model, "-o", out)
+    assert (code, "training has not ended" in stderr) == (2, True)
+    assert not out.exists()
+
+
+def test_a_state_that_is_not_finite_is_not_saved(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Blobs.step
+
+    def broken(self: Blobs) -> dict[str, float]:
+        self.offset[0] = torch.nan
+        return step(self)
+
+    monkeypatch.setattr(Blobs, "step", broken)
+    out = tmp_path / "out"
+    train = ("hetero", "train", simulated / "particles.star", "--latent", "2", *QUIET, "-o", out)
+    code, _, stderr = vitreous(*train)
+    assert code == 5
+    assert "tensors.offset is not finite" in stderr
+    assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
+
+
+def test_every_command_teaches(vitreous: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitreous.cli.hetero import app
+
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in app.registered_commands:
+        code, out, _ = vitreous("hetero", command.name, "--help")
+        assert code == 0
+        assert f"Example: vitreous hetero {command.name}" in out
