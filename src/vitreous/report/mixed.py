@@ -148,11 +148,16 @@ def embedding_plot(
         "hovertemplate": "particle %{customdata}<br>%{marker.color:.5g}<extra></extra>",
     }
     buttons = [
-        {"label": name, "method": "restyle", "args": [{"marker": [{**marker, **choice}]}]}
+        {
+            "label": name,
+            "method": "restyle",
+            "args": [{f"marker.{key}": [value] for key, value in choice.items()}],
+        }
         for name, choice in choices.items()
     ]
     menu = {
         "buttons": buttons,
+        "active": 0,
         "x": 0,
         "xanchor": "left",
         "y": 1.01,

@@ -30,6 +30,7 @@ LEAST_MIN_SIZE = 10
 MOST_POINTS = 30_000  # that HDBSCAN is given; the others go with their nearest
 LEAST_VARIANCE = 0.01  # of a principal component, of the first one's
 MOST_COMPONENTS = 5
+NEIGHBOURS = 30  # of UMAP
 WINDOWS = 12  # of the density along a line, between the 1st and 99th percentile
 VALLEY_DEPTH = 0.7  # highest count in a valley over that of the lower peak beside it
 VALLEY_ERRORS = 4.0  # and the least difference, in standard errors
@@ -210,20 +211,19 @@ def _checked(latent: Tensor, min_samples: int) -> Numbers:
 
 def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbers, str]:
     """What is clustered, what is looked at ``(n, 2)``, and which it is."""
-    components = _principal_components(points)
-    if space == "pca":
-        return components, _two(components), "pca"
+    every, kept = _principal_components(points)
+    components, plane = every[:, :kept], np.pad(every, ((0, 0), (0, 1)))[:, :2]
+    if space == "pca" or (space == "auto" and kept <= 2):  # flat already
+        return components, plane, "pca"
     try:
         from umap import UMAP
     except ImportError:
         if space == "umap":
             raise
-        return components, _two(components), "pca"
-    if points.shape[1] <= 2 and space == "auto":  # flat already
-        return components, _two(components), "pca"
+        return components, plane, "pca"
     task: Any = UMAP(
         n_components=2,
-        n_neighbors=min(30, len(points) - 1),
+        n_neighbors=min(NEIGHBOURS, len(points) - 1),
         min_dist=0.0,
         random_state=seed,
         n_jobs=1,
@@ -234,20 +234,13 @@ def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbe
     return flat, flat, "umap"
 
 
-def _principal_components(points: Numbers) -> Numbers:
-    """Coordinates along the components that matter, not scaled: their spread is what tells."""
+def _principal_components(points: Numbers) -> tuple[Numbers, int]:
+    """Coordinates along all components, not scaled: their spread is what tells; how many matter."""
     centred = points - points.mean(0)
     variance, vectors = np.linalg.eigh(centred.T @ centred / len(points))
-    order = np.argsort(variance)[::-1][:MOST_COMPONENTS]
-    kept = [i for i in order if variance[i] > LEAST_VARIANCE * variance[order[0]]]
-    found: Numbers = centred @ vectors[:, kept or order[:1]]
-    return found
-
-
-def _two(components: Numbers) -> Numbers:
-    """The first two columns; zeros where there is but one."""
-    missing = max(0, 2 - components.shape[1])
-    return np.pad(components, ((0, 0), (0, missing)))[:, :2]
+    found: Numbers = centred @ vectors[:, ::-1]
+    matter = variance[::-1][:MOST_COMPONENTS] > LEAST_VARIANCE * variance[-1]
+    return found, max(1, int(matter.sum()))
 
 
 def _hdbscan(flat: Numbers, least: int, samples: int, seed: int) -> tuple[Labels, Numbers]:
