@@ -11,8 +11,9 @@ the same particles, cores and symmetry, one after the other, and none knows a po
 RELION: 3D initial model, then auto-refinement in halves, with the options that its job windows set
 (`relion_pipeliner --addJobFromStar`), but that the first reference is filtered to --ini-high, not
 60 Å; images are normalised to it, the diameter is the case's. cryoDRGN: `abinit_homo` (in 4.3
-`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate. `true-poses` is no opponent but the bound:
-`vitreous reconstruct` of the same particles with the poses they were made with.
+`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate.
+`true-poses` is no opponent but the bound: `vitreous reconstruct` of the same particles with the
+poses they were made with.
 
 Against the truth: alignment over rotation, shift and hand, then FSC 0.5 and 0.143 within the sphere
 inscribed in the box (the headline; within the molecule's soft mask beside it). Memory is that of
