@@ -21,12 +21,14 @@ class Measured:
 
     Args:
         seconds: wall time.
+        cpu_seconds: of the processor, over all processes; what a busy machine does not lengthen.
         peak_memory_mb: highest sum over all processes at one time, shared pages counted once.
         largest_process_mb: highest resident set of any single process, from the kernel.
         returncode: of the command; None where its time was up.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_memory_mb: int
     largest_process_mb: int
     returncode: int | None
@@ -36,6 +38,7 @@ class Measured:
         """For the report."""
         return {
             "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
             "peak_memory_mb": self.peak_memory_mb,
             "time_was_up": self.returncode is None,
         }
@@ -62,7 +65,7 @@ def measured(
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    start, peak, stopped = time.perf_counter(), 0, False
+    start, peak, spent, stopped = time.perf_counter(), 0, 0.0, False
     with log.open("w") as words:
         process = subprocess.Popen(
             command,
@@ -77,7 +80,9 @@ def measured(
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, sum(_memory_kb(one) for one in _session(process.pid)))
+            running = _session(process.pid)
+            peak = max(peak, sum(_memory_kb(one) for one in running))
+            spent = max(spent, sum(_cpu_seconds(one) for one in running))
             if time_box is not None and time.perf_counter() - start > time_box:
                 stopped = True
                 _end(process.pid)
@@ -93,6 +98,7 @@ def measured(
     largest = usage.ru_maxrss // 1024
     return Measured(
         seconds,
+        max(spent, usage.ru_utime + usage.ru_stime),
         max(peak // 1024, largest),
         largest,
         None if stopped else process.returncode,
@@ -111,6 +117,15 @@ def _session(leader: int) -> list[int]:
             if int(fields[3]) == leader and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process, threads and children that it waited for included."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory_kb(pid: int) -> int:

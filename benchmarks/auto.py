@@ -11,14 +11,16 @@ the same particles, cores and symmetry, one after the other, and none knows a po
 RELION: 3D initial model, then auto-refinement in halves, with the options that its job windows set
 (`relion_pipeliner --addJobFromStar`), but that the first reference is filtered to --ini-high, not
 60 Å; images are normalised to it, the diameter is the case's. cryoDRGN: `abinit_homo` (in 4.3
-`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate. `true-poses` is no opponent but the bound:
-`vitreous reconstruct` of the same particles with the poses they were made with.
+`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate.
+`true-poses` is no opponent but the bound: `vitreous reconstruct` of the same particles with the
+poses they were made with.
 
 Against the truth: alignment over rotation, shift and hand, then FSC 0.5 and 0.143 within the sphere
 inscribed in the box (the headline; within the molecule's soft mask beside it). Memory is that of
 all processes of a program together. A program that is not done within --time-box is stopped, and
-its last map counts; the JSON says so (`time_was_up`). Ratios are the opponent's over ours: above 1
-we are faster, or finer. Table to FOLDER/auto.json and auto.csv, after every run.
+its last map counts; the JSON says so (`time_was_up`). Seconds of the processor are told beside
+those of the clock: they hold on a machine that has other work. Ratios are the opponent's over ours:
+above 1 we are faster, or finer. Table to FOLDER/auto.json and auto.csv, after every run.
 
 Fails (exit 1) where a map of ours is not solved, where ours is coarser than an opponent's by more
 than the limit, or slower.
@@ -317,6 +319,7 @@ def row_of(name: str, case: str, job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "program": name,
         "seconds": round(sum(step.seconds for step in steps.values()), 1),
+        "cpu_seconds": round(sum(step.cpu_seconds for step in steps.values()), 1),
         "peak_memory_mb": max(step.peak_memory_mb for step in steps.values()),
         "time_was_up": any(step.returncode is None for step in steps.values()),
         **outcome.told,
@@ -344,6 +347,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "program": name,
                 "seeds": len(chosen),
                 "seconds": round(statistics.mean(row["seconds"] for row in chosen), 1),
+                "cpu_seconds": round(statistics.mean(row["cpu_seconds"] for row in chosen), 1),
                 "peak_memory_mb": max(row["peak_memory_mb"] for row in chosen),
                 "times_up": sum(row["time_was_up"] for row in chosen),
                 "without_map": len(chosen) - len(maps),
@@ -365,6 +369,7 @@ def ratios(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float | No
     result: dict[str, float | None] = {}
     for short, key in (
         ("wall_ratio", "seconds"),
+        ("cpu_ratio", "cpu_seconds"),
         ("resolution_ratio_0.5", "sphere_fsc_0.5_angstrom"),
         ("resolution_ratio_0.143", "sphere_fsc_0.143_angstrom"),
     ):

@@ -91,7 +91,7 @@ def make(name: str, seed: int, data: Path, folder: Path) -> None:
     )
     write_dataset(
         lambda part: folder / part,
-        volume,
+        volume[None],
         truth,
         micrographs,
         pixel_size_angstrom=molecule.apix,

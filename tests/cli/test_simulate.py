@@ -313,3 +313,38 @@ def test_real_model_and_ctf(vitreous, tmp_path, shared_data):
     assert (code, err) == (0, "")
     assert len(set(tables(out)[1].columns["rlnMicrographName"])) == 6
     assert len(tables(out, "noise.star")[1]) == 101
+
+
+def test_states_of_a_bending_phantom_are_mixed_and_told(vitreous, tmp_path):
+    out = tmp_path / "SIM"
+    code, _, err = vitreous(
+        *("simulate", "phantom:2", "--hinge", 40, "--states", 3, *SMALL, "-o", out),
+        *("--snr-db", 40),
+    )
+    assert (code, err) == (0, "")
+    states = tables(out)[1].numbers("rlnClassNumber").astype(int)
+    assert np.bincount(states).tolist() == [0, 40, 40, 40]
+    assert "rlnClassNumber" not in tables(out, "particles.star")[1].columns
+    assert not (out / "truth.mrc").exists()
+    images = torch.from_numpy(images_of(out).astype(np.float32))
+    likeness = []
+    for k in (1, 2, 3):
+        (out / "truth.mrc").write_bytes((out / f"truth{k:02d}.mrc").read_bytes())
+        clean = torch.from_numpy(noiseless_from_files(out))
+        likeness.append(-(images - clean).square().sum((1, 2)))
+    assert (torch.stack(likeness).argmax(0) + 1).tolist() == states.tolist()
+
+
+def test_molecules_are_mixed_by_also(vitreous, tmp_path):
+    out = tmp_path / "SIM"
+    code, _, err = vitreous("simulate", "phantom:2", "--also", "phantom:3", *SMALL, "-o", out)
+    assert (code, err) == (0, "")
+    first, second = (read_mrc(out / f"truth0{k}.mrc")[0] for k in (1, 2))
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < 0.9
+    assert tomllib.loads((out / "config.toml").read_text())["options"]["also"] == ["phantom:3"]
+
+
+def test_only_a_phantom_bends(vitreous, tmp_path):
+    code, _, err = vitreous("simulate", "a.mrc", "--hinge", 40, *SMALL, "-o", tmp_path / "SIM")
+    assert code == 2
+    assert "--hinge bends a phantom" in err

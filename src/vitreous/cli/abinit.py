@@ -247,30 +247,9 @@ def command(
     from vitreous.cli.refine_run import refine
     from vitreous.cli.working_set import Working
 
-    files = ParticleFiles(
-        particles,
-        ctf=ctf,
-        per_micrograph=particles_per_micrograph,
-        voltage_kv=kv,
-        cs_mm=cs,
-        amplitude_contrast=q0,
-        apix=apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        passthrough=tuple(passthrough or ()),
-        permissive=permissive,
-    )
+    files = ParticleFiles.of(context.params)
     if method == "em":
-        working = Working(
-            symmetry=sym,
-            box_size=box,
-            mask_diameter_angstrom=mask_diameter,
-            invert=invert,
-            skip_bad=skip_bad,
-            seed=seed,
-            device=device,
-            threads=threads,
-        )
+        working = Working.of(context.params)
         found = refine(
             refine_run.Request(
                 files,

@@ -113,26 +113,9 @@ def command(
     from vitreous.cli.working_set import Working
 
     request = Request(
-        files=ParticleFiles(
-            particles,
-            apix=apix,
-            data_root=data_root,
-            allow_outside_root=allow_outside_root,
-            passthrough=tuple(passthrough or ()),
-            permissive=permissive,
-        ),
+        files=ParticleFiles.of(context.params),
         output=output,
-        working=Working(
-            symmetry=sym,
-            box_size=box,
-            mask_diameter_angstrom=mask_diameter,
-            invert=invert,
-            ignore_ctf=ignore_ctf,
-            skip_bad=skip_bad,
-            seed=seed,
-            device=device,
-            threads=threads,
-        ),
+        working=Working.of(context.params),
         search=Search(images=images, starts=starts, tries=tries),
         shift_range_angstrom=shift_range,
         settings=settings(rounds, assignment, scale, refine_defocus, keep_all),

@@ -119,14 +119,7 @@ def command(
         ramp=ramp,
         invert=invert,
     )
-    found = ParticleFiles(
-        particles,
-        apix=input_apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        passthrough=tuple(passthrough or ()),
-        permissive=permissive,
-    ).open(need_ctf=False)
+    found = ParticleFiles.of(context.params).open(need_ctf=False)
     request = Request(
         table=particles,
         particles=found,

@@ -95,19 +95,7 @@ def command(
     from vitreous.cli import check_run
     from vitreous.cli.particle_sources import ParticleFiles
 
-    files = ParticleFiles(
-        particles,
-        ctf=ctf,
-        per_micrograph=particles_per_micrograph,
-        voltage_kv=kv,
-        cs_mm=cs,
-        amplitude_contrast=q0,
-        apix=apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        passthrough=tuple(passthrough or ()),
-        permissive=permissive,
-    )
+    files = ParticleFiles.of(context.params)
     faults = check_run.check(
         files,
         output=output,

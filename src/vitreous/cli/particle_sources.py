@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +20,16 @@ from vitreous.io.mrc import open_stack, read_header
 from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, prepare_patches
 
 _PIECE = 512
+_FIELDS = {  # of an option, its field in ParticleFiles
+    "ctf": "ctf",
+    "particles_per_micrograph": "per_micrograph",
+    "kv": "voltage_kv",
+    "cs": "cs_mm",
+    "q0": "amplitude_contrast",
+    "data_root": "data_root",
+    "allow_outside_root": "allow_outside_root",
+    "permissive": "permissive",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,14 @@ class ParticleFiles:
     allow_outside_root: bool = False
     passthrough: tuple[Path, ...] = ()
     permissive: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From all options of a command, by the names that :mod:`particle_options` gives them."""
+        told = {field: options[name] for name, field in _FIELDS.items() if name in options}
+        apix = options["input_apix" if "input_apix" in options else "apix"]
+        passthrough = tuple(options.get("passthrough") or ())
+        return cls(options["particles"], apix=apix, passthrough=passthrough, **told)
 
     def open(self, *, need_ctf: bool = True) -> Particles:
         """The particles; no image is read yet.

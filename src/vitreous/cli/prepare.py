@@ -87,14 +87,7 @@ def command(
         invert=invert,
         phase_flip=phase_flip,
     )
-    found = ParticleFiles(
-        particles,
-        apix=input_apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        passthrough=tuple(passthrough or ()),
-        permissive=permissive,
-    ).open(need_ctf=False)
+    found = ParticleFiles.of(context.params).open(need_ctf=False)
     if first is not None:
         found = found.select(slice(0, first))
     request = Request(

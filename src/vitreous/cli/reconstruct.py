@@ -180,14 +180,7 @@ def command(
     from vitreous.cli.reconstruct_run import reconstruct
     from vitreous.solvers.model_based import ModelBasedConfig
 
-    files = ParticleFiles(
-        particles,
-        apix=apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        passthrough=tuple(passthrough or ()),
-        permissive=permissive,
-    )
+    files = ParticleFiles.of(context.params)
     prior = None
     if method is not Method.DIRECT:
         prior = ModelBasedConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +22,28 @@ from vitreous.cli.common import (
 )
 from vitreous.core.errors import UsageError
 
-_OPTICS, _NOISE = "Optics", "Noise"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OPTICS, _NOISE, _MIXED = "Optics", "Noise", "Mixed particles"
 # Options that determine the data and are not files; --snr and the envelope as dB and B factor.
 _RECORDED = (
-    *("source", "box", "apix", "n", "sym", "input_apix", "resolution", "poses", "shift"),
-    *("defocus", "n_micrographs", "kv", "cs", "q0", "b_factor", "snr_db", "noise_apix", "seed"),
+    *(
+        "source",
+        "also",
+        "hinge",
+        "states",
+        "box",
+        "apix",
+        "n",
+        "sym",
+        "input_apix",
+        "resolution",
+        "poses",
+        "shift",
+    ),
+    *("poses", "shift", "defocus", "n_micrographs", "kv", "cs", "q0", "b_factor", "snr_db"),
+    *("noise_apix", "seed"),
 )
 
 
@@ -55,6 +72,28 @@ def command(
         float | None,
         typer.Option(min=1e-3, help="Pixel size of an input map in Å, if not its own."),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another molecule to mix in, an INPUT too; may be given again and again. All have "
+            "equal shares of the particles.",
+            metavar="INPUT",
+            rich_help_panel=_MIXED,
+        ),
+    ] = None,
+    hinge: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=180,
+            help="The outermost domain of a phantom turns by up to this many degrees, in --states "
+            "steps: a molecule that bends.",
+            rich_help_panel=_MIXED,
+        ),
+    ] = None,
+    states: Annotated[
+        int, typer.Option(min=2, max=99, help="States of --hinge.", rich_help_panel=_MIXED)
+    ] = 10,
     resolution: Annotated[
         float | None,
         typer.Option(min=0.1, help="Resolution of the imaged density in Å; Nyquist by default."),
@@ -180,6 +219,9 @@ def command(
     (the same rows with the true angles and origins). With --noise also noise.mrcs and noise.star,
     matching backgrounds for `vitreous abinit --noise`.
 
+    Several molecules (--also) or states of one (--hinge) are mixed in equal shares; truth.star then
+    says in rlnClassNumber which each particle shows, and truth01.mrc, truth02.mrc ... are the maps.
+
     Example: `vitreous simulate phantom:1 --sym D2 --box 32 --apix 6 --n 5000 -o SIM`
     """
     require_finite(context.params)
@@ -190,6 +232,8 @@ def command(
     decibel = 10 * math.log10(snr) if snr is not None else (snr_db or 0.0)
     place = use_device(device, threads)
 
+    import torch
+
     from vitreous.cli import simulation, sources
     from vitreous.cli.output import OutputFolder
     from vitreous.cli.progress import RunProgress
@@ -199,14 +243,21 @@ def command(
         b_factor = b_factor_from_nyquist_value(envelope_nyquist, apix)
     pose_sampler, shift_sampler = sources.parse_poses(poses), sources.parse_shift(shift, apix)
     defocus_range = sources.parse_range(defocus, "--defocus")
-    volume = sources.load_volume(
-        source,
-        box_size=box,
-        pixel_size_angstrom=apix,
-        input_apix=input_apix,
-        resolution_angstrom=resolution,
-        sym=sym,
-    )
+    grid: dict[str, Any] = {
+        "box_size": box,
+        "pixel_size_angstrom": apix,
+        "resolution_angstrom": resolution,
+    }
+    if hinge is not None:
+        volumes = _bending(source, hinge, states, sym, also, grid)
+    else:
+        loaded = [
+            sources.load_volume(text, input_apix=input_apix, sym=sym, **grid)
+            for text in (source, *(also or ()))
+        ]
+        volumes = torch.stack(loaded)
+    if len(volumes) > simulation.MOST_STATES:
+        raise UsageError(f"--also: at most {simulation.MOST_STATES} molecules can be mixed")
     micrographs = sources.load_micrographs(
         ctf,
         seed=seed,
@@ -228,7 +279,13 @@ def command(
             counts=noise_micrographs,
         )
     files = {"input": Path(source), "ctf": ctf, "noise": noise, "noise counts": noise_micrographs}
-    settled = {"snr_db": decibel, "b_factor": b_factor, "defocus": None if ctf else defocus}
+    files |= {f"also {k}": Path(text) for k, text in enumerate(also or (), 1)}
+    settled = {
+        "states": None if hinge is None else states,
+        "snr_db": decibel,
+        "b_factor": b_factor,
+        "defocus": None if ctf else defocus,
+    }
     folder = OutputFolder(
         output,
         "simulate",
@@ -244,10 +301,12 @@ def command(
             progress.update(fraction)
             stop.exit_if_requested()
 
-        truth = simulation.draw_truth(n, micrographs, pose_sampler, shift_sampler, seed)
+        truth = simulation.draw_truth(
+            n, micrographs, pose_sampler, shift_sampler, seed, len(volumes)
+        )
         summary = simulation.write_dataset(
             folder.path,
-            volume.to(place),
+            volumes.to(place),
             truth,
             micrographs,
             pixel_size_angstrom=apix,
@@ -263,3 +322,23 @@ def command(
             f"micrographs, signal variance {summary.signal_variance:.4g}, "
             f"noise deviation {summary.noise_sigma:.4g} ({decibel:g} dB)"
         )
+
+
+def _bending(
+    source: str,
+    degrees: float,
+    states: int,
+    sym: str,
+    also: list[str] | None,
+    grid: dict[str, Any],
+) -> Tensor:
+    """The states of a phantom that bends."""
+    from vitreous.cli import sources
+
+    kind, _, rest = source.partition(":")
+    if kind != "phantom" or also or sym.upper() != "C1":
+        raise UsageError(
+            "--hinge bends a phantom without symmetry, alone: give phantom:SEED, and neither "
+            "--also nor --sym"
+        )
+    return sources.load_states(sources.whole_number(rest, source), degrees, states, **grid)

@@ -29,7 +29,9 @@ OUTPUTS = (
     "truth.star",
     "noise.mrcs",
     "noise.star",
+    *(f"truth{state:02d}.mrc" for state in range(1, 100)),
 )
+MOST_STATES = 99
 VARIANCE_SAMPLE = 2000
 
 
@@ -66,10 +68,11 @@ class Background:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is drawn for each particle before anything is imaged."""
+    """What is drawn for each particle before anything is imaged; ``state`` counts from 0."""
 
     pose: Pose
     micrograph_id: Tensor
+    state: Tensor
 
     def __len__(self) -> int:
         """Number of particles."""
@@ -85,24 +88,31 @@ class Summary:
 
 
 def draw_truth(
-    n: int, micrographs: Micrographs, poses: PoseSampler, shifts: ShiftSampler, seed: int
+    n: int,
+    micrographs: Micrographs,
+    poses: PoseSampler,
+    shifts: ShiftSampler,
+    seed: int,
+    states: int = 1,
 ) -> Truth:
-    """Draw micrograph, orientation and shift of every particle, each from its own random stream.
+    """Draw micrograph, orientation, shift and state of every particle, each from its own stream.
 
-    Particles are sorted by micrograph, as picked ones are.
+    Particles are sorted by micrograph, as picked ones are. States are shared out evenly (within
+    one), in random order.
     """
     draw = generator(seed, "simulate micrographs")
     micrograph = torch.randint(len(micrographs.names), (n,), generator=draw).sort().values
     rotation = poses.sample(n, generator=generator(seed, "simulate poses"))
     shift = shifts.sample(n, generator=generator(seed, "simulate shifts"))
-    return Truth(Pose(rotation, shift), micrograph)
+    order = torch.randperm(n, generator=generator(seed, "simulate states"))
+    return Truth(Pose(rotation, shift), micrograph, order % states)
 
 
 class Imaging:
     """The physics simulator set to make each particle of a data set.
 
     Args:
-        volume: ``(n, n, n)``, on the device to compute on.
+        volumes: ``(k, n, n, n)``, one for each state, on the device to compute on.
         truth: what each particle is.
         micrographs: optics, by ``truth.micrograph_id``.
         noise: sampler of unit variance.
@@ -111,15 +121,15 @@ class Imaging:
 
     def __init__(
         self,
-        volume: Tensor,
+        volumes: Tensor,
         truth: Truth,
         micrographs: Micrographs,
         noise: Noise,
         pixel_size_angstrom: float,
     ) -> None:
-        n, place = int(volume.shape[-1]), volume.device
-        self._spectrum = oversampled_spectrum(volume)
-        self._truth, self._place = truth, place
+        n, place = int(volumes.shape[-1]), volumes.device
+        self._spectra = [oversampled_spectrum(volume) for volume in volumes]
+        self._truth, self._place, self._shape = truth, place, (n, n)
         self._simulator = Simulator(
             n,
             pixel_size_angstrom,
@@ -133,10 +143,16 @@ class Imaging:
 
     def clean(self, index: Tensor) -> Tensor:
         """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
-        pose = self._truth.pose[index].to(self._place)
-        conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(index))
-        transfer = self._simulator.transfer(conditions.row)
-        return self._simulator.clean(self._spectrum, conditions, transfer)
+        images = torch.empty(len(index), *self._shape, device=self._place)
+        state = self._truth.state[index]
+        for k in sorted(set(state.tolist())):
+            of = index[state == k]
+            pose = self._truth.pose[of].to(self._place)
+            conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(of))
+            transfer = self._simulator.transfer(conditions.row)
+            clean = self._simulator.clean(self._spectra[k], conditions, transfer)
+            images[(state == k).to(self._place)] = clean
+        return images
 
     def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
         """Unit-variance noise for the same particles."""
@@ -168,7 +184,7 @@ def mean_signal_variance(imaging: Imaging, n_particles: int, box_size: int) -> f
 
 def write_dataset(
     path: Callable[[str], Path],
-    volume: Tensor,
+    volumes: Tensor,
     truth: Truth,
     micrographs: Micrographs,
     *,
@@ -178,11 +194,11 @@ def write_dataset(
     background: Background | None = None,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> Summary:
-    """Image every particle and write stack, tables and the true map.
+    """Image every particle and write stack, tables and the true map, or a map for each state.
 
     Args:
         path: name to path, such as ``OutputFolder.path``.
-        volume: ``(n, n, n)``, on the device to compute on.
+        volumes: ``(k, n, n, n)``, one for each state, on the device to compute on.
         truth: from :func:`draw_truth`.
         micrographs: the names for the tables.
         pixel_size_angstrom: Å, of volume and images.
@@ -194,9 +210,9 @@ def write_dataset(
     Raises:
         ResourceError: the disk is full.
     """
-    n = int(volume.shape[-1])
+    n = int(volumes.shape[-1])
     noise = WhiteGaussian() if background is None else background.sampler(micrographs.names)
-    imaging = Imaging(volume, truth, micrographs, noise, pixel_size_angstrom)
+    imaging = Imaging(volumes, truth, micrographs, noise, pixel_size_angstrom)
     variance = mean_signal_variance(imaging, len(truth), n)
     sigma = noise_sigma(variance, snr_db=snr_db)
     stream = generator(seed, "simulate noise")
@@ -207,7 +223,10 @@ def write_dataset(
             stack.append(images.cpu().numpy())
             done += len(index)
             notify(done / len(truth))
-    write_mrc(path("truth.mrc"), volume.cpu().numpy(), pixel_size_angstrom)
+    mixed = len(volumes) > 1
+    for k, volume in enumerate(volumes, 1):
+        name = f"truth{k:02d}.mrc" if mixed else "truth.mrc"
+        write_mrc(path(name), volume.cpu().numpy(), pixel_size_angstrom)
     if background is not None:
         _write_background(path, background, micrographs, pixel_size_angstrom)
     for name, pose in (("truth.star", truth.pose), ("particles.star", None)):
@@ -219,6 +238,7 @@ def write_dataset(
             n,
             pixel_size_angstrom,
             pose,
+            truth.state + 1 if mixed and pose is not None else None,
         )
         write_star(path(name), table)
     return Summary(variance, sigma)
@@ -232,8 +252,9 @@ def particle_table(
     box_size: int,
     pixel_size_angstrom: float,
     pose: Pose | None = None,
+    class_number: Tensor | None = None,
 ) -> StarDocument:
-    """Rows for the images ``index (k,)`` of a stack: micrograph, its CTF, poses where given."""
+    """Rows for the images ``index (k,)`` of a stack: micrograph, its CTF, what else is given."""
     return make_document(
         [f"{i + 1:06d}@{stack}" for i in index.tolist()],
         micrographs.optics[micrograph_id],
@@ -241,6 +262,7 @@ def particle_table(
         box_size=box_size,
         micrograph_names=[micrographs.names[i] for i in micrograph_id.tolist()],
         pose=pose,
+        class_number=None if class_number is None else class_number.tolist(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.core.symmetry import point_group, symmetrise
-from vitreous.data.phantoms import protein_phantom
+from vitreous.data.phantoms import hinged_points, protein_phantom, render_points
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import read_mrc
@@ -34,6 +35,7 @@ from vitreous.physics.poses import (
 
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 SYNTHETIC_MICROGRAPHS = 100
+PHANTOM_SHARE = 0.7  # of the box, the diameter of a phantom
 LOST_POWER = 0.01
 SYMMETRIC_ENOUGH = 0.9
 
@@ -98,6 +100,27 @@ def load_volume(
             "leave --sym out or orient it first"
         )
     return symmetric
+
+
+def load_states(
+    seed: int,
+    degrees: float,
+    count: int,
+    *,
+    box_size: int,
+    pixel_size_angstrom: float,
+    resolution_angstrom: float | None = None,
+) -> Tensor:
+    """A phantom whose outermost domain turns: ``count`` states, evenly from 0 to ``degrees``.
+
+    Returns:
+        float32 ``(count, n, n, n)``.
+    """
+    diameter = PHANTOM_SHARE * box_size * pixel_size_angstrom
+    angles = torch.linspace(0.0, degrees, count, dtype=torch.float64).tolist()
+    render = partial(render_points, resolution_angstrom=resolution_angstrom)
+    states = hinged_points(seed, diameter, angles)
+    return torch.stack([render(points, box_size, pixel_size_angstrom) for points in states])
 
 
 def _from_map(path: Path, box_size: int, apix: float, input_apix: float | None) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +14,18 @@ from vitreous.cli.particle_sources import ParticleFiles, assign_halves
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles
+
+_FIELDS = {  # of an option, its field in Working
+    "sym": "symmetry",
+    "box": "box_size",
+    "mask_diameter": "mask_diameter_angstrom",
+    "invert": "invert",
+    "ignore_ctf": "ignore_ctf",
+    "skip_bad": "skip_bad",
+    "seed": "seed",
+    "device": "device",
+    "threads": "threads",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,12 @@ class Working:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From all options of a command."""
+        told = {field: options[name] for name, field in _FIELDS.items() if name in options}
+        return cls(**told)
 
 
 @dataclass(frozen=True)

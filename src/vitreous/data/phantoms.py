@@ -9,6 +9,7 @@ unit, placed off the axes so that neighbours touch without filling the axis.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,6 +179,15 @@ def phantom_points(
             f"needs a positive diameter and at least one domain, got {diameter_angstrom} Å "
             f"and {n_domains}"
         )
+    parts, matrices = _parts(seed, diameter_angstrom, point_group, n_domains)
+    points = np.einsum("gij,nj->gni", matrices, np.concatenate(parts)).reshape(-1, 3)
+    return torch.from_numpy(points * _shrinkage(points, diameter_angstrom))
+
+
+def _parts(
+    seed: int, diameter: float, point_group: str, n_domains: int | None
+) -> tuple[list[Array], Array]:
+    """Points of each domain of one asymmetric unit, in Å, and the matrices of the group."""
     rng = np.random.default_rng(seed)
     matrices = _group_matrices(point_group)
     order = len(matrices)
@@ -187,7 +197,7 @@ def phantom_points(
         centre = np.average([d.centre for d in domains], axis=0, weights=mass)
         domains = [_Domain(d.centre - centre, d.radius) for d in domains]
     extent = max(float(np.linalg.norm(d.centre)) + 1.15 * d.radius for d in domains)
-    unit = 0.5 * diameter_angstrom / extent  # Å per sphere-packing unit
+    unit = 0.5 * diameter / extent  # Å per sphere-packing unit
     volume = sum(4.19 * (d.radius * unit) ** 3 for d in domains)
     wanted = 0.75 * volume * order / RESIDUE_VOLUME_ANGSTROM3
     scale = max(1.0, (wanted / _MAX_RESIDUES) ** (1 / 3))  # coarser residues when very large
@@ -199,12 +209,81 @@ def phantom_points(
         turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         local = _rods(rng, semi_axes, max(3, round(count)), scale)
         parts.append(local @ turn.T + domain.centre * unit)
-    points = np.concatenate(parts)
     if order == 1:
-        points = points - points.mean(axis=0)
-    points = np.einsum("gij,nj->gni", matrices, points).reshape(-1, 3)
-    farthest = float(np.linalg.norm(points, axis=1).max())
-    return torch.from_numpy(points * min(1.0, 0.5 * diameter_angstrom / farthest))
+        centre = np.concatenate(parts).mean(axis=0)
+        parts = [part - centre for part in parts]
+    return parts, matrices
+
+
+def _shrinkage(points: Array, diameter: float) -> float:
+    """Factor, at most 1, that brings all points into the sphere of a diameter."""
+    return min(1.0, 0.5 * diameter / float(np.linalg.norm(points, axis=1).max()))
+
+
+def hinged_points(
+    seed: int, diameter_angstrom: float, angles_deg: Sequence[float]
+) -> tuple[Tensor, ...]:
+    """The states of a phantom without symmetry that bends at a hinge.
+
+    The domain farthest from the centre turns about an axis through the point where it touches its
+    nearest neighbour; of the axes across, the one that keeps it clearest of the rest. Everything
+    else stays where it is.
+
+    Args:
+        seed: the molecule, that of :func:`phantom_points` up to a common scale.
+        diameter_angstrom: every point of every state lies within a sphere of this diameter.
+        angles_deg: a state for each; 0 is the molecule itself.
+
+    Returns:
+        For each angle the points, float64 ``(m, 3)`` in Å, in the same order.
+
+    Raises:
+        ValueError: no angle, a diameter that is not positive.
+
+    >>> still, bent = hinged_points(3, 60.0, (0.0, 40.0))
+    >>> moved = (bent - still).norm(dim=1) > 1e-9
+    >>> 0.02 < float(moved.double().mean()) < 0.6
+    True
+    """
+    if not diameter_angstrom > 0 or len(angles_deg) == 0:
+        raise ValueError(
+            f"needs a positive diameter and at least one angle, got {diameter_angstrom} Å and "
+            f"{len(angles_deg)} angles"
+        )
+    parts, _ = _parts(seed, diameter_angstrom, "C1", None)
+    centres = np.stack([part.mean(axis=0) for part in parts])
+    moving = int(np.linalg.norm(centres, axis=1).argmax())
+    outward = centres[moving] / np.linalg.norm(centres[moving])
+    others = np.delete(centres, moving, axis=0)
+    neighbour = others[int(np.linalg.norm(others - centres[moving], axis=1).argmin())]
+    hinge = 0.5 * (centres[moving] + neighbour)
+    across = np.linalg.svd(outward[None])[2][1:]
+    turns = np.arange(12) * (np.pi / 6)
+    axes = np.cos(turns)[:, None] * across[0] + np.sin(turns)[:, None] * across[1]
+
+    def turned(points: Array, axis: Array, angle_deg: float) -> Array:
+        return np.asarray(
+            (points - hinge) @ _about(axis, np.deg2rad(angle_deg)).T + hinge, dtype=np.float64
+        )
+
+    def room(axis: Array) -> float:
+        """The nearest that the moving domain's centre comes to another's."""
+        places = np.concatenate([turned(centres[moving][None], axis, a) for a in angles_deg])
+        return float(np.linalg.norm(places[:, None] - others, axis=-1).min())
+
+    axis = max(axes, key=room)
+    rest = np.concatenate([part for i, part in enumerate(parts) if i != moving])
+    states = [np.concatenate([rest, turned(parts[moving], axis, a)]) for a in angles_deg]
+    factor = min(_shrinkage(state, diameter_angstrom) for state in states)
+    return tuple(torch.from_numpy(state * factor) for state in states)
+
+
+def _about(axis: Array, angle: float) -> Array:
+    """The matrix of a turn about a unit axis (Rodrigues)."""
+    x, y, z = axis
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    turn = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+    return np.asarray(turn)
 
 
 def _splat(points_px: Array, size: int, sigma: float, reach: int) -> Tensor:

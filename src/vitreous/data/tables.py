@@ -386,6 +386,7 @@ def make_document(
     micrograph_names: Sequence[str] | None = None,
     pose: Pose | None = None,
     half_set: Sequence[int] | None = None,
+    class_number: Sequence[int] | None = None,
 ) -> StarDocument:
     """A RELION 3.1 document for particles, one row each.
 
@@ -397,6 +398,7 @@ def make_document(
         micrograph_names: of each particle.
         pose: written as angles and origins where given.
         half_set: written as ``rlnRandomSubset`` where given.
+        class_number: written as ``rlnClassNumber`` where given; from 1.
 
     Raises:
         ValueError: lengths differ.
@@ -412,6 +414,8 @@ def make_document(
         columns |= pose_columns(pose)
     if half_set is not None:
         columns["rlnRandomSubset"] = format_column(half_set)
+    if class_number is not None:
+        columns["rlnClassNumber"] = format_column(class_number)
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different length: {lengths}")
