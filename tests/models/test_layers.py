@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitreous.models.layers import GaborLayer, PolyphaseDown, initialise
+from vitreous.core.resample import mirror_images
+from vitreous.models.layers import GaborLayer, PolyphaseDown, initialise, polar_view
 
 
 def _slow_polyphase(x: Tensor) -> Tensor:
@@ -105,3 +106,19 @@ def test_weights_come_from_the_generator() -> None:
         assert layer.bias.abs().max() == 0
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
+
+
+def test_quarter_turns_are_shifts_of_angle(generator: torch.Generator) -> None:
+    images = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)
+    turned = mirror_images(images, 5)  # mirrors x, then swaps the axes
+    moved = [polar_view(images).roll(rows, 1) for rows in (4, -4)]
+    assert min((polar_view(turned) - one).abs().max().item() for one in moved) < 1e-12
+    assert (polar_view(turned) - polar_view(images)).abs().max() > 0.1
+
+
+def test_radii_and_angles_are_where_they_are_said_to_be() -> None:
+    """A ramp along x is radius times cosine."""
+    ramp = (torch.arange(16.0) - 8).expand(1, 16, 16)
+    angle = torch.arange(16.0)[:, None] * (2 * math.pi / 16)
+    expected = torch.linspace(0, 7, 16) * angle.cos()
+    assert torch.allclose(polar_view(ramp)[0], expected, atol=1e-5)

@@ -122,3 +122,30 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 layer.weight.copy_(deviation * torch.randn(layer.weight.shape, generator=generator))
                 if layer.bias is not None:
                     layer.bias.zero_()
+
+
+def polar_view(images: Tensor) -> Tensor:
+    """Images in polar coordinates about the pixel ``n // 2``: turning becomes a cyclic shift.
+
+    Rows are n angles of a whole turn, columns n radii from 0 to ``n / 2 - 1`` pixels, each value
+    interpolated linearly. A quarter turn is a shift by n / 4 rows exactly where 4 divides n.
+
+    Args:
+        images: ``(b, n, n)``.
+
+    Returns:
+        ``(b, n, n)``.
+
+    Source: section 6.4.8 of the thesis (image warping).
+
+    >>> ring = polar_view(torch.ones(1, 8, 8))
+    >>> bool(torch.allclose(ring, torch.ones(1, 8, 8)))
+    True
+    """
+    n = images.shape[-1]
+    kind = {"device": images.device, "dtype": images.dtype}
+    angle = torch.arange(n, **kind)[:, None] * (2 * math.pi / n)
+    radius = torch.linspace(0, n / 2 - 1, n, **kind)
+    place = torch.stack([angle.cos() * radius, angle.sin() * radius], -1) + n // 2
+    grid = (place * (2 / (n - 1)) - 1).expand(len(images), n, n, 2)
+    return nn.functional.grid_sample(images[:, None], grid, align_corners=True)[:, 0]

@@ -37,6 +37,7 @@ from vitreous.solvers.images import (
 )
 from vitreous.solvers.losses import gradient_penalty
 from vitreous.solvers.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.solvers.streams import cpu_twin
 
 __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
 
@@ -121,7 +122,7 @@ class CryoGan(RollsBack):
             self.log_signal, self.log_noise = self._matching_scales(share)
         self.log_noise.requires_grad_()
         self.log_signal.requires_grad_()
-        self.critic = Critic(n, c.width, c.critic, generator=_cpu_twin(self.generators["init"]))
+        self.critic = Critic(n, c.width, c.critic, generator=cpu_twin(self.generators["init"]))
         self.critic.to(self.device)
         self._scales = (self.log_signal, self.log_noise)
         adam = torch.optim.Adam
@@ -387,9 +388,3 @@ class CryoGan(RollsBack):
         if generators:
             for name, generator in self.generators.items():
                 generator.set_state(tensors[f"random.{name}"].cpu())
-
-
-def _cpu_twin(generator: torch.Generator) -> torch.Generator:
-    """A CPU generator seeded from another one, which it advances."""
-    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(seed))

@@ -38,3 +38,31 @@ def normalise_images(images: Tensor) -> Tensor:
     """
     centred = images - images.mean((-2, -1), keepdim=True)
     return centred * centred.square().mean((-2, -1), keepdim=True).clamp_min(1e-20).rsqrt()
+
+
+def divergence_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Kullback-Leibler divergence of normal distributions from the standard one.
+
+    :math:`\frac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2)`, the mean over images and dimensions.
+
+    Args:
+        mean, log_variance: ``(b, d)``.
+
+    >>> divergence_from_normal(torch.full((3, 2), 2.0), torch.zeros(3, 2)).item()
+    2.0
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def surprise(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Negative log likelihood of vectors under normal distributions, but for a constant.
+
+    :math:`\frac12 ((z - \mu)^2 / \sigma^2 + \log \sigma^2)`, the mean over images and dimensions.
+
+    Args:
+        z, mean, log_variance: ``(b, d)``.
+
+    >>> surprise(torch.full((3, 2), 2.0), torch.zeros(3, 2), torch.zeros(3, 2)).item()
+    2.0
+    """
+    return 0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).mean()

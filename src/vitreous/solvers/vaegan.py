@@ -13,10 +13,7 @@ under the updated critic.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +21,25 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import frequency_grid
-from vitreous.models.camera import LearnedCamera, coverage, orientation_moment
 from vitreous.models.encoder import Encoder
-from vitreous.models.noise_net import NoiseNetwork, add_noise, diversity_loss
-from vitreous.physics.simulator import Conditions, Simulator
-from vitreous.solvers.images import (
-    ImageCache,
-    ImageSource,
-    at_box,
-    background_share,
-    matched_weight,
-    seen_by_critic,
+from vitreous.models.layers import polar_view
+from vitreous.physics.simulator import Simulator
+from vitreous.solvers.images import ImageSource
+from vitreous.solvers.losses import (
+    divergence_from_normal,
+    gradient_penalty,
+    normalise_images,
+    surprise,
 )
-from vitreous.solvers.losses import gradient_penalty, normalise_images
 from vitreous.solvers.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.solvers.streams import cpu_twin
 from vitreous.solvers.vaegan_config import SortingStage, VaeGanConfig
-from vitreous.solvers.vaegan_networks import (
-    as_module,
-    encoder_box,
-    make_critic,
-    make_encoder,
-    make_generator,
-)
+from vitreous.solvers.vaegan_imaging import Imaging
+from vitreous.solvers.vaegan_networks import encoder_box, make_critic, make_encoder
 
 __all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
 
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
-CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
 _PIECE = 256
 
@@ -85,24 +73,15 @@ class VaeGan(RollsBack):
         config: VaeGanConfig,
         generators: Mapping[str, torch.Generator],
     ) -> None:
-        self.images, self.full_simulator, self.config = images, simulator, config
+        self.images, self.config = images, config
         self.generators = dict(generators)
         self.device = simulator.micrograph_id.device
         self.iteration = 0
         self.critic_updates = 0
-        c, init = config, self.generators["init"]
-        self.generator = make_generator(c, _cpu_twin(init))
+        self.imaging = Imaging(images, simulator, config, self.generators)
         self.encoder: Encoder | None = None
-        if c.latent:
-            self.encoder = make_encoder(c, _cpu_twin(init)).to(self.device)
-        first = c.stages[0].box_size
-        self.noise_network = NoiseNetwork(first, generator=_cpu_twin(init)).to(self.device)
-        self.camera = LearnedCamera(generator=_cpu_twin(init)).to(self.device)
-        as_module(self.generator).to(self.device)
-        self.average = copy.deepcopy(self.generator)
-        self.log_signal = torch.zeros((), device=self.device, requires_grad=True)
-        self.log_noise = torch.zeros((), device=self.device, requires_grad=True)
-        self._moment = torch.eye(4, device=self.device) / 4
+        if config.latent:
+            self.encoder = make_encoder(config, cpu_twin(self.generators["init"])).to(self.device)
         self._enter(0)
 
     # ---------------------------------------------------------------- stages
@@ -123,42 +102,15 @@ class VaeGan(RollsBack):
         return self.config.stages[self.stage].box_size
 
     def _enter(self, stage: int) -> None:
-        """Box, band, data, critic and optimisers of a stage; other networks go on as they are."""
-        c = self.config
-        self.stage = stage
-        n = self.box_size
-        self.simulator = at_box(self.full_simulator, n)
-        self._cache = ImageCache(self.images, n, self.device)
-        self.radius = c.stages[stage].band * n / 2
-        kx, ky = frequency_grid(n, 1.0 / n, device=self.device)
-        self._band = ((kx**2 + ky**2) < self.radius**2).to(torch.float32)
-        for source in (self.generator, self.average):
-            source.enter(n)
-        share = background_share(self._cache, self.device)
-        self._weight = self._band
-        if c.weighting == "matched":
-            stream = self.generators["noise"]
-            self._weight = self._band * matched_weight(self._cache, self.simulator, share, stream)
-        self._match_scales(share)
-        self.critic = make_critic(c, n, _cpu_twin(self.generators["init"])).to(self.device)
-        self._optimise()
-        self._keep_snapshot()
-
-    def _optimise(self) -> None:
-        """Fresh optimisers; the thesis has these three."""
+        """Box, band, critic and optimisers of a stage; other networks go on as they are."""
         c, adam = self.config, torch.optim.Adam
-        made = self.generator.parameter_groups(c.learning_rate_generator)
-        if c.noise == "network":
-            group = {"params": list(self.noise_network.parameters())}
-            made.append(group | {"lr": c.learning_rate_generator})
-        if c.camera == "learned":
-            group = {"params": list(self.camera.parameters())}
-            made.append(group | {"lr": c.learning_rate_generator})
-        scales = [self.log_signal] + [self.log_noise] * (c.noise == "scale")
-        made.append({"params": scales, "lr": c.learning_rate_scale})
+        self.stage = stage
+        self.imaging.enter(stage)
+        self.critic = make_critic(c, self.box_size, cpu_twin(self.generators["init"]))
+        self.critic.to(self.device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
-            "generator": adam(made, c.learning_rate_generator, betas=c.betas),
+            "generator": adam(self.imaging.parameter_groups(), betas=c.betas),
         }
         if self.encoder is not None:
             self.optimisers["encoder"] = adam(
@@ -168,90 +120,17 @@ class VaeGan(RollsBack):
             name: [float(group["lr"]) for group in optimiser.param_groups]
             for name, optimiser in self.optimisers.items()
         }
-
-    @torch.no_grad()
-    def _match_scales(self, noise_share: float) -> None:
-        """Scales at which the noise has its share of the variance of the images.
-
-        The signal's is set at the first stage; later ones leave it as it was learned.
-        """
-        conditions = self._draw(256)
-        transfer = self.simulator.transfer(conditions.row)
-        latent = self._normal(256, self.generator.latent)
-        unit = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
-        scale = torch.ones(())
-        if self.config.noise == "network":
-            scale = self.noise_network(self._normal(256, self.noise_network.latent), self.box_size)
-        signal, noise = (
-            torch.fft.irfft2(torch.fft.rfft2(x) * self._band, s=x.shape[-2:]).std()
-            for x in (self._clean(latent, conditions, transfer), scale.to(unit) * unit)
-        )
-        deviation = math.sqrt(1 - noise_share)
-        if self.stage == 0:
-            if signal > 0:
-                self.log_signal.copy_(math.log(deviation) - signal.log())
-        elif signal > 0:
-            deviation = float(self.log_signal.exp() * signal)
-        ratio = math.sqrt(noise_share / (1 - noise_share))
-        self.log_noise.copy_(math.log(deviation * ratio) - noise.log())
+        self._keep_snapshot()
 
     # ---------------------------------------------------------------- images
-
-    def _normal(self, *shape: int) -> Tensor:
-        stream = self.generators["latent"]
-        return torch.randn(shape, generator=stream, device=stream.device).to(self.device)
-
-    def _draw(self, count: int) -> Conditions:
-        """Pose, shift and CTF of simulated images."""
-        conditions = self.simulator.draw(
-            count, poses=self.generators["poses"], optics=self.generators["ctf"]
-        )
-        if self.config.camera == "learned":
-            rotations = self.camera(self._normal(count, 6))
-            conditions = dataclasses.replace(conditions, rotations=rotations)
-        return conditions
-
-    def _clean(self, latent: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
-        """Noiseless images, before the learned scale."""
-        slices = self.generator.slices(latent, conditions.rotations, radius=self.radius)
-        return self.simulator.clean_slices(slices, conditions, transfer)
-
-    def _simulated(
-        self, latent: Tensor, conditions: Conditions, turn: int
-    ) -> tuple[Tensor, Tensor]:
-        """Images as the critic sees them, and the diversity of their noise."""
-        c, n = self.config, self.box_size
-        transfer = self.simulator.transfer(conditions.row)
-        images = self.log_signal.exp() * self._clean(latent, conditions, transfer)
-        diversity = images.new_zeros(())
-        if c.noise != "none":
-            unit = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
-            scale = self.log_noise.exp()
-            if c.noise == "network":
-                z = self._normal(len(latent), self.noise_network.latent)
-                network = self.noise_network(z, n)
-                half = len(z) // 2
-                diversity = diversity_loss(
-                    network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
-                )
-                scale = scale * network
-            images = add_noise(images, scale, unit, c.noise_kind)
-        return self._seen(images, transfer, turn), diversity
-
-    def _seen(self, images: Tensor, transfer: Tensor, turn: int) -> Tensor:
-        c, angle_rad = self.config, None
-        factor = self._weight * transfer if c.weighting == "matched" else self._weight
-        if c.rotate:
-            stream = self.generators["batches"]
-            share = torch.rand(len(images), generator=stream, device=stream.device)
-            angle_rad = 2 * math.pi * share.to(self.device)
-        return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
 
     def _encode(self, encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance for images as the critic sees them."""
         m = encoder_box(self.config)
         if images.shape[-1] != m:
             images = normalise_images(fourier_resize(images, m, 2))
+        if self.config.encoder_view == "polar":
+            images = polar_view(images)
         found: tuple[Tensor, Tensor] = encoder(images)
         return found
 
@@ -263,20 +142,17 @@ class VaeGan(RollsBack):
         turn = 0
         if self.config.mirror:
             turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
-        conditions = self._draw(2 * b)
+        conditions = self.imaging.draw(2 * b)
         conditions.row[b:] = row
-        real = self._seen(self._cache.read(row), self.simulator.transfer(row), turn)
+        real = self.imaging.real(row, turn)
         mean = log_variance = None
         latent = torch.zeros(2 * b, 1, device=self.device)
         if self.encoder is not None:
             mean, log_variance = self._encode(self.encoder, real)
-            normal = self._normal(2 * b, self.config.latent)
+            normal = self.imaging.normal(2 * b, self.config.latent)
             found = mean + torch.exp(0.5 * log_variance) * normal[b:]  # eq. (4)
             latent = torch.cat([normal[:b], found])
-        made, diversity = self._simulated(latent, conditions, turn)
-        if self.config.camera == "learned":
-            moment = orientation_moment(conditions.rotations)
-            self._moment = self._moment.lerp(moment, 1 - CAMERA_MEMORY)
+        made, diversity = self.imaging.simulated(latent, conditions, turn)
         return _Batch(real, made, latent, mean, log_variance, diversity)
 
     # ---------------------------------------------------------------- algorithms 6 and 7
@@ -292,13 +168,13 @@ class VaeGan(RollsBack):
         stats = {
             "iteration": float(self.iteration),
             "box": float(self.box_size),
-            "signal": float(self.log_signal.detach().exp()),
-            "noise": float(self.log_noise.detach().exp()),
+            "signal": float(self.imaging.log_signal.detach().exp()),
+            "noise": float(self.imaging.log_noise.detach().exp()),
             **self._update_critic(batch),
             **self._update_generator(batch),
         }
         if self.config.camera == "learned":
-            found = coverage(self._moment)
+            found = self.imaging.coverage()
             stats["camera_coverage"] = found
             stats["camera_collapsed"] = float(found < self.config.least_coverage)
         self._guard(stats)
@@ -339,12 +215,12 @@ class VaeGan(RollsBack):
                 told = self.critic.look(batch.real)
             seen, known = (features, told[0]) if c.perceptual_on == "map" else (vector, told[1])
             perceptual = (seen[b:] - known).abs().mean()
-            divergence = _divergence(batch.mean, batch.log_variance)
+            divergence = divergence_from_normal(batch.mean, batch.log_variance)
             encoder_loss = c.kl * divergence + perceptual
             loss = loss + c.perceptual * perceptual  # KL has no slope here
             stats |= {"perceptual": float(perceptual.detach()), "kl": float(divergence.detach())}
             if c.latent_loss > 0:
-                missed = _surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
+                missed = surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
                 encoder_loss = encoder_loss + c.latent_loss * missed
                 loss = loss + c.latent_loss * missed
                 stats["latent_loss"] = float(missed.detach())
@@ -359,10 +235,12 @@ class VaeGan(RollsBack):
         if weights:
             stats["encoder_gradient"] = self._apply("encoder", weights, found)
         stats["generator_gradient"] = self._apply("generator", parameters, slopes)
-        self._follow()
+        self.imaging.follow()
         return stats
 
-    def _apply(self, name: str, parameters: Any, slopes: Any) -> float:
+    def _apply(
+        self, name: str, parameters: Sequence[Tensor], slopes: Sequence[Tensor | None]
+    ) -> float:
         """An optimiser's step, unless a gradient is not finite; the gradient's norm."""
         norm = torch.nn.utils.get_total_norm([s for s in slopes if s is not None])
         if bool(torch.isfinite(norm)):
@@ -372,15 +250,6 @@ class VaeGan(RollsBack):
             for parameter in parameters:
                 parameter.grad = None
         return float(norm)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Running average of the generator ("GAN unrolling")."""
-        ours, theirs = as_module(self.average), as_module(self.generator)
-        for mine, current in zip(ours.parameters(), theirs.parameters(), strict=True):
-            mine.lerp_(current, 1 - self.config.averaging)
-        for kept, current in zip(ours.buffers(), theirs.buffers(), strict=True):
-            kept.copy_(current)
 
     def _set_learning_rates(self) -> None:
         c = self.config
@@ -401,44 +270,30 @@ class VaeGan(RollsBack):
         Averaged over mirrors and quarter turns, if trained on them. Draws no random numbers. All
         zero, ``(m, 1)``, in a homogeneous run.
         """
-        if self.encoder is None:
-            return torch.zeros(len(rows), 1)
-        encoder = self.encoder.eval()
-        found = []
+        if self.encoder is None or len(rows) == 0:
+            return torch.zeros(len(rows), self.config.latent or 1)
+        encoder, found = self.encoder.eval(), []
+        views = VIEWS if self.config.mirror else 1
         for piece in rows.split(_PIECE):
             row = piece.to(self.device)
-            images, transfer = self._cache.read(row), self.simulator.transfer(row)
-            factor = self._weight * transfer if self.config.weighting == "matched" else self._weight
             total = torch.zeros(len(row), self.config.latent, device=self.device)
-            views = VIEWS if self.config.mirror else 1
             for turn in range(views):
-                total += self._encode(encoder, seen_by_critic(images, factor, turn=turn))[0]
+                total += self._encode(encoder, self.imaging.still(row, turn))[0]
             found.append((total / views).cpu())
         encoder.train()
-        return torch.cat(found) if found else torch.zeros(0, self.config.latent)
+        return torch.cat(found)
 
-    @torch.no_grad()
     def volume(self, latent: Tensor) -> Tensor:
         """The map ``(n, n, n)`` of a latent vector ``(d,)``, from the averaged weights.
 
         In 2D an image ``(n, n)``.
         """
-        module = as_module(self.average)
-        module.eval()
-        volume = self.average.volume(latent.to(self.device, torch.float32), radius=self.radius)
-        module.train()
-        return volume * self.log_signal.exp()
+        return self.imaging.volume(latent)
 
     # ---------------------------------------------------------------- state
 
     def _modules(self) -> dict[str, nn.Module]:
-        made = {
-            "generator": as_module(self.generator),
-            "average": as_module(self.average),
-            "critic": self.critic,
-            "noise_network": self.noise_network,
-            "camera": self.camera,
-        }
+        made = self.imaging.modules() | {"critic": self.critic}
         return made if self.encoder is None else made | {"encoder": self.encoder}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -446,12 +301,7 @@ class VaeGan(RollsBack):
 
         The weights and moments are the live ones: clone what must outlast the next step.
         """
-        out = {
-            "log_signal": self.log_signal.detach(),
-            "log_noise": self.log_noise.detach(),
-            "weight": self._weight,
-            "moment": self._moment,
-        }
+        out = self.imaging.tensors()
         for name, module in self._modules().items():
             out |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
         out |= optimiser_tensors(self.optimisers)
@@ -478,10 +328,7 @@ class VaeGan(RollsBack):
 
     @torch.no_grad()
     def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
-        self.log_signal.copy_(tensors["log_signal"])
-        self.log_noise.copy_(tensors["log_noise"])
-        self._weight = tensors["weight"].to(self.device).clone()
-        self._moment = tensors["moment"].to(self.device).clone()
+        self.imaging.load(tensors)
         for name, module in self._modules().items():
             prefix = f"{name}."
             own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -490,19 +337,3 @@ class VaeGan(RollsBack):
         if generators:
             for name, generator in self.generators.items():
                 generator.set_state(tensors[f"random.{name}"].cpu())
-
-
-def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the standard normal distribution, mean per dimension."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-
-
-def _surprise(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Negative log likelihood of z, mean per dimension, up to a constant."""
-    return 0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).mean()
-
-
-def _cpu_twin(generator: torch.Generator) -> torch.Generator:
-    """A CPU generator seeded from another one, which it advances."""
-    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(seed))
