@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from particle_files import columns, volume
-from vitreous.cli import sorters
+from vitreous.cli import refine_run, sorters
 from vitreous.cli.hetero_output import read_latents
+from vitreous.cli.refine_output import Refined
 from vitreous.data.particles import Particles
 from vitreous.io.checkpoint import load_checkpoint
+from vitreous.io.star import read_star, write_star
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
 CLASSES = ("--min-cluster", "20", "--space", "pca")
@@ -70,6 +73,13 @@ class Blobs:
         self.offset = state["tensors"]["offset"].clone()
 
 
+class Flat(Blobs):
+    """The same with images instead of volumes."""
+
+    def volume(self, latent: Tensor) -> Tensor:
+        return super().volume(latent)[BOX // 2]
+
+
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is the stand-in; what it is given is checked."""
@@ -77,8 +87,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(method: str, settings: Any, material: sorters.Material) -> Blobs:
         assert (material.pose is not None) == (method == "align")
         assert material.images.box_size == material.data.box_size
-        assert settings["latent" if method == "gan" else "components"] == 2
-        return Blobs(len(material.images))
+        assert settings["components" if method == "align" else "latent"] == 2
+        return (Flat if method == "classes" else Blobs)(len(material.images))
 
     monkeypatch.setattr(sorters, "build", build)
     monkeypatch.setattr(Blobs, "stop_at", None)
@@ -229,6 +239,8 @@ def test_with_poses_classes_are_reconstructed(
     truth, found = volume(simulated / "truth.mrc"), volume(out / "class01.mrc")
     together = torch.corrcoef(torch.stack([truth.flatten(), found.flatten()]))[0, 1]
     assert together > 0.8
+    given, table = columns(simulated / "truth.star"), columns(out / "particles.star")
+    assert table["rlnAngleTilt"] == given["rlnAngleTilt"]
     table = columns(out / "class01.star")
     assert {"rlnAngleRot", "rlnOriginXAngst", "rlnRandomSubset"} <= set(table)
 
@@ -247,6 +259,60 @@ def test_rounds_give_every_particle_pose_and_class(
     assert min(label) >= 1
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows if "round" in row] == [1]
+
+
+def test_poses_are_found_where_there_are_none(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one structure; here the truth stands for what would be found."""
+    asked: list[refine_run.Request] = []
+
+    def refine(request: refine_run.Request) -> Refined:
+        asked.append(request)
+        truth = Particles.open(simulated / "truth.star")
+        document = truth.to_star_document(relative_to=request.output)
+        write_star(request.output / "particles.star", document)
+        return Refined(True, "solved", "")
+
+    monkeypatch.setattr(refine_run, "refine", refine)
+    out, star = tmp_path / "out", simulated / "particles.star"
+    run = ("hetero", "run", star, "--align", "--latent", "2", *CLASSES, *QUIET, "-o", out)
+    code, _, stderr = vitreous(*run)
+    assert code == 0, stderr
+    assert (asked[0].output, asked[0].settings["reject"]) == (out / "consensus", False)
+    found, truth = columns(out / "particles.star"), columns(simulated / "truth.star")
+    for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
+        both = [[float(v) for v in table[name]] for table in (found, truth)]
+        assert both[0] == pytest.approx(both[1], abs=1e-3)
+    code, _, stderr = vitreous(*run, "--continue")
+    assert (code, len(asked)) == (0, 1), stderr
+    code, _, stderr = vitreous("hetero", "embed", out, *QUIET, "-o", tmp_path / "embedded")
+    assert code == 0, stderr
+    monkeypatch.setattr(refine_run, "refine", lambda request: Refined(False, "NOT SOLVED", ""))
+    shutil.rmtree(out / "consensus")
+    code, _, stderr = vitreous(*run, "--overwrite")
+    assert (code, "no structure that all particles agree on" in stderr) == (3, True)
+
+
+def test_class_images_in_two_dimensions(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out, star = tmp_path / "out", simulated / "particles.star"
+    code, stdout, stderr = vitreous(
+        "classify2d", star, "--latent", "2", "--classes", "2", *CLASSES, *QUIET, "-o", out
+    )
+    assert code == 0, stderr
+    assert stdout.startswith("6 class images in 3 clusters")
+    assert {f.name for f in out.iterdir()} == {
+        "config.toml", "checkpoints", "history.jsonl", "report.html", "particles.star",
+        "classes.star", "classes.mrcs",
+    }  # fmt: skip
+    assert volume(out / "classes.mrcs").shape == (6, BOX, BOX)
+    classes = read_star(out / "classes.star").blocks["model_classes"]
+    table = columns(out / "particles.star")
+    label = [int(v) for v in table["rlnClassNumber"]]
+    shares = [label.count(k + 1) / COUNT for k in range(6)]
+    assert classes.numbers("rlnClassDistribution").tolist() == pytest.approx(shares, abs=1e-6)
+    pairs = set(zip(label, table["vitreousCluster"], strict=True))
+    assert sorted(pairs) == list(enumerate(classes.text("vitreousCluster"), 1))
 
 
 def test_an_overwritten_run_leaves_no_class_of_the_one_before(

@@ -148,7 +148,11 @@ def test_path_follows_the_longest_axis_between_percentiles() -> None:
 
 def test_centroids_are_points_one_in_each_blob() -> None:
     latent, truth = blobs(50, 2, 20.0)
-    found = centroids(latent, 3)
+    latent, truth = latent[:-20], truth[:-20]
+    found, group = centroids(latent, 3)
     rows = [(latent == one).all(1).nonzero().item() for one in found]
-    assert sorted(truth[rows].tolist()) == [0, 1, 2]
-    assert torch.equal(centroids(latent[:2], 5), latent[:2])
+    assert group[rows].tolist() == [0, 1, 2]
+    assert torch.bincount(group).tolist() == [50, 50, 30]
+    assert all(len(group[truth == k].unique()) == 1 for k in range(3))
+    equal, group = centroids(torch.zeros(5, 2), 3)
+    assert (len(equal), group.tolist()) == (1, [0] * 5)

@@ -105,12 +105,12 @@ def run(
     Example: `vitreous hetero run particles.star --align -o OUT`
     """
     require_finite(context.params)
-    from vitreous.cli.hetero_run import Clustering
+    from vitreous.cli.hetero_maps import Clustering
     from vitreous.cli.hetero_run import run as sort
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
     more = {"clustering": clustering, "points": points, "rounds": rounds}
-    _tell(sort(_request(context.params, **more)))
+    tell(sort(request(context.params, **more)))
 
 
 @app.command("train", no_args_is_help=True)
@@ -151,7 +151,7 @@ def train(
     require_finite(context.params)
     from vitreous.cli.hetero_run import run as sort
 
-    _tell(sort(_request(context.params)))
+    tell(sort(request(context.params)))
 
 
 @app.command("embed", no_args_is_help=True)
@@ -174,7 +174,7 @@ def embed(
     from vitreous.cli.hetero_steps import EmbedRequest
     from vitreous.cli.hetero_steps import embed as work
 
-    _tell(work(EmbedRequest(model, output, particles, overwrite, device, threads, quiet)))
+    tell(work(EmbedRequest(model, output, particles, overwrite, device, threads, quiet)))
 
 
 @app.command("cluster", no_args_is_help=True)
@@ -222,7 +222,7 @@ def cluster(
 
     Example: `vitreous hetero cluster EMBEDDED/particles.star --model MODEL -o CLUSTERS`
     """
-    from vitreous.cli.hetero_run import Clustering
+    from vitreous.cli.hetero_maps import Clustering
     from vitreous.cli.hetero_steps import ClusterRequest
     from vitreous.cli.hetero_steps import cluster as work
     from vitreous.cli.particle_sources import ParticleFiles
@@ -246,7 +246,7 @@ def cluster(
         threads=threads,
     )
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
-    request = ClusterRequest(
+    wanted = ClusterRequest(
         files,
         output,
         working,
@@ -257,7 +257,7 @@ def cluster(
         overwrite=overwrite,
         quiet=quiet,
     )
-    _tell(work(request))
+    tell(work(wanted))
 
 
 @app.command("traverse", no_args_is_help=True)
@@ -296,7 +296,7 @@ def traverse(
     from vitreous.cli.hetero_steps import TraverseRequest
     from vitreous.cli.hetero_steps import traverse as work
 
-    request = TraverseRequest(
+    wanted = TraverseRequest(
         table,
         model,
         output,
@@ -308,11 +308,11 @@ def traverse(
         threads=threads,
         quiet=quiet,
     )
-    _tell(work(request))
+    tell(work(wanted))
 
 
-def _request(given: dict[str, Any], **more: Any) -> Any:
-    """The request of ``train`` and ``run``, whose options they share."""
+def request(given: dict[str, Any], **more: Any) -> Any:
+    """The request of ``train``, ``run`` and ``classify2d``, whose options they share."""
     from vitreous.cli.hetero_run import Request
     from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.cli.working_set import Working
@@ -328,17 +328,17 @@ def _request(given: dict[str, Any], **more: Any) -> Any:
         ),
         output=given["output"],
         working=Working(
-            symmetry=given["sym"],
+            symmetry=given.get("sym", "C1"),
             box_size=given["box"],
-            mask_diameter_angstrom=given["mask_diameter"],
+            mask_diameter_angstrom=given.get("mask_diameter"),
             invert=given["invert"],
-            ignore_ctf=given["ignore_ctf"],
+            ignore_ctf=given.get("ignore_ctf", False),
             skip_bad=given["skip_bad"],
             seed=given["seed"],
             device=given["device"],
             threads=given["threads"],
         ),
-        method="align" if given["align"] else "gan",
+        method=given.get("method") or ("align" if given["align"] else "gan"),
         config=given["config"],
         overrides={"latent": given["latent"], "effort": given["effort"]},
         shift=given["shift"],
@@ -349,6 +349,7 @@ def _request(given: dict[str, Any], **more: Any) -> Any:
     )
 
 
-def _tell(done: Done) -> None:
+def tell(done: Done) -> None:
+    """Say how a run ended."""
     typer.secho(f"{done.verdict[0].upper()}{done.verdict[1:]}.", bold=True)
     typer.echo(done.text)

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitreous.cli.common import StopSignals
 from vitreous.cli.compare_halves import direct_halves
+from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruction_output import Halves, angstrom
+from vitreous.core.errors import DivergedError, UsageError
 from vitreous.core.params import Optics, Pose
-from vitreous.solvers.clustering import Clusters, PrincipalPath, principal_path
+from vitreous.solvers.clustering import (
+    Clusters,
+    PrincipalPath,
+    Space,
+    find_clusters,
+    principal_path,
+)
 from vitreous.solvers.direct import accumulate
 from vitreous.solvers.images import ChosenImages, ImageSource
 from vitreous.solvers.sorter import Sorter
@@ -70,13 +79,64 @@ class PosedImages:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class Clustering:
+    """How an embedding is clustered; the options of these names."""
+
+    min_cluster: int | None = None
+    min_samples: int = 10
+    space: Space = "auto"
+    assign_all: bool = False
+
+
+def heeding(bar: RunProgress, stop: StopSignals) -> Notify:
+    """Shows the share that is done, and leaves the program when a signal came."""
+
+    def notify(share: float) -> None:
+        bar.update(share)
+        stop.exit_if_requested()
+
+    return notify
+
+
 def embed_all(sorter: Sorter, count: int, notify: Notify) -> Tensor:
-    """Latents ``(count, d)`` of all particles, a piece at a time."""
+    """Latents ``(count, d)`` of all particles, a piece at a time.
+
+    Raises:
+        DivergedError: they are not finite.
+    """
     found = []
     for rows in torch.arange(count).split(PIECE):
         found.append(sorter.embed(rows).float().cpu())
         notify((int(rows[-1]) + 1) / count)
-    return torch.cat(found)
+    latent = torch.cat(found)
+    if not bool(latent.isfinite().all()):
+        raise DivergedError("latents are not finite; train again with other settings or --seed")
+    return latent
+
+
+def clustered(latent: Tensor, options: Clustering, seed: int) -> Clusters:
+    """:func:`~vitreous.solvers.clustering.find_clusters` with the errors of a command.
+
+    Raises:
+        UsageError: UMAP asked for and not installed, or too few particles.
+    """
+    try:
+        return find_clusters(
+            latent,
+            options.min_cluster,
+            min_samples=options.min_samples,
+            space=options.space,
+            assign_all=options.assign_all,
+            seed=seed,
+        )
+    except ImportError as error:
+        raise UsageError(
+            "--space umap: the package umap-learn is not installed; install vitreous[umap], or "
+            "give --space pca"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"clusters: {error}") from error
 
 
 def model_maps(sorter: Sorter, centre: Tensor, notify: Notify) -> list[ClassMap]:

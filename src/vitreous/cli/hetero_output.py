@@ -111,14 +111,14 @@ def write_tables(
         folder: where to.
         particles: in the order of the input.
         columns: to be added, a value for each.
-        pose, half_set: to be written as well.
+        pose, half_set: to be written as well, unless they are the table's own.
         label: long ``(n,)`` from 0 on, -1 for none; None writes no tables of classes.
 
     Raises:
         ResourceError: the disk is full.
     """
     every = dict(columns)
-    if pose is not None:
+    if pose is not None and pose is not particles.pose:  # the table's own stay as they are
         every |= pose_columns(pose)
     if half_set is not None:
         every["rlnRandomSubset"] = half_set.cpu().numpy()

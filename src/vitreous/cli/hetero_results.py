@@ -104,7 +104,7 @@ def write_results(
         key_numbers=numbers | {"time": duration(seconds)},
         settings=settings_shown(folder.config["options"]),
         plane=found.clusters.plane.numpy(),
-        axes=_axes(found.clusters.space),
+        axes=axes_names(found.clusters.space),
         label=(label + 1).numpy(),
         columns=_columns(found),
         clusters=_shown(found),
@@ -131,7 +131,8 @@ def settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _axes(space: str) -> tuple[str, str]:
+def axes_names(space: str) -> tuple[str, str]:
+    """Of the embedding that is looked at."""
     if space == "umap":
         return "UMAP 1", "UMAP 2"
     return "principal component 1", "principal component 2"

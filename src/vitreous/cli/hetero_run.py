@@ -1,4 +1,4 @@
-"""The runs behind ``vitreous hetero train`` and ``run``: poses, training, and all that follows."""
+"""The runs behind ``vitreous hetero train``, ``hetero run`` and ``classify2d``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 import torch
 
 from vitreous.cli import refine_run, sorters
+from vitreous.cli.classify2d_run import CLASS_IMAGES, CLASSES, classify, write_classes
 from vitreous.cli.common import StopSignals, say
 from vitreous.cli.first_maps import Search
 from vitreous.cli.hetero_maps import (
     ClassMap,
+    Clustering,
     PosedImages,
+    clustered,
     embed_all,
+    heeding,
     members,
     model_maps,
     reconstructed_maps,
@@ -47,21 +51,10 @@ from vitreous.cli.working_set import Working, WorkingSet, open_working_set
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Pose
 from vitreous.report.mixed import MixedReport, write_mixed_report
-from vitreous.solvers.clustering import Space, find_clusters
 from vitreous.solvers.sorter import Sorter
 
-FILES = ("particles.star", UNSORTED, "history.jsonl", "report.html")
+FILES = ("particles.star", UNSORTED, CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
 _CONSENSUS_SETTINGS = {"rounds": 12, "reject": False}  # every particle is to be sorted
-
-
-@dataclass(frozen=True)
-class Clustering:
-    """How an embedding is clustered; the options of these names."""
-
-    min_cluster: int | None = None
-    min_samples: int = 10
-    space: Space = "auto"
-    assign_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,12 @@ class Request:
     """The options of the commands; see their help.
 
     Args:
-        method: ``gan`` or ``align``.
+        method: ``gan`` or ``align``; ``classes`` for ``classify2d``.
         config: TOML of solver settings.
         overrides: of them, by options.
         search: how a start is found where poses have to be.
         clustering: None for ``train``.
-        points: maps along each cluster.
+        points: maps along each cluster; class images of each for ``classify2d``.
         rounds: of classification after clustering.
         shift: how far particles are off centre, for ``gan``.
     """
@@ -96,7 +89,9 @@ class Request:
 
     @property
     def command(self) -> str:
-        """Which of the two it is."""
+        """Which of the three it is."""
+        if self.method == "classes":
+            return "classify2d"
         return "hetero train" if self.clustering is None else "hetero run"
 
 
@@ -126,6 +121,25 @@ def run(request: Request) -> Done:
             training.run(history)
             if request.clustering is None:
                 done = _end_of_training(folder, request, training, history)
+            elif request.method == "classes":
+                with RunProgress("classifying", quiet=request.quiet) as bar:
+                    classes = classify(
+                        sorter,
+                        request.clustering,
+                        request.points,
+                        len(data.particles),
+                        request.working.seed,
+                        heeding(bar, stop),
+                    )
+                done = write_classes(
+                    folder,
+                    data.particles,
+                    classes,
+                    pixel_size_angstrom=model_pixel_size(data, sorter),
+                    title=f"{request.files.path.name}: class images",
+                    history=history.rows,
+                    seconds=training.seconds(),
+                )
             else:
                 with RunProgress("sorting", quiet=request.quiet) as bar:
                     found = sort(request, made, sorter, bar, stop, history)
@@ -160,8 +174,6 @@ def sort(
         stop.exit_if_requested()
 
     latent = embed_all(sorter, len(particles), notify)
-    if not bool(latent.isfinite().all()):
-        raise InputError("latents are not finite; train again with other settings or --seed")
     place = 1
     notify(0.0)
     clusters = clustered(latent, request.clustering, request.working.seed)
@@ -194,30 +206,6 @@ def sort(
         pixel_size_angstrom=model_pixel_size(made.data, sorter),
         moved=moved,
     )
-
-
-def clustered(latent: torch.Tensor, options: Clustering, seed: int) -> Any:
-    """:func:`~vitreous.solvers.clustering.find_clusters` with the errors of a command.
-
-    Raises:
-        UsageError: UMAP asked for and not installed, or too few particles.
-    """
-    try:
-        return find_clusters(
-            latent,
-            options.min_cluster,
-            min_samples=options.min_samples,
-            space=options.space,
-            assign_all=options.assign_all,
-            seed=seed,
-        )
-    except ImportError as error:
-        raise UsageError(
-            "--space umap: the package umap-learn is not installed; install vitreous[umap], or "
-            "give --space pca"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"clusters: {error}") from error
 
 
 def posed_images(made: Material, pose: Pose) -> PosedImages:

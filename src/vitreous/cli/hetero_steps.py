@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,11 @@ import torch
 from vitreous.cli.common import StopSignals
 from vitreous.cli.hetero_maps import (
     ClassMap,
+    Clustering,
     PosedImages,
+    clustered,
     embed_all,
+    heeding,
     members,
     model_maps,
     reconstructed_maps,
@@ -32,7 +34,6 @@ from vitreous.cli.hetero_output import (
 )
 from vitreous.cli.hetero_recipe import load_trained
 from vitreous.cli.hetero_results import Done, Sorted, subtitle, write_results
-from vitreous.cli.hetero_run import Clustering, clustered
 from vitreous.cli.output import CHECKPOINTS, CONFIG, OutputFolder
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.progress import RunProgress, duration
@@ -114,7 +115,7 @@ def embed(request: EmbedRequest) -> Done:
         names=("particles.star", "latents.safetensors"),
     )
     with folder, StopSignals() as stop, RunProgress("embedding", quiet=request.quiet) as bar:
-        latent = embed_all(trained.sorter, len(particles), _notifier(bar, stop))
+        latent = embed_all(trained.sorter, len(particles), heeding(bar, stop))
         pose = trained.material.pose
         half = None if pose is None else trained.material.data.half_set
         write_tables(folder, particles, latent_columns(latent), pose=pose, half_set=half)
@@ -164,7 +165,7 @@ def cluster(request: ClusterRequest) -> Done:
         names=("particles.star", UNSORTED, "report.html"),
     )
     with folder, StopSignals() as stop, RunProgress("clustering", quiet=request.quiet) as bar:
-        notify = _notifier(bar, stop)
+        notify = heeding(bar, stop)
         clusters = clustered(latent, request.clustering, request.working.seed)
         maps: list[ClassMap | None] = []
         pixel = data.pixel_size_angstrom
@@ -234,7 +235,7 @@ def traverse(request: TraverseRequest) -> Done:
     )
     with folder, StopSignals() as stop, RunProgress("traversing", quiet=request.quiet) as bar:
         rows = [(label == number).nonzero().flatten() for number in numbers]
-        ways = traverse_all(trained.sorter, latent, rows, request.points, _notifier(bar, stop))
+        ways = traverse_all(trained.sorter, latent, rows, request.points, heeding(bar, stop))
         write_traversals(folder, ways, pixel, numbers)
         shown = [
             ClusterShown(
@@ -289,14 +290,6 @@ def _folder(
 def _state(model: Path) -> Path:
     """The newest record in a model's checkpoints, which holds the hash of its tensors."""
     return max((model / CHECKPOINTS).glob("step_*.json"))
-
-
-def _notifier(bar: RunProgress, stop: StopSignals) -> Callable[[float], None]:
-    def notify(share: float) -> None:
-        bar.update(share)
-        stop.exit_if_requested()
-
-    return notify
 
 
 def _asked(working: Working, data: WorkingSet) -> dict[str, Any]:

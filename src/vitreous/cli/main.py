@@ -16,6 +16,7 @@ from vitreous.cli import (
     auto,
     backgrounds,
     check,
+    classify2d,
     convert,
     demo,
     fsc,
@@ -50,6 +51,7 @@ app.command("convert", no_args_is_help=True)(convert.command)
 app.command("select", no_args_is_help=True)(select.command)
 app.command("prepare", no_args_is_help=True)(prepare.command)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
+app.command("classify2d", no_args_is_help=True)(classify2d.command)
 app.command("auto", no_args_is_help=True)(auto.command)
 app.command("abinit", no_args_is_help=True)(abinit.command)
 app.command("refine", no_args_is_help=True)(refine.command)

@@ -27,7 +27,7 @@ from vitreous.solvers.variability import Variability
 from vitreous.solvers.variability_config import VariabilityConfig
 
 LARGEST_DEFAULT_BOX = 32
-Method = Literal["gan", "align"]
+Method = Literal["gan", "align", "classes"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def settle(
     """All settings of a method: its defaults, the file's, the command line's.
 
     Args:
-        method: ``gan`` or ``align``.
+        method: ``gan`` or ``align``; ``classes``: the first in two dimensions.
         file: TOML, or None.
         overrides: ``latent``, how many dimensions, and ``effort``, what multiplies the steps; None
             for what was not given.
@@ -83,11 +83,11 @@ def settle(
         linear = load_config(VariabilityConfig, file, given)
         passes = max(2, round(linear.passes * effort))
         return dataclasses.asdict(dataclasses.replace(linear, passes=passes))
-    share = None
-    if diameter is not None:
+    share = None  # of the mask, which images have none of
+    if diameter is not None and method == "gan":
         share = min(1.0, diameter / (2 * data.box_size * data.pixel_size_angstrom))
     given = {"latent": overrides.get("latent"), "mask_fraction": share}
-    preset = dataclasses.asdict(default_config(data.box_size))
+    preset = dataclasses.asdict(default_config(data.box_size, flat=method == "classes"))
     gan = load_config(VaeGanConfig, file, given, defaults=preset)
     boxes = [stage.box_size for stage in gan.stages]
     if boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > data.box_size:
@@ -101,21 +101,29 @@ def settle(
     return dataclasses.asdict(dataclasses.replace(gan, stages=stages))
 
 
-def default_config(box_size: int) -> VaeGanConfig:
+def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
     """Settings of the VAE-GAN for images of a box: coarse first, 32 px at most, in two bands.
+
+    Args:
+        box_size: of the images.
+        flat: in two dimensions: images instead of volumes, and an encoder to which turning an image
+            in its plane is a shift.
 
     >>> [(stage.box_size, stage.band) for stage in default_config(64).stages]
     [(32, 0.5), (32, 1.0)]
     """
     n = max(8, min(box_size, LARGEST_DEFAULT_BOX) // 4 * 4)
-    return VaeGanConfig(stages=(SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0)))
+    stages = (SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0))
+    if flat:
+        return VaeGanConfig(stages=stages, generator="image", encoder_view="polar")
+    return VaeGanConfig(stages=stages)
 
 
 def build(method: Method, settings: Mapping[str, Any], material: Material) -> Sorter:
     """A sorter that has not been trained yet.
 
     Args:
-        method: ``gan`` or ``align``.
+        method: ``gan`` or ``align``; ``classes``: the first in two dimensions.
         settings: from :func:`settle`.
         material: what it is trained on.
 

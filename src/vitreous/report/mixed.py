@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
-from vitreous.report.html import ParticleRow, picture, render_page
+from vitreous.report.html import ParticleRow, Picture, picture, render_page
 from vitreous.report.plots import MAX_POINTS, Plot, numbers
 
 MAX_SHOWN = 10_000  # points of the scatter plot
@@ -58,6 +58,7 @@ class MixedReport:
         clusters: by number.
         particles: how many there are.
         history: rows of ``history.jsonl``.
+        images: ``(k, n, n)``, one of each class; sizes: particles of each.
     """
 
     title: str
@@ -73,6 +74,8 @@ class MixedReport:
     clusters: Sequence[ClusterShown] = ()
     particles: int = 0
     history: Sequence[Mapping[str, Any]] = ()
+    images: Array | None = None
+    sizes: Sequence[int] = ()
 
 
 def write_mixed_report(path: Path, data: MixedReport) -> None:
@@ -99,6 +102,7 @@ def render_mixed_report(data: MixedReport) -> str:
         plots,
         embedding=embedding,
         curves=curves,
+        images=_class_images(data),
         maps=[_map_row(one) for one in data.clusters if one.volume is not None],
         paths=[_path_row(one) for one in data.clusters if len(one.path)],
     )
@@ -251,6 +255,16 @@ def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
         key = "stat-" + "".join(c if c.isalnum() else "-" for c in name)
         plots.append(Plot(key, title, f"{title}, mean since the row before", [curve], layout))
     return plots
+
+
+def _class_images(data: MixedReport) -> list[Picture]:
+    """Every class image in a grey range of its own."""
+    if data.images is None:
+        return []
+    return [
+        picture(figures.enlarge(image, _WIDTH), None, f"class {k}", f"{k}: {size:,}")
+        for k, (image, size) in enumerate(zip(data.images, data.sizes, strict=True), 1)
+    ]
 
 
 def _map_row(cluster: ClusterShown) -> ParticleRow:

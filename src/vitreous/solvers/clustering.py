@@ -177,24 +177,30 @@ def principal_path(
     )
 
 
-def centroids(latent: Tensor, count: int, *, seed: int = 0) -> Tensor:
-    """Latents ``(count, d)`` of the points nearest to the centres of k-means.
+def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points nearest to the centres of k-means, largest group first, and the group of every point.
 
     Args:
         latent: ``(n, d)``.
         count: of centres; all points where there are not more.
         seed: of the first centres.
 
-    >>> centroids(torch.tensor([[0.0], [0.1], [5.0]]), 2).sort(0).values[1].item()
-    5.0
+    Returns:
+        ``(k, d)`` and long ``(n,)``; of equal points there may be fewer than ``count`` groups.
+
+    >>> places, group = centroids(torch.tensor([[0.0], [0.1], [0.2], [5.0]]), 2)
+    >>> places[1].item(), group.tolist()
+    (5.0, [0, 0, 0, 1])
     """
     from sklearn.cluster import KMeans
 
-    if count >= len(latent):
-        return latent
     points = latent.detach().double().cpu().numpy()
-    found = KMeans(count, n_init=3, random_state=seed).fit(points).cluster_centers_
-    return latent[torch.from_numpy(_nearest(found, points))]
+    distinct = len(np.unique(points, axis=0))
+    task = KMeans(min(count, distinct), n_init=3, random_state=seed).fit(points)
+    found = torch.from_numpy(_nearest(task.cluster_centers_, points))
+    group = torch.from_numpy(task.labels_.astype(np.int64))
+    order = torch.bincount(group, minlength=len(found)).argsort(descending=True, stable=True)
+    return latent[found[order]], order.argsort()[group]
 
 
 # ------------------------------------------------------------------- the steps of find_clusters
