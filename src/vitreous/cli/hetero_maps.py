@@ -106,7 +106,7 @@ def embed_all(sorter: Sorter, count: int, notify: Notify) -> Tensor:
         DivergedError: they are not finite.
     """
     found = []
-    for rows in torch.arange(count).split(PIECE):
+    for rows in torch.split(torch.arange(count), PIECE):
         found.append(sorter.embed(rows).float().cpu())
         notify((int(rows[-1]) + 1) / count)
     latent = torch.cat(found)
@@ -178,7 +178,7 @@ def reconstructed_maps(
             half,
             symmetry=posed.symmetry,
             device=posed.device,
-            progress=lambda done, total, k=k: notify((k + done / total) / count),  # type: ignore[misc]  # k is bound now
+            progress=_part(notify, k, count),
         )
         halves = direct_halves(
             sums,
@@ -188,6 +188,15 @@ def reconstructed_maps(
         )
         maps.append(ClassMap(halves.average, halves))
     return maps
+
+
+def _part(notify: Notify, part: int, parts: int) -> Callable[[int, int], None]:
+    """Tells of one part's progress as of that of the whole."""
+
+    def told(done: int, total: int) -> None:
+        notify((part + done / total) / parts)
+
+    return told
 
 
 def traverse_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,8 @@ def contingency(truth: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     [[1, 1], [0, 1]]
     """
     a, b = _labels(truth, found)
-    rows, row = a.unique(return_inverse=True)
-    columns, column = b.unique(return_inverse=True)
-    flat = torch.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
-    return flat.view(len(rows), len(columns)), rows, columns
+    rows, row = np.unique(a.numpy(), return_inverse=True)
+    columns, column = np.unique(b.numpy(), return_inverse=True)
+    flat = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
+    counts = torch.from_numpy(flat.reshape(len(rows), len(columns)))
+    return counts, torch.from_numpy(rows), torch.from_numpy(columns)

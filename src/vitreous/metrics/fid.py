@@ -65,7 +65,9 @@ def image_distance(real: Tensor, made: Tensor, features: Features) -> float:
         real, made: ``(b, n, n)`` and ``(c, n, n)``.
         features: images ``(b, n, n)`` to features ``(b, f)``; see :func:`train_features`.
     """
-    found = [torch.cat([features(piece) for piece in one.split(_BATCH)]) for one in (real, made)]
+    found = [
+        torch.cat([features(piece) for piece in torch.split(one, _BATCH)]) for one in (real, made)
+    ]
     return frechet_distance(*found)
 
 
@@ -84,7 +86,8 @@ class FeatureNetwork(nn.Module):
         for before, after in pairwise(widths):
             layer = nn.Conv2d(before, after, 3, padding=1)
             nn.init.kaiming_normal_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
             self.body.extend([layer, nn.ReLU(), nn.MaxPool2d(2)])
         self.head = nn.Linear(FEATURES, classes)
         nn.init.kaiming_normal_(self.head.weight, generator=generator)
@@ -133,7 +136,7 @@ def train_features(
         sign = 2.0 * nn.functional.one_hot(label[rows].long(), classes) - 1.0
         loss = (1 - sign * network(_changed(images[rows], generator))).clamp_min(0).square().mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return network.eval().requires_grad_(False)
 

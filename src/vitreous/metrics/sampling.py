@@ -84,7 +84,8 @@ def fourier_sampling(
     direction = fibonacci_hemisphere(points)
     reach = math.sin(math.radians(half_width_deg))
     count = torch.zeros(points, dtype=torch.float64)
-    for piece in rotations.detach().cpu().double()[:, 2].split(_BLOCK):  # the slices' normals
+    normals = rotations.detach().cpu().double()[:, 2]
+    for piece in torch.split(normals, _BLOCK):
         count += ((direction @ piece.mT).abs() < reach).sum(1)
     mean = float(count.mean())
     if mean == 0:
