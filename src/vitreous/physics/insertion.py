@@ -28,11 +28,11 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import cosets, point_group
 from vitreous.physics import _insertion_cpu, _insertion_torch
-from vitreous.physics._insertion_points import SPREAD
+from vitreous.physics._insertion_points import SPREAD, half_disc
 from vitreous.physics.ctf import ctf_half, turn_coefficients
 from vitreous.physics.shift import axis_phases
 
-__all__ = ["SPREAD", "Accumulator", "Gridding", "weighted_slices"]
+__all__ = ["SPREAD", "Accumulator", "Gridding", "half_disc", "weighted_slices"]
 
 _NO_CTF = (0.0, 0.0, 0.0, 0.0, -0.25)  # -sin(-pi / 2) = 1
 

@@ -29,8 +29,7 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index, soft_mask
 from vitreous.core.params import Optics, Pose
-from vitreous.physics._insertion_points import half_disc
-from vitreous.physics.insertion import weighted_slices
+from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 from vitreous.solvers.component_sums import ComponentSums
 from vitreous.solvers.direct import EDGE_PX
