@@ -18,6 +18,7 @@ from torch import Tensor
 from particle_files import columns, volume
 from vitreous.cli import refine_run, sorters
 from vitreous.cli.hetero_output import read_latents
+from vitreous.cli.hetero_training import open_history
 from vitreous.cli.refine_output import Refined
 from vitreous.data.particles import Particles
 from vitreous.io.checkpoint import load_checkpoint
@@ -190,6 +191,21 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert whole == parts
     history = (tmp_path / "parts" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
+
+
+def test_rows_of_steps_that_are_done_again_are_left_out(tmp_path: Path) -> None:
+    """After a kill the history is ahead of the last checkpoint."""
+
+    class Folder:
+        resuming = True
+
+        def path(self, name: str) -> Path:
+            return tmp_path / name
+
+    rows = [{"step": step, "loss": 0.1} for step in (1, 5, 9)] + [{"round": 1}]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder: Any = Folder()
+    assert [row.get("step") for row in open_history(folder, 5).rows] == [1, 5]
 
 
 def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def test_side_views_are_as_in_the_paper(generator: torch.Generator) -> None:
 def test_a_single_view_is_nothing_and_in_plane_turns_do_not_help(
     generator: torch.Generator,
 ) -> None:
-    found = fourier_sampling(turned(0.0, 5000, generator))
+    psi = 360 * torch.rand(5000, generator=generator, dtype=torch.float64)
+    angles = torch.stack([torch.full_like(psi, 30.0), torch.full_like(psi, 50.0), psi], dim=-1)
+    found = fourier_sampling(euler_to_matrix(angles))
     assert found.scf < 0.01
     assert found.empty > 0.9
 

@@ -129,7 +129,7 @@ class Training:
 
 
 def open_history(folder: OutputFolder, step: int) -> HistoryFile:
-    """``history.jsonl`` without the rows of steps that a continued run does again."""
+    """``history.jsonl`` without the rows that a continued run writes again: later steps, rounds."""
     history = HistoryFile(folder.path("history.jsonl"), keep=folder.resuming)
-    history.rows = [row for row in history.rows if int(row.get("step") or 0) <= step]
+    history.rows = [row for row in history.rows if 0 < int(row.get("step") or 0) <= step]
     return history
