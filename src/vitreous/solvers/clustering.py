@@ -27,7 +27,7 @@ from torch import Tensor
 MOST_MIN_SIZE = 900
 MIN_SHARE = 0.05
 LEAST_MIN_SIZE = 10
-MOST_POINTS = 30_000  # that HDBSCAN is given; the others go with their nearest
+MOST_POINTS = 30_000  # that are clustered; the others go with their nearest
 LEAST_VARIANCE = 0.01  # of a principal component, of the first one's
 MOST_COMPONENTS = 5
 NEIGHBOURS = 30  # of UMAP
@@ -103,8 +103,13 @@ def find_clusters(
     """
     points = _checked(latent, min_samples)
     least = smallest_cluster(len(points)) if min_size is None else max(2, min_size)
-    flat, plane, used = _flattened(points, space, seed)
-    label, probability = _hdbscan(flat, least, min_samples, seed)
+    chosen = _chosen(len(points), seed)
+    flat, plane, used = _flattened(points[chosen], space, seed)
+    share = len(chosen) / len(points)
+    label, probability = _hdbscan(flat, max(2, round(share * least)), min_samples)
+    if share < 1:
+        nearest = _nearest(points, points[chosen])
+        label, probability, plane = label[nearest], probability[nearest], plane[nearest]
     label = _without_false_cuts(points, label)
     if label.max() < 1:  # one mode, or none that stands out: all of it is one
         label, probability = np.zeros_like(label), np.ones_like(probability)
@@ -215,6 +220,13 @@ def _checked(latent: Tensor, min_samples: int) -> Numbers:
     return points
 
 
+def _chosen(count: int, seed: int) -> Labels:
+    """Rows that are clustered: all, or as many at random as the time for them allows."""
+    if count <= MOST_POINTS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MOST_POINTS])
+
+
 def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbers, str]:
     """What is clustered, what is looked at ``(n, 2)``, and which it is."""
     every, kept = _principal_components(points)
@@ -249,22 +261,13 @@ def _principal_components(points: Numbers) -> tuple[Numbers, int]:
     return found, max(1, int(matter.sum()))
 
 
-def _hdbscan(flat: Numbers, least: int, samples: int, seed: int) -> tuple[Labels, Numbers]:
+def _hdbscan(flat: Numbers, least: int, samples: int) -> tuple[Labels, Numbers]:
     """Labels (-1: noise) and probabilities."""
     from sklearn.cluster import HDBSCAN
 
-    count = len(flat)
-    chosen = np.arange(count)
-    if count > MOST_POINTS:
-        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:MOST_POINTS])
-        least = max(2, round(least * MOST_POINTS / count))
-    task = HDBSCAN(min_cluster_size=min(least, len(chosen)), min_samples=samples, copy=True)
-    task.fit(flat[chosen])
-    label, probability = task.labels_.astype(np.int64), task.probabilities_.astype(np.float64)
-    if count > MOST_POINTS:
-        nearest = _nearest(flat, flat[chosen])
-        label, probability = label[nearest], probability[nearest]
-    return label, probability
+    task = HDBSCAN(min_cluster_size=min(least, len(flat)), min_samples=samples, copy=True)
+    task.fit(flat)
+    return task.labels_.astype(np.int64), task.probabilities_.astype(np.float64)
 
 
 def _nearest(points: Numbers, among: Numbers) -> Labels:
