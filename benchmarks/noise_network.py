@@ -16,9 +16,9 @@ import resource
 import time
 
 import torch
-from _circumstances import where_and_when
 from torch import Tensor
 
+from _circumstances import where_and_when
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.metrics.image import psnr
@@ -46,21 +46,21 @@ class Game:
         self.diversity = args.diversity
         self.random = torch.Generator().manual_seed(args.seed)
         box = image.shape[-1]
-        self.generator = ImageGenerator(box, 10, 8, generator=self.random)
+        self.generator = ImageGenerator(box, 10, 8, batch_norm=False, generator=self.random)
         self.noise = NoiseNetwork(box, generator=self.random)
         self.critic = SortingCritic(box, 8, generator=self.random)
         made = [*self.generator.parameters(), *self.noise.parameters()]
-        self.rate = args.rate
         self.makers = torch.optim.Adam(made, args.rate, betas=(0.5, 0.9))
         self.judge = torch.optim.Adam(self.critic.parameters(), args.rate, betas=(0.5, 0.9))
+        self.rates = {self.makers: args.rate, self.judge: args.rate_critic}
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.random)
 
     def step(self, i: int, steps: int) -> None:
         """One update of the critic, one of the generators."""
-        for optimiser in (self.makers, self.judge):
-            optimiser.param_groups[0]["lr"] = self.rate * 0.03 ** (i / steps)
+        for optimiser, rate in self.rates.items():
+            optimiser.param_groups[0]["lr"] = rate * 0.03 ** (i / steps)
         b, shape = self.batch, (self.batch, *self.image.shape)
         real = self.image + self.level * self._normal(*shape)
         z = self._normal(b, self.noise.latent)
@@ -94,6 +94,12 @@ class Game:
         z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
         return self.generator(z).mean(0)
 
+    @torch.no_grad()
+    def spread(self) -> float:
+        """Deviation of the generator's images over latent vectors: noise it takes for signal."""
+        z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+        return float(self.generator(z).std(0).square().mean().sqrt())
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate-critic", type=float, default=1e-3)
     parser.add_argument("--diversity", type=float, default=0.02)
     parser.add_argument("--levels", type=float, nargs="+", default=[1.0])
     parser.add_argument("--seed", type=int, default=0)
@@ -122,6 +129,7 @@ def main() -> None:
                 "found": round(found, 4),
                 "error": round(found / level - 1, 4),
                 "psnr_of_signal_db": round(float(psnr(game.signal(), image, 2)), 2),
+                "spread_of_signal": round(game.spread(), 4),
                 "seconds": round(time.perf_counter() - start, 1),
                 "course": course,
             }

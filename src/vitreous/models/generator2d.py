@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ class ImageGenerator(nn.Module):
         latent: d.
         width: channels of the last block.
         turned: turn each image by the in-plane angle of its rotation.
+        batch_norm: as in the thesis. It brings all that the latent vector does to unit variance in
+            every block, so where there is but one image to show, leave it out.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
     Raises:
@@ -43,6 +47,7 @@ class ImageGenerator(nn.Module):
         width: int = 16,
         *,
         turned: bool = True,
+        batch_norm: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -55,18 +60,18 @@ class ImageGenerator(nn.Module):
             blocks += 1
         channels = [min(_MOST, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
         self.dense = nn.Linear(latent, 16 * channels[0])
-        layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU()]
-        for i in range(blocks):
-            before, after = channels[i], channels[i + 1]
-            layers += [
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
+        layers: list[nn.Module] = [nn.ReLU()]
+        for before, after in itertools.pairwise(channels):
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)
+            layers += [nn.Upsample(scale_factor=2), convolution, nn.ReLU()]
+            if batch_norm:
+                layers.insert(-1, nn.BatchNorm2d(after))
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Conv2d(channels[-1], 1, 3, padding=1)
         if generator is not None:
             initialise(self, generator)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)  # begins at almost nothing, so that noise is not its work
 
     def enter(self, box_size: int) -> None:
         """Make images of another box from now on, of the same field of view."""
@@ -79,7 +84,7 @@ class ImageGenerator(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Images ``(b, n, n)`` of latent vectors ``(b, d)``, not turned."""
         start = self.dense(latent)
-        images: Tensor = self.layers(start.view(len(latent), -1, 4, 4))[:, 0]
+        images: Tensor = self.last(self.layers(start.view(len(latent), -1, 4, 4)))[:, 0]
         edge = (images.shape[-1] - self.largest) // 2
         images = images[:, edge : edge + self.largest, edge : edge + self.largest]
         return fourier_resize(images, self.box_size, 2)
@@ -87,7 +92,7 @@ class ImageGenerator(nn.Module):
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
-        """Spectra ``(b, n, n // 2 + 1)`` of the images, turned in their plane if rotations are given.
+        """Spectra ``(b, n, n // 2 + 1)`` of the images, turned if rotations are given.
 
         Of rotations ``(b, 3, 3)`` only the direction of the first column counts; for uniform ones
         the angle is uniform too.
