@@ -23,7 +23,7 @@ from vitreous.solvers.pose_config import PoseConfig
 pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 200
 POSES = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0)
-CONFIG = ClassificationConfig(POSES, rounds=3, radius=9)
+CONFIG = ClassificationConfig(POSES, rounds=3, radius=9, search=False)
 
 
 def mixed() -> tuple[Case, Tensor, Tensor]:
@@ -77,6 +77,8 @@ def test_each_image_may_have_a_scale_of_its_own() -> None:
     run, _, _, classes = task(replace(CONFIG, poses=replace(POSES, scale="image"), rounds=1))
     run.step()
     assert (run.classes == classes).float().mean() > 0.9
+    # poses and scales are those under the map of the class
+    torch.testing.assert_close(run._found.gain[:, 0] / 2, run.likelihood.amax(1))
     assert float(run.scale.std()) > 0.01
 
 

@@ -122,6 +122,12 @@ def test_maps_at_places_are_those_of_the_particles() -> None:
         )
 
 
+def test_places_have_mean_zero_and_contrasts_one() -> None:
+    found = trained().latents(torch.arange(COUNT))
+    torch.testing.assert_close(found.mean.mean(0), torch.zeros(3), atol=0.02, rtol=0)
+    assert found.contrast.mean() == pytest.approx(1, abs=0.05)
+
+
 def test_noise_is_that_of_the_images() -> None:
     data, run = planted(), trained()
     clean = [

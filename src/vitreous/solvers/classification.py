@@ -52,7 +52,7 @@ class ClassificationConfig:
 
     poses: PoseConfig
     rounds: int = Field(default=6, ge=1)
-    search: bool = False
+    search: bool = True
     settled: float = Field(default=0.002, ge=0)
     radius: int = Field(default=24, ge=2)
 

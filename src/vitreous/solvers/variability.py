@@ -11,7 +11,9 @@ uncorrelated in what images tell of them, those that tell most first. The embedd
 them in units of its own uncertainty: where there is nothing to tell, places shrink to one, and
 distances count by how sure they are.
 
-The maps' prior says that their spectra fall off as the mean's, by a factor found for each.
+The maps' prior says that their spectra fall off as the mean's, by a factor found for each. It
+shrinks them at every pass; the covariance I undoes that for what images tell of, or factor and map
+would shrink each other away.
 
 Sources: M. E. Tipping and C. M. Bishop, J. R. Stat. Soc. B 61 (1999) 611; A. Punjani and D. J.
 Fleet, J. Struct. Biol. 213 (2021) 107702 (whose components are found likewise, but orthonormal and
