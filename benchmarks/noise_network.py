@@ -49,10 +49,14 @@ class Game:
         self.generator = ImageGenerator(box, 10, 8, batch_norm=False, generator=self.random)
         self.noise = NoiseNetwork(box, generator=self.random)
         self.critic = SortingCritic(box, 8, generator=self.random)
-        made = [*self.generator.parameters(), *self.noise.parameters()]
-        self.makers = torch.optim.Adam(made, args.rate, betas=(0.5, 0.9))
+        self.makers = torch.optim.Adam(self.generator.parameters(), args.rate, betas=(0.5, 0.9))
+        self.louder = torch.optim.Adam(self.noise.parameters(), args.rate_noise, betas=(0.5, 0.9))
         self.judge = torch.optim.Adam(self.critic.parameters(), args.rate, betas=(0.5, 0.9))
-        self.rates = {self.makers: args.rate, self.judge: args.rate_critic}
+        self.rates = {
+            self.makers: args.rate,
+            self.louder: args.rate_noise,
+            self.judge: args.rate_critic,
+        }
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.random)
@@ -77,10 +81,12 @@ class Game:
         self.judge.step()
         self.critic.requires_grad_(False)
         self.makers.zero_grad()
+        self.louder.zero_grad()
         h = b // 2
         spread = diversity_loss(scale[:h], scale[h : 2 * h], z[:h], z[h : 2 * h])
         (-self.critic(made).mean() - self.diversity * spread).backward()
         self.makers.step()
+        self.louder.step()
 
     @torch.no_grad()
     def found(self) -> float:
@@ -105,9 +111,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--box", type=int, default=64)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--rate-critic", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=5e-5)
+    parser.add_argument("--rate-noise", type=float, default=5e-4)
+    parser.add_argument("--rate-critic", type=float, default=3e-3)
     parser.add_argument("--diversity", type=float, default=0.02)
     parser.add_argument("--levels", type=float, nargs="+", default=[1.0])
     parser.add_argument("--seed", type=int, default=0)

@@ -77,6 +77,7 @@ MODES: list[dict[str, Any]] = [
     {"latent": 0, "generator": "basis"},
     {"generator": "basis"},
     {"invariant": False},
+    {"critic": "dense"},
     {"noise": "scale"},
     {"noise": "none"},
     {"noise_kind": "poisson"},

@@ -87,7 +87,7 @@ class BasisGenerator(nn.Module):
     def _shares(self, latent: Tensor) -> Tensor:
         """How much of each map, ``(b, K + 1)``; 4 / n keeps grey values alike at every box."""
         shares: Tensor = self.weights(latent)
-        return torch.cat([torch.ones_like(shares[:, :1]), shares], 1) * (4 / self.box_size)
+        return torch.cat([shares.new_ones(len(shares), 1), shares], 1) * (4 / self.box_size)
 
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vitreous.models.critic import Critic
 from vitreous.models.layers import GaborLayer, PolyphaseDown, initialise
 
 Norm = Literal["batch", "layer", "none"]
@@ -69,7 +70,7 @@ class Trunk(nn.Module):
         down: Callable[[], nn.Module] = PolyphaseDown if invariant else lambda: nn.MaxPool2d(2)
         layers, before, after, size = [first], gabor, width, box_size
         while size > _SMALLEST and size % 2 == 0:
-            edges = "circular" if invariant else "zeros"
+            edges: Literal["circular", "zeros"] = "circular" if invariant else "zeros"
             bias = norm == "none"
             layers.append(nn.Conv2d(before, after, 3, padding=1, padding_mode=edges, bias=bias))
             if norm != "none":
@@ -116,10 +117,10 @@ class Encoder(nn.Module):
             box_size, width, invariant=invariant, norm=norm, gabor=gabor, generator=generator
         )
         c = self.trunk.channels
-        self.head = nn.Sequential(nn.Linear(c, c), nn.LeakyReLU(_SLOPE), nn.Linear(c, 2 * latent))
+        last = nn.Linear(c, 2 * latent)
+        self.head = nn.Sequential(nn.Linear(c, c), nn.LeakyReLU(_SLOPE), last)
         if generator is not None:
             initialise(self.head, generator)
-            last = self.head[-1]
             with torch.no_grad():
                 last.weight.mul_(0.3)  # begins near the prior
         self.latent = latent
@@ -174,3 +175,27 @@ class SortingCritic(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``(b,)`` of images ``(b, n, n)``."""
         return self.look(images)[2]
+
+
+class DenseCritic(Critic):
+    """The fully connected critic of CryoGAN, its last hidden layer for features; not invariant.
+
+    Args:
+        box_size: edge of the images in pixels, at least 8.
+        width: neurons of the first layer.
+        generator: draws the weights; None: PyTorch's defaults from the global one.
+
+    >>> features, vector, score = DenseCritic(16, 8).look(torch.zeros(3, 16, 16))
+    >>> features.shape, vector.shape, score.shape
+    (torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([3]))
+    """
+
+    def __init__(
+        self, box_size: int, width: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(box_size, width, "dense", generator=generator)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(b, width // 2)`` twice and score ``(b,)`` of images ``(b, n, n)``."""
+        vector = self.features(images[:, None])
+        return vector, vector, self.head(vector)[:, 0]

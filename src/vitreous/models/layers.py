@@ -117,7 +117,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            deviation = math.sqrt(2 / (1 + 0.1**2) / layer.weight[0].numel())
+            deviation = math.sqrt(2 / (1 + 0.1**2) / math.prod(layer.weight.shape[1:]))
             with torch.no_grad():
                 layer.weight.copy_(deviation * torch.randn(layer.weight.shape, generator=generator))
                 if layer.bias is not None:
@@ -143,9 +143,9 @@ def polar_view(images: Tensor) -> Tensor:
     True
     """
     n = images.shape[-1]
-    kind = {"device": images.device, "dtype": images.dtype}
-    angle = torch.arange(n, **kind)[:, None] * (2 * math.pi / n)
-    radius = torch.linspace(0, n / 2 - 1, n, **kind)
+    step = torch.arange(n, device=images.device, dtype=images.dtype)
+    angle = step[:, None] * (2 * math.pi / n)
+    radius = step * ((n / 2 - 1) / (n - 1))
     place = torch.stack([angle.cos() * radius, angle.sin() * radius], -1) + n // 2
     grid = (place * (2 / (n - 1)) - 1).expand(len(images), n, n, 2)
     return nn.functional.grid_sample(images[:, None], grid, align_corners=True)[:, 0]

@@ -89,30 +89,34 @@ class SliceGenerator(nn.Module):
         place = place / place.norm(dim=1, keepdim=True) * radius * particle_radius
         self.place = nn.Parameter(place * box_size / 2)  # radians per unit of k / Nyquist / 2 pi
         self.displacement = nn.Parameter(torch.zeros(1, 3, grid, grid, grid)) if grid else None
+        last = nn.Linear(width, 2 * layers * width)
+        hidden = [nn.Linear(width, width) for _ in range(layers)]
         self.mapping = nn.Sequential(
             nn.Linear(latent, width),
             nn.LeakyReLU(0.1),
             nn.Linear(width, width),
             nn.LeakyReLU(0.1),
-            nn.Linear(width, 2 * layers * width),
+            last,
         )
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.hidden = nn.ModuleList(hidden)
         self.real = nn.Linear(width, 1, bias=False)
         self.imaginary = nn.Linear(width, width, bias=False)
         shell = torch.arange(box_size // 2 + 1, dtype=torch.float32)
         falls = -torch.log1p((shell / 3).square())
         total = (2 * math.pi * shell * torch.exp(2 * falls)).sum()
         self.log_amplitude = nn.Parameter(falls - 0.5 * total.log())
-        self._initialise(generator)
+        self._initialise(last, hidden, generator)
 
-    def _initialise(self, generator: torch.Generator | None) -> None:
+    def _initialise(
+        self, last: nn.Linear, hidden: list[nn.Linear], generator: torch.Generator | None
+    ) -> None:
         """He's weights for the mapping; uniform to sqrt(6 / width) for the sine layers."""
         if generator is not None:
             initialise(self.mapping, generator)
         with torch.no_grad():
-            self.mapping[-1].weight.mul_(0.25)  # all volumes begin alike, but not quite
+            last.weight.mul_(0.25)  # all volumes begin alike, but not quite
             bound = math.sqrt(6 / self.width)
-            for layer in self.hidden:
+            for layer in hidden:
                 uniform = torch.rand(layer.weight.shape, generator=generator)
                 layer.weight.copy_((2 * uniform - 1) * bound)
                 layer.bias.zero_()
@@ -213,7 +217,7 @@ class SliceGenerator(nn.Module):
         radius = n / 2 if radius is None else radius
         points, place = _points(n, 3, radius, latent.device)
         points = points.to(latent.dtype)
-        pieces = [self.coefficients(k[None], latent[None])[0] for k in points.split(_POINTS)]
+        pieces = [self.coefficients(k[None], latent[None])[0] for k in torch.split(points, _POINTS)]
         spectrum = _fill(torch.cat(pieces)[None] * n**2, place, n, 3)[0]
         return irfft_centered(spectrum, (n, n, n))
 

@@ -274,7 +274,7 @@ class VaeGan(RollsBack):
             return torch.zeros(len(rows), self.config.latent or 1)
         encoder, found = self.encoder.eval(), []
         views = VIEWS if self.config.mirror else 1
-        for piece in rows.split(_PIECE):
+        for piece in torch.split(rows, _PIECE):
             row = piece.to(self.device)
             total = torch.zeros(len(row), self.config.latent, device=self.device)
             for turn in range(views):

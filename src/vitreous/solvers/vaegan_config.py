@@ -46,7 +46,10 @@ class VaeGanConfig:
             turning is a cyclic shift.
         encoder_box: edge of the images that the encoder sees; None: that of the first stage. It is
             the same at all stages, so that the encoder stays as it is when the box changes.
-        encoder_width, critic_width: channels of their first blocks.
+        critic: "convolutional", the thesis's; "dense", CryoGAN's, which learns faster on centred
+            particles and is not invariant to shifts.
+        encoder_width, critic_width: channels of their first blocks; a dense critic has twelve times
+            as many neurons in its first layer.
         noise: "network", a scale for each pixel from a latent vector; "scale", one learned number;
             "none".
         noise_kind: "gaussian", eq. (3) of the article, or "poisson", eq. (2).
@@ -86,6 +89,7 @@ class VaeGanConfig:
     invariant: bool = True
     encoder_view: Literal["image", "polar"] = "image"
     encoder_box: PositiveInt | None = None
+    critic: Literal["convolutional", "dense"] = "convolutional"
     encoder_width: PositiveInt = 16
     critic_width: PositiveInt = 16
     noise: Literal["network", "scale", "none"] = "network"

@@ -142,7 +142,9 @@ class Imaging:
             if c.noise == "network":
                 z = self.normal(len(latent), self.noise_network.latent)
                 network, half = self.noise_network(z, images.shape[-1]), len(z) // 2
-                diversity = diversity_loss(*network[: 2 * half].split(half), *z.split(half)[:2])
+                diversity = diversity_loss(
+                    network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
+                )
                 scale = scale * network
             images = add_noise(images, scale, unit, c.noise_kind)
         return self._seen(images, transfer, turn), diversity
@@ -188,8 +190,8 @@ class Imaging:
         ours, theirs = as_module(self.average), as_module(self.generator)
         for mine, current in zip(ours.parameters(), theirs.parameters(), strict=True):
             mine.lerp_(current, 1 - self.config.averaging)
-        for kept, current in zip(ours.buffers(), theirs.buffers(), strict=True):
-            kept.copy_(current)
+        for kept, now in zip(ours.buffers(), theirs.buffers(), strict=True):
+            kept.copy_(now)
 
     @torch.no_grad()
     def volume(self, latent: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitreous.models.basis import BasisGenerator
-from vitreous.models.encoder import Encoder, SortingCritic
+from vitreous.models.encoder import DenseCritic, Encoder, SortingCritic
 from vitreous.models.siren import SliceGenerator
 from vitreous.models.slice_source import SliceSource
 from vitreous.solvers.vaegan_config import VaeGanConfig
@@ -52,9 +52,14 @@ def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder:
     return Encoder(encoder_box(c), c.latent, c.encoder_width, invariant=c.invariant, generator=seed)
 
 
-def make_critic(config: VaeGanConfig, box_size: int, seed: torch.Generator) -> SortingCritic:
+def make_critic(
+    config: VaeGanConfig, box_size: int, seed: torch.Generator
+) -> SortingCritic | DenseCritic:
     """The critic of a stage; ``seed`` draws its weights, on the CPU."""
-    return SortingCritic(box_size, config.critic_width, invariant=config.invariant, generator=seed)
+    c = config
+    if c.critic == "dense":
+        return DenseCritic(box_size, 12 * c.critic_width, generator=seed)
+    return SortingCritic(box_size, c.critic_width, invariant=c.invariant, generator=seed)
 
 
 def encoder_box(config: VaeGanConfig) -> int:
