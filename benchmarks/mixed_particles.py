@@ -35,7 +35,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 from _circumstances import where_and_when
 from _mixtures import (
@@ -51,6 +50,7 @@ from _mixtures import (
 from _processes import measured, vitreous
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.mrc import write_mrc
+from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 LEAST_NMI, COARSEST = 0.90, 40.0
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
