@@ -1,11 +1,20 @@
 """Algorithm 5 of the thesis: the noise network finds a planted noise level. Prints JSON.
 
-One clean image of 64 px, a projection of a built-in phantom with unit deviation, is all the signal
-there is; real images are this one plus fresh white noise of deviation 1. An image generator
-(latent 10), a noise network (latent 100) and a shift-invariant critic are trained against each
-other; nobody is told the level. The level found is the root of the mean of the squared scales over
-pixels and latent vectors. The thesis finds 1.03 for 1 after 10,000 steps at batch 1; these are
-fewer steps on larger batches.
+    python benchmarks/noise_network.py
+
+One clean image, a projection of a built-in phantom with unit deviation, is all the signal there is;
+real images are this one plus fresh white noise of the planted level. An image (its pixels are
+learned, from zero), a noise network (latent 100) and a shift-invariant critic are trained against
+each other; nobody is told the level. The level found is the root of the mean of the squared scales
+over pixels and latent vectors.
+
+The thesis has a convolutional generator with a latent vector of its own in the place of the pixels.
+That one can draw noise itself, another pattern for every latent vector, and a critic that sees one
+image at a time cannot tell whose noise it is: the level came out anywhere from 0.2 to 1.1 of the
+planted one. In the VAE-GAN the physics forbids it: all images are projections of one volume.
+
+Settings were chosen at 32 px, level 0.7, seed 0. Fails (exit 1) where a level found is wrong by
+more than 5 %.
 """
 
 from __future__ import annotations
@@ -13,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import time
 
 import torch
@@ -23,12 +33,11 @@ from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.metrics.image import psnr
 from vitreous.models.encoder import SortingCritic
-from vitreous.models.generator2d import ImageGenerator
 from vitreous.models.noise_net import NoiseNetwork, add_noise, diversity_loss
 from vitreous.physics.projector import project
 from vitreous.solvers.losses import gradient_penalty
 
-PENALTY, PENALTY_EVERY = 10.0, 4
+PENALTY, PENALTY_EVERY, LIMIT = 10.0, 4, 0.05
 
 
 def clean_image(box: int) -> Tensor:
@@ -39,19 +48,20 @@ def clean_image(box: int) -> Tensor:
 
 
 class Game:
-    """Generator, noise network and critic of algorithm 5."""
+    """Image, noise network and critic of algorithm 5."""
 
     def __init__(self, image: Tensor, level: float, args: argparse.Namespace) -> None:
         self.image, self.level, self.batch = image, level, args.batch
-        self.diversity = args.diversity
+        self.diversity, self.critics = args.diversity, args.n_critic
         self.random = torch.Generator().manual_seed(args.seed)
         box = image.shape[-1]
-        self.generator = ImageGenerator(box, 10, 8, batch_norm=False, generator=self.random)
+        self.made = torch.zeros(box, box, requires_grad=True)
         self.noise = NoiseNetwork(box, generator=self.random)
         self.critic = SortingCritic(box, 8, generator=self.random)
-        self.makers = torch.optim.Adam(self.generator.parameters(), args.rate, betas=(0.5, 0.9))
-        self.louder = torch.optim.Adam(self.noise.parameters(), args.rate_noise, betas=(0.5, 0.9))
-        self.judge = torch.optim.Adam(self.critic.parameters(), args.rate, betas=(0.5, 0.9))
+        betas = (0.0, 0.9)
+        self.makers = torch.optim.Adam([self.made], args.rate, betas=betas)
+        self.louder = torch.optim.Adam(self.noise.parameters(), args.rate_noise, betas=betas)
+        self.judge = torch.optim.Adam(self.critic.parameters(), args.rate_critic, betas=betas)
         self.rates = {
             self.makers: args.rate,
             self.louder: args.rate_noise,
@@ -62,23 +72,16 @@ class Game:
         return torch.randn(shape, generator=self.random)
 
     def step(self, i: int, steps: int) -> None:
-        """One update of the critic, one of the generators."""
+        """Updates of the critic, then one of image and noise network."""
         for optimiser, rate in self.rates.items():
-            optimiser.param_groups[0]["lr"] = rate * 0.03 ** (i / steps)
-        b, shape = self.batch, (self.batch, *self.image.shape)
-        real = self.image + self.level * self._normal(*shape)
-        z = self._normal(b, self.noise.latent)
-        scale = self.noise(z)
-        made = add_noise(self.generator(self._normal(b, 10)), scale, self._normal(*shape))
-        self.critic.requires_grad_(True)
-        self.judge.zero_grad()
-        loss = self.critic(made.detach()).mean() - self.critic(real).mean()
-        if i % PENALTY_EVERY == 0:
-            alpha = torch.rand(b, generator=self.random)
-            slope = gradient_penalty(self.critic, real, made.detach(), alpha)
-            loss = loss + PENALTY * PENALTY_EVERY * slope
-        loss.backward()
-        self.judge.step()
+            optimiser.param_groups[0]["lr"] = rate * 0.02 ** (i / steps)
+        for _ in range(self.critics - 1):
+            with torch.no_grad():
+                made, _, _ = self._made()
+            self._judge(made, i)
+        made, scale, z = self._made()
+        self._judge(made, i)
+        b = self.batch
         self.critic.requires_grad_(False)
         self.makers.zero_grad()
         self.louder.zero_grad()
@@ -88,6 +91,25 @@ class Game:
         self.makers.step()
         self.louder.step()
 
+    def _made(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images of the learned image and noise, with the scales and what they were made of."""
+        z = self._normal(self.batch, self.noise.latent)
+        scale = self.noise(z)
+        return add_noise(self.made, scale, self._normal(*scale.shape)), scale, z
+
+    def _judge(self, made: Tensor, i: int) -> None:
+        """One update of the critic."""
+        real = self.image + self.level * self._normal(*made.shape)
+        self.critic.requires_grad_(True)
+        self.judge.zero_grad()
+        loss = self.critic(made.detach()).mean() - self.critic(real).mean()
+        if i % PENALTY_EVERY == 0:
+            alpha = torch.rand(len(real), generator=self.random)
+            slope = gradient_penalty(self.critic, real, made.detach(), alpha)
+            loss = loss + PENALTY * PENALTY_EVERY * slope
+        loss.backward()
+        self.judge.step()
+
     @torch.no_grad()
     def found(self) -> float:
         """The noise level as the network has it."""
@@ -95,29 +117,27 @@ class Game:
         return float(scale.square().mean().sqrt())
 
     @torch.no_grad()
-    def signal(self) -> Tensor:
-        """The mean image of the generator."""
-        z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
-        return self.generator(z).mean(0)
-
-    @torch.no_grad()
-    def spread(self) -> float:
-        """Deviation of the generator's images over latent vectors: noise it takes for signal."""
-        z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
-        return float(self.generator(z).std(0).square().mean().sqrt())
+    def psnr_db(self) -> float:
+        """Of the learned image, moved to where it fits best: the critic does not ask where."""
+        here, there = torch.fft.rfft2(self.made), torch.fft.rfft2(self.image)
+        n = self.image.shape[-1]
+        k = int(torch.fft.irfft2(there * here.conj(), s=(n, n)).argmax())
+        moved = torch.roll(self.made, (k // n, k % n), (0, 1))
+        return float(psnr(moved, self.image, 2))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--box", type=int, default=64)
+    parser.add_argument("--box", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=5e-5)
-    parser.add_argument("--rate-noise", type=float, default=5e-4)
-    parser.add_argument("--rate-critic", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-2)
+    parser.add_argument("--rate-noise", type=float, default=1e-3)
+    parser.add_argument("--rate-critic", type=float, default=2e-3)
+    parser.add_argument("--n-critic", type=int, default=4)
     parser.add_argument("--diversity", type=float, default=0.02)
-    parser.add_argument("--levels", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.5, 1.0, 1.5])
+    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     image = clean_image(args.box)
     rows = []
@@ -135,8 +155,7 @@ def main() -> None:
                 "planted": level,
                 "found": round(found, 4),
                 "error": round(found / level - 1, 4),
-                "psnr_of_signal_db": round(float(psnr(game.signal(), image, 2)), 2),
-                "spread_of_signal": round(game.spread(), 4),
+                "psnr_of_signal_db": round(game.psnr_db(), 2),
                 "seconds": round(time.perf_counter() - start, 1),
                 "course": course,
             }
@@ -144,7 +163,8 @@ def main() -> None:
     result = where_and_when() | vars(args) | {"rows": rows}
     result["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(result, indent=2))
+    return 0 if all(abs(row["error"]) <= LIMIT for row in rows) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
