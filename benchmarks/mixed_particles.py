@@ -8,8 +8,9 @@ about a quarter and of a third of its mass (`_mixtures.py`); box 32 at 10 Å/px,
 micrographs, SNR 0 dB, shifts of up to --shift-percent of the box along each axis (triangular).
 Every way of --ways runs as users run it, `vitreous hetero run`:
 
-* align: poses of one structure for all (as `vitreous auto` finds them), then a linear model;
-* align-rounds: the same, then rounds of pose and class in turn;
+* align: poses of one structure for all (as `vitreous auto` finds them), a linear model and its
+  clusters, poses sought again under their maps, and a linear model with those;
+* align-once: the same without the second half;
 * gan: the VAE-GAN, without poses;
 * gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise network, with
   learned poses: the ablations of the thesis.
@@ -55,7 +56,7 @@ from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_informa
 LEAST_NMI, COARSEST = 0.90, 40.0
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "align": (("--align",), {}),
-    "align-rounds": (("--align", "--rounds", "5"), {}),
+    "align-once": (("--align", "--rounds", "0"), {}),
     "gan": ((), {}),
     "gan-plain": ((), {"invariant": False}),
     "gan-no-noise": ((), {"noise": "none"}),

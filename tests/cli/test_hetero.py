@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -20,6 +21,7 @@ from vitreous.cli import refine_run, sorters
 from vitreous.cli.hetero_output import read_latents
 from vitreous.cli.hetero_training import open_history
 from vitreous.cli.refine_output import Refined
+from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.data.particles import Particles
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.star import read_star, write_star
@@ -202,10 +204,10 @@ def test_rows_of_steps_that_are_done_again_are_left_out(tmp_path: Path) -> None:
         def path(self, name: str) -> Path:
             return tmp_path / name
 
-    rows = [{"step": step, "loss": 0.1} for step in (1, 5, 9)] + [{"round": 1}]
+    rows = [{"round": 1}] + [{"step": step, "loss": 0.1} for step in (1, 5, 9)]
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder: Any = Folder()
-    assert [row.get("step") for row in open_history(folder, 5).rows] == [1, 5]
+    assert [row.get("step") for row in open_history(folder, 5).rows] == [None, 1, 5]
 
 
 def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -261,20 +263,33 @@ def test_with_poses_classes_are_reconstructed(
     assert {"rlnAngleRot", "rlnOriginXAngst", "rlnRandomSubset"} <= set(table)
 
 
-def test_rounds_give_every_particle_pose_and_class(
+def test_lost_poses_are_found_under_the_maps_of_clusters(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    code, stdout, stderr = vitreous(
-        "hetero", "run", simulated / "truth.star", "--align", "--latent", "2", "--rounds", "1",
+    truth = Particles.open(simulated / "truth.star")
+    angles = np.array([float(v) for v in columns(simulated / "truth.star")["rlnAngleRot"]])
+    angles[::8] += 120.0  # an eighth is lost
+    document = truth.to_star_document(relative_to=tmp_path, rlnAngleRot=angles)
+    write_star(tmp_path / "lost.star", document)
+    code, _, stderr = vitreous(
+        "hetero", "run", tmp_path / "lost.star", "--align", "--latent", "2", "--rounds", "2",
         *CLASSES, *QUIET, "-o", out,
     )  # fmt: skip
     assert code == 0, stderr
-    assert "moved by rounds" in stdout
-    label = [int(v) for v in columns(out / "particles.star")["rlnClassNumber"]]
-    assert min(label) >= 1
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows if "round" in row] == [1]
+    assert next(row["round"] for row in rows if "round" in row) == 1
+    before, after = (
+        Particles.open(path, allow_outside_root=True).pose.rotation
+        for path in (tmp_path / "lost.star", out / "particles.star")
+    )
+    wrong = [
+        (geodesic_distance_deg(truth.pose.rotation, found) > 20).double().mean()
+        for found in (before, after)
+    ]
+    assert wrong[1] < 0.5 * wrong[0]
+    latest = columns(out / "particles.star")["rlnAngleRot"]
+    assert columns(out / "poses.star")["rlnAngleRot"] == latest
 
 
 def test_poses_are_found_where_there_are_none(
@@ -292,7 +307,8 @@ def test_poses_are_found_where_there_are_none(
 
     monkeypatch.setattr(refine_run, "refine", refine)
     out, star = tmp_path / "out", simulated / "particles.star"
-    run = ("hetero", "run", star, "--align", "--latent", "2", *CLASSES, *QUIET, "-o", out)
+    few = ("--latent", "2", "--rounds", "0")
+    run = ("hetero", "run", star, "--align", *few, *CLASSES, *QUIET, "-o", out)
     code, _, stderr = vitreous(*run)
     assert code == 0, stderr
     assert (asked[0].output, asked[0].settings["reject"]) == (out / "consensus", False)

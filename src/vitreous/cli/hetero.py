@@ -76,7 +76,7 @@ def run(
     space: Space = "auto",
     assign_all: AssignAll = False,
     points: Points = 5,
-    rounds: Rounds = 0,
+    rounds: Rounds = None,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
     apix: Apix = None,

@@ -87,11 +87,12 @@ Points = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=0,
-        help="With --align: rounds of pose and class in turn after the clusters were found, at "
-        "most.",
+        help="With --align: where there is more than one cluster, so many rounds at most in which "
+        "every particle's pose is sought under the clusters' maps; then all is sorted anew. By "
+        "default 3 if poses had to be found, none if the table has them.",
         rich_help_panel=_CLUSTERS,
     ),
 ]

@@ -23,7 +23,7 @@ from vitreous.io.nested import restore_state
 from vitreous.solvers.images import ImageCache
 from vitreous.solvers.sorter import Sorter
 
-CONSENSUS = "consensus"
+CONSENSUS, POSES = "consensus", "poses.star"
 COMMANDS = ("hetero train", "hetero run")
 _WORKING = (
     *("symmetry", "box_size", "mask_diameter_angstrom"),
@@ -113,13 +113,14 @@ def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
 
 
 def consensus_poses(folder: Path, data: WorkingSet) -> Pose | None:
-    """Poses of the particles: found by this run, or else the table's own.
+    """Poses of the particles: found by this run, those under several maps first, or the table's.
 
     Raises:
         InputError: those found are not of these particles.
     """
-    table = folder / CONSENSUS / "particles.star"
-    if not table.is_file():
+    tables = (folder / POSES, folder / CONSENSUS / "particles.star")
+    table = next((one for one in tables if one.is_file()), None)
+    if table is None:
         return data.particles.pose
     found = ParticleFiles(table, allow_outside_root=True).open(need_ctf=False)
     if found.pose is None or len(found) != len(data.particles):

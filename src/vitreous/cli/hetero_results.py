@@ -43,7 +43,6 @@ class Sorted:
         maps: of the classes; None for too few particles, and empty where none were made.
         traversals: of the classes, may be empty.
         pixel_size_angstrom: of all maps.
-        moved: share of particles that rounds of classification gave another class; None without.
     """
 
     particles: Particles
@@ -54,7 +53,6 @@ class Sorted:
     maps: Sequence[ClassMap | None]
     traversals: Sequence[Traversal]
     pixel_size_angstrom: float
-    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +144,6 @@ def _numbers(found: Sorted) -> dict[str, str]:
         "in none": f"{100 * float((found.clusters.label < 0).float().mean()):.1f} %",
         "latents": str(found.latent.shape[1]),
     }
-    if found.moved is not None:
-        numbers["moved by rounds"] = f"{100 * found.moved:.1f} %"
     return numbers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vitreous.cli.hetero_maps import (
 from vitreous.cli.hetero_output import UNSORTED, files_of
 from vitreous.cli.hetero_recipe import (
     CONSENSUS,
+    POSES,
     Recipe,
     consensus_poses,
     material,
@@ -40,7 +41,7 @@ from vitreous.cli.hetero_results import (
     subtitle,
     write_results,
 )
-from vitreous.cli.hetero_rounds import reclassify
+from vitreous.cli.hetero_rounds import search_again
 from vitreous.cli.hetero_training import Training, open_history
 from vitreous.cli.history import HistoryFile
 from vitreous.cli.output import CONFIG, OutputFolder
@@ -50,10 +51,13 @@ from vitreous.cli.sorters import Material, Method
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Pose
+from vitreous.data.tables import pose_columns
+from vitreous.io.star import write_star
 from vitreous.report.mixed import MixedReport, write_mixed_report
 from vitreous.solvers.sorter import Sorter
 
-FILES = ("particles.star", UNSORTED, CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
+FILES = ("particles.star", POSES, UNSORTED, CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
+ROUNDS = 3
 _CONSENSUS_SETTINGS = {"rounds": 12, "reject": False}  # every particle is to be sorted
 
 
@@ -68,7 +72,7 @@ class Request:
         search: how a start is found where poses have to be.
         clustering: None for ``train``.
         points: maps along each cluster; class images of each for ``classify2d``.
-        rounds: of classification after clustering.
+        rounds: of poses under several maps; None: :data:`ROUNDS` where poses had to be found.
         shift: how far particles are off centre, for ``gan``.
     """
 
@@ -81,7 +85,7 @@ class Request:
     search: Search = field(default_factory=Search)
     clustering: Clustering | None = None
     points: int = 5
-    rounds: int = 0
+    rounds: int | None = None
     shift: str = "none"
     overwrite: bool = False
     resume: bool = False
@@ -113,11 +117,16 @@ def run(request: Request) -> Done:
     with folder, StopSignals() as stop:
         if folder.was_finished:
             say(f"{folder.root}: the run was finished already; its results are written once more")
+        rounds: list[dict[str, Any]] = []
         pose = _poses(request, folder, data) if request.method == "align" else None
+        if pose is not None:
+            pose, rounds = _second_poses(request, recipe, folder, data, pose, stop)
         made = material(recipe, data, pose)
         sorter = sorters.build(request.method, settings, made)
         training = Training(sorter, folder, stop, quiet=request.quiet)
         with open_history(folder, training.step) as history:
+            for row in rounds:
+                history.add(row)
             training.run(history)
             if request.clustering is None:
                 done = _end_of_training(folder, request, training, history)
@@ -142,7 +151,7 @@ def run(request: Request) -> Done:
                 )
             else:
                 with RunProgress("sorting", quiet=request.quiet) as bar:
-                    found = sort(request, made, sorter, bar, stop, history)
+                    found = sort(request, made, sorter, bar, stop)
                 done = write_results(
                     folder,
                     found,
@@ -161,13 +170,11 @@ def sort(
     sorter: Sorter,
     bar: RunProgress,
     stop: StopSignals,
-    history: HistoryFile,
 ) -> Sorted:
     """Everything between training and files."""
     assert request.clustering is not None
     particles, place = made.data.particles, 0
-    stages = 5 if request.rounds else 4
-    names = ("embedding", "clusters", "maps", "maps along clusters", "rounds")
+    stages, names = 4, ("embedding", "clusters", "maps", "maps along clusters")
 
     def notify(share: float) -> None:
         bar.update((place + share) / stages, {"stage": names[place]})
@@ -178,33 +185,23 @@ def sort(
     notify(0.0)
     clusters = clustered(latent, request.clustering, request.working.seed)
     place = 2
-    moved, pose = None, made.pose
     maps: list[ClassMap | None] = []
     if made.pose is None:
         maps += model_maps(sorter, clusters.centre, notify)
     else:
         posed = posed_images(made, made.pose)
         maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
-        if request.rounds and len(clusters) > 1:
-            place = 4
-            again = reclassify(
-                posed, latent, clusters, maps, request.rounds, notify=notify, record=history.add
-            )
-            clusters, pose, moved = again.clusters, again.pose, again.moved
-            posed = replace(posed, pose=pose)
-            maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
     place = 3
     rows = members(clusters.label, len(clusters))
     return Sorted(
         particles=particles,
-        half_set=None if pose is None else made.data.half_set,
+        half_set=None if made.pose is None else made.data.half_set,
         latent=latent,
         clusters=clusters,
-        pose=pose,
+        pose=made.pose,
         maps=maps,
         traversals=traverse_all(sorter, latent, rows, request.points, notify),
         pixel_size_angstrom=model_pixel_size(made.data, sorter),
-        moved=moved,
     )
 
 
@@ -285,6 +282,50 @@ def _poses(request: Request, folder: OutputFolder, data: WorkingSet) -> Pose:
     pose = consensus_poses(folder.root, data)
     assert pose is not None
     return pose
+
+
+def _second_poses(
+    request: Request,
+    recipe: Recipe,
+    folder: OutputFolder,
+    data: WorkingSet,
+    pose: Pose,
+    stop: StopSignals,
+) -> tuple[Pose, list[dict[str, Any]]]:
+    """Poses under the maps of a first sorting's clusters, and the numbers of every round.
+
+    The first sorting is not saved: if it is stopped it begins anew.
+    """
+    rounds = request.rounds
+    if rounds is None:
+        rounds = ROUNDS if data.particles.pose is None else 0
+    if rounds == 0 or (folder.resuming and folder.path(POSES).is_file()):
+        return pose, []
+    made, rows = material(recipe, data, pose), list[dict[str, Any]]()
+    sorter = sorters.build(request.method, recipe.settings, made)
+    share = [0.0, 0.8]  # where the stage at hand begins, and how much it is
+    with RunProgress("sorting a first time", quiet=request.quiet) as bar:
+
+        def notify(done: float) -> None:
+            bar.update(share[0] + share[1] * done)
+            stop.exit_if_requested()
+
+        while not sorter.done:
+            sorter.step()
+            notify(sorter.progress)
+        share[:] = [0.8, 0.1]
+        latent = embed_all(sorter, len(data.particles), notify)
+        clusters = clustered(latent, request.clustering or Clustering(), request.working.seed)
+        if len(clusters) < 2:
+            return pose, []
+        posed = posed_images(made, pose)
+        maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
+        share[:] = [0.9, 0.1]
+        pose = search_again(posed, maps, rounds, notify=notify, record=rows.append)
+    columns = pose_columns(pose)
+    document = data.particles.to_star_document(relative_to=folder.root, **columns)
+    write_star(folder.path(POSES), document)
+    return pose, rows
 
 
 def _end_of_training(

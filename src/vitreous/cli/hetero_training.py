@@ -129,7 +129,9 @@ class Training:
 
 
 def open_history(folder: OutputFolder, step: int) -> HistoryFile:
-    """``history.jsonl`` without the rows that a continued run writes again: later steps, rounds."""
+    """``history.jsonl`` without the later steps, which a continued run writes again."""
     history = HistoryFile(folder.path("history.jsonl"), keep=folder.resuming)
-    history.rows = [row for row in history.rows if 0 < int(row.get("step") or 0) <= step]
+    history.rows = [
+        row for row in history.rows if "round" in row or 0 < int(row.get("step") or 0) <= step
+    ]
     return history
