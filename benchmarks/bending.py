@@ -4,7 +4,7 @@
     python benchmarks/bending.py FOLDER --phantom 7 --seeds 11     # settings were looked at here
 
 A domain of a built-in phantom turns by 40 degrees in 10 steps (`vitreous simulate --hinge`); box 32
-at 10 Å/px, SNR 0 dB, CTFs, shifts of up to 5 % of the box. `vitreous hetero run --align` finds
+at 10 Å/px, SNR 0 dB, CTFs, shifts of up to 5 % of the box. `vitreous hetero run` finds
 poses as of one structure, then the linear model; nobody tells it an angle. What must come out is
 one cluster whose first principal component goes with the true angle, |rho| >= 0.9 (Pearson).
 """
@@ -46,7 +46,7 @@ def follow(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
     table = "truth.star" if options.true_poses else "particles.star"
     command = vitreous(
-        *("hetero", "run", str(source / table), "--align", "--seed", str(seed)),
+        *("hetero", "run", str(source / table), "--seed", str(seed)),
         *("--threads", str(options.threads), "--quiet", "-o", str(folder / "out")),
     )
     took = measured(command, folder, folder / "run.log", threads=options.threads)

@@ -55,12 +55,12 @@ from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_informa
 
 LEAST_NMI, COARSEST = 0.90, 40.0
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "align": (("--align",), {}),
-    "align-once": (("--align", "--rounds", "0"), {}),
-    "gan": ((), {}),
-    "gan-plain": ((), {"invariant": False}),
-    "gan-no-noise": ((), {"noise": "none"}),
-    "gan-camera": ((), {"camera": "learned"}),
+    "align": ((), {}),
+    "align-once": (("--rounds", "0"), {}),
+    "gan": (("--no-align",), {}),
+    "gan-plain": (("--no-align",), {"invariant": False}),
+    "gan-no-noise": (("--no-align",), {"noise": "none"}),
+    "gan-camera": (("--no-align",), {"camera": "learned"}),
 }
 
 
@@ -105,7 +105,7 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
     config = folder / "settings.toml"
     config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.items()))
     shift = 2 * options.shift_percent / 100 * EDGE
-    told = () if "--align" in arguments else ("--shift", f"triangular:{shift:g}")
+    told = ("--shift", f"triangular:{shift:g}") if "--no-align" in arguments else ()
     command = vitreous(
         *("hetero", "run", str(source / "particles.star"), *arguments, *told),
         *("--config", str(config), "--effort", str(options.effort), "--seed", str(seed)),

@@ -122,7 +122,18 @@ def test_run_sorts_writes_and_reports(vitreous: Any, simulated: Path, tmp_path: 
     out, star = tmp_path / "out", simulated / "particles.star"
     before = sorted(simulated.iterdir())
     code, stdout, stderr = vitreous(
-        "hetero", "run", star, "--latent", "2", *CLASSES, "--points", "3", *QUIET, "-o", out
+        "hetero",
+        "run",
+        star,
+        "--no-align",
+        "--latent",
+        "2",
+        *CLASSES,
+        "--points",
+        "3",
+        *QUIET,
+        "-o",
+        out,
     )
     assert code == 0, stderr
     assert stdout.startswith("3 clusters, of 60, 60, 60 particles")
@@ -150,7 +161,7 @@ def test_tables_are_the_input_with_classes_and_latents(
 ) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
     arguments = ("--latent", "2", *CLASSES, "--assign-all", *QUIET, "-o", out)
-    assert vitreous("hetero", "run", star, *arguments)[0] == 0
+    assert vitreous("hetero", "run", star, "--no-align", *arguments)[0] == 0
     given, found = columns(star), columns(out / "particles.star")
     number = [int(name.partition("@")[0]) for name in found["rlnImageName"]]
     assert number == [int(name.partition("@")[0]) for name in given["rlnImageName"]]
@@ -176,7 +187,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = (
-        "hetero", "run", simulated / "particles.star", "--latent", "2", *CLASSES, *QUIET, "-o",
+        "hetero", "run", simulated / "particles.star", "--no-align", "--latent", "2",
+        *CLASSES, *QUIET, "-o",
     )  # fmt: skip
     assert vitreous(*run, tmp_path / "whole")[0] == 0
     monkeypatch.setattr(Blobs, "stop_at", 5)
@@ -216,8 +228,8 @@ def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: 
         tmp_path / name for name in ("whole", "model", "embedded", "clusters", "paths")
     )
     latent = ("--latent", "2", *QUIET)
-    assert vitreous("hetero", "run", star, *latent, *CLASSES, "-o", whole)[0] == 0
-    code, stdout, _ = vitreous("hetero", "train", star, *latent, "-o", model)
+    assert vitreous("hetero", "run", star, "--no-align", *latent, *CLASSES, "-o", whole)[0] == 0
+    code, stdout, _ = vitreous("hetero", "train", star, "--no-align", *latent, "-o", model)
     assert (code, stdout.splitlines()[0]) == (0, f"Trained in {STEPS} steps.")
     assert vitreous("hetero", "embed", model, *QUIET, "-o", embedded)[0] == 0
     saved = safetensors.torch.load_file(embedded / "latents.safetensors")["latent"]
@@ -351,7 +363,7 @@ def test_an_overwritten_run_leaves_no_class_of_the_one_before(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
-    run = ("hetero", "run", star, "--latent", "2", *QUIET, "-o", out)
+    run = ("hetero", "run", star, "--no-align", "--latent", "2", *QUIET, "-o", out)
     assert vitreous(*run, *CLASSES)[0] == 0
     code, _, stderr = vitreous(*run, *CLASSES)
     assert code == 2
@@ -366,15 +378,18 @@ def test_what_cannot_be_is_refused(
     vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
-    code, _, stderr = vitreous("hetero", "run", star, "--rounds", "2", "-o", out)
-    assert (code, "--align as well" in stderr) == (2, True)
+    code, _, stderr = vitreous("hetero", "run", star, "--no-align", "--rounds", "2", "-o", out)
+    assert (code, "leave out --no-align" in stderr) == (2, True)
     code, _, stderr = vitreous("hetero", "cluster", star, "-o", out)
     assert (code, "_vitreousLatent1: missing" in stderr) == (3, True)
     code, _, stderr = vitreous("hetero", "embed", simulated, "-o", out)
     assert (code, "output of 'vitreous simulate'" in stderr) == (2, True)
     monkeypatch.setattr(Blobs, "stop_at", 5)
     model = tmp_path / "model"
-    assert vitreous("hetero", "train", star, "--latent", "2", *QUIET, "-o", model)[0] == 143
+    assert (
+        vitreous("hetero", "train", star, "--no-align", "--latent", "2", *QUIET, "-o", model)[0]
+        == 143
+    )
     code, _, stderr = vitreous("hetero", "embed", model, "-o", out)
     assert (code, "training has not ended" in stderr) == (2, True)
     assert not out.exists()
@@ -391,7 +406,17 @@ def test_a_state_that_is_not_finite_is_not_saved(
 
     monkeypatch.setattr(Blobs, "step", broken)
     out = tmp_path / "out"
-    train = ("hetero", "train", simulated / "particles.star", "--latent", "2", *QUIET, "-o", out)
+    train = (
+        "hetero",
+        "train",
+        simulated / "particles.star",
+        "--no-align",
+        "--latent",
+        "2",
+        *QUIET,
+        "-o",
+        out,
+    )
     code, _, stderr = vitreous(*train)
     assert code == 5
     assert "tensors.offset is not finite" in stderr

@@ -63,7 +63,7 @@ def run(
     context: typer.Context,
     particles: Particles,
     output: Output,
-    align: Align = False,
+    align: Align = True,
     sym: Sym = "C1",
     box: WorkingBox = None,
     latent: Latent = None,
@@ -97,12 +97,13 @@ def run(
     Trains a model that gives every particle a place in a latent space and every place a map, finds
     clusters by density alone, and follows each cluster along its first principal component. Writes
     particles.star (class and latents of every particle), class01.star and class01.mrc and so on,
-    class01_pc1_1.mrc and so on, report.html and checkpoints. With --align the maps of the classes
-    are reconstructed from their particles, with half maps and FSC.
+    class01_pc1_1.mrc and so on, report.html and checkpoints. The maps of the classes are
+    reconstructed from their particles, with half maps and FSC; with --no-align the model makes
+    them.
 
     Stop it with Ctrl-C and go on later with --continue.
 
-    Example: `vitreous hetero run particles.star --align -o OUT`
+    Example: `vitreous hetero run particles.star -o OUT`
     """
     require_finite(context.params)
     from vitreous.cli.hetero_maps import Clustering
@@ -118,7 +119,7 @@ def train(
     context: typer.Context,
     particles: Particles,
     output: Output,
-    align: Align = False,
+    align: Align = True,
     sym: Sym = "C1",
     box: WorkingBox = None,
     latent: Latent = None,

@@ -18,10 +18,10 @@ Particles = Annotated[
 Align = Annotated[
     bool,
     typer.Option(
-        "--align",
-        help="Sort by known poses, with a linear model: the table's, or, where it has none, those "
-        "of one structure that all particles are first refined to, as `vitreous auto` does. "
-        "Without it: a VAE-GAN that needs none.",
+        "--align/--no-align",
+        help="Sort by poses, with a linear model: the table's, or, where it has none, those of one "
+        "structure that all particles are first refined to, as `vitreous auto` does. --no-align: a "
+        "VAE-GAN that needs none; it is slow, and has not yet told structures apart in our tests.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -90,7 +90,7 @@ Rounds = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="With --align: where there is more than one cluster, so many rounds at most in which "
+        help="Where there is more than one cluster, so many rounds at most in which "
         "every particle's pose is sought under the clusters' maps; then all is sorted anew. By "
         "default 3 if poses had to be found, none if the table has them.",
         rich_help_panel=_CLUSTERS,

@@ -107,7 +107,7 @@ def run(request: Request) -> Done:
         SystemExit: stopped by a signal, after saving.
     """
     if request.rounds and request.method != "align":
-        raise UsageError("--rounds: needs poses; give --align as well")
+        raise UsageError("--rounds: needs poses; leave out --no-align")
     data = open_working_set(request.files, request.working, check_all=True)
     settings = sorters.settle(
         request.method, request.config, request.overrides, request.working, data

@@ -134,7 +134,7 @@ def build(method: Method, settings: Mapping[str, Any], material: Material) -> So
     data, seed = material.data, material.working.seed
     if method == "align":
         if material.pose is None:
-            raise InputError("no poses: the particles' table has none; see hetero run --align")
+            raise InputError("no poses: the particles' table has none; see --no-align")
         return Variability(
             material.images,
             material.optics,
@@ -157,7 +157,7 @@ def _simulator(material: Material) -> Simulator:
     data = material.data
     optics = material.optics
     if optics is None:
-        raise UsageError("--ignore-ctf: the VAE-GAN simulates images with their CTF; give --align")
+        raise UsageError("--ignore-ctf: the VAE-GAN simulates images with their CTF; leave out --no-align")
     return Simulator(
         data.box_size,
         data.pixel_size_angstrom,
