@@ -38,6 +38,7 @@ from vitreous.cli.particle_options import (
     WorkingBox,
 )
 from vitreous.cli.refine_options import Continue, MaskDiameter, Sym
+from vitreous.core.errors import UsageError
 
 if TYPE_CHECKING:
     from vitreous.cli.hetero_results import Done
@@ -180,6 +181,7 @@ def embed(
 
 @app.command("cluster", no_args_is_help=True)
 def cluster(
+    context: typer.Context,
     table: Annotated[
         Path,
         typer.Argument(
@@ -229,23 +231,8 @@ def cluster(
     from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.cli.working_set import Working
 
-    files = ParticleFiles(
-        table,
-        apix=apix,
-        data_root=data_root,
-        allow_outside_root=allow_outside_root,
-        permissive=permissive,
-    )
-    working = Working(
-        symmetry=sym,
-        box_size=box,
-        mask_diameter_angstrom=mask_diameter,
-        invert=invert,
-        ignore_ctf=ignore_ctf,
-        seed=seed,
-        device=device,
-        threads=threads,
-    )
+    files = ParticleFiles.of({**context.params, "particles": table})
+    working = Working.of(context.params)
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
     wanted = ClusterRequest(
         files,
@@ -318,27 +305,12 @@ def request(given: dict[str, Any], **more: Any) -> Any:
     from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.cli.working_set import Working
 
+    if given.get("align") and given["shift"] != "none":
+        raise UsageError("--shift: poses found tell shifts; it goes with --no-align")
     return Request(
-        files=ParticleFiles(
-            given["particles"],
-            apix=given["apix"],
-            data_root=given["data_root"],
-            allow_outside_root=given["allow_outside_root"],
-            passthrough=tuple(given["passthrough"] or ()),
-            permissive=given["permissive"],
-        ),
+        files=ParticleFiles.of(given),
         output=given["output"],
-        working=Working(
-            symmetry=given.get("sym", "C1"),
-            box_size=given["box"],
-            mask_diameter_angstrom=given.get("mask_diameter"),
-            invert=given["invert"],
-            ignore_ctf=given.get("ignore_ctf", False),
-            skip_bad=given["skip_bad"],
-            seed=given["seed"],
-            device=given["device"],
-            threads=given["threads"],
-        ),
+        working=Working.of(given),
         method=given.get("method") or ("align" if given["align"] else "gan"),
         config=given["config"],
         overrides={"latent": given["latent"], "effort": given["effort"]},
