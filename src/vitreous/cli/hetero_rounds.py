@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from vitreous.cli.hetero_maps import ClassMap, PosedImages
+from vitreous.cli.refine_run import SHIFT_SHARE
 from vitreous.core.params import Pose
 from vitreous.metrics.fsc import fsc
 from vitreous.solvers.classification import Classification, ClassificationConfig
 from vitreous.solvers.pose_config import PoseConfig
+
+_MOST = 0.98  # of the particles, whose known shifts bound the search
 
 
 def search_again(
@@ -35,10 +38,13 @@ def search_again(
         notify: told the share that is done.
         record: told the numbers of every round.
     """
+    edge = posed.images.box_size * posed.pixel_size_angstrom
+    known = posed.pose.shift_angstrom.norm(dim=1).quantile(_MOST).item()  # maps may be off centre
     volumes = torch.stack([one.volume for one in maps if one is not None])
     poses = PoseConfig(
         start_resolution_angstrom=4 * posed.pixel_size_angstrom,
         symmetry=posed.symmetry,
+        shift_range_angstrom=max(SHIFT_SHARE * edge, known),
         scale="image",
         diameter_angstrom=posed.diameter_angstrom,
         seed=posed.seed,

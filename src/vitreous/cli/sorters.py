@@ -157,9 +157,7 @@ def _simulator(material: Material) -> Simulator:
     data = material.data
     optics = material.optics
     if optics is None:
-        raise UsageError(
-            "--ignore-ctf: the VAE-GAN simulates the CTF; leave out --no-align"
-        )
+        raise UsageError("--ignore-ctf: the VAE-GAN simulates the CTF; leave out --no-align")
     return Simulator(
         data.box_size,
         data.pixel_size_angstrom,
