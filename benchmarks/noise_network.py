@@ -13,13 +13,16 @@ That one can draw noise itself, another pattern for every latent vector, and a c
 image at a time cannot tell whose noise it is: the level came out anywhere from 0.2 to 1.1 of the
 planted one. In the VAE-GAN the physics forbids it: all images are projections of one volume.
 
-Settings were chosen at 32 px, level 0.7, seed 0. Fails (exit 1) where a level found is wrong by
-more than 5 %.
+No settings tried so far hold the limit: at 32 px, level 0.7 and 600 to 2,000 steps the levels found
+were 0.01 (the image learns as fast as the noise network and takes a frozen pattern of noise for
+signal, which a critic of single images accepts) to 1.7 and more (the noise network outruns critic
+and image). Fails (exit 1) where a level found is wrong by more than 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import resource
 import sys
@@ -38,6 +41,7 @@ from vitreous.physics.projector import project
 from vitreous.solvers.losses import gradient_penalty
 
 PENALTY, PENALTY_EVERY, LIMIT = 10.0, 4, 0.05
+AVERAGING = 0.98
 
 
 def clean_image(box: int) -> Tensor:
@@ -55,8 +59,10 @@ class Game:
         self.diversity, self.critics = args.diversity, args.n_critic
         self.random = torch.Generator().manual_seed(args.seed)
         box = image.shape[-1]
-        self.made = torch.zeros(box, box, requires_grad=True)
+        self.made = image.clone() if args.known_signal else torch.zeros(box, box)
+        self.made.requires_grad_(not args.known_signal)
         self.noise = NoiseNetwork(box, generator=self.random)
+        self.average = copy.deepcopy(self.noise)  # over steps, the one that is asked
         self.critic = SortingCritic(box, 8, generator=self.random)
         betas = (0.0, 0.9)
         self.makers = torch.optim.Adam([self.made], args.rate, betas=betas)
@@ -90,6 +96,9 @@ class Game:
         (-self.critic(made).mean() - self.diversity * spread).backward()
         self.makers.step()
         self.louder.step()
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.noise.parameters(), strict=True):
+                mean.lerp_(now, 1 - AVERAGING)
 
     def _made(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images of the learned image and noise, with the scales and what they were made of."""
@@ -113,7 +122,7 @@ class Game:
     @torch.no_grad()
     def found(self) -> float:
         """The noise level as the network has it."""
-        scale = self.noise(torch.randn(256, 100, generator=torch.Generator().manual_seed(0)))
+        scale = self.average(torch.randn(256, 100, generator=torch.Generator().manual_seed(0)))
         return float(scale.square().mean().sqrt())
 
     @torch.no_grad()
@@ -129,12 +138,13 @@ class Game:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--box", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-2)
     parser.add_argument("--rate-noise", type=float, default=1e-3)
     parser.add_argument("--rate-critic", type=float, default=2e-3)
-    parser.add_argument("--n-critic", type=int, default=4)
+    parser.add_argument("--known-signal", action="store_true", help="only the noise is learned")
+    parser.add_argument("--n-critic", type=int, default=2)
     parser.add_argument("--diversity", type=float, default=0.02)
     parser.add_argument("--levels", type=float, nargs="+", default=[0.5, 1.0, 1.5])
     parser.add_argument("--seed", type=int, default=1)

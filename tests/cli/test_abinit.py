@@ -147,6 +147,7 @@ def test_history_holds_both_halves_to_the_end_and_comparisons(unbroken):
     assert any("resolution_angstrom" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_continued_is_bitwise_the_run_left_alone(data, unbroken, tmp_path):
     out = tmp_path / "OUT"
     often = ("--checkpoint-every", "0")

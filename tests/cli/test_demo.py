@@ -1,8 +1,11 @@
 import re
 
+import pytest
+
 from vitreous.cli import demo
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_report_and_the_truth(vitreous, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLE", ("--box", "24", "--apix", "8", "--n", "400", "--snr-db=3"))
     out = tmp_path / "demo"

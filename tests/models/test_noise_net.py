@@ -1,4 +1,4 @@
-"""The noise network: scales of pixels, both kinds of noise, diversity, a planted level found."""
+"""The noise network: scales of pixels, both kinds of noise, diversity."""
 
 from __future__ import annotations
 
