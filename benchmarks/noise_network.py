@@ -1,6 +1,6 @@
 """Algorithm 5 of the thesis: the noise network finds a planted noise level. Prints JSON.
 
-    python benchmarks/noise_network.py
+    python benchmarks/noise_network.py --known-signal
 
 One clean image, a projection of a built-in phantom with unit deviation, is all the signal there is;
 real images are this one plus fresh white noise of the planted level. An image (its pixels are
@@ -13,10 +13,11 @@ That one can draw noise itself, another pattern for every latent vector, and a c
 image at a time cannot tell whose noise it is: the level came out anywhere from 0.2 to 1.1 of the
 planted one. In the VAE-GAN the physics forbids it: all images are projections of one volume.
 
-No settings tried so far hold the limit: at 32 px, level 0.7 and 600 to 2,000 steps the levels found
-were 0.01 (the image learns as fast as the noise network and takes a frozen pattern of noise for
-signal, which a critic of single images accepts) to 1.7 and more (the noise network outruns critic
-and image). Fails (exit 1) where a level found is wrong by more than 5 %.
+With --known-signal only the noise network is learned, which holds the limit. Without, no settings
+tried so far do: at 32 px, level 0.7 and 600 to 2,000 steps the levels found were 0.01 (the image
+learns as fast as the noise network and takes a frozen pattern of noise for signal, which a critic
+of single images accepts) to 1.7 and more (the noise network outruns critic and image). Fails (exit
+1) where a level found is wrong by more than 5 %.
 """
 
 from __future__ import annotations
