@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from _against_truth import against_truth, read_map
 from _processes import measured, vitreous
+from vitreous.core.fourier import fourier_resize
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import read_star
 
@@ -71,18 +71,20 @@ def column(path: Path, name: str) -> Array:
 
 
 def maps_against_truth(
-    maps: list[Path], found: Array, states: Array, truths: Path, pixel: float
+    maps: list[Path], found: Array, states: Array, truths: Path, edge: float
 ) -> list[dict[str, Any]]:
-    """Each map against the truth that most of its particles show; classes count from 1."""
+    """Each map against the truth that most of its particles show, at the map's own box.
+
+    Classes count from 1; ``edge`` is the box's, Å.
+    """
     rows = []
     for number, path in enumerate(maps, 1):
         mine = states[found == number].astype(int)
         shown = int(np.bincount(mine).argmax()) if len(mine) else 1
-        truth = read_map(truths / f"truth{shown:02d}.mrc")
         volume = read_map(path)
-        if volume.shape != truth.shape:
-            raise SystemExit(f"{path}: {tuple(volume.shape)}, the truth {tuple(truth.shape)}")
-        told = against_truth(volume.to(torch.float32), truth, pixel)
+        n = volume.shape[-1]
+        truth = fourier_resize(read_map(truths / f"truth{shown:02d}.mrc"), n, 3)
+        told = against_truth(volume, truth, edge / n)
         share = float((mine == shown).mean()) if len(mine) else 0.0
         rows.append(
             {"map": path.name, "particles": len(mine), "truth": shown, "share": share, **told}

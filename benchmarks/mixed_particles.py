@@ -154,7 +154,7 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
         "seconds": round(took.seconds, 1),
         "cpu_seconds": round(took.cpu_seconds, 1),
         "peak_memory_mb": took.peak_memory_mb,
-        "maps": maps_against_truth(maps, found, states, source, EDGE / options.box),
+        "maps": maps_against_truth(maps, found, states, source, EDGE),
     }
 
 

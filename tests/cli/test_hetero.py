@@ -284,10 +284,11 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
     angles[::8] += 120.0  # an eighth is lost
     document = truth.to_star_document(relative_to=tmp_path, rlnAngleRot=angles)
     write_star(tmp_path / "lost.star", document)
-    code, _, stderr = vitreous(
+    run = (
         "hetero", "run", tmp_path / "lost.star", "--align", "--latent", "2", "--rounds", "2",
         *CLASSES, *QUIET, "-o", out,
     )  # fmt: skip
+    code, _, stderr = vitreous(*run)
     assert code == 0, stderr
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert next(row["round"] for row in rows if "round" in row) == 1
@@ -302,6 +303,10 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
     assert wrong[1] < 0.5 * wrong[0]
     latest = columns(out / "particles.star")["rlnAngleRot"]
     assert columns(out / "poses.star")["rlnAngleRot"] == latest
+    code, _, stderr = vitreous(*run, "--continue")
+    assert code == 0, stderr
+    again = Particles.open(out / "particles.star", allow_outside_root=True).pose.rotation
+    assert geodesic_distance_deg(again, after).max() < 0.1
 
 
 def test_poses_are_found_where_there_are_none(

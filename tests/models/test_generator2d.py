@@ -26,12 +26,14 @@ def test_slices_are_the_spectra_of_its_images(n: int, generator: torch.Generator
     assert (images[0] - images[1]).norm() > 0.05 * images[0].norm()
 
 
-def test_it_turns_as_the_projector_does(generator: torch.Generator) -> None:
+def test_it_turns_as_the_projector_does(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rotation about z turns the projection of a volume, and an image, alike."""
     made = _made(16)
     image = torch.zeros(1, 16, 16)
     image[0, 6:11, 8:12] = torch.rand(5, 4, generator=generator)
-    made.forward = lambda latent: image  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(made, "forward", lambda latent: image)
     rotation = euler_to_matrix(torch.tensor([[0.0, 0.0, 35.0]]))
     volume = torch.zeros(16, 16, 16)
     volume[8] = image[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from vitreous.cli.common import StopSignals
 from vitreous.cli.compare_halves import direct_halves
 from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruction_output import Halves, angstrom
+from vitreous.cli.working_set import Working, WorkingSet
 from vitreous.core.errors import DivergedError, UsageError
 from vitreous.core.params import Optics, Pose
 from vitreous.solvers.clustering import (
@@ -77,6 +79,21 @@ class PosedImages:
     symmetry: str
     seed: int
     device: torch.device
+
+    @classmethod
+    def of(cls, data: WorkingSet, working: Working, images: ImageSource, pose: Pose) -> Self:
+        """Those of a working set, as its options say."""
+        return cls(
+            images=images,
+            pose=pose,
+            optics=None if working.ignore_ctf else data.particles.optics,
+            half_set=data.half_set,
+            pixel_size_angstrom=data.pixel_size_angstrom,
+            diameter_angstrom=working.mask_diameter_angstrom,
+            symmetry=working.symmetry,
+            seed=working.seed,
+            device=data.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -163,8 +180,7 @@ def reconstructed_maps(
         None for classes of which a half set holds less than two particles.
     """
     maps: list[ClassMap | None] = []
-    for k in range(count):
-        rows = (label == k).nonzero().flatten()
+    for k, rows in enumerate(members(label, count)):
         half = posed.half_set[rows]
         if min(int((half == h).sum()) for h in (1, 2)) < FEWEST:
             maps.append(None)

@@ -189,7 +189,7 @@ def sort(
     if made.pose is None:
         maps += model_maps(sorter, clusters.centre, notify)
     else:
-        posed = posed_images(made, made.pose)
+        posed = PosedImages.of(made.data, made.working, made.images, made.pose)
         maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
     place = 3
     rows = members(clusters.label, len(clusters))
@@ -202,22 +202,6 @@ def sort(
         maps=maps,
         traversals=traverse_all(sorter, latent, rows, request.points, notify),
         pixel_size_angstrom=model_pixel_size(made.data, sorter),
-    )
-
-
-def posed_images(made: Material, pose: Pose) -> PosedImages:
-    """What maps are reconstructed from."""
-    working, data = made.working, made.data
-    return PosedImages(
-        images=made.images,
-        pose=pose,
-        optics=made.optics,
-        half_set=data.half_set,
-        pixel_size_angstrom=data.pixel_size_angstrom,
-        diameter_angstrom=working.mask_diameter_angstrom,
-        symmetry=working.symmetry,
-        seed=working.seed,
-        device=data.device,
     )
 
 
@@ -279,9 +263,7 @@ def _poses(request: Request, folder: OutputFolder, data: WorkingSet) -> Pose:
                 f"{request.files.path}: no structure that all particles agree on, so there are no "
                 f"poses to sort them with: {found.verdict}"
             )
-    pose = consensus_poses(folder.root, data)
-    assert pose is not None
-    return pose
+    return _found_poses(folder, data)
 
 
 def _second_poses(
@@ -299,8 +281,10 @@ def _second_poses(
     rounds = request.rounds
     if rounds is None:
         rounds = ROUNDS if data.particles.pose is None else 0
-    if rounds == 0 or (folder.resuming and folder.path(POSES).is_file()):
+    if rounds == 0:
         return pose, []
+    if folder.resuming and folder.path(POSES).is_file():
+        return _found_poses(folder, data), []
     made, rows = material(recipe, data, pose), list[dict[str, Any]]()
     sorter = sorters.build(request.method, recipe.settings, made)
     share = [0.0, 0.8]  # where the stage at hand begins, and how much it is
@@ -318,7 +302,7 @@ def _second_poses(
         clusters = clustered(latent, request.clustering or Clustering(), request.working.seed)
         if len(clusters) < 2:
             return pose, []
-        posed = posed_images(made, pose)
+        posed = PosedImages.of(data, made.working, made.images, pose)
         maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
         share[:] = [0.9, 0.1]
         pose = search_again(posed, maps, rounds, notify=notify, record=rows.append)
@@ -326,6 +310,13 @@ def _second_poses(
     document = data.particles.to_star_document(relative_to=folder.root, **columns)
     write_star(folder.path(POSES), document)
     return pose, rows
+
+
+def _found_poses(folder: OutputFolder, data: WorkingSet) -> Pose:
+    """As the files of this run hold them."""
+    pose = consensus_poses(folder.root, data)
+    assert pose is not None
+    return pose
 
 
 def _end_of_training(

@@ -325,14 +325,5 @@ def _posed(request: ClusterRequest, data: WorkingSet) -> PosedImages:
     particles, working = data.particles, request.working
     assert particles.pose is not None
     images = WorkingImages(particles, invert=working.invert)
-    return PosedImages(
-        images=ImageCache(images, data.box_size, torch.device("cpu")),
-        pose=particles.pose,
-        optics=None if working.ignore_ctf else particles.optics,
-        half_set=data.half_set,
-        pixel_size_angstrom=data.pixel_size_angstrom,
-        diameter_angstrom=working.mask_diameter_angstrom,
-        symmetry=working.symmetry,
-        seed=working.seed,
-        device=data.device,
-    )
+    cached = ImageCache(images, data.box_size, torch.device("cpu"))
+    return PosedImages.of(data, working, cached, particles.pose)

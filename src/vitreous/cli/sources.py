@@ -16,7 +16,7 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.core.symmetry import point_group, symmetrise
-from vitreous.data.phantoms import hinged_points, protein_phantom, render_points
+from vitreous.data.phantoms import PHANTOM_SHARE, hinged_points, protein_phantom, render_points
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import read_mrc
@@ -35,7 +35,6 @@ from vitreous.physics.poses import (
 
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 SYNTHETIC_MICROGRAPHS = 100
-PHANTOM_SHARE = 0.7  # of the box, the diameter of a phantom
 LOST_POWER = 0.01
 SYMMETRIC_ENOUGH = 0.9
 

@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 RESIDUE_VOLUME_ANGSTROM3 = 136.0
 """Mean volume of a residue: 110 Da at 0.81 Da/Å^3."""
+PHANTOM_SHARE = 0.7
+"""Diameter of a phantom over the edge of its box, where none is given."""
 _ROD_SPACING_ANGSTROM = 8.5
 _POINTS_PER_RESIDUE = 2
 _SIGMA_ANGSTROM = 1.0
@@ -393,7 +395,7 @@ def protein_phantom(
     (torch.Size([24, 24, 24]), True)
     """
     extent = box_size * pixel_size_angstrom
-    diameter = 0.7 * extent if diameter_angstrom is None else diameter_angstrom
+    diameter = PHANTOM_SHARE * extent if diameter_angstrom is None else diameter_angstrom
     if diameter > 0.95 * extent:
         raise ValueError(f"diameter {diameter:.1f} Å does not fit a box of {extent:.1f} Å")
     points = phantom_points(seed, diameter, point_group=point_group, n_domains=n_domains)

@@ -135,6 +135,19 @@ class Assigner:
             drawn = self._drawn(result, searched)
         return Assigned(result, self._left(measured, result), drawn)
 
+    def noise_after(self, known: Tensor, left: Tensor) -> Tensor:
+        """Power of the noise by shell, with what images leave in the band in the place of it.
+
+        Args:
+            known: ``(n // 2 + 1,)``, as the assigner was given it.
+            left: mean over images of :attr:`Assigned.left`, ``(K + 1,)``.
+        """
+        band, points = self.refiner.band, self.refiner.points_per_shell().cpu()
+        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
+        told = known.clone()
+        told[1 : band.radius + 1] = power[1:].to(told)
+        return told
+
     def _drawn(self, result: Assignment, searched: _Searched | None) -> Drawn:
         """Poses of every image to reconstruct from.
 

@@ -21,17 +21,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics, Pose
 from vitreous.solvers.admm_config import STRICT
 from vitreous.solvers.assignment import Assigner
 from vitreous.solvers.candidates import Assigned, Assignment
-from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
+from vitreous.solvers.direct import (
+    accumulate,
+    agreeing_shells,
+    half_map,
+    noise_to_signal,
+    particle_sphere,
+    wiener_map,
+)
 from vitreous.solvers.images import ChosenImages, ImageSource, check_rows, read_ahead, shell_power
 from vitreous.solvers.pose_config import PoseConfig
 
 KEPT = 4  # candidates of each image handed to the next round
-_AGREE = 0.143
 _LEAST = 2  # images of a class whose map is made anew
 
 Correlate = Callable[[Tensor, Tensor], Tensor]
@@ -137,17 +142,7 @@ class Classification:
     def _sphere(self, box: int) -> Tensor:
         length = self.images.box_size * self.pixel_size_angstrom
         diameter = self.config.poses.diameter_angstrom or length
-        radius = min(box / 2 - EDGE_PX, box * diameter / length / 2)
-        return soft_mask(box, 3, radius, EDGE_PX, device=self._device)
-
-    def _radii(self, search: bool) -> list[int]:
-        """Highest shells of the bands of this round, growing."""
-        poses = self.config.poses
-        first = min(self.radius, poses.search_radius) if search else self.radius
-        radii = [self.radius]
-        while radii[0] > first:
-            radii.insert(0, max(first, math.floor(radii[0] / poses.growth)))
-        return radii
+        return particle_sphere(box, diameter / length, self._device)
 
     def _assign(self) -> None:
         """Pose and class of every image, and the noise that is left."""
@@ -156,7 +151,7 @@ class Classification:
             Assigner(
                 one,
                 self.pixel_size_angstrom,
-                self._radii(search),
+                self.config.poses.radii(self.radius, search=search),
                 self.noise_power,
                 self.config.poses,
                 search=search,
@@ -183,13 +178,7 @@ class Classification:
         self.changed = float((classes != self.classes).double().mean())
         self.classes = classes
         # what other maps leave of an image is more than noise; the least is nearest to it
-        self._update_noise(assigners[0], left.amin(0) / total)
-
-    def _update_noise(self, assigner: Assigner, left: Tensor) -> None:
-        band, points = assigner.refiner.band, assigner.refiner.points_per_shell().cpu()
-        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
-        self.noise_power = self.noise_power.clone()
-        self.noise_power[1 : band.radius + 1] = power[1:].to(self.noise_power)
+        self.noise_power = assigners[0].noise_after(self.noise_power, left.amin(0) / total)
 
     def _reconstruct(self) -> list[float]:
         """The maps from their images; resolution of each, Å. One of too few stays as it was."""
@@ -213,9 +202,7 @@ class Classification:
             pair = torch.stack([half_map(one) for one in sums])
             halves[k] = pair.to(halves)
             fsc = self._correlate(pair[0] * sphere, pair[1] * sphere).cpu()
-            below = (fsc[1:] < _AGREE).nonzero().flatten()
-            agreeing = max(1, int(below[0]) if len(below) else len(fsc) - 1)
-            resolution.append(n * self.pixel_size_angstrom / agreeing)
+            resolution.append(n * self.pixel_size_angstrom / max(1, agreeing_shells(fsc)))
             maps[k] = wiener_map(sums[0] + sums[1], noise_to_signal(fsc)) * sphere
         self.maps, self.half_maps = maps, halves
         return resolution

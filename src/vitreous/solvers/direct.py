@@ -28,6 +28,7 @@ from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_s
 from vitreous.solvers.images import ImagesInMemory, ImageSource, check_rows, read_ahead
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
+_AGREE = 0.143
 EDGE_PX = 3.0  # of the sphere that the field of view always holds
 _SPAN = 1 << 17  # images summed in single precision before sums are added
 
@@ -161,6 +162,26 @@ def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
     )
 
 
+def particle_sphere(
+    box_size: int, diameter_share: float, device: torch.device | None = None
+) -> Tensor:
+    """Soft mask ``(n, n, n)`` of the sphere that holds the particle, at most all that is in view.
+
+    Args:
+        box_size: n, voxels.
+        diameter_share: the sphere's diameter over the box's edge.
+        device: of the mask.
+    """
+    radius = min(box_size / 2 - EDGE_PX, box_size * diameter_share / 2)
+    return soft_mask(box_size, 3, radius, EDGE_PX, device=device)
+
+
+def agreeing_shells(fsc: Tensor) -> int:
+    """Last shell before the FSC ``(n // 2 + 1,)`` falls below 0.143."""
+    below = (fsc[1:] < _AGREE).nonzero().flatten()
+    return int(below[0]) if len(below) else len(fsc) - 1
+
+
 def noise_to_signal(fsc: Tensor) -> Tensor:
     r"""Noise over signal in the sums of both half sets, from the FSC between them.
 
@@ -210,7 +231,7 @@ def to_map(spectrum: Tensor, n: int) -> Tensor:
         x = _central(torch.fft.ifft(wide, dim=dim), n, dim)
     volume = _central(torch.fft.irfft(x, n=size, dim=0), n, 0).permute(2, 1, 0)
     window = torch.sinc((torch.arange(n, device=device) - n // 2) / size).square()
-    sphere = soft_mask(n, 3, n / 2 - EDGE_PX, EDGE_PX, device=device)
+    sphere = particle_sphere(n, 1.0, device)
     return (volume * sphere / (window[:, None, None] * window[:, None] * window)).contiguous()
 
 

@@ -23,12 +23,19 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import shell_index, soft_mask
+from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
 from vitreous.physics.insertion import Gridding
 from vitreous.solvers.assignment import Assigner
 from vitreous.solvers.candidates import AssignedPoses, Assignment, Drawn
-from vitreous.solvers.direct import EDGE_PX, accumulate, half_map, noise_to_signal, wiener_map
+from vitreous.solvers.direct import (
+    accumulate,
+    agreeing_shells,
+    half_map,
+    noise_to_signal,
+    particle_sphere,
+    wiener_map,
+)
 from vitreous.solvers.images import (
     ChosenImages,
     ImageSource,
@@ -43,7 +50,6 @@ from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import PoseRefiner
 
 KEPT = 4  # candidates of each image handed to the next round
-_AGREE = 0.143
 _SMOOTH = 1.3  # a round's maps reach beyond its band as the next may grow, and by this
 _PROGRESS = 0.1  # shells' worth of FSC: less is none
 _PATIENCE = 2  # rounds without progress
@@ -138,16 +144,7 @@ class PoseAssignment:
 
     def _sphere(self, box: int) -> Tensor:
         diameter = self.config.diameter_angstrom or self._length
-        radius = min(box / 2 - EDGE_PX, box * diameter / self._length / 2)
-        return soft_mask(box, 3, radius, EDGE_PX, device=self._device)
-
-    def _radii(self, search: bool) -> list[int]:
-        """Highest shells of the bands of this round, growing."""
-        first = min(self.radius, self.config.search_radius) if search else self.radius
-        radii = [self.radius]
-        while radii[0] > first:
-            radii.insert(0, max(first, math.floor(radii[0] / self.config.growth)))
-        return radii
+        return particle_sphere(box, diameter / self._length, self._device)
 
     def _assign(self, which: int, search: bool) -> None:
         """Poses of one half set, under its own map, and the noise that is left."""
@@ -155,7 +152,7 @@ class PoseAssignment:
         assigner = Assigner(
             self.references[which],
             self.pixel_size_angstrom,
-            self._radii(search),
+            self.config.radii(self.radius, search=search),
             self.noise_power[which],
             self.config,
             search=search,
@@ -184,7 +181,8 @@ class PoseAssignment:
             self._progress(_ASSIGNING * (len(self._rows[0]) * which + done) / len(self.half))
         self._found[which] = Assignment.cat(parts)
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
-        self._update_noise(which, assigner, left / len(rows))
+        known = self.noise_power[which]
+        self.noise_power[which] = assigner.noise_after(known, left / len(rows))
         if tally is not None and self.micrographs is not None:
             self.micrographs.settle(which, tally)
             self.optics = self.micrographs.optics()
@@ -205,14 +203,6 @@ class PoseAssignment:
         """Of the draws of a round and half."""
         seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
         return torch.Generator(self._device).manual_seed(seed)
-
-    def _update_noise(self, which: int, assigner: Assigner, left: Tensor) -> None:
-        refiner = assigner.refiner
-        band, points = refiner.band, refiner.points_per_shell().cpu()
-        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
-        known = self.noise_power[which].clone()
-        known[1 : band.radius + 1] = power[1:].to(known)
-        self.noise_power[which] = known
 
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
@@ -300,11 +290,6 @@ class PoseAssignment:
         self._drawn[1] = None if drawn is None else drawn.moved(rotation, shift)
         return True
 
-    def _agreeing(self) -> int:
-        """Last shell before the FSC falls below 0.143."""
-        below = (self.fsc[1:] < _AGREE).nonzero().flatten()
-        return int(below[0]) if len(below) else len(self.fsc) - 1
-
     @torch.no_grad()
     def step(self) -> Stats:
         """One round; numbers of it."""
@@ -314,7 +299,7 @@ class PoseAssignment:
             self._assign(which, search)
         self._reconstruct()
         self.round += 1
-        agreeing = self._agreeing()
+        agreeing = agreeing_shells(self.fsc)
         area = float(self.fsc[1 : agreeing + 1].sum())
         self._stale = 0 if area > self._best + _PROGRESS else self._stale + 1
         self._best = max(area, self._best)

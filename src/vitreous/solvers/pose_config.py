@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -62,6 +63,14 @@ class PoseConfig:
     growth: float = Field(default=1.5, gt=1)
     reject: bool = False
     diameter_angstrom: float | None = Field(default=None, gt=0)
+
+    def radii(self, radius: int, *, search: bool) -> list[int]:
+        """Highest shells of the bands of a round that ends at ``radius``, growing."""
+        first = min(radius, self.search_radius) if search else radius
+        radii = [radius]
+        while radii[0] > first:
+            radii.insert(0, max(first, math.floor(radii[0] / self.growth)))
+        return radii
 
 
 @validated(frozen=True, config=STRICT)

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import shell_index, soft_mask
+from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
 from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 from vitreous.solvers.component_sums import ComponentSums
-from vitreous.solvers.direct import EDGE_PX
+from vitreous.solvers.direct import particle_sphere
 from vitreous.solvers.images import ImageSource, check_rows, read_ahead, shell_power
 from vitreous.solvers.latents import Latents, infer
 from vitreous.solvers.variability_config import VariabilityConfig
@@ -244,8 +244,7 @@ class Variability:
         """
         diameter = self.config.diameter_angstrom or self.box_size * self.pixel_size_angstrom
         share = diameter / (self.box_size * self.pixel_size_angstrom)
-        radius = min(self._n / 2 - EDGE_PX, self._n * share / 2)
-        sphere = soft_mask(self._n, 3, radius, EDGE_PX, device=self._device)
+        sphere = particle_sphere(self._n, share, self._device)
         maps = sums.solve(self._prior()) * (sphere * contrast)
         root = torch.linalg.cholesky(second - torch.outer(mean, mean))
         value, vector = torch.linalg.eigh(root.T @ told @ root)
