@@ -19,8 +19,10 @@ Against the truth: alignment over rotation, shift and hand, then FSC 0.5 and 0.1
 inscribed in the box (the headline; within the molecule's soft mask beside it). Memory is that of
 all processes of a program together. A program that is not done within --time-box is stopped, and
 its last map counts; the JSON says so (`time_was_up`). Seconds of the processor are told beside
-those of the clock: they hold on a machine that has other work. Ratios are the opponent's over ours:
-above 1 we are faster, or finer. Table to FOLDER/auto.json and auto.csv, after every run.
+those of the clock: they hold on a machine that has other work. --times-ours stops opponents when
+they have had that many times the seconds of the processor that ours took. Ratios are the
+opponent's over ours: above 1 we are faster, or finer. Table to FOLDER/auto.json and auto.csv, after
+every run.
 
 Fails (exit 1) where a map of ours is not solved, where ours is coarser than an opponent's by more
 than the limit, or slower.
@@ -39,7 +41,7 @@ import statistics
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,25 +89,29 @@ class Job:
     folder: Path
     box: int
     options: argparse.Namespace
+    cpu_box: float | None = None
+    taken: list[Measured] = field(default_factory=list)
 
     @property
     def pixel(self) -> float:
         return self.data.edge / self.box
 
-    @property
-    def seconds(self) -> float:
-        """The box of time."""
-        return 60 * self.options.time_box
-
-    def run(self, command: list[str], name: str, spent: float = 0.0) -> Measured:
-        """Within what is left of the time, in the job's folder, its words to NAME.log."""
-        return measured(
+    def run(self, command: list[str], name: str) -> Measured:
+        """Within what earlier steps left of the time, in the job's folder, words to NAME.log."""
+        left = 60 * self.options.time_box - sum(step.seconds for step in self.taken)
+        cpu_left = None
+        if self.cpu_box is not None:
+            cpu_left = max(self.cpu_box - sum(step.cpu_seconds for step in self.taken), 1.0)
+        took = measured(
             command,
             self.folder,
             self.folder / f"{name}.log",
-            time_box=max(self.seconds - spent, 1.0),
+            time_box=max(left, 1.0),
+            cpu_box=cpu_left,
             threads=self.options.threads,
         )
+        self.taken.append(took)
+        return took
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,6 @@ def run_relion(job: Job) -> Outcome:
         *("--j", str(threads)),
     ]
     steps = {"initial model": job.run(model + common, "initial")}
-    spent = steps["initial model"].seconds
     found = latest(job.folder, r"initial_it(\d+)_class001.mrc")
     told: dict[str, Any] = {"initial_iterations": found[0]}
     if found[1] is None:
@@ -204,7 +209,7 @@ def run_relion(job: Job) -> Outcome:
         *("--offset_step", "2", "--low_resol_join_halves", "40", "--norm", "--scale"),
         *("--j", str(max(1, threads // 2))),
     ]
-    steps["auto-refinement"] = job.run(ranks + refine + common, "refined", spent)
+    steps["auto-refinement"] = job.run(ranks + refine + common, "refined")
     whole = job.folder / "refined_class001.mrc"
     halves = [latest(job.folder, rf"refined_it(\d+)_half{k}_class001.mrc") for k in (1, 2)]
     told["refined_iterations"] = halves[0][0]
@@ -236,11 +241,11 @@ def latest(folder: Path, pattern: str) -> tuple[int, Path | None]:
 def run_cryodrgn(job: Job) -> Outcome:
     """Ab initio reconstruction with hierarchical pose search; its images may be dark or light."""
     program, source = str(job.options.cryodrgn), job.simulation
-    named = job.run([program, "--help"], "help")
+    job.run([program, "--help"], "help")
     words = (job.folder / "help.log").read_text()
     command = "abinit_homo_old" if "abinit_homo_old" in words else "abinit_homo"
     star = str(source / "particles.star")
-    ctf = job.run([program, "parse_ctf_star", star, "-o", "ctf.pkl"], "ctf", named.seconds)
+    ctf = job.run([program, "parse_ctf_star", star, "-o", "ctf.pkl"], "ctf")
     took = job.run(
         [
             *(program, command, str(source / "particles.mrcs"), "--ctf", "ctf.pkl"),
@@ -248,7 +253,6 @@ def run_cryodrgn(job: Job) -> Outcome:
             *shlex.split(job.options.cryodrgn_options),
         ],
         "abinit",
-        named.seconds + ctf.seconds,
     )
     whole = job.folder / "out" / "reconstruct.mrc"
     epoch, path = (0, None)
@@ -433,6 +437,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu", help="of vitreous auto")
     parser.add_argument("--time-box", type=float, default=120.0, metavar="MINUTES")
+    parser.add_argument("--times-ours", type=float, metavar="N", help="a box for opponents")
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--box", type=int, default=64, help="pixels; the edge in Å stays")
     parser.add_argument("--snr-db", type=float, default=-10.0)
@@ -463,12 +468,17 @@ def main() -> int:
             data, symmetry = CASES[case]
             made = f"{data}-{options.box}px-{options.particles}-{options.snr_db:g}dB-{seed}"
             simulation = options.folder / "data" / made
+            cpu_box = None
             for name in ("vitreous", *options.opponents):
                 folder = options.folder / f"{case}-{seed}-{name}"
                 shutil.rmtree(folder, ignore_errors=True)
-                job = Job(DATA[data], symmetry, seed, simulation, folder, options.box, options)
+                job = Job(
+                    DATA[data], symmetry, seed, simulation, folder, options.box, options, cpu_box
+                )
                 simulate(job)
                 rows.append(row_of(name, case, job))
+                if name == "vitreous" and options.times_ours is not None:
+                    cpu_box = options.times_ours * rows[-1]["cpu_seconds"]
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                 result = report(rows, options)
     print(json.dumps(result, indent=1))
