@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -17,13 +16,12 @@ import torch
 from torch import Tensor
 
 from particle_files import columns, volume
-from vitreous.cli import refine_run, sorters
+from vitreous.cli import sorters
 from vitreous.cli.hetero_output import read_latents
-from vitreous.cli.hetero_training import open_history
-from vitreous.cli.refine_output import Refined
+from vitreous.cli.hetero_training import Journal
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.data.particles import Particles
-from vitreous.io.checkpoint import load_checkpoint
+from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.io.star import read_star, write_star
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
@@ -178,7 +176,7 @@ def test_tables_are_the_input_with_classes_and_latents(
     state = load_checkpoint(out / "checkpoints")
     assert state is not None
     sorter = Blobs(COUNT)
-    sorter.offset = state.tensors["tensors.offset"]
+    sorter.offset = state.tensors["sorter.state.tensors.offset"]
     latent = read_latents(out / "particles.star", COUNT)
     assert torch.equal(latent, sorter.embed(torch.arange(COUNT)))
 
@@ -212,14 +210,16 @@ def test_rows_of_steps_that_are_done_again_are_left_out(tmp_path: Path) -> None:
 
     class Folder:
         resuming = True
+        checkpoints = tmp_path
 
         def path(self, name: str) -> Path:
             return tmp_path / name
 
-    rows = [{"round": 1}] + [{"step": step, "loss": 0.1} for step in (1, 5, 9)]
+    rows = [{"step": step, "loss": 0.1} for step in (1, 5)] + [{"round": 1, "step": 6}, {"step": 9}]
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_checkpoint(tmp_path, 6, {}, {"tree": {}, "seconds": 1.0})
     folder: Any = Folder()
-    assert [row.get("step") for row in open_history(folder, 5).rows] == [None, 1, 5]
+    assert [row["step"] for row in Journal(folder).history().rows] == [1, 5, 6]
 
 
 def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
     document = truth.to_star_document(relative_to=tmp_path, rlnAngleRot=angles)
     write_star(tmp_path / "lost.star", document)
     run = (
-        "hetero", "run", tmp_path / "lost.star", "--align", "--latent", "2", "--rounds", "2",
+        "hetero", "run", tmp_path / "lost.star", "--align", "--latent", "2", "--passes", "2",
         *CLASSES, *QUIET, "-o", out,
     )  # fmt: skip
     code, _, stderr = vitreous(*run)
@@ -305,42 +305,7 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
     assert columns(out / "poses.star")["rlnAngleRot"] == latest
     code, _, stderr = vitreous(*run, "--continue")
     assert code == 0, stderr
-    again = Particles.open(out / "particles.star", allow_outside_root=True).pose.rotation
-    assert geodesic_distance_deg(again, after).max() < 0.1
-
-
-def test_poses_are_found_where_there_are_none(
-    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one structure; here the truth stands for what would be found."""
-    asked: list[refine_run.Request] = []
-
-    def refine(request: refine_run.Request) -> Refined:
-        asked.append(request)
-        truth = Particles.open(simulated / "truth.star")
-        document = truth.to_star_document(relative_to=request.output)
-        write_star(request.output / "particles.star", document)
-        return Refined(True, "solved", "")
-
-    monkeypatch.setattr(refine_run, "refine", refine)
-    out, star = tmp_path / "out", simulated / "particles.star"
-    few = ("--latent", "2", "--rounds", "0")
-    run = ("hetero", "run", star, "--align", *few, *CLASSES, *QUIET, "-o", out)
-    code, _, stderr = vitreous(*run)
-    assert code == 0, stderr
-    assert (asked[0].output, asked[0].settings["reject"]) == (out / "consensus", False)
-    found, truth = columns(out / "particles.star"), columns(simulated / "truth.star")
-    for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
-        both = [[float(v) for v in table[name]] for table in (found, truth)]
-        assert both[0] == pytest.approx(both[1], abs=1e-3)
-    code, _, stderr = vitreous(*run, "--continue")
-    assert (code, len(asked)) == (0, 1), stderr
-    code, _, stderr = vitreous("hetero", "embed", out, *QUIET, "-o", tmp_path / "embedded")
-    assert code == 0, stderr
-    monkeypatch.setattr(refine_run, "refine", lambda request: Refined(False, "NOT SOLVED", ""))
-    shutil.rmtree(out / "consensus")
-    code, _, stderr = vitreous(*run, "--overwrite")
-    assert (code, "no structure that all particles agree on" in stderr) == (3, True)
+    assert columns(out / "particles.star")["rlnAngleRot"] == latest
 
 
 def test_class_images_in_two_dimensions(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -383,8 +348,11 @@ def test_what_cannot_be_is_refused(
     vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
-    code, _, stderr = vitreous("hetero", "run", star, "--no-align", "--rounds", "2", "-o", out)
-    assert (code, "leave out --no-align" in stderr) == (2, True)
+    for option in ("--rounds", "--passes"):
+        code, _, stderr = vitreous("hetero", "run", star, "--no-align", option, "2", "-o", out)
+        assert (code, "leave out --no-align" in stderr) == (2, True)
+    code, _, stderr = vitreous("hetero", "run", star, "--rounds", "0", "--passes", "2", "-o", out)
+    assert (code, "needs --rounds of 1 or more" in stderr) == (2, True)
     code, _, stderr = vitreous("hetero", "cluster", star, "-o", out)
     assert (code, "_vitreousLatent1: missing" in stderr) == (3, True)
     code, _, stderr = vitreous("hetero", "embed", simulated, "-o", out)

@@ -20,6 +20,7 @@ from vitreous.cli.hetero_options import (
     Model,
     ModelParticles,
     Particles,
+    Passes,
     Points,
     Rounds,
     Shift,
@@ -77,6 +78,7 @@ def run(
     space: Space = "auto",
     assign_all: AssignAll = False,
     points: Points = 5,
+    passes: Passes = None,
     rounds: Rounds = None,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
@@ -111,7 +113,7 @@ def run(
     from vitreous.cli.hetero_run import run as sort
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
-    more = {"clustering": clustering, "points": points, "rounds": rounds}
+    more = {"clustering": clustering, "points": points, "passes": passes, "rounds": rounds}
     tell(sort(request(context.params, **more)))
 
 

@@ -86,13 +86,22 @@ Points = Annotated[
         rich_help_panel=_CLUSTERS,
     ),
 ]
+Passes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="So many sortings at most. Between two of them every particle's pose is sought under "
+        "the maps of the clusters; they end when the clusters no longer change, or there is only "
+        "one. By default 4 if poses had to be found, 1 if the table has them.",
+        rich_help_panel=_CLUSTERS,
+    ),
+]
 Rounds = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Where there is more than one cluster, so many rounds at most in which "
-        "every particle's pose is sought under the clusters' maps; then all is sorted anew. By "
-        "default 3 if poses had to be found, none if the table has them.",
+        help="Of each search for poses between two sortings, so many rounds at most; 3 by default. "
+        "0: sort once.",
         rich_help_panel=_CLUSTERS,
     ),
 ]

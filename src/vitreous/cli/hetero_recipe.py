@@ -23,7 +23,7 @@ from vitreous.io.nested import restore_state
 from vitreous.solvers.images import ImageCache
 from vitreous.solvers.sorter import Sorter
 
-CONSENSUS, POSES = "consensus", "poses.star"
+POSES = "poses.star"
 COMMANDS = ("hetero train", "hetero run")
 _WORKING = (
     *("symmetry", "box_size", "mask_diameter_angstrom"),
@@ -112,20 +112,21 @@ def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
     return Material(data, recipe.working, cached, pose, recipe.shift)
 
 
-def consensus_poses(folder: Path, data: WorkingSet) -> Pose | None:
-    """Poses of the particles: found by this run, those under several maps first, or the table's.
+def pose_of_state(state: Mapping[str, Any], data: WorkingSet) -> Pose | None:
+    """The poses of a run's checkpoint; the table's own object where they are the table's."""
+    saved, own = state["pose"], data.particles.pose
+    if saved is None:
+        return None
+    found = Pose(saved["rotation"], saved["shift_angstrom"])
+    if own is not None and _same(found, own):
+        return own
+    return found
 
-    Raises:
-        InputError: those found are not of these particles.
-    """
-    tables = (folder / POSES, folder / CONSENSUS / "particles.star")
-    table = next((one for one in tables if one.is_file()), None)
-    if table is None:
-        return data.particles.pose
-    found = ParticleFiles(table, allow_outside_root=True).open(need_ctf=False)
-    if found.pose is None or len(found) != len(data.particles):
-        raise InputError(f"{table}: does not have the poses of these particles; --overwrite it")
-    return found.pose
+
+def _same(one: Pose, other: Pose) -> bool:
+    return torch.equal(one.rotation, other.rotation) and torch.equal(
+        one.shift_angstrom, other.shift_angstrom
+    )
 
 
 def load_trained(
@@ -154,10 +155,10 @@ def load_trained(
     found = load_checkpoint(folder / CHECKPOINTS)
     if found is None or not found.meta.get("done"):
         raise UsageError(f"{folder}: training has not ended; go on with it (--continue)")
-    pose = consensus_poses(folder, data) if recipe.method == "align" else None
-    made = material(recipe, data, pose)
+    state = restore_state(found.tensors, found.meta["tree"])
+    made = material(recipe, data, pose_of_state(state, data))
     sorter = sorters.build(recipe.method, recipe.settings, made)
-    sorter.load_state_dict(restore_state(found.tensors, found.meta["tree"]))
+    sorter.load_state_dict(state["sorter"]["state"])
     return Trained(recipe, made, sorter)
 
 

@@ -6,12 +6,12 @@ own structure a search finds its pose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from vitreous.cli.hetero_maps import ClassMap, PosedImages
+from vitreous.cli.hetero_maps import PosedImages
 from vitreous.cli.refine_run import SHIFT_SHARE
 from vitreous.core.params import Pose
 from vitreous.metrics.fsc import fsc
@@ -23,24 +23,25 @@ _MOST = 0.98  # of the particles, whose known shifts bound the search
 
 def search_again(
     posed: PosedImages,
-    maps: list[ClassMap | None],
+    maps: Tensor,
     rounds: int,
     *,
+    state: Mapping[str, Any] | None = None,
     notify: Callable[[float], object],
-    record: Callable[[dict[str, Any]], object],
+    keep: Callable[[dict[str, Any], dict[str, Any]], object],
 ) -> Pose:
     """Pose and class of every particle in turn with maps of the classes; the poses in the end.
 
     Args:
         posed: images and poses to start from.
-        maps: of clusters, on the images' grey scale; None is left out.
+        maps: ``(K, n, n, n)``, on the images' grey scale.
         rounds: at most.
+        state: of an earlier search with the same images, to go on from; its maps are gone on with.
         notify: told the share that is done.
-        record: told the numbers of every round.
+        keep: told the numbers of every round, and the state after it.
     """
     edge = posed.images.box_size * posed.pixel_size_angstrom
     known = posed.pose.shift_angstrom.norm(dim=1).quantile(_MOST).item()  # maps may be off centre
-    volumes = torch.stack([one.volume for one in maps if one is not None])
     poses = PoseConfig(
         start_resolution_angstrom=4 * posed.pixel_size_angstrom,
         symmetry=posed.symmetry,
@@ -54,12 +55,15 @@ def search_again(
         posed.optics,
         posed.pixel_size_angstrom,
         posed.pose,
-        volumes,
+        maps if state is None else state["maps"],
         ClassificationConfig(poses, rounds=rounds),
         correlate=fsc,
         progress=lambda share: notify((task.round + share) / rounds),
         device=posed.device,
     )
+    if state is not None:
+        task.load_state_dict(dict(state))
     while not task.done:
-        record({"round": task.round + 1, **task.step()})
+        stats = task.step()
+        keep({"round": task.round, **stats}, task.state_dict())
     return Pose(task.poses.rotation.cpu(), task.poses.shift_angstrom.cpu())

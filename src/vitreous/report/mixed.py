@@ -19,7 +19,7 @@ from vitreous.report.plots import MAX_POINTS, Plot, numbers
 MAX_SHOWN = 10_000  # points of the scatter plot
 MAX_CURVES = 12
 _WIDTH = 160
-_NO_CURVES = ("step", "progress", "seconds", "half", "iteration", "epoch", "box")
+_NO_CURVES = ("step", "pass", "progress", "seconds", "half", "iteration", "epoch", "box")
 _LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 
 
