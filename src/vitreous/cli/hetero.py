@@ -130,6 +130,8 @@ def train(
     effort: Effort = 1.0,
     config: Config = None,
     mask_diameter: MaskDiameter = None,
+    passes: Passes = None,
+    rounds: Rounds = None,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
     apix: Apix = None,
@@ -155,7 +157,7 @@ def train(
     require_finite(context.params)
     from vitreous.cli.hetero_run import run as sort
 
-    tell(sort(request(context.params)))
+    tell(sort(request(context.params, passes=passes, rounds=rounds)))
 
 
 @app.command("embed", no_args_is_help=True)

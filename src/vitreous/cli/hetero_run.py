@@ -90,10 +90,10 @@ def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
     }
     if request.method == "align":
         options |= {"search": asdict(request.search)}
+        options |= {"passes": request.passes, "rounds": request.rounds}
     if request.clustering is not None:
         options |= asdict(request.clustering)
         options |= {"points": request.points}
-        options |= {"passes": request.passes, "rounds": request.rounds}
     return OutputFolder(
         request.output,
         request.command,
