@@ -139,10 +139,10 @@ class Passes:
                 assert model.clusters is not None
                 at = Place(at.number, at.pose, model.clusters.label)
                 found = self._search(at, None, model)
+            self._write(found)
             at = Place(at.number + 1, found, at.label)
             journal.state = {}
             journal.save(at.state())
-            self._write(found)
 
     def _bar(self, what: str, number: int) -> RunProgress:
         label = f"{what}, pass {number}" if self._most > 1 else what
@@ -214,7 +214,13 @@ class Passes:
                 )
                 told["map_of"] = [k + 1 for k in stands]
             return search_again(
-                posed, maps, request.rounds_of_search, state=state, notify=notify, keep=keep
+                posed,
+                at.label,
+                maps,
+                request.rounds_of_search,
+                state=state,
+                notify=notify,
+                keep=keep,
             )
 
     def _write(self, pose: Pose) -> None:

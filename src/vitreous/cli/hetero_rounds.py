@@ -23,6 +23,7 @@ _MOST = 0.98  # of the particles, whose known shifts bound the search
 
 def search_again(
     posed: PosedImages,
+    label: Tensor,
     maps: Tensor,
     rounds: int,
     *,
@@ -34,6 +35,7 @@ def search_again(
 
     Args:
         posed: images and poses to start from.
+        label: class of each, long ``(n,)``, -1 for none.
         maps: ``(K, n, n, n)``, on the images' grey scale.
         rounds: at most.
         state: of an earlier search with the same images, to go on from; its maps are gone on with.
@@ -41,11 +43,10 @@ def search_again(
         keep: told the numbers of every round, and the state after it.
     """
     edge = posed.images.box_size * posed.pixel_size_angstrom
-    known = posed.pose.shift_angstrom.norm(dim=1).quantile(_MOST).item()  # maps may be off centre
     poses = PoseConfig(
         start_resolution_angstrom=4 * posed.pixel_size_angstrom,
         symmetry=posed.symmetry,
-        shift_range_angstrom=max(SHIFT_SHARE * edge, known),
+        shift_range_angstrom=max(SHIFT_SHARE * edge, reach(posed.pose.shift_angstrom, label)),
         scale="image",
         diameter_angstrom=posed.diameter_angstrom,
         seed=posed.seed,
@@ -67,3 +68,21 @@ def search_again(
         stats = task.step()
         keep({"round": task.round, **stats}, task.state_dict())
     return Pose(task.poses.rotation.cpu(), task.poses.shift_angstrom.cpu())
+
+
+def reach(shift_angstrom: Tensor, label: Tensor) -> float:
+    """How far particles of any class are off centre in the frame of its map, which may be so too.
+
+    Args:
+        shift_angstrom: ``(n, 2)``.
+        label: class of each, long ``(n,)``, -1 for none.
+
+    Returns:
+        Å, at least as far as 98 % of each class are.
+
+    >>> import torch
+    >>> reach(torch.tensor([[0.0, 0], [0, 0], [30, 40], [30, 40]]), torch.tensor([0, 0, 1, 1]))
+    50.0
+    """
+    far = shift_angstrom.norm(dim=1)
+    return max(far[label == k].quantile(_MOST).item() for k in label.unique())
