@@ -174,13 +174,11 @@ WHOLE = [
 STAGES = {
     "consensus": 1,
     "first sorting": 3,
-    "its last step": 5,
     "its clusters": 6,
-    "first round": 7,
-    "last round": 8,
+    "first search": 7,
+    "its last round": 8,
     "second sorting": 10,
     "second search": 14,
-    "its last round": 15,
     "last sorting": 19,
     "maps along clusters": 22,
 }
@@ -311,6 +309,10 @@ def test_passes_end_when_clusters_no_longer_change(
         assert code == 0, stderr
         assert events.names.count("step") == number * STEPS
         assert events.names.count("round") == number - 1
+        told = tomllib.loads((out / "config.toml").read_text())["run"]
+        assert told.get("passes", 1) == number
+        unsettled = "clusters still changed" in (out / "report.html").read_text()
+        assert unsettled == (number == 2)
 
 
 def test_a_search_goes_on_from_its_last_round(

@@ -8,7 +8,7 @@ clusters no longer change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -49,12 +49,16 @@ class Model:
 
     Args:
         latent, clusters: None where nobody asked for them.
+        passes: that it took; None where there could be only one.
+        unsettled: the clusters still changed in the last of them.
     """
 
     sorter: Sorter
     material: Material
     latent: Tensor | None = None
     clusters: Clusters | None = None
+    passes: int | None = None
+    unsettled: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Passes:
                 model, training = self._train(at)
                 if self._is_last(at, model):
                     journal.save(training.state(), done=True)
-                    return model
+                    return self._told(at, model)
                 assert model.clusters is not None
                 at = Place(at.number, at.pose, model.clusters.label)
                 found = self._search(at, None, model)
@@ -177,6 +181,15 @@ class Passes:
         if at.number >= self._most or model.clusters is None or len(model.clusters) < 2:
             return True
         return at.label is not None and settled(at.label, model.clusters.label)
+
+    def _told(self, at: Place, model: Model) -> Model:
+        """The last model, and how passes ended."""
+        if self._most == 1:
+            return model
+        changed = False
+        if at.label is not None and model.clusters is not None:
+            changed = not settled(at.label, model.clusters.label)
+        return replace(model, passes=at.number, unsettled=changed and len(model.clusters or ()) > 1)
 
     def _search(self, at: Place, state: Mapping[str, Any] | None, model: Model | None) -> Pose:
         """Poses of all particles under the maps of clusters, from the start or a saved round."""
@@ -239,7 +252,7 @@ def embedded(model: Model, request: Request, bar: RunProgress, stop: StopSignals
 
     latent = embed_all(model.sorter, len(model.material.data.particles), notify)
     clusters = clustered(latent, request.clustering or Clustering(), request.working.seed)
-    return Model(model.sorter, model.material, latent, clusters)
+    return replace(model, latent=latent, clusters=clusters)
 
 
 def settled(before: Tensor, now: Tensor) -> bool:

@@ -43,6 +43,8 @@ class Sorted:
         maps: of the classes; None for too few particles, and empty where none were made.
         traversals: of the classes, may be empty.
         pixel_size_angstrom: of all maps.
+        passes: of sorting and searching; None where there could be only one.
+        unsettled: the clusters still changed in the last of them.
     """
 
     particles: Particles
@@ -53,6 +55,8 @@ class Sorted:
     maps: Sequence[ClassMap | None]
     traversals: Sequence[Traversal]
     pixel_size_angstrom: float
+    passes: int | None = None
+    unsettled: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def _numbers(found: Sorted) -> dict[str, str]:
         "in none": f"{100 * float((found.clusters.label < 0).float().mean()):.1f} %",
         "latents": str(found.latent.shape[1]),
     }
+    if found.passes is not None:
+        numbers["passes"] = str(found.passes)
     return numbers
 
 
@@ -185,6 +191,11 @@ def _shown(found: Sorted) -> list[ClusterShown]:
 
 def _warnings(found: Sorted) -> tuple[str, ...]:
     warnings = []
+    if found.unsettled:
+        warnings.append(
+            "The clusters still changed in the last pass; give more (--passes), or look at what "
+            "the classes have in common."
+        )
     noise = float((found.clusters.label < 0).float().mean())
     if noise > 0.2:
         warnings.append(

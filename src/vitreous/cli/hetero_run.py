@@ -180,6 +180,8 @@ class _End:
 
     def of_sorting(self) -> Done:
         """Tables and maps of the clusters."""
+        if self._model.passes is not None:
+            self._folder.config["run"] |= {"passes": self._model.passes}
         with RunProgress("maps", quiet=self._request.quiet) as bar:
             found = self._sorted(bar)
         return write_results(
@@ -219,4 +221,6 @@ class _End:
             maps=maps,
             traversals=traverse_all(sorter, latent, rows, self._request.points, notify),
             pixel_size_angstrom=model_pixel_size(made.data, sorter),
+            passes=self._model.passes,
+            unsettled=self._model.unsettled,
         )
