@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,10 +14,11 @@ from matching_case import BOX, PIXEL, Case, case
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import radius_grid
 from vitreous.core.params import Pose
+from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.metrics.fsc import fsc
 from vitreous.physics.simulator import simulate
-from vitreous.solvers.classification import Classification, ClassificationConfig
+from vitreous.solvers.classification import Classification, ClassificationConfig, superfluous
 from vitreous.solvers.images import ImagesInMemory
 from vitreous.solvers.pose_config import PoseConfig
 
@@ -113,3 +115,39 @@ def test_maps_must_be_of_the_images_box() -> None:
         Classification(
             ImagesInMemory(data.images), None, PIXEL, poses, maps[0], CONFIG, correlate=fsc
         )
+
+
+def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
+    """A third map: of the whole structure, turned, so of another frame."""
+    run, *_ = task(replace(CONFIG, search=True, rounds=1))
+    turn = axis_angle_to_matrix(torch.tensor([0.4, -1.0, 0.3]))
+    maps = torch.cat([rotate_volume(run.maps[:1], turn), run.maps])
+    again = Classification(
+        run.images, run.optics, PIXEL, run.poses, maps, run.config, correlate=fsc
+    )
+    assert again.step()["dropped"] == 1.0
+    assert again.dropped in ([0], [1])  # equals: either may go
+    assert again.maps.shape[0] == again.likelihood.shape[1] == 2
+    assert (again.likelihood.argmax(1) == again.classes).all()
+    assert set(again.classes.tolist()) == {0, 1}
+
+
+def test_what_is_superfluous_is_told_by_likelihood_and_frame() -> None:
+    """Ten images of each of four maps; the second is like the first, the fourth unlike all."""
+    own = torch.arange(4).repeat_interleave(10)
+    likelihood = torch.full((40, 4), 20.0)
+    likelihood[torch.arange(40), own] = 100.0
+    likelihood[own == 1, 0], likelihood[own == 2, 0] = 90.0, 85.0
+    turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
+    rotation = torch.eye(3).expand(40, 4, 3, 3).clone()
+    assert superfluous(likelihood, rotation, 0.25) == []  # all in one frame
+    rotation[:, 1], rotation[:, 3] = turned, turned
+    assert superfluous(likelihood, rotation, 0.25) == [1]
+    assert superfluous(likelihood, rotation, 0.05) == []
+    rotation[:, 2] = axis_angle_to_matrix(torch.tensor([1.0, 0.0, 0.0]))
+    assert superfluous(likelihood, rotation, 0.25) == [1, 2]
+    half_turn = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi]))
+    rotation[:, 1], rotation[:, 2] = half_turn, half_turn
+    assert superfluous(likelihood, rotation, 0.25) == [1, 2]
+    assert superfluous(likelihood, rotation, 0.25, "C2") == []
+    assert superfluous(likelihood, None, 0.25) == []

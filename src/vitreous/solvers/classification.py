@@ -8,12 +8,18 @@ maps share one frame, one band and one noise, so that likelihoods compare.
 
 It needs maps that differ already, such as those of clusters of a
 :class:`~vitreous.solvers.variability.Variability`: what they differ in is sharpened, not found.
+
+Images whose poses were lost together, often those of some views, make a map that explains them
+better than that of their structure does as long as it lacks them. It gives itself away: under the
+other maps their poses are in another frame, at little cost of likelihood (:func:`superfluous`). The
+first round, if it searches, drops such maps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +28,8 @@ from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
 from vitreous.core.params import Optics, Pose
+from vitreous.core.rotation import geodesic_distance_deg
+from vitreous.core.symmetry import point_group
 from vitreous.solvers.admm_config import STRICT
 from vitreous.solvers.assignment import Assigner
 from vitreous.solvers.candidates import Assigned, Assignment
@@ -38,6 +46,7 @@ from vitreous.solvers.pose_config import PoseConfig
 
 KEPT = 4  # candidates of each image handed to the next round
 _LEAST = 2  # images of a class whose map is made anew
+_APART_DEG = 20.0
 
 Correlate = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,6 +62,8 @@ class ClassificationConfig:
         search: whether the first round searches among all poses.
         settled: share of images that change their class, at which rounds end.
         radius: highest shell compared.
+        loss: share of the likelihood of its images that a map may be worth and yet be dropped by a
+            search, if their poses are in another frame under the others; 0 drops none.
     """
 
     poses: PoseConfig
@@ -60,6 +71,17 @@ class ClassificationConfig:
     search: bool = True
     settled: float = Field(default=0.002, ge=0)
     radius: int = Field(default=24, ge=2)
+    loss: float = Field(default=0.25, ge=0)
+
+
+@dataclass(frozen=True)
+class _Swept:
+    """Images under all maps: candidates of the best, likelihoods, rotations, what is left."""
+
+    found: Assignment
+    likelihood: Tensor
+    rotation: Tensor | None
+    left: Tensor
 
 
 class Classification:
@@ -79,6 +101,7 @@ class Classification:
 
     Attributes:
         classes: long ``(b,)`` from 0 on; -1 before the first round.
+        dropped: numbers of the maps that the latest round dropped; others move up.
         likelihood: ``(b, K)``, logarithm of each image's under each map, over that of noise alone.
         maps: ``(K, n, n, n)``.
         half_maps: unfiltered, of the odd and even images of each class, ``(K, 2, n, n, n)``; the
@@ -115,6 +138,7 @@ class Classification:
         self.half_maps = torch.zeros(len(maps), 2, n, n, n)
         self.noise_power = shell_power(images, torch.arange(total)).to(self._device)
         self.round, self.changed = 0, 1.0
+        self.dropped: list[int] = []
         self.classes = torch.full((total,), -1, dtype=torch.long)
         self.likelihood = torch.zeros(total, len(maps))
         self._found = _given(poses)
@@ -158,27 +182,56 @@ class Classification:
             )
             for one in self.maps
         ]
-        fixed = None if self.config.poses.scale == "image" else 1.0
-        total = len(self.images)
-        left = torch.zeros(len(assigners), assigners[0].refiner.band.radius + 1).double()
-        parts: list[Assignment] = []
-        likelihood: list[Tensor] = []
-        for rows, read in read_ahead(self.images, torch.arange(total)):
-            optics = None if self.optics is None else self.optics[rows].to(self._device)
-            images = read.to(self._device, torch.float32)
-            start = None if search else _moved_to(self._found[rows], self._device)
-            told = [a(images, optics, start=start, scale=fixed) for a in assigners]
-            left += torch.stack([one.left for one in told])
-            best, gain = _best(told)
-            parts.append(_moved_to(best, torch.device("cpu")))
-            likelihood.append(gain.cpu() / 2)
-            self._progress(float(rows[-1] + 1) / total)
-        self._found, self.likelihood = Assignment.cat(parts), torch.cat(likelihood)
+        swept = self._sweep(assigners, torch.arange(len(self.images)), search=search)
+        self._found, self.likelihood, self.dropped = swept.found, swept.likelihood, []
+        left = swept.left
+        if search and self.config.loss > 0:
+            self.dropped = superfluous(
+                swept.likelihood, swept.rotation, self.config.loss, self.config.poses.symmetry
+            )
+        if self.dropped:
+            kept = [k for k in range(len(self.maps)) if k not in self.dropped]
+            rows = torch.isin(self.likelihood.argmax(1), torch.tensor(self.dropped))
+            rows = rows.nonzero().flatten()
+            again = self._sweep([assigners[k] for k in kept], rows, search=True)
+            self._found = _put(self._found, rows, again.found)
+            self.likelihood = self.likelihood[:, kept]
+            self.likelihood[rows] = again.likelihood
+            self.maps, self.half_maps, left = self.maps[kept], self.half_maps[kept], left[kept]
+            self.classes = torch.full_like(self.classes, -1)
         classes = self.likelihood.argmax(1)
         self.changed = float((classes != self.classes).double().mean())
         self.classes = classes
         # what other maps leave of an image is more than noise; the least is nearest to it
-        self.noise_power = assigners[0].noise_after(self.noise_power, left.amin(0) / total)
+        left = left.amin(0) / len(self.images)
+        self.noise_power = assigners[0].noise_after(self.noise_power, left)
+
+    def _sweep(self, assigners: list[Assigner], rows: Tensor, *, search: bool) -> _Swept:
+        """Images ``rows`` under every map."""
+        fixed = None if self.config.poses.scale == "image" else 1.0
+        left = torch.zeros(len(assigners), assigners[0].refiner.band.radius + 1).double()
+        parts: list[Assignment] = []
+        likelihood: list[Tensor] = []
+        rotation: list[Tensor] = []
+        done = 0
+        for chosen, read in read_ahead(self.images, rows):
+            optics = None if self.optics is None else self.optics[chosen].to(self._device)
+            images = read.to(self._device, torch.float32)
+            start = None if search else _moved_to(self._found[chosen], self._device)
+            told = [a(images, optics, start=start, scale=fixed) for a in assigners]
+            left += torch.stack([one.left for one in told])
+            best, gain, turned = _best(told)
+            parts.append(_moved_to(best, torch.device("cpu")))
+            likelihood.append(gain.cpu() / 2)
+            rotation.append(turned.cpu())
+            done += len(chosen)
+            self._progress(done / len(rows))
+        return _Swept(
+            Assignment.cat(parts),
+            torch.cat(likelihood),
+            torch.cat(rotation) if search else None,
+            left,
+        )
 
     def _reconstruct(self) -> list[float]:
         """The maps from their images; resolution of each, Å. One of too few stays as it was."""
@@ -216,6 +269,8 @@ class Classification:
         shares = torch.bincount(self.classes, minlength=len(self.maps)) / len(self.classes)
         top = self.likelihood.topk(min(2, len(self.maps)), dim=1).values
         stats = {"changed": self.changed, "margin": float((top[:, 0] - top[:, -1]).median())}
+        if self.dropped:
+            stats["dropped"] = float(len(self.dropped))
         for k, (share, angstrom) in enumerate(zip(shares.tolist(), resolution, strict=True)):
             stats |= {f"share_{k + 1}": share, f"resolution_{k + 1}": angstrom}
         return stats
@@ -234,7 +289,9 @@ class Classification:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a task with the same images, maps and settings.
+        """Go on from a :meth:`state_dict` of a task with the same images and settings.
+
+        The task must have been made with the state's maps, some of which may have been dropped.
 
         Raises:
             ValueError: maps of another number or box.
@@ -242,7 +299,7 @@ class Classification:
         if state["maps"].shape != self.maps.shape:
             raise ValueError(
                 f"the state has maps {tuple(state['maps'].shape)}, this task "
-                f"{tuple(self.maps.shape)}; resume with the maps it was begun with"
+                f"{tuple(self.maps.shape)}; resume with the state's maps"
             )
         self.round, self.changed = int(state["round"]), float(state["changed"])
         self.classes, self.likelihood = state["classes"].cpu(), state["likelihood"].cpu()
@@ -266,10 +323,64 @@ def _moved_to(found: Assignment, device: torch.device) -> Assignment:
     return Assignment(**{name: value.to(device) for name, value in vars(found).items()})
 
 
-def _best(told: list[Assigned]) -> tuple[Assignment, Tensor]:
-    """Of every image the candidates under its best map, and the gains under all ``(b, K)``."""
+def _best(told: list[Assigned]) -> tuple[Assignment, Tensor, Tensor]:
+    """Of every image the candidates under its best map; of all maps gains and best rotations."""
     parts = [one.found.best(KEPT) for one in told]
     gain = torch.stack([part.gain[:, 0] for part in parts], 1)
     every = Assignment.cat(parts)
     rows = torch.arange(len(gain), device=gain.device)
-    return every[gain.argmax(1) * len(gain) + rows], gain
+    rotation = torch.stack([part.rotation[:, 0] for part in parts], 1)
+    return every[gain.argmax(1) * len(gain) + rows], gain, rotation
+
+
+def _put(into: Assignment, rows: Tensor, found: Assignment) -> Assignment:
+    """A copy in which some images have other candidates."""
+    values = {name: value.clone() for name, value in vars(into).items()}
+    for name, value in vars(found).items():
+        values[name][rows] = value
+    return Assignment(**values)
+
+
+def superfluous(
+    likelihood: Tensor, rotation: Tensor | None, loss: float, symmetry: str = "C1"
+) -> list[int]:
+    """Maps that images do well without, in another frame.
+
+    Of the maps that qualify the one is dropped that costs least, then it is asked again.
+
+    Args:
+        likelihood: ``(b, K)``, logarithm of each image's under each map over noise alone.
+        rotation: ``(b, K, 3, 3)``, best of each image under each map; None drops nothing.
+        loss: what a map may be worth to its images, as share of their likelihood under it.
+        symmetry: of all maps: turns that make no difference.
+
+    Returns:
+        numbers of the maps, from 0 on, rising. A map stays if half of its images keep their
+        rotation, to 20 degrees, under the next best map: then it is a structure of its own in the
+        common frame, however like another one.
+    """
+    left = list(range(likelihood.shape[1]))
+    if rotation is None:
+        return []
+    group = point_group(symmetry).matrices.to(rotation)
+    while len(left) > 1:
+        gain = likelihood[:, left]
+        own = gain.argmax(1)
+        least: tuple[float, int] = (loss, -1)
+        for i, k in enumerate(left):
+            rows = (own == i).nonzero().flatten()
+            if not len(rows):
+                continue
+            others = gain[rows].clone()
+            others[:, i] = -math.inf
+            next_best, place = others.max(1)
+            cost = 1 - float(next_best.sum() / gain[rows, i].sum().clamp(min=1e-9))
+            there = rotation[rows, torch.tensor(left)[place]]
+            turned = geodesic_distance_deg(rotation[rows, k][:, None], there[:, None] @ group)
+            apart = float((turned.amin(1) > _APART_DEG).double().mean())
+            if apart > 0.5 and cost < least[0]:
+                least = (cost, k)
+        if least[1] < 0:
+            break
+        left.remove(least[1])
+    return [k for k in range(likelihood.shape[1]) if k not in left]
