@@ -9,8 +9,8 @@ micrographs, SNR 0 dB, shifts of up to --shift-percent of the box along each axi
 Every way of --ways runs as users run it, `vitreous hetero run`:
 
 * align: poses of one structure for all (as `vitreous auto` finds them), a linear model and its
-  clusters, poses sought again under their maps, and a linear model with those;
-* align-once: the same without the second half;
+  clusters, poses sought again under their maps, a linear model with those, and so on in passes;
+* align-once: one pass;
 * gan: the VAE-GAN, without poses, as it comes;
 * gan-coarse: with a linear generator and CryoGAN's critic at 16 px, the best settings so far;
 * gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise network, with
@@ -80,7 +80,7 @@ COARSE = {
 }
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "align": ((), {}),
-    "align-once": (("--rounds", "0"), {}),
+    "align-once": (("--passes", "1"), {}),
     "gan": (("--no-align",), {}),
     "gan-coarse": (("--no-align",), COARSE),
     "gan-plain": (("--no-align",), {"invariant": False}),

@@ -85,4 +85,4 @@ def reach(shift_angstrom: Tensor, label: Tensor) -> float:
     50.0
     """
     far = shift_angstrom.norm(dim=1)
-    return max(far[label == k].quantile(_MOST).item() for k in label.unique())
+    return max(far[label == k].quantile(_MOST).item() for k in set(label.tolist()))

@@ -225,7 +225,7 @@ class Classification:
             likelihood.append(gain.cpu() / 2)
             rotation.append(turned.cpu())
             done += len(chosen)
-            self._progress(done / len(rows))
+            self._progress(done / len(rows) if len(rows) == len(self.images) else 1.0)
         return _Swept(
             Assignment.cat(parts),
             torch.cat(likelihood),
