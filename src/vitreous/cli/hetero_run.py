@@ -45,7 +45,7 @@ from vitreous.cli.hetero_rounds import search_again
 from vitreous.cli.hetero_training import Training, open_history
 from vitreous.cli.history import HistoryFile
 from vitreous.cli.output import CONFIG, OutputFolder
-from vitreous.cli.particle_sources import ParticleFiles, images_digest
+from vitreous.cli.particle_sources import ParticleFiles
 from vitreous.cli.progress import RunProgress, duration
 from vitreous.cli.sorters import Material, Method
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
@@ -108,7 +108,7 @@ def run(request: Request) -> Done:
     """
     if request.rounds and request.method != "align":
         raise UsageError("--rounds: needs poses; leave out --no-align")
-    data = open_working_set(request.files, request.working, check_all=True)
+    data = open_working_set(request.files, request.working, check_all=True, quiet=request.quiet)
     settings = sorters.settle(
         request.method, request.config, request.overrides, request.working, data
     )
@@ -210,7 +210,7 @@ def sort(
 
 def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
     options: dict[str, Any] = {
-        "images_sha256": images_digest(data.particles),
+        "images_sha256": data.digest,
         **recipe.options(),
         "box": data.box_size,
         "pixel_size": data.pixel_size_angstrom,
