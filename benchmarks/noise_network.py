@@ -15,15 +15,15 @@ image at a time cannot tell whose noise it is: the level came out anywhere from 
 planted one. In the VAE-GAN the physics forbids it: all images are projections of one volume.
 
 With --volume the signal is what it is in the VAE-GAN: projections of a volume (the phantom's;
-learned voxel by voxel within a sphere, from zero) from random directions. No frozen pattern of noise
-is a projection from every direction, and the level is found with the signal learned beside it.
-Settings were chosen at a level of 0.7.
+learned voxel by voxel within a sphere, from zero) from random directions. No frozen pattern of
+noise is a projection from every direction, and the level is found with the signal learned beside
+it. Settings were chosen at a level of 0.7.
 
 With --known-signal only the noise network is learned, which holds the limit. Without either no
-settings tried so far do: at 32 px, level 0.7 and 600 to 2,000 steps the levels found were 0.01 (the image
-learns as fast as the noise network and takes a frozen pattern of noise for signal, which a critic
-of single images accepts) to 1.7 and more (the noise network outruns critic and image). Fails (exit
-1) where a level found is wrong by more than 5 %.
+settings tried so far do: at 32 px, level 0.7 and 600 to 2,000 steps the levels found were 0.01 (the
+image learns as fast as the noise network and takes a frozen pattern of noise for signal, which a
+critic of single images accepts) to 1.7 and more (the noise network outruns critic and image). Fails
+(exit 1) where a level found is wrong by more than 5 %.
 """
 
 from __future__ import annotations
