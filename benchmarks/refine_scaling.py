@@ -35,8 +35,14 @@ from _processes import measured, vitreous
 
 LIMIT_GB = 6.0
 EDGE = 230.4  # of the box, Å
-ROWS = ["10000x64", "30000x64", "100000x64", "10000x128", "30000x128", "100000x128"]
+ROWS = [(n, box) for box in (64, 128) for n in (10_000, 30_000, 100_000)]
 COLUMNS = ("n", "box", "rounds", "seconds", "ms_per_particle_and_round", "peak_memory_gb")
+
+
+def size(text: str) -> tuple[int, int]:
+    """NxBOX, of the command line."""
+    count, box = text.split("x")
+    return int(count), int(box)
 
 
 def simulate(count: int, box: int, folder: Path, options: argparse.Namespace) -> float:
@@ -86,9 +92,13 @@ def refine(count: int, box: int, options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [list(COLUMNS), ["---:"] * len(COLUMNS)]
-    lines += [[f"{row[name]:,}" for name in COLUMNS] for row in rows]
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> str:
+    """Markdown."""
+    lines = [list(columns), ["---:"] * len(columns)]
+    lines += [
+        [format(row[name], "" if isinstance(row[name], str) else ",") for name in columns]
+        for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -117,7 +127,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str,
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/scaling"))
-    parser.add_argument("--rows", nargs="+", default=ROWS, metavar="NxBOX")
+    parser.add_argument("--rows", nargs="+", type=size, default=ROWS, metavar="NxBOX")
     parser.add_argument("--rounds", type=int, default=20, help="most; it ends when settled")
     parser.add_argument("--start-resolution", type=float, default=40.0, help="Å")
     parser.add_argument("--snr-db", type=float, default=-10.0)
@@ -126,12 +136,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="particles and results")
     options = parser.parse_args()
-    try:
-        options.rows = [tuple(int(part) for part in row.split("x")) for row in options.rows]
-    except ValueError:
-        parser.error("--rows: give NxBOX, such as 10000x64")
-    if any(len(row) != 2 for row in options.rows):
-        parser.error("--rows: give NxBOX, such as 10000x64")
     options.folder = options.folder.resolve()
     return options
 

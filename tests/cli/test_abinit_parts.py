@@ -18,7 +18,7 @@ from vitreous.cli.particle_sources import (
     ParticleFiles,
     WorkingImages,
     assign_halves,
-    images_digest,
+    check_images,
 )
 from vitreous.core.errors import DivergedError, InputError, ResourceError, UsageError, VitreousError
 from vitreous.core.params import Optics
@@ -96,12 +96,31 @@ def test_dark_protein_is_inverted():
     assert torch.equal(WorkingImages(some, invert=False).read(index), some.read(index))
 
 
-def test_digest_tells_changed_pixels():
+def checked(data, *, skip_bad=False):
+    given = Particles.from_arrays(data, Optics.uniform(len(data)), pixel_size_angstrom=4.0)
+    return check_images(given, skip_bad=skip_bad, quiet=True)
+
+
+def test_one_look_at_all_images_tells_changed_pixels():
     changed = images()
     changed[7, 3, 3] += 1e-3
-    other = Particles.from_arrays(changed, Optics.uniform(10), pixel_size_angstrom=4.0)
-    assert images_digest(particles()) == images_digest(particles())
-    assert images_digest(particles()) != images_digest(other)
+    found = checked(images())
+    assert found.rows.tolist() == list(range(10))
+    assert checked(images()).digest == found.digest
+    assert checked(changed).digest != found.digest
+    assert checked(images().flip(0)).digest != found.digest
+
+
+def test_bad_images_are_left_out_of_rows_and_digest():
+    spoiled = torch.cat([images(), torch.ones(1, 16, 16)])
+    with pytest.warns(UserWarning, match="1 constant"):
+        found = checked(spoiled)
+    assert found.digest == checked(images()).digest
+    spoiled[4, 2, 2] = torch.nan
+    with pytest.raises(InputError, match="--skip-bad"):
+        checked(spoiled)
+    with pytest.warns(UserWarning, match="1 with NaN"):
+        assert checked(spoiled, skip_bad=True).rows.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
 # ---------------------------------------------------------------- noise

@@ -231,3 +231,17 @@ def test_defocus_and_contrast_of_micrographs_are_refined(
     code, _, stderr = vitreous(*arguments, "--ignore-ctf")
     assert code == 2
     assert "leaves no optics of micrographs to be refined" in stderr
+
+
+def test_particles_have_a_contrast(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = vitreous(
+        *("refine", simulated / "particles.star", "--map", simulated / "truth.mrc", "--sym", "D2"),
+        *("--rounds", "3", "--scale", "image", "--threads", "1", "-q", "-o", out),
+    )
+    assert code == 0, stderr
+    assert "contrast     " in stdout
+    assert not (out / "micrographs.csv").exists()
+    contrast = [float(one) for one in columns(out / "particles.star")["vitreousContrast"]]
+    assert sum(contrast) / len(contrast) == pytest.approx(1, abs=0.02)
+    assert min(contrast) > 0

@@ -209,8 +209,8 @@ def test_rounds_find_planted_errors_and_resume() -> None:
     assert run.optics is not None
     assert resumed.optics is not None
     assert torch.equal(run.optics.defocus_u_angstrom, resumed.optics.defocus_u_angstrom)
-    assert run.micrographs is not None
-    for found in run.micrographs.found:
+    assert run.judged.micrographs is not None
+    for found in run.judged.micrographs.found:
         assert found is not None
         defocus, scale = in_errors(found, data)
         assert rms(defocus) < 1.8
@@ -218,7 +218,38 @@ def test_rounds_find_planted_errors_and_resume() -> None:
         assert found.defocus_error_angstrom.max() < 70
     moved = run.optics.defocus_u_angstrom - data.optics.defocus_u_angstrom
     assert rms(moved - data.change[data.micrograph]) < 60
-    torch.testing.assert_close(run.poses().scale, run.micrographs.scale(), atol=0.05, rtol=0)
+    torch.testing.assert_close(run.poses().scale, run.judged.micrographs.scale(), atol=0.05, rtol=0)
+
+
+def test_particles_enter_by_their_contrast() -> None:
+    stream = torch.Generator().manual_seed(7)
+    data = planted(False, 40, 4.0)
+    contrast = 0.2 + 1.6 * torch.rand(len(data.images), generator=stream)
+    clean = data.images - data.noise
+    varied = replace(data, images=clean * contrast[:, None, None] + data.noise)
+    told = {}
+    for scale in ("one", "image"):
+        run = task(varied, scale=scale)
+        for _ in range(4):
+            run.step()
+        told[scale] = float(fsc(run.maps()[2], data.volume)[4:24].mean())
+    assert run.judged.single is not None
+    assert told["image"] > told["one"] + 0.01
+    found, true = run.judged.single.scale(), contrast / contrast.mean()
+    assert float(torch.corrcoef(torch.stack([found, true]))[0, 1]) > 0.9
+    resumed = task(varied, scale="image")
+    resumed.restore(*run.state())
+    for one in (run, resumed):
+        one.step()
+    assert torch.equal(run.maps()[2], resumed.maps()[2])
+
+
+def test_equal_particles_stay_equal() -> None:
+    run = task(planted(False, 40, 4.0), scale="image")
+    for _ in range(3):
+        run.step()
+    assert run.judged.single is not None
+    assert rms(run.judged.single.scale() - 1) < 0.05
 
 
 def test_micrographs_must_be_given() -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +21,11 @@ from vitreous.cli.half_worker import HalfJob, Imaging, Outcome
 from vitreous.cli.history import HistoryFile
 from vitreous.cli.output import CONFIG, OutputFolder, plain
 from vitreous.cli.particle_sources import (
+    Checked,
     NoiseFiles,
     ParticleFiles,
     assign_halves,
-    images_digest,
+    check_images,
     warn_of_bare_micrographs,
 )
 from vitreous.cli.progress import RunProgress
@@ -87,13 +87,16 @@ class Reconstruction:
 class _Plan:
     """A checked request."""
 
-    particles: Particles
-    rows: np.ndarray[Any, np.dtype[np.int64]]
+    checked: Checked
     half_set: Tensor
     imaging: Imaging
     config: CryoGanConfig
     device: torch.device
     threads: int
+
+    @property
+    def particles(self) -> Particles:
+        return self.checked.particles
 
     @property
     def threads_per_half(self) -> int:
@@ -147,13 +150,8 @@ def _plan(request: Request) -> _Plan:
     point_group(request.symmetry)
     threads = request.threads or len(os.sched_getaffinity(0))
     device = use_device(request.device, threads)
-    every = request.files.open()
-    particles = every.without_bad(skip_bad=request.skip_bad)
-    if len(particles) < len(every):
-        kept = set(particles.ids)
-        rows = np.array([i for i, name in enumerate(every.ids) if name in kept], dtype=np.int64)
-    else:
-        rows = np.arange(len(every))
+    checked = check_images(request.files.open(), skip_bad=request.skip_bad, quiet=request.quiet)
+    particles = checked.particles
     half_set = assign_halves(particles, request.seed)
     config = solver_config(request, particles)
     box = config.stages[-1].box_size
@@ -170,7 +168,7 @@ def _plan(request: Request) -> _Plan:
     if box < particles.box_size and request.box_size is None and not request.quiet:
         say(f"images cropped from {particles.box_size} to {box} px, {pixel:.2f} Å/px; see --box")
     imaging = Imaging(box, pixel, request.poses, request.shift, b_factor, request.invert)
-    return _Plan(particles, rows, half_set, imaging, config, device, threads)
+    return _Plan(checked, half_set, imaging, config, device, threads)
 
 
 def solver_config(request: Request, particles: Particles) -> CryoGanConfig:
@@ -224,7 +222,7 @@ def _folder(request: Request, plan: _Plan) -> OutputFolder:
         "poses": Path(request.poses[5:]) if request.poses.startswith("star:") else None,
     }
     options = {
-        "images_sha256": images_digest(plan.particles),
+        "images_sha256": plan.checked.digest,
         "box": plan.imaging.box_size,
         "apix": plan.imaging.pixel_size_angstrom,
         "invert": request.invert,
@@ -293,7 +291,7 @@ def _jobs(request: Request, plan: _Plan, folder: OutputFolder) -> list[HalfJob]:
             HalfJob(
                 half=half,
                 files=request.files,
-                rows=plan.rows[(plan.half_set == half).numpy()],
+                rows=plan.checked.rows[(plan.half_set == half).numpy()],
                 noise=request.noise,
                 imaging=plan.imaging,
                 config=plan.config,

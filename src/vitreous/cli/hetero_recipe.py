@@ -13,7 +13,7 @@ import torch
 from vitreous.cli import sorters
 from vitreous.cli.common import one_line
 from vitreous.cli.output import CHECKPOINTS, CONFIG
-from vitreous.cli.particle_sources import ParticleFiles, WorkingImages, images_digest
+from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.sorters import Material, Method
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
 from vitreous.core.errors import InputError, UsageError
@@ -130,7 +130,12 @@ def _same(one: Pose, other: Pose) -> bool:
 
 
 def load_trained(
-    folder: Path, particles: Path | None = None, *, device: str = "auto", threads: int = 0
+    folder: Path,
+    particles: Path | None = None,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    quiet: bool = True,
 ) -> Trained:
     """The sorter of a folder that ``vitreous hetero train`` or ``run`` wrote.
 
@@ -138,6 +143,7 @@ def load_trained(
         folder: of the run.
         particles: where the table lies now, if it has moved.
         device, threads: where to compute.
+        quiet: show no progress of the look through the images.
 
     Raises:
         UsageError: no such folder, or training has not ended.
@@ -146,8 +152,8 @@ def load_trained(
     config = _config(folder)
     recipe = Recipe.of_config(config, particles)
     recipe = replace(recipe, working=replace(recipe.working, device=device, threads=threads))
-    data = open_working_set(recipe.files, recipe.working, check_all=True)
-    if images_digest(data.particles) != config["options"].get("images_sha256"):
+    data = open_working_set(recipe.files, recipe.working, check_all=True, quiet=quiet)
+    if data.digest != config["options"].get("images_sha256"):
         raise InputError(
             f"{recipe.files.path}: not the images that {folder} was trained on; give theirs "
             "(--particles)"

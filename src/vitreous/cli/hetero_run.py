@@ -34,7 +34,6 @@ from vitreous.cli.hetero_results import (
 )
 from vitreous.cli.hetero_training import Journal
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import images_digest
 from vitreous.cli.progress import RunProgress, duration
 from vitreous.cli.working_set import WorkingSet, open_working_set
 from vitreous.report.mixed import MixedReport, write_mixed_report
@@ -52,7 +51,7 @@ def run(request: Request) -> Done:
         SystemExit: stopped by a signal, after saving.
     """
     request.check()
-    data = open_working_set(request.files, request.working, check_all=True)
+    data = open_working_set(request.files, request.working, check_all=True, quiet=request.quiet)
     settings = sorters.settle(
         request.method, request.config, request.overrides, request.working, data
     )
@@ -83,7 +82,7 @@ def run(request: Request) -> Done:
 
 def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
     options: dict[str, Any] = {
-        "images_sha256": images_digest(data.particles),
+        "images_sha256": data.digest,
         **recipe.options(),
         "box": data.box_size,
         "pixel_size": data.pixel_size_angstrom,

@@ -102,7 +102,11 @@ def embed(request: EmbedRequest) -> Done:
 
     started = time.monotonic()
     trained = load_trained(
-        request.model, request.particles, device=request.device, threads=request.threads
+        request.model,
+        request.particles,
+        device=request.device,
+        threads=request.threads,
+        quiet=request.quiet,
     )
     particles = trained.material.data.particles
     folder = _folder(
@@ -220,7 +224,11 @@ def traverse(request: TraverseRequest) -> Done:
         told = ", ".join(map(str, known)) or "none"
         raise UsageError(f"--class {strange[0] if strange else ''}: the table has classes {told}")
     trained = load_trained(
-        request.model, request.model_particles, device=request.device, threads=request.threads
+        request.model,
+        request.model_particles,
+        device=request.device,
+        threads=request.threads,
+        quiet=request.quiet,
     )
     pixel = trained.pixel_size_angstrom
     options = {"points": request.points, "classes": list(numbers)}

@@ -9,34 +9,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vitreous.solvers.micrographs import Micrographs
+from vitreous.solvers.micrographs import Judged, Micrographs
+
+CONTRAST = "vitreousContrast"
 
 
-def defocus_columns(micrographs: Micrographs | None) -> dict[str, Tensor]:
-    """The particles' defocus under RELION's names, where it was refined."""
-    if micrographs is None or not micrographs.config.refine_defocus:
-        return {}
-    optics = micrographs.optics()
-    return {
-        "rlnDefocusU": optics.defocus_u_angstrom.cpu().double(),
-        "rlnDefocusV": optics.defocus_v_angstrom.cpu().double(),
-    }
+def refined_columns(judged: Judged | None) -> dict[str, Tensor]:
+    """The particles' defocus under RELION's names, and their contrast, where it was refined."""
+    columns = {}
+    micrographs, single = (None, None) if judged is None else (judged.micrographs, judged.single)
+    if micrographs is not None and micrographs.defocus:
+        optics = micrographs.optics()
+        columns["rlnDefocusU"] = optics.defocus_u_angstrom.cpu().double()
+        columns["rlnDefocusV"] = optics.defocus_v_angstrom.cpu().double()
+    if single is not None:
+        columns[CONTRAST] = single.scale().cpu().double()
+    return columns
 
 
 def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
-    """How far defocus and contrast were changed, for the summary."""
+    """How far defocus and contrast were changed, of micrographs or particles, for the summary."""
     found = [one for one in micrographs.found if one is not None]
 
     def both(name: str) -> Tensor:
         return torch.cat([getattr(one, name)[one.particles > 0] for one in found]).cpu()
 
     numbers = {}
-    if micrographs.config.refine_defocus:
+    if micrographs.defocus:
         change, error = both("defocus_change_angstrom"), both("defocus_error_angstrom")
         known = error[error.isfinite()]
         to = f"to {float(known.median()):.0f} Å" if len(known) else "nothing to be seen of it"
         numbers["defocus"] = f"{float(change.square().mean().sqrt()):.0f} Å rms, {to}"
-    if micrographs.config.scale == "micrograph":
+    if micrographs.contrast:
         scale = both("scale")
         numbers["contrast"] = f"{float(scale.min()):.2f} to {float(scale.max()):.2f}"
     return numbers
@@ -47,9 +51,9 @@ def micrographs_csv(micrographs: Micrographs, names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["micrograph", "half", "particles"]
-    if micrographs.config.refine_defocus:
+    if micrographs.defocus:
         head += ["defocus_change_angstrom", "defocus_error_angstrom"]
-    if micrographs.config.scale == "micrograph":
+    if micrographs.contrast:
         head += ["scale", "scale_error"]
     writer.writerow(head)
     for which, found in enumerate(micrographs.found):

@@ -10,9 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitreous.cli.common import generator, say
+from vitreous.cli.progress import RunProgress
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.particles import Particles
 from vitreous.data.sources import StackSource
@@ -231,12 +233,48 @@ def assign_halves(particles: Particles, seed: int) -> Tensor:
     return half
 
 
-def images_digest(particles: Particles) -> str:
-    """A hash of all pixels, to tell changed data by; every image is read once."""
-    digest = hashlib.sha256()
-    for piece in torch.split(torch.arange(len(particles)), _PIECE):
-        digest.update(np.ascontiguousarray(particles.read(piece).numpy()).tobytes())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True)
+class Checked:
+    """Particles whose images were all looked at.
+
+    Args:
+        particles: those whose images can be used.
+        rows: their places among those that were looked at, ``(n,)``.
+        digest: a hash of all their pixels, to tell changed data by.
+    """
+
+    particles: Particles
+    rows: NDArray[np.int64]
+    digest: str
+
+
+def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checked:
+    """Read every image once, with progress shown.
+
+    Args:
+        particles: to be checked.
+        skip_bad: leave out images that are not finite, as constant ones always are.
+        quiet: show no progress.
+
+    Raises:
+        InputError: bad images that are not to be left out, or none left.
+    """
+    hashes: list[bytes] = []
+
+    def look(images: Tensor) -> None:
+        pixels = np.ascontiguousarray(images.numpy())
+        hashes.extend(hashlib.blake2b(one, digest_size=16).digest() for one in pixels)
+
+    with RunProgress("checking the images", quiet=quiet) as bar:
+        kept = particles.without_bad(
+            skip_bad=skip_bad, progress=lambda done, total: bar.update(done / total), look=look
+        )
+    rows = np.arange(len(particles), dtype=np.int64)
+    if len(kept) < len(particles):
+        names = set(kept.ids)
+        rows = np.array([i for i, name in enumerate(particles.ids) if name in names], np.int64)
+    digest = hashlib.sha256(b"".join(hashes[i] for i in rows)).hexdigest()[:16]
+    return Checked(kept, rows, digest)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def make_plan(request: Request) -> Plan:
         device=request.device,
         threads=request.threads,
     )
-    found = open_working_set(request.files, working)
+    found = open_working_set(request.files, working, quiet=request.quiet)
     pose = found.particles.pose
     if pose is None:
         raise InputError(

@@ -47,8 +47,8 @@ Assignment = Annotated[
 Scale = Annotated[
     Literal["one", "micrograph", "image"],
     typer.Option(
-        help="`micrograph` or `image` fits the contrast of every micrograph or particle; `one` "
-        "takes it as equal.",
+        help="`micrograph` or `image` fits the contrast of every micrograph or particle, and "
+        "weights particles by it; `one` takes it as equal.",
         rich_help_panel=_SOLVER,
     ),
 ]

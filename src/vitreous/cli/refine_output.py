@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreous.cli.common import generator
 from vitreous.cli.compare_halves import sphere
 from vitreous.cli.first_maps import FirstMaps, shells_beyond_doubt
-from vitreous.cli.micrographs_output import defocus_columns, micrographs_csv, optics_numbers
+from vitreous.cli.micrographs_output import micrographs_csv, optics_numbers, refined_columns
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
     Halves,
@@ -96,12 +96,15 @@ def write_results(
         halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
     )
     numbers = {} if poses is None else _numbers(poses, post)
-    micrographs = None if task is None else task.micrographs
+    judged = None if task is None else task.judged
+    for one in judged or ():
+        if any(one.found):
+            numbers |= optics_numbers(one)
+    micrographs = None if judged is None else judged.micrographs
     if micrographs is not None and any(micrographs.found):
-        numbers |= optics_numbers(micrographs)
         table = micrographs_csv(micrographs, data.particles.micrograph_names)
         atomic_write_text(folder.path("micrographs.csv"), table)
-    _write_tables(folder, data, halves, poses, defocus_columns(micrographs))
+    _write_tables(folder, data, halves, poses, refined_columns(judged))
     more = {
         "start.mrc": 0.5 * (first.half1 + first.half2),
         "mask.mrc": post.mask,

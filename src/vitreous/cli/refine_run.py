@@ -16,7 +16,7 @@ from vitreous.cli.common import StopSignals, say
 from vitreous.cli.first_maps import FirstMaps, Search, ab_initio, from_file
 from vitreous.cli.history import HistoryFile
 from vitreous.cli.output import OutputFolder
-from vitreous.cli.particle_sources import ParticleFiles, WorkingImages, images_digest
+from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.progress import RunProgress
 from vitreous.cli.reconstruction_output import FILES
 from vitreous.cli.refine_output import Refined, write_results
@@ -137,7 +137,7 @@ def refine(request: Request) -> Refined:
 
 
 def _plan(request: Request) -> _Plan:
-    data = open_working_set(request.files, request.working, check_all=True)
+    data = open_working_set(request.files, request.working, check_all=True, quiet=request.quiet)
     edge = data.box_size * data.pixel_size_angstrom
     farthest = request.shift_range_angstrom
     if farthest is not None and farthest > edge / 2:
@@ -168,7 +168,7 @@ def _folder(plan: _Plan) -> OutputFolder:
         else vars(request.search)
     )
     options = {
-        "images_sha256": images_digest(data.particles),
+        "images_sha256": data.digest,
         "sym": working.symmetry,
         "box": data.box_size,
         "apix": data.pixel_size_angstrom,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreous.cli.common import use_device
-from vitreous.cli.particle_sources import ParticleFiles, assign_halves
+from vitreous.cli.particle_sources import ParticleFiles, assign_halves, check_images
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles
@@ -61,17 +61,21 @@ class Working:
 
 @dataclass(frozen=True)
 class WorkingSet:
-    """Checked particles, their half sets (long ``(n,)`` of 1 and 2), and the grid to work on."""
+    """Particles, their half sets (long ``(n,)`` of 1 and 2), and the grid to work on.
+
+    ``digest`` is a hash of all pixels, where all were looked at.
+    """
 
     particles: Particles
     half_set: Tensor
     box_size: int
     pixel_size_angstrom: float
     device: torch.device
+    digest: str = ""
 
 
 def open_working_set(
-    files: ParticleFiles, options: Working, *, check_all: bool = False
+    files: ParticleFiles, options: Working, *, check_all: bool = False, quiet: bool = True
 ) -> WorkingSet:
     """Open particles and check options against them.
 
@@ -79,6 +83,7 @@ def open_working_set(
         files: where they are.
         options: how they are to be worked on.
         check_all: look through all images, and refuse bad ones unless they are to be skipped.
+        quiet: show no progress of that.
 
     Raises:
         UsageError: options that do not fit the images.
@@ -87,8 +92,10 @@ def open_working_set(
     point_group(options.symmetry)
     device = use_device(options.device, options.threads)
     particles = files.open(need_ctf=not options.ignore_ctf)
+    digest = ""
     if options.skip_bad or check_all:
-        particles = particles.without_bad(skip_bad=options.skip_bad)
+        checked = check_images(particles, skip_bad=options.skip_bad, quiet=quiet)
+        particles, digest = checked.particles, checked.digest
     full = particles.box_size
     n = options.box_size or full
     if n > full:
@@ -97,4 +104,5 @@ def open_working_set(
     diameter = options.mask_diameter_angstrom
     if diameter is not None and diameter > edge:
         raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
-    return WorkingSet(particles, assign_halves(particles, options.seed), n, edge / n, device)
+    half_set = assign_halves(particles, options.seed)
+    return WorkingSet(particles, half_set, n, edge / n, device, digest)

@@ -312,17 +312,25 @@ class Particles:
             _rows=rows,
         )
 
-    def find_bad_images(self, progress: Callable[[int, int], None] | None = None) -> BadImages:
+    def find_bad_images(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        look: Callable[[Tensor], object] | None = None,
+    ) -> BadImages:
         """Read every image once, piece by piece, and list what cannot be used.
 
         Args:
             progress: called with images done and images in all.
+            look: shown every piece ``(b, n, n)``, in order.
         """
         step = max(1, _SCAN_BYTES // (4 * self.box_size**2))
         non_finite: list[int] = []
         constant: list[int] = []
         for start in range(0, len(self), step):
-            finite, flat = finite_and_constant(self.read(slice(start, start + step)))
+            images = self.read(slice(start, start + step))
+            finite, flat = finite_and_constant(images)
+            if look is not None:
+                look(images)
             non_finite += (start + (~finite).nonzero().flatten()).tolist()
             constant += (start + flat.nonzero().flatten()).tolist()
             if progress is not None:
@@ -330,18 +338,22 @@ class Particles:
         return BadImages(tuple(non_finite), tuple(constant))
 
     def without_bad(
-        self, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        skip_bad: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        look: Callable[[Tensor], object] | None = None,
     ) -> Self:
         """Check every image; constant ones are left out with a warning and recorded.
 
         Args:
             skip_bad: leave out images that are not finite as well, instead of rejecting the set.
-            progress: see :meth:`find_bad_images`.
+            progress, look: see :meth:`find_bad_images`.
 
         Raises:
             InputError: images with NaN or infinite pixels (their names are given), or none left.
         """
-        bad = self.find_bad_images(progress)
+        bad = self.find_bad_images(progress, look)
         if not bad:
             return self
         where = self._table.path if self._table is not None else "particles"

@@ -44,7 +44,7 @@ from vitreous.solvers.images import (
     shell_power,
 )
 from vitreous.solvers.loop import Stats
-from vitreous.solvers.micrographs import Micrographs
+from vitreous.solvers.micrographs import Judged, Micrographs
 from vitreous.solvers.optics_refinement import OpticsTally, ScaledImages
 from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import PoseRefiner
@@ -132,11 +132,7 @@ class PoseAssignment:
         self._found: list[Assignment | None] = [None, None]
         self._drawn: list[Drawn | None] = [None, None]
         self._best, self._stale = 0.0, 0
-        self.micrographs: Micrographs | None = None
-        if config.refine_defocus or config.scale == "micrograph":
-            if micrograph is None or optics is None:
-                raise ValueError("refine_defocus and scale='micrograph' need micrograph and optics")
-            self.micrographs = Micrographs(optics, micrograph, self._rows, config, self._device)
+        self.judged = Judged(optics, micrograph, total, self._rows, config, self._device)
 
     @property
     def _length(self) -> float:
@@ -159,8 +155,8 @@ class PoseAssignment:
             recentre=before is not None,
             generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
-        scale = self._scale().to(self._device) if self.round else None
-        tally = None if search else self._tally(which, assigner)
+        scale = self.judged.scale().to(self._device) if self.round else None
+        tallies = [] if search or not self.judged else self._tallies(which, assigner)
         rows, done = self._rows[which], 0
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
@@ -173,8 +169,8 @@ class PoseAssignment:
             fixed = None if scale is None or self.config.scale == "image" else scale[piece]
             assigned = assigner(images, optics, start=start, scale=fixed)
             parts.append(assigned.found.best(KEPT))
-            if tally is not None and self.micrographs is not None:
-                self.micrographs.add(tally, piece, images, assigned.found)
+            for judged, tally in tallies:
+                judged.add(tally, piece, images, assigned.found)
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
@@ -183,21 +179,15 @@ class PoseAssignment:
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
         known = self.noise_power[which]
         self.noise_power[which] = assigner.noise_after(known, left / len(rows))
-        if tally is not None and self.micrographs is not None:
-            self.micrographs.settle(which, tally)
-            self.optics = self.micrographs.optics()
+        for judged, tally in tallies:
+            judged.settle(which, tally)
+        self.optics = self.judged.optics()
 
-    def _tally(self, which: int, assigner: Assigner) -> OpticsTally | None:
-        """For the optics of micrographs, under the map of the other half; None if not refined."""
-        if self.micrographs is None:
-            return None
+    def _tallies(self, which: int, assigner: Assigner) -> list[tuple[Micrographs, OpticsTally]]:
+        """For what is refined of micrographs and particles, under the map of the other half."""
         band, power = assigner.refiner.band, self.noise_power[which]
         other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
-        return self.micrographs.tally(other)
-
-    def _scale(self) -> Tensor:
-        """Contrast of each image's micrograph, ``(b,)``; 1 where it is not refined."""
-        return torch.ones(len(self.half)) if self.micrographs is None else self.micrographs.scale()
+        return [(one, one.tally(other)) for one in self.judged]
 
     def _stream(self, which: int) -> torch.Generator:
         """Of the draws of a round and half."""
@@ -237,8 +227,8 @@ class PoseAssignment:
         """Sums of both halves from the present poses."""
         row, rotation, shift, weight = self._chosen()
         images: ImageSource = ChosenImages(self.images, row)
-        if self.config.scale == "micrograph":  # a c y and a^2 c^2 are to be summed
-            scale = self._scale()[row]
+        if self.config.scale != "one":  # a c y and a^2 c^2 are to be summed
+            scale = self.judged.scale()[row]
             images, weight = ScaledImages(images, 1 / scale), weight * scale.square()
         return accumulate(
             images,
@@ -343,8 +333,7 @@ class PoseAssignment:
             if self.sums is not None:
                 tensors[f"numerator.{which}"] = self.sums[which].numerator
                 tensors[f"weight.{which}"] = self.sums[which].weight
-        if self.micrographs is not None:
-            tensors |= self.micrographs.state()
+        tensors |= self.judged.state()
         box = 0 if self.sums is None else self.sums[0].box_size
         numbers = {"round": self.round, "radius": self.radius, "box": box}
         return tensors, numbers | {"best": self._best, "stale": self._stale}
@@ -363,9 +352,8 @@ class PoseAssignment:
             prefix = f"found.{which}."
             fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
             self._found[which] = Assignment(**fields)
-        if self.micrographs is not None:
-            self.micrographs.restore(here)
-            self.optics = self.micrographs.optics()
+        self.judged.restore(here)
+        self.optics = self.judged.optics()
         first, second = (
             Gridding(here[f"numerator.{which}"], here[f"weight.{which}"], int(numbers["box"]))
             for which in (0, 1)

@@ -30,7 +30,8 @@ class PoseConfig:
         assignment: "hard": the best pose; "soft": ``draws`` poses drawn from the likelihood.
         draws: see ``assignment``.
         seed: of the draws.
-        scale: "one" for all images, or each "micrograph" or "image" its own.
+        scale: "one" for all images, or each "micrograph" or "image" its own, by which images are
+            weighted.
         refine_defocus: whether the defocus of every micrograph is refined, from the round after
             the searches on.
         defocus_range_angstrom: farthest change of it.
