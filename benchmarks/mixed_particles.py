@@ -150,7 +150,7 @@ def model_maps(out: Path, states: Array, source: Path) -> list[dict[str, Any]]:
     """The model's map at the mean latent of each truth's particles, against that truth."""
     sorter, places = load_trained(out, device="cpu").sorter, latents(out / "particles.star")
     rows = []
-    for state in sorted(set(states.astype(int))):
+    for state in sorted({int(one) for one in states}):
         place = torch.from_numpy(places[states == state].mean(0)).float()
         told = map_against_truth(sorter.volume(place), source / f"truth{state:02d}.mrc", EDGE)
         rows.append({"truth": state, **told})
