@@ -19,7 +19,12 @@ def read_map(path: Path) -> Tensor:
 
 
 def against_truth(
-    volume: Tensor, truth: Tensor, pixel: float, *, either_contrast: bool = False
+    volume: Tensor,
+    truth: Tensor,
+    pixel: float,
+    *,
+    either_contrast: bool = False,
+    allow_mirror: bool = True,
 ) -> dict[str, Any]:
     """Resolutions in Å (0.5 and 0.143) within a sphere, and within the molecule's own soft mask.
 
@@ -27,7 +32,10 @@ def against_truth(
     """
     n = truth.shape[-1]
     signs = (1, -1) if either_contrast else (1,)
-    found = [align_maps(sign * volume, truth, pixel_size_angstrom=pixel) for sign in signs]
+    found = [
+        align_maps(sign * volume, truth, pixel_size_angstrom=pixel, allow_mirror=allow_mirror)
+        for sign in signs
+    ]
     best = max(found, key=lambda fit: fit.correlation)
     result: dict[str, Any] = {
         "correlation": round(float(best.correlation), 4),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from _against_truth import against_truth, read_map
 from _processes import measured, vitreous
@@ -73,7 +74,7 @@ def column(path: Path, name: str) -> Array:
 def maps_against_truth(
     maps: list[Path], found: Array, states: Array, truths: Path, edge: float
 ) -> list[dict[str, Any]]:
-    """Each map against the truth that most of its particles show, at the map's own box.
+    """Each map against the truth that most of its particles show, at the truth's box.
 
     Classes count from 1; ``edge`` is the box's, Å.
     """
@@ -81,12 +82,16 @@ def maps_against_truth(
     for number, path in enumerate(maps, 1):
         mine = states[found == number].astype(int)
         shown = int(np.bincount(mine).argmax()) if len(mine) else 1
-        volume = read_map(path)
-        n = volume.shape[-1]
-        truth = fourier_resize(read_map(truths / f"truth{shown:02d}.mrc"), n, 3)
-        told = against_truth(volume, truth, edge / n)
+        told = map_against_truth(read_map(path), truths / f"truth{shown:02d}.mrc", edge)
         share = float((mine == shown).mean()) if len(mine) else 0.0
         rows.append(
             {"map": path.name, "particles": len(mine), "truth": shown, "share": share, **told}
         )
     return rows
+
+
+def map_against_truth(volume: Tensor, truth: Path, edge: float) -> dict[str, Any]:
+    """A map of any box against a truth, at the truth's box; ``edge`` is the box's, Å."""
+    shown = read_map(truth)
+    n = shown.shape[-1]
+    return against_truth(fourier_resize(volume, n, 3), shown, edge / n)

@@ -74,3 +74,30 @@ def test_gradients_reach_every_weight(generator: torch.Generator) -> None:
 def test_rotations_are_needed() -> None:
     with pytest.raises(ValueError, match="got None"):
         _made().slices(torch.zeros(1, 3), None)
+
+
+def test_a_mixture_has_shares_with_a_sum_of_one(generator: torch.Generator) -> None:
+    made = BasisGenerator(16, 3, 4, mixture=True, generator=generator)
+    shares = made._shares(torch.randn(50, 3, generator=generator)) * (16 / 4)
+    assert torch.allclose(shares[:, 0], torch.ones(50))
+    assert (shares[:, 1:] > 0).all()
+    assert torch.allclose(shares[:, 1:].sum(1), torch.ones(50))
+    with pytest.raises(ValueError, match="at least 2 maps"):
+        BasisGenerator(16, 3, 1, mixture=True)
+
+
+def test_maps_that_are_held_do_not_count_until_they_vary(generator: torch.Generator) -> None:
+    made = _made()
+    made.hold()
+    places = torch.randn(2, 3, generator=generator)
+    assert torch.equal(made.volume(places[0]), made.volume(places[1]))
+    mean = made.volume(places[0])
+    made.slices(places, random_rotations(2, generator=generator)).abs().sum().backward()
+    slope = made.voxels.grad
+    assert slope is not None
+    assert slope[0].abs().max() > 0
+    assert slope[1:].abs().max() == 0
+    made.vary(generator)
+    assert (made.volume(places[0]) - made.volume(places[1])).norm() > 0.05 * mean.norm()
+    parts = made.voxels[1:].detach() / made.voxels[0].detach()
+    assert 0.2 < parts.std() < 1.0  # a share of the mean at every voxel

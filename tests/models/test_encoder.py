@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitreous.models.encoder import Encoder, Norm, SortingCritic, Trunk
+from vitreous.models.encoder import DenseEncoder, Encoder, Norm, SortingCritic, Trunk
 from vitreous.models.layers import GaborLayer, PolyphaseDown
 
 SHIFTS = [(0, 1), (1, 0), (3, 5), (13, 22), (31, 31), (32, 17), (47, 40), (63, 2)]
@@ -110,3 +110,15 @@ def test_weights_come_from_the_generator_alone() -> None:
 def test_boxes_that_cannot_be_halved_are_refused(box_size: int) -> None:
     with pytest.raises(ValueError, match=f"got {box_size}"):
         Trunk(box_size, 4)
+
+
+def test_a_dense_encoder_begins_near_the_prior_and_is_seeded(generator: torch.Generator) -> None:
+    images = torch.randn(50, 16, 16, generator=generator)
+    made = [DenseEncoder(16, 3, 32, generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2)]
+    with torch.no_grad():
+        (mean, log_variance), again, other = (one(images) for one in made)
+    assert mean.shape == log_variance.shape == (50, 3)
+    assert mean.abs().max() < 2
+    assert log_variance.abs().max() < 2
+    assert torch.equal(mean, again[0])
+    assert not torch.equal(mean, other[0])

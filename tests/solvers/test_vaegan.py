@@ -78,6 +78,8 @@ MODES: list[dict[str, Any]] = [
     {"generator": "basis"},
     {"invariant": False},
     {"critic": "dense"},
+    {"critic": "dense", "encoder": "dense", "invariant": False, "rotate": True},
+    {"generator": "basis", "basis_mixture": True, "perceptual": 0.0},
     {"noise": "scale"},
     {"noise": "none"},
     {"noise_kind": "poisson"},
@@ -174,7 +176,7 @@ def test_reconstructions_have_the_ctf_of_their_image(monkeypatch: pytest.MonkeyP
 def test_the_encoder_minimises_its_own_loss_alone() -> None:
     """Eq. (5): its gradient has no part of the generator's adversarial loss."""
     changes = []
-    for diversity in (0.0, 5.0):  # a part of the generator's loss alone
+    for diversity in (0.1, 5.0):  # a part of the generator's loss alone
         gan = _gan(diversity=diversity, latent_loss=0.0, perceptual=diversity)
         before = [p.detach().clone() for p in gan.encoder.parameters()] if gan.encoder else []
         gan.step()
@@ -208,14 +210,67 @@ def test_embedding_draws_no_numbers_and_leaves_training_as_it_is() -> None:
     assert gan.embed(torch.arange(0)).shape == (0, 3)
 
 
+# -------------------------------------------------------------------- shifts
+
+
+def test_dense_networks_see_centred_images_unless_told_not_to() -> None:
+    for settings in ({"critic": "dense"}, {"encoder": "dense"}):
+        moved = _images().roll((3, -2), (-2, -1))
+        places = []
+        for images in (_images(), moved):
+            gan = _gan(images=images, weighting="none", **settings)
+            assert gan.imaging.template is not None
+            gan.imaging.template = _gan(weighting="none", **settings).imaging.template
+            places.append(gan.embed(torch.arange(9)))
+        assert torch.allclose(*places, atol=1e-4)
+    plain = _gan(critic="dense", encoder="dense", invariant=False)
+    assert plain.imaging.template is None
+    assert "template" not in plain.tensors()
+
+
+# -------------------------------------------------------------------- schedule
+
+
+def test_latents_begin_late_and_the_encoder_ends_alone() -> None:
+    gan = _gan(stages=(SortingStage(16, 10),), generator="basis", latent_from=0.4, encoder_only=0.2)
+    places = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    for step in range(10):
+        before = {k: v.clone() for k, v in gan.tensors().items()}
+        stats = gan.step()
+        after = gan.tensors()
+        moved = {k.split(".")[0] for k, v in before.items() if not after[k].equal(v)}
+        assert ("encoder" in moved) == (step >= 4)
+        assert ("critic" in moved) == ("generator" in moved) == (step < 8)
+        assert ("wasserstein" in stats) == (step < 8)
+        assert torch.equal(gan.volume(places[0]), gan.volume(places[1])) == (step < 4)
+
+
+def test_without_a_perceptual_loss_nothing_is_reconstructed() -> None:
+    gan = _gan(perceptual=0.0)
+    with torch.no_grad():
+        assert len(gan._batch().made) == 4
+    assert "perceptual" not in gan.step()
+
+
 # -------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("generator", ["siren", "basis"])
+SCHEDULED = {
+    "generator": "basis",
+    "basis_mixture": True,
+    "critic": "dense",
+    "encoder": "dense",
+    "latent_from": 0.4,
+    "encoder_only": 0.2,
+    "rotate": True,
+}
+
+
+@pytest.mark.parametrize("mode", [{"generator": "siren"}, {"generator": "basis"}, SCHEDULED])
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_resumed_run_is_bitwise_the_same(generator: str, at: int) -> None:
+def test_a_resumed_run_is_bitwise_the_same(mode: dict[str, Any], at: int) -> None:
     stages = (SortingStage(8, 3), SortingStage(16, 4))
-    settings: dict[str, Any] = {"stages": stages, "generator": generator, "camera": "learned"}
+    settings: dict[str, Any] = {"stages": stages, "camera": "learned"} | mode
     whole = _gan(**settings)
     told = _steps(whole, 7)
     begun = _gan(**settings)

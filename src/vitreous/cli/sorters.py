@@ -26,7 +26,7 @@ from vitreous.solvers.vaegan_config import SortingStage, VaeGanConfig
 from vitreous.solvers.variability import Variability
 from vitreous.solvers.variability_config import VariabilityConfig
 
-LARGEST_DEFAULT_BOX = 32
+LARGEST_BOX, LARGEST_FLAT_BOX = 16, 32  # of the VAE-GAN's maps and images, by default
 Method = Literal["gan", "align", "classes"]
 
 
@@ -102,21 +102,41 @@ def settle(
 
 
 def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
-    """Settings of the VAE-GAN for images of a box: coarse first, 32 px at most, in two bands.
+    """Settings of the VAE-GAN for images of a box, as far as they were measured (docs/hetero.md).
 
     Args:
         box_size: of the images.
         flat: in two dimensions: images instead of volumes, and an encoder to which turning an image
             in its plane is a shift.
 
-    >>> [(stage.box_size, stage.band) for stage in default_config(64).stages]
-    [(32, 0.5), (32, 1.0)]
+    >>> [(stage.box_size, stage.iterations) for stage in default_config(64).stages]
+    [(16, 5000)]
     """
-    n = max(8, min(box_size, LARGEST_DEFAULT_BOX) // 4 * 4)
-    stages = (SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0))
     if flat:
+        n = max(8, min(box_size, LARGEST_FLAT_BOX) // 4 * 4)
+        stages = (SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0))
         return VaeGanConfig(stages=stages, generator="image", encoder_view="polar")
-    return VaeGanConfig(stages=stages)
+    return VaeGanConfig(
+        stages=(SortingStage(max(8, min(box_size, LARGEST_BOX) // 4 * 4), 5000),),
+        latent=3,
+        generator="basis",
+        basis_maps=4,
+        basis_mixture=True,
+        latent_from=0.35,
+        encoder_only=0.2,
+        critic="dense",
+        encoder="dense",
+        noise="scale",
+        batch_size=128,
+        perceptual=0.0,
+        kl=0.0,
+        diversity=0.0,
+        latent_loss=0.3,
+        learning_rate_generator=3e-4,
+        learning_rate_critic=3e-3,
+        averaging=0.99,
+        rotate=True,
+    )
 
 
 def build(method: Method, settings: Mapping[str, Any], material: Material) -> Sorter:

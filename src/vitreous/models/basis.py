@@ -2,7 +2,8 @@ r"""Volumes that are linear in a few maps, with weights from a network of the la
 
 .. math:: V(z) = V_0 + \sum_{k=1}^{K} h_k(z)\, V_k ,
 
-on voxels inside a sphere. Slices are linear in the volume, so those of the K + 1 maps are read off
+where h is free, or positive with a sum of 1: then every place is a mixture of K structures. On
+voxels inside a sphere. Slices are linear in the volume, so those of the K + 1 maps are read off
 by the package's projector and added up image by image.
 """
 
@@ -16,6 +17,10 @@ from vitreous.core.grid import radius_grid
 from vitreous.models.layers import initialise
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
+COARSE = 6  # px: edge of the random field that the maps begin with
+VARIATION = 0.5  # its deviation
+SHARPNESS = 2.0  # of the softmax: at the start most places have one structure
+
 
 class BasisGenerator(nn.Module):
     """Central slices of the volume that belongs to a latent vector.
@@ -26,9 +31,13 @@ class BasisGenerator(nn.Module):
         maps: K, maps beside the mean.
         width: neurons of the network h, which has one hidden layer.
         mask_fraction: radius of the sphere, in box sizes.
+        mixture: h is a softmax, K at least 2.
         gain: grey value of a voxel for each unit of its parameter; 100 lets an optimiser's steps of
             1e-3 be steps of 0.1 for voxels.
         generator: draws the weights of h; the maps begin at zero. None: the global one.
+
+    Raises:
+        ValueError: a mixture of fewer than two maps.
 
     >>> made = BasisGenerator(16, 4, 2, generator=torch.Generator().manual_seed(0))
     >>> made.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
@@ -36,6 +45,7 @@ class BasisGenerator(nn.Module):
     """
 
     inside: Tensor
+    on: Tensor
 
     def __init__(
         self,
@@ -45,10 +55,14 @@ class BasisGenerator(nn.Module):
         *,
         width: int = 64,
         mask_fraction: float = 0.45,
+        mixture: bool = False,
         gain: float = 100.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if mixture and maps < 2:
+            raise ValueError(f"a mixture needs at least 2 maps, got {maps}")
+        self.mixture = mixture
         self.box_size, self.latent, self.maps = box_size, latent, maps
         self.mask_fraction, self.gain = mask_fraction, gain
         self.weights = nn.Sequential(
@@ -58,6 +72,29 @@ class BasisGenerator(nn.Module):
             initialise(self.weights, generator)
         self.register_buffer("inside", self._sphere(), persistent=False)
         self.voxels = nn.Parameter(torch.zeros(maps + 1, int(self.inside.sum())))
+        self.register_buffer("on", torch.ones(()))
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Leave out all maps but the mean, until :meth:`vary`."""
+        self.on.zero_()
+
+    @torch.no_grad()
+    def vary(self, generator: torch.Generator) -> None:
+        """Let the other maps begin: each is the mean times smooth random numbers.
+
+        What differs between structures lies where there is density. From zero all maps would have
+        one and the same gradient, and stay copies of the mean.
+
+        Args:
+            generator: on the CPU.
+        """
+        n = self.box_size
+        coarse = torch.randn(self.maps, *[COARSE] * 3, generator=generator)
+        smooth = fourier_resize(coarse, n, 3)
+        smooth = smooth / smooth.flatten(1).std(1)[:, None, None, None]
+        self.voxels[1:] = VARIATION * self.voxels[0] * smooth.to(self.voxels)[:, self.inside]
+        self.on.fill_(1.0)
 
     def _sphere(self) -> Tensor:
         """Which voxels are parameters, bool ``(n, n, n)``."""
@@ -87,6 +124,9 @@ class BasisGenerator(nn.Module):
     def _shares(self, latent: Tensor) -> Tensor:
         """How much of each map, ``(b, K + 1)``; 4 / n keeps grey values alike at every box."""
         shares: Tensor = self.weights(latent)
+        if self.mixture:
+            shares = (SHARPNESS * shares).softmax(-1)
+        shares = shares * self.on
         return torch.cat([shares.new_ones(len(shares), 1), shares], 1) * (4 / self.box_size)
 
     def slices(

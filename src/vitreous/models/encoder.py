@@ -132,6 +132,45 @@ class Encoder(nn.Module):
         return mean, log_variance.clamp(-10.0, 4.0)
 
 
+class DenseEncoder(nn.Module):
+    """The same of two fully connected layers, which know where a pixel is.
+
+    Args:
+        box_size: edge of the images in pixels.
+        latent: dimension d of the latent space.
+        width: neurons of the first layer; the second has half of them.
+        generator: draws the weights; None: PyTorch's defaults from the global one.
+
+    >>> mean, log_variance = DenseEncoder(16, 10, 8)(torch.zeros(3, 16, 16))
+    >>> mean.shape, log_variance.shape
+    (torch.Size([3, 10]), torch.Size([3, 10]))
+    """
+
+    def __init__(
+        self, box_size: int, latent: int, width: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        last = nn.Linear(width // 2, 2 * latent)
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(box_size**2, width),
+            nn.LeakyReLU(_SLOPE),
+            nn.Linear(width, width // 2),
+            nn.LeakyReLU(_SLOPE),
+            last,
+        )
+        if generator is not None:
+            initialise(self.layers, generator)
+            with torch.no_grad():
+                last.weight.mul_(0.3)
+        self.latent = latent
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, each ``(b, d)``, of images ``(b, n, n)``."""
+        mean, log_variance = self.layers(images).chunk(2, -1)
+        return mean, log_variance.clamp(-10.0, 4.0)
+
+
 class SortingCritic(nn.Module):
     """Scores of images, and the features that images are compared by.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.models.encoder import Encoder
+from vitreous.models.encoder import DenseEncoder, Encoder
 from vitreous.models.layers import polar_view
 from vitreous.physics.simulator import Simulator
 from vitreous.solvers.images import ImageSource
@@ -40,13 +40,14 @@ from vitreous.solvers.vaegan_networks import encoder_box, make_critic, make_enco
 __all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
 
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
+ENCODER_BATCH = 4  # times the batch: images of a step in which only the encoder learns
 VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
 _PIECE = 256
 
 
 @dataclass
 class _Batch:
-    """Real images, and simulated ones: first drawn from the prior, then reconstructions."""
+    """Real images, and simulated ones: first drawn from the prior, then reconstructions if any."""
 
     real: Tensor
     made: Tensor
@@ -78,8 +79,9 @@ class VaeGan(RollsBack):
         self.device = simulator.micrograph_id.device
         self.iteration = 0
         self.critic_updates = 0
+        self.varied = int(config.latent_from == 0)
         self.imaging = Imaging(images, simulator, config, self.generators)
-        self.encoder: Encoder | None = None
+        self.encoder: Encoder | DenseEncoder | None = None
         if config.latent:
             self.encoder = make_encoder(config, cpu_twin(self.generators["init"])).to(self.device)
         self._enter(0)
@@ -95,6 +97,17 @@ class VaeGan(RollsBack):
     def progress(self) -> float:
         """Share of the run that is done, by number of iterations."""
         return min(1.0, self.iteration / self.config.iterations)
+
+    @property
+    def sorting(self) -> bool:
+        """Whether latent vectors count by now."""
+        return self.encoder is not None and self.progress >= self.config.latent_from
+
+    @property
+    def encoder_alone(self) -> bool:
+        """Whether only the encoder learns by now."""
+        share = self.config.encoder_only
+        return self.sorting and share > 0 and self.progress >= 1 - share
 
     @property
     def box_size(self) -> int:
@@ -124,7 +137,7 @@ class VaeGan(RollsBack):
 
     # ---------------------------------------------------------------- images
 
-    def _encode(self, encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, encoder: Encoder | DenseEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance for images as the critic sees them."""
         m = encoder_box(self.config)
         if images.shape[-1] != m:
@@ -135,23 +148,25 @@ class VaeGan(RollsBack):
         return found
 
     def _batch(self) -> _Batch:
-        """Real images, as many drawn from the prior, as many reconstructions."""
+        """Real images, as many drawn from the prior, as many reconstructions if they count."""
         b, stream = self.config.batch_size, self.generators["batches"]
         row = torch.randint(len(self.images), (b,), generator=stream, device=stream.device)
         row = row.to(self.device)
         turn = 0
         if self.config.mirror:
             turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
-        conditions = self.imaging.draw(2 * b)
-        conditions.row[b:] = row
+        reconstructed = self.sorting and self.config.perceptual > 0
+        conditions = self.imaging.draw(2 * b if reconstructed else b)
         real = self.imaging.real(row, turn)
         mean = log_variance = None
-        latent = torch.zeros(2 * b, 1, device=self.device)
-        if self.encoder is not None:
+        latent = torch.zeros(b, self.imaging.generator.latent, device=self.device)
+        if self.encoder is not None and self.sorting:
             mean, log_variance = self._encode(self.encoder, real)
-            normal = self.imaging.normal(2 * b, self.config.latent)
-            found = mean + torch.exp(0.5 * log_variance) * normal[b:]  # eq. (4)
-            latent = torch.cat([normal[:b], found])
+            latent = self.imaging.normal(len(conditions.row), self.config.latent)
+        if reconstructed and mean is not None and log_variance is not None:
+            conditions.row[b:] = row
+            found = mean + torch.exp(0.5 * log_variance) * latent[b:]  # eq. (4)
+            latent = torch.cat([latent[:b], found])
         made, diversity = self.imaging.simulated(latent, conditions, turn)
         return _Batch(real, made, latent, mean, log_variance, diversity)
 
@@ -160,6 +175,12 @@ class VaeGan(RollsBack):
     def step(self) -> dict[str, float]:
         """One generator and encoder update after ``n_critic`` of the critic; its numbers."""
         self._set_learning_rates()
+        if self.encoder is not None and self.sorting and not self.varied:
+            self.imaging.vary()
+            self.varied = 1
+        if self.encoder is not None and self.encoder_alone:
+            stats = self._update_encoder(self.encoder)
+            return self._ended(stats)
         for _ in range(self.config.n_critic - 1):
             with torch.no_grad():
                 batch = self._batch()
@@ -177,6 +198,10 @@ class VaeGan(RollsBack):
             found = self.imaging.coverage()
             stats["camera_coverage"] = found
             stats["camera_collapsed"] = float(found < self.config.least_coverage)
+        return self._ended(stats)
+
+    def _ended(self, stats: dict[str, float]) -> dict[str, float]:
+        """Count a step, look for NaN, go on to the next stage where one has ended."""
         self._guard(stats)
         self.iteration += 1
         end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
@@ -188,7 +213,8 @@ class VaeGan(RollsBack):
         """Eq. (7); half of the simulated images are drawn, half reconstructed."""
         c, b = self.config, len(batch.real)
         self.critic.requires_grad_(True)
-        made = batch.made.detach()[b // 2 : b // 2 + b]
+        skip = b // 2 if len(batch.made) == 2 * b else 0
+        made = batch.made.detach()[skip : skip + b]
         scores = self.critic(torch.cat([batch.real, made]))
         loss = scores[b:].mean() - scores[:b].mean()
         wasserstein = -float(loss.detach())
@@ -211,14 +237,18 @@ class VaeGan(RollsBack):
         loss = -scores.mean() - c.diversity * batch.diversity
         encoder_loss = None
         if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
-            with torch.no_grad():
-                told = self.critic.look(batch.real)
-            seen, known = (features, told[0]) if c.perceptual_on == "map" else (vector, told[1])
-            perceptual = (seen[b:] - known).abs().mean()
             divergence = divergence_from_normal(batch.mean, batch.log_variance)
-            encoder_loss = c.kl * divergence + perceptual
-            loss = loss + c.perceptual * perceptual  # KL has no slope here
-            stats |= {"perceptual": float(perceptual.detach()), "kl": float(divergence.detach())}
+            encoder_loss = c.kl * divergence
+            stats["kl"] = float(divergence.detach())
+            if len(batch.made) == 2 * b:
+                with torch.no_grad():
+                    told = self.critic.look(batch.real)
+                on_map = c.perceptual_on == "map"
+                seen, known = (features, told[0]) if on_map else (vector, told[1])
+                perceptual = (seen[b:] - known).abs().mean()
+                encoder_loss = encoder_loss + perceptual
+                loss = loss + c.perceptual * perceptual  # KL has no slope here
+                stats["perceptual"] = float(perceptual.detach())
             if c.latent_loss > 0:
                 missed = surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
                 encoder_loss = encoder_loss + c.latent_loss * missed
@@ -237,6 +267,27 @@ class VaeGan(RollsBack):
         stats["generator_gradient"] = self._apply("generator", parameters, slopes)
         self.imaging.follow()
         return stats
+
+    def _update_encoder(self, encoder: Encoder | DenseEncoder) -> dict[str, float]:
+        """The encoder alone learns which latent vector an image was made of."""
+        count = ENCODER_BATCH * self.config.batch_size
+        turn = 0
+        if self.config.mirror:
+            stream = self.generators["batches"]
+            turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
+        with torch.no_grad():
+            latent = self.imaging.normal(count, self.config.latent)
+            conditions = self.imaging.draw(count)
+            made, _ = self.imaging.simulated(latent, conditions, turn, averaged=True)
+        missed = surprise(latent, *self._encode(encoder, made))
+        weights = list(encoder.parameters())
+        norm = self._apply("encoder", weights, torch.autograd.grad(missed, weights))
+        return {
+            "iteration": float(self.iteration),
+            "box": float(self.box_size),
+            "latent_loss": float(missed.detach()),
+            "encoder_gradient": norm,
+        }
 
     def _apply(
         self, name: str, parameters: Sequence[Tensor], slopes: Sequence[Tensor | None]
@@ -258,6 +309,9 @@ class VaeGan(RollsBack):
         warm = min(1.0, (begun + 1) / max(1, c.warm_up))
         for name, optimiser in self.optimisers.items():
             factor = decay * (warm if name == "generator" else 1.0)
+            if name == "encoder" and c.encoder_only > 0:  # to the end of what it learns by itself
+                alone = max(0.0, self.progress - 1 + c.encoder_only) / c.encoder_only
+                factor = c.learning_rate_end**alone
             for group, rate in zip(optimiser.param_groups, self._rates[name], strict=True):
                 group["lr"] = rate * factor
 
@@ -309,7 +363,7 @@ class VaeGan(RollsBack):
 
     def counters(self) -> dict[str, int]:
         """Where the run stands, to be stored beside :meth:`tensors`."""
-        names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks")
+        names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "varied")
         return {name: int(getattr(self, name)) for name in names}
 
     def state_dict(self) -> dict[str, Any]:

@@ -40,14 +40,21 @@ class VaeGanConfig:
             :class:`~vitreous.models.basis.BasisGenerator`; "image",
             :class:`~vitreous.models.generator2d.ImageGenerator`, two-dimensional, without poses.
         generator_width, generator_layers, coordinate_grid: of the first.
-        basis_maps: of the second; mask_fraction: its mask's radius in box sizes.
-        invariant: False: encoder and critic of the thesis's ablation.
+        basis_maps: of the second; mask_fraction: its mask's radius in box sizes; basis_mixture: its
+            weights are positive and have a sum of 1.
+        latent_from: share of the updates that are homogeneous: until then there is one map for all,
+            no encoder, and half as many simulated images.
+        encoder_only: share of the updates at the end, in which the generator stands still and the
+            encoder learns from images made by its running average.
+        invariant: False: encoder and critic of the thesis's ablation. Dense ones are made invariant
+            by their input: all images are moved to where they agree best with the mean of all
+            (:func:`~vitreous.solvers.centring.centred`); without it, they are not.
         encoder_view: "image", or "polar": the encoder sees images in polar coordinates, where
             turning is a cyclic shift.
         encoder_box: edge of the images that the encoder sees; None: that of the first stage. It is
             the same at all stages, so that the encoder stays as it is when the box changes.
         critic: "convolutional", the thesis's; "dense", CryoGAN's, which learns faster on centred
-            particles and is not invariant to shifts.
+            particles. encoder: the same for the encoder.
         encoder_width, critic_width: channels of their first blocks; a dense critic has twelve times
             as many neurons in its first layer.
         noise: "network", a scale for each pixel from a latent vector; "scale", one learned number;
@@ -85,11 +92,15 @@ class VaeGanConfig:
     generator_layers: PositiveInt = 3
     coordinate_grid: NonNegativeInt = 9
     basis_maps: NonNegativeInt = 8
+    basis_mixture: bool = False
+    latent_from: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    encoder_only: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mask_fraction: Share = 0.45
     invariant: bool = True
     encoder_view: Literal["image", "polar"] = "image"
     encoder_box: PositiveInt | None = None
     critic: Literal["convolutional", "dense"] = "convolutional"
+    encoder: Literal["convolutional", "dense"] = "convolutional"
     encoder_width: PositiveInt = 16
     critic_width: PositiveInt = 16
     noise: Literal["network", "scale", "none"] = "network"

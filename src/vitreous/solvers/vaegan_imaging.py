@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.grid import frequency_grid
+from vitreous.models.basis import BasisGenerator
 from vitreous.models.camera import LearnedCamera, coverage, orientation_moment
 from vitreous.models.noise_net import NoiseNetwork, add_noise, diversity_loss
 from vitreous.physics.simulator import Conditions, Simulator
+from vitreous.solvers.centring import centred, centring_template
 from vitreous.solvers.images import (
     ImageCache,
     ImageSource,
@@ -27,6 +29,7 @@ from vitreous.solvers.streams import cpu_twin
 from vitreous.solvers.vaegan_config import VaeGanConfig
 from vitreous.solvers.vaegan_networks import as_module, make_generator
 
+TEMPLATE_IMAGES = 2000
 CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 
 
@@ -42,6 +45,7 @@ class Imaging:
 
     simulator: Simulator
     weight: Tensor
+    template: Tensor | None = None
     radius: float
 
     def __init__(
@@ -67,19 +71,26 @@ class Imaging:
     def enter(self, stage: int) -> None:
         """Box, band and data of a stage; the networks go on as they are."""
         c = self.config
-        n = c.stages[stage].box_size
+        n, device = c.stages[stage].box_size, self.device
         self.simulator = at_box(self._full, n)
         self._cache = ImageCache(self._images, n, self.device)
         self.radius = c.stages[stage].band * n / 2
-        kx, ky = frequency_grid(n, 1.0 / n, device=self.device)
+        kx, ky = frequency_grid(n, 1.0 / n, device=device)
         self._band = ((kx**2 + ky**2) < self.radius**2).to(torch.float32)
         for source in (self.generator, self.average):
             source.enter(n)
+            if stage == 0 and c.latent_from > 0 and isinstance(source, BasisGenerator):
+                source.hold()
         share = background_share(self._cache, self.device)
         self.weight = self._band
         if c.weighting == "matched":
             stream = self.streams["noise"]
             self.weight = self._band * matched_weight(self._cache, self.simulator, share, stream)
+        self.template = None
+        if c.invariant and "dense" in (c.critic, c.encoder):
+            rows = torch.arange(len(self._images), device=device)
+            rows = rows[:: max(1, len(rows) // TEMPLATE_IMAGES)]
+            self.template = centring_template(self.still(rows, 0))
         self._match_scales(share, first=stage == 0)
 
     @torch.no_grad()
@@ -125,16 +136,23 @@ class Imaging:
             conditions = dataclasses.replace(conditions, rotations=rotations)
         return conditions
 
-    def _clean(self, latent: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
+    def _clean(
+        self, latent: Tensor, conditions: Conditions, transfer: Tensor, *, averaged: bool = False
+    ) -> Tensor:
         """Noiseless images, before the learned scale."""
-        slices = self.generator.slices(latent, conditions.rotations, radius=self.radius)
+        source = self.average if averaged else self.generator
+        slices = source.slices(latent, conditions.rotations, radius=self.radius)
         return self.simulator.clean_slices(slices, conditions, transfer)
 
-    def simulated(self, latent: Tensor, conditions: Conditions, turn: int) -> tuple[Tensor, Tensor]:
+    def simulated(
+        self, latent: Tensor, conditions: Conditions, turn: int, *, averaged: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Images ``(b, n, n)`` as the critic sees them, and the diversity of their noise."""
         c = self.config
         transfer = self.simulator.transfer(conditions.row)
-        images = self.log_signal.exp() * self._clean(latent, conditions, transfer)
+        images = self.log_signal.exp() * self._clean(
+            latent, conditions, transfer, averaged=averaged
+        )
         diversity = images.new_zeros(())
         if c.noise != "none":
             unit = self.simulator.noise_like(conditions.row, generator=self.streams["noise"])
@@ -160,11 +178,14 @@ class Imaging:
     def _seen(self, images: Tensor, transfer: Tensor, turn: int, *, still: bool = False) -> Tensor:
         c, angle_rad = self.config, None
         factor = self.weight * transfer if c.weighting == "matched" else self.weight
-        if c.rotate and not still:
+        if c.rotate:
             stream = self.streams["batches"]
-            share = torch.rand(len(images), generator=stream, device=stream.device)
+            share = torch.zeros(len(images), device=stream.device)
+            if not still:
+                share = torch.rand(len(images), generator=stream, device=stream.device)
             angle_rad = 2 * math.pi * share.to(self.device)
-        return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
+        seen = seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
+        return seen if self.template is None else centred(seen, self.template)
 
     # ---------------------------------------------------------------- weights
 
@@ -183,6 +204,13 @@ class Imaging:
     def coverage(self) -> float:
         """Of the orientations drawn lately, see :func:`~vitreous.models.camera.coverage`."""
         return coverage(self.moment)
+
+    def vary(self) -> None:
+        """Let the maps beside the mean begin, from the averaged mean."""
+        if isinstance(self.generator, BasisGenerator) and isinstance(self.average, BasisGenerator):
+            self.generator.load_state_dict(self.average.state_dict())
+            self.generator.vary(cpu_twin(self.streams["init"]))
+            self.average.load_state_dict(self.generator.state_dict())
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -212,12 +240,13 @@ class Imaging:
 
     def tensors(self) -> dict[str, Tensor]:
         """What changes beside the networks, the live ones."""
-        return {
+        found = {
             "log_signal": self.log_signal.detach(),
             "log_noise": self.log_noise.detach(),
             "weight": self.weight,
             "moment": self.moment,
         }
+        return found if self.template is None else found | {"template": self.template}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -226,3 +255,5 @@ class Imaging:
         self.log_noise.copy_(tensors["log_noise"])
         self.weight = tensors["weight"].to(self.device).clone()
         self.moment = tensors["moment"].to(self.device).clone()
+        if "template" in tensors:
+            self.template = tensors["template"].to(self.device).clone()

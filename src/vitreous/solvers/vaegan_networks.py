@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from vitreous.models.basis import BasisGenerator
-from vitreous.models.encoder import DenseCritic, Encoder, SortingCritic
+from vitreous.models.encoder import DenseCritic, DenseEncoder, Encoder, SortingCritic
 from vitreous.models.siren import SliceGenerator
 from vitreous.models.slice_source import SliceSource
 from vitreous.solvers.vaegan_config import VaeGanConfig
+
+DENSE = 12  # neurons of a dense network's first layer for each channel of a convolutional one's
 
 
 def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
@@ -27,7 +29,12 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
     source: SliceSource
     if c.generator == "basis":
         return BasisGenerator(
-            first, latent, c.basis_maps, mask_fraction=c.mask_fraction, generator=seed
+            first,
+            latent,
+            c.basis_maps,
+            mask_fraction=c.mask_fraction,
+            mixture=c.basis_mixture,
+            generator=seed,
         )
     if c.generator == "siren":
         source = SliceGenerator(
@@ -46,9 +53,11 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
     return source
 
 
-def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder:
+def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder | DenseEncoder:
     """The encoder; ``seed`` draws its weights, on the CPU."""
     c = config
+    if c.encoder == "dense":
+        return DenseEncoder(encoder_box(c), c.latent, DENSE * c.encoder_width, generator=seed)
     return Encoder(encoder_box(c), c.latent, c.encoder_width, invariant=c.invariant, generator=seed)
 
 
@@ -58,7 +67,7 @@ def make_critic(
     """The critic of a stage; ``seed`` draws its weights, on the CPU."""
     c = config
     if c.critic == "dense":
-        return DenseCritic(box_size, 12 * c.critic_width, generator=seed)
+        return DenseCritic(box_size, DENSE * c.critic_width, generator=seed)
     return SortingCritic(box_size, c.critic_width, invariant=c.invariant, generator=seed)
 
 

@@ -1,0 +1,53 @@
+"""Images moved so that a cyclic shift of the input changes nothing: invariance by alignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitreous.core.grid import radius_grid
+
+
+@torch.no_grad()
+def centring_template(images: Tensor) -> Tensor:
+    """What images are centred by: the mean over images and directions, ``(n, n)``, mean 0.
+
+    Poses are uniform and shifts have no preferred direction, so that the mean image of all
+    particles is round but for chance.
+
+    Args:
+        images: ``(b, n, n)``, as they are to be centred.
+    """
+    n = images.shape[-1]
+    ring = radius_grid(n, 2, device=images.device).round().long().clamp(max=n - 1).flatten()
+    total = torch.zeros(n, device=images.device).index_add_(0, ring, images.mean(0).flatten())
+    profile = total / torch.bincount(ring, minlength=n).clamp_min(1)
+    template = profile[ring].view(n, n)
+    return template - template.mean()
+
+
+def centred(images: Tensor, template: Tensor) -> Tensor:
+    """Images shifted cyclically by whole pixels to where they agree best with a template.
+
+    A network of the result does not change when its input is shifted cyclically, however it is
+    made. The shift is a constant to gradients.
+
+    Args:
+        images: ``(b, n, n)``.
+        template: ``(n, n)``.
+
+    >>> image = torch.zeros(1, 8, 8); image[0, 1, 6] = 1.0
+    >>> blob = torch.zeros(8, 8); blob[4, 4] = 1.0
+    >>> centred(image, blob)[0].nonzero().tolist()
+    [[4, 4]]
+    """
+    n = images.shape[-1]
+    with torch.no_grad():
+        origin = torch.fft.rfft2(torch.fft.ifftshift(template))
+        agreement = torch.fft.irfft2(torch.fft.rfft2(images) * origin.conj(), s=(n, n))
+        place = agreement.flatten(1).argmax(1)
+        step = torch.arange(n, device=images.device) - n // 2
+        y = (place[:, None] // n + step) % n
+        x = (place[:, None] % n + step) % n
+        pixel = y[:, :, None] * n + x[:, None, :]
+    return images.flatten(1).gather(1, pixel.flatten(1)).view(-1, n, n)
