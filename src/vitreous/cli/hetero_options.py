@@ -92,7 +92,7 @@ Passes = Annotated[
         min=1,
         help="So many sortings at most. Between two of them every particle's pose is sought under "
         "the maps of the clusters; they end when the clusters no longer change, or there is only "
-        "one. By default 4 if poses had to be found, 1 if the table has them.",
+        "one. By default 4 if poses had to be found or --rounds is given, else 1.",
         rich_help_panel=_CLUSTERS,
     ),
 ]
