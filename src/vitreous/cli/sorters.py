@@ -114,8 +114,15 @@ def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
     """
     if flat:
         n = max(8, min(box_size, LARGEST_FLAT_BOX) // 4 * 4)
-        stages = (SortingStage(n, 3000, 0.5), SortingStage(n, 5000, 1.0))
-        return VaeGanConfig(stages=stages, generator="image", encoder_view="polar")
+        first = min(n, LARGEST_BOX)
+        stages = (SortingStage(first, 4000), SortingStage(n, 1000))[: 1 + (first < n)]
+        return VaeGanConfig(
+            stages=stages,
+            generator="image",
+            encoder_view="polar",
+            noise="scale",
+            diversity=0.0,
+        )
     return VaeGanConfig(
         stages=(SortingStage(max(8, min(box_size, LARGEST_BOX) // 4 * 4), 5000),),
         latent=3,

@@ -41,6 +41,7 @@ __all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
 
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
 ENCODER_BATCH = 4  # times the batch: images of a step in which only the encoder learns
+DIVERSE = 0.5  # noise that differs by so much, eq. (39), need not differ more
 VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
 _PIECE = 256
 
@@ -234,7 +235,7 @@ class VaeGan(RollsBack):
         self.critic.requires_grad_(False)
         stats: dict[str, float] = {}
         features, vector, scores = self.critic.look(batch.made)
-        loss = -scores.mean() - c.diversity * batch.diversity
+        loss = -scores.mean() - c.diversity * batch.diversity.clamp(max=DIVERSE)
         encoder_loss = None
         if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
             divergence = divergence_from_normal(batch.mean, batch.log_variance)

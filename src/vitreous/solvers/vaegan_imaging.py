@@ -160,10 +160,12 @@ class Imaging:
             if c.noise == "network":
                 z = self.normal(len(latent), self.noise_network.latent)
                 network, half = self.noise_network(z, images.shape[-1]), len(z) // 2
+                scale = scale * network
+                # critics see normalised images: a common factor would be diversity for nothing
+                network = network / network.mean().clamp_min(1e-6)
                 diversity = diversity_loss(
                     network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
                 )
-                scale = scale * network
             images = add_noise(images, scale, unit, c.noise_kind)
         return self._seen(images, transfer, turn), diversity
 
