@@ -13,7 +13,8 @@ Every way of --ways runs as users run it, `vitreous hetero run`:
 * align-once: the same without the second half;
 * gan: the VAE-GAN, without poses, as it comes;
 * gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise that is
-  learned, with learned poses: the ablations of the thesis.
+  learned, with learned poses: the ablations of the thesis;
+* gan-convolutional, gan-convolutional-plain: convolutional networks with and without invariance.
 
 Mutual information (NMI) and adjusted Rand are those of the clusters found with the truth; particles
 in no cluster count as a class of their own. `probe` is how often a linear classifier that is told
@@ -66,6 +67,8 @@ from vitreous.io.star import read_star
 from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 LEAST_NMI, COARSEST = 0.90, 40.0
+CONVOLUTIONAL: dict[str, Any] = {"critic": "convolutional", "encoder": "convolutional"}
+CONVOLUTIONAL |= {"critic_width": 8, "encoder_width": 8}
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "align": ((), {}),
     "align-once": (("--rounds", "0"), {}),
@@ -73,6 +76,8 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "gan-plain": (("--no-align",), {"invariant": False}),
     "gan-no-noise": (("--no-align",), {"noise": "none"}),
     "gan-camera": (("--no-align",), {"camera": "learned"}),
+    "gan-convolutional": (("--no-align",), CONVOLUTIONAL),
+    "gan-convolutional-plain": (("--no-align",), CONVOLUTIONAL | {"invariant": False}),
 }
 
 
