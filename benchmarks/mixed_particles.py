@@ -14,6 +14,7 @@ Every way of --ways runs as users run it, `vitreous hetero run`:
 * gan: the VAE-GAN, without poses, as it comes;
 * gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise that is
   learned, with learned poses: the ablations of the thesis;
+* gan-untold, gan-plain-untold: with and without invariance, where simulated images are not shifted;
 * gan-convolutional, gan-convolutional-plain: convolutional networks with and without invariance.
 
 Mutual information (NMI) and adjusted Rand are those of the clusters found with the truth; particles
@@ -67,6 +68,7 @@ from vitreous.io.star import read_star
 from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 LEAST_NMI, COARSEST = 0.90, 40.0
+UNTOLD = "-untold"
 CONVOLUTIONAL: dict[str, Any] = {"critic": "convolutional", "encoder": "convolutional"}
 CONVOLUTIONAL |= {"critic_width": 8, "encoder_width": 8}
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -76,6 +78,8 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "gan-plain": (("--no-align",), {"invariant": False}),
     "gan-no-noise": (("--no-align",), {"noise": "none"}),
     "gan-camera": (("--no-align",), {"camera": "learned"}),
+    "gan-untold": (("--no-align",), {"invariant": True}),
+    "gan-plain-untold": (("--no-align",), {"invariant": False}),
     "gan-convolutional": (("--no-align",), CONVOLUTIONAL),
     "gan-convolutional-plain": (("--no-align",), CONVOLUTIONAL | {"invariant": False}),
 }
@@ -122,7 +126,8 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
     config = folder / "settings.toml"
     config.write_text(tomli_w.dumps(settings))
     shift = 2 * options.shift_percent / 100 * EDGE
-    told = ("--shift", f"triangular:{shift:g}") if "--no-align" in arguments else ()
+    gan = "--no-align" in arguments
+    told = ("--shift", f"triangular:{shift:g}") if gan and not way.endswith(UNTOLD) else ()
     command = vitreous(
         *("hetero", "run", str(source / "particles.star"), *arguments, *told),
         *("--config", str(config), "--effort", str(options.effort), "--seed", str(seed)),
@@ -147,7 +152,7 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
         "cpu_seconds": round(took.cpu_seconds, 1),
         "peak_memory_mb": took.peak_memory_mb,
         "maps": maps_against_truth(maps, found, states, source, EDGE),
-        "model_maps": model_maps(out, states, source) if told else [],
+        "model_maps": model_maps(out, states, source) if gan else [],
     }
 
 
