@@ -12,9 +12,9 @@ Every way of --ways runs as users run it, `vitreous hetero run`:
   clusters, poses sought again under their maps, and a linear model with those;
 * align-once: the same without the second half;
 * gan: the VAE-GAN, without poses, as it comes;
-* gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise that is
-  learned, with learned poses: the ablations of the thesis;
-* gan-untold, gan-plain-untold: with and without invariance, where simulated images are not shifted;
+* gan-full: with invariance to shifts, and gan-plain, gan-no-noise, gan-camera: that without
+  invariance, without the noise that is learned, with learned poses: the ablations of the thesis;
+* gan-full-untold, gan-plain-untold: the first two where simulated images are not shifted;
 * gan-convolutional, gan-convolutional-plain: convolutional networks with and without invariance.
 
 Mutual information (NMI) and adjusted Rand are those of the clusters found with the truth; particles
@@ -69,17 +69,19 @@ from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_informa
 
 LEAST_NMI, COARSEST = 0.90, 40.0
 UNTOLD = "-untold"
-CONVOLUTIONAL: dict[str, Any] = {"critic": "convolutional", "encoder": "convolutional"}
+FULL: dict[str, Any] = {"invariant": True}
+CONVOLUTIONAL: dict[str, Any] = FULL | {"critic": "convolutional", "encoder": "convolutional"}
 CONVOLUTIONAL |= {"critic_width": 8, "encoder_width": 8}
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "align": ((), {}),
     "align-once": (("--rounds", "0"), {}),
     "gan": (("--no-align",), {}),
-    "gan-plain": (("--no-align",), {"invariant": False}),
-    "gan-no-noise": (("--no-align",), {"noise": "none"}),
-    "gan-camera": (("--no-align",), {"camera": "learned"}),
-    "gan-untold": (("--no-align",), {"invariant": True}),
-    "gan-plain-untold": (("--no-align",), {"invariant": False}),
+    "gan-full": (("--no-align",), FULL),
+    "gan-plain": (("--no-align",), FULL | {"invariant": False}),
+    "gan-no-noise": (("--no-align",), FULL | {"noise": "none"}),
+    "gan-camera": (("--no-align",), FULL | {"camera": "learned"}),
+    "gan-full-untold": (("--no-align",), FULL),
+    "gan-plain-untold": (("--no-align",), FULL | {"invariant": False}),
     "gan-convolutional": (("--no-align",), CONVOLUTIONAL),
     "gan-convolutional-plain": (("--no-align",), CONVOLUTIONAL | {"invariant": False}),
 }
