@@ -12,8 +12,10 @@ Every way of --ways runs as users run it, `vitreous hetero run`:
   clusters, poses sought again under their maps, a linear model with those, and so on in passes;
 * align-once: one pass;
 * gan: the VAE-GAN, without poses, as it comes;
-* gan-plain, gan-no-noise, gan-camera: the same without invariance, without the noise that is
-  learned, with learned poses: the ablations of the thesis.
+* gan-full: with invariance to shifts, and gan-plain, gan-no-noise, gan-camera: that without
+  invariance, without the noise that is learned, with learned poses: the ablations of the thesis;
+* gan-full-untold, gan-plain-untold: the first two where simulated images are not shifted;
+* gan-convolutional, gan-convolutional-plain: convolutional networks with and without invariance.
 
 Mutual information (NMI) and adjusted Rand are those of the clusters found with the truth; particles
 in no cluster count as a class of their own. `probe` is how often a linear classifier that is told
@@ -66,13 +68,22 @@ from vitreous.io.star import read_star
 from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 LEAST_NMI, COARSEST = 0.90, 40.0
+UNTOLD = "-untold"
+FULL: dict[str, Any] = {"invariant": True}
+CONVOLUTIONAL: dict[str, Any] = FULL | {"critic": "convolutional", "encoder": "convolutional"}
+CONVOLUTIONAL |= {"critic_width": 8, "encoder_width": 8}
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "align": ((), {}),
     "align-once": (("--passes", "1"), {}),
     "gan": (("--no-align",), {}),
-    "gan-plain": (("--no-align",), {"invariant": False}),
-    "gan-no-noise": (("--no-align",), {"noise": "none"}),
-    "gan-camera": (("--no-align",), {"camera": "learned"}),
+    "gan-full": (("--no-align",), FULL),
+    "gan-plain": (("--no-align",), FULL | {"invariant": False}),
+    "gan-no-noise": (("--no-align",), FULL | {"noise": "none"}),
+    "gan-camera": (("--no-align",), FULL | {"camera": "learned"}),
+    "gan-full-untold": (("--no-align",), FULL),
+    "gan-plain-untold": (("--no-align",), FULL | {"invariant": False}),
+    "gan-convolutional": (("--no-align",), CONVOLUTIONAL),
+    "gan-convolutional-plain": (("--no-align",), CONVOLUTIONAL | {"invariant": False}),
 }
 
 
@@ -117,7 +128,8 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
     config = folder / "settings.toml"
     config.write_text(tomli_w.dumps(settings))
     shift = 2 * options.shift_percent / 100 * EDGE
-    told = ("--shift", f"triangular:{shift:g}") if "--no-align" in arguments else ()
+    gan = "--no-align" in arguments
+    told = ("--shift", f"triangular:{shift:g}") if gan and not way.endswith(UNTOLD) else ()
     command = vitreous(
         *("hetero", "run", str(source / "particles.star"), *arguments, *told),
         *("--config", str(config), "--effort", str(options.effort), "--seed", str(seed)),
@@ -142,7 +154,7 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
         "cpu_seconds": round(took.cpu_seconds, 1),
         "peak_memory_mb": took.peak_memory_mb,
         "maps": maps_against_truth(maps, found, states, source, EDGE),
-        "model_maps": model_maps(out, states, source) if told else [],
+        "model_maps": model_maps(out, states, source) if gan else [],
     }
 
 

@@ -12,6 +12,8 @@ at --box pixels, under their own distributions of pose, shift, CTF and noise:
 * readers: a network that is told the structure of endless simulated images, then reads that of the
   particles: what any encoder of this kind can find at most. Dense, dense on centred images, and
   the convolutional invariant one; with their numbers of updates.
+* centring: how far particles are off centre along an axis, in Å (standard deviation and median),
+  as they are and after dense networks' centring.
 * hand: the highest resolution to which the mean map agrees with its own mirror image (FSC 0.5).
 """
 
@@ -39,7 +41,7 @@ from vitreous.models.encoder import DenseCritic, DenseEncoder, Encoder
 from vitreous.physics.poses import TriangularShift
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
-from vitreous.solvers.centring import centred, centring_template
+from vitreous.solvers.centring import centred, centring_template, found_centres
 from vitreous.solvers.images import (
     ImageCache,
     at_box,
@@ -64,6 +66,7 @@ class Known:
     noise: float  # its deviation
     weight: Tensor
     stream: torch.Generator
+    shift: Tensor  # true, of each particle, Å
 
     @classmethod
     def of(cls, folder: Path, n: int, shift: float) -> Known:
@@ -80,9 +83,9 @@ class Known:
         read = [read_map(folder / f"truth{k:02d}.mrc") for k in (1, 2, 3)]
         maps = torch.stack([fourier_resize(one, n, 3) for one in read])
         weight = matched_weight(images, simulator, background_share(images, CPU), stream)
-        known = cls(images, states, simulator, maps, 0.0, weight, stream)
         rows, pose = torch.arange(2000), truth.pose
         assert pose is not None
+        known = cls(images, states, simulator, maps, 0.0, weight, stream, pose.shift_angstrom)
         asked = Conditions(pose.rotation[rows].float(), pose.shift_angstrom[rows].float(), rows)
         clean = known.imaged(maps, states[rows], asked)
         real = images.read(rows)
@@ -175,6 +178,17 @@ def read_off(known: Known, kind: str, updates: int) -> float:
     return round(right / len(known.images), 3)
 
 
+def off_centre(known: Known) -> dict[str, dict[str, float]]:
+    """Of 3,000 particles, before and after centring."""
+    rows, n = torch.arange(3000), known.images.box_size
+    seen = known.seen(known.images.read(rows), rows, 0)
+    found = (found_centres(seen, centring_template(seen)) - n // 2) * (EDGE / n)
+    return {
+        name: {"deviation": round(float(x.std()), 1), "median": round(float(x.abs().median()), 1)}
+        for name, x in (("as they are", known.shift[rows]), ("centred", known.shift[rows] - found))
+    }
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/mixed"))
@@ -184,7 +198,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--box", type=int, default=16, help="of the images that networks see")
     parser.add_argument("--critic-updates", type=int, default=4000)
     parser.add_argument("--reader-updates", type=int, default=3000)
-    parser.add_argument("--only", choices=["critics", "readers", "hand"])
+    parser.add_argument("--only", choices=["critics", "readers", "centring", "hand"])
     options = parser.parse_args()
     options.folder, options.data = options.folder.resolve(), options.data.resolve()
     options.molecule, options.particles, options.snr_db = "ribosome", 3000, 0.0
@@ -199,9 +213,12 @@ def measure(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     mean = known.maps.mean(0, keepdim=True)
     row: dict[str, Any] = {"seed": seed}
     if options.only in (None, "hand"):
-        mirrored = mean[0].flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
-        other = against_truth(mirrored, mean[0], EDGE / n, allow_mirror=False)
+        fine = fourier_resize(mean[0], 32, 3)
+        mirrored = fine.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
+        other = against_truth(mirrored, fine, EDGE / 32, allow_mirror=False)
         row["hand"] = {"fsc_0.5_angstrom": other["sphere"]["fsc_0.5_angstrom"]}
+    if options.only in (None, "centring"):
+        row["centring"] = off_centre(known)
     if options.only in (None, "critics"):
         against = {"mixture": known.maps, "mean": mean, "whole": known.maps[:1]}
         row["critics"] = {

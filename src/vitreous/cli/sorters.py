@@ -133,6 +133,7 @@ def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
         encoder_only=0.2,
         critic="dense",
         encoder="dense",
+        invariant=False,
         noise="scale",
         batch_size=128,
         perceptual=0.0,

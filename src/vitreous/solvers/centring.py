@@ -26,6 +26,21 @@ def centring_template(images: Tensor) -> Tensor:
     return template - template.mean()
 
 
+@torch.no_grad()
+def found_centres(images: Tensor, template: Tensor) -> Tensor:
+    """The pixel, as (x, y) long ``(b, 2)``, about which each image agrees best with a template.
+
+    Args:
+        images: ``(b, n, n)``.
+        template: ``(n, n)``, its centre at ``n // 2``.
+    """
+    n = images.shape[-1]
+    origin = torch.fft.rfft2(torch.fft.ifftshift(template))
+    agreement = torch.fft.irfft2(torch.fft.rfft2(images) * origin.conj(), s=(n, n))
+    place = agreement.flatten(1).argmax(1)
+    return torch.stack([place % n, place // n], -1)
+
+
 def centred(images: Tensor, template: Tensor) -> Tensor:
     """Images shifted cyclically by whole pixels to where they agree best with a template.
 
@@ -42,12 +57,7 @@ def centred(images: Tensor, template: Tensor) -> Tensor:
     [[4, 4]]
     """
     n = images.shape[-1]
-    with torch.no_grad():
-        origin = torch.fft.rfft2(torch.fft.ifftshift(template))
-        agreement = torch.fft.irfft2(torch.fft.rfft2(images) * origin.conj(), s=(n, n))
-        place = agreement.flatten(1).argmax(1)
-        step = torch.arange(n, device=images.device) - n // 2
-        y = (place[:, None] // n + step) % n
-        x = (place[:, None] % n + step) % n
-        pixel = y[:, :, None] * n + x[:, None, :]
+    step = torch.arange(n, device=images.device) - n // 2
+    x, y = ((centre[:, None] + step) % n for centre in found_centres(images, template).unbind(-1))
+    pixel = y[:, :, None] * n + x[:, None, :]
     return images.flatten(1).gather(1, pixel.flatten(1)).view(-1, n, n)
