@@ -4,9 +4,10 @@
 
 Particles are those of `mixed_particles.py`. `vitreous classify2d` runs twice, as it comes and with
 `invariant = false`. For --sample particles the class image of each is compared with the particle's
-own clean projection (no noise, CTF or shift): over 72 turns and all shifts, grey values fitted by
-least squares, PSNR in dB by the projection's range. Beside it stands what the mean of all class
-images gets in the same way: an image that tells nothing of the particle. Prints JSON.
+own clean projection (no noise, CTF or shift; at the class images' box): over 72 turns and all
+shifts, grey values fitted by least squares, PSNR in dB by the projection's range. Beside it stands
+what the mean of all class images gets in the same way: an image that tells nothing of the particle.
+Prints JSON.
 
 Fails (exit 1) unless the invariant networks' images are better than the plain ones' and the mean.
 """
@@ -19,10 +20,12 @@ import math
 import os
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 import torch
 from torch import Tensor
 
@@ -31,6 +34,7 @@ from _circumstances import where_and_when
 from _mixtures import column
 from _processes import measured, vitreous
 from mixed_particles import particles
+from vitreous.core.fourier import fourier_resize
 from vitreous.core.resample import turn_images
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.io.mrc import read_mrc
@@ -73,7 +77,7 @@ def run(invariant: bool, source: Path, options: argparse.Namespace) -> dict[str,
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "settings.toml"
-    config.write_text(f"invariant = {str(invariant).lower()}\n")
+    config.write_text(tomli_w.dumps(options.settings | {"invariant": invariant}))
     command = vitreous(
         *("classify2d", str(source / "particles.star"), "--config", str(config)),
         *("--effort", str(options.effort), "--seed", str(options.seed)),
@@ -83,7 +87,7 @@ def run(invariant: bool, source: Path, options: argparse.Namespace) -> dict[str,
     images = torch.from_numpy(read_mrc(folder / "out" / "classes.mrcs")[0].astype(np.float32))
     label = torch.from_numpy(column(folder / "out" / "particles.star", "rlnClassNumber")).long()
     rows = torch.linspace(0, len(label) - 1, options.sample).round().long()
-    clean = clean_projections(source, rows)
+    clean = fourier_resize(clean_projections(source, rows), images.shape[-1], 2)
     own = [best_psnr(images[label[i] - 1], x) for i, x in zip(rows, clean, strict=True)]
     same = [best_psnr(images.mean(0), x) for x in clean]
     return {
@@ -106,6 +110,7 @@ def main() -> int:
     parser.add_argument("--box", type=int, default=32)
     parser.add_argument("--snr-db", type=float, default=0.0)
     parser.add_argument("--shift-percent", type=float, default=5.0)
+    parser.add_argument("--settings", type=tomllib.loads, default={}, help="TOML, for trials")
     parser.add_argument("--effort", type=float, default=1.0)
     parser.add_argument("--sample", type=int, default=300)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

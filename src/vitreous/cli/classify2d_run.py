@@ -30,6 +30,7 @@ from vitreous.solvers.sorter import Sorter
 CLASSES = "classes.star"
 CLASS_IMAGES = "classes.mrcs"
 CLUSTER = "vitreousCluster"
+AVERAGED = 64  # of its particles, whose images a class image is the mean of
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,19 @@ def classify(
     latent = embed_all(sorter, count, lambda share: notify(0.5 * share))
     clusters = clustered(latent, options, seed)
     label = torch.zeros(count, dtype=torch.long)
-    places: list[Tensor] = []
+    groups: list[Tensor] = []
     owners: list[int] = []
     for k, rows in enumerate(members(clusters.label, len(clusters))):
         found, group = centroids(latent[rows], most, seed=seed)
-        label[rows] = group + len(places)
-        places += list(found)
+        label[rows] = group + len(groups)
+        groups += [rows[some] for some in members(group, len(found))]
         owners += [k] * len(found)
     images = []
-    for i, place in enumerate(places, 1):
-        images.append(sorter.volume(place).detach().float().cpu())
-        notify(0.5 + 0.5 * i / len(places))
+    for i, rows in enumerate(groups, 1):
+        some = rows[:: max(1, len(rows) // AVERAGED)]
+        shown = [sorter.volume(place).detach().float().cpu() for place in latent[some]]
+        images.append(torch.stack(shown).mean(0))
+        notify(0.5 + 0.5 * i / len(groups))
     return Classes(latent, clusters, label, torch.tensor(owners), torch.stack(images))
 
 

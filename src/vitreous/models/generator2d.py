@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize, rfft_centered
-from vitreous.core.grid import nyquist_disc
+from vitreous.core.grid import nyquist_disc, soft_mask
 from vitreous.core.resample import turn_images
 from vitreous.models.layers import initialise
 
 _MOST = 128  # channels
+_SOFT = 2.0  # pixels: edge of the disc
 
 
 class ImageGenerator(nn.Module):
@@ -27,6 +28,7 @@ class ImageGenerator(nn.Module):
         box_size: edge of the images in pixels; :meth:`enter` goes to smaller ones, Fourier-cropped.
         latent: d.
         width: channels of the last block.
+        mask_fraction: radius of the disc that holds the particle, in box sizes.
         turned: turn each image by the in-plane angle of its rotation.
         batch_norm: as in the thesis. It brings all that the latent vector does to unit variance in
             every block, so where there is but one image to show, leave it out.
@@ -46,6 +48,7 @@ class ImageGenerator(nn.Module):
         latent: int,
         width: int = 16,
         *,
+        mask_fraction: float = 0.5,
         turned: bool = True,
         batch_norm: bool = True,
         generator: torch.Generator | None = None,
@@ -55,6 +58,7 @@ class ImageGenerator(nn.Module):
             raise ValueError(f"box_size must be at least 8, got {box_size}")
         self.largest = self.box_size = box_size
         self.latent, self.turned = latent, turned
+        self.mask_fraction = mask_fraction
         blocks = 0
         while 4 * 2**blocks < box_size:
             blocks += 1
@@ -87,7 +91,9 @@ class ImageGenerator(nn.Module):
         images: Tensor = self.last(self.layers(start.view(len(latent), -1, 4, 4)))[:, 0]
         edge = (images.shape[-1] - self.largest) // 2
         images = images[:, edge : edge + self.largest, edge : edge + self.largest]
-        return fourier_resize(images, self.box_size, 2)
+        radius = self.mask_fraction * self.largest
+        support = soft_mask(self.largest, 2, radius, _SOFT, device=images.device)
+        return fourier_resize(images * support, self.box_size, 2)
 
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None

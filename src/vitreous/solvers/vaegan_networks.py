@@ -48,7 +48,7 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
     else:
         from vitreous.models.generator2d import ImageGenerator
 
-        source = ImageGenerator(largest, latent, generator=seed)
+        source = ImageGenerator(largest, latent, mask_fraction=c.mask_fraction, generator=seed)
     source.enter(first)
     return source
 
