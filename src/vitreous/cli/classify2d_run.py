@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitreous.cli.common import generator
 from vitreous.cli.hetero_maps import Clustering, Notify, clustered, embed_all, members
 from vitreous.cli.hetero_output import (
     CLASS,
@@ -79,10 +80,12 @@ def classify(
         label[rows] = group + len(groups)
         groups += [rows[some] for some in members(group, len(found))]
         owners += [k] * len(found)
-    images = []
+    images, unsure = [], (1 - latent.var(0)).clamp_min(0).sqrt()  # the prior's variance is 1
+    draw = generator(seed, "class images")
     for i, rows in enumerate(groups, 1):
-        some = rows[:: max(1, len(rows) // AVERAGED)]
-        shown = [sorter.volume(place).detach().float().cpu() for place in latent[some]]
+        places = latent[rows[:: max(1, len(rows) // AVERAGED)]]
+        places = places + unsure * torch.randn(places.shape, generator=draw)
+        shown = [sorter.volume(place).detach().float().cpu() for place in places]
         images.append(torch.stack(shown).mean(0))
         notify(0.5 + 0.5 * i / len(groups))
     return Classes(latent, clusters, label, torch.tensor(owners), torch.stack(images))

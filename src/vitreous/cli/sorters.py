@@ -26,7 +26,7 @@ from vitreous.solvers.vaegan_config import SortingStage, VaeGanConfig
 from vitreous.solvers.variability import Variability
 from vitreous.solvers.variability_config import VariabilityConfig
 
-LARGEST_BOX, LARGEST_FLAT_BOX = 16, 32  # of the VAE-GAN's maps and images, by default
+LARGEST_BOX = 16  # of the VAE-GAN's maps and images, by default
 Method = Literal["gan", "align", "classes"]
 
 
@@ -106,44 +106,38 @@ def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
 
     Args:
         box_size: of the images.
-        flat: in two dimensions: images instead of volumes, and an encoder to which turning an image
-            in its plane is a shift.
+        flat: in two dimensions: images instead of volumes.
 
     >>> [(stage.box_size, stage.iterations) for stage in default_config(64).stages]
     [(16, 5000)]
     """
+    n = max(8, min(box_size, LARGEST_BOX) // 4 * 4)
+    both: dict[str, Any] = {
+        "critic": "dense",
+        "encoder": "dense",
+        "encoder_only": 0.2,
+        "noise": "scale",
+        "batch_size": 128,
+        "perceptual": 0.0,
+        "kl": 0.0,
+        "diversity": 0.0,
+        "latent_loss": 0.3,
+        "learning_rate_critic": 3e-3,
+        "averaging": 0.99,
+    }
     if flat:
-        n = max(8, min(box_size, LARGEST_FLAT_BOX) // 4 * 4)
-        first = min(n, LARGEST_BOX)
-        stages = (SortingStage(first, 4000), SortingStage(n, 1000))[: 1 + (first < n)]
-        return VaeGanConfig(
-            stages=stages,
-            generator="image",
-            encoder_view="polar",
-            noise="scale",
-            diversity=0.0,
-        )
+        return VaeGanConfig(stages=(SortingStage(n, 2500),), generator="image", **both)
     return VaeGanConfig(
-        stages=(SortingStage(max(8, min(box_size, LARGEST_BOX) // 4 * 4), 5000),),
+        stages=(SortingStage(n, 5000),),
         latent=3,
         generator="basis",
         basis_maps=4,
         basis_mixture=True,
         latent_from=0.35,
-        encoder_only=0.2,
-        critic="dense",
-        encoder="dense",
         invariant=False,
-        noise="scale",
-        batch_size=128,
-        perceptual=0.0,
-        kl=0.0,
-        diversity=0.0,
-        latent_loss=0.3,
         learning_rate_generator=3e-4,
-        learning_rate_critic=3e-3,
-        averaging=0.99,
         rotate=True,
+        **both,
     )
 
 
