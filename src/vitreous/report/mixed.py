@@ -222,11 +222,46 @@ def _coloured(values: Array, name: str) -> dict[str, Any]:
     }
 
 
+_MEANING = {  # of a number, in the history's names; K stands for the number of a component
+    "told_K": (
+        "component K",
+        "What an image tells of its place along component K, against the spread of places: above 1 "
+        "there is variation, below there is little or none.",
+    ),
+    "band_angstrom": ("finest detail compared, Å", "Images are compared up to this resolution."),
+    "contrast_spread": ("spread of contrasts", "Standard deviation of the images' contrasts."),
+    "wasserstein": (
+        "Wasserstein distance",
+        "How well the critic tells real images from simulated ones; it falls as they become alike.",
+    ),
+    "kl": ("divergence of latents", "Of the encoder's latents from the prior; 0: it says nothing."),
+    "latent_loss": (
+        "latent loss",
+        "How badly the encoder finds what a simulated image was made of; 0.5: it knows nothing.",
+    ),
+}
+
+
+def meaning(name: str) -> tuple[str, str]:
+    """Title and caption of a number of the history.
+
+    >>> meaning("told_2")[0], meaning("signal")
+    ('component 2', ('signal', 'signal, mean since the row before'))
+    """
+    start, _, last = name.rpartition("_")
+    key, number = (f"{start}_K", last) if last.isdigit() else (name, "")
+    if key in _MEANING:
+        title, caption = (text.replace("K", number) if number else text for text in _MEANING[key])
+        return title, caption
+    title = name.replace("_", " ")
+    return title, f"{title}, mean since the row before"
+
+
 def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """One plot for each number that a solver reported while it was trained.
 
     >>> [plot.title for plot in stat_plots([{"step": 1, "kl": 0.5}, {"step": 2, "kl": 0.4}])]
-    ['kl']
+    ['divergence of latents']
     """
     names = dict.fromkeys(name for row in history for name in row if name not in _NO_CURVES)
     plots = []
@@ -251,9 +286,9 @@ def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
             "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
             "showlegend": False,
         }
-        title = name.replace("_", " ")
+        title, caption = meaning(name)
         key = "stat-" + "".join(c if c.isalnum() else "-" for c in name)
-        plots.append(Plot(key, title, f"{title}, mean since the row before", [curve], layout))
+        plots.append(Plot(key, title, caption, [curve], layout))
     return plots
 
 
