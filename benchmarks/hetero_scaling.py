@@ -33,11 +33,12 @@ import torch
 from _circumstances import where_and_when
 from _mixtures import column
 from _processes import measured, vitreous
-from refine_scaling import size, table
+from refine_scaling import parser_of, table
 from vitreous.metrics.clustering import normalised_mutual_information
 
 LIMIT_GB = 6.0
 EDGE = 230.4  # of the box, Å
+ROWS = [(10_000, 64), (100_000, 64), (100_000, 128)]
 COLUMNS = ("way", "n", "box", "seconds", "cpu_seconds", "peak_memory_gb", "clusters")
 
 
@@ -84,22 +85,10 @@ def sort(way: str, count: int, box: int, options: argparse.Namespace) -> dict[st
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/hetero"))
-    parser.add_argument(
-        *("--rows",),
-        nargs="+",
-        type=size,
-        default=[(10_000, 64), (100_000, 64), (100_000, 128)],
-        metavar="NxBOX",
-    )
+    parser = parser_of(__doc__, "bench-results/hetero", ROWS)
     parser.add_argument("--ways", nargs="+", choices=("poses", "gan"), default=["poses", "gan"])
     parser.add_argument("--effort", type=float, default=0.01, help="of the VAE-GAN")
     parser.add_argument("--effort-of-poses", type=float, default=1.0)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", action="store_true", help="particles and results")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     return options

@@ -124,17 +124,23 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str,
     return result
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/scaling"))
-    parser.add_argument("--rows", nargs="+", type=size, default=ROWS, metavar="NxBOX")
-    parser.add_argument("--rounds", type=int, default=20, help="most; it ends when settled")
-    parser.add_argument("--start-resolution", type=float, default=40.0, help="Å")
-    parser.add_argument("--snr-db", type=float, default=-10.0)
+def parser_of(about: str, folder: str, rows: list[tuple[int, int]]) -> argparse.ArgumentParser:
+    """The options that scaling benchmarks have in common."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(folder))
+    parser.add_argument("--rows", nargs="+", type=size, default=rows, metavar="NxBOX")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="particles and results")
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    parser = parser_of(__doc__, "bench-results/scaling", ROWS)
+    parser.add_argument("--rounds", type=int, default=20, help="most; it ends when settled")
+    parser.add_argument("--start-resolution", type=float, default=40.0, help="Å")
+    parser.add_argument("--snr-db", type=float, default=-10.0)
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     return options

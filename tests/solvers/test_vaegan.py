@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -71,15 +73,20 @@ def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_louder_noise_is_not_more_diverse() -> None:
+def _louder(network: Callable[..., Tensor], factor: float, *given: Any) -> Tensor:
+    return factor * network(*given)
+
+
+def test_louder_noise_is_not_more_diverse(monkeypatch: pytest.MonkeyPatch) -> None:
     gan = _gan(noise="network")
     conditions = gan.imaging.draw(8)
     latent = torch.zeros(8, 3)
-    network, told = gan.imaging.noise_network.forward, []
+    network, told = gan.imaging.noise_network, list[float]()
+    quiet = network.forward
     for factor in (1.0, 100.0):
+        monkeypatch.setattr(network, "forward", partial(_louder, quiet, factor))
         for name in ("latent", "noise"):
             gan.generators[name].manual_seed(5)
-        gan.imaging.noise_network.forward = lambda *a, f=factor: f * network(*a)  # type: ignore[method-assign,misc]
         told.append(float(gan.imaging.simulated(latent, conditions, 0)[1].detach()))
     assert told[0] > 0
     assert told[1] == pytest.approx(told[0], rel=1e-4)

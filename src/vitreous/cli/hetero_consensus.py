@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from vitreous.cli import refine_run
 from vitreous.cli.common import say
 from vitreous.cli.hetero_request import Request
-from vitreous.cli.output import CHECKPOINTS, CONFIG, OutputFolder
+from vitreous.cli.output import CHECKPOINTS, CONFIG, OutputFolder, read_config
 from vitreous.cli.particle_sources import ParticleFiles
 from vitreous.cli.working_set import WorkingSet
 from vitreous.core.errors import InputError
@@ -77,8 +76,5 @@ def _told(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         return {}
-    try:
-        run: dict[str, Any] = tomllib.loads(path.read_text("utf-8")).get("run", {})
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be read; --overwrite the run") from error
+    run: dict[str, Any] = read_config(path, "--overwrite the run").get("run", {})
     return run

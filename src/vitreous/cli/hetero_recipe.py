@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 
 from vitreous.cli import sorters
-from vitreous.cli.common import one_line
-from vitreous.cli.output import CHECKPOINTS, CONFIG
+from vitreous.cli.output import CHECKPOINTS, CONFIG, read_config
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.sorters import Material, Method
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
@@ -172,10 +170,7 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError(f"{folder}: no output of vitreous hetero train or run; check the path")
-    try:
-        config = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    config = read_config(path)
     command = config.get("run", {}).get("command")
     if command not in COMMANDS:
         raise UsageError(

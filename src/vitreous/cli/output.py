@@ -149,7 +149,7 @@ class OutputFolder:
 
     def _open(self) -> None:
         held = sorted(item.name for item in self.root.iterdir() if item.name != LOCK)
-        earlier = _read_config(self.root / CONFIG) if CONFIG in held else None
+        earlier = read_config(self.root / CONFIG) if CONFIG in held else None
         self._config = self._describe()
         if earlier is not None and (self._resume or self._overwrite):
             self._check_command(earlier)
@@ -334,13 +334,20 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, advice: str = "choose another folder") -> dict[str, Any]:
+    """What ``config.toml`` of a run holds.
+
+    Args:
+        path: of the file.
+        advice: what to do if it is broken.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({one_line(error)}); choose another folder"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); {advice}") from error
 
 
 def _now() -> str:

@@ -148,14 +148,18 @@ class VaeGan(RollsBack):
         found: tuple[Tensor, Tensor] = encoder(images)
         return found
 
+    def _turn(self) -> int:
+        """Which mirror and quarter turn all images of a step are seen in."""
+        if not self.config.mirror:
+            return 0
+        stream = self.generators["batches"]
+        return int(torch.randint(VIEWS, (1,), generator=stream, device=stream.device))
+
     def _batch(self) -> _Batch:
         """Real images, as many drawn from the prior, as many reconstructions if they count."""
         b, stream = self.config.batch_size, self.generators["batches"]
         row = torch.randint(len(self.images), (b,), generator=stream, device=stream.device)
-        row = row.to(self.device)
-        turn = 0
-        if self.config.mirror:
-            turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
+        row, turn = row.to(self.device), self._turn()
         reconstructed = self.sorting and self.config.perceptual > 0
         conditions = self.imaging.draw(2 * b if reconstructed else b)
         real = self.imaging.real(row, turn)
@@ -272,10 +276,7 @@ class VaeGan(RollsBack):
     def _update_encoder(self, encoder: Encoder | DenseEncoder) -> dict[str, float]:
         """The encoder alone learns which latent vector an image was made of."""
         count = ENCODER_BATCH * self.config.batch_size
-        turn = 0
-        if self.config.mirror:
-            stream = self.generators["batches"]
-            turn = int(torch.randint(8, (1,), generator=stream, device=stream.device))
+        turn = self._turn()
         with torch.no_grad():
             latent = self.imaging.normal(count, self.config.latent)
             conditions = self.imaging.draw(count)
