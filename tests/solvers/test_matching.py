@@ -8,8 +8,10 @@ import torch
 from matching_case import BOX, PIXEL, case
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.core.symmetry import point_group
-from vitreous.solvers import matching
-from vitreous.solvers.matching import Band, GlobalSearch, shift_grid, views
+from vitreous.physics.projector import oversampled_spectrum, project_spectrum
+from vitreous.solvers import circle_search
+from vitreous.solvers.band import Band, shift_grid
+from vitreous.solvers.matching import GlobalSearch, views
 from vitreous.solvers.pose_refinement import PoseRefiner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +60,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     search = GlobalSearch(data.volume, BAND, FLAT, shift_range_angstrom=4.0, candidates=2)
     images = BAND.images(data.images)
     whole = search(images, data.optics)
-    monkeypatch.setattr(matching, "BLOCK", 12_000)
+    monkeypatch.setattr(circle_search, "BLOCK", 12_000)
     pieces = search(images, data.optics)
     torch.testing.assert_close(pieces.gain, whole.gain)
     torch.testing.assert_close(pieces.rotation, whole.rotation)
@@ -81,7 +83,7 @@ def test_without_a_ctf_and_turned_by_hand() -> None:
     turn = axis_angle_to_matrix(torch.tensor([[0.0, 0.0, 1.0]]))
     search = GlobalSearch(data.volume, BAND, FLAT, candidates=1, short=False)
     view = search.rotations[100:101]
-    image = matching.project_spectrum(matching.oversampled_spectrum(data.volume), turn @ view, BOX)
+    image = project_spectrum(oversampled_spectrum(data.volume), turn @ view, BOX)
     found = search(BAND.images(image), None)
     cosine = ((found.rotation[0, 0] * (turn @ view)[0]).sum() - 1) / 2
     assert torch.rad2deg(torch.acos(cosine.clamp(max=1))) < 4.0  # half a step in plane

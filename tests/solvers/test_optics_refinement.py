@@ -14,8 +14,8 @@ from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.metrics.fsc import fsc
 from vitreous.physics.simulator import simulate
+from vitreous.solvers.band import Band
 from vitreous.solvers.images import ImagesInMemory, shell_power
-from vitreous.solvers.matching import Band
 from vitreous.solvers.optics_refinement import (
     MicrographOptics,
     OpticsTally,

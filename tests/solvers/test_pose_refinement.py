@@ -9,7 +9,7 @@ from matching_case import BOX, PIXEL, case
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.physics.simulator import simulate
-from vitreous.solvers.matching import Band
+from vitreous.solvers.band import Band
 from vitreous.solvers.pose_refinement import PoseRefiner
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -122,6 +122,88 @@ def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
     return torch.complex(real, imaginary)
 
 
+def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
+    r"""Images with given spectra on half circles and without a mean: undoes :func:`to_polar`.
+
+    Over whole circles, with the weights q of :attr:`PolarGrid.quadrature`,
+
+    .. math::
+
+        y(p) = n^{-2} \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n},
+
+    which is the inverse as far as the image holds no frequencies beyond the circles, and nothing
+    beyond ``n / 2`` from its centre.
+
+    Args:
+        values: complex ``(b, K, A / 2)``.
+        grid: of the images' box.
+
+    Returns:
+        real ``(b, n, n)``.
+
+    Raises:
+        ValueError: values of another grid.
+
+    >>> grid = PolarGrid(16, 7)
+    >>> axis = torch.arange(16.0) - 8
+    >>> dot = torch.exp(-(axis[:, None] ** 2 + (axis - 1) ** 2) / 8)[None]
+    >>> back = from_polar(to_polar(dot - dot.mean(), grid), grid)
+    >>> bool((back - dot + dot.mean()).abs().max() < 0.02)
+    True
+    """
+    n, half = grid.box_size, grid.angles // 2
+    if tuple(values.shape[1:]) != (grid.radius, half):
+        raise ValueError(
+            f"values must be (b, {grid.radius}, {half}) for this grid, got {tuple(values.shape)}"
+        )
+    weight = (2 / n**2) * grid.quadrature.to(device=values.device, dtype=values.real.dtype)
+    weighted = values * weight[:, None]
+    flat = torch.cat([weighted.real.flatten(1), weighted.imag.flatten(1)], 1)
+    return (flat @ _transform(grid, values.device, flat.dtype).mT).view(-1, n, n)
+
+
+def turn_circles(values: Tensor, steps: Tensor) -> Tensor:
+    r"""Turn images in their plane: :math:`\hat y(r, \varphi_j)` becomes that at :math:`j + s`.
+
+    Args:
+        values: complex spectra of real images on half circles ``(b, K, A / 2)``; or real ones, such
+            as CTFs.
+        steps: long ``(b,)``, s, in steps of the grid's angles, from 0 to A - 1.
+
+    Returns:
+        ``(b, K, A / 2)``.
+
+    >>> spectrum = torch.tensor([[[1 + 1j, 2 + 2j]]])
+    >>> turn_circles(spectrum, torch.tensor([1])).tolist()
+    [[[(2+2j), (1-1j)]]]
+    """
+    half = values.shape[-1]
+    place = torch.arange(half, device=values.device) + steps[:, None]
+    chosen = values.gather(-1, (place % half)[:, None].expand(values.shape))
+    if not values.is_complex():
+        return chosen
+    opposite = (place // half % 2 == 1)[:, None]  # the other half circle
+    return torch.where(opposite, chosen.conj(), chosen)
+
+
+def angular_derivative(values: Tensor) -> Tensor:
+    r"""Derivative over the angle, per radian, of spectra of real images on half circles.
+
+    Args:
+        values: complex ``(..., K, A / 2)``; the other half circles are their conjugates.
+
+    >>> grid = PolarGrid(16, 3)
+    >>> kx, ky = grid.frequencies
+    >>> bool(torch.allclose(angular_derivative(torch.complex(kx, ky)).real, -ky))
+    True
+    """
+    half = values.shape[-1]
+    harmonics = torch.fft.fft(torch.cat([values, values.conj()], -1))
+    m = torch.fft.fftfreq(2 * half, 1 / (2 * half), device=values.device, dtype=values.real.dtype)
+    m[half] = 0.0  # the highest is neither sine nor cosine
+    return torch.fft.ifft(1j * m * harmonics)[..., :half]
+
+
 @lru_cache(maxsize=8)
 def _fourier(points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """exp(-2 pi i m j / A) for even and for odd m, ``(2, A / 2, 2 M)``, parts side by side."""

@@ -22,15 +22,14 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
+from vitreous.solvers.band import Band
 from vitreous.solvers.candidates import Assigned, Assignment, Drawn
-from vitreous.solvers.matching import Band, Candidates, GlobalSearch
+from vitreous.solvers.centred_search import AROUND, CENTRING_RADIUS, CentredSearch
+from vitreous.solvers.matching import Candidates, GlobalSearch
 from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
-_AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
-_CENTRING_RADIUS = 6  # shells that mostly tell where a particle is, before its pose is searched for
-_RIVAL = 10.0  # less gain than the best: poses that may still be the better ones
 _SAME = 0.3  # radians times K
 _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
@@ -75,16 +74,17 @@ class Assigner:
         bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
         self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
         self._group = point_group(config.symmetry).matrices.float().to(volume.device)
-        self._search = self._centring = self._near = None
+        self._search: GlobalSearch | None = None
+        self._centring: CentredSearch[Candidates] | None = None
         if search:
-            farthest, near = config.shift_range_angstrom, _AROUND * bands[0].shift_step_angstrom
+            farthest, near = config.shift_range_angstrom, AROUND * bands[0].shift_step_angstrom
             if recentre:
                 farthest = min(farthest, near)
             self._search = self._searcher(volume, bands[0], noise_power, farthest)
-            if farthest > near and radii[0] > _CENTRING_RADIUS:
-                coarse = Band(n, pixel_size_angstrom, _CENTRING_RADIUS)
-                self._centring = self._searcher(volume, coarse, noise_power, farthest)
-                self._near = self._search.with_shifts(near)
+            if farthest > near and radii[0] > CENTRING_RADIUS:
+                coarse = Band(n, pixel_size_angstrom, CENTRING_RADIUS)
+                first = self._searcher(volume, coarse, noise_power, farthest)
+                self._centring = CentredSearch(first, self._search)
 
     def _searcher(
         self, volume: Tensor, band: Band, noise_power: Tensor, farthest: float
@@ -227,11 +227,18 @@ class Assigner:
     ) -> tuple[Assignment, Candidates]:
         """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
-        cropped = self._search.band.images(images)
+        draws = 0 if self._generator is None else self.config.draws
         if centre is not None or self._centring is None:
-            found = self._look(self._search, cropped, optics, scale, centre)
+            found = self._search(
+                self._search.band.images(images),
+                optics,
+                scale,
+                centre=centre,
+                draws=draws,
+                generator=self._generator,
+            )
         else:
-            found = self._centred(images, cropped, optics, scale)
+            found = self._centring(images, optics, scale, draws=draws, generator=self._generator)
         best = found.gain[:, :1]
         kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
         candidates = Assignment(
@@ -243,40 +250,6 @@ class Assigner:
             found.gain.new_zeros(*found.gain.shape, 5, 5),
         )
         return candidates, found if found.drawn is None else found.drawn
-
-    def _look(
-        self,
-        search: GlobalSearch,
-        cropped: Tensor,
-        optics: Optics | None,
-        scale: Tensor | None,
-        centre: Tensor | None,
-    ) -> Candidates:
-        draws = 0 if self._generator is None else self.config.draws
-        return search(cropped, optics, scale, centre=centre, draws=draws, generator=self._generator)
-
-    def _centred(
-        self, images: Tensor, cropped: Tensor, optics: Optics | None, scale: Tensor | None
-    ) -> Candidates:
-        """A search at few frequencies, then around the shifts found where these are clear."""
-        assert self._search is not None
-        assert self._centring is not None
-        assert self._near is not None
-        first = self._centring(self._centring.band.images(images), optics, scale)
-        shift = first.shift_angstrom
-        away = (shift - shift[:, :1]).norm(dim=-1) > self._centring.band.shift_step_angstrom
-        clear = ~(away & (first.gain > first.gain[:, :1] - _RIVAL)).any(1)
-        parts, places = [], []
-        for search, which in ((self._near, clear), (self._search, ~clear)):
-            rows = which.nonzero().flatten()
-            if len(rows) == 0:
-                continue
-            some = None if optics is None else optics[rows]
-            a = None if scale is None else scale[rows]
-            centre = shift[rows, 0] if search is self._near else None
-            parts.append(self._look(search, cropped[rows], some, a, centre))
-            places.append(rows)
-        return Candidates.cat(parts)[torch.cat(places).argsort()]
 
     def _refined(
         self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: Tensor | None

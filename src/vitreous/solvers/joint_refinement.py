@@ -37,10 +37,11 @@ from vitreous.physics.shift import shift_phases
 from vitreous.physics.window_projector import WindowProjector
 from vitreous.solvers.admm import admm
 from vitreous.solvers.admm_config import STRICT
+from vitreous.solvers.band import Band
 from vitreous.solvers.images import ImageSource, read_ahead
 from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.loop import Stats
-from vitreous.solvers.matching import Band, GlobalSearch
+from vitreous.solvers.matching import GlobalSearch
 from vitreous.solvers.model_based import ModelBasedConfig, accumulate, support
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 from vitreous.solvers.regularisation import cross_validated, strongest

@@ -30,7 +30,7 @@ from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.slice_jets import band as band_points
 from vitreous.physics.slice_jets import slice_jets
-from vitreous.solvers.matching import Band
+from vitreous.solvers.band import Band
 
 BLOCK_BYTES = 2**22  # of derivatives at a time
 _DAMPING = 0.02
