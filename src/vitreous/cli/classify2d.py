@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,13 +22,18 @@ from vitreous.cli.particle_options import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
+    IgnoreCtf,
     Invert,
     Passthrough,
     Permissive,
     SkipBad,
     WorkingBox,
 )
-from vitreous.cli.refine_options import Continue
+from vitreous.cli.refine_options import Continue, MaskDiameter, ShiftRange
+from vitreous.core.errors import UsageError
+
+IN_EACH_CLUSTER = 16
+_GAN_ONLY = {"latent": None, "shift": "none", "min_cluster": None, "min_samples": 10}
 
 
 def command(
@@ -36,9 +41,24 @@ def command(
     particles: Particles,
     output: Output,
     classes: Annotated[
-        int, typer.Option(min=1, help="Class images of each cluster, at most.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Class images, at most. By default 50, or one for every 100 particles; with "
+            "--no-align 16 in each cluster.",
+        ),
+    ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align/--no-align",
+            help="Find classes together with the turn and shift of every particle. --no-align: "
+            "by a VAE-GAN that looks for neither, whose classes tell views apart less well.",
+        ),
+    ] = True,
     box: WorkingBox = None,
+    mask_diameter: MaskDiameter = None,
+    shift_range: ShiftRange = None,
     latent: Latent = None,
     shift: Shift = "none",
     effort: Effort = 1.0,
@@ -47,6 +67,7 @@ def command(
     min_samples: MinSamples = 10,
     space: Space = "auto",
     invert: Invert = False,
+    ignore_ctf: IgnoreCtf = False,
     apix: Apix = None,
     passthrough: Passthrough = None,
     skip_bad: SkipBad = False,
@@ -60,19 +81,49 @@ def command(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Class images of particles: a model of their views, without noise and CTF.
+    """Class images of particles: their views, without noise and CTF.
 
-    Trains a VAE-GAN whose generator makes images instead of volumes. Finds clusters of its
-    embedding by density, and in each cluster class images by k-means. Writes classes.mrcs (an image
-    for each class), classes.star, particles.star (class and latents of every particle), report.html
-    and checkpoints.
+    Every particle finds its class, its turn in the plane and its shift, every class its image, low
+    frequencies first. Writes classes.mrcs (an image for each class, the largest first),
+    classes.star, particles.star (class, angle and origin of every particle, as of RELION's 2D
+    classification), report.html and checkpoints. To go on with the particles of some classes:
+    `vitreous select OUT/particles.star good.star --where 'rlnClassNumber < 12'`.
 
     Example: `vitreous classify2d particles.star -o OUT`
     """
     require_finite(context.params)
+    given = dict(context.params)
+    if align:
+        tell(_averages(given))
+        return
     from vitreous.cli.hetero_maps import Clustering
     from vitreous.cli.hetero_run import run
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all=True)
-    given = {**context.params, "method": "classes"}
-    tell(run(request(given, clustering=clustering, points=classes)))
+    given |= {"align": False, "method": "classes"}
+    more = {"clustering": clustering, "shift_range_angstrom": shift_range}
+    tell(run(request(given, points=classes or IN_EACH_CLUSTER, **more)))
+
+
+def _averages(given: dict[str, Any]) -> Any:
+    from vitreous.cli.classify2d_align import Request, run
+    from vitreous.cli.particle_sources import ParticleFiles
+    from vitreous.cli.working_set import Working
+
+    for name, usual in _GAN_ONLY.items():
+        if given[name] != usual:
+            raise UsageError(f"--{name.replace('_', '-')}: goes with --no-align")
+    return run(
+        Request(
+            files=ParticleFiles.of(given),
+            output=given["output"],
+            working=Working.of(given),
+            classes=given["classes"],
+            shift_range_angstrom=given["shift_range"],
+            effort=given["effort"],
+            config=given["config"],
+            overwrite=given["overwrite"],
+            resume=given["resume"],
+            quiet=given["quiet"],
+        )
+    )

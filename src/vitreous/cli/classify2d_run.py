@@ -1,65 +1,74 @@
-"""What ``vitreous classify2d`` does after training: class images by k-means in every cluster."""
+"""What ``vitreous classify2d --no-align`` does after training: classes by k-means in clusters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitreous.cli.class_images import ClassImages, Shown, aligned_classes
 from vitreous.cli.common import generator
 from vitreous.cli.hetero_maps import Clustering, Notify, clustered, embed_all, members
-from vitreous.cli.hetero_output import (
-    CLASS,
-    PLANE,
-    PROBABILITY,
-    latent_columns,
-    write_tables,
-)
-from vitreous.cli.hetero_results import Done, axes_names, settings_shown, subtitle
-from vitreous.cli.output import OutputFolder
-from vitreous.cli.progress import duration
-from vitreous.data.particles import Particles
-from vitreous.io.mrc import write_mrc
-from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
-from vitreous.report.mixed import MixedReport, write_mixed_report
+from vitreous.cli.hetero_output import PLANE, PROBABILITY, latent_columns
+from vitreous.cli.hetero_results import axes_names
+from vitreous.cli.sorters import Material
+from vitreous.io.star import format_column
+from vitreous.solvers.class_averages import ClassAverages, ClassConfig
 from vitreous.solvers.clustering import Clusters, centroids
 from vitreous.solvers.sorter import Sorter
 
-CLASSES = "classes.star"
-CLASS_IMAGES = "classes.mrcs"
 CLUSTER = "vitreousCluster"
-AVERAGED = 64  # of its particles, whose images a class image is the mean of
 
 
 @dataclass(frozen=True)
-class Classes:
-    """Class images, and the class of every particle.
+class Grouped:
+    """Classes that were found in an embedding.
 
     Args:
         latent: ``(n, d)``.
         clusters: found by density; every particle is in one.
         label: long ``(n,)``, class from 0 on; those of a cluster follow one another.
         cluster_of: long ``(k,)``, cluster of each class, from 0 on.
-        images: ``(k, m, m)``.
     """
 
     latent: Tensor
     clusters: Clusters
     label: Tensor
     cluster_of: Tensor
-    images: Tensor
+
+    def shown(self, classes: ClassImages) -> Shown:
+        """For tables and page."""
+        clusters, latent = self.clusters, self.latent
+        count = len(clusters)
+        columns = latent_columns(latent) | {
+            CLUSTER: (clusters.label + 1).numpy(),
+            PROBABILITY: clusters.probability.numpy(),
+            PLANE[0]: clusters.plane[:, 0].numpy(),
+            PLANE[1]: clusters.plane[:, 1].numpy(),
+        }
+        colours = {f"latent {i + 1}": column.numpy() for i, column in enumerate(latent.mT[:6])}
+        return Shown(
+            f"{classes.words} in {'one cluster' if count == 1 else f'{count} clusters'}",
+            columns,
+            {CLUSTER: format_column((self.cluster_of + 1).numpy())},
+            {"clusters": count, "space": clusters.space},
+            {
+                "plane": clusters.plane.numpy(),
+                "axes": axes_names(clusters.space),
+                "label": (self.label + 1).numpy(),
+                "columns": {"cluster": (clusters.label + 1).numpy(), **colours},
+            },
+        )
 
 
 def classify(
     sorter: Sorter, options: Clustering, most: int, count: int, seed: int, notify: Notify
-) -> Classes:
-    """Class images of a trained model in two dimensions.
+) -> Grouped:
+    """Classes of a trained model in two dimensions.
 
     Args:
-        sorter: whose ``volume`` is an image.
+        sorter: whose embedding is grouped.
         options: of the clusters; all particles are given to one.
         most: classes of each cluster.
         count: of particles.
@@ -70,99 +79,40 @@ def classify(
         DivergedError: latents that are not finite.
         UsageError: clusters cannot be found.
     """
-    latent = embed_all(sorter, count, lambda share: notify(0.5 * share))
+    latent = embed_all(sorter, count, notify)
     clusters = clustered(latent, options, seed)
     label = torch.zeros(count, dtype=torch.long)
-    groups: list[Tensor] = []
     owners: list[int] = []
     for k, rows in enumerate(members(clusters.label, len(clusters))):
-        found, group = centroids(latent[rows], most, seed=seed)
-        label[rows] = group + len(groups)
-        groups += [rows[some] for some in members(group, len(found))]
-        owners += [k] * len(found)
-    images, unsure = [], (1 - latent.var(0)).clamp_min(0).sqrt()  # the prior's variance is 1
-    draw = generator(seed, "class images")
-    for i, rows in enumerate(groups, 1):
-        places = latent[rows[:: max(1, len(rows) // AVERAGED)]]
-        places = places + unsure * torch.randn(places.shape, generator=draw)
-        shown = [sorter.volume(place).detach().float().cpu() for place in places]
-        images.append(torch.stack(shown).mean(0))
-        notify(0.5 + 0.5 * i / len(groups))
-    return Classes(latent, clusters, label, torch.tensor(owners), torch.stack(images))
+        _, group = centroids(latent[rows], most, seed=seed)
+        label[rows] = group + len(owners)
+        owners += [k] * (int(group.max()) + 1)
+    return Grouped(latent, clusters, label, torch.tensor(owners))
 
 
-def write_classes(
-    folder: OutputFolder,
-    particles: Particles,
-    found: Classes,
-    *,
-    pixel_size_angstrom: float,
-    title: str,
-    history: Sequence[Mapping[str, Any]],
-    seconds: float,
-) -> Done:
-    """Write images, tables and page.
+def averaged(
+    grouped: Grouped, material: Material, shift_range_angstrom: float, notify: Notify
+) -> ClassImages:
+    """The particles of each class, brought onto one another.
 
-    Raises:
-        ResourceError: the disk is full.
+    Args:
+        grouped: the classes.
+        material: what the model was trained on.
+        shift_range_angstrom: farthest shift of a particle.
+        notify: told the share that is done.
     """
-    sizes = torch.bincount(found.label, minlength=len(found.images))
-    clusters = found.clusters
-    columns = latent_columns(found.latent) | {
-        CLASS: (found.label + 1).numpy(),
-        CLUSTER: (clusters.label + 1).numpy(),
-        PROBABILITY: clusters.probability.numpy(),
-        PLANE[0]: clusters.plane[:, 0].numpy(),
-        PLANE[1]: clusters.plane[:, 1].numpy(),
-    }
-    write_tables(folder, particles, columns)
-    stack = folder.path(CLASS_IMAGES)
-    write_mrc(stack, found.images.numpy(), pixel_size_angstrom, is_stack=True)
-    table = {
-        "rlnReferenceImage": [f"{k + 1:06d}@{CLASS_IMAGES}" for k in range(len(sizes))],
-        "rlnClassNumber": format_column(range(1, len(sizes) + 1)),
-        "rlnClassDistribution": format_column((sizes / sizes.sum()).numpy()),
-        CLUSTER: format_column((found.cluster_of + 1).numpy()),
-    }
-    write_star(folder.path(CLASSES), StarDocument({"model_classes": StarBlock(table)}))
-    verdict = f"{len(sizes)} class images in {_clusters(len(clusters))}"
-    folder.config["run"] |= {
-        "verdict": verdict,
-        "clusters": len(clusters),
-        "sizes": sizes.tolist(),
-        "space": clusters.space,
-        "seconds": round(seconds, 1),
-    }
-    latents = {f"latent {i + 1}": column.numpy() for i, column in enumerate(found.latent.mT[:6])}
-    page = MixedReport(
-        title=title,
-        subtitle=subtitle("classify2d"),
-        verdict=verdict + ".",
-        key_numbers={
-            "particles": f"{len(particles):,}",
-            "clusters": str(len(clusters)),
-            "class images": str(len(sizes)),
-            "time": duration(seconds),
-        },
-        settings=settings_shown(folder.config["options"]),
-        plane=clusters.plane.numpy(),
-        axes=axes_names(clusters.space),
-        label=(found.label + 1).numpy(),
-        columns={"cluster": (clusters.label + 1).numpy(), **latents},
-        particles=len(particles),
-        history=history,
-        images=found.images.numpy(),
-        sizes=sizes.tolist(),
+    data, seed = material.data, material.working.seed
+    solver = ClassAverages(
+        material.images,
+        material.optics,
+        data.pixel_size_angstrom,
+        data.half_set,
+        ClassConfig(
+            classes=1,
+            shift_range_angstrom=shift_range_angstrom,
+            diameter_angstrom=material.working.mask_diameter_angstrom,
+        ),
+        generator=generator(seed, "class averages"),
+        device=data.device,
     )
-    write_mixed_report(folder.path("report.html"), page)
-    lines = (
-        f"time         {duration(seconds)}",
-        f"images       {stack}",
-        f"table        {folder.root / 'particles.star'}",
-        f"report       {folder.root / 'report.html'}",
-    )
-    return Done(verdict, "\n".join(lines))
-
-
-def _clusters(count: int) -> str:
-    return "one cluster" if count == 1 else f"{count} clusters"
+    return aligned_classes(solver, grouped.label, seed, notify)

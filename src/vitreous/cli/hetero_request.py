@@ -32,6 +32,7 @@ class Request:
             poses had to be found or ``rounds`` are given, else 1.
         rounds: of each search; None: :data:`ROUNDS`; 0: no search, so one pass.
         shift: how far particles are off centre, for ``gan``.
+        shift_range_angstrom: how far they are looked for when classes are averaged.
     """
 
     files: ParticleFiles
@@ -46,6 +47,7 @@ class Request:
     passes: int | None = None
     rounds: int | None = None
     shift: str = "none"
+    shift_range_angstrom: float | None = None
     overwrite: bool = False
     resume: bool = False
     quiet: bool = False

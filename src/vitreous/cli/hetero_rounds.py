@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vitreous.cli.hetero_maps import PosedImages
-from vitreous.cli.refine_run import SHIFT_SHARE
+from vitreous.cli.working_set import SHIFT_SHARE
 from vitreous.core.params import Pose
 from vitreous.metrics.fsc import fsc
 from vitreous.solvers.classification import Classification, ClassificationConfig

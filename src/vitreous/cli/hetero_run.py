@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from vitreous.cli import sorters
-from vitreous.cli.classify2d_run import CLASS_IMAGES, CLASSES, classify, write_classes
+from vitreous.cli.class_images import CLASS_IMAGES, CLASSES, write_class_images
+from vitreous.cli.classify2d_run import averaged, classify
 from vitreous.cli.common import StopSignals, say
 from vitreous.cli.hetero_consensus import consensus_files, first_poses
 from vitreous.cli.hetero_maps import (
@@ -92,7 +93,7 @@ def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
         options |= {"passes": request.passes, "rounds": request.rounds}
     if request.clustering is not None:
         options |= asdict(request.clustering)
-        options |= {"points": request.points}
+        options |= {"points": request.points, "shift_range": request.shift_range_angstrom}
     return OutputFolder(
         request.output,
         request.command,
@@ -156,22 +157,26 @@ class _End:
 
     def of_classes(self) -> Done:
         """Class images of a model in two dimensions."""
-        request = self._request
+        request, made = self._request, self._model.material
         assert request.clustering is not None
         with RunProgress("classifying", quiet=request.quiet) as bar:
-            classes = classify(
+            notify = heeding(bar, self._stop)
+            grouped = classify(
                 self._model.sorter,
                 request.clustering,
                 request.points,
                 len(self._data.particles),
                 request.working.seed,
-                heeding(bar, self._stop),
+                lambda share: notify(0.2 * share),
             )
-        return write_classes(
+            farthest = self._data.shift_range(request.shift_range_angstrom)
+            classes = averaged(grouped, made, farthest, lambda share: notify(0.2 + 0.8 * share))
+        return write_class_images(
             self._folder,
             self._data.particles,
             classes,
-            pixel_size_angstrom=model_pixel_size(self._data, self._model.sorter),
+            grouped.shown(classes),
+            pixel_size_angstrom=self._data.pixel_size_angstrom,
             title=f"{request.files.path.name}: class images",
             history=self._rows,
             seconds=self._journal.seconds(),

@@ -14,7 +14,7 @@ from vitreous.cli.progress import RunProgress
 from vitreous.core.errors import DivergedError
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.io.nested import flatten_state, not_finite, restore_state
-from vitreous.solvers.sorter import Sorter
+from vitreous.solvers.sorter import Steps
 
 ROWS = 200  # of the history, for each training
 SAVE_SECONDS = 120.0
@@ -103,10 +103,10 @@ class Journal:
 
 
 class Training:
-    """A sorter from its first step, or from where the journal left it, to its last.
+    """A solver from its first step, or from where the journal left it, to its last.
 
     Args:
-        sorter: to be trained.
+        sorter: to be trained, or another solver.
         journal: of the run; a ``sorter`` in its state is gone on from.
         about: the rest of the run's state, which goes into every checkpoint.
         stop: asked after every step.
@@ -117,7 +117,7 @@ class Training:
 
     def __init__(
         self,
-        sorter: Sorter,
+        sorter: Steps,
         journal: Journal,
         about: Mapping[str, Any],
         stop: StopSignals,

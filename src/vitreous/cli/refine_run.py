@@ -39,7 +39,6 @@ OUTPUTS = (
     "micrographs.csv",
     "history.jsonl",
 )
-SHIFT_SHARE = 0.08  # of the box: how far particles are looked for
 _ROUNDS_EXPECTED = 8
 
 
@@ -156,7 +155,7 @@ def _plan(request: Request) -> _Plan:
             f"--start-resolution {coarsest:g}: must be finer than half the box, {edge / 2:.0f} Å, "
             f"and coarser than two pixels, {2 * data.pixel_size_angstrom:.1f} Å"
         )
-    return _Plan(request, data, SHIFT_SHARE * edge if farthest is None else farthest)
+    return _Plan(request, data, data.shift_range(farthest))
 
 
 def _folder(plan: _Plan) -> OutputFolder:

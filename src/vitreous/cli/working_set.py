@@ -15,6 +15,7 @@ from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles
 
+SHIFT_SHARE = 0.08  # of the box: how far particles are looked for, by default
 _FIELDS = {  # of an option, its field in Working
     "sym": "symmetry",
     "box": "box_size",
@@ -72,6 +73,11 @@ class WorkingSet:
     pixel_size_angstrom: float
     device: torch.device
     digest: str = ""
+
+    def shift_range(self, given_angstrom: float | None) -> float:
+        """How far particles are looked for, Å: as given, or the default."""
+        edge = self.box_size * self.pixel_size_angstrom
+        return SHIFT_SHARE * edge if given_angstrom is None else given_angstrom
 
 
 def open_working_set(

@@ -167,9 +167,9 @@ class ClassAverages:
     ) -> None:
         if len(images) < config.classes:
             raise ValueError(f"{len(images)} images for {config.classes} classes; ask for fewer")
-        self.images, self.optics, self._half = images, optics, half - 1
+        self.images, self.optics, self.half = images, optics, half
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
-        self._generator, self._device = generator, device or torch.device("cpu")
+        self._generator, self.device = generator, device or torch.device("cpu")
         n, count = images.box_size, config.classes
         self._top = min(config.radius or n, (n - 1) // 2)
         self.radius = min(self._top, config.start_radius)
@@ -209,13 +209,13 @@ class ClassAverages:
         return torch.randperm(total, generator=self._generator)[:count].sort().values
 
     def _some(self, rows: Tensor) -> Optics | None:
-        return None if self.optics is None else self.optics[rows].to(self._device)
+        return None if self.optics is None else self.optics[rows].to(self.device)
 
     def _seeds(self, count: int) -> Tensor:
         """Single particles, drawn at random, with their phases set right."""
         band = Band(self.images.box_size, self.pixel_size_angstrom, self.radius)
         rows = torch.randperm(len(self.images), generator=self._generator)[:count].sort().values
-        images = self.images.read(rows).to(self._device, torch.float32)
+        images = self.images.read(rows).to(self.device, torch.float32)
         optics = self._some(rows)
         if optics is not None:
             transfer = ctf_half(images.shape[-1], self.pixel_size_angstrom, optics)
@@ -229,7 +229,7 @@ class ClassAverages:
         images = from_polar(polar, PolarGrid(m, band.radius))
         share = min(1.0, (self.config.diameter_angstrom or self._length) / self._length)
         edge = min(_EDGE_PX, m / 8)
-        mask = soft_mask(m, 2, min(m / 2 - edge, m * share / 2), edge, device=self._device)
+        mask = soft_mask(m, 2, min(m / 2 - edge, m * share / 2), edge, device=self.device)
         outside = (1 - mask) / (1 - mask).sum()
         images = (images - (images * outside).sum((1, 2), keepdim=True)) * mask
         return fourier_resize(images, n, 2) * (n / m)
@@ -240,24 +240,24 @@ class ClassAverages:
         config = self.config
         band = Band(self.images.box_size, self.pixel_size_angstrom, self.radius)
         aligner = Aligner(
-            self.averages.to(self._device),
+            self.averages.to(self.device),
             band,
-            self.noise_power.to(self._device),
+            self.noise_power.to(self.device),
             shift_range_angstrom=config.shift_range_angstrom,
             search_radius=config.search_radius,
             as_they_lie=config.as_they_lie,
         )
-        stream = torch.Generator(self._device)
+        stream = torch.Generator(self.device)
         stream.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
         draws = 0 if self.round == config.rounds - 1 else config.draws
         rows, sums = self._rows(), ClassSums(aligner)
         for piece, read in read_ahead(self.images, rows):
             for some in torch.split(torch.arange(len(piece)), _AT_ONCE):
                 mine = piece[some]
-                images = read[some].to(self._device, torch.float32)
-                optics, half = self._some(mine), self._half[mine].to(self._device)
+                images = read[some].to(self.device, torch.float32)
+                optics, half = self._some(mine), self.half[mine].to(self.device) - 1
                 # seeds have no scale
-                scale = torch.ones(len(mine), device=self._device) if self.round else None
+                scale = torch.ones(len(mine), device=self.device) if self.round else None
                 polar = aligner.polar(images, optics)
                 places = aligner(images, optics, scale, polar=polar, draws=draws, generator=stream)
                 drawn = places.ranked(0, 1) if places.drawn is None else places.drawn

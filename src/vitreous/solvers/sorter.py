@@ -7,11 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Sorter(Protocol):
-    """A model of mixed particles: a place in a latent space for every image, a map for every place.
-
-    Images are those of the :class:`~vitreous.solvers.images.ImageSource` it was made with.
-    """
+class Steps(Protocol):
+    """A solver that goes step by step, and can go on from where it was."""
 
     @property
     def done(self) -> bool:
@@ -23,13 +20,28 @@ class Sorter(Protocol):
         """Share of the steps that is done, 0 to 1."""
         ...
 
+    def step(self) -> dict[str, float]:
+        """One step of training; numbers worth a history line."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on bitwise."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a solver with the same images and settings."""
+        ...
+
+
+class Sorter(Steps, Protocol):
+    """A model of mixed particles: a place in a latent space for every image, a map for every place.
+
+    Images are those of the :class:`~vitreous.solvers.images.ImageSource` it was made with.
+    """
+
     @property
     def box_size(self) -> int:
         """Edge of the maps in pixels."""
-        ...
-
-    def step(self) -> dict[str, float]:
-        """One step of training; numbers worth a history line."""
         ...
 
     def embed(self, rows: Tensor) -> Tensor:
@@ -38,12 +50,4 @@ class Sorter(Protocol):
 
     def volume(self, latent: Tensor) -> Tensor:
         """The map ``(n, n, n)``, real, protein positive, at a place ``(d,)``."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on bitwise."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a sorter with the same images and settings."""
         ...
