@@ -311,7 +311,10 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
 def test_class_images_in_two_dimensions(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
     code, stdout, stderr = vitreous(
-        "classify2d", star, "--latent", "2", "--classes", "2", *CLASSES, *QUIET, "-o", out
+        *("classify2d", star, "--no-align", "--latent", "2", "--classes", "2"),
+        *CLASSES,
+        *QUIET,
+        *("-o", out),
     )
     assert code == 0, stderr
     assert stdout.startswith("6 class images in 3 clusters")

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from vitreous.physics.polar import (
     PolarGrid,
+    angular_derivative,
     circle_harmonics,
     conjugate_products,
+    from_polar,
     half_turn_harmonics,
     synthesis,
     to_polar,
+    turn_circles,
 )
 
 
@@ -95,3 +98,44 @@ def test_impossible_grids_are_refused() -> None:
         PolarGrid(16, 5, 30)
     with pytest.raises(ValueError, match=r"\(b, 16, 16\) for this grid"):
         to_polar(torch.zeros(1, 8, 8), PolarGrid(16, 5))
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_images_come_back_from_their_circles(n: int) -> None:
+    axis = torch.arange(n, dtype=torch.float64) - n // 2
+    y, x = axis[:, None], axis
+    blobs = torch.exp(-((x - 2) ** 2 + y**2) / 6) - 0.7 * torch.exp(-(x**2 + (y + 3) ** 2) / 5)
+    image = (blobs - blobs.mean())[None]
+    grid = PolarGrid(n, (n - 1) // 2)
+    back = from_polar(to_polar(image, grid), grid)
+    error = ((back - image).abs() / image.abs().max())[0]
+    radius = (x**2 + y**2).sqrt()
+    assert error[radius < n / 4].max() < 0.02
+    assert error[radius < n / 2].max() < 0.05
+    with pytest.raises(ValueError, match=r"values must be \(b, 3, 10\)"):
+        from_polar(torch.zeros(1, 4, 10, dtype=torch.complex128), PolarGrid(n, 3))
+
+
+def test_circles_are_turned_like_images() -> None:
+    grid = PolarGrid(13, 5)
+    image = random(3, 13, 13)
+    steps = torch.tensor([grid.angles // 4, grid.angles // 2, 0])
+    back = torch.stack(
+        [torch.rot90(one, k, (0, 1)) for one, k in zip(image, (1, 2, 0), strict=True)]
+    )
+    torch.testing.assert_close(turn_circles(to_polar(image, grid), steps), to_polar(back, grid))
+    real = to_polar(image, grid).abs()
+    torch.testing.assert_close(turn_circles(real, steps), to_polar(back, grid).abs())
+
+
+def test_the_derivative_over_the_angle_is_that_of_differences() -> None:
+    n, coarse = 12, PolarGrid(12, 4)
+    fine = PolarGrid(12, 4, 400 * coarse.angles)
+    image = random(1, n, n)
+    axis = torch.arange(n) - n // 2
+    image = image * (axis[:, None] ** 2 + axis**2 < 20)
+    dense = to_polar(image, fine)
+    slope = (dense.roll(-1, -1) - dense.roll(1, -1)) / (2 * fine.angle_rad[1])
+    found = angular_derivative(to_polar(image, coarse))
+    expected = slope[..., ::400]
+    assert (found - expected)[..., 1:].abs().max() < 2e-3 * expected.abs().max()

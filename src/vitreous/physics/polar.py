@@ -131,8 +131,8 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
 
         y(p) = n^{-2} \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n},
 
-    which is the inverse as far as the image holds no frequencies beyond the circles, and nothing
-    beyond ``n / 2`` from its centre.
+    which is the inverse as far as the image holds no frequencies beyond the circles, to 2 % of its
+    range up to ``n / 4`` from its centre and to 5 % up to ``n / 2``.
 
     Args:
         values: complex ``(b, K, A / 2)``.
