@@ -6,7 +6,8 @@ Particles are those of `mixed_particles.py`. Ways: `align` is `vitreous classify
 `as-they-lie` the same without turning or shifting particles; `gan` and `gan-plain` are the
 VAE-GAN (`--no-align`), networks invariant and not, whose classes are then averaged by alignment;
 `relion` is 2D classification by RELION with the options that its job window sets, 25 iterations.
-All get the same cores and number of classes, one after the other.
+All get the same cores and number of classes, one after the other. RELION is stopped when
+--time-box is over, and its last iteration counts.
 
 For --sample particles the class image of each is compared with the particle's own clean projection
 (no noise, CTF or shift), both Fourier-cropped to --compare-at pixels: over 72 turns and all shifts,
@@ -123,14 +124,19 @@ def run_relion(source: Path, folder: Path, options: argparse.Namespace) -> Measu
         *("--offset_range", str(math.ceil(reach(options) / pixel)), "--offset_step", "2"),
         *("--norm", "--scale", "--random_seed", str(options.seed), "--j", str(options.threads)),
     ]
-    took = measured(command, folder, folder / "run.log", threads=options.threads)
+    took = measured(
+        command,
+        folder,
+        folder / "run.log",
+        threads=options.threads,
+        time_box=60 * options.time_box,
+    )
     out = folder / "out"
     out.mkdir()
-    last = max(folder.glob("run_it*_classes.mrcs"))
-    shutil.copyfile(last, out / "classes.mrcs")
-    shutil.copyfile(
-        folder / last.name.replace("_classes.mrcs", "_data.star"), out / "particles.star"
-    )
+    last = max(folder.glob("run_it*_data.star"))  # the last file of an iteration
+    shutil.copyfile(last, out / "particles.star")
+    classes = last.with_name(last.name.replace("_data.star", "_classes.mrcs"))
+    shutil.copyfile(classes, out / "classes.mrcs")
     return took
 
 
@@ -159,6 +165,7 @@ def run(way: str, source: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(took.seconds, 1),
         "cpu_seconds": round(took.cpu_seconds, 1),
         "peak_memory_mb": took.peak_memory_mb,
+        "time_was_up": took.returncode is None,
     }
 
 
@@ -191,6 +198,7 @@ def main() -> int:
     parser.add_argument("--compare-at", type=int, metavar="PX", help="box; that of the particles")
     parser.add_argument("--snr-db", type=float, default=0.0)
     parser.add_argument("--shift-percent", type=float, default=5.0)
+    parser.add_argument("--time-box", type=float, default=30.0, metavar="MINUTES", help="RELION's")
     parser.add_argument("--settings", type=tomllib.loads, default={}, help="TOML, for trials")
     parser.add_argument("--effort", type=float, default=1.0)
     parser.add_argument("--sample", type=int, default=300)

@@ -128,7 +128,7 @@ def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
     config = replace(CONFIG, shift_range_angstrom=40.0)
     found = []
     for radius in (6, 99):
-        monkeypatch.setattr(assignment, "_CENTRING_RADIUS", radius)
+        monkeypatch.setattr(assignment, "CENTRING_RADIUS", radius)
         assigner = Assigner(data.volume, PIXEL, (10,), noise, config)
         assert (assigner._centring is None) == (radius == 99)
         found.append(assigner(data.images, data.optics).found)

@@ -41,15 +41,16 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.core.params import Optics
+from vitreous.physics._threads import each_alone
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.polar import PolarGrid, from_polar, to_polar
 from vitreous.solvers.admm_config import STRICT
 from vitreous.solvers.band import Band
 from vitreous.solvers.circle_search import Places
-from vitreous.solvers.class_alignment import Aligner, ClassSums
+from vitreous.solvers.class_alignment import Aligner, ClassSums, Polar
 from vitreous.solvers.images import ImageSource, read_ahead, shell_power
 
-_AT_ONCE = 1024  # images: bounds the memory
+_AT_ONCE = 256  # images, on one thread
 _AGREE = 0.143
 _LEAST_SHARE = 0.2  # of the mean size: smaller classes are given up for half of the largest
 _EDGE_PX = 3.0
@@ -247,22 +248,25 @@ class ClassAverages:
             search_radius=config.search_radius,
             as_they_lie=config.as_they_lie,
         )
-        stream = torch.Generator(self.device)
-        stream.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
+        seed = int(torch.randint(2**62, (), generator=self._generator))
         draws = 0 if self.round == config.rounds - 1 else config.draws
+
+        def align(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Polar, Places]:
+            mine, images = batch[0], batch[1].to(self.device, torch.float32)
+            optics = self._some(mine)
+            polar = aligner.polar(images, optics)
+            # seeds have no scale
+            scale = torch.ones(len(mine), device=self.device) if self.round else None
+            stream = torch.Generator(self.device).manual_seed((seed + int(mine[0])) % 2**63)
+            places = aligner(images, optics, scale, polar=polar, draws=draws, generator=stream)
+            return mine, polar, places
+
         rows, sums = self._rows(), ClassSums(aligner)
-        for piece, read in read_ahead(self.images, rows):
-            for some in torch.split(torch.arange(len(piece)), _AT_ONCE):
-                mine = piece[some]
-                images = read[some].to(self.device, torch.float32)
-                optics, half = self._some(mine), self.half[mine].to(self.device) - 1
-                # seeds have no scale
-                scale = torch.ones(len(mine), device=self.device) if self.round else None
-                polar = aligner.polar(images, optics)
-                places = aligner(images, optics, scale, polar=polar, draws=draws, generator=stream)
-                drawn = places.ranked(0, 1) if places.drawn is None else places.drawn
-                sums.add(polar, drawn, half)
-                self.found = self.found.placed(mine, Classified.best(places))
+        batches = read_ahead(self.images, rows, at_most=_AT_ONCE)
+        for mine, polar, places in each_alone(align, batches, self.device):
+            drawn = places.ranked(0, 1) if places.drawn is None else places.drawn
+            sums.add(polar, drawn, self.half[mine].to(self.device) - 1)
+            self.found = self.found.placed(mine, Classified.best(places))
         agreeing = self._average(sums, band)
         self.round += 1
         found = self.found

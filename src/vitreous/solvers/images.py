@@ -84,9 +84,18 @@ class ChosenImages:
         return self._images.read(wanted)[back]
 
 
-def read_ahead(images: ImageSource, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and images ``(b, n, n)``, a batch being read while the one before is worked on."""
-    pieces = torch.split(rows, max(1, BATCH_BYTES // (4 * images.box_size**2)))
+def read_ahead(
+    images: ImageSource, rows: Tensor, *, at_most: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and images ``(b, n, n)``, a batch being read while the one before is worked on.
+
+    Args:
+        images: to be read.
+        rows: of them, long.
+        at_most: in a batch; there may be fewer, by their size.
+    """
+    fitting = max(1, BATCH_BYTES // (4 * images.box_size**2))
+    pieces = torch.split(rows, min(fitting, at_most or fitting))
     with ThreadPoolExecutor(1, "vitreous-read") as reader:
         coming = reader.submit(images.read, pieces[0])
         for piece, following in itertools.zip_longest(pieces, pieces[1:]):
