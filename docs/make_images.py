@@ -1,10 +1,12 @@
-"""Make the README's picture from the output of the demo.
+"""Make the README's picture from the output of the demo, and that of class images.
 
     make demo
     .venv/bin/python docs/make_images.py demo        # writes docs/images/demo.png
+    .venv/bin/python docs/make_images.py --classes OUT docs/images/classes.png
 
 Three rows: particles as the program is given them; the map that it found, brought onto the true
-one; the true map. Of the maps, the three central slices and the three projections.
+one; the true map. Of the maps, the three central slices and the three projections. OUT is that of
+`vitreous classify2d`; its class images are shown ten in a row.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from vitreous.report.figures import (
 
 COLUMNS = 6
 PIXELS = 160
+IN_A_ROW = 10
 
 
 def particles(path: Path) -> Array:
@@ -41,18 +44,30 @@ def views(path: Path) -> Array:
     return np.stack([enlarge(plane, PIXELS) for plane in planes])
 
 
+def classes(path: Path) -> dict[str, Array]:
+    """Class images in rows, by the numbers of the classes."""
+    images = [enlarge(image, PIXELS) for image in read_mrc(path)[0]]
+    full = range(0, len(images) - len(images) % IN_A_ROW, IN_A_ROW)
+    return {f"{k + 1}": np.stack(images[k : k + IN_A_ROW]) for k in full}
+
+
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="output folder of vitreous demo")
+    parser.add_argument("demo", type=Path, help="output folder of vitreous demo or classify2d")
+    parser.add_argument("--classes", action="store_true", help="it is that of classify2d")
     default = Path(__file__).parent / "images" / "demo.png"
     parser.add_argument("picture", type=Path, nargs="?", default=default, help=f"({default.name})")
     options = parser.parse_args()
-    rows = {
-        "particles": particles(options.demo / "simulated" / "particles.mrcs"),
-        "found": views(options.demo / "aligned.mrc"),
-        "true": views(options.demo / "simulated" / "truth.mrc"),
-    }
+    rows = (
+        classes(options.demo / "classes.mrcs")
+        if options.classes
+        else {
+            "particles": particles(options.demo / "simulated" / "particles.mrcs"),
+            "found": views(options.demo / "aligned.mrc"),
+            "true": views(options.demo / "simulated" / "truth.mrc"),
+        }
+    )
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     save_particle_grid(options.picture, rows)
 

@@ -30,6 +30,7 @@ from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
+_TOGETHER = 128  # images on one thread
 _SAME = 0.3  # radians times K
 _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
@@ -40,6 +41,11 @@ class _Searched:
 
     rows: Tensor
     drawn: Candidates
+
+
+def together(device: torch.device) -> int | None:
+    """How many images are best assigned at once: few on each thread of the CPU, else all."""
+    return _TOGETHER if device.type == "cpu" else None
 
 
 class Assigner:

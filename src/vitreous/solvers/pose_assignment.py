@@ -27,7 +27,7 @@ from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
 from vitreous.physics._threads import each_alone
 from vitreous.physics.insertion import Gridding
-from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.assignment import Assigner, together
 from vitreous.solvers.candidates import Assigned, AssignedPoses, Assignment, Drawn
 from vitreous.solvers.direct import (
     accumulate,
@@ -58,7 +58,6 @@ _FRAME_RAD = 0.1  # phase at the band's edge by which half maps may stay apart
 _ASSIGNING = 0.9  # of a round's time
 _LEAST_KEPT = 0.1  # of a half set, whatever is rejected
 
-_TOGETHER = 128  # images that are assigned at once, on one thread
 
 Correlate = Callable[[Tensor, Tensor], Tensor]
 Register = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -176,8 +175,7 @@ class PoseAssignment:
 
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        at_most = _TOGETHER if self._device.type == "cpu" else None
-        batches = read_ahead(self.images, rows, at_most=at_most)
+        batches = read_ahead(self.images, rows, at_most=together(self._device))
         for mine, images, assigned in each_alone(assign, batches, self._device):
             done += len(mine)
             parts.append(assigned.found.best(KEPT))
