@@ -296,7 +296,7 @@ def spoiled(project: Path) -> Path:
 
 
 def test_faults_11_and_12_bad_images(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitreous.data.particles._SCAN_BYTES", 3 * 4 * BOX * BOX)
+    monkeypatch.setattr("vitreous.data.bad_images._SCAN_BYTES", 3 * 4 * BOX * BOX)
     particles = Particles.from_star(spoiled)
     seen: list[tuple[int, int]] = []
     bad = particles.find_bad_images(lambda done, total: seen.append((done, total)))

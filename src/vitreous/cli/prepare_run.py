@@ -17,7 +17,8 @@ from vitreous.cli.output import OutputFolder, plain
 from vitreous.cli.recipe import describe
 from vitreous.cli.streaming import Piece, cores, files_digest, stream_into
 from vitreous.core.errors import InputError
-from vitreous.data.particles import Particles, finite_and_constant
+from vitreous.data.bad_images import finite_and_constant
+from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry, Preparation, Preparer
 from vitreous.data.prepared_table import prepared_document
 from vitreous.io.atomic import atomic_write_text

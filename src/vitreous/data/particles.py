@@ -16,39 +16,11 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
+from vitreous.data.bad_images import BadImages, bad_images
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.sources import ArraySource, ImageSource, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
 from vitreous.io.star import StarBlock, StarDocument, format_column
-
-_SCAN_BYTES = 1 << 26
-
-
-def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Which images ``(b, y, x)`` have finite pixels only, and which of these equal ones.
-
-    >>> finite_and_constant(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]], [[torch.nan, 0.0]]]))
-    (tensor([ True,  True, False]), tensor([False,  True, False]))
-    """
-    pixels = images.flatten(1)
-    finite = pixels.isfinite().all(dim=1)
-    return finite, finite & (pixels.amax(dim=1) == pixels.amin(dim=1))
-
-
-@dataclass(frozen=True)
-class BadImages:
-    """0-based places of images that must not enter a reconstruction.
-
-    Args:
-        non_finite: images with NaN or infinite pixels.
-        constant: images whose pixels are all equal.
-    """
-
-    non_finite: tuple[int, ...] = ()
-    constant: tuple[int, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.non_finite or self.constant)
 
 
 @dataclass(frozen=True)
@@ -323,19 +295,7 @@ class Particles:
             progress: called with images done and images in all.
             look: shown every piece ``(b, n, n)``, in order.
         """
-        step = max(1, _SCAN_BYTES // (4 * self.box_size**2))
-        non_finite: list[int] = []
-        constant: list[int] = []
-        for start in range(0, len(self), step):
-            images = self.read(slice(start, start + step))
-            finite, flat = finite_and_constant(images)
-            if look is not None:
-                look(images)
-            non_finite += (start + (~finite).nonzero().flatten()).tolist()
-            constant += (start + flat.nonzero().flatten()).tolist()
-            if progress is not None:
-                progress(min(start + step, len(self)), len(self))
-        return BadImages(tuple(non_finite), tuple(constant))
+        return bad_images(self.read, len(self), self.box_size, progress, look)
 
     def without_bad(
         self,
