@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from matching_case import astigmatic
 from vitreous.core.params import Optics
 from vitreous.core.resample import turn_images
 from vitreous.physics.ctf import ctf_half
@@ -49,13 +50,7 @@ def planar(
     label = torch.randint(classes, (count,), generator=stream)
     angle = 2 * math.pi * torch.rand(count, generator=stream)
     shift = reach * (2 * torch.rand(count, 2, generator=stream) - 1)
-    u = 8000 + 12000 * torch.rand(count, generator=stream)
-    optics = replace(
-        Optics.uniform(count),
-        defocus_u_angstrom=u,
-        defocus_v_angstrom=u - 1500,
-        defocus_angle_deg=180 * torch.rand(count, generator=stream),
-    )
+    optics = astigmatic(count, stream)
     factor = torch.ones(BOX, BOX // 2 + 1)
     factor[BOX // 2], factor[:, BOX // 2] = 0, 0
     turned = turn_images(shown[label], angle, factor)

