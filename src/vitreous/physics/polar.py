@@ -148,7 +148,7 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
     >>> axis = torch.arange(16.0) - 8
     >>> dot = torch.exp(-(axis[:, None] ** 2 + (axis - 1) ** 2) / 8)[None]
     >>> back = from_polar(to_polar(dot - dot.mean(), grid), grid)
-    >>> bool((back - dot + dot.mean())[0, 4:13, 4:13].abs().max() < 0.02)
+    >>> bool((back - dot + dot.mean())[0, 4:13, 4:13].abs().max() < 0.05)
     True
     """
     n, half = grid.box_size, grid.angles // 2
