@@ -229,6 +229,25 @@ _MEANING = {  # of a number, in the history's names; K stands for the number of 
         "there is variation, below there is little or none.",
     ),
     "band_angstrom": ("finest detail compared, Å", "Images are compared up to this resolution."),
+    "agreeing_angstrom": (
+        "halves agree up to, Å",
+        "Two halves of each class, which were aligned together. Where they agree less far than is "
+        "compared, the next round compares less.",
+    ),
+    "posterior": (
+        "certainty",
+        "Mean probability of a particle's best place among the best few: of its class, turn and "
+        "shift.",
+    ),
+    "gain": (
+        "gain",
+        "How much better class images explain the particles than noise alone does, in units of the "
+        "noise's power.",
+    ),
+    "smallest_class": (
+        "smallest class",
+        "Its particles in the round; the last rounds take all particles, the others some.",
+    ),
     "contrast_spread": ("spread of contrasts", "Standard deviation of the images' contrasts."),
     "wasserstein": (
         "Wasserstein distance",
