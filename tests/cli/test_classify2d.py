@@ -50,7 +50,7 @@ def test_classes_angles_and_origins_are_those_that_were_planted(
     out = tmp_path / "out"
     code, stdout, stderr = vitreous("classify2d", star, *QUICK, "-o", out)
     assert code == 0, stderr
-    assert stdout.startswith("4 class images of 240 particles.")
+    assert stdout.startswith("4 class images of 240 particles.\n")
     assert {f.name for f in out.iterdir()} == {
         "config.toml", "checkpoints", "history.jsonl", "report.html", "particles.star",
         "classes.star", "classes.mrcs",
@@ -122,6 +122,17 @@ def test_options_that_do_not_go_together_are_refused(
     assert code == 2
     assert "unknown key round" in stderr
     assert not out.exists()
+
+
+def test_noise_is_said_to_be_noise(vitreous: Any, star: Path, tmp_path: Path) -> None:
+    noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(1))
+    (tmp_path / "noise").mkdir()
+    write_mrc(tmp_path / "noise" / "particles.mrcs", noise.numpy(), PIXEL, is_stack=True)
+    table = tmp_path / "noise" / "particles.star"
+    table.write_bytes(star.read_bytes())
+    code, stdout, stderr = vitreous("classify2d", table, *QUICK, "-o", tmp_path / "out")
+    assert code == 0, stderr
+    assert "explain them no better than noise does" in stdout
 
 
 def test_poses_of_the_table_are_left_as_they_are(vitreous: Any, star: Path, tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_as_they_lie_turned_shapes_are_not_told_apart() -> None:
     assert not found.angle_rad.any()
 
 
+def test_noise_and_clean_images_end_finite() -> None:
+    noise = dataclasses.replace(
+        planar(200), images=torch.randn(200, 32, 32, generator=torch.Generator().manual_seed(3))
+    )
+    task = finished(made(noise))
+    assert task.averages.isfinite().all()
+    assert task.found.gain.abs().max() < 1.0  # of particles it is hundreds
+    task = finished(made(planar(200)))
+    assert task.averages.isfinite().all()
+    assert task.found.gain.isfinite().all()
+    assert task.found.gain.median() > 100.0
+
+
 def test_continued_is_bitwise_the_same() -> None:
     data = planar(200, noise=1.0)
     whole, first = made(data), made(data)

@@ -22,6 +22,7 @@ from vitreous.solvers.class_averages import ClassAverages, ClassConfig
 from vitreous.solvers.images import ImageCache
 
 FILES = ("particles.star", CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
+_LEAST_GAIN = 1.0  # median; of noise it is 0, of particles tens or hundreds
 _MOST_CLASSES, _EACH = 50, 100  # by default: so many classes, or one for so many particles
 
 
@@ -90,10 +91,7 @@ def run(request: Request) -> Done:
                 folder,
                 data.particles,
                 classes,
-                Shown(
-                    f"{classes.words} of {len(data.particles):,} particles",
-                    {PROBABILITY: found.posterior.numpy()},
-                ),
+                Shown(_verdict(classes), {PROBABILITY: found.posterior.numpy()}),
                 pixel_size_angstrom=data.pixel_size_angstrom,
                 title=f"{request.files.path.name}: class images",
                 history=history.rows,
@@ -101,6 +99,18 @@ def run(request: Request) -> Done:
             )
         folder.finish()
     return done
+
+
+def _verdict(classes: ClassImages) -> str:
+    """How many there are, and whether there is anything in them."""
+    gain = classes.found.gain
+    words = f"{classes.words} of {len(gain):,} particles"
+    if float(gain.median()) < _LEAST_GAIN:
+        words += (
+            ", which explain them no better than noise does: there is nothing to be seen in them "
+            "(is protein dark, --invert? is the CTF right? are there particles?)"
+        )
+    return words
 
 
 def _solver(request: Request, settings: ClassConfig, data: WorkingSet) -> ClassAverages:

@@ -164,7 +164,8 @@ class Aligner:
         Args:
             images: full box, ``(b, n, n)``.
             optics: CTF of each; None for none.
-            scale: of the class images in each, ``(b,)``; None: the best for each place.
+            scale: of the class images in each, ``(b,)``, ones for what is refined; None: the best
+                for each place, and no refinement.
             polar: the images, see :meth:`polar`.
             draws: 0 for none.
             generator: of the draws, on the device.
@@ -176,7 +177,7 @@ class Aligner:
             found = self._search(cropped, optics, scale, draws=draws, generator=generator)
         else:
             found = self._centring(images, optics, scale, draws=draws, generator=generator)
-        if self._search.band == self.band:
+        if self._search.band == self.band or scale is None:
             return found
         best, precision = self._refined(polar, found.ranked(0, _KEPT))
         if found.drawn is None:
@@ -250,9 +251,8 @@ class Aligner:
         turned, transfer = self.seen(polar, angle_rad, shift)
         image, power = (turned * transfer).flatten(1), transfer.square().flatten(1)
         cross, products = power.new_empty(len(label), 4), power.new_empty(len(label), 16)
-        for k in torch.unique(
-            label
-        ).tolist():  # one class at a time: nothing is copied for each image
+        # one class at a time: nothing is copied for each image
+        for k in torch.unique(label).tolist():
             rows = (label == k).nonzero().flatten()
             cross[rows] = (image[rows] @ self._jets[k].mT).real
             products[rows] = power[rows] @ self._products[k].mT
@@ -307,7 +307,6 @@ class Aligner:
         ).L
         noise = torch.randn(*place.shape, 3, 1, generator=generator, device=place.device)
         around = torch.linalg.solve_triangular(factor.mT, noise, upper=True)[..., 0]
-        around = torch.where(least[..., None] < _NEAR, around, torch.zeros_like(around))
         angle, shift = self._after(
             best.angle_rad[rows, place], best.shift_angstrom[rows, place], around
         )

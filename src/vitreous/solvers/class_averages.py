@@ -54,6 +54,7 @@ _AT_ONCE = 256  # images, on one thread
 _AGREE = 0.143
 _LEAST_SHARE = 0.2  # of the mean size: smaller classes are given up for half of the largest
 _EDGE_PX = 3.0
+_LEAST_NOISE = 1e-3  # of the images' power
 _FLOOR = 1e-3  # of the largest power of class images in a shell
 
 
@@ -175,6 +176,7 @@ class ClassAverages:
         self._top = min(config.radius or n, (n - 1) // 2)
         self.radius = min(self._top, config.start_radius)
         self.noise_power = shell_power(images, torch.arange(len(images))).float()
+        self._least_noise = _LEAST_NOISE * self.noise_power
         self.round = 0
         self.found = Classified.nothing(len(images))
         self.averages = self._seeds(count)
@@ -281,12 +283,13 @@ class ClassAverages:
     def _average(self, sums: ClassSums, band: Band) -> int:
         """New class images, noise and band; the last shell up to which halves agree."""
         n, numerator, weight = self.images.box_size, sums.numerator, sums.weight
-        noise = (sums.left / sums.images).float()
-        self.noise_power[1 : band.radius + 1] = noise.cpu() * (n / band.box_size) ** 6
+        noise, inside = (sums.left / sums.images).float(), slice(1, band.radius + 1)
+        left = noise.cpu() * (n / band.box_size) ** 6
+        self.noise_power[inside] = left.maximum(self._least_noise[inside])
         both, total = numerator.sum(0), weight.sum(0)
         noise = noise[:, None]
         signal = (both.abs().square() - noise * total).sum((0, 2)) / total.square().sum((0, 2))
-        signal = signal.clamp_min(_FLOOR * float(signal.max()))
+        signal = signal.clamp_min(max(_FLOOR * float(signal.max()), 1e-6 * float(noise.max())))
         ratio = noise / signal[:, None]
         shown = self._shown(both / (total + ratio), band)
         halves = [self._shown(numerator[h] / (weight[h] + ratio), band) for h in (0, 1)]
