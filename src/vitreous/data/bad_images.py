@@ -13,6 +13,7 @@ _SCAN_BYTES = 1 << 26
 def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
     """Which images ``(b, y, x)`` have finite pixels only, and which of these equal ones.
 
+    >>> import torch
     >>> finite_and_constant(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]], [[torch.nan, 0.0]]]))
     (tensor([ True,  True, False]), tensor([False,  True, False]))
     """

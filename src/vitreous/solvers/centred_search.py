@@ -14,7 +14,6 @@ from vitreous.solvers.band import Band
 CENTRING_RADIUS = 6  # shells that mostly tell where a particle is, before all else is searched for
 AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
 _RIVAL = 10.0  # less gain than the best: places that may still be the better ones
-_APART = 0.75  # coarse steps from a middle: rivals that are looked at together
 
 
 class Located(Protocol):
@@ -69,19 +68,16 @@ class Search(Protocol[Found_co]):
 
 
 class CentredSearch(Generic[Found]):
-    """A search at few frequencies, then one around the shifts that it found, as far as they differ.
+    """A search at few frequencies, then one around the shifts that it found, where these are clear.
 
     Args:
         coarse: over all shifts.
-        fine: over all shifts; what is asked of images that may be anywhere.
+        fine: over all shifts; what is asked of images whose shifts are not clear.
     """
 
     def __init__(self, coarse: Search[Found], fine: Search[Found]) -> None:
         self._coarse, self._fine = coarse, fine
-        near = AROUND * fine.band.shift_step_angstrom
-        self._step = coarse.band.shift_step_angstrom
-        self._near = fine.with_shifts(near)
-        self._wider = fine.with_shifts(near + _APART * self._step)
+        self._near = fine.with_shifts(AROUND * fine.band.shift_step_angstrom)
 
     def __call__(
         self,
@@ -94,14 +90,12 @@ class CentredSearch(Generic[Found]):
     ) -> Found:
         """What the fine search finds of images of the full box; as that does."""
         first = self._coarse(self._coarse.band.images(images), optics, scale)
-        best, middle, clear, close = self._spread(first)
+        shift = first.shift_angstrom
+        away = (shift - shift[:, :1]).norm(dim=-1) > self._coarse.band.shift_step_angstrom
+        clear = ~(away & (first.gain > first.gain[:, :1] - _RIVAL)).any(1)
         cropped = self._fine.band.images(images)
         parts, places = [], []
-        for search, which, centre in (
-            (self._near, clear, best),
-            (self._wider, close & ~clear, middle),
-            (self._fine, ~close & ~clear, None),
-        ):
+        for search, which in ((self._near, clear), (self._fine, ~clear)):
             rows = which.nonzero().flatten()
             if len(rows) == 0:
                 continue
@@ -109,25 +103,10 @@ class CentredSearch(Generic[Found]):
                 cropped[rows],
                 None if optics is None else optics[rows],
                 None if scale is None else scale[rows],
-                centre=None if centre is None else centre[rows],
+                centre=shift[rows, 0] if search is self._near else None,
                 draws=draws,
                 generator=generator,
             )
             parts.append(found)
             places.append(rows)
         return type(parts[0]).cat(parts)[torch.cat(places).argsort()]
-
-    def _spread(self, first: Found) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Best shift, middle of all rivals' shifts; whether all are near the one, or the other."""
-        shift = first.shift_angstrom
-        rival = (first.gain > first.gain[:, :1] - _RIVAL)[..., None]
-        best = shift[:, 0]
-        low = torch.where(rival, shift, best[:, None]).amin(1)
-        high = torch.where(rival, shift, best[:, None]).amax(1)
-        middle = (low + high) / 2
-
-        def farthest(centre: Tensor) -> Tensor:
-            away = (shift - centre[:, None]).norm(dim=-1)
-            return away.masked_fill(~rival[..., 0], 0.0).amax(1)
-
-        return best, middle, farthest(best) <= self._step, farthest(middle) <= _APART * self._step

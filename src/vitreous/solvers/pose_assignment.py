@@ -25,10 +25,9 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
-from vitreous.physics._threads import each_alone
 from vitreous.physics.insertion import Gridding
-from vitreous.solvers.assignment import Assigner, together
-from vitreous.solvers.candidates import Assigned, AssignedPoses, Assignment, Drawn
+from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.candidates import AssignedPoses, Assignment, Drawn
 from vitreous.solvers.direct import (
     accumulate,
     agreeing_shells,
@@ -57,7 +56,6 @@ _PATIENCE = 2  # rounds without progress
 _FRAME_RAD = 0.1  # phase at the band's edge by which half maps may stay apart
 _ASSIGNING = 0.9  # of a round's time
 _LEAST_KEPT = 0.1  # of a half set, whatever is rejected
-
 
 Correlate = Callable[[Tensor, Tensor], Tensor]
 Register = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -155,32 +153,24 @@ class PoseAssignment:
             self.config,
             search=search,
             recentre=before is not None,
+            generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
         scale = self.judged.scale().to(self._device) if self.round else None
         tallies = [] if search or not self.judged else self._tallies(which, assigner)
         rows, done = self._rows[which], 0
-        optics = self.optics
-
-        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Assigned]:
-            mine, images = batch[0], batch[1].to(self._device, torch.float32)
-            place = torch.searchsorted(rows, mine).to(self._device)
-            assigned = assigner(
-                images,
-                None if optics is None else optics[mine].to(self._device),
-                start=None if before is None else before[place],
-                scale=None if scale is None or self.config.scale == "image" else scale[mine],
-                generator=self._stream(which, int(mine[0])),
-            )
-            return mine, images, assigned
-
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        batches = read_ahead(self.images, rows, at_most=together(self._device))
-        for mine, images, assigned in each_alone(assign, batches, self._device):
-            done += len(mine)
+        for piece, read in read_ahead(self.images, rows):
+            place = torch.arange(done, done + len(piece))
+            done += len(piece)
+            start = None if before is None else before[place.to(self._device)]
+            optics = None if self.optics is None else self.optics[piece].to(self._device)
+            images = read.to(self._device, torch.float32)
+            fixed = None if scale is None or self.config.scale == "image" else scale[piece]
+            assigned = assigner(images, optics, start=start, scale=fixed)
             parts.append(assigned.found.best(KEPT))
             for judged, tally in tallies:
-                judged.add(tally, mine, images, assigned.found)
+                judged.add(tally, piece, images, assigned.found)
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
@@ -199,12 +189,9 @@ class PoseAssignment:
         other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
         return [(one, one.tally(other)) for one in self.judged]
 
-    def _stream(self, which: int, first: int) -> torch.Generator | None:
-        """Of the draws of a batch, by its first row; None where there are none."""
-        if self.config.assignment != "soft":
-            return None
-        round_of_seed = self.round + 1000 * self.config.seed
-        seed = (2 * (round_of_seed + 2**32 * (1 + first)) + which) % 2**63
+    def _stream(self, which: int) -> torch.Generator:
+        """Of the draws of a round and half."""
+        seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
         return torch.Generator(self._device).manual_seed(seed)
 
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
