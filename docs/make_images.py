@@ -6,7 +6,7 @@
 
 Three rows: particles as the program is given them; the map that it found, brought onto the true
 one; the true map. Of the maps, the three central slices and the three projections. OUT is that of
-`vitreous classify2d`; its class images are shown ten in a row.
+`vitreous classify2d`; its class images are shown eight in a row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vitreous.report.figures import (
 
 COLUMNS = 6
 PIXELS = 160
-IN_A_ROW = 10
+IN_A_ROW = 8
 
 
 def particles(path: Path) -> Array:
