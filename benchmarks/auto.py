@@ -41,6 +41,7 @@ import statistics
 import sys
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -295,6 +296,20 @@ PROGRAMS: dict[str, Callable[[Job], Outcome]] = {
 }
 
 
+def job_of(
+    name: str, case: str, seed: int, cpu_box: float | None, options: argparse.Namespace
+) -> Job:
+    """A program's task on a data set, which is made if need be; its folder is emptied."""
+    data, symmetry = CASES[case]
+    made = f"{data}-{options.box}px-{options.particles}-{options.snr_db:g}dB-{seed}"
+    folder = options.folder / f"{case}-{seed}-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    simulation = options.folder / "data" / made
+    job = Job(DATA[data], symmetry, seed, simulation, folder, options.box, options, cpu_box)
+    simulate(job)
+    return job
+
+
 def missing(name: str, options: argparse.Namespace) -> str:
     """What an opponent lacks here; empty if nothing."""
     if name == "true-poses":
@@ -409,6 +424,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str,
         "box": options.box,
         "snr_db": options.snr_db,
         "time_box_minutes": options.time_box,
+        "at_once": options.at_once,
         "limits": {"coarsest": COARSEST, "least_wall_ratio": LEAST_RATIO},
         "table": lines,
         "runs": rows,
@@ -438,6 +454,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="of vitreous auto")
     parser.add_argument("--time-box", type=float, default=120.0, metavar="MINUTES")
     parser.add_argument("--times-ours", type=float, metavar="N", help="a box for opponents")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="opponents at a time")
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--box", type=int, default=64, help="pixels; the edge in Å stays")
     parser.add_argument("--snr-db", type=float, default=-10.0)
@@ -463,24 +480,25 @@ def main() -> int:
             print(f"{name}: {absent}", file=sys.stderr)
             return 2
     rows: list[dict[str, Any]] = []
+
+    def finish(name: str, case: str, seed: int, cpu_box: float | None) -> dict[str, Any]:
+        row = row_of(name, case, job_of(name, case, seed, cpu_box, options))
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        report(rows, options)
+        return row
+
+    waiting: list[tuple[str, str, int, float | None]] = []
     for seed in options.seeds:
         for case in options.case:
-            data, symmetry = CASES[case]
-            made = f"{data}-{options.box}px-{options.particles}-{options.snr_db:g}dB-{seed}"
-            simulation = options.folder / "data" / made
-            cpu_box = None
-            for name in ("vitreous", *options.opponents):
-                folder = options.folder / f"{case}-{seed}-{name}"
-                shutil.rmtree(folder, ignore_errors=True)
-                job = Job(
-                    DATA[data], symmetry, seed, simulation, folder, options.box, options, cpu_box
-                )
-                simulate(job)
-                rows.append(row_of(name, case, job))
-                if name == "vitreous" and options.times_ours is not None:
-                    cpu_box = options.times_ours * rows[-1]["cpu_seconds"]
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                result = report(rows, options)
+            ours = finish("vitreous", case, seed, None)
+            times = options.times_ours
+            cpu_box = None if times is None else times * ours["cpu_seconds"]
+            waiting += [(name, case, seed, cpu_box) for name in options.opponents]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        for done in [pool.submit(finish, *task) for task in waiting]:
+            done.result()
+    result = report(rows, options)
     print(json.dumps(result, indent=1))
     return 0 if all(result["held"].values()) else 1
 

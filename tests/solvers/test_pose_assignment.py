@@ -16,7 +16,7 @@ from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.data.phantoms import protein_phantom
 from vitreous.metrics.align import align_nearby
 from vitreous.metrics.fsc import fsc, fsc_resolution
-from vitreous.solvers import loop
+from vitreous.solvers import assignment, loop
 from vitreous.solvers.images import ImagesInMemory, shell_power
 from vitreous.solvers.pose_assignment import PoseAssignment, Register
 from vitreous.solvers.pose_config import PoseConfig
@@ -84,6 +84,36 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
     assert torch.equal(maps[0][kept], maps[1][kept])
     assert torch.equal(poses[0][kept::2], poses[1][kept::2])
     assert not torch.equal(maps[0][1 - kept], maps[1][1 - kept])
+
+
+def test_poses_do_not_depend_on_threads_nor_batches_share_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(assignment, "_TOGETHER", 8)
+    data = case(16, noise=1.0)
+    twice = torch.arange(32) % 16
+    data = replace(data, images=data.images[twice], optics=data.optics[twice])
+    drawn = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        run = task(data, replace(CONFIG, draws=1))
+        run.step()
+        drawn.append(run._chosen()[1])
+    assert torch.equal(*drawn)
+    first, second = drawn[0][:16], drawn[0][16:]  # the same images, in batches of their own
+    assert not torch.allclose(first, second)
+
+
+def test_one_map_is_that_of_all_images() -> None:
+    data = case(200, noise=1.0)
+    apart, joined = (task(data, replace(CONFIG, one_map=one)) for one in (False, True))
+    for run in (apart, joined):
+        run.step()
+    assert torch.equal(joined.references[0], joined.references[1])
+    assert not torch.allclose(*apart.references)
+    worst = min(fsc(one, data.volume)[6] for one in apart.references)
+    assert fsc(joined.references[0], data.volume)[6] > worst
+    assert torch.equal(apart.maps()[2], joined.maps()[2])  # the first round knows no map of theirs
 
 
 def register(moving: Tensor, reference: Tensor, pixel: float) -> tuple[Tensor, Tensor]:

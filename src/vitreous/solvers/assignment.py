@@ -30,6 +30,7 @@ from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
+_TOGETHER = 128  # images on one thread
 _SAME = 0.3  # radians times K
 _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
@@ -40,6 +41,11 @@ class _Searched:
 
     rows: Tensor
     drawn: Candidates
+
+
+def together(device: torch.device) -> int | None:
+    """How many images are best assigned at once: few on each thread of the CPU, else all."""
+    return _TOGETHER if device.type == "cpu" else None
 
 
 class Assigner:
@@ -53,7 +59,6 @@ class Assigner:
         config: see :class:`~vitreous.solvers.pose_config.PoseConfig`.
         search: whether all poses are searched; otherwise a start is needed.
         recentre: whether shifts are searched around those of a start only.
-        generator: for poses drawn from the likelihood, on the map's device; none are without.
     """
 
     def __init__(
@@ -66,9 +71,7 @@ class Assigner:
         *,
         search: bool = True,
         recentre: bool = False,
-        generator: torch.Generator | None = None,
     ) -> None:
-        self._generator = generator
         n = int(volume.shape[-1])
         self.config = config
         bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
@@ -111,6 +114,7 @@ class Assigner:
         *,
         start: Assignment | None = None,
         scale: float | Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Assigned:
         """Poses of images, and the power of what is left of them.
 
@@ -120,19 +124,20 @@ class Assigner:
             start: candidates to refine. A search is then for images whose best pose is not
                 certain, around the shift of the best.
             scale: of the map in all images, or in each ``(b,)``; None: the best for each pose.
+            generator: for poses drawn from the likelihood, on the map's device; none are without.
 
         Raises:
             ValueError: neither a search nor a start.
         """
         if isinstance(scale, float):
             scale = torch.full((len(images),), scale, device=images.device)
-        result, searched = self._start(images, optics, start, scale)
+        result, searched = self._start(images, optics, start, scale, generator)
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)
             result = self._refined(refiner, measured, result, scale)
         drawn = None
-        if self._generator is not None:
-            drawn = self._drawn(result, searched)
+        if generator is not None:
+            drawn = self._drawn(result, searched, generator)
         return Assigned(result, self._left(measured, result), drawn)
 
     def noise_after(self, known: Tensor, left: Tensor) -> Tensor:
@@ -148,16 +153,17 @@ class Assigner:
         told[1 : band.radius + 1] = power[1:].to(told)
         return told
 
-    def _drawn(self, result: Assignment, searched: _Searched | None) -> Drawn:
+    def _drawn(
+        self, result: Assignment, searched: _Searched | None, generator: torch.Generator
+    ) -> Drawn:
         """Poses of every image to reconstruct from.
 
         Of images whose poses were searched in all of the band, they are drawn from the whole grid:
         one that is near a candidate stands for it, and others for themselves. Of the others, from
         the candidates.
         """
-        assert self._generator is not None
         draws = self.config.draws
-        choice = result.posterior.multinomial(draws, True, generator=self._generator)
+        choice = result.posterior.multinomial(draws, True, generator=generator)
         away = torch.zeros_like(choice, dtype=torch.bool)
         if searched is not None and len(self._refiners) == 1:
             near, found = self._nearest(result[searched.rows], searched.drawn)
@@ -166,7 +172,7 @@ class Assigner:
         rows = torch.arange(len(result), device=choice.device)[:, None]
         rotation, shift = (
             one[rows, choice, 0] if draws == 1 else one[rows, choice, torch.arange(draws)]
-            for one in result.draw(draws, self._generator)
+            for one in result.draw(draws, generator)
         )
         if searched is not None and bool(away.any()):
             everywhere = result.rotation.new_zeros(rotation.shape)
@@ -200,6 +206,7 @@ class Assigner:
         optics: Optics | None,
         start: Assignment | None,
         scale: Tensor | None,
+        generator: torch.Generator | None,
     ) -> tuple[Assignment, _Searched | None]:
         """What there is to refine: known candidates, those of a search where they are in doubt."""
         if self._search is None:
@@ -208,7 +215,7 @@ class Assigner:
             return start, None
         if start is None:
             every = torch.arange(len(images), device=images.device)
-            again, drawn = self._searched(images, optics, None, scale)
+            again, drawn = self._searched(images, optics, None, scale, generator)
             return again, _Searched(every, drawn)
         doubted = start.posterior[:, 0] < self.config.certain
         rows = doubted.nonzero().flatten()
@@ -216,18 +223,24 @@ class Assigner:
             return start, None
         some = None if optics is None else optics[rows]
         a = None if scale is None else scale[rows]
-        again, drawn = self._searched(images[rows], some, start.shift_angstrom[rows, 0], a)
+        centre = start.shift_angstrom[rows, 0]
+        again, drawn = self._searched(images[rows], some, centre, a, generator)
         both = Assignment.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
         return both[take], _Searched(rows, drawn)
 
     def _searched(
-        self, images: Tensor, optics: Optics | None, centre: Tensor | None, scale: Tensor | None
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        centre: Tensor | None,
+        scale: Tensor | None,
+        generator: torch.Generator | None,
     ) -> tuple[Assignment, Candidates]:
         """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
-        draws = 0 if self._generator is None else self.config.draws
+        draws = 0 if generator is None else self.config.draws
         if centre is not None or self._centring is None:
             found = self._search(
                 self._search.band.images(images),
@@ -235,10 +248,10 @@ class Assigner:
                 scale,
                 centre=centre,
                 draws=draws,
-                generator=self._generator,
+                generator=generator,
             )
         else:
-            found = self._centring(images, optics, scale, draws=draws, generator=self._generator)
+            found = self._centring(images, optics, scale, draws=draws, generator=generator)
         best = found.gain[:, :1]
         kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
         candidates = Assignment(

@@ -30,8 +30,9 @@ from torch import Tensor
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
+from vitreous.physics._threads import each_alone
 from vitreous.solvers.admm_config import STRICT
-from vitreous.solvers.assignment import Assigner
+from vitreous.solvers.assignment import Assigner, together
 from vitreous.solvers.candidates import Assigned, Assignment
 from vitreous.solvers.direct import (
     accumulate,
@@ -214,11 +215,15 @@ class Classification:
         likelihood: list[Tensor] = []
         rotation: list[Tensor] = []
         done = 0
-        for chosen, read in read_ahead(self.images, rows):
+
+        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Assigned]]:
+            chosen, images = batch[0], batch[1].to(self._device, torch.float32)
             optics = None if self.optics is None else self.optics[chosen].to(self._device)
-            images = read.to(self._device, torch.float32)
             start = None if search else _moved_to(self._found[chosen], self._device)
-            told = [a(images, optics, start=start, scale=fixed) for a in assigners]
+            return chosen, [a(images, optics, start=start, scale=fixed) for a in assigners]
+
+        batches = read_ahead(self.images, rows, at_most=together(self._device))
+        for chosen, told in each_alone(assign, batches, self._device):
             left += torch.stack([one.left for one in told])
             best, gain, turned = _best(told)
             parts.append(_moved_to(best, torch.device("cpu")))

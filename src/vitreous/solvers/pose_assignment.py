@@ -25,9 +25,10 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
+from vitreous.physics._threads import each_alone
 from vitreous.physics.insertion import Gridding
-from vitreous.solvers.assignment import Assigner
-from vitreous.solvers.candidates import AssignedPoses, Assignment, Drawn
+from vitreous.solvers.assignment import Assigner, together
+from vitreous.solvers.candidates import Assigned, AssignedPoses, Assignment, Drawn
 from vitreous.solvers.direct import (
     accumulate,
     agreeing_shells,
@@ -48,6 +49,7 @@ from vitreous.solvers.micrographs import Judged, Micrographs
 from vitreous.solvers.optics_refinement import OpticsTally, ScaledImages
 from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import PoseRefiner
+from vitreous.solvers.streams import stream_of
 
 KEPT = 4  # candidates of each image handed to the next round
 _SMOOTH = 1.3  # a round's maps reach beyond its band as the next may grow, and by this
@@ -153,24 +155,32 @@ class PoseAssignment:
             self.config,
             search=search,
             recentre=before is not None,
-            generator=self._stream(which) if self.config.assignment == "soft" else None,
         )
         scale = self.judged.scale().to(self._device) if self.round else None
         tallies = [] if search or not self.judged else self._tallies(which, assigner)
         rows, done = self._rows[which], 0
+        optics = self.optics
+
+        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Assigned]:
+            mine, images = batch[0], batch[1].to(self._device, torch.float32)
+            place = torch.searchsorted(rows, mine).to(self._device)
+            assigned = assigner(
+                images,
+                None if optics is None else optics[mine].to(self._device),
+                start=None if before is None else before[place],
+                scale=None if scale is None or self.config.scale == "image" else scale[mine],
+                generator=self._stream(which, int(mine[0])),
+            )
+            return mine, images, assigned
+
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        for piece, read in read_ahead(self.images, rows):
-            place = torch.arange(done, done + len(piece))
-            done += len(piece)
-            start = None if before is None else before[place.to(self._device)]
-            optics = None if self.optics is None else self.optics[piece].to(self._device)
-            images = read.to(self._device, torch.float32)
-            fixed = None if scale is None or self.config.scale == "image" else scale[piece]
-            assigned = assigner(images, optics, start=start, scale=fixed)
+        batches = read_ahead(self.images, rows, at_most=together(self._device))
+        for mine, images, assigned in each_alone(assign, batches, self._device):
+            done += len(mine)
             parts.append(assigned.found.best(KEPT))
             for judged, tally in tallies:
-                judged.add(tally, piece, images, assigned.found)
+                judged.add(tally, mine, images, assigned.found)
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
@@ -189,10 +199,11 @@ class PoseAssignment:
         other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
         return [(one, one.tally(other)) for one in self.judged]
 
-    def _stream(self, which: int) -> torch.Generator:
-        """Of the draws of a round and half."""
-        seed = (2 * (self.round + 1000 * self.config.seed) + which) % 2**63
-        return torch.Generator(self._device).manual_seed(seed)
+    def _stream(self, which: int, first: int) -> torch.Generator | None:
+        """Of the draws of a batch, by its first row; None where there are none."""
+        if self.config.assignment != "soft":
+            return None
+        return stream_of(self._device, self.config.seed, self.round, which, first)
 
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
@@ -257,10 +268,12 @@ class PoseAssignment:
         curve = self._correlate(first, second).cpu()
         self.fsc = torch.zeros(n // 2 + 1, dtype=torch.float64)
         self.fsc[: len(curve)] = curve
-        ratio = 2 * noise_to_signal(curve)
-        self.references = tuple(
-            fourier_resize(wiener_map(one, ratio) * sphere, n, 3) for one in self.sums
-        )
+        of_all = noise_to_signal(curve)
+        if self.config.one_map:
+            weighted = [wiener_map(self.sums[0] + self.sums[1], of_all)] * 2
+        else:
+            weighted = [wiener_map(one, 2 * of_all) for one in self.sums]
+        self.references = tuple(fourier_resize(one * sphere, n, 3) for one in weighted)
 
     def _brought_together(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1, if they are apart."""

@@ -42,6 +42,9 @@ class PoseConfig:
         reject: whether images that are explained better by noise alone than by the particle are
             left out of the maps, from the round after the searches on.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
+        one_map: whether both half sets are assigned under the one map of all images. Nothing of
+            them is independent then and their FSC is too high: for starts alone, which come much
+            further with twice the images behind their map.
     """
 
     start_resolution_angstrom: float = Field(gt=0)
@@ -64,6 +67,7 @@ class PoseConfig:
     growth: float = Field(default=1.5, gt=1)
     reject: bool = False
     diameter_angstrom: float | None = Field(default=None, gt=0)
+    one_map: bool = False
 
     def radii(self, radius: int, *, search: bool) -> list[int]:
         """Highest shells of the bands of a round that ends at ``radius``, growing."""
@@ -91,17 +95,19 @@ class RandomStartConfig:
         growth: bound of the band's growth from round to round (at least by a shell).
         seed: of the images, the blobs and the draws.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
+        one_map: whether all images share a map, or each part of them has one.
     """
 
     symmetry: str = "C1"
     shift_range_angstrom: float = Field(default=0.0, ge=0)
     images: int = Field(default=1000, ge=4)
     starts: int = Field(default=4, ge=1)
-    trial_rounds: int = Field(default=4, ge=1)
-    rounds: int = Field(default=9, ge=1)
+    trial_rounds: int = Field(default=5, ge=1)
+    rounds: int = Field(default=12, ge=1)
     start_radius: int = Field(default=3, ge=2)
     search_radius: int = Field(default=10, ge=2)
     box_radius: int = Field(default=21, ge=8)
     growth: float = Field(default=1.2, gt=1)
     seed: int = 0
     diameter_angstrom: float | None = Field(default=None, gt=0)
+    one_map: bool = True

@@ -3,8 +3,9 @@
 Every run is a :class:`~vitreous.solvers.pose_assignment.PoseAssignment` of some images at low
 frequencies, in which every round searches among all poses and the band grows slowly. After a few
 cheap rounds the run that leaves least of the images goes on alone. The images are split in two
-once more for it, whose FSC leads band and regularisation; as both parts have the same start, it
-says nothing of whether the map is right. That is for two such maps of independent images to say.
+once more for it, whose FSC leads band and regularisation; as both parts share the map that they are
+assigned under, it says nothing of whether that is right. This is for two such maps of independent
+images to say.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class RandomStart:
             growth=config.growth,
             seed=config.seed,
             diameter_angstrom=config.diameter_angstrom,
+            one_map=config.one_map,
         )
         return PoseAssignment(
             ImagesInMemory(self.images),

@@ -8,17 +8,18 @@ equally well, however good it looks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
+from vitreous.physics._threads import each_alone
 from vitreous.solvers.assignment import Assigner
 from vitreous.solvers.pose_config import PoseConfig
 
 MOST_IMAGES = 500
-_AT_ONCE = 250
+_AT_ONCE = 125
 
 
 def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -57,13 +58,19 @@ def recognition(
     """
     assigner = Assigner(volume, pixel_size_angstrom, radii, noise_power, config)
     stream = torch.Generator().manual_seed(config.seed % 2**62)
-    more = []
-    for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
+            yield rows, images[rows], with_random_phases(images[rows], stream)
+
+    def compare(pair: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        rows, real, noise = pair
         some = None if optics is None else optics[rows].to(volume.device)
         gains = [
             assigner(kind.to(volume.device, torch.float32), some).found.gain[:, 0]
-            for kind in (images[rows], with_random_phases(images[rows], stream))
+            for kind in (real, noise)
         ]
-        more.append(gains[0] - gains[1])
-    gain = torch.cat(more).double()
+        return gains[0] - gains[1]
+
+    gain = torch.cat(list(each_alone(compare, pairs(), volume.device))).double()
     return float(gain.mean() / (gain.std() / len(gain) ** 0.5).clamp_min(1e-12))
