@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,8 @@ class _Run:
         """Rounds until nothing is gained."""
         request, data = self._plan.request, self._plan.data
         settings = self._plan.settings(first.resolution_angstrom)
+        if first.beyond_doubt:
+            settings = replace(settings, searches=1)
         done_before = 0.0 if request.start is not None else 0.3
         task = PoseAssignment(
             self._images,

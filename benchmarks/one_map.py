@@ -1,0 +1,138 @@
+"""Random starts: one map of all images, against a map for each part of them. Prints JSON.
+
+    python benchmarks/one_map.py FOLDER --molecule ribosome phantom:4
+
+What `vitreous auto` does first (`solvers.random_start`), run by run, each to its end instead of the
+best only, as it is and with the images split in two, each part under its own map (`one_map=False`).
+Both ways get the same images, blobs and rounds. Particles of 64 px at 5 Å/px, -10 dB, C1, CTFs of
+real micrographs, shifts of up to 5 % of the box.
+
+A run's map is aligned with the truth over rotation, shift and hand; told are the shells up to which
+their FSC stays above 0.5, sorted, and the seconds of all runs. Fails (exit 1) where the median with
+one map is not at least that of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from _against_truth import against_truth, read_map
+from _circumstances import where_and_when
+from _processes import measured, vitreous
+from vitreous.cli.common import stream_seed
+from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
+from vitreous.cli.working_set import Working, WorkingSet, open_working_set
+from vitreous.metrics.fsc import fsc
+from vitreous.solvers.images import ImagesInMemory
+from vitreous.solvers.pose_config import RandomStartConfig
+from vitreous.solvers.random_start import RandomStart
+
+BOX, APIX = 64, 5.0
+CTF = "empiar10061/ctffind_1539.txt"
+SOURCES = {"ribosome": ("maps/ribosome70S_65.mrc", "--input-apix", "5")}
+
+
+def simulate(molecule: str, seed: int, options: argparse.Namespace) -> Path:
+    """The particles, once."""
+    folder: Path = options.folder / "data" / f"{molecule.replace(':', '')}-{seed}"
+    if (folder / "truth.star").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    source = [molecule]
+    if molecule in SOURCES:
+        path, *more = SOURCES[molecule]
+        source = [str(options.data / path), *more]
+    command = vitreous(
+        *("simulate", *source, "--box", str(BOX), "--apix", str(APIX)),
+        *("--n", str(2 * options.images), f"--snr-db={options.snr_db}"),
+        *("--shift", f"triangular:{0.1 * BOX * APIX:g}"),
+        *("--ctf", str(options.data / CTF), "--n-micrographs", "100"),
+        *("--seed", str(seed), "--overwrite", "--quiet", "-o", str(folder)),
+    )
+    measured(command, folder.parent, folder.with_suffix(".log"), threads=options.threads)
+    return folder
+
+
+def runs(
+    data: WorkingSet, truth: torch.Tensor, one_map: bool, seed: int, options: argparse.Namespace
+) -> tuple[list[int], float]:
+    """Right shells of every run of both halves, and seconds."""
+    images = WorkingImages(data.particles, invert=False)
+    reached, seconds = [], 0.0
+    for half in (1, 2):
+        rows = (data.half_set == half).nonzero().flatten()
+        memory = images.read(rows)
+        for start in range(options.starts):
+            config = RandomStartConfig(
+                shift_range_angstrom=data.shift_range(None),
+                images=options.images,
+                starts=1,
+                seed=stream_seed(seed, f"start {start} of half {half}"),
+                one_map=one_map,
+            )
+            begin = time.perf_counter()
+            task = RandomStart(
+                ImagesInMemory(memory),
+                data.particles.optics[rows],
+                data.pixel_size_angstrom,
+                config,
+                correlate=fsc,
+            )
+            while not task.done:
+                task.step()
+            seconds += time.perf_counter() - begin
+            reached.append(against_truth(task.volume(), truth, data.pixel_size_angstrom)["shells"])
+    return sorted(reached), round(seconds, 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/one_map"))
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--molecule", nargs="+", default=["ribosome", "phantom:4"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--starts", type=int, default=4, help="of each half set")
+    parser.add_argument("--images", type=int, default=1000, help="of each half set")
+    parser.add_argument("--snr-db", type=float, default=-10.0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    options.data, options.folder = options.data.resolve(), options.folder.resolve()
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, Any]] = []
+    for molecule in options.molecule:
+        for seed in options.seeds:
+            folder = simulate(molecule, seed, options)
+            working = Working(seed=seed, device="cpu", threads=options.threads)
+            data = open_working_set(ParticleFiles(folder / "particles.star"), working)
+            truth = read_map(folder / "truth.mrc")
+            for one_map in (True, False):
+                reached, seconds = runs(data, truth, one_map, seed, options)
+                rows.append(
+                    {
+                        "molecule": molecule,
+                        "seed": seed,
+                        "one_map": one_map,
+                        "shells": reached,
+                        "median": statistics.median(reached),
+                        "seconds": seconds,
+                    }
+                )
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    held = all(
+        one["median"] >= two["median"] for one, two in zip(rows[::2], rows[1::2], strict=True)
+    )
+    result = {"benchmark": "one_map", **where_and_when(), "rows": rows, "held": held}
+    print(json.dumps(result, indent=1))
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
