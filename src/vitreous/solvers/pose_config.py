@@ -59,7 +59,7 @@ class PoseConfig:
     steps: int = Field(default=3, ge=1)
     assignment: Literal["hard", "soft"] = "soft"
     draws: int = Field(default=4, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     scale: Literal["one", "micrograph", "image"] = "one"
     refine_defocus: bool = False
     defocus_range_angstrom: float = Field(default=500.0, gt=0)
@@ -108,6 +108,6 @@ class RandomStartConfig:
     search_radius: int = Field(default=10, ge=2)
     box_radius: int = Field(default=21, ge=8)
     growth: float = Field(default=1.2, gt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     diameter_angstrom: float | None = Field(default=None, gt=0)
     one_map: bool = True
