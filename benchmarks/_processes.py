@@ -55,12 +55,9 @@ def measured(
     log: Path,
     *,
     time_box: float | None = None,
-    cpu_box: float | None = None,
     threads: int | None = None,
 ) -> Measured:
     """Run a command in a folder, its words to a log, and stop it when its time is up.
-
-    Time is up after `time_box` seconds, or `cpu_box` seconds of the processor.
 
     Raises:
         SystemExit: the command failed by itself.
@@ -86,8 +83,7 @@ def measured(
             running = _session(process.pid)
             peak = max(peak, sum(_memory_kb(one) for one in running))
             spent = max(spent, sum(_cpu_seconds(one) for one in running))
-            late = time_box is not None and time.perf_counter() - start > time_box
-            if late or (cpu_box is not None and spent > cpu_box):
+            if time_box is not None and time.perf_counter() - start > time_box:
                 stopped = True
                 _end(process.pid)
                 _, status, usage = os.wait4(process.pid, 0)

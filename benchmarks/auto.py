@@ -18,11 +18,11 @@ poses they were made with.
 Against the truth: alignment over rotation, shift and hand, then FSC 0.5 and 0.143 within the sphere
 inscribed in the box (the headline; within the molecule's soft mask beside it). Memory is that of
 all processes of a program together. A program that is not done within --time-box is stopped, and
-its last map counts; the JSON says so (`time_was_up`). Seconds of the processor are told beside
-those of the clock: they hold on a machine that has other work. --times-ours stops opponents when
-they have had that many times the seconds of the processor that ours took. Ratios are the
-opponent's over ours: above 1 we are faster, or finer. Table to FOLDER/auto.json and auto.csv, after
-every run.
+its last map counts; the JSON says so (`time_was_up`). --times-ours N makes the box of an opponent N
+times the seconds that ours took on the same particles, where that is less. Seconds of the processor
+are told beside those of the clock: they hold on a machine that has other work. Ratios are the
+opponent's over ours: above 1 we are faster, or finer. Table to FOLDER/auto.json and auto.csv,
+after every run.
 
 Fails (exit 1) where a map of ours is not solved, where ours is coarser than an opponent's by more
 than the limit, or slower.
@@ -90,7 +90,7 @@ class Job:
     folder: Path
     box: int
     options: argparse.Namespace
-    cpu_box: float | None = None
+    time_box: float
     taken: list[Measured] = field(default_factory=list)
 
     @property
@@ -99,16 +99,12 @@ class Job:
 
     def run(self, command: list[str], name: str) -> Measured:
         """Within what earlier steps left of the time, in the job's folder, words to NAME.log."""
-        left = 60 * self.options.time_box - sum(step.seconds for step in self.taken)
-        cpu_left = None
-        if self.cpu_box is not None:
-            cpu_left = max(self.cpu_box - sum(step.cpu_seconds for step in self.taken), 1.0)
+        left = self.time_box - sum(step.seconds for step in self.taken)
         took = measured(
             command,
             self.folder,
             self.folder / f"{name}.log",
             time_box=max(left, 1.0),
-            cpu_box=cpu_left,
             threads=self.options.threads,
         )
         self.taken.append(took)
@@ -296,16 +292,14 @@ PROGRAMS: dict[str, Callable[[Job], Outcome]] = {
 }
 
 
-def job_of(
-    name: str, case: str, seed: int, cpu_box: float | None, options: argparse.Namespace
-) -> Job:
+def job_of(name: str, case: str, seed: int, time_box: float, options: argparse.Namespace) -> Job:
     """A program's task on a data set, which is made if need be; its folder is emptied."""
     data, symmetry = CASES[case]
     made = f"{data}-{options.box}px-{options.particles}-{options.snr_db:g}dB-{seed}"
     folder = options.folder / f"{case}-{seed}-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     simulation = options.folder / "data" / made
-    job = Job(DATA[data], symmetry, seed, simulation, folder, options.box, options, cpu_box)
+    job = Job(DATA[data], symmetry, seed, simulation, folder, options.box, options, time_box)
     simulate(job)
     return job
 
@@ -424,6 +418,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str,
         "box": options.box,
         "snr_db": options.snr_db,
         "time_box_minutes": options.time_box,
+        "times_ours": options.times_ours,
         "at_once": options.at_once,
         "limits": {"coarsest": COARSEST, "least_wall_ratio": LEAST_RATIO},
         "table": lines,
@@ -453,7 +448,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu", help="of vitreous auto")
     parser.add_argument("--time-box", type=float, default=120.0, metavar="MINUTES")
-    parser.add_argument("--times-ours", type=float, metavar="N", help="a box for opponents")
+    parser.add_argument("--times-ours", type=float, metavar="N", help="an opponent's box")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="opponents at a time")
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--box", type=int, default=64, help="pixels; the edge in Å stays")
@@ -481,20 +476,21 @@ def main() -> int:
             return 2
     rows: list[dict[str, Any]] = []
 
-    def finish(name: str, case: str, seed: int, cpu_box: float | None) -> dict[str, Any]:
-        row = row_of(name, case, job_of(name, case, seed, cpu_box, options))
+    def finish(name: str, case: str, seed: int, time_box: float) -> dict[str, Any]:
+        row = row_of(name, case, job_of(name, case, seed, time_box, options))
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         report(rows, options)
         return row
 
-    waiting: list[tuple[str, str, int, float | None]] = []
+    longest = 60 * options.time_box
+    waiting: list[tuple[str, str, int, float]] = []
     for seed in options.seeds:
         for case in options.case:
-            ours = finish("vitreous", case, seed, None)
+            ours = finish("vitreous", case, seed, longest)
             times = options.times_ours
-            cpu_box = None if times is None else times * ours["cpu_seconds"]
-            waiting += [(name, case, seed, cpu_box) for name in options.opponents]
+            time_box = longest if times is None else min(longest, times * ours["seconds"])
+            waiting += [(name, case, seed, time_box) for name in options.opponents]
     with ThreadPoolExecutor(options.at_once) as pool:
         for done in [pool.submit(finish, *task) for task in waiting]:
             done.result()
