@@ -31,6 +31,8 @@ import json
 import math
 import sys
 import time
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +219,7 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (solver, level, scale), here in sorted(places.items()):
         best = min(here, key=_order)
         wanted = min(places[solver, least, scale], key=_order)["strength"]
-        kept = min(here, key=lambda r, wanted=wanted: abs(math.log(r["strength"] / wanted)))
+        kept = min(here, key=partial(_from, wanted))
         validated = min(here, key=lambda r: r["validation"])
         known = not math.isnan(validated["validation"])
         table.append(
@@ -233,6 +235,11 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def _from(wanted: float, row: dict[str, Any]) -> float:
+    """How far a row's strength is from another one, as a ratio."""
+    return abs(math.log(row["strength"] / wanted))
 
 
 def _order(row: dict[str, Any]) -> tuple[float, float]:
@@ -277,7 +284,7 @@ def best_scales(table: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, in
             way: {
                 f"{level:g}": min(
                     (r for r in table if (r["solver"], r["error_deg"]) == (solver, level)),
-                    key=lambda r, way=way: r[way],
+                    key=itemgetter(way),
                 )["scale"]
                 for level in sorted({row["error_deg"] for row in table})
             }

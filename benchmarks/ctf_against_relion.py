@@ -97,7 +97,7 @@ def compare(n: int, pixel: float, n_images: int, seed: int) -> dict[str, float]:
         with_both = relion_spectra(folder, moved, pixel, "--ctf")
     field = torch.from_numpy(rows)
     group = torch.tensor(GROUPS, dtype=torch.float64)[field[:, 7].long()]
-    optics = Optics(*field[:, :4].unbind(1), *group.unbind(1), field[:, 4])
+    optics = Optics(*torch.cat([field[:, :4], group, field[:, 4:5]], 1).unbind(1))
     start = time.perf_counter()
     ours = ctf_half(n, pixel, optics)
     seconds = time.perf_counter() - start

@@ -56,10 +56,10 @@ def sort(way: str, count: int, box: int, options: argparse.Namespace) -> dict[st
     )
     measured(simulated, folder, folder / "simulate.log", threads=options.threads)
     if way == "poses":
-        given = ("data/truth.star", "--effort", str(options.effort_of_poses))
+        given = ["data/truth.star", "--effort", str(options.effort_of_poses)]
     else:
-        given = ("data/particles.star", "--no-align", "--shift", shift)
-        given += ("--effort", str(options.effort))
+        given = ["data/particles.star", "--no-align", "--shift", shift]
+        given += ["--effort", str(options.effort)]
     command = vitreous(
         *("hetero", "run", *given, "--threads", str(options.threads)),
         *("--device", options.device, *common, "-o", "out"),

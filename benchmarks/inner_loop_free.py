@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class Method:
     """A way to do the linear step, and whether the thesis compares with it."""
 
     name: str
-    linear_step: str
+    linear_step: Literal["auto", "cg", "majorised", "padded"]
     cg_iterations: int = 1
     from_thesis: bool = False
 

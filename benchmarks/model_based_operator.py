@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -175,8 +176,8 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def table_4_1(n: int, projections: int, few: int, repeats: int) -> dict[str, Any]:
-    images, *conditions = case(n, projections)
-    explicit = imaging(n, *conditions)
+    images, rotations, shift, optics = case(n, projections)
+    explicit = imaging(n, rotations, shift, optics)
     coefficients = torch.randn((n, n, n), generator=stream(5))
     summed(n, 1, 2, 2)  # compiles
     equations, kernel_seconds = summed(n, 1, projections, projections)
@@ -216,7 +217,7 @@ def scales(n: int, repeats: int) -> list[dict[str, float]]:
         size = lattice_size(n, scale)
         operator = ConvolutionOperator(torch.ones((2 * size - 1,) * 3))
         coefficients = torch.randn((size,) * 3, generator=stream(5))
-        works.append(lambda o=operator, c=coefficients: o(c))
+        works.append(partial(operator, coefficients))
     taken = turns(works, 3 * repeats)
     return [
         {
@@ -235,7 +236,7 @@ def particle_counts(n: int, counts: list[int], repeats: int) -> list[dict[str, f
     coefficients = torch.randn((n, n, n), generator=stream(5))
     for count in counts:
         equations, seconds = summed(n, 1, count, min(count, 1000))
-        works.append(lambda e=equations: e.operator(coefficients))
+        works.append(partial(equations.operator, coefficients))
         rows.append({"particles": count, "one_off_seconds": seconds})
         print(f"{count} particles: {seconds:.1f} s", file=sys.stderr)
     for row, taken in zip(rows, turns(works, 3 * repeats), strict=True):
@@ -271,9 +272,9 @@ def trilinear_kernel(n: int, b: int, padding: int) -> ConvolutionOperator:
 
 def spreading(n: int, b: int) -> dict[str, float]:
     """Relative errors of the convolution by how its kernel was spread."""
-    _, *conditions = case(n, b)
+    _, rotations, shift, optics = case(n, b)
     coefficients = torch.randn((n, n, n), generator=stream(5))
-    normal = imaging(n, *conditions).normal(coefficients)
+    normal = imaging(n, rotations, shift, optics).normal(coefficients)
     return {
         "box": n,
         "images": b,

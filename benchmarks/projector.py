@@ -17,7 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +68,7 @@ def step(program: str, volume: Tensor, rotations: Tensor, upstream: Tensor) -> f
     """Seconds of one forward and backward pass."""
     leaf = volume.clone().requires_grad_(True)
     start = time.perf_counter()
-    (PROGRAMS[program](leaf, rotations) * upstream).sum().backward()
+    torch.autograd.backward((PROGRAMS[program](leaf, rotations) * upstream).sum())
     return time.perf_counter() - start
 
 
@@ -92,7 +94,7 @@ def child(program: str, n: int, threads: int) -> None:
     print((own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
 
 
-def compare(n: int, repeats: int, threads: int, *, memory: bool) -> dict[str, object]:
+def compare(n: int, repeats: int, threads: int, *, memory: bool) -> dict[str, Any]:
     volume, rotations, exact = inputs(n)
     upstream = torch.randn(IMAGES, n, n, generator=torch.Generator().manual_seed(1))
     images = {name: run(volume, rotations).double() for name, run in PROGRAMS.items()}
@@ -103,9 +105,9 @@ def compare(n: int, repeats: int, threads: int, *, memory: bool) -> dict[str, ob
             if repeat > 0:  # the first round warms up
                 seconds[name].append(taken)
     ours, reference = (np.array(seconds[name]) for name in PROGRAMS)
-    correlation = np.corrcoef(*(image.flatten().numpy() for image in images.values()))[0, 1]
+    correlation = np.corrcoef([image.flatten().numpy() for image in images.values()])[0, 1]
     errors = {k: ((v - exact).norm() / exact.norm()).item() for k, v in images.items()}
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "box": n,
         "seconds": {name: float(np.median(s)) for name, s in seconds.items()},
         "ratio": float(np.median(reference / ours)),
@@ -138,7 +140,7 @@ def aliasing_table() -> list[dict[str, float | int | str]]:
         rows.append({"kernel": "linear", "oversampling": oversampling, "taps": 2, "error": linear})
         for taps in (2, 4, 6):
             errors = [
-                _aliasing(lambda x, t=taps, b=beta: _kaiser_bessel_transform(x, t, b), oversampling)
+                _aliasing(partial(_kaiser_bessel_transform, taps=taps, beta=beta), oversampling)
                 for beta in np.linspace(0.5, 16.0, 156)
             ]
             rows.append(

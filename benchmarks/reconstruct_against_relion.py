@@ -126,7 +126,7 @@ def read_map(path: Path) -> Tensor:
     return torch.from_numpy(read_mrc(path)[0].copy()).float()
 
 
-def agreement(a: Tensor, b: Tensor) -> dict[str, object]:
+def agreement(a: Tensor, b: Tensor) -> dict[str, float]:
     n = a.shape[-1]
     curve = fsc(a, b)[1 : int(0.9 * n / 2) + 1]
     return {"lowest": round(float(curve.min()), 4), "mean": round(float(curve.mean()), 4)}

@@ -38,7 +38,7 @@ def vitreous(*arguments: object) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str], expected: int = 0) -> None:
     """Wait for the end, which must come with this exit code."""
     if process.wait() != expected:
-        raise SystemExit(f"{' '.join(process.args[3:6])}: exit code {process.returncode}")
+        raise SystemExit(f"{process.args!r}: exit code {process.returncode}")
 
 
 def rows(out: Path, half: int) -> list[dict[str, float]]:
@@ -95,8 +95,8 @@ def main() -> int:
         sim, alone = Path(folder, "SIM"), Path(folder, "ALONE")
         sample = ("--sym", "D2", "--box", 32, "--apix", 7.2, "--n", options.n, "--seed", 1)
         finish(vitreous("simulate", "phantom:1", *sample, "-q", "-o", sim))
-        call = ("abinit", sim / "particles.star", "--sym", "D2", "--effort", options.effort)
-        call = (*call, "--device", "cpu", "--seed", 1, "--checkpoint-every", 0.05)
+        call = ["abinit", sim / "particles.star", "--sym", "D2", "--effort", options.effort]
+        call += ["--device", "cpu", "--seed", 1, "--checkpoint-every", 0.05]
         finish(vitreous(*call, "-o", alone))
         total = rows(alone, 1)[-1]["step"]
         for name, number in (("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)):

@@ -39,8 +39,7 @@ from _circumstances import where_and_when
 from _processes import measured, vitreous
 from vitreous.cli.first_maps import Search, ab_initio
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
-from vitreous.cli.refine_run import SHIFT_SHARE
-from vitreous.cli.working_set import Working, open_working_set
+from vitreous.cli.working_set import SHIFT_SHARE, Working, open_working_set
 from vitreous.solvers.images import ImageCache
 
 CTF, BACKGROUND = "empiar10061/ctffind_1539.txt", "empiar10061/background_192.mrcs"

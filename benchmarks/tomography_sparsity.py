@@ -133,7 +133,8 @@ def tpsf(folder: Path) -> dict[str, Any]:
         "uniform pixels": every,
         "random pixels": random,
     }
-    rows, pictures = {}, {}
+    rows: dict[str, dict[str, float]] = {}
+    pictures: dict[str, tuple[Tensor, ...]] = {}
     wanted = haar(image)
     support = wanted.abs() > 1e-9
     for name, mask in schemes.items():

@@ -165,12 +165,12 @@ def read_off(known: Known, kind: str, updates: int) -> float:
         images, row, states = known.made(known.maps, 96)
         logits = net(arrange(known.seen(images, row, known.number(8))))[0]
         adam.zero_grad()
-        nn.functional.cross_entropy(logits, states).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(logits, states))
         adam.step()
     net.eval()
     right = 0
     with torch.no_grad():
-        for row in torch.arange(len(known.images)).split(500):
+        for row in torch.split(torch.arange(len(known.images)), 500):
             images = known.images.read(row)
             views = [net(arrange(known.seen(images, row, view)))[0] for view in range(VIEWS)]
             found = torch.stack([v.log_softmax(-1) for v in views]).sum(0).argmax(-1)

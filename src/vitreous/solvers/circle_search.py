@@ -102,7 +102,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 class CircleSearch:
-    """Found_co the best places of images among all of a grid.
+    """Finds the best places of images among all of a grid.
 
     Args:
         templates: spectra on half circles, complex ``(v, K, A / 2)``, in one piece or several; see

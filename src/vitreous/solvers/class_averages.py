@@ -49,6 +49,7 @@ from vitreous.solvers.band import Band
 from vitreous.solvers.circle_search import Places
 from vitreous.solvers.class_alignment import Aligner, ClassSums, Polar
 from vitreous.solvers.images import ImageSource, read_ahead, shell_power
+from vitreous.solvers.streams import stream_of
 
 _AT_ONCE = 256  # images, on one thread
 _AGREE = 0.143
@@ -259,7 +260,7 @@ class ClassAverages:
             polar = aligner.polar(images, optics)
             # seeds have no scale
             scale = torch.ones(len(mine), device=self.device) if self.round else None
-            stream = torch.Generator(self.device).manual_seed((seed + int(mine[0])) % 2**63)
+            stream = stream_of(self.device, seed, int(mine[0]))
             places = aligner(images, optics, scale, polar=polar, draws=draws, generator=stream)
             return mine, polar, places
 
