@@ -23,7 +23,8 @@ class Measured:
         seconds: wall time.
         cpu_seconds: of the processor, over all processes; what a busy machine does not lengthen.
         peak_memory_mb: highest sum over all processes at one time, shared pages counted once.
-        largest_process_mb: highest resident set of any single process, from the kernel.
+        largest_process_mb: highest resident set of any single process, as the kernel keeps it (what
+            it says at a process' end is never below what its parent had when it was started).
         returncode: of the command; None where its time was up.
     """
 
@@ -65,7 +66,7 @@ def measured(
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    start, peak, spent, stopped = time.perf_counter(), 0, 0.0, False
+    start, peak, largest, spent, stopped = time.perf_counter(), 0, 0, 0.0, False
     with log.open("w") as words:
         process = subprocess.Popen(
             command,
@@ -81,7 +82,9 @@ def measured(
             if pid:
                 break
             running = _session(process.pid)
-            peak = max(peak, sum(_memory_kb(one) for one in running))
+            peak = max(peak, sum(_memory_kb(one, "smaps_rollup", "Pss:") for one in running))
+            own = [_memory_kb(one, "status", "VmHWM:") for one in running]
+            largest = max(largest, *own, 0)
             spent = max(spent, sum(_cpu_seconds(one) for one in running))
             if time_box is not None and time.perf_counter() - start > time_box:
                 stopped = True
@@ -95,12 +98,11 @@ def measured(
         raise SystemExit(
             f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-3000:]}"
         )
-    largest = usage.ru_maxrss // 1024
     return Measured(
         seconds,
         max(spent, usage.ru_utime + usage.ru_stime),
-        max(peak // 1024, largest),
-        largest,
+        max(peak, largest) // 1024,
+        largest // 1024,
         None if stopped else process.returncode,
     )
 
@@ -128,12 +130,12 @@ def _cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_kb(pid: int) -> int:
+def _memory_kb(pid: int, table: str, name: str) -> int:
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{pid}/{table}").read_text()
     except OSError:
         return 0
-    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith(name)]
     return int(sizes[0]) if sizes else 0
 
 

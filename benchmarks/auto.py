@@ -213,7 +213,7 @@ def run_relion(job: Job) -> Outcome:
     if whole.exists():
         return Outcome(steps, read_map(whole), told | {"map": "all particles"}, start)
     one, two = (path for _, path in halves)
-    if one is None or two is None:
+    if halves[0][0] == 0 or one is None or two is None:  # iteration 0 is the filtered start
         return Outcome(steps, start, told | {"map": "initial model"}, start)
     average = 0.5 * (read_map(one) + read_map(two))
     return Outcome(steps, average, told | {"map": "mean of the last half maps"}, start)
