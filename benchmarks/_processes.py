@@ -23,8 +23,7 @@ class Measured:
         seconds: wall time.
         cpu_seconds: of the processor, over all processes; what a busy machine does not lengthen.
         peak_memory_mb: highest sum over all processes at one time, shared pages counted once.
-        largest_process_mb: highest resident set of any single process, as the kernel keeps it (what
-            it says at a process' end is never below what its parent had when it was started).
+        largest_process_mb: highest resident set of any single process.
         returncode: of the command; None where its time was up.
     """
 
@@ -82,9 +81,8 @@ def measured(
             if pid:
                 break
             running = _session(process.pid)
-            peak = max(peak, sum(_memory_kb(one, "smaps_rollup", "Pss:") for one in running))
-            own = [_memory_kb(one, "status", "VmHWM:") for one in running]
-            largest = max(largest, *own, 0)
+            peak = max(peak, sum(_kilobytes(one, "smaps_rollup", "Pss:") for one in running))
+            largest = max([largest, *(peak_kb(one) for one in running)])
             spent = max(spent, sum(_cpu_seconds(one) for one in running))
             if time_box is not None and time.perf_counter() - start > time_box:
                 stopped = True
@@ -130,7 +128,15 @@ def _cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_kb(pid: int, table: str, name: str) -> int:
+def peak_kb(pid: int) -> int:
+    """Highest resident set of a process so far; 0 where there is none, or no Linux.
+
+    Not `ru_maxrss`, which is never below what its parent had when the process was started.
+    """
+    return _kilobytes(pid, "status", "VmHWM:")
+
+
+def _kilobytes(pid: int, table: str, name: str) -> int:
     try:
         text = Path(f"/proc/{pid}/{table}").read_text()
     except OSError:

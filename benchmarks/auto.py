@@ -81,7 +81,7 @@ CASES = {"a": ("5a1a", "D2"), "b": ("5a1a", "C1"), "c": ("ribosome", "C1")}
 
 @dataclass(frozen=True)
 class Job:
-    """One case at one seed, for any of the programs."""
+    """One case at one seed, for any of the programs; the time box in seconds."""
 
     data: Data
     symmetry: str
@@ -208,12 +208,13 @@ def run_relion(job: Job) -> Outcome:
     ]
     steps["auto-refinement"] = job.run(ranks + refine + common, "refined")
     whole = job.folder / "refined_class001.mrc"
-    halves = [latest(job.folder, rf"refined_it(\d+)_half{k}_class001.mrc") for k in (1, 2)]
+    pattern = r"refined_it(?!000)(\d+)_half%d_class001.mrc"  # iteration 0 is the filtered start
+    halves = [latest(job.folder, pattern % k) for k in (1, 2)]
     told["refined_iterations"] = halves[0][0]
     if whole.exists():
         return Outcome(steps, read_map(whole), told | {"map": "all particles"}, start)
     one, two = (path for _, path in halves)
-    if halves[0][0] == 0 or one is None or two is None:  # iteration 0 is the filtered start
+    if one is None or two is None:
         return Outcome(steps, start, told | {"map": "initial model"}, start)
     average = 0.5 * (read_map(one) + read_map(two))
     return Outcome(steps, average, told | {"map": "mean of the last half maps"}, start)

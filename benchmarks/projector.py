@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import resource
 import subprocess
@@ -18,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch_fourier_slice import project_3d_to_2d
 
 from _circumstances import commit
+from _processes import peak_kb
 from vitreous.core.rotation import random_rotations
 from vitreous.physics.projector import project
 
@@ -87,11 +88,8 @@ def child(program: str, n: int, threads: int) -> None:
     g = torch.Generator().manual_seed(0)
     rotations = random_rotations(IMAGES, generator=g)
     step(program, torch.ones(n, n, n), rotations, torch.ones(IMAGES, n, n))
-    # ru_maxrss of a child starts at its parent's; Linux keeps the process' own in VmHWM.
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    print((own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
+    own = peak_kb(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(own / 1024)
 
 
 def compare(n: int, repeats: int, threads: int, *, memory: bool) -> dict[str, Any]:

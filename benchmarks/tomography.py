@@ -56,7 +56,6 @@ class Case:
     seed: int
 
     def scan(self, dose: float, kind: str) -> Scan:
-        tilts, rows, columns = self.clean.shape
         draw = torch.Generator().manual_seed(1000 + self.seed)
         noise = torch.randn(self.clean.shape, generator=draw).mul_(self.sigma)
         images = noise.add_(self.clean)
@@ -64,6 +63,7 @@ class Case:
             kept = tilt_downsampling(len(self.tilts), dose)
             images = images[kept]
             return Scan(images, self.tilts[kept], torch.ones(images.shape, dtype=torch.bool))
+        tilts, rows, columns = images.shape
         scanned = random_downsampling((tilts, rows, columns), dose, draw)
         return Scan(images.mul_(scanned), self.tilts, scanned)
 
