@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def measured(
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    start, peak, largest, spent, stopped = time.perf_counter(), 0, 0, 0.0, False
+    start = time.perf_counter()
     with log.open("w") as words:
         process = subprocess.Popen(
             command,
@@ -76,33 +77,52 @@ def measured(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            running = _session(process.pid)
-            peak = max(peak, sum(_kilobytes(one, "smaps_rollup", "Pss:") for one in running))
-            largest = max([largest, *(peak_kb(one) for one in running)])
-            spent = max(spent, sum(_cpu_seconds(one) for one in running))
-            if time_box is not None and time.perf_counter() - start > time_box:
-                stopped = True
-                _end(process.pid)
-                _, status, usage = os.wait4(process.pid, 0)
-                break
-            time.sleep(min(_EVERY, 0.05 + 0.1 * (time.perf_counter() - start)))
-    seconds = time.perf_counter() - start
+        watch = _Watch(process.pid, None if time_box is None else start + time_box)
+        watch.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        watch.ended.set()
+        watch.join()
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and not stopped:
+    if process.returncode and not watch.stopped:
         raise SystemExit(
             f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-3000:]}"
         )
     return Measured(
         seconds,
-        max(spent, usage.ru_utime + usage.ru_stime),
-        max(peak, largest) // 1024,
-        largest // 1024,
-        None if stopped else process.returncode,
+        max(watch.cpu_seconds, usage.ru_utime + usage.ru_stime),
+        max(watch.peak_kb, watch.largest_kb) // 1024,
+        watch.largest_kb // 1024,
+        None if watch.stopped else process.returncode,
     )
+
+
+class _Watch(threading.Thread):
+    """Looks at a command and all that it started until `ended` is set; stops it at a time."""
+
+    def __init__(self, leader: int, until: float | None) -> None:
+        super().__init__(daemon=True)
+        self.leader, self.until = leader, until
+        self.ended = threading.Event()
+        self.peak_kb = self.largest_kb = 0
+        self.cpu_seconds = 0.0
+        self.stopped = False
+
+    def run(self) -> None:
+        begin = time.perf_counter()
+        while True:
+            running = _session(self.leader)
+            together = sum(_kilobytes(one, "smaps_rollup", "Pss:") for one in running)
+            self.peak_kb = max(self.peak_kb, together)
+            self.largest_kb = max([self.largest_kb, *(peak_kb(one) for one in running)])
+            self.cpu_seconds = max(self.cpu_seconds, sum(_cpu_seconds(one) for one in running))
+            now = time.perf_counter()
+            if self.until is not None and now > self.until:
+                self.stopped = True
+                _end(self.leader)
+                return
+            if self.ended.wait(min(_EVERY, 0.05 + 0.1 * (now - begin))):
+                return
 
 
 def _session(leader: int) -> list[int]:

@@ -22,62 +22,50 @@ import argparse
 import csv
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import torch
-from torch import Tensor
 
+from _against_truth import read_map
 from _circumstances import where_and_when
+from _processes import Measured, measured, vitreous
 from vitreous.core.grid import soft_mask
-from vitreous.io.mrc import read_mrc
 from vitreous.metrics.fsc import fsc, fsc_resolution, solvent_mask
 
 LEAST_GAIN = 0.15
-PROGRAM = "from vitreous.cli.main import run; run()"
 METHODS = {"tv": "TV, automatic strength", "direct": "direct", "relion": "relion_reconstruct"}
 
 
-def timed(command: list[str], folder: Path) -> float:
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    return time.perf_counter() - start
-
-
-def read_map(path: Path) -> Tensor:
-    return torch.from_numpy(read_mrc(path)[0].copy()).float()
-
-
-def reconstruct(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of each method; maps as tv/map.mrc, direct/map.mrc and relion.mrc."""
-    vitreous = [sys.executable, "-c", PROGRAM]
-    ours = [*vitreous, "reconstruct", "sim/truth.star", "--quiet"]
-    seconds = {}
-    for method in ("tv", "direct"):
-        extra = ["--scale", options.scale] if method == "tv" else []
-        seconds[method] = timed([*ours, "--method", method, *extra, "-o", method], folder)
-    seconds["relion"] = timed(
-        ["relion_reconstruct", "--i", "truth.star", "--ctf", "--o", "../relion.mrc"], folder / "sim"
-    )
-    return seconds
+def reconstruct(folder: Path, options: argparse.Namespace) -> dict[str, Measured]:
+    """What each method took; maps as tv/map.mrc, direct/map.mrc and relion.mrc."""
+    ours = vitreous("reconstruct", "sim/truth.star", "--quiet")
+    commands = {
+        "tv": [*ours, "--method", "tv", "--scale", options.scale, "-o", "tv"],
+        "direct": [*ours, "--method", "direct", "-o", "direct"],
+    }
+    took = {
+        method: measured(command, folder, folder / f"{method}.log")
+        for method, command in commands.items()
+    }
+    relion = ["relion_reconstruct", "--i", "truth.star", "--ctf", "--o", "../relion.mrc"]
+    took["relion"] = measured(relion, folder / "sim", folder / "relion.log")
+    return took
 
 
 def simulate(folder: Path, views: int, snr_db: float, options: argparse.Namespace) -> None:
-    command = [sys.executable, "-c", PROGRAM, "simulate", options.source, "--box"]
-    command += [str(options.box), "--apix", str(options.apix), "--n", str(views), "--quiet"]
-    command += ["--b-factor", str(options.b_factor)]
-    command += [f"--snr-db={snr_db}", "--shift", f"triangular:{options.shift}"]
-    timed([*command, "--seed", str(options.seed), "-o", "sim"], folder)
+    command = vitreous(
+        *("simulate", options.source, "--box", str(options.box), "--apix", str(options.apix)),
+        *("--n", str(views), "--b-factor", str(options.b_factor), f"--snr-db={snr_db}"),
+        *("--shift", f"triangular:{options.shift}", "--seed", str(options.seed)),
+        *("--quiet", "-o", "sim"),
+    )
+    measured(command, folder, folder / "simulate.log")
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -174,9 +162,11 @@ def main() -> int:
         for views in options.views:
             with tempfile.TemporaryDirectory() as name:
                 simulate(Path(name), views, snr_db, options)
-                seconds = reconstruct(Path(name), options)
+                took = reconstruct(Path(name), options)
                 row = {"views": views, "snr_db": snr_db, **compare(Path(name), options)}
-            rows.append({**row, "seconds": {k: round(v, 1) for k, v in seconds.items()}})
+            for told in ("seconds", "peak_memory_mb"):
+                row[told] = {k: round(getattr(v, told), 1) for k, v in took.items()}
+            rows.append(row)
             shown = {key: value for key, value in rows[-1].items() if key != "curves"}
             print(json.dumps(shown), file=sys.stderr, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -187,7 +177,6 @@ def main() -> int:
         "benchmark": "few_views",
         **where_and_when(),
         "load": round(os.getloadavg()[0], 2),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "source": Path(options.source).name,
         **{k: getattr(options, k) for k in ("box", "apix", "b_factor", "scale", "seed")},
     }

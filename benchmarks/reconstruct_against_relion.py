@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -29,10 +28,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from _against_truth import read_map
 from _circumstances import commit
+from _processes import measured, vitreous
 from vitreous.core.rotation import random_rotations
 from vitreous.data.particles import Particles
-from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.io.mrc import write_mrc
 from vitreous.metrics.fsc import fsc
 from vitreous.physics._slice_cpu import scatter
 from vitreous.physics.insertion import Accumulator, weighted_slices
@@ -41,26 +42,14 @@ from vitreous.solvers.direct import accumulate, half_map
 
 LEAST_RATIO = 5.0
 LEAST_FSC = 0.95
-PROGRAM = "from vitreous.cli.main import run; run()"
-
-
-def vitreous(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", PROGRAM, *arguments]
-
-
-def timed(command: list[str], folder: Path) -> float:
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    return time.perf_counter() - start
 
 
 def simulate(folder: Path, options: argparse.Namespace) -> None:
     size = ["--box", str(options.box), "--apix", str(options.apix), "--n", str(options.particles)]
     noise = ["--snr-db", str(options.snr_db), "--shift", f"triangular:{8 * options.apix}"]
     seed = ["--seed", str(options.seed), "--quiet"]
-    timed(vitreous("simulate", options.source, *size, *noise, *seed, "-o", "sim"), folder)
+    command = vitreous("simulate", options.source, *size, *noise, *seed, "-o", "sim")
+    measured(command, folder, folder / "simulate.log")
 
 
 def child(star: Path, target: Path) -> None:
@@ -122,10 +111,6 @@ def nanoseconds_per_point(n: int) -> dict[str, float]:
     return result
 
 
-def read_map(path: Path) -> Tensor:
-    return torch.from_numpy(read_mrc(path)[0].copy()).float()
-
-
 def agreement(a: Tensor, b: Tensor) -> dict[str, float]:
     n = a.shape[-1]
     curve = fsc(a, b)[1 : int(0.9 * n / 2) + 1]
@@ -149,9 +134,12 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
             *(*ranks, "relion_reconstruct_mpi", *relion, "../relion_mpi.mrc")
         ]
     seconds: dict[str, list[float]] = {name: [] for name in (*commands, "sums and map")}
+    memory = dict.fromkeys(commands, 0)
     for _ in range(options.repeats):
         for name, command in commands.items():
-            seconds[name].append(timed(command, star.parent))
+            took = measured(command, star.parent, folder / f"{name}.log")
+            seconds[name].append(took.seconds)
+            memory[name] = max(memory[name], took.peak_memory_mb)
         seconds["sums and map"].append(in_process(folder, options.threads))
     best = {name: min(values) for name, values in seconds.items()}
     theirs = min(value for name, value in best.items() if name.startswith("relion"))
@@ -162,6 +150,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     return {
         "best_seconds": {name: round(value, 3) for name, value in best.items()},
         "median_seconds": {n: round(statistics.median(v), 3) for n, v in seconds.items()},
+        "peak_memory_mb": memory,
         "ratio": round(ratio, 2),
         "ratio_of_whole_commands": round(theirs / best["vitreous reconstruct"], 2),
         "nanoseconds_per_point": nanoseconds_per_point(options.box),
@@ -202,7 +191,6 @@ def main() -> int:
         "commit": commit(),
         "machine": f"{platform.machine()} {platform.system()}, {options.threads} threads",
         "load_before": round(os.getloadavg()[0], 2),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         **{k: getattr(options, k) for k in ("source", "particles", "box", "apix", "snr_db")},
     }
     print(json.dumps(header | result, indent=2))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -21,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from _circumstances import where_and_when
+from _processes import vitreous
 from vitreous.io.mrc import read_mrc
 
-PROGRAM = (sys.executable, "-c", "from vitreous.cli.main import run; run()")
 MAPS = ("half1.mrc", "half2.mrc", "map.mrc")
 
 
-def vitreous(*arguments: object) -> subprocess.Popen[str]:
-    """A command of the program, started in a session of its own."""
-    call = [*PROGRAM, *map(str, arguments)]
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """A command of the program, in a session of its own."""
+    call = vitreous(*map(str, arguments))
     return subprocess.Popen(call, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
 
 
@@ -94,32 +92,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         sim, alone = Path(folder, "SIM"), Path(folder, "ALONE")
         sample = ("--sym", "D2", "--box", 32, "--apix", 7.2, "--n", options.n, "--seed", 1)
-        finish(vitreous("simulate", "phantom:1", *sample, "-q", "-o", sim))
+        finish(start("simulate", "phantom:1", *sample, "-q", "-o", sim))
         call = ["abinit", sim / "particles.star", "--sym", "D2", "--effort", options.effort]
         call += ["--device", "cpu", "--seed", 1, "--checkpoint-every", 0.05]
-        finish(vitreous(*call, "-o", alone))
+        finish(start(*call, "-o", alone))
         total = rows(alone, 1)[-1]["step"]
         for name, number in (("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)):
             out = Path(folder, name)
-            saved = interrupt(vitreous(*call, "-o", out), out, int(0.5 * total), number)
-            finish(vitreous(*call, "-o", out, "--continue"))
+            saved = interrupt(start(*call, "-o", out), out, int(0.5 * total), number)
+            finish(start(*call, "-o", out, "--continue"))
             cases[name] = {"continued_from": saved, "of": total, "equal": same(alone, out)}
     passed = all(all(case["equal"].values()) for case in cases.values())
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     result = {
         "benchmark": "resume_bitwise",
-        "commit": revision.stdout.strip(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
+        **where_and_when(),
         "particles": options.n,
         "seconds": round(time.perf_counter() - started, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "pass": passed,
         "cases": cases,
     }

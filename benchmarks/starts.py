@@ -1,6 +1,6 @@
 """Where a first map is found without a start: random blobs against CryoGAN. Prints JSON.
 
-    python benchmarks/starts.py FOLDER            # hours
+    python benchmarks/starts.py FOLDER            # hours; --continue goes on where it ended
     python benchmarks/starts.py FOLDER --quick    # minutes
 
 Cells: molecules (beta-galactosidase 5A1A, 70S ribosome, built-in phantoms; no symmetry is imposed
@@ -13,8 +13,9 @@ noise, and particles off centre. In every cell, at every seed, the same particle
 
 A start succeeds if its map, aligned with the truth over rotation, shift and hand, keeps an FSC of
 0.5 for at least --shells shells (resolution finer than the box over that number). What the program
-itself says is kept beside it: a wrong map called solved is the worst there is. Markdown table and
-JSON to FOLDER; the table also to stderr.
+itself says is kept beside it: a wrong map called solved is the worst there is. "Either" counts the
+seeds at which one of them succeeds: what there is to gain by doing both. Markdown table and JSON to
+FOLDER; the table also to stderr.
 
 Fails (exit 1) where a wrong map is called solved, or where random starts succeed less often than
 CryoGAN.
@@ -35,7 +36,7 @@ from typing import Any
 import torch
 
 from _against_truth import against_truth, read_map
-from _circumstances import where_and_when
+from _circumstances import commit, where_and_when
 from _processes import measured, vitreous
 from vitreous.cli.first_maps import Search, ab_initio
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
@@ -48,6 +49,8 @@ EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms 
 FILES = {"5a1a": "models/5a1a.cif.gz", "ribosome": "maps/ribosome70S_65.mrc"}
 SYMMETRY = {"5a1a": "D2"}
 METHODS = ("random", "cryogan", "cryogan-noise")
+SETTINGS = ("box", "particles", "shells", "effort", "threads", "time_box")
+WHICH = ("molecule", "snr_db", "noise", "shift_percent", "seed", "method")
 
 
 @dataclass(frozen=True)
@@ -192,16 +195,27 @@ def run_cell(cell: Cell, seed: int, method: str, options: argparse.Namespace) ->
         folder = options.folder / f"{cell.name}-{seed}-{method}"
         row = cryogan(cell, seed, simulation, folder, method == "cryogan-noise", options)
     reached = row["shells"].get("map", 0)
-    return {
-        "molecule": cell.molecule,
-        "snr_db": cell.snr_db,
-        "noise": cell.noise,
-        "shift_percent": cell.shift_percent,
-        "seed": seed,
-        "method": method,
-        "success": reached >= options.shells,
-        **row,
-    }
+    told = {"success": reached >= options.shells, "commit": commit(), **row}
+    return dict(zip(WHICH, which(cell, seed, method), strict=True)) | told
+
+
+def which(cell: Cell, seed: int, method: str) -> tuple[Any, ...]:
+    """What identifies a row: values of WHICH."""
+    return cell.molecule, cell.snr_db, cell.noise, cell.shift_percent, seed, method
+
+
+def earlier(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the folder's run that is gone on with."""
+    path = options.folder / "starts.json"
+    if not (options.go_on and path.exists()):
+        return []
+    found = json.loads(path.read_text())
+    for name in SETTINGS:
+        if found[name] != getattr(options, name):
+            raise SystemExit(
+                f"{path} was made with {name} {found[name]}; give the same, or a folder"
+            )
+    return list(found["rows"])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -210,12 +224,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = ["molecule", "dB", "noise", "shift"]
     for method in methods:
         head += [method, "shells", "seconds"]
+    if len(methods) > 1:
+        head.append("either")
     lines = [head, ["---"] * len(head)]
-    keys = ("molecule", "snr_db", "noise", "shift_percent")
+    keys = WHICH[:4]
     for key in dict.fromkeys(tuple(row[k] for k in keys) for row in rows):
         line = [str(key[0]), f"{key[1]:g}", str(key[2]), f"{key[3]:g} %"]
+        cell = [row for row in rows if tuple(row[k] for k in keys) == key]
         for method in methods:
-            own = [r for r in rows if tuple(r[k] for k in keys) == key and r["method"] == method]
+            own = [row for row in cell if row["method"] == method]
             if not own:
                 line += ["", "", ""]
                 continue
@@ -227,6 +244,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             seconds = sum(r["seconds"] for r in own) / len(own)
             line.append(f"{sum(r['success'] for r in own)}/{len(own)}{remark}")
             line += [", ".join(str(r["shells"].get("map", "-")) for r in own), f"{seconds:.0f}"]
+        if len(methods) > 1:
+            seeds = {row["seed"] for row in cell}
+            line.append(f"{len({row['seed'] for row in cell if row['success']})}/{len(seeds)}")
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -243,12 +263,11 @@ def held(rows: list[dict[str, Any]]) -> dict[str, bool]:
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """All so far, to the folder."""
-    names = ("box", "particles", "shells", "effort", "threads", "time_box")
     result = {
         "benchmark": "starts",
         **where_and_when(),
         "load": round(os.getloadavg()[0], 2),
-        **{name: getattr(options, name) for name in names},
+        **{name: getattr(options, name) for name in SETTINGS},
         "rows": rows,
         "held": held(rows),
     }
@@ -261,6 +280,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("bench-results/starts"))
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="FOLDER's run")
     parser.add_argument("--quick", action="store_true", help="a few cells, little data, minutes")
     parser.add_argument("--molecules", nargs="+", help="5a1a, ribosome, phantom:SEED")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -306,15 +326,18 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    rows = earlier(options)
+    done = {tuple(row[name] for name in WHICH) for row in rows}
     for cell in cells(options):
         for seed in options.seeds:
             for method in options.methods:
-                if method == "cryogan-noise" and cell.noise == "white":
+                given_white = method == "cryogan-noise" and cell.noise == "white"
+                if given_white or which(cell, seed, method) in done:
                     continue
                 rows.append(run_cell(cell, seed, method, options))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                result = report(rows, options)
+                report(rows, options)
+    result = report(rows, options)
     print(table(rows), file=sys.stderr)
     print(json.dumps(result, indent=1))
     return 0 if all(result["held"].values()) else 1
