@@ -11,8 +11,10 @@ particles, cores and symmetry, one after the other, and none knows a pose or a m
 
 RELION: 3D initial model, then auto-refinement in halves, with the options that its job windows set
 (`relion_pipeliner --addJobFromStar`), but that the first reference is filtered to --ini-high, not
-60 Å; images are normalised to it, the diameter is the case's. cryoDRGN: `abinit_homo` (in 4.3
-`abinit_homo_old`), defaults. ASPIRE: class averages, common lines, mean estimate.
+60 Å; images are normalised to it, the diameter is the case's. `relion-refinement` is the second of
+the two alone, from the true map: what it comes to from a better start than it would have.
+cryoDRGN: `abinit_homo` (in 4.3 `abinit_homo_old`), defaults. ASPIRE: class averages, common lines,
+mean estimate.
 `true-poses` is no opponent but the bound: `vitreous reconstruct` of the same particles with the
 poses they were made with.
 
@@ -185,26 +187,29 @@ def normalise(job: Job) -> None:
     shutil.copyfile(source / "particles.star", job.folder / "particles.star")
 
 
-def run_relion(job: Job) -> Outcome:
-    """3D initial model by gradient descent, then auto-refinement of two halves."""
-    normalise(job)
-    options, threads = job.options, job.options.threads
-    common = [
+def of_relion(job: Job) -> list[str]:
+    """Options of both of its steps."""
+    return [
         *("--i", "particles.star", "--ctf", "--sym", job.symmetry, "--flatten_solvent"),
         *("--zero_mask", "--dont_combine_weights_via_disc", "--pool", "3", "--pad", "2"),
         *("--skip_gridding", "--particle_diameter", str(job.data.diameter)),
         *("--oversampling", "1", "--random_seed", str(job.seed)),
     ]
-    first, between, last = options.sgd_iterations
+
+
+def run_relion(job: Job) -> Outcome:
+    """3D initial model by gradient descent, then auto-refinement of two halves."""
+    normalise(job)
+    first, between, last = job.options.sgd_iterations
     model = [
         *("relion_refine", "--o", "./initial", "--sgd", "--denovo_3dref", "--K", "1"),
         *("--sgd_ini_iter", str(first), "--sgd_inbetween_iter", str(between)),
         *("--sgd_fin_iter", str(last), "--sgd_write_iter", "10", "--sgd_ini_resol", "35"),
         *("--sgd_fin_resol", "15", "--sgd_ini_subset", "100", "--sgd_fin_subset", "500"),
         *("--healpix_order", "1", "--offset_range", "6", "--offset_step", "4"),
-        *("--j", str(threads)),
+        *("--j", str(job.options.threads)),
     ]
-    steps = {"initial model": job.run(model + common, "initial")}
+    steps = {"initial model": job.run(model + of_relion(job), "initial")}
     found = latest(job.folder, r"initial_it(\d+)_class001.mrc")
     told: dict[str, Any] = {"initial_iterations": found[0]}
     if found[1] is None:
@@ -212,19 +217,32 @@ def run_relion(job: Job) -> Outcome:
     start = read_map(found[1])
     if steps["initial model"].returncode is None:
         return Outcome(steps, start, told | {"map": "initial model"}, start)
+    refined = refine_by_relion(job, found[1], start)
+    return Outcome(steps | refined.steps, refined.volume, told | refined.told, start)
+
+
+def run_relion_refinement(job: Job) -> Outcome:
+    """Auto-refinement of two halves from the truth, low-pass filtered."""
+    normalise(job)
+    truth = Path(shutil.copyfile(job.simulation / "truth.mrc", job.folder / "truth.mrc"))
+    return refine_by_relion(job, truth, None)
+
+
+def refine_by_relion(job: Job, reference: Path, start: Tensor | None) -> Outcome:
+    """Auto-refinement in the job's folder from a map there; what it makes, or the start."""
     ranks = ["mpirun", "-n", "3", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]
     refine = [
         *("relion_refine_mpi", "--o", "./refined", "--auto_refine", "--split_random_halves"),
-        *("--ref", found[1].name, "--firstiter_cc", "--ini_high", str(options.ini_high)),
+        *("--ref", reference.name, "--firstiter_cc", "--ini_high", str(job.options.ini_high)),
         *("--healpix_order", "2", "--auto_local_healpix_order", "4", "--offset_range", "5"),
         *("--offset_step", "2", "--low_resol_join_halves", "40", "--norm", "--scale"),
-        *("--j", str(max(1, threads // 2))),
+        *("--j", str(max(1, job.options.threads // 2))),
     ]
-    steps["auto-refinement"] = job.run(ranks + refine + common, "refined")
+    steps = {"auto-refinement": job.run(ranks + refine + of_relion(job), "refined")}
     whole = job.folder / "refined_class001.mrc"
     pattern = r"refined_it(?!000)(\d+)_half%d_class001.mrc"  # iteration 0 is the filtered start
     halves = [latest(job.folder, pattern % k) for k in (1, 2)]
-    told["refined_iterations"] = halves[0][0]
+    told: dict[str, Any] = {"refined_iterations": halves[0][0]}
     if whole.exists():
         return Outcome(steps, read_map(whole), told | {"map": "all particles"}, start)
     one, two = (path for _, path in halves)
@@ -302,6 +320,7 @@ PROGRAMS: dict[str, Callable[[Job], Outcome]] = {
     "vitreous": run_vitreous,
     "true-poses": run_true_poses,
     "relion": run_relion,
+    "relion-refinement": run_relion_refinement,
     "cryodrgn": run_cryodrgn,
     "aspire": run_aspire,
 }
@@ -323,7 +342,7 @@ def missing(name: str, options: argparse.Namespace) -> str:
     """What an opponent lacks here; empty if nothing."""
     if name == "true-poses":
         return ""
-    if name == "relion":
+    if name.startswith("relion"):
         needed = ("relion_refine", "relion_refine_mpi", "mpirun")
         absent = [program for program in needed if shutil.which(program) is None]
         return f"{', '.join(absent)} not found: Debian's package relion" if absent else ""
