@@ -12,13 +12,12 @@ from torch import Tensor
 
 from _against_truth import against_truth, read_map
 from _processes import measured, vitreous
+from _public_data import RIBOSOME, RIBOSOME_APIX
 from vitreous.core.fourier import fourier_resize
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import read_star
 
 Array = NDArray[np.float64]
-CTF = "empiar10061/ctffind_1539.txt"
-RIBOSOME, RIBOSOME_APIX = "maps/ribosome70S_65.mrc", 5.0
 EDGE = 320.0  # of the box, Å
 PIECES = {"quarter": ((1.0, 0.3, 0.2), 0.25), "third": ((-0.4, 0.2, 1.0), 1 / 3)}
 _LEVEL = 0.15  # of the 99.9th percentile: density that counts as the molecule

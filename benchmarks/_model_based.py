@@ -20,7 +20,6 @@ from vitreous.solvers.least_squares import LeastSquares
 from vitreous.solvers.splits import Split
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-MODEL = "models/5a1a.cif.gz"
 FIELD_ANGSTROM = 230.4  # the molecule is 180 Å long
 IMAGED = KaiserBessel(2, 10.83, 2.0)  # the window that the images are made with
 

@@ -25,13 +25,10 @@ from pathlib import Path
 
 import torch
 
+from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME
 from vitreous.io.mrc import read_mrc
 from vitreous.metrics.align import align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
-
-BETAGAL, CTF = "models/5a1a.cif.gz", "empiar10061/ctffind_1539.txt"
-BACKGROUND = "empiar10061/background_192.mrcs"
-RIBOSOME = "maps/ribosome70S_65.mrc"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ from _model_based import (
     DATA,
     FIELD_ANGSTROM,
     IMAGED,
-    MODEL,
     PlainCg,
     expanded,
     misestimated,
@@ -53,6 +52,7 @@ from _model_based import (
     stream,
     write_csv,
 )
+from _public_data import BETAGAL
 from vitreous.core.rotation import random_rotations
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.physics.kaiser_bessel import KaiserBessel
@@ -307,7 +307,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     wanted = [(lev, s) for lev in options.levels for s in options.scales if (lev, s) not in done]
     if not wanted:
         return rows
-    source = options.model or str(options.data / MODEL)
+    source = options.model or str(options.data / BETAGAL)
     coefficients = molecule(source, options.box)
     truth = expanded(coefficients, IMAGED, 1, options.box)
     levels = sorted({level for level, _ in wanted})

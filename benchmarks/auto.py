@@ -55,13 +55,13 @@ from torch import Tensor
 from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
 from _processes import Measured, measured, vitreous
+from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import read_mrc, write_mrc
 
 COARSEST = 1.05  # ours over the opponent's resolution
 LEAST_RATIO = 1.0  # of wall time
 OF_NYQUIST = 1.5
-CTF, BACKGROUND = "empiar10061/ctffind_1539.txt", "empiar10061/background_192.mrcs"
 PARTICLES_PER_MICROGRAPH = 50
 
 
@@ -81,9 +81,9 @@ class Data:
 
 
 DATA = {
-    "5a1a": Data("models/5a1a.cif.gz", 230.4, 14.4, 200.0),
-    "5a1a-real": Data("models/5a1a.cif.gz", 230.4, 14.4, 200.0, noise=BACKGROUND),
-    "ribosome": Data("maps/ribosome70S_65.mrc", 320.0, 32.0, 290.0, input_apix=5.0),
+    "5a1a": Data(BETAGAL, 230.4, 14.4, 200.0),
+    "5a1a-real": Data(BETAGAL, 230.4, 14.4, 200.0, noise=BACKGROUND),
+    "ribosome": Data(RIBOSOME, 320.0, 32.0, 290.0, input_apix=RIBOSOME_APIX),
 }
 CASES = {
     "a": ("5a1a", "D2"),
@@ -127,7 +127,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program made: steps by name, its map, and what is to be told of it."""
+    """What a program made: steps by name, its map, what is to be told of it, and its start."""
 
     steps: dict[str, Measured]
     volume: Tensor | None
@@ -216,8 +216,8 @@ def run_relion(job: Job) -> Outcome:
         return Outcome(steps, None, told)
     start = read_map(found[1])
     if steps["initial model"].returncode is None:
-        return Outcome(steps, start, told | {"map": "initial model"}, start)
-    refined = refine_by_relion(job, found[1], start)
+        return Outcome(steps, None, told, start)
+    refined = refine_by_relion(job, found[1])
     return Outcome(steps | refined.steps, refined.volume, told | refined.told, start)
 
 
@@ -225,11 +225,11 @@ def run_relion_refinement(job: Job) -> Outcome:
     """Auto-refinement of two halves from the truth, low-pass filtered."""
     normalise(job)
     truth = Path(shutil.copyfile(job.simulation / "truth.mrc", job.folder / "truth.mrc"))
-    return refine_by_relion(job, truth, None)
+    return refine_by_relion(job, truth)
 
 
-def refine_by_relion(job: Job, reference: Path, start: Tensor | None) -> Outcome:
-    """Auto-refinement in the job's folder from a map there; what it makes, or the start."""
+def refine_by_relion(job: Job, reference: Path) -> Outcome:
+    """Auto-refinement in the job's folder from a map there."""
     ranks = ["mpirun", "-n", "3", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]
     refine = [
         *("relion_refine_mpi", "--o", "./refined", "--auto_refine", "--split_random_halves"),
@@ -244,12 +244,12 @@ def refine_by_relion(job: Job, reference: Path, start: Tensor | None) -> Outcome
     halves = [latest(job.folder, pattern % k) for k in (1, 2)]
     told: dict[str, Any] = {"refined_iterations": halves[0][0]}
     if whole.exists():
-        return Outcome(steps, read_map(whole), told | {"map": "all particles"}, start)
+        return Outcome(steps, read_map(whole), told | {"map": "all particles"})
     one, two = (path for _, path in halves)
     if one is None or two is None:
-        return Outcome(steps, start, told | {"map": "initial model"}, start)
+        return Outcome(steps, None, told)
     average = 0.5 * (read_map(one) + read_map(two))
-    return Outcome(steps, average, told | {"map": "mean of the last half maps"}, start)
+    return Outcome(steps, average, told | {"map": "mean of the last half maps"})
 
 
 def latest(folder: Path, pattern: str) -> tuple[int, Path | None]:
@@ -378,7 +378,8 @@ def row_of(name: str, case: str, job: Job) -> dict[str, Any]:
     if outcome.first is not None:
         start = row["start_against_truth"] = compare(outcome.first)
         at = "fsc_0.5_angstrom"
-        if row["time_was_up"] and last and start["sphere"][at] < last["sphere"][at]:
+        finer = last is None or start["sphere"][at] < last["sphere"][at]
+        if row["time_was_up"] and finer:
             last, row["map"] = start, "initial model"
     row["against_truth"] = last
     return row

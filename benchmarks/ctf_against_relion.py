@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import mrcfile
 import numpy as np
 import torch
 
+from _circumstances import where_and_when
+from _processes import peak_kb
 from vitreous.core.params import Optics
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.shift import shift_phases
@@ -132,18 +133,10 @@ def main() -> int:
         return 2
     cases = [compare(n, options.pixel_size, options.images, options.seed) for n in options.boxes]
     worst = max(v for case in cases for k, v in case.items() if k.endswith("difference"))
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     result = {
         "benchmark": "ctf_against_relion",
-        "commit": revision.stdout.strip(),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **where_and_when(),
+        "peak_memory_mb": peak_kb(os.getpid()) // 1024,
         "tolerance": TOLERANCE,
         "max_abs_difference": worst,
         "pass": worst <= TOLERANCE,

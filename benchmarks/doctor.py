@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from _public_data import BACKGROUND, BETAGAL, RIBOSOME, RIBOSOME_APIX
 from vitreous.cli.check_run import claims_of
 from vitreous.cli.common import generator
 from vitreous.cli.particle_sources import ParticleFiles
@@ -53,8 +54,8 @@ class Molecule:
 
 
 MOLECULES = {
-    "beta-galactosidase": Molecule("models/5a1a.cif.gz", 3.6, 1.274),
-    "ribosome": Molecule("maps/ribosome70S_65.mrc", 5.0, 1.8),  # wider than the patches really are
+    "beta-galactosidase": Molecule(BETAGAL, 3.6, 1.274),
+    "ribosome": Molecule(RIBOSOME, RIBOSOME_APIX, 1.8),  # wider than the patches really are
     "phantom": Molecule("phantom:3", 3.6, 1.274),
 }
 
@@ -80,7 +81,7 @@ def make(name: str, seed: int, data: Path, folder: Path) -> None:
     )
     micrographs = Micrographs(tuple(f"m{i:03d}.mrc" for i in range(MICROGRAPHS)), optics)
     background = load_background(
-        data / "empiar10061/background_192.mrcs",
+        data / BACKGROUND,
         box_size=BOX,
         pixel_size_angstrom=molecule.apix,
         n_micrographs=MICROGRAPHS,

@@ -41,7 +41,6 @@ from _model_based import (
     DATA,
     FIELD_ANGSTROM,
     IMAGED,
-    MODEL,
     PlainCg,
     expanded,
     misestimated,
@@ -50,6 +49,7 @@ from _model_based import (
     stream,
     write_csv,
 )
+from _public_data import BETAGAL
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.physics.difference import Gradient
@@ -293,7 +293,7 @@ def told(run: Curve, least: float) -> dict[str, float]:
 def main() -> int:
     """Choose lambda and rho, run, draw, print."""
     options = parsed()
-    source = options.model or str(options.data / MODEL)
+    source = options.model or str(options.data / BETAGAL)
     small = options.box if options.grid_at_full_size else options.box // 2
     equations, truth = problem_of(source, small, options.seed)
     power, shared = best_power(equations, truth)

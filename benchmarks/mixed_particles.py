@@ -48,7 +48,6 @@ from sklearn.model_selection import cross_val_score
 
 from _circumstances import where_and_when
 from _mixtures import (
-    CTF,
     EDGE,
     PIECES,
     Array,
@@ -60,6 +59,7 @@ from _mixtures import (
     without_piece,
 )
 from _processes import measured, vitreous
+from _public_data import CTF
 from vitreous.cli.hetero_output import LATENT
 from vitreous.cli.hetero_recipe import load_trained
 from vitreous.data.phantoms import protein_phantom

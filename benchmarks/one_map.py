@@ -27,6 +27,7 @@ import torch
 from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
 from _processes import measured, vitreous
+from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.cli.common import stream_seed
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.working_set import Working, WorkingSet, open_working_set
@@ -36,8 +37,7 @@ from vitreous.solvers.pose_config import RandomStartConfig
 from vitreous.solvers.random_start import RandomStart
 
 BOX, APIX = 64, 5.0
-CTF = "empiar10061/ctffind_1539.txt"
-SOURCES = {"ribosome": ("maps/ribosome70S_65.mrc", "--input-apix", "5")}
+SOURCES = {"ribosome": (RIBOSOME, "--input-apix", str(RIBOSOME_APIX))}
 
 
 def simulate(molecule: str, seed: int, options: argparse.Namespace) -> Path:

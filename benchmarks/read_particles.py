@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from _circumstances import where_and_when
+from _processes import peak_kb
 from vitreous.data.formats import read_particles_document
 from vitreous.data.tables import ParticleTable
 
@@ -90,18 +90,10 @@ def main() -> int:
         write_table(path, options.rows)
         runs = [read_table(path) for _ in range(options.repeat)]
     best = min(run["cpu_seconds"] for run in runs)
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     result = {
         "benchmark": "read_particles",
-        "commit": revision.stdout.strip(),
-        "machine": f"{platform.machine()} {platform.system()}, one thread",
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **where_and_when(),
+        "peak_memory_mb": peak_kb(os.getpid()) // 1024,
         "rows": options.rows,
         "limit_cpu_seconds": LIMIT_SECONDS,
         "pass": best <= LIMIT_SECONDS,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from _against_truth import read_map
-from _circumstances import commit
+from _circumstances import where_and_when
 from _processes import measured, vitreous
 from vitreous.core.rotation import random_rotations
 from vitreous.data.particles import Particles
@@ -188,8 +187,7 @@ def main() -> int:
         result = compare(Path(name), options)
     header = {
         "benchmark": "reconstruct_against_relion",
-        "commit": commit(),
-        "machine": f"{platform.machine()} {platform.system()}, {options.threads} threads",
+        **where_and_when(),
         "load_before": round(os.getloadavg()[0], 2),
         **{k: getattr(options, k) for k in ("source", "particles", "box", "apix", "snr_db")},
     }

@@ -38,15 +38,15 @@ import torch
 from _against_truth import against_truth, read_map
 from _circumstances import commit, where_and_when
 from _processes import measured, vitreous
+from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.cli.first_maps import Search, ab_initio
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
 from vitreous.cli.working_set import SHIFT_SHARE, Working, open_working_set
 from vitreous.solvers.images import ImageCache
 
-CTF, BACKGROUND = "empiar10061/ctffind_1539.txt", "empiar10061/background_192.mrcs"
 BACKGROUND_PX, BACKGROUND_APIX = 192, 1.274
 EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms too
-FILES = {"5a1a": "models/5a1a.cif.gz", "ribosome": "maps/ribosome70S_65.mrc"}
+FILES = {"5a1a": BETAGAL, "ribosome": RIBOSOME}
 SYMMETRY = {"5a1a": "D2"}
 METHODS = ("random", "cryogan", "cryogan-noise")
 SETTINGS = ("box", "particles", "shells", "effort", "threads", "time_box")
@@ -99,7 +99,7 @@ def simulate(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     molecule = cell.molecule
     source = molecule if molecule.startswith("phantom") else str(options.data / FILES[molecule])
-    extra = ["--input-apix", "5"] if molecule == "ribosome" else []
+    extra = ["--input-apix", str(RIBOSOME_APIX)] if molecule == "ribosome" else []
     if cell.noise == "real":
         # Patches must cover the box; where they do not, their pixels are declared larger.
         apix = max(BACKGROUND_APIX, 1.02 * cell.edge / BACKGROUND_PX)
