@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,10 +17,10 @@ from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.data.phantoms import protein_phantom
 from vitreous.metrics.align import align_nearby
 from vitreous.metrics.fsc import fsc, fsc_resolution
-from vitreous.solvers import assignment, loop
+from vitreous.solvers import assignment, loop, pose_assignment
 from vitreous.solvers.images import ImagesInMemory, shell_power
 from vitreous.solvers.pose_assignment import PoseAssignment, Register
-from vitreous.solvers.pose_config import PoseConfig
+from vitreous.solvers.pose_config import Batches, PoseConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0, rounds=4)
@@ -89,7 +90,7 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(kept: int) -> None:
 def test_poses_do_not_depend_on_threads_nor_batches_share_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assignment, "_TOGETHER", 8)
+    monkeypatch.setattr(assignment, "_TOGETHER", (8, 8))
     data = case(16, noise=1.0)
     twice = torch.arange(32) % 16
     data = replace(data, images=data.images[twice], optics=data.optics[twice])
@@ -190,10 +191,39 @@ def test_slow_growth_grows_by_a_shell() -> None:
     assert run.radius == 3
 
 
-@pytest.mark.parametrize("done", [0, 1, 2])
-def test_a_restored_task_goes_on_to_the_last_bit(done: int) -> None:
+def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = case(60, noise=1.0)
-    whole, begun, resumed = task(data), task(data), task(data)
+    config = replace(CONFIG, searches=7, batches=Batches(parts=3, rounds=5, radius=4))
+    run = task(data, config)
+    rows, recentred, told = [], [], []
+    real = pose_assignment.Assigner
+
+    def assigner(*args: object, **options: object) -> object:
+        recentred.append(options["recentre"])
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pose_assignment, "Assigner", assigner)
+    for _ in range(7):
+        told.append(run.step())
+        rows.append(run._chosen()[0].unique())
+    assert [len(some) for some in rows] == [20] * 5 + [60] * 2
+    assert torch.equal(torch.cat(rows[:3]).sort().values, torch.arange(60))
+    assert not torch.equal(rows[0], rows[3])  # dealt anew
+    assert recentred[::2] == [False] * 3 + [True] * 4  # once shifts of all are known
+    assert all(math.isfinite(value) for stats in told for value in stats.values())
+    bands = [round(BOX * PIXEL / stats["band_angstrom"]) for stats in told]
+    assert max(bands[:5]) == 4 < bands[6]
+    assert run.poses().log_likelihood.isfinite().all()
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_restored_task_goes_on_to_the_last_bit(done: int, parts: int) -> None:
+    data = case(60, noise=1.0)
+    config = replace(CONFIG, batches=Batches(parts=parts, rounds=2) if parts else None)
+    whole, begun, resumed = (task(data, config) for _ in range(3))
     for _ in range(3):
         whole.step()
     for _ in range(done):

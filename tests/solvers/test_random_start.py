@@ -11,12 +11,17 @@ from matching_case import BOX, PIXEL, Case, case
 from vitreous.metrics.align import align_maps
 from vitreous.metrics.fsc import fsc, fsc_resolution
 from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.pose_config import RandomStartConfig
+from vitreous.solvers.pose_config import Batches, RandomStartConfig
 from vitreous.solvers.random_start import RandomStart, random_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = RandomStartConfig(
-    symmetry="D2", shift_range_angstrom=9.0, images=300, starts=2, trial_rounds=2, rounds=6
+    symmetry="D2",
+    shift_range_angstrom=9.0,
+    images=300,
+    starts=2,
+    batches=Batches(parts=2, rounds=4),
+    rounds=4,
 )
 
 
@@ -40,8 +45,8 @@ def test_a_map_is_found_without_a_start() -> None:
     told = []
     while not run.done:
         told.append(run.step())
-    assert len(told) == run.steps == 8
-    assert [stats["start"] for stats in told[:4]] == [1, 1, 2, 2]
+    assert len(told) == run.steps == 13
+    assert [stats["start"] for stats in told[:10]] == [1] * 5 + [2] * 5
     assert len(run.rows) == 300
     assert run.best is run.runs[0 if run.misfits[0] <= run.misfits[1] else 1]
     found = align_maps(run.volume(), data.volume, pixel_size_angstrom=PIXEL, point_group="D2")
@@ -51,7 +56,7 @@ def test_a_map_is_found_without_a_start() -> None:
 def test_images_recognise_a_map_of_other_images_and_noise_does_not() -> None:
     data = case(400, symmetry="D2", noise=1.0)
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(8))
-    config = replace(CONFIG, starts=1, trial_rounds=1, rounds=2, images=100)
+    config = replace(CONFIG, starts=1, batches=Batches(2, 4), rounds=1, images=100)
     runs = []
     for images in (data.images[:200], data.images[200:], noise[:200], noise[200:]):
         one = RandomStart(

@@ -70,7 +70,7 @@ def command(
             help="Random starts of each half set; the one that explains the images best goes on.",
             rich_help_panel=_START,
         ),
-    ] = 4,
+    ] = 2,
     tries: Annotated[
         int,
         typer.Option(

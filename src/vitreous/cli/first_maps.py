@@ -54,7 +54,7 @@ class Search:
     """
 
     images: int = 1000
-    starts: int = 4
+    starts: int = 2
     tries: int = 3
 
 

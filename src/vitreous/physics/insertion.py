@@ -214,17 +214,12 @@ def _sum_over(rotations: Tensor, grid: Tensor) -> Tensor:
     if len(rotations) == 1:
         return grid
     n = len(grid) - 1
-    axis = torch.arange(-n, n + 1, device=grid.device)
-    y, z = torch.meshgrid(axis, axis, indexing="ij")
     out = torch.zeros_like(grid)
-    for x in range(n + 1):
-        k = torch.stack([torch.full_like(y, x), y, z], -1)
-        for rotation in rotations.round().long().to(grid.device):
-            turned = (k[..., None, :] * rotation).sum(-1)
-            sign = torch.where(turned[..., :1] < 0, -1, 1)
-            i, j, m = (turned * sign).unbind(-1)
-            values = grid[i, j + n, m + n]
-            out[x] += torch.stack(
-                [values[..., 0], values[..., 1] * sign[..., 0], values[..., 2]], -1
-            )
+    for part, sign in enumerate((1, -1, 1)):  # opposite frequencies are conjugates
+        values = grid[..., part]
+        whole = torch.cat([sign * values[1:].flip(0, 1, 2), values])
+        for rotation in rotations.round().long().cpu():
+            taken = rotation.abs().argmax(1)  # axis of the sum that each of the grid's becomes
+            turned = whole.flip([i for i in range(3) if rotation[i, taken[i]] < 0])
+            out[..., part] += turned.permute(*taken.argsort().tolist())[n:]
     return out

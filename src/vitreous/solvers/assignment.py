@@ -13,6 +13,7 @@ same pose as a better candidate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,8 @@ from vitreous.solvers.pose_config import PoseConfig
 from vitreous.solvers.pose_refinement import Fit, Measured, PoseRefiner
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
-_TOGETHER = 128  # images on one thread
+_TOGETHER = 64, 128  # images on one thread, fewest and most
+_SHARES = 8  # of what there is, for as many threads
 _SAME = 0.3  # radians times K
 _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
@@ -43,9 +45,16 @@ class _Searched:
     drawn: Candidates
 
 
-def together(device: torch.device) -> int | None:
-    """How many images are best assigned at once: few on each thread of the CPU, else all."""
-    return _TOGETHER if device.type == "cpu" else None
+def together(device: torch.device, count: int) -> int | None:
+    """How many of so many images are best assigned at once: few on each thread, or all on a GPU.
+
+    >>> together(torch.device("cpu"), 10_000), together(torch.device("cpu"), 100)
+    (128, 64)
+    """
+    if device.type != "cpu":
+        return None
+    fewest, most = _TOGETHER
+    return min(most, max(fewest, math.ceil(count / _SHARES)))
 
 
 class Assigner:

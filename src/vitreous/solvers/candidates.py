@@ -76,6 +76,22 @@ class Assignment:
         rotation = axis_angle_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
         return rotation, self.shift_angstrom[:, :, None] + step[..., 3:]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every image has a candidate."""
+        return bool(self.gain[:, 0].isfinite().all())
+
+    def among(self, place: Tensor, others: int | Assignment) -> Assignment:
+        """These put at ``place`` among others, or among as many images without a candidate."""
+        if isinstance(others, int):
+            blank = self[torch.zeros(others, dtype=torch.long, device=place.device)]
+            others = replace(blank, gain=torch.full_like(blank.gain, -torch.inf))
+        most = max(self.gain.shape[1], others.gain.shape[1])
+        mine, rest = (_padded(one, most - one.gain.shape[1]) for one in (self, others))
+        return Assignment(
+            **{n: value.index_copy(0, place, vars(mine)[n]) for n, value in vars(rest).items()}
+        )
+
     @staticmethod
     def cat(parts: Sequence[Assignment]) -> Assignment:
         """Those of several batches, with empty places where one has fewer candidates."""

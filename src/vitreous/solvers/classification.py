@@ -222,7 +222,7 @@ class Classification:
             start = None if search else _moved_to(self._found[chosen], self._device)
             return chosen, [a(images, optics, start=start, scale=fixed) for a in assigners]
 
-        batches = read_ahead(self.images, rows, at_most=together(self._device))
+        batches = read_ahead(self.images, rows, at_most=together(self._device, len(rows)))
         for chosen, told in each_alone(assign, batches, self._device):
             left += torch.stack([one.left for one in told])
             best, gain, turned = _best(told)

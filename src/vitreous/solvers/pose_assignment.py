@@ -47,7 +47,7 @@ from vitreous.solvers.images import (
 from vitreous.solvers.loop import Stats
 from vitreous.solvers.micrographs import Judged, Micrographs
 from vitreous.solvers.optics_refinement import OpticsTally, ScaledImages
-from vitreous.solvers.pose_config import PoseConfig
+from vitreous.solvers.pose_config import Batches, PoseConfig
 from vitreous.solvers.pose_refinement import PoseRefiner
 from vitreous.solvers.streams import stream_of
 
@@ -133,6 +133,7 @@ class PoseAssignment:
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._found: list[Assignment | None] = [None, None]
         self._drawn: list[Drawn | None] = [None, None]
+        self._now = self._rows  # of this round
         self._best, self._stale = 0.0, 0
         self.judged = Judged(optics, micrograph, total, self._rows, config, self._device)
 
@@ -144,9 +145,27 @@ class PoseAssignment:
         diameter = self.config.diameter_angstrom or self._length
         return particle_sphere(box, diameter / self._length, self._device)
 
+    @property
+    def _batches(self) -> Batches | None:
+        """Those that this round is one of."""
+        batches = self.config.batches
+        return batches if batches is not None and self.round < batches.rounds else None
+
+    def _of_round(self, which: int) -> Tensor:
+        """Rows of a half set that this round uses, in order."""
+        rows, batches = self._rows[which], self._batches
+        if batches is None or batches.parts > len(rows):
+            return rows
+        again, part = divmod(self.round, batches.parts)
+        stream = stream_of(torch.device("cpu"), self.config.seed, again, which)
+        dealt = torch.randperm(len(rows), generator=stream)
+        return rows[dealt[part :: batches.parts].sort().values]
+
     def _assign(self, which: int, search: bool) -> None:
         """Poses of one half set, under its own map, and the noise that is left."""
         before = self._found[which]
+        if before is not None and not before.complete:
+            before = None
         assigner = Assigner(
             self.references[which],
             self.pixel_size_angstrom,
@@ -158,12 +177,12 @@ class PoseAssignment:
         )
         scale = self.judged.scale().to(self._device) if self.round else None
         tallies = [] if search or not self.judged else self._tallies(which, assigner)
-        rows, done = self._rows[which], 0
+        every, rows, done = self._rows[which], self._now[which], 0
         optics = self.optics
 
         def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Assigned]:
             mine, images = batch[0], batch[1].to(self._device, torch.float32)
-            place = torch.searchsorted(rows, mine).to(self._device)
+            place = torch.searchsorted(every, mine).to(self._device)
             assigned = assigner(
                 images,
                 None if optics is None else optics[mine].to(self._device),
@@ -175,7 +194,7 @@ class PoseAssignment:
 
         drawn: list[Drawn] = []
         parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        batches = read_ahead(self.images, rows, at_most=together(self._device))
+        batches = read_ahead(self.images, rows, at_most=together(self._device, len(rows)))
         for mine, images, assigned in each_alone(assign, batches, self._device):
             done += len(mine)
             parts.append(assigned.found.best(KEPT))
@@ -184,14 +203,26 @@ class PoseAssignment:
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
-            self._progress(_ASSIGNING * (len(self._rows[0]) * which + done) / len(self.half))
-        self._found[which] = Assignment.cat(parts)
+            all_rows = sum(len(one) for one in self._now)
+            self._progress(_ASSIGNING * (len(self._now[0]) * which + done) / all_rows)
+        self._keep(which, Assignment.cat(parts))
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
         known = self.noise_power[which]
         self.noise_power[which] = assigner.noise_after(known, left / len(rows))
         for judged, tally in tallies:
             judged.settle(which, tally)
         self.optics = self.judged.optics()
+
+    def _keep(self, which: int, found: Assignment) -> None:
+        """What was found for this round's images, beside what is known of the others."""
+        known, count = self._found[which], len(self._rows[which])
+        if len(found) < count:
+            found = found.among(self._place(which), count if known is None else known)
+        self._found[which] = found
+
+    def _place(self, which: int) -> Tensor:
+        """Where this round's images are among those of their half set."""
+        return torch.searchsorted(self._rows[which], self._now[which]).to(self._device)
 
     def _tallies(self, which: int, assigner: Assigner) -> list[tuple[Micrographs, OpticsTally]]:
         """For what is refined of micrographs and particles, under the map of the other half."""
@@ -210,12 +241,14 @@ class PoseAssignment:
         columns: list[tuple[Tensor, ...]] = []
         for which, (found, drawn) in enumerate(zip(self._found, self._drawn, strict=True)):
             assert found is not None
+            rows = self._now[which]
+            found = found[self._place(which)]
             kept = self._kept(found)
             rotation, shift = found.rotation[:, :1], found.shift_angstrom[:, :1]
             if drawn is not None:
                 rotation, shift = drawn.rotation, drawn.shift_angstrom
             many = rotation.shape[1]
-            rows = self._rows[which][kept.cpu()].repeat_interleave(many)
+            rows = rows[kept.cpu()].repeat_interleave(many)
             weight = torch.full((len(rows),), 1 / many)
             columns.append((rows, rotation[kept].flatten(0, 1), shift[kept].flatten(0, 1), weight))
         row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
@@ -298,6 +331,7 @@ class PoseAssignment:
         """One round; numbers of it."""
         search = self.round < self.config.searches
         band = self.radius
+        self._now = [self._of_round(which) for which in (0, 1)]
         for which in (0, 1):
             self._assign(which, search)
         self._reconstruct()
@@ -308,7 +342,9 @@ class PoseAssignment:
         self._best = max(area, self._best)
         grown = max(band + 1, math.floor(self.config.growth * band))
         self.radius = min(self._top, grown, max(agreeing, 2))
-        both = [found for found in self._found if found is not None]
+        if self._batches is not None:
+            self.radius = min(self.radius, self._batches.radius)
+        both = [f[self._place(which)] for which, f in enumerate(self._found) if f is not None]
         return {
             "band_angstrom": self._length / band,
             "resolution_angstrom": self._length / max(1, agreeing),

@@ -12,6 +12,24 @@ from vitreous.solvers.admm_config import STRICT
 
 
 @validated(frozen=True, config=STRICT)
+class Batches:
+    """Rounds that use a part of the images each.
+
+    Their maps change more from round to round than those of all images, which would take many
+    times the work to leave a wrong one.
+
+    Args:
+        parts: that the images are dealt into at random, and anew when all were used.
+        rounds: how many rounds, from the first on, use one part; later ones use all images.
+        radius: highest shell of these rounds' bands, in cycles per box.
+    """
+
+    parts: int = Field(default=4, ge=1)
+    rounds: int = Field(default=40, ge=1)
+    radius: int = Field(default=7, ge=2)
+
+
+@validated(frozen=True, config=STRICT)
 class PoseConfig:
     """How poses are searched for, weighed and refined; see ``docs/pose-assignment.md``.
 
@@ -45,6 +63,7 @@ class PoseConfig:
         one_map: whether both half sets are assigned under the one map of all images. Nothing of
             them is independent then and their FSC is too high: for starts alone, which come much
             further with twice the images behind their map.
+        batches: rounds that use a part of the images each; none by default.
     """
 
     start_resolution_angstrom: float = Field(gt=0)
@@ -68,6 +87,7 @@ class PoseConfig:
     reject: bool = False
     diameter_angstrom: float | None = Field(default=None, gt=0)
     one_map: bool = False
+    batches: Batches | None = None
 
     def radii(self, radius: int, *, search: bool) -> list[int]:
         """Highest shells of the bands of a round that ends at ``radius``, growing."""
@@ -87,23 +107,23 @@ class RandomStartConfig:
         shift_range_angstrom: farthest shift of a particle.
         images: how many are used, at random.
         starts: runs from different blobs.
-        trial_rounds: rounds of each, after which the best goes on.
-        rounds: of the best run in all.
+        batches: rounds of each, after which comes one of all images, and the best goes on.
+        rounds: of all images, the best run's.
         start_radius: highest shell of the first round's band, in cycles per box.
         search_radius: highest shell that a search compares.
         box_radius: highest shell that images are kept to.
         growth: bound of the band's growth from round to round (at least by a shell).
         seed: of the images, the blobs and the draws.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
-        one_map: whether all images share a map, or each part of them has one.
+        one_map: whether all images share a map, or each half of them has one.
     """
 
     symmetry: str = "C1"
     shift_range_angstrom: float = Field(default=0.0, ge=0)
     images: int = Field(default=1000, ge=4)
-    starts: int = Field(default=4, ge=1)
-    trial_rounds: int = Field(default=5, ge=1)
-    rounds: int = Field(default=12, ge=1)
+    starts: int = Field(default=2, ge=1)
+    batches: Batches = Batches()
+    rounds: int = Field(default=8, ge=1)
     start_radius: int = Field(default=3, ge=2)
     search_radius: int = Field(default=10, ge=2)
     box_radius: int = Field(default=21, ge=8)

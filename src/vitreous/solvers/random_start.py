@@ -1,11 +1,12 @@
 """A first map from images without poses: several runs from random blobs, the best goes on.
 
 Every run is a :class:`~vitreous.solvers.pose_assignment.PoseAssignment` of some images at low
-frequencies, in which every round searches among all poses and the band grows slowly. After a few
-cheap rounds the run that leaves least of the images goes on alone. The images are split in two
-once more for it, whose FSC leads band and regularisation; as both parts share the map that they are
-assigned under, it says nothing of whether that is right. This is for two such maps of independent
-images to say.
+frequencies, in which every round searches among all poses and the band grows slowly. Rounds use a
+part of the images at first: a wrong map is left in as many rounds of a part as of all, if at all.
+After one round of all images the run that leaves least of them goes on alone. The images are split
+in two once more for it, whose FSC leads band and regularisation; as both halves share the map that
+they are assigned under, it says nothing of whether that is right. This is for two such maps of
+independent images to say.
 """
 
 from __future__ import annotations
@@ -109,14 +110,15 @@ class RandomStart:
             start_resolution_angstrom=self._length / config.start_radius,
             symmetry=config.symmetry,
             shift_range_angstrom=config.shift_range_angstrom,
-            rounds=config.rounds,
-            searches=config.rounds,
+            rounds=self._rounds,
+            searches=self._rounds,
             certain=1.0,
             search_radius=config.search_radius,
             growth=config.growth,
             seed=config.seed,
             diameter_angstrom=config.diameter_angstrom,
             one_map=config.one_map,
+            batches=config.batches,
         )
         return PoseAssignment(
             ImagesInMemory(self.images),
@@ -129,15 +131,24 @@ class RandomStart:
         )
 
     @property
+    def _rounds(self) -> int:
+        """Of the best run."""
+        return self.config.batches.rounds + self.config.rounds
+
+    @property
+    def _trial(self) -> int:
+        """Rounds of every run."""
+        return self.config.batches.rounds + 1
+
+    @property
     def steps(self) -> int:
         """How many steps there are in all."""
-        config = self.config
-        return config.starts * config.trial_rounds + config.rounds - config.trial_rounds
+        return self.config.starts * self._trial + self._rounds - self._trial
 
     @property
     def done(self) -> bool:
         """Whether the best run has come to its end."""
-        return len(self.misfits) == self.config.starts and self.best.round >= self.config.rounds
+        return len(self.misfits) == self.config.starts and self.best.round >= self._rounds
 
     @property
     def best(self) -> PoseAssignment:
@@ -151,7 +162,7 @@ class RandomStart:
                 self.runs.append(self._begin())
             run = self.runs[-1]
             stats = run.step()
-            if run.round == self.config.trial_rounds:
+            if run.round == self._trial:
                 self.misfits.append(run.misfit(self._trial_radius))
         else:
             run = self.best
@@ -160,8 +171,9 @@ class RandomStart:
 
     @property
     def _trial_radius(self) -> int:
-        """Shells that every run has compared by the end of its trial."""
-        return self.config.start_radius + self.config.trial_rounds - 1
+        """Shells that every run may have compared by the end of its trial."""
+        batches = self.config.batches
+        return min(self.config.start_radius + batches.rounds, batches.radius)
 
     def volume(self) -> Tensor:
         """The best run's map, weighted by its FSC, in the images' own box ``(n, n, n)``."""
