@@ -239,10 +239,9 @@ class PoseAssignment:
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
         columns: list[tuple[Tensor, ...]] = []
-        for which, (found, drawn) in enumerate(zip(self._found, self._drawn, strict=True)):
-            assert found is not None
-            rows = self._now[which]
-            found = found[self._place(which)]
+        for which, (known, drawn) in enumerate(zip(self._found, self._drawn, strict=True)):
+            assert known is not None
+            rows, found = self._now[which], known[self._place(which)]
             kept = self._kept(found)
             rotation, shift = found.rotation[:, :1], found.shift_angstrom[:, :1]
             if drawn is not None:
