@@ -25,7 +25,7 @@ class Batches:
     """
 
     parts: int = Field(default=4, ge=1)
-    rounds: int = Field(default=40, ge=1)
+    rounds: int = Field(default=30, ge=1)
     radius: int = Field(default=7, ge=2)
 
 
