@@ -11,7 +11,8 @@ Nothing else passes between the half sets than that curve, and a few numbers: wh
 from maps of their own, the rotation and shift that bring half map 2 onto half map 1, and with it
 the poses of its images; where they are refined, defocus and contrast of each micrograph, found
 under the map of the other half (:mod:`vitreous.solvers.optics_refinement`). The first rounds search
-among all poses, later ones refine the candidates that were kept.
+among all poses, later ones refine the candidates that were kept. With
+:class:`~vitreous.solvers.pose_config.Batches` the first rounds use a part of the images each.
 """
 
 from __future__ import annotations
