@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -200,9 +201,9 @@ def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
     rows, recentred, told = [], [], []
     real = pose_assignment.Assigner
 
-    def assigner(*args: object, **options: object) -> object:
+    def assigner(*args: Any, **options: Any) -> assignment.Assigner:
         recentred.append(options["recentre"])
-        return real(*args, **options)  # type: ignore[arg-type]
+        return real(*args, **options)
 
     monkeypatch.setattr(pose_assignment, "Assigner", assigner)
     for _ in range(7):

@@ -179,6 +179,7 @@ class PoseAssignment:
         scale = self.judged.scale().to(self._device) if self.round else None
         tallies = [] if search or not self.judged else self._tallies(which, assigner)
         every, rows, done = self._rows[which], self._now[which], 0
+        earlier, total = len(self._now[0]) * which, sum(len(one) for one in self._now)
         optics = self.optics
 
         def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Assigned]:
@@ -204,8 +205,7 @@ class PoseAssignment:
             left += assigned.left
             if assigned.drawn is not None:
                 drawn.append(assigned.drawn)
-            all_rows = sum(len(one) for one in self._now)
-            self._progress(_ASSIGNING * (len(self._now[0]) * which + done) / all_rows)
+            self._progress(_ASSIGNING * (earlier + done) / total)
         self._keep(which, Assignment.cat(parts))
         self._drawn[which] = Drawn.cat(drawn) if drawn else None
         known = self.noise_power[which]
@@ -220,6 +220,12 @@ class PoseAssignment:
         if len(found) < count:
             found = found.among(self._place(which), count if known is None else known)
         self._found[which] = found
+
+    def _found_now(self, which: int) -> Assignment:
+        """What this round has found, for its images."""
+        found = self._found[which]
+        assert found is not None
+        return found if len(self._now[which]) == len(found) else found[self._place(which)]
 
     def _place(self, which: int) -> Tensor:
         """Where this round's images are among those of their half set."""
@@ -240,9 +246,8 @@ class PoseAssignment:
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
         columns: list[tuple[Tensor, ...]] = []
-        for which, (known, drawn) in enumerate(zip(self._found, self._drawn, strict=True)):
-            assert known is not None
-            rows, found = self._now[which], known[self._place(which)]
+        for which, drawn in enumerate(self._drawn):
+            rows, found = self._now[which], self._found_now(which)
             kept = self._kept(found)
             rotation, shift = found.rotation[:, :1], found.shift_angstrom[:, :1]
             if drawn is not None:
@@ -344,7 +349,7 @@ class PoseAssignment:
         self.radius = min(self._top, grown, max(agreeing, 2))
         if self._batches is not None:
             self.radius = min(self.radius, self._batches.radius)
-        both = [f[self._place(which)] for which, f in enumerate(self._found) if f is not None]
+        both = [self._found_now(which) for which in (0, 1)]
         return {
             "band_angstrom": self._length / band,
             "resolution_angstrom": self._length / max(1, agreeing),

@@ -143,7 +143,7 @@ class RandomStart:
     @property
     def steps(self) -> int:
         """How many steps there are in all."""
-        return self.config.starts * self._trial + self._rounds - self._trial
+        return self.config.starts * self._trial + self.config.rounds - 1
 
     @property
     def done(self) -> bool:
