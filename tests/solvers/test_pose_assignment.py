@@ -32,11 +32,18 @@ def task(
     config: PoseConfig = CONFIG,
     images: Tensor | None = None,
     correlate: Callable[[Tensor, Tensor], Tensor] = fsc,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> PoseAssignment:
     images = data.images if images is None else images
     half = torch.arange(len(images)) % 2 + 1
     return PoseAssignment(
-        ImagesInMemory(images), data.optics, PIXEL, half, data.volume, config, correlate=correlate
+        ImagesInMemory(images),
+        data.optics,
+        PIXEL,
+        half,
+        start or data.volume,
+        config,
+        correlate=correlate,
     )
 
 
@@ -112,10 +119,15 @@ def test_one_map_is_that_of_all_images() -> None:
     for run in (apart, joined):
         run.step()
     assert torch.equal(joined.references[0], joined.references[1])
+    assert torch.equal(joined.noise_power[0], joined.noise_power[1])
+    assert not torch.equal(*apart.noise_power)
     assert not torch.allclose(*apart.references)
     worst = min(fsc(one, data.volume)[6] for one in apart.references)
     assert fsc(joined.references[0], data.volume)[6] > worst
-    assert torch.equal(apart.maps()[2], joined.maps()[2])  # the first round knows no map of theirs
+    # the first round knows no map of theirs, but only the noise of both
+    assert fsc(apart.maps()[2], joined.maps()[2])[1:9].min() > 0.9
+    with pytest.raises(ValueError, match="one start"):
+        task(data, replace(CONFIG, one_map=True), start=(data.volume, data.volume))
 
 
 def register(moving: Tensor, reference: Tensor, pixel: float) -> tuple[Tensor, Tensor]:

@@ -39,10 +39,10 @@ _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
 @dataclass(frozen=True)
 class _Searched:
-    """Rows of images that were searched for, and poses drawn from all of the grid for them."""
+    """Rows of images that were searched for, and poses drawn from the grid if no band follows."""
 
     rows: Tensor
-    drawn: Candidates
+    drawn: Candidates | None
 
 
 def together(device: torch.device, count: int) -> int | None:
@@ -174,7 +174,7 @@ class Assigner:
         draws = self.config.draws
         choice = result.posterior.multinomial(draws, True, generator=generator)
         away = torch.zeros_like(choice, dtype=torch.bool)
-        if searched is not None and len(self._refiners) == 1:
+        if searched is not None and searched.drawn is not None:
             near, found = self._nearest(result[searched.rows], searched.drawn)
             choice[searched.rows] = torch.where(found, near, choice[searched.rows])
             away[searched.rows] = ~found
@@ -183,7 +183,7 @@ class Assigner:
             one[rows, choice, 0] if draws == 1 else one[rows, choice, torch.arange(draws)]
             for one in result.draw(draws, generator)
         )
-        if searched is not None and bool(away.any()):
+        if searched is not None and searched.drawn is not None and bool(away.any()):
             everywhere = result.rotation.new_zeros(rotation.shape)
             everywhere[searched.rows] = searched.drawn.rotation
             rotation = torch.where(away[..., None, None], everywhere, rotation)
@@ -246,10 +246,10 @@ class Assigner:
         centre: Tensor | None,
         scale: Tensor | None,
         generator: torch.Generator | None,
-    ) -> tuple[Assignment, Candidates]:
+    ) -> tuple[Assignment, Candidates | None]:
         """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
-        draws = 0 if generator is None else self.config.draws
+        draws = self.config.draws if generator is not None and len(self._refiners) == 1 else 0
         if centre is not None or self._centring is None:
             found = self._search(
                 self._search.band.images(images),
@@ -271,7 +271,7 @@ class Assigner:
             torch.zeros_like(found.gain),
             found.gain.new_zeros(*found.gain.shape, 5, 5),
         )
-        return candidates, found if found.drawn is None else found.drawn
+        return candidates, found.drawn
 
     def _refined(
         self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: Tensor | None

@@ -374,7 +374,7 @@ class JointRefinement:
             other = self._descend(
                 refiner, measured, found.rotation[:, rank], found.shift_angstrom[:, rank]
             )
-            best = best.map(other, other.gain > best.gain)
+            best = best.with_better(other)
         return best
 
     def _descend(

@@ -18,7 +18,7 @@ among all poses, later ones refine the candidates that were kept. With
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,7 +84,8 @@ class PoseAssignment:
 
     Raises:
         ValueError: lengths or boxes that do not agree, a half set without images, a start
-            resolution that leaves nothing to compare, no micrographs where they are needed.
+            resolution that leaves nothing to compare, no micrographs where they are needed, two
+            starts for one map.
     """
 
     def __init__(
@@ -106,6 +107,8 @@ class PoseAssignment:
         blank = torch.eye(3).expand(total, 3, 3)
         check_rows(images, blank, None, optics, half, n)
         starts = (start, start) if isinstance(start, Tensor) else start
+        if config.one_map and not isinstance(start, Tensor):
+            raise ValueError("one_map takes one start, got one for each half set")
         for one in starts:
             if tuple(one.shape) != (n, n, n):
                 raise ValueError(
@@ -128,7 +131,8 @@ class PoseAssignment:
             )
         sphere = self._sphere(n)
         self.references = tuple(one.to(self._device) * sphere for one in starts)
-        self.noise_power = [shell_power(images, rows).to(self._device) for rows in self._rows]
+        sharing = [torch.cat(self._rows)] * 2 if config.one_map else self._rows
+        self.noise_power = [shell_power(images, rows).to(self._device) for rows in sharing]
         self.round = 0
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
@@ -162,57 +166,67 @@ class PoseAssignment:
         dealt = torch.randperm(len(rows), generator=stream)
         return rows[dealt[part :: batches.parts].sort().values]
 
-    def _assign(self, which: int, search: bool) -> None:
-        """Poses of one half set, under its own map, and the noise that is left."""
-        before = self._found[which]
-        if before is not None and not before.complete:
-            before = None
+    def _assign(self, halves: Sequence[int], search: bool) -> None:
+        """Poses of half sets that share a map, and the noise that is left of them."""
+        first = halves[0]
+        before = {which: self._found[which] for which in halves}
+        again = all(one is not None and one.complete for one in before.values())
+        known = self.noise_power[first]
         assigner = Assigner(
-            self.references[which],
+            self.references[first],
             self.pixel_size_angstrom,
             self.config.radii(self.radius, search=search),
-            self.noise_power[which],
+            known,
             self.config,
             search=search,
-            recentre=before is not None,
+            recentre=again,
         )
         scale = self.judged.scale().to(self._device) if self.round else None
-        tallies = [] if search or not self.judged else self._tallies(which, assigner)
-        every, rows, done = self._rows[which], self._now[which], 0
-        earlier, total = len(self._now[0]) * which, sum(len(one) for one in self._now)
+        tallies = {
+            which: [] if search or not self.judged else self._tallies(which, assigner)
+            for which in halves
+        }
+        total = sum(len(self._now[which]) for which in halves)
         optics = self.optics
 
-        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Assigned]:
-            mine, images = batch[0], batch[1].to(self._device, torch.float32)
-            place = torch.searchsorted(every, mine).to(self._device)
+        def assign(batch: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor, Assigned]:
+            which, mine, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
+            place = torch.searchsorted(self._rows[which], mine).to(self._device)
+            start = before[which] if again else None
             assigned = assigner(
                 images,
                 None if optics is None else optics[mine].to(self._device),
-                start=None if before is None else before[place],
+                start=None if start is None else start[place],
                 scale=None if scale is None or self.config.scale == "image" else scale[mine],
                 generator=self._stream(which, int(mine[0])),
             )
-            return mine, images, assigned
+            return which, mine, images, assigned
 
-        drawn: list[Drawn] = []
-        parts, left = [], torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        batches = read_ahead(self.images, rows, at_most=together(self._device, len(rows)))
-        for mine, images, assigned in each_alone(assign, batches, self._device):
-            done += len(mine)
-            parts.append(assigned.found.best(KEPT))
-            for judged, tally in tallies:
+        parts: dict[int, list[Assigned]] = {which: [] for which in halves}
+        left = torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
+        done = sum(len(one) for one in self._now[:first])
+        for which, mine, images, assigned in each_alone(assign, self._read(halves), self._device):
+            parts[which].append(assigned)
+            for judged, tally in tallies[which]:
                 judged.add(tally, mine, images, assigned.found)
             left += assigned.left
-            if assigned.drawn is not None:
-                drawn.append(assigned.drawn)
-            self._progress(_ASSIGNING * (earlier + done) / total)
-        self._keep(which, Assignment.cat(parts))
-        self._drawn[which] = Drawn.cat(drawn) if drawn else None
-        known = self.noise_power[which]
-        self.noise_power[which] = assigner.noise_after(known, left / len(rows))
-        for judged, tally in tallies:
-            judged.settle(which, tally)
+            done += len(mine)
+            self._progress(_ASSIGNING * done / sum(len(one) for one in self._now))
+        for which in halves:
+            self._keep(which, Assignment.cat([part.found.best(KEPT) for part in parts[which]]))
+            drawn = [part.drawn for part in parts[which] if part.drawn is not None]
+            self._drawn[which] = Drawn.cat(drawn) if drawn else None
+            self.noise_power[which] = assigner.noise_after(known, left / total)
+            for judged, tally in tallies[which]:
+                judged.settle(which, tally)
         self.optics = self.judged.optics()
+
+    def _read(self, halves: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Half set, rows and images of this round, batch by batch."""
+        at_most = together(self._device, sum(len(self._now[which]) for which in halves))
+        for which in halves:
+            for rows, images in read_ahead(self.images, self._now[which], at_most=at_most):
+                yield which, rows, images
 
     def _keep(self, which: int, found: Assignment) -> None:
         """What was found for this round's images, beside what is known of the others."""
@@ -337,8 +351,8 @@ class PoseAssignment:
         search = self.round < self.config.searches
         band = self.radius
         self._now = [self._of_round(which) for which in (0, 1)]
-        for which in (0, 1):
-            self._assign(which, search)
+        for halves in [(0, 1)] if self.config.one_map else [(0,), (1,)]:
+            self._assign(halves, search)
         self._reconstruct()
         self.round += 1
         agreeing = agreeing_shells(self.fsc)

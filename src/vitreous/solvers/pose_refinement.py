@@ -34,6 +34,7 @@ from vitreous.solvers.band import Band
 
 BLOCK_BYTES = 2**22  # of derivatives at a time
 _DAMPING = 0.02
+_LEAST_GAIN = 0.1  # that a step must promise: a fiftieth of what chance alone gives to a pose
 _LARGEST_STEP = 0.5  # radians times K, and pixels of half a period
 
 
@@ -79,14 +80,13 @@ class Fit:
         logarithm = torch.linalg.slogdet(self.precision.double())[1].clamp_min(-200.0)
         return (-0.5 * logarithm).float()
 
-    def map(self, other: Fit, better: Tensor) -> Fit:
-        """The other where ``better``, else this."""
-
-        def pick(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(better.view(-1, *([1] * (a.ndim - 1))), b, a)
-
+    def with_better(self, other: Fit, rows: Tensor | None = None) -> Fit:
+        """Those of the other that have more gain in their places, which are ``rows``, or all."""
+        if rows is None:
+            rows = torch.arange(len(self.gain), device=self.gain.device)
+        better = other.gain > self.gain[rows]
         mine, theirs = vars(self), vars(other)
-        return Fit(**{name: pick(mine[name], theirs[name]) for name in mine})
+        return Fit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
 
 
 class PoseRefiner:
@@ -180,38 +180,47 @@ class PoseRefiner:
         *,
         farthest_angstrom: float | None = None,
     ) -> Fit:
-        """Levenberg-Marquardt from given poses; none gets worse.
+        """Levenberg-Marquardt from given poses; none gets worse, and those that are there stay.
 
         Args:
             measured: of each pose's image, ``(b, ...)``.
             rotation: ``(b, 3, 3)``.
             shift_angstrom: ``(b, 2)``.
             scale: a of each ``(b,)``; None: the best for each pose.
-            steps: how many.
+            steps: how many at most.
             farthest_angstrom: bound of the shifts' lengths.
         """
         best, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
         damping = torch.full_like(best.gain, _DAMPING)
-        reach = self._reach().to(best.gain)
+        some = torch.arange(len(rotation), device=rotation.device)
         for _ in range(steps):
-            matrix = best.precision
-            diagonal = matrix.diagonal(dim1=1, dim2=2)
-            lifted = matrix + torch.diag_embed(
-                damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + 1e-30
-            )
-            step = torch.linalg.solve_ex(lifted, downhill)[0].nan_to_num(0.0, 0.0, 0.0)
-            step = step / (step / reach).abs().amax(1, keepdim=True).clamp_min(1.0)
-            turned = axis_angle_to_matrix(step[:, :3]) @ best.rotation
-            moved = best.shift_angstrom + step[:, 3:]
+            step = self._step(best.precision[some], downhill[some], damping[some])
+            promising = (step * downhill[some]).sum(1) > _LEAST_GAIN
+            some, step = some[promising], step[promising]
+            if len(some) == 0:
+                break
+            turned = axis_angle_to_matrix(step[:, :3]) @ best.rotation[some]
+            moved = best.shift_angstrom[some] + step[:, 3:]
             if farthest_angstrom is not None:
                 length = moved.norm(dim=1, keepdim=True).clamp_min(1e-9)
                 moved = moved * (farthest_angstrom / length).clamp(max=1.0)
-            tried, new_downhill = self.evaluate(measured, turned, moved, scale)
-            better = tried.gain > best.gain
-            best = best.map(tried, better)
-            downhill = torch.where(better[:, None], new_downhill, downhill)
-            damping = torch.where(better, damping * 0.3, damping * 8)
+            a = None if scale is None else scale[some]
+            tried, tried_downhill = self.evaluate(measured[some], turned, moved, a)
+            better = tried.gain > best.gain[some]
+            best = best.with_better(tried, some)
+            downhill[some[better]] = tried_downhill[better]
+            damping[some] *= torch.where(better, 0.3, 8.0)
         return best
+
+    def _step(self, matrix: Tensor, downhill: Tensor, damping: Tensor) -> Tensor:
+        """That of Levenberg and Marquardt, ``(b, 5)``, not beyond where the model can hold."""
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        lifted = matrix + torch.diag_embed(
+            damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + 1e-30
+        )
+        step = torch.linalg.solve_ex(lifted, downhill)[0].nan_to_num(0.0, 0.0, 0.0)
+        longest = (step / self._reach().to(step)).abs().amax(1, keepdim=True)
+        return step / longest.clamp_min(1.0)
 
     def _reach(self) -> Tensor:
         """Longest step of each variable."""
