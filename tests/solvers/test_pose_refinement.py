@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -104,3 +106,27 @@ def test_shifts_stay_within_bounds_and_nothing_gets_worse() -> None:
     fit = refiner.refine(measured, *start, 5, farthest_angstrom=2.0)
     assert fit.shift_angstrom.norm(dim=1).max() < 2.0001
     assert (fit.gain >= before.gain).all()
+
+
+def test_only_poses_that_gain_by_a_step_are_taken_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = case(30, noise=1.0)
+    refiner = PoseRefiner(data.volume, BAND, 1000 * NOISE)
+    measured = refiner.measure(data.images, data.optics)
+    there = refiner.refine(measured, data.rotation, data.shift, None, 8)
+    turned = axis_angle_to_matrix(torch.tensor([0.0, 0.0, 0.05])) @ there.rotation
+    rotation = torch.where((torch.arange(30) < 10)[:, None, None], turned, there.rotation)
+    asked: list[int] = []
+    evaluate = PoseRefiner.evaluate
+
+    def counted(*args: Any) -> Any:
+        asked.append(len(args[2]))
+        return evaluate(*args)
+
+    monkeypatch.setattr(PoseRefiner, "evaluate", counted)
+    again = refiner.refine(measured, rotation, there.shift_angstrom, None, 8)
+    assert asked[0] == 30
+    assert 10 <= asked[1] < 20  # the others have arrived, all but few
+    assert sum(asked[1:]) < 60
+    assert (again.gain - there.gain).abs().max() < 0.3
