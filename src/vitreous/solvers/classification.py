@@ -47,6 +47,7 @@ from vitreous.solvers.pose_config import PoseConfig
 
 KEPT = 4  # candidates of each image handed to the next round
 _LEAST = 2  # images of a class whose map is made anew
+_EQUAL = 0.02  # of the likelihood: costs that differ by less are the same
 _APART_DEG = 20.0
 
 Correlate = Callable[[Tensor, Tensor], Tensor]
@@ -351,7 +352,8 @@ def superfluous(
 ) -> list[int]:
     """Maps that images do well without, in another frame.
 
-    Of the maps that qualify the one is dropped that costs least, then it is asked again.
+    Of the maps that qualify the one is dropped that costs least, then it is asked again. Of maps
+    that cost the same, as copies in two frames do, the one goes whose frame fewer images share.
 
     Args:
         likelihood: ``(b, K)``, logarithm of each image's under each map over noise alone.
@@ -371,7 +373,7 @@ def superfluous(
     while len(left) > 1:
         gain = likelihood[:, left]
         own = gain.argmax(1)
-        least: tuple[float, int] = (loss, -1)
+        costs: dict[int, float] = {}
         for i, k in enumerate(left):
             rows = (own == i).nonzero().flatten()
             if not len(rows):
@@ -381,11 +383,19 @@ def superfluous(
             next_best, place = others.max(1)
             cost = 1 - float(next_best.sum() / gain[rows, i].sum().clamp(min=1e-9))
             there = rotation[rows, torch.tensor(left)[place]]
-            turned = geodesic_distance_deg(rotation[rows, k][:, None], there[:, None] @ group)
-            apart = float((turned.amin(1) > _APART_DEG).double().mean())
-            if apart > 0.5 and cost < least[0]:
-                least = (cost, k)
-        if least[1] < 0:
+            if cost < loss and _in_frame(rotation[rows, k], there, group) < 0.5:
+                costs[k] = cost
+        if not costs:
             break
-        left.remove(least[1])
+        owner = torch.tensor(left)[own]
+        best = rotation[torch.arange(len(own)), owner]
+        equals = [k for k in costs if costs[k] <= min(costs.values()) + _EQUAL]
+        shared = {k: _in_frame(rotation[owner != k, k], best[owner != k], group) for k in equals}
+        left.remove(min(equals, key=lambda k: (shared[k], costs[k])))
     return [k for k in range(likelihood.shape[1]) if k not in left]
+
+
+def _in_frame(rotation: Tensor, other: Tensor, group: Tensor) -> float:
+    """Share of images that have one rotation ``(b, 3, 3)`` under two maps, but for symmetry."""
+    turned = geodesic_distance_deg(rotation[:, None], other[:, None] @ group)
+    return float((turned.amin(1) <= _APART_DEG).double().mean())
