@@ -44,7 +44,7 @@ class PoseConfig:
         search_radius: highest shell that a search compares, in cycles per box.
         spacing: between the views of a search, in units of one over its highest shell, radians.
         candidates: poses of an image that a search hands on; fewer are kept for the next round.
-        steps: Gauss-Newton steps at each band.
+        steps: most Gauss-Newton steps at each band.
         assignment: "hard": the best pose; "soft": ``draws`` poses drawn from the likelihood.
         draws: see ``assignment``.
         seed: of the draws.
