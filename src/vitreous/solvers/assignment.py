@@ -39,10 +39,10 @@ _NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
 
 @dataclass(frozen=True)
 class _Searched:
-    """Rows of images that were searched for, and poses drawn from the grid if no band follows."""
+    """Rows of images that were searched for in all of the band, and poses drawn from the grid."""
 
     rows: Tensor
-    drawn: Candidates | None
+    drawn: Candidates
 
 
 def together(device: torch.device, count: int) -> int | None:
@@ -174,7 +174,7 @@ class Assigner:
         draws = self.config.draws
         choice = result.posterior.multinomial(draws, True, generator=generator)
         away = torch.zeros_like(choice, dtype=torch.bool)
-        if searched is not None and searched.drawn is not None:
+        if searched is not None:
             near, found = self._nearest(result[searched.rows], searched.drawn)
             choice[searched.rows] = torch.where(found, near, choice[searched.rows])
             away[searched.rows] = ~found
@@ -183,7 +183,7 @@ class Assigner:
             one[rows, choice, 0] if draws == 1 else one[rows, choice, torch.arange(draws)]
             for one in result.draw(draws, generator)
         )
-        if searched is not None and searched.drawn is not None and bool(away.any()):
+        if searched is not None and bool(away.any()):
             everywhere = result.rotation.new_zeros(rotation.shape)
             everywhere[searched.rows] = searched.drawn.rotation
             rotation = torch.where(away[..., None, None], everywhere, rotation)
@@ -225,7 +225,7 @@ class Assigner:
         if start is None:
             every = torch.arange(len(images), device=images.device)
             again, drawn = self._searched(images, optics, None, scale, generator)
-            return again, _Searched(every, drawn)
+            return again, None if drawn is None else _Searched(every, drawn)
         doubted = start.posterior[:, 0] < self.config.certain
         rows = doubted.nonzero().flatten()
         if len(rows) == 0:
@@ -237,7 +237,7 @@ class Assigner:
         both = Assignment.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
-        return both[take], _Searched(rows, drawn)
+        return both[take], None if drawn is None else _Searched(rows, drawn)
 
     def _searched(
         self,

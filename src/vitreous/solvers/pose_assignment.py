@@ -187,7 +187,8 @@ class PoseAssignment:
             for which in halves
         }
         total = sum(len(self._now[which]) for which in halves)
-        optics = self.optics
+        of_round = sum(len(one) for one in self._now)
+        at_most, optics = together(self._device, total), self.optics
 
         def assign(batch: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor, Assigned]:
             which, mine, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
@@ -205,13 +206,14 @@ class PoseAssignment:
         parts: dict[int, list[Assigned]] = {which: [] for which in halves}
         left = torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
         done = sum(len(one) for one in self._now[:first])
-        for which, mine, images, assigned in each_alone(assign, self._read(halves), self._device):
+        batches = self._read(halves, at_most)
+        for which, mine, images, assigned in each_alone(assign, batches, self._device):
             parts[which].append(assigned)
             for judged, tally in tallies[which]:
                 judged.add(tally, mine, images, assigned.found)
             left += assigned.left
             done += len(mine)
-            self._progress(_ASSIGNING * done / sum(len(one) for one in self._now))
+            self._progress(_ASSIGNING * done / of_round)
         for which in halves:
             self._keep(which, Assignment.cat([part.found.best(KEPT) for part in parts[which]]))
             drawn = [part.drawn for part in parts[which] if part.drawn is not None]
@@ -221,9 +223,10 @@ class PoseAssignment:
                 judged.settle(which, tally)
         self.optics = self.judged.optics()
 
-    def _read(self, halves: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _read(
+        self, halves: Sequence[int], at_most: int | None
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Half set, rows and images of this round, batch by batch."""
-        at_most = together(self._device, sum(len(self._now[which]) for which in halves))
         for which in halves:
             for rows, images in read_ahead(self.images, self._now[which], at_most=at_most):
                 yield which, rows, images
