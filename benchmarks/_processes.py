@@ -57,11 +57,12 @@ def measured(
     *,
     time_box: float | None = None,
     threads: int | None = None,
+    refusal: int = 0,
 ) -> Measured:
     """Run a command in a folder, its words to a log, and stop it when its time is up.
 
     Raises:
-        SystemExit: the command failed by itself.
+        SystemExit: the command failed by itself, other than with the exit code ``refusal``.
     """
     environment = dict(os.environ)
     if threads is not None:
@@ -84,7 +85,7 @@ def measured(
         watch.ended.set()
         watch.join()
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and not watch.stopped:
+    if process.returncode not in (0, refusal) and not watch.stopped:
         raise SystemExit(
             f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-3000:]}"
         )

@@ -38,6 +38,7 @@ from vitreous.solvers.direct import (
     particle_sphere,
     wiener_map,
 )
+from vitreous.solvers.half_set import HalfSet
 from vitreous.solvers.images import (
     ChosenImages,
     ImageSource,
@@ -114,14 +115,15 @@ class PoseAssignment:
                 raise ValueError(
                     f"start must be {(n, n, n)} as the images are, got {tuple(one.shape)}"
                 )
-        self._rows = [(half == which).nonzero().flatten() for which in (1, 2)]
-        if min(len(rows) for rows in self._rows) == 0:
+        each = [(half == which).nonzero().flatten() for which in (1, 2)]
+        if min(len(rows) for rows in each) == 0:
             raise ValueError("half must hold both 1 and 2; split the images into two sets")
         self.images, self.optics, self.half = images, optics, half
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
         self._correlate, self._register = correlate, register
         self._progress = progress or float
         self._device = device or starts[0].device
+        self._halves = [HalfSet(which, rows, self._device) for which, rows in enumerate(each)]
         self._top = (n - 1) // 2
         self.radius = min(self._top, round(self._length / config.start_resolution_angstrom))
         if self.radius < 2:
@@ -131,16 +133,13 @@ class PoseAssignment:
             )
         sphere = self._sphere(n)
         self.references = tuple(one.to(self._device) * sphere for one in starts)
-        sharing = [torch.cat(self._rows)] * 2 if config.one_map else self._rows
+        sharing = [torch.cat(each)] * 2 if config.one_map else each
         self.noise_power = [shell_power(images, rows).to(self._device) for rows in sharing]
         self.round = 0
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
-        self._found: list[Assignment | None] = [None, None]
-        self._drawn: list[Drawn | None] = [None, None]
-        self._now = self._rows  # of this round
         self._best, self._stale = 0.0, 0
-        self.judged = Judged(optics, micrograph, total, self._rows, config, self._device)
+        self.judged = Judged(optics, micrograph, total, each, config, self._device)
 
     @property
     def _length(self) -> float:
@@ -156,21 +155,11 @@ class PoseAssignment:
         batches = self.config.batches
         return batches if batches is not None and self.round < batches.rounds else None
 
-    def _of_round(self, which: int) -> Tensor:
-        """Rows of a half set that this round uses, in order."""
-        rows, batches = self._rows[which], self._batches
-        if batches is None or batches.parts > len(rows):
-            return rows
-        again, part = divmod(self.round, batches.parts)
-        stream = stream_of(torch.device("cpu"), self.config.seed, again, which)
-        dealt = torch.randperm(len(rows), generator=stream)
-        return rows[dealt[part :: batches.parts].sort().values]
-
-    def _assign(self, halves: Sequence[int], search: bool) -> None:
+    def _assign(self, halves: Sequence[HalfSet], search: bool) -> None:
         """Poses of half sets that share a map, and the noise that is left of them."""
-        first = halves[0]
-        before = {which: self._found[which] for which in halves}
-        again = all(one is not None and one.complete for one in before.values())
+        first = halves[0].which
+        starts = {half: half.start() for half in halves}
+        again = all(start is not None for start in starts.values())
         known = self.noise_power[first]
         assigner = Assigner(
             self.references[first],
@@ -183,70 +172,57 @@ class PoseAssignment:
         )
         scale = self.judged.scale().to(self._device) if self.round else None
         tallies = {
-            which: [] if search or not self.judged else self._tallies(which, assigner)
-            for which in halves
+            half: [] if search or not self.judged else self._tallies(half.which, assigner)
+            for half in halves
         }
-        total = sum(len(self._now[which]) for which in halves)
-        of_round = sum(len(one) for one in self._now)
+        total = sum(len(half.now) for half in halves)
+        of_round = sum(len(half.now) for half in self._halves)
         at_most, optics = together(self._device, total), self.optics
 
-        def assign(batch: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor, Assigned]:
-            which, mine, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
-            place = torch.searchsorted(self._rows[which], mine).to(self._device)
-            start = before[which] if again else None
+        def assign(
+            batch: tuple[HalfSet, Tensor, Tensor],
+        ) -> tuple[HalfSet, Tensor, Tensor, Assigned]:
+            half, mine, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
+            start = starts[half] if again else None
             assigned = assigner(
                 images,
                 None if optics is None else optics[mine].to(self._device),
-                start=None if start is None else start[place],
+                start=None if start is None else start[half.place(mine)],
                 scale=None if scale is None or self.config.scale == "image" else scale[mine],
-                generator=self._stream(which, int(mine[0])),
+                generator=self._stream(half.which, int(mine[0])),
             )
-            return which, mine, images, assigned
+            return half, mine, images, assigned
 
-        parts: dict[int, list[Assigned]] = {which: [] for which in halves}
+        parts: dict[HalfSet, list[Assigned]] = {half: [] for half in halves}
         left = torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
-        done = sum(len(one) for one in self._now[:first])
+        done = sum(len(half.now) for half in self._halves[:first])
         batches = self._read(halves, at_most)
-        for which, mine, images, assigned in each_alone(assign, batches, self._device):
-            parts[which].append(assigned)
-            for judged, tally in tallies[which]:
+        for half, mine, images, assigned in each_alone(assign, batches, self._device):
+            parts[half].append(assigned)
+            for judged, tally in tallies[half]:
                 judged.add(tally, mine, images, assigned.found)
             left += assigned.left
             done += len(mine)
             self._progress(_ASSIGNING * done / of_round)
-        for which in halves:
-            self._keep(which, Assignment.cat([part.found.best(KEPT) for part in parts[which]]))
-            drawn = [part.drawn for part in parts[which] if part.drawn is not None]
-            self._drawn[which] = Drawn.cat(drawn) if drawn else None
-            self.noise_power[which] = assigner.noise_after(known, left / total)
-            for judged, tally in tallies[which]:
-                judged.settle(which, tally)
+        for half in halves:
+            of_half = parts[half]
+            drawn = [part.drawn for part in of_half if part.drawn is not None]
+            half.keep(
+                Assignment.cat([part.found.best(KEPT) for part in of_half]),
+                Drawn.cat(drawn) if drawn else None,
+            )
+            self.noise_power[half.which] = assigner.noise_after(known, left / total)
+            for judged, tally in tallies[half]:
+                judged.settle(half.which, tally)
         self.optics = self.judged.optics()
 
     def _read(
-        self, halves: Sequence[int], at_most: int | None
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        self, halves: Sequence[HalfSet], at_most: int | None
+    ) -> Iterator[tuple[HalfSet, Tensor, Tensor]]:
         """Half set, rows and images of this round, batch by batch."""
-        for which in halves:
-            for rows, images in read_ahead(self.images, self._now[which], at_most=at_most):
-                yield which, rows, images
-
-    def _keep(self, which: int, found: Assignment) -> None:
-        """What was found for this round's images, beside what is known of the others."""
-        known, count = self._found[which], len(self._rows[which])
-        if len(found) < count:
-            found = found.among(self._place(which), count if known is None else known)
-        self._found[which] = found
-
-    def _found_now(self, which: int) -> Assignment:
-        """What this round has found, for its images."""
-        found = self._found[which]
-        assert found is not None
-        return found if len(self._now[which]) == len(found) else found[self._place(which)]
-
-    def _place(self, which: int) -> Tensor:
-        """Where this round's images are among those of their half set."""
-        return torch.searchsorted(self._rows[which], self._now[which]).to(self._device)
+        for half in halves:
+            for rows, images in read_ahead(self.images, half.now, at_most=at_most):
+                yield half, rows, images
 
     def _tallies(self, which: int, assigner: Assigner) -> list[tuple[Micrographs, OpticsTally]]:
         """For what is refined of micrographs and particles, under the map of the other half."""
@@ -263,14 +239,14 @@ class PoseAssignment:
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
         columns: list[tuple[Tensor, ...]] = []
-        for which, drawn in enumerate(self._drawn):
-            rows, found = self._now[which], self._found_now(which)
+        for half in self._halves:
+            found = half.found_now()
             kept = self._kept(found)
             rotation, shift = found.rotation[:, :1], found.shift_angstrom[:, :1]
-            if drawn is not None:
-                rotation, shift = drawn.rotation, drawn.shift_angstrom
+            if half.drawn is not None:
+                rotation, shift = half.drawn.rotation, half.drawn.shift_angstrom
             many = rotation.shape[1]
-            rows = rows[kept.cpu()].repeat_interleave(many)
+            rows = half.now[kept.cpu()].repeat_interleave(many)
             weight = torch.full((len(rows),), 1 / many)
             columns.append((rows, rotation[kept].flatten(0, 1), shift[kept].flatten(0, 1), weight))
         row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
@@ -332,8 +308,7 @@ class PoseAssignment:
 
     def _brought_together(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1, if they are apart."""
-        found = self._found[1]
-        if self._register is None or found is None:
+        if self._register is None:
             return False
         pixel = self._length / first.shape[-1]
         rotation, shift = self._register(second, first, pixel)
@@ -343,9 +318,7 @@ class PoseAssignment:
         )
         if float(apart) < _FRAME_RAD:
             return False
-        self._found[1] = found.moved(rotation, shift)
-        drawn = self._drawn[1]
-        self._drawn[1] = None if drawn is None else drawn.moved(rotation, shift)
+        self._halves[1].move(rotation, shift)
         return True
 
     @torch.no_grad()
@@ -353,9 +326,10 @@ class PoseAssignment:
         """One round; numbers of it."""
         search = self.round < self.config.searches
         band = self.radius
-        self._now = [self._of_round(which) for which in (0, 1)]
-        for halves in [(0, 1)] if self.config.one_map else [(0,), (1,)]:
-            self._assign(halves, search)
+        for half in self._halves:
+            half.deal(self._batches, self.round, self.config.seed)
+        for sharing in [self._halves] if self.config.one_map else [[h] for h in self._halves]:
+            self._assign(sharing, search)
         self._reconstruct()
         self.round += 1
         agreeing = agreeing_shells(self.fsc)
@@ -366,7 +340,7 @@ class PoseAssignment:
         self.radius = min(self._top, grown, max(agreeing, 2))
         if self._batches is not None:
             self.radius = min(self.radius, self._batches.radius)
-        both = [self._found_now(which) for which in (0, 1)]
+        both = [half.found_now() for half in self._halves]
         return {
             "band_angstrom": self._length / band,
             "resolution_angstrom": self._length / max(1, agreeing),
@@ -398,9 +372,7 @@ class PoseAssignment:
         for which in (0, 1):
             tensors[f"reference.{which}"] = self.references[which]
             tensors[f"noise.{which}"] = self.noise_power[which]
-            found = self._found[which]
-            for name, value in () if found is None else vars(found).items():
-                tensors[f"found.{which}.{name}"] = value
+            tensors |= self._halves[which].state()
             if self.sums is not None:
                 tensors[f"numerator.{which}"] = self.sums[which].numerator
                 tensors[f"weight.{which}"] = self.sums[which].weight
@@ -419,10 +391,8 @@ class PoseAssignment:
         self.noise_power = [here["noise.0"], here["noise.1"]]
         if self.round == 0:
             return
-        for which in (0, 1):
-            prefix = f"found.{which}."
-            fields = {k.removeprefix(prefix): v for k, v in here.items() if k.startswith(prefix)}
-            self._found[which] = Assignment(**fields)
+        for half in self._halves:
+            half.restore(here)
         self.judged.restore(here)
         self.optics = self.judged.optics()
         first, second = (
@@ -453,17 +423,18 @@ class PoseAssignment:
         Raises:
             RuntimeError: before the first round.
         """
-        if self._found[0] is None or self._found[1] is None:
+        each = [half.found for half in self._halves if half.found is not None]
+        if len(each) < len(self._halves):
             raise RuntimeError("no round was done; call step() first")
-        found = Assignment.cat([self._found[0], self._found[1]])
-        rows = torch.cat(self._rows).to(found.gain.device)
+        found = Assignment.cat(each)
+        rows = torch.cat([half.rows for half in self._halves]).to(found.gain.device)
         ordered = Assignment(
             **{name: _placed(value, rows, len(self.images)) for name, value in vars(found).items()}
         )
         unused = torch.ones(len(self.images), dtype=torch.bool, device=rows.device)
         unused[rows] = False
         ordered.rotation[unused] = torch.eye(3, device=rows.device)
-        kept = torch.cat([self._kept(one) for one in self._found if one is not None])
+        kept = torch.cat([self._kept(one) for one in each])
         return AssignedPoses(
             Pose(ordered.rotation[:, 0], ordered.shift_angstrom[:, 0]),
             ordered.posterior[:, 0],
