@@ -9,11 +9,12 @@ micrographs, go to
 * `vitreous auto`, all its tries: it must say NOT SOLVED and write no poses;
 * `vitreous refine --map truth.mrc` ("Einstein from noise"): it must refuse the map, exit 3.
 
-Told of the half maps that `auto` ends with: up to which resolution they were found to agree within
-the verdict, and the mean of their FSC over all shells of the starts, unmasked. Blobs as large as
-the box may agree; that this is not taken for a structure is what is asked.
+Of the half maps that `auto` ends with two means of the FSC are told, over shells 3 and above: as
+they are ("unmasked", where the outline of starts and what alignment finds go on), and of shells
+that took no part in finding the poses ("held out").
 
-Fails (exit 1) where noise is called solved or the map is not refused.
+Fails (exit 1) where noise is called solved, the map is not refused, or the FSC of shells held out
+is beyond 0.15 on average.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from _public_data import BACKGROUND, BETAGAL, CTF
 
 EDGE = 230.4  # of the box, Å
 REFUSED = 3
+FIRST_SHELL = 3  # of which there is enough to average
+ABOUT_ZERO = 0.15
 
 
 def simulate(noise: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
@@ -62,7 +65,7 @@ def run(noise: str, symmetry: str, seed: int, options: argparse.Namespace) -> di
     took = measured(auto, folder, folder / "auto.log", threads=options.threads)
     told = tomllib.loads((folder / "auto" / "config.toml").read_text())["run"]
     with (folder / "auto" / "fsc.csv").open() as lines:
-        curve = [float(line["unmasked"]) for line in csv.DictReader(lines)][1:]
+        shells = list(csv.DictReader(lines))[FIRST_SHELL:]
     refine = vitreous(
         *("refine", star, "--map", str(simulation / "truth.mrc"), *common, "-o", "einstein"),
     )
@@ -77,7 +80,10 @@ def run(noise: str, symmetry: str, seed: int, options: argparse.Namespace) -> di
         "start": told["start"],
         "tries": told["tries"],
         "poses_written": "rlnAngleRot" in (folder / "auto" / "particles.star").read_text(),
-        "mean_fsc": round(sum(curve) / len(curve), 3),
+        "mean_fsc": {
+            name: round(sum(float(shell[name]) for shell in shells) / len(shells), 3)
+            for name in ("unmasked", "held_out")
+        },
         "seconds": round(took.seconds, 1),
         "map_refused": refused.returncode == REFUSED,
         "refusal": log.read_text().strip(),
@@ -111,6 +117,7 @@ def main() -> int:
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     held = {
         "noise is not solved": not any(row["solved"] or row["poses_written"] for row in rows),
+        "FSC about zero": all(abs(row["mean_fsc"]["held_out"]) < ABOUT_ZERO for row in rows),
         "the map is refused": all(row["map_refused"] for row in rows),
     }
     names = ("box", "particles", "threads")

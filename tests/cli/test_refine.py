@@ -144,6 +144,10 @@ def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -
     assert "mean nothing while it is not solved" in stdout
     assert "once more with other starts and more images" in stderr
     assert "rlnAngleRot" not in columns(out / "particles.star")
+    assert "shells that took no part in finding poses" in stdout
+    with (out / "fsc.csv").open() as lines:
+        held_out = [float(row["held_out"]) for row in csv.DictReader(lines)][3:]
+    assert abs(np.mean(held_out)) < 0.2
     code, _, stderr = vitreous(
         "refine", star, "--map", simulated / "truth.mrc", "--sym", "D2", "--threads", "1", "-q",
         "-o", tmp_path / "einstein",

@@ -18,6 +18,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics
 from vitreous.metrics.fsc import fsc
 from vitreous.metrics.halves import BETTER_THAN_CHANCE, HalvesResult, combine_halves
+from vitreous.solvers.held_out import held_out_map
 from vitreous.solvers.images import ChosenImages, ImagesInMemory, ImageSource, shell_power
 from vitreous.solvers.pose_config import PoseConfig, RandomStartConfig
 from vitreous.solvers.random_start import RandomStart
@@ -73,6 +74,8 @@ class FirstMaps:
         tries: how many it took.
         box_size: of the grid that holds all that is in them.
         misfits: of the starts of the last try, half 1 before half 2; lower explains more.
+        held_out: of halves that are not solved, FSC by shell of ``box_size`` between maps whose
+            shells took no part in finding poses (:mod:`vitreous.solvers.held_out`).
     """
 
     half1: Tensor
@@ -86,6 +89,7 @@ class FirstMaps:
     tries: int = 0
     box_size: int = 0
     misfits: tuple[float, ...] = ()
+    held_out: tuple[float, ...] = ()
 
     @property
     def beyond_doubt(self) -> bool:
@@ -104,8 +108,8 @@ class FirstMaps:
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> FirstMaps:
         """From what was :meth:`saved`."""
-        rest = {**meta, "misfits": tuple(meta["misfits"])}
-        return cls(tensors["first.1"], tensors["first.2"], **rest)
+        told = {name: tuple(meta.get(name, ())) for name in ("misfits", "held_out")}
+        return cls(tensors["first.1"], tensors["first.2"], **(dict(meta) | told))
 
 
 def from_file(
@@ -176,8 +180,9 @@ def ab_initio(
         record: told the numbers of every step.
     """
     first: FirstMaps | None = None
+    behind: list[RandomStart] = []
     for attempt in range(search.tries):
-        halves = []
+        halves: list[RandomStart] = []
         for half in (1, 2):
             rows = (data.half_set == half).nonzero().flatten()
             config = RandomStartConfig(
@@ -200,7 +205,7 @@ def ab_initio(
             halves.append(task)
         found = _joined(halves, data, working, attempt + 1, notify)
         if first is None or found.better_than(first):
-            first = found
+            first, behind = found, halves
         if first.beyond_doubt:
             break
         if attempt + 1 < search.tries:
@@ -210,6 +215,8 @@ def ab_initio(
                 "images"
             )
     assert first is not None
+    if not first.solved:
+        first = replace(first, held_out=_held_out(behind, first, notify))
     return replace(first, tries=attempt + 1)
 
 
@@ -296,3 +303,20 @@ def _by_chance(halves: list[RandomStart], working: Working, tries: int, notify: 
             notify(_SHARE, {"stage": "chance"})
         empty.append(one)
     return _combined(empty, working, tries).structure_angstrom
+
+
+def _held_out(halves: list[RandomStart], first: FirstMaps, notify: Notify) -> tuple[float, ...]:
+    """FSC of shells that no pose was found by: the images of each half under the other's map."""
+    maps = [
+        held_out_map(
+            fourier_resize(other, first.box_size, 3),
+            task.pixel_size_angstrom,
+            task.images,
+            task.optics,
+            torch.stack(task.best.noise_power).mean(0),
+            task.best.config,
+            progress=lambda share: notify(_SHARE, {"stage": "shells held out"}),
+        )
+        for task, other in zip(halves, (first.half2, first.half1), strict=True)
+    ]
+    return tuple(fsc(*maps).tolist())

@@ -70,6 +70,7 @@ def curves_by_name(halves: Halves) -> dict[str, Tensor]:
         "unmasked": curves.unmasked,
         "masked": curves.masked,
         "phase_randomised": curves.randomised,
+        **halves.more_curves,
     }
 
 

@@ -91,6 +91,7 @@ def write_results(
         curves=post.curves,
         masked=post.masked,
         unmasked=post.unmasked,
+        more_curves={"held_out": torch.tensor(first.held_out)} if first.held_out else {},
     )
     verdict = _verdict(
         halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
@@ -139,6 +140,8 @@ def write_results(
     write_report(folder.path("report.html"), replace(page, history=history))
     remark = "" if first.solved else "; they mean nothing while it is not solved"
     told = numbers | ({"starts": _spread(first)} if first.misfits else {})
+    if first.held_out:
+        told["held out"] = _of_held_out(first)
     lines = [f"{name:<12} {value}" for name, value in told.items()]
     text = "\n".join([summary(halves, folder, seconds, remark), *lines])
     return Refined(first.solved, verdict, text)
@@ -212,6 +215,12 @@ def _spread(first: FirstMaps) -> str:
     halves = torch.tensor(first.misfits).view(2, -1)
     above = [", ".join(f"{value:.1f}" for value in half - half.min()) for half in halves]
     return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
+
+
+def _of_held_out(first: FirstMaps) -> str:
+    """What shells that no pose was found by say."""
+    of_all = torch.tensor(first.held_out)[1:].mean()
+    return f"FSC {of_all:.2f} on average over shells that took no part in finding poses"
 
 
 def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> tuple[str, ...]:
