@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -102,6 +103,11 @@ def test_everything_given_is_shown():
     assert {plot["key"] for plot in plots_of(page)} == {"fsc", "wasserstein", "scale", "snr"}
     assert all(f'id="plot-{plot["key"]}"' in page for plot in plots_of(page))
     assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
+
+
+def test_no_resolution_is_none():
+    page = render_report(ReportData("t", "v", 1.0, resolutions=[Resolution("x", math.inf, 40.0)]))
+    assert '<td class="number">none</td><td class="number">40.0 Å</td>' in page
 
 
 def test_empty_report_has_no_plotly():

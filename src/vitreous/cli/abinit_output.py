@@ -15,13 +15,12 @@ from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
     FILES,
     Halves,
-    angstrom,
     report_data,
     write_files,
 )
 from vitreous.data.particles import Particles
 from vitreous.metrics.halves import HalvesResult, combine_halves
-from vitreous.report.html import write_report
+from vitreous.report.html import angstrom, write_report
 
 OUTPUTS = (*FILES, "history.jsonl")
 

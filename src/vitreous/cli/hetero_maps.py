@@ -12,10 +12,11 @@ from torch import Tensor
 from vitreous.cli.common import StopSignals
 from vitreous.cli.compare_halves import direct_halves
 from vitreous.cli.progress import RunProgress
-from vitreous.cli.reconstruction_output import Halves, angstrom
+from vitreous.cli.reconstruction_output import Halves
 from vitreous.cli.working_set import Working, WorkingSet
 from vitreous.core.errors import DivergedError, UsageError
 from vitreous.core.params import Optics, Pose
+from vitreous.report.html import angstrom
 from vitreous.solvers.clustering import (
     Clusters,
     PrincipalPath,

@@ -14,7 +14,7 @@ from vitreous.cli.common import generator
 from vitreous.cli.maps import read_map, read_pair, write_fsc_csv
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.progress import duration
-from vitreous.cli.reconstruction_output import Halves, angstrom, curves_by_name, report_data
+from vitreous.cli.reconstruction_output import Halves, curves_by_name, report_data
 from vitreous.core.errors import InputError
 from vitreous.core.symmetry import point_group
 from vitreous.io.atomic import atomic_write_text
@@ -22,7 +22,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
 from vitreous.metrics.sharpening import Guinier
 from vitreous.report.figures import central_slices, enlarge
-from vitreous.report.html import Picture, ReportData, picture, write_report
+from vitreous.report.html import Picture, ReportData, angstrom, picture, write_report
 from vitreous.report.plots import Plot, numbers
 
 FILES = (

@@ -16,14 +16,13 @@ from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruct_plan import Plan, Request, make_folder, make_plan
 from vitreous.cli.reconstruction_output import (
     Halves,
-    angstrom,
     report_data,
     summary,
     write_files,
 )
 from vitreous.metrics.fsc import FscResult, fsc, fsc_confirmed
 from vitreous.metrics.halves import resolutions
-from vitreous.report.html import write_report
+from vitreous.report.html import angstrom, write_report
 from vitreous.solvers.direct import accumulate
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.metrics.fsc import FscResult
-from vitreous.report.html import ReportData, Resolution
+from vitreous.report.html import ReportData, Resolution, angstrom
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html")
 
@@ -164,15 +163,6 @@ def report_data(
         },
         resolutions=resolutions,
     )
-
-
-def angstrom(value: float) -> str:
-    """A resolution for a person.
-
-    >>> angstrom(7.25), angstrom(float("inf"))
-    ('7.2 Å', 'none')
-    """
-    return f"{value:.1f} Å" if math.isfinite(value) else "none"
 
 
 def summary(halves: Halves, folder: OutputFolder, seconds: float, remark: str = "") -> str:

@@ -17,7 +17,6 @@ from vitreous.cli.micrographs_output import micrographs_csv, optics_numbers, ref
 from vitreous.cli.output import OutputFolder
 from vitreous.cli.reconstruction_output import (
     Halves,
-    angstrom,
     report_data,
     summary,
     write_files,
@@ -30,7 +29,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.metrics.halves import MOST_MASK_GAIN
 from vitreous.metrics.postprocess import Postprocessed, local_range, postprocess
-from vitreous.report.html import write_report
+from vitreous.report.html import angstrom, write_report
 from vitreous.solvers.candidates import AssignedPoses
 from vitreous.solvers.pose_assignment import PoseAssignment
 
@@ -141,7 +140,10 @@ def write_results(
     remark = "" if first.solved else "; they mean nothing while it is not solved"
     told = numbers | ({"starts": _spread(first)} if first.misfits else {})
     if first.held_out:
-        told["held out"] = _of_held_out(first)
+        told["held out"] = (
+            f"FSC {_mean_held_out(first):.2f} on average over shells that took no part in finding "
+            "poses"
+        )
     lines = [f"{name:<12} {value}" for name, value in told.items()]
     text = "\n".join([summary(halves, folder, seconds, remark), *lines])
     return Refined(first.solved, verdict, text)
@@ -217,16 +219,18 @@ def _spread(first: FirstMaps) -> str:
     return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
 
 
-def _of_held_out(first: FirstMaps) -> str:
-    """What shells that no pose was found by say."""
-    of_all = torch.tensor(first.held_out)[1:].mean()
-    return f"FSC {of_all:.2f} on average over shells that took no part in finding poses"
+def _mean_held_out(first: FirstMaps) -> float:
+    return float(torch.tensor(first.held_out)[1:].mean())
 
 
 def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> tuple[str, ...]:
     found = []
-    if not first.solved:
-        found.append(first.verdict + ".")
+    if first.held_out:
+        found.append(
+            "Believe the curve of shells held out, which no pose was found by: its mean is "
+            f"{_mean_held_out(first):.2f}. In the others the half maps also agree on what the "
+            "rounds began with."
+        )
     if first.tries > 1 and first.solved:
         found.append(
             f"The halves disagreed at first; they came together at try {first.tries}, from other "

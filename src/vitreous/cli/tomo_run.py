@@ -17,14 +17,13 @@ from vitreous.cli.history import HistoryFile
 from vitreous.cli.maps import shell_frequencies, write_fsc_csv
 from vitreous.cli.output import OutputFolder, plain
 from vitreous.cli.progress import RunProgress, duration
-from vitreous.cli.reconstruction_output import angstrom
 from vitreous.core.errors import InputError
 from vitreous.data.tilts import TiltSeries, read_tilt_series
 from vitreous.io.mrc import write_mrc
 from vitreous.metrics.fsc import fsc
 from vitreous.metrics.halves import resolutions
 from vitreous.physics.tilt_projector import expand_slices
-from vitreous.report.html import ReportData, Resolution, write_report
+from vitreous.report.html import ReportData, Resolution, angstrom, write_report
 from vitreous.solvers.back_projection import sirt, weighted_back_projection
 from vitreous.solvers.loop import Stats
 from vitreous.solvers.tomography import WINDOW, Scan, choose_strength, total_variation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,15 @@ from vitreous.report.plots import Plot, fsc_plot, history_plots
 MAX_PARTICLES = 8
 MONTAGE_SECTIONS = 24
 MONTAGE_COLUMNS = 8
+
+
+def angstrom(value: float) -> str:
+    """A resolution for a person.
+
+    >>> angstrom(7.25), angstrom(float("inf"))
+    ('7.2 Å', 'none')
+    """
+    return f"{value:.1f} Å" if math.isfinite(value) else "none"
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,7 @@ def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["angstrom"] = angstrom
     text: str = environment.get_template(template).render(
         data=data,
         version=__version__,
