@@ -26,7 +26,7 @@ from vitreous.solvers.recognition import MOST_IMAGES, recognition, with_random_p
 
 CERTAIN = 5.0  # standard errors by which images fit better than noise
 _BEYOND_DOUBT = 16  # shells to which halves have not been seen to agree on noise or a wrong map
-_OF_BOX = 0.35  # its edge in pixels: as good, where there are not many more shells
+_OF_BOX = 0.43  # its edge in pixels: as good, where there are not many more shells
 FEWEST_PARTICLES = 200
 _REMEDY = "Give the run more --images and --starts, another --seed,"
 _SHARE = 0.3  # of the run's time, when the first try succeeds
@@ -39,7 +39,7 @@ def shells_beyond_doubt(box_size: int) -> float:
     """How far halves must agree, in cycles per box, to be believed without further questions.
 
     >>> shells_beyond_doubt(64), round(shells_beyond_doubt(32), 1)
-    (16, 11.2)
+    (16, 13.8)
     """
     return min(_BEYOND_DOUBT, _OF_BOX * box_size)
 
