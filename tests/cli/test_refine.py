@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from particle_files import columns, volume
 from vitreous.cli import refine_run
+from vitreous.cli.first_maps import FirstMaps
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.io.mrc import open_stack, write_mrc
@@ -133,6 +135,18 @@ def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
     truth = volume(simulated / "truth.mrc")
     again = fsc(volume(tmp_path / "again" / "map.mrc"), truth)
     assert fsc_resolution(again, 0.5, 32, PIXEL) < 14.0
+
+
+def test_halves_must_agree_far_and_well() -> None:
+    empty = torch.zeros(64, 64, 64)
+    good = FirstMaps(empty, empty, 10.0, shells=17.0, shells_at_half=9.0, box_size=64)
+    weak = replace(good, shells=20.0, shells_at_half=7.0)
+    coarse = replace(good, shells=15.0)
+    assert good.beyond_doubt
+    assert not any(one.beyond_doubt for one in (weak, coarse, replace(good, solved=False)))
+    assert good.better_than(weak)
+    assert weak.better_than(coarse)
+    assert coarse.better_than(replace(weak, solved=False))
 
 
 def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -> None:

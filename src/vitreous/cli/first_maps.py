@@ -27,6 +27,7 @@ from vitreous.solvers.recognition import MOST_IMAGES, recognition, with_random_p
 CERTAIN = 5.0  # standard errors by which images fit better than noise
 _BEYOND_DOUBT = 16  # shells to which halves have not been seen to agree on noise or a wrong map
 _OF_BOX = 0.43  # its edge in pixels: as good, where there are not many more shells
+_AT_HALF = 0.5  # of those shells: halves that agree weakly everywhere share a map half right
 FEWEST_PARTICLES = 200
 _REMEDY = "Give the run more --images and --starts, another --seed,"
 _SHARE = 0.3  # of the run's time, when the first try succeeds
@@ -70,6 +71,7 @@ class FirstMaps:
         solved: whether they are worth to be refined.
         verdict: of independent halves; empty for a start from a file.
         shells: how far independent halves agree beyond their outline.
+        shells_at_half: how far their FSC stays above 0.5.
         certainty: that images show the map of the other half set, in standard errors.
         tries: how many it took.
         box_size: of the grid that holds all that is in them.
@@ -85,6 +87,7 @@ class FirstMaps:
     solved: bool = True
     verdict: str = ""
     shells: float = 0.0
+    shells_at_half: float = 0.0
     certainty: float = 0.0
     tries: int = 0
     box_size: int = 0
@@ -93,12 +96,14 @@ class FirstMaps:
 
     @property
     def beyond_doubt(self) -> bool:
-        """Whether the halves agree further than wrong maps have been seen to."""
-        return self.solved and self.shells >= shells_beyond_doubt(self.box_size)
+        """Whether the halves agree further, and better, than wrong maps have been seen to."""
+        needed = shells_beyond_doubt(self.box_size)
+        return self.solved and self.shells >= needed and self.shells_at_half >= _AT_HALF * needed
 
     def better_than(self, other: FirstMaps) -> bool:
-        """Solved before not solved, then by how far the halves agree."""
-        return (self.solved, self.shells) > (other.solved, other.shells)
+        """Solved before not solved, beyond doubt first, then by how far the halves agree."""
+        mine, theirs = ((o.solved, o.beyond_doubt, o.shells) for o in (self, other))
+        return mine > theirs
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and the rest, for a checkpoint."""
@@ -263,6 +268,7 @@ def _joined(
         solved=not verdict.startswith("NOT SOLVED"),
         verdict=verdict,
         shells=shells,
+        shells_at_half=edge / result.unmasked_05_angstrom,
         certainty=certainty,
         tries=tries,
         box_size=halves[0].box_size,
