@@ -11,7 +11,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from _against_truth import against_truth, read_map
-from _processes import measured, vitreous
 from _public_data import RIBOSOME, RIBOSOME_APIX
 from vitreous.core.fourier import fourier_resize
 from vitreous.io.mrc import read_mrc, write_mrc
@@ -55,14 +54,6 @@ def ribosomes(data: Path, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.mrc")
         write_mrc(paths[-1], one.astype(np.float32), RIBOSOME_APIX)
     return paths
-
-
-def simulate(folder: Path, log: Path, *arguments: str) -> None:
-    """`vitreous simulate`, once."""
-    if not (folder / "truth.star").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        command = vitreous("simulate", *arguments, "--overwrite", "--quiet", "-o", str(folder))
-        measured(command, folder.parent, log)
 
 
 def column(path: Path, name: str) -> Array:

@@ -98,6 +98,14 @@ def measured(
     )
 
 
+def simulate_once(folder: Path, log: Path, *arguments: str, threads: int | None = None) -> None:
+    """`vitreous simulate` to a folder, unless it was done before."""
+    if not (folder / "truth.star").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = vitreous("simulate", *arguments, "--overwrite", "--quiet", "-o", str(folder))
+        measured(command, folder.parent, log, threads=threads)
+
+
 class _Watch(threading.Thread):
     """Looks at a command and all that it started until `ended` is set; stops it at a time."""
 

@@ -54,7 +54,7 @@ from torch import Tensor
 
 from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
-from _processes import Measured, measured, vitreous
+from _processes import Measured, measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import read_mrc, write_mrc
@@ -137,22 +137,21 @@ class Outcome:
 
 def simulate(job: Job) -> None:
     """The particles, once for all cases and programs that use them."""
-    if (job.simulation / "truth.star").exists():
-        return
-    job.simulation.parent.mkdir(parents=True, exist_ok=True)
     options = job.options
     micrographs = min(200, max(2, options.particles // PARTICLES_PER_MICROGRAPH))
     more = ["--input-apix", str(job.data.input_apix)] if job.data.input_apix else []
     more += ["--noise", str(options.data / job.data.noise)] if job.data.noise else []
-    command = vitreous(
-        *("simulate", str(options.data / job.data.source), *more),
+    simulate_once(
+        job.simulation,
+        job.simulation.with_suffix(".log"),
+        *(str(options.data / job.data.source), *more),
         *("--box", str(job.box), "--apix", repr(job.pixel), "--n", str(options.particles)),
         *("--ctf", str(options.data / CTF), "--n-micrographs", str(micrographs)),
         *(f"--snr-db={options.snr_db}", "--shift", f"triangular:{job.data.shift}"),
-        *("--seed", str(job.seed), "--overwrite", "--quiet", "-o", str(job.simulation)),
+        "--seed",
+        str(job.seed),
+        threads=options.threads,
     )
-    log = job.simulation.with_suffix(".log")
-    measured(command, job.simulation.parent, log, threads=options.threads)
 
 
 def run_vitreous(job: Job) -> Outcome:
@@ -508,8 +507,7 @@ def parse() -> argparse.Namespace:
         help="of RELION's initial model; fewer only to try this script",
     )
     options = parser.parse_args()
-    for name in ("data", "folder"):
-        setattr(options, name, getattr(options, name).resolve())
+    options.folder, options.data = options.folder.resolve(), options.data.resolve()
     return options
 
 

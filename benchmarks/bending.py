@@ -22,8 +22,8 @@ import numpy as np
 from scipy import stats
 
 from _circumstances import where_and_when
-from _mixtures import column, simulate
-from _processes import measured, vitreous
+from _mixtures import column
+from _processes import measured, simulate_once, vitreous
 
 LEAST_RHO, BOX, APIX = 0.9, 32, 10.0
 DEGREES, STATES = 40.0, 10
@@ -33,7 +33,7 @@ def follow(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One data set, sorted."""
     name = f"phantom{options.phantom}-{seed}"
     source = options.folder / "data" / name
-    simulate(
+    simulate_once(
         source,
         source.with_suffix(".log"),
         *(f"phantom:{options.phantom}", "--hinge", str(DEGREES), "--states", str(STATES)),

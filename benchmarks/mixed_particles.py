@@ -55,10 +55,9 @@ from _mixtures import (
     map_against_truth,
     maps_against_truth,
     ribosomes,
-    simulate,
     without_piece,
 )
-from _processes import measured, vitreous
+from _processes import measured, simulate_once, vitreous
 from _public_data import CTF
 from vitreous.cli.hetero_output import LATENT
 from vitreous.cli.hetero_recipe import load_trained
@@ -107,7 +106,7 @@ def particles(options: argparse.Namespace, seed: int) -> Path:
     paths = phantoms(int(number), made) if kind == "phantom" else ribosomes(options.data, made)
     first, *others = paths
     shift = 2 * options.shift_percent / 100 * EDGE
-    simulate(
+    simulate_once(
         folder,
         folder.with_suffix(".log"),
         *(str(first), *(part for path in others for part in ("--also", str(path)))),

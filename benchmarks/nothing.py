@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from _circumstances import where_and_when
-from _processes import measured, vitreous
+from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF
 
 EDGE = 230.4  # of the box, Å
@@ -40,17 +40,17 @@ ABOUT_ZERO = 0.15
 
 def simulate(noise: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
     """The particles, once."""
-    if (folder / "truth.star").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     real = ["--noise", str(options.data / BACKGROUND)] if noise == "real" else []
-    command = vitreous(
-        *("simulate", str(options.data / BETAGAL), "--apix", repr(EDGE / options.box)),
+    simulate_once(
+        folder,
+        folder.with_suffix(".log"),
+        *(str(options.data / BETAGAL), "--apix", repr(EDGE / options.box)),
         *("--box", str(options.box), "--n", str(options.particles), "--snr", "1e-9", *real),
         *("--ctf", str(options.data / CTF), "--n-micrographs", "100"),
-        *("--seed", str(seed), "--overwrite", "--quiet", "-o", str(folder)),
+        "--seed",
+        str(seed),
+        threads=options.threads,
     )
-    measured(command, folder.parent, folder.with_suffix(".log"), threads=options.threads)
 
 
 def run(noise: str, symmetry: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -102,8 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    for name in ("data", "folder"):
-        setattr(options, name, getattr(options, name).resolve())
+    options.folder, options.data = options.folder.resolve(), options.data.resolve()
     return options
 
 

@@ -32,7 +32,7 @@ import torch
 
 from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
-from _processes import measured, vitreous
+from _processes import simulate_once
 from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.cli.common import stream_seed
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
@@ -54,21 +54,21 @@ SOURCES = {"ribosome": (RIBOSOME, "--input-apix", str(RIBOSOME_APIX))}
 def simulate(molecule: str, seed: int, options: argparse.Namespace) -> Path:
     """The particles, once."""
     folder: Path = options.folder / "data" / f"{molecule.replace(':', '')}-{options.box}px-{seed}"
-    if (folder / "truth.star").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     source = [molecule]
     if molecule in SOURCES:
         path, *more = SOURCES[molecule]
         source = [str(options.data / path), *more]
-    command = vitreous(
-        *("simulate", *source, "--box", str(options.box), "--apix", repr(EDGE / options.box)),
+    simulate_once(
+        folder,
+        folder.with_suffix(".log"),
+        *(*source, "--box", str(options.box), "--apix", repr(EDGE / options.box)),
         *("--n", str(2 * options.images), f"--snr-db={options.snr_db}"),
         *("--shift", f"triangular:{0.1 * EDGE:g}"),
         *("--ctf", str(options.data / CTF), "--n-micrographs", "100"),
-        *("--seed", str(seed), "--overwrite", "--quiet", "-o", str(folder)),
+        "--seed",
+        str(seed),
+        threads=options.threads,
     )
-    measured(command, folder.parent, folder.with_suffix(".log"), threads=options.threads)
     return folder
 
 
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--snr-db", type=float, default=-10.0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    options.data, options.folder = options.data.resolve(), options.folder.resolve()
+    options.folder, options.data = options.folder.resolve(), options.data.resolve()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     for molecule in options.molecule:

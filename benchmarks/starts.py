@@ -37,7 +37,7 @@ import torch
 
 from _against_truth import against_truth, read_map
 from _circumstances import commit, where_and_when
-from _processes import measured, vitreous
+from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.cli.first_maps import Search, ab_initio
 from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
@@ -49,7 +49,7 @@ EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms 
 FILES = {"5a1a": BETAGAL, "ribosome": RIBOSOME}
 SYMMETRY = {"5a1a": "D2"}
 METHODS = ("random", "cryogan", "cryogan-noise")
-SETTINGS = ("box", "particles", "shells", "effort", "threads", "time_box")
+SETTINGS = ("box", "particles", "shells", "tries", "effort", "threads", "time_box")
 WHICH = ("molecule", "snr_db", "noise", "shift_percent", "seed", "method")
 
 
@@ -94,9 +94,6 @@ def cells(options: argparse.Namespace) -> list[Cell]:
 
 
 def simulate(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> None:
-    if (folder / "truth.star").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     molecule = cell.molecule
     source = molecule if molecule.startswith("phantom") else str(options.data / FILES[molecule])
     extra = ["--input-apix", str(RIBOSOME_APIX)] if molecule == "ribosome" else []
@@ -104,13 +101,16 @@ def simulate(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -
         # Patches must cover the box; where they do not, their pixels are declared larger.
         apix = max(BACKGROUND_APIX, 1.02 * cell.edge / BACKGROUND_PX)
         extra += ["--noise", str(options.data / BACKGROUND), "--noise-apix", f"{apix:.4f}"]
-    command = vitreous(
-        *("simulate", source, "--box", str(options.box), "--apix", repr(cell.edge / options.box)),
+    simulate_once(
+        folder,
+        folder.with_suffix(".log"),
+        *(source, "--box", str(options.box), "--apix", repr(cell.edge / options.box)),
         *("--n", str(options.particles), f"--snr-db={cell.snr_db}", "--shift", cell.shift, *extra),
         *("--ctf", str(options.data / CTF), "--n-micrographs", "100"),
-        *("--seed", str(seed), "--overwrite", "--quiet", "-o", str(folder)),
+        "--seed",
+        str(seed),
+        threads=options.threads,
     )
-    measured(command, folder.parent, folder.with_suffix(".log"), threads=options.threads)
 
 
 def random_start(
@@ -130,7 +130,7 @@ def random_start(
         data.particles.optics,
         data,
         working,
-        Search(),
+        Search(tries=options.tries),
         SHIFT_SHARE * data.box_size * data.pixel_size_angstrom,
         notify=lambda share, stats: None,
         record=lambda row: None,
@@ -143,6 +143,7 @@ def random_start(
         "verdict": first.verdict,
         "certainty": round(first.certainty, 1),
         "tries": first.tries,
+        "halves_agree": {"0.143": round(first.shells, 1), "0.5": round(first.shells_at_half, 1)},
         **shells({name: one.cpu() for name, one in maps.items()}, simulation),
     }
 
@@ -211,9 +212,9 @@ def earlier(options: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     found = json.loads(path.read_text())
     for name in SETTINGS:
-        if found[name] != getattr(options, name):
+        if found.get(name) != getattr(options, name):
             raise SystemExit(
-                f"{path} was made with {name} {found[name]}; give the same, or a folder"
+                f"{path} was made with {name} {found.get(name)}; give the same, or a folder"
             )
     return list(found["rows"])
 
@@ -292,6 +293,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--box", type=int, default=32)
     parser.add_argument("--particles", type=int)
     parser.add_argument("--shells", type=int, default=6, help="that must be right")
+    parser.add_argument("--tries", type=int, default=Search().tries, help="of random starts")
     parser.add_argument("--effort", type=float, help="of vitreous abinit")
     parser.add_argument("--time-box", type=float, default=30.0, metavar="MINUTES", help="of abinit")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -318,8 +320,7 @@ def parse() -> argparse.Namespace:
     for name, value in (quick if options.quick else full).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    for name in ("data", "folder"):
-        setattr(options, name, getattr(options, name).resolve())
+    options.folder, options.data = options.folder.resolve(), options.data.resolve()
     return options
 
 
