@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import read_mrc
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution, solvent_mask
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution, solvent_mask
 
 
 def read_map(path: Path) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.cli.sources import load_volume
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
-from vitreous.physics.kaiser_bessel import KaiserBessel
-from vitreous.physics.window_projector import every
-from vitreous.solvers.conjugate_gradient import conjugate_gradient, dot
-from vitreous.solvers.least_squares import LeastSquares
-from vitreous.solvers.splits import Split
+from vitreous.data.simulation_inputs import load_volume
+from vitreous.optim.admm_constraints import Split
+from vitreous.optim.conjugate_gradient import conjugate_gradient, dot
+from vitreous.optim.least_squares import LeastSquares
+from vitreous.physics.kaiser_bessel.projector import every
+from vitreous.physics.kaiser_bessel.window import KaiserBessel
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FIELD_ANGSTROM = 230.4  # the molecule is 180 Å long

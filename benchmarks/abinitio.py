@@ -27,8 +27,8 @@ import torch
 
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME
 from vitreous.io.mrc import read_mrc
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.cryogan.solver import STREAMS, CryoGan, CryoGanConfig, Stage
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import Simulator, simulate
-from vitreous.solvers.cryogan import STREAMS, CryoGan, CryoGanConfig, Stage
 
 BOX, PIXEL, PARTICLES = 32, 7.2, 5000
 STAGES = ((16, 2000), (32, 3000))

@@ -54,14 +54,14 @@ from _model_based import (
 )
 from _public_data import BETAGAL
 from vitreous.core.rotation import random_rotations
-from vitreous.metrics.fsc import fsc, fsc_resolution
-from vitreous.physics.kaiser_bessel import KaiserBessel
-from vitreous.physics.normal_equations import NormalAccumulator
-from vitreous.physics.window_projector import WindowProjector
-from vitreous.solvers.admm import AdmmState, _Admm, admm
-from vitreous.solvers.admm_config import AdmmConfig
-from vitreous.solvers.least_squares import LeastSquares
-from vitreous.solvers.regularisation import strongest
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.optim.admm import AdmmState, _Admm, admm
+from vitreous.optim.admm_config import AdmmConfig
+from vitreous.optim.choose_strength import strongest
+from vitreous.optim.least_squares import LeastSquares
+from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator
+from vitreous.physics.kaiser_bessel.projector import WindowProjector
+from vitreous.physics.kaiser_bessel.window import KaiserBessel
 
 RECONSTRUCTED = KaiserBessel(2, 19.0, 4.0)
 TEMPLATES, BATCH = 80, 500

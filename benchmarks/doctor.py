@@ -25,15 +25,15 @@ import numpy as np
 import torch
 
 from _public_data import BACKGROUND, BETAGAL, RIBOSOME, RIBOSOME_APIX
-from vitreous.cli.check_run import claims_of
-from vitreous.cli.common import generator
-from vitreous.cli.particle_sources import ParticleFiles
-from vitreous.cli.simulation import Micrographs, draw_truth, write_dataset
-from vitreous.cli.sources import load_background, load_volume
 from vitreous.core.params import Optics
+from vitreous.core.random import generator
+from vitreous.data.simulation_inputs import Micrographs, load_background, load_volume
+from vitreous.doctor.examine import examine
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
-from vitreous.metrics.checks.doctor import examine
+from vitreous.jobs.check.run import claims_of
+from vitreous.jobs.inputs.particles import ParticleFiles
+from vitreous.jobs.simulate.run import draw_truth, write_dataset
 from vitreous.physics.poses import GaussianShift, UniformPoses
 
 BOX, PARTICLES, MICROGRAPHS, SNR_DB = 64, 2000, 100, -10.0

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from _circumstances import where_and_when
+from vitreous.methods.hetero import clustering
+from vitreous.methods.hetero.clustering import find_clusters
 from vitreous.metrics.clustering import normalised_mutual_information
-from vitreous.solvers import clustering
-from vitreous.solvers.clustering import find_clusters
 
 BLOBS = (4.0, 5.0, 6.0)
 SMALL = 30

@@ -36,7 +36,7 @@ from _against_truth import read_map
 from _circumstances import where_and_when
 from _processes import Measured, measured, vitreous
 from vitreous.core.grid import soft_mask
-from vitreous.metrics.fsc import fsc, fsc_resolution, solvent_mask
+from vitreous.maps.fsc import fsc, fsc_resolution, solvent_mask
 
 LEAST_GAIN = 0.15
 METHODS = {"tv": "TV, automatic strength", "direct": "direct", "relion": "relion_reconstruct"}

@@ -51,16 +51,16 @@ from _model_based import (
 )
 from _public_data import BETAGAL
 from vitreous.core.rotation import euler_to_matrix
-from vitreous.metrics.fsc import fsc, fsc_resolution
-from vitreous.physics.difference import Gradient
-from vitreous.physics.normal_equations import NormalAccumulator
-from vitreous.physics.window_projector import WindowProjector
-from vitreous.solvers.admm import AdmmState, _Admm, admm
-from vitreous.solvers.admm_config import AdmmConfig
-from vitreous.solvers.least_squares import LeastSquares
-from vitreous.solvers.linear_steps import LinearStep, MajorisedStep
-from vitreous.solvers.prox import lengths
-from vitreous.solvers.regularisation import strongest
+from vitreous.linop.gradient import Gradient
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.optim.admm import AdmmState, _Admm, admm
+from vitreous.optim.admm_config import AdmmConfig
+from vitreous.optim.admm_linear_step import LinearStep, MajorisedStep
+from vitreous.optim.choose_strength import strongest
+from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.prox import lengths
+from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator
+from vitreous.physics.kaiser_bessel.projector import WindowProjector
 
 PROJECTIONS, ERROR_DEG, CLOSE = 30, 7.0, 1e-3
 POWERS = (-1, -2, -3, -4, -5)

@@ -36,6 +36,7 @@ from _circumstances import where_and_when
 from _model_based import write_csv
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
+from vitreous.core.images import ImagesInMemory
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import (
     euler_to_matrix,
@@ -45,15 +46,19 @@ from vitreous.core.rotation import (
 )
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.mrc import read_mrc
-from vitreous.metrics.align import Alignment, align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.align import Alignment, align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.joint.joint_refinement import JointConfig, JointRefinement
+from vitreous.methods.reconstruct.model_based import (
+    ModelBasedConfig,
+    accumulate,
+    find_strength,
+    support,
+)
+from vitreous.optim.admm import admm
+from vitreous.optim.least_squares import LeastSquares
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
-from vitreous.solvers.admm import admm
-from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.joint_refinement import JointConfig, JointRefinement
-from vitreous.solvers.least_squares import LeastSquares
-from vitreous.solvers.model_based import ModelBasedConfig, accumulate, find_strength, support
 
 WITHIN = 1.10
 PRIOR = ModelBasedConfig(scales=(1,), nonnegative=False)  # maps of the ribosome have negatives

@@ -59,11 +59,11 @@ from _mixtures import (
 )
 from _processes import measured, simulate_once, vitreous
 from _public_data import CTF
-from vitreous.cli.hetero_output import LATENT
-from vitreous.cli.hetero_recipe import load_trained
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import read_star
+from vitreous.jobs.hetero.recipe import load_trained
+from vitreous.jobs.run.class_tables import LATENT
 from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
 LEAST_NMI, COARSEST = 0.90, 40.0

@@ -35,18 +35,19 @@ from torch import Tensor
 from _circumstances import commit
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
-from vitreous.physics._insertion_points import half_disc
-from vitreous.physics._threads import in_threads, own_threads
-from vitreous.physics.ctf import ctf_half
+from vitreous.core.threads import in_threads, own_threads
+from vitreous.linop.operator import LinearOperator
+from vitreous.physics.ctf import CTF, ctf_half
 from vitreous.physics.insertion import Accumulator, weighted_slices
-from vitreous.physics.kaiser_bessel import KaiserBessel, lattice_size
-from vitreous.physics.normal_equations import (
+from vitreous.physics.kaiser_bessel.normal_equations import (
     ConvolutionOperator,
     NormalAccumulator,
     NormalEquations,
 )
-from vitreous.physics.operator import CTF, LinearOperator, Shift
-from vitreous.physics.window_projector import WindowProjector, window_transfer
+from vitreous.physics.kaiser_bessel.projector import WindowProjector, window_transfer
+from vitreous.physics.kaiser_bessel.window import KaiserBessel, lattice_size
+from vitreous.physics.kernels.insertion_points import half_disc
+from vitreous.physics.shift import Shift
 
 PIXEL = 1.5
 WINDOW = KaiserBessel()

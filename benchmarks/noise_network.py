@@ -44,11 +44,11 @@ from _circumstances import where_and_when
 from vitreous.core.grid import soft_mask
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
+from vitreous.methods.adversarial.losses import gradient_penalty
 from vitreous.metrics.image import psnr
-from vitreous.models.encoder import SortingCritic
-from vitreous.models.noise_net import NoiseNetwork, add_noise, diversity_loss
+from vitreous.nn.encoder import SortingCritic
+from vitreous.nn.noise_network import NoiseNetwork, add_noise, diversity_loss
 from vitreous.physics.projector import project
-from vitreous.solvers.losses import gradient_penalty
 
 PENALTY, PENALTY_EVERY, LIMIT = 10.0, 4, 0.05
 AVERAGING = 0.98

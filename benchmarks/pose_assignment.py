@@ -27,19 +27,19 @@ from torch import Tensor
 from _circumstances import where_and_when
 from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
 from vitreous.core.grid import shell_index
+from vitreous.core.images import ImagesInMemory
 from vitreous.core.params import Optics
 from vitreous.core.rotation import geodesic_distance_deg, random_rotations
 from vitreous.core.symmetry import point_group
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.mrc import read_mrc
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.refinement import PoseAssignment
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
-from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.pose_assignment import PoseAssignment
-from vitreous.solvers.pose_config import PoseConfig
 
 # edge of the box and resolution of the start in Å; the symmetry that the molecule has
 CASES: dict[str, dict[str, Any]] = {

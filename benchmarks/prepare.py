@@ -23,12 +23,7 @@ import numpy as np
 import torch
 
 from vitreous.core.params import Optics
-from vitreous.data.backgrounds import (
-    Micrograph,
-    choose_windows,
-    free_corners,
-    window_variance,
-)
+from vitreous.data.backgrounds import Micrograph, choose_windows, free_corners, window_variance
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import open_stack, write_mrc
 from vitreous.io.mrc_header import Statistics, header_bytes

@@ -34,13 +34,14 @@ from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
 from _processes import simulate_once
 from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
-from vitreous.cli.common import stream_seed
-from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
-from vitreous.cli.working_set import Working, WorkingSet, open_working_set
-from vitreous.metrics.fsc import fsc
-from vitreous.solvers.images import ImagesInMemory
-from vitreous.solvers.pose_config import Batches, RandomStartConfig
-from vitreous.solvers.random_start import RandomStart
+from vitreous.core.images import ImagesInMemory
+from vitreous.core.random import stream_seed
+from vitreous.data.working_images import WorkingImages
+from vitreous.jobs.inputs.particles import ParticleFiles
+from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.maps.fsc import fsc
+from vitreous.methods.em.config import Batches, RandomStartConfig
+from vitreous.methods.em.random_start import RandomStart
 
 EDGE = 320.0  # of the box, Å
 WAYS: dict[str, dict[str, Any]] = {

@@ -33,11 +33,11 @@ from _processes import measured, vitreous
 from vitreous.core.rotation import random_rotations
 from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
-from vitreous.metrics.fsc import fsc
-from vitreous.physics._slice_cpu import scatter
+from vitreous.maps.fsc import fsc
+from vitreous.methods.reconstruct.gridding import accumulate, half_map
 from vitreous.physics.insertion import Accumulator, weighted_slices
+from vitreous.physics.kernels.slice_cpu import scatter
 from vitreous.physics.projector import padded_size
-from vitreous.solvers.direct import accumulate, half_map
 
 LEAST_RATIO = 5.0
 LEAST_FSC = 0.95

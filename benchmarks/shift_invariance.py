@@ -18,7 +18,7 @@ from torch import Tensor
 from _circumstances import where_and_when
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
-from vitreous.models.encoder import Trunk
+from vitreous.nn.encoder import Trunk
 from vitreous.physics.projector import project
 
 

@@ -39,10 +39,12 @@ from _against_truth import against_truth, read_map
 from _circumstances import commit, where_and_when
 from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
-from vitreous.cli.first_maps import Search, ab_initio
-from vitreous.cli.particle_sources import ParticleFiles, WorkingImages
-from vitreous.cli.working_set import SHIFT_SHARE, Working, open_working_set
-from vitreous.solvers.images import ImageCache
+from vitreous.core.images import ImageCache
+from vitreous.data.working_images import WorkingImages
+from vitreous.jobs.inputs.particles import ParticleFiles
+from vitreous.jobs.inputs.working_set import Working, open_working_set
+from vitreous.methods.em.config import SHIFT_SHARE
+from vitreous.methods.em.initial_model import Search, ab_initio
 
 BACKGROUND_PX, BACKGROUND_APIX = 192, 1.274
 EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms too

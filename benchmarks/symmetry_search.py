@@ -26,7 +26,7 @@ from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import geodesic_distance_deg, random_rotations
 from vitreous.core.symmetry import point_group
 from vitreous.data.phantoms import protein_phantom
-from vitreous.metrics.symmetry_search import find_symmetry
+from vitreous.maps.symmetry_search import find_symmetry
 
 BOX, PIXEL = 40, 5.0
 GROUPS = ("C1", "C2", "C5", "C8", "D2", "D3", "D7", "T", "O", "I")

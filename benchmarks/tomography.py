@@ -30,12 +30,17 @@ from torch import Tensor
 from _circumstances import where_and_when
 from vitreous.data.cells import cell_phantom
 from vitreous.data.tilts import linear_tilts, random_downsampling, tilt_downsampling
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.tomography.back_projection import sirt, weighted_back_projection
+from vitreous.methods.tomography.inpainting import inpaint
+from vitreous.methods.tomography.total_variation import (
+    SIMULATION_WINDOW,
+    WINDOW,
+    Scan,
+    total_variation,
+)
 from vitreous.metrics.image import psnr
-from vitreous.physics.tilt_projector import TiltProjector, expand_slices
-from vitreous.solvers.back_projection import sirt, weighted_back_projection
-from vitreous.solvers.tomography import SIMULATION_WINDOW, WINDOW, Scan, total_variation
-from vitreous.solvers.two_step import inpaint
+from vitreous.physics.tomography.projector import TiltProjector, expand_slices
 
 TUNED, REPORTED = 1, 2  # seeds of the cells
 STRENGTHS = [1.2, 1.7, 2.4, 3.4, 4.8]

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from _circumstances import commit
 from vitreous.data.cells import cell_phantom
-from vitreous.physics.tilt_projector import TiltProjector
-from vitreous.solvers.tomography import SIMULATION_WINDOW
+from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW
+from vitreous.physics.tomography.projector import TiltProjector
 
 LEVELS = 5
 KEPT = (0.10, 0.05)

@@ -34,22 +34,22 @@ from _against_truth import against_truth, read_map
 from _circumstances import where_and_when
 from _mixtures import EDGE, column
 from mixed_particles import particles
-from vitreous.cli.particle_sources import WorkingImages
 from vitreous.core.fourier import fourier_resize
+from vitreous.core.images import ImageCache
 from vitreous.data.particles import Particles
-from vitreous.models.encoder import DenseCritic, DenseEncoder, Encoder
-from vitreous.physics.poses import TriangularShift
-from vitreous.physics.projector import oversampled_spectrum
-from vitreous.physics.simulator import Conditions, Simulator
-from vitreous.solvers.centring import centred, centring_template, found_centres
-from vitreous.solvers.images import (
-    ImageCache,
+from vitreous.data.working_images import WorkingImages
+from vitreous.methods.adversarial.losses import gradient_penalty
+from vitreous.methods.adversarial.matched_filter import (
     at_box,
     background_share,
     matched_weight,
     seen_by_critic,
 )
-from vitreous.solvers.losses import gradient_penalty
+from vitreous.methods.em.centring import centred, centring_template, found_centres
+from vitreous.nn.encoder import DenseCritic, DenseEncoder, Encoder
+from vitreous.physics.poses import TriangularShift
+from vitreous.physics.projector import oversampled_spectrum
+from vitreous.physics.simulator import Conditions, Simulator
 
 CPU = torch.device("cpu")
 VIEWS = 8  # mirrors and quarter turns that a reader's answer is averaged over

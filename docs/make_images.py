@@ -17,13 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vitreous.io.mrc import open_stack, read_mrc
-from vitreous.report.figures import (
-    Array,
-    central_slices,
-    enlarge,
-    projections,
-    save_particle_grid,
-)
+from vitreous.report.figures import Array, central_slices, enlarge, projections, save_particle_grid
 
 COLUMNS = 6
 PIXELS = 160

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,21 @@ def one_thread() -> Iterator[None]:
 def generator() -> torch.Generator:
     """A CPU generator with a fixed seed."""
     return torch.Generator().manual_seed(20261121)
+
+
+@pytest.fixture
+def vitreous(monkeypatch, capsys):
+    """Run the program in this process: ``code, stdout, stderr = vitreous("info", path)``."""
+
+    def call(*arguments):
+        from vitreous.cli.main import run
+
+        monkeypatch.setattr(sys, "argv", ["vitreous", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            run()
+        out, err = capsys.readouterr()
+        code = leaving.value.code
+        return (0 if code is None else code), out, err
+
+    return call

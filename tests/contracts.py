@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vitreous.physics.operator import LinearOperator
+from vitreous.linop.operator import LinearOperator
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.physics.operator import LinearOperator
-from vitreous.solvers.least_squares import LeastSquares
+from vitreous.linop.operator import LinearOperator
+from vitreous.optim.least_squares import LeastSquares
 
 
 class Blur(LinearOperator):

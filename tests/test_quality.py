@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vitreous.io.mrc import read_mrc
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
 
 PIXEL = 7.2
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.cli import streaming
-from vitreous.cli.particle_sources import NoiseFiles
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics
+from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Preparation, Preparer
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import open_stack, read_header, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+from vitreous.jobs.run import streaming
 
 BOX, PIXEL, EDGE = 24, 2.0, 256
 COUNTS = (4, 7, 2)

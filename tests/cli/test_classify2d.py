@@ -16,8 +16,8 @@ from planar_case import BOX, PIXEL, Planar, planar
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+from vitreous.methods.class2d.class_averages import ClassAverages
 from vitreous.metrics.clustering import normalised_mutual_information
-from vitreous.solvers.class_averages import ClassAverages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 240

@@ -6,16 +6,12 @@ import warnings
 
 import pytest
 
-from vitreous.cli.common import (
-    STOP_SIGNALS,
-    StopSignals,
-    generator,
-    plain_warnings,
-    require_finite,
-    stream_seed,
-    use_device,
-)
+from vitreous.cli.options.common import require_finite
 from vitreous.core.errors import UsageError
+from vitreous.core.random import generator, stream_seed
+from vitreous.jobs.run.device import use_device
+from vitreous.jobs.run.messages import plain_warnings
+from vitreous.jobs.run.signals import STOP_SIGNALS, StopSignals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -61,7 +57,7 @@ def test_absent_cuda_is_refused(monkeypatch):
 
 
 def test_threads_are_set():
-    program = "import torch; from vitreous.cli.common import use_device as u; u('cpu', 3); "
+    program = "import torch; from vitreous.cli.options.common import use_device as u; u('cpu', 3); "
     done = subprocess.run(
         [sys.executable, "-c", program + "print(torch.get_num_threads())"],
         capture_output=True,

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitreous.cli.particle_sources import ParticleFiles
 from vitreous.data.particles import Particles
 from vitreous.io.cryosparc import CsTable, join_fields, write_cs
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import read_star
+from vitreous.jobs.inputs.particles import ParticleFiles
 
 
 @pytest.fixture

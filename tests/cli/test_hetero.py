@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from particle_files import columns, volume
-from vitreous.cli import sorters
-from vitreous.cli.hetero_output import read_latents
-from vitreous.cli.hetero_training import Journal
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.data.particles import Particles
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.io.star import read_star, write_star
+from vitreous.jobs.hetero import solvers as sorters
+from vitreous.jobs.hetero.output import read_latents
+from vitreous.jobs.run.training import Journal
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
 CLASSES = ("--min-cluster", "20", "--space", "pca")

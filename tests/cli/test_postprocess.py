@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.cli.maps import read_map
 from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import euler_to_matrix
+from vitreous.data.maps import read_map
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.mrc import write_mrc
-from vitreous.metrics.shells import weight_shells
+from vitreous.maps.shell_filter import weight_shells
 
 N, PIXEL = 40, 2.0
 pytestmark = pytest.mark.usefixtures("one_thread")

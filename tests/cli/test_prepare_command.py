@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.cli import prepare_run, streaming
 from vitreous.core.params import Optics, Pose
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Preparation, Preparer
@@ -19,6 +18,8 @@ from vitreous.data.tables import make_document
 from vitreous.io.mrc import open_stack, read_header, write_mrc
 from vitreous.io.mrc_header import Statistics, header_bytes
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+from vitreous.jobs.prepare import run as prepare_run
+from vitreous.jobs.run import streaming
 
 BOX, PIXEL, COUNT = 24, 2.0, 40
 

@@ -18,7 +18,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import open_stack, read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
-from vitreous.metrics.fsc import fsc
+from vitreous.maps.fsc import fsc
 
 PIXEL = 6.0
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html"}
@@ -252,18 +252,18 @@ def test_a_regularised_map_and_what_comes_with_it(
 def test_a_stopped_run_goes_on_without_reading_images_again(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitreous.cli import model_based_run
+    from vitreous.jobs.reconstruct import model_based
 
     command = ("reconstruct", few, *TV, "--allow-outside-root", "-o")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vitreous(*command, whole)[0] == 0
     for name in ("find_strength", "final_maps"):
         with monkeypatch.context() as patch:
-            patch.setattr(model_based_run, name, lambda *_, **__: signalled())
+            patch.setattr(model_based, name, lambda *_, **__: signalled())
             more = ("--continue",) if name == "final_maps" else ()
             assert vitreous(*command, cut, *more)[0] == 143
-    monkeypatch.setattr(model_based_run, "pass_over_images", None)
-    monkeypatch.setattr(model_based_run, "find_strength", None)
+    monkeypatch.setattr(model_based, "pass_over_images", None)
+    monkeypatch.setattr(model_based, "find_strength", None)
     code, _, error = vitreous(*command, cut, "--continue")
     assert code == 0, error
     assert "goes on after the strength of scale 2" in error
@@ -280,7 +280,7 @@ def signalled() -> None:
 def test_images_that_change_between_passes_are_noticed(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitreous.cli import image_pass
+    from vitreous.jobs.reconstruct import image_pass
 
     digests = iter(["one"])
     monkeypatch.setattr(

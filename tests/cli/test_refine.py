@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from particle_files import columns, volume
-from vitreous.cli import refine_run
-from vitreous.cli.first_maps import FirstMaps
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.io.mrc import open_stack, write_mrc
-from vitreous.metrics.align import align_maps
-from vitreous.metrics.fsc import fsc, fsc_resolution
+from vitreous.jobs.refine import run as refine_run
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.em.initial_model import FirstMaps
 
 PIXEL = 6.0
 FILES = {

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.cli import progress, simulation
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.particles import Particles
 from vitreous.io.mrc import open_stack, read_mrc, write_mrc
 from vitreous.io.star import read_star
+from vitreous.jobs.run import progress
+from vitreous.jobs.simulate import run as simulation
 from vitreous.physics.simulator import simulate
 
 CTF_TEXT = """# CTFFIND4 results

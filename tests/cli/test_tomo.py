@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.cli import tomo_run
 from vitreous.data.tilts import read_angles
 from vitreous.io.mrc import read_header, read_mrc, write_mrc
+from vitreous.jobs.tomography import run as tomo_run
 
 SIZE = ("--shape", "24x20x12", "--increment", "10", "--threads", "1", "-q")
 

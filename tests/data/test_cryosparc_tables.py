@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vitreous.core.errors import InputError
-from vitreous.data.cryosparc_tables import from_cryosparc, to_cryosparc
+from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.io.cryosparc import CsTable, join_fields, read_cs
 from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star

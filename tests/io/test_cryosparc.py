@@ -12,13 +12,7 @@ import numpy as np
 import pytest
 
 from vitreous.core.errors import InputError
-from vitreous.io.cryosparc import (
-    CsTable,
-    join_fields,
-    read_cs,
-    read_cs_with_passthrough,
-    write_cs,
-)
+from vitreous.io.cryosparc import CsTable, join_fields, read_cs, read_cs_with_passthrough, write_cs
 
 ROWS = np.array(
     [(11, b"a.mrc", (0.5, 1.0)), (7, b"b.mrc", (2.0, -3.0)), (9, b"", (0.0, 4.0))],

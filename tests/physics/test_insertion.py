@@ -14,10 +14,10 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
 from vitreous.core.symmetry import point_group
-from vitreous.physics import _insertion_torch
-from vitreous.physics._insertion_points import half_disc
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.insertion import Accumulator, Gridding, weighted_slices
+from vitreous.physics.kernels import insertion_torch
+from vitreous.physics.kernels.insertion_points import half_disc
 from vitreous.physics.shift import axis_phases
 
 PIXEL = 2.5
@@ -97,12 +97,12 @@ def test_torch_twin_agrees(n: int) -> None:
     values = weighted_slices(images, shift, optic, PIXEL, weight=weight)
     phases = axis_phases(n, shift + (n // 2) * PIXEL, PIXEL)
     spectra, transfer = torch.fft.rfft2(images), ctf_half(n, PIXEL, optic)
-    twin = _insertion_torch.weigh(spectra, transfer, phases, weight, n)
+    twin = insertion_torch.weigh(spectra, transfer, phases, weight, n)
     twin[:, 0] *= 0.5
     assert torch.allclose(twin, values, atol=2e-5 * float(values.abs().max()))
 
     sums = Accumulator(n, sets=2, symmetry="C3", threads=1)
-    sums._loop = _insertion_torch.insert
+    sums._loop = insertion_torch.insert
     sets = torch.tensor([0, 1, 1, 5, 0])
     sums.insert(values, rotations, sets)
     compiled = Accumulator(n, sets=2, symmetry="C3", threads=1)

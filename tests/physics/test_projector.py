@@ -17,8 +17,10 @@ from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix, random_rotations
 from vitreous.io.mrc import open_stack, read_mrc
 from vitreous.io.star import read_star
-from vitreous.physics import _slice_torch, projector
-from vitreous.physics.operator import CTF, FourierFilter, Shift
+from vitreous.linop.operator import FourierFilter
+from vitreous.physics import projector
+from vitreous.physics.ctf import CTF
+from vitreous.physics.kernels import slice_torch
 from vitreous.physics.projector import (
     Projector,
     central_slices,
@@ -27,7 +29,7 @@ from vitreous.physics.projector import (
     project,
     project_spectrum,
 )
-from vitreous.physics.shift import shift_phases
+from vitreous.physics.shift import Shift, shift_phases
 
 BLOBS = 6
 SIGMA_PX = 1.8
@@ -201,7 +203,7 @@ def test_torch_loops_equal_compiled_loops(
     matrices[1] = torch.tensor([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
     matrices[2] = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])
     compiled = all_outputs(volume, matrices)
-    monkeypatch.setattr(projector, "_loops", lambda device: _slice_torch)
+    monkeypatch.setattr(projector, "_loops", lambda device: slice_torch)
     for ours, theirs in zip(compiled, all_outputs(volume, matrices), strict=True):
         assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
 
@@ -295,7 +297,7 @@ def test_matrices_that_leave_the_sphere_read_nothing(monkeypatch: pytest.MonkeyP
     """A matrix that is no rotation must not read or write outside the grid; NaN stays NaN."""
     volume = noise(16, 16, 16)
     matrices = torch.stack([2.5 * rotations(1)[0], torch.full((3, 3), math.nan).double()])
-    for loops in (projector._loops(volume.device), _slice_torch):
+    for loops in (projector._loops(volume.device), slice_torch):
         monkeypatch.setattr(projector, "_loops", lambda device, loops=loops: loops)
         slices = central_slices(oversampled_spectrum(volume), matrices, 16)
         assert slices[0].isfinite().all()

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
-from vitreous.physics.ctf import ctf_half
+from vitreous.physics.ctf import CTF, ctf_half
 from vitreous.physics.noise import BackgroundPatches
-from vitreous.physics.operator import CTF, Shift
 from vitreous.physics.poses import TriangularShift, UniformPoses
 from vitreous.physics.projector import Projector, oversampled_spectrum, project
+from vitreous.physics.shift import Shift
 from vitreous.physics.simulator import Conditions, Simulator, simulate
 
 PIXEL = 3.0

@@ -7,13 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from vitreous.report.html import (
-    ReportData,
-    Resolution,
-    _script_json,
-    render_report,
-    write_report,
-)
+from vitreous.report.html import ReportData, Resolution, _script_json, render_report, write_report
 from vitreous.report.plots import MAX_POINTS, fsc_plot, history_plots
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"

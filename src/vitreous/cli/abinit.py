@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitreous.cli.common import (
+from vitreous.cli.options.common import (
     Device,
     Output,
     Overwrite,
@@ -17,7 +17,7 @@ from vitreous.cli.common import (
     refuse_options,
     require_finite,
 )
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.particles import (
     Q0,
     AllowOutsideRoot,
     Apix,
@@ -30,7 +30,7 @@ from vitreous.cli.particle_options import (
     Permissive,
     SkipBad,
 )
-from vitreous.cli.refine_options import Sym
+from vitreous.cli.options.refine import Sym
 from vitreous.core.errors import UsageError
 
 _OPTICS, _NOISE, _SOLVER = "Optics", "Noise and imaging", "Solver"
@@ -241,11 +241,12 @@ def command(
     if envelope_nyquist is not None and b_factor is not None:
         raise UsageError("--envelope-nyquist and --b-factor exclude each other; give one")
 
-    from vitreous.cli import refine_run
-    from vitreous.cli.abinit_run import Request, reconstruct
-    from vitreous.cli.particle_sources import NoiseFiles, ParticleFiles
-    from vitreous.cli.refine_run import refine
-    from vitreous.cli.working_set import Working
+    from vitreous.data.noise_files import NoiseFiles
+    from vitreous.jobs.cryogan.run import Request, reconstruct
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.refine import run as refine_run
+    from vitreous.jobs.refine.run import refine
 
     files = ParticleFiles.of(context.params)
     if method == "em":

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import Device, Threads, require_finite, use_device
+from vitreous.cli.options.common import Device, Threads, require_finite
 from vitreous.core.errors import UsageError
+from vitreous.jobs.run.device import use_device
 
 
 def command(
@@ -51,11 +52,11 @@ def command(
     if output.resolve() in (moving.resolve(), reference.resolve()):
         raise UsageError(f"-o {output}: is one of the inputs; choose another name")
 
-    from vitreous.cli.maps import read_pair
     from vitreous.core.rotation import matrix_to_euler
+    from vitreous.data.maps import read_pair
     from vitreous.io.mrc import write_mrc
-    from vitreous.metrics.align import align_maps
-    from vitreous.metrics.fsc import fsc, fsc_resolution
+    from vitreous.maps.align import align_maps
+    from vitreous.maps.fsc import fsc, fsc_resolution
 
     a, b, pixel = read_pair(moving, reference, apix)
     found = align_maps(

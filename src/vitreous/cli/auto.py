@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.common import (
+    Device,
+    Output,
+    Overwrite,
+    Quiet,
+    Seed,
+    Threads,
+    require_finite,
+)
+from vitreous.cli.options.particles import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
@@ -19,7 +27,7 @@ from vitreous.cli.particle_options import (
     SkipBad,
     WorkingBox,
 )
-from vitreous.cli.refine_options import (
+from vitreous.cli.options.refine import (
     Assignment,
     Continue,
     KeepAll,
@@ -107,10 +115,10 @@ def command(
     """
     require_finite(context.params)
 
-    from vitreous.cli.first_maps import Search
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.refine_run import Request, refine
-    from vitreous.cli.working_set import Working
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.refine.run import Request, refine
+    from vitreous.methods.em.initial_model import Search
 
     request = Request(
         files=ParticleFiles.of(context.params),

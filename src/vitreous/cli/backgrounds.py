@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli import recipe
-from vitreous.cli.common import Output, Overwrite, Quiet, Seed, require_finite
-from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough, Permissive
+from vitreous.cli.options import prepare
+from vitreous.cli.options.common import Output, Overwrite, Quiet, Seed, require_finite
+from vitreous.cli.options.particles import AllowOutsideRoot, DataRoot, Passthrough, Permissive
 
 _MICROGRAPHS = "Micrographs"
 
@@ -76,23 +76,23 @@ def command(
             rich_help_panel=_MICROGRAPHS,
         ),
     ] = False,
-    box: recipe.Box = None,
-    apix: recipe.Apix = None,
-    window: recipe.Window = None,
-    normalise: recipe.Normalise = "ring",
-    mask_diameter: recipe.MaskDiameter = None,
-    ramp: recipe.Ramp = False,
-    invert: recipe.Invert = False,
-    float16: recipe.Float16 = False,
-    input_apix: recipe.InputApix = None,
+    box: prepare.Box = None,
+    apix: prepare.Apix = None,
+    window: prepare.Window = None,
+    normalise: prepare.Normalise = "ring",
+    mask_diameter: prepare.MaskDiameter = None,
+    ramp: prepare.Ramp = False,
+    invert: prepare.Invert = False,
+    float16: prepare.Float16 = False,
+    input_apix: prepare.InputApix = None,
     passthrough: Passthrough = None,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
     permissive: Permissive = False,
     seed: Seed = 0,
-    continue_: recipe.Continue = False,
+    continue_: prepare.Continue = False,
     overwrite: Overwrite = False,
-    threads: recipe.PieceThreads = 0,
+    threads: prepare.PieceThreads = 0,
     quiet: Quiet = False,
 ) -> None:
     """Cut background windows from micrographs: real noise for `vitreous abinit --noise`.
@@ -106,9 +106,9 @@ def command(
     """
     require_finite(context.params)
 
-    from vitreous.cli.backgrounds_run import Request, backgrounds
-    from vitreous.cli.particle_sources import ParticleFiles
     from vitreous.data.prepare import Preparation
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.prepare.backgrounds import Request, backgrounds
 
     wanted = Preparation(
         box_size=box,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import Overwrite, Quiet, Seed, Threads, require_finite
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.common import Overwrite, Quiet, Seed, Threads, require_finite
+from vitreous.cli.options.particles import (
     Q0,
     AllowOutsideRoot,
     Apix,
@@ -92,8 +92,8 @@ def command(
     if fix and sample is not None:
         raise UsageError("--fix and --sample exclude each other: a table is mended as a whole")
 
-    from vitreous.cli import check_run
-    from vitreous.cli.particle_sources import ParticleFiles
+    from vitreous.jobs.check import run as check_run
+    from vitreous.jobs.inputs.particles import ParticleFiles
 
     files = ParticleFiles.of(context.params)
     faults = check_run.check(

@@ -6,9 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
 from vitreous.cli.hetero import request, tell
-from vitreous.cli.hetero_options import (
+from vitreous.cli.options.common import (
+    Device,
+    Output,
+    Overwrite,
+    Quiet,
+    Seed,
+    Threads,
+    require_finite,
+)
+from vitreous.cli.options.hetero import (
     Config,
     Effort,
     Latent,
@@ -18,7 +26,7 @@ from vitreous.cli.hetero_options import (
     Shift,
     Space,
 )
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.particles import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
@@ -29,7 +37,7 @@ from vitreous.cli.particle_options import (
     SkipBad,
     WorkingBox,
 )
-from vitreous.cli.refine_options import Continue, MaskDiameter, ShiftRange
+from vitreous.cli.options.refine import Continue, MaskDiameter, ShiftRange
 from vitreous.core.errors import UsageError
 
 IN_EACH_CLUSTER = 16
@@ -96,8 +104,8 @@ def command(
     if align:
         tell(_averages(given))
         return
-    from vitreous.cli.hetero_maps import Clustering
-    from vitreous.cli.hetero_run import run
+    from vitreous.jobs.hetero.run import run
+    from vitreous.methods.hetero.class_maps import Clustering
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all=True)
     given |= {"align": False, "method": "classes"}
@@ -106,9 +114,9 @@ def command(
 
 
 def _averages(given: dict[str, Any]) -> Any:
-    from vitreous.cli.classify2d_align import Request, run
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.working_set import Working
+    from vitreous.jobs.class2d.run import Request, run
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.inputs.working_set import Working
 
     for name, usual in _GAN_ONLY.items():
         if given[name] != usual:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import require_finite, say
-from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough
-from vitreous.cli.tables import OverwriteFile, check_output, write_table
+from vitreous.cli.options.common import require_finite
+from vitreous.cli.options.particles import AllowOutsideRoot, DataRoot, Passthrough
+from vitreous.cli.options.tables import OverwriteFile, check_output, write_table
+from vitreous.jobs.run.messages import say
 
 
 def command(

@@ -7,7 +7,8 @@ import time
 
 import typer
 
-from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, say
+from vitreous.cli.options.common import Device, Output, Overwrite, Quiet, Seed, Threads
+from vitreous.jobs.run.messages import say
 
 SYMMETRY = "D2"
 SAMPLE = ("--box", "64", "--apix", "3.6", "--n", "5000", "--snr-db=-10")
@@ -43,7 +44,7 @@ def command(
     typer.echo("\nagainst the true map:")
     _run([*compare, "-o", str(output / "aligned.mrc")], machine)
 
-    from vitreous.cli.progress import duration
+    from vitreous.jobs.run.progress import duration
 
     typer.echo(f"\nall of it    {duration(time.monotonic() - started)}")
     typer.echo(f"open         {found / 'report.html'}")

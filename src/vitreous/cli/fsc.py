@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import generator, require_finite
+from vitreous.cli.options.common import require_finite
 from vitreous.core.errors import InputError, UsageError
+from vitreous.core.random import generator
 
 
 def command(
@@ -52,8 +53,8 @@ def command(
         raise UsageError("--mask and --auto-mask exclude each other; give one")
     import torch
 
-    from vitreous.cli.maps import fsc_csv, read_map, read_pair, write_fsc_csv
-    from vitreous.metrics import fsc as metric
+    from vitreous.data.maps import fsc_csv, read_map, read_pair, write_fsc_csv
+    from vitreous.maps import fsc as metric
 
     a, b, pixel = read_pair(first, second, apix)
     n = len(a)

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitreous.cli.common import Device, Output, Overwrite, Quiet, Seed, Threads, require_finite
-from vitreous.cli.hetero_options import (
+from vitreous.cli.options.common import (
+    Device,
+    Output,
+    Overwrite,
+    Quiet,
+    Seed,
+    Threads,
+    require_finite,
+)
+from vitreous.cli.options.hetero import (
     Align,
     AssignAll,
     Config,
@@ -27,7 +35,7 @@ from vitreous.cli.hetero_options import (
     Space,
     TrainedFolder,
 )
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.particles import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
@@ -38,11 +46,11 @@ from vitreous.cli.particle_options import (
     SkipBad,
     WorkingBox,
 )
-from vitreous.cli.refine_options import Continue, MaskDiameter, Sym
+from vitreous.cli.options.refine import Continue, MaskDiameter, Sym
 from vitreous.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitreous.cli.hetero_results import Done
+    from vitreous.jobs.run.summary import Done
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,8 +117,8 @@ def run(
     Example: `vitreous hetero run particles.star -o OUT`
     """
     require_finite(context.params)
-    from vitreous.cli.hetero_maps import Clustering
-    from vitreous.cli.hetero_run import run as sort
+    from vitreous.jobs.hetero.run import run as sort
+    from vitreous.methods.hetero.class_maps import Clustering
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
     more = {"clustering": clustering, "points": points, "passes": passes, "rounds": rounds}
@@ -155,7 +163,7 @@ def train(
     Example: `vitreous hetero train particles.star -o MODEL`
     """
     require_finite(context.params)
-    from vitreous.cli.hetero_run import run as sort
+    from vitreous.jobs.hetero.run import run as sort
 
     tell(sort(request(context.params, passes=passes, rounds=rounds)))
 
@@ -177,8 +185,8 @@ def embed(
 
     Example: `vitreous hetero embed MODEL -o EMBEDDED`
     """
-    from vitreous.cli.hetero_steps import EmbedRequest
-    from vitreous.cli.hetero_steps import embed as work
+    from vitreous.jobs.hetero.steps import EmbedRequest
+    from vitreous.jobs.hetero.steps import embed as work
 
     tell(work(EmbedRequest(model, output, particles, overwrite, device, threads, quiet)))
 
@@ -229,11 +237,11 @@ def cluster(
 
     Example: `vitreous hetero cluster EMBEDDED/particles.star --model MODEL -o CLUSTERS`
     """
-    from vitreous.cli.hetero_maps import Clustering
-    from vitreous.cli.hetero_steps import ClusterRequest
-    from vitreous.cli.hetero_steps import cluster as work
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.working_set import Working
+    from vitreous.jobs.hetero.steps import ClusterRequest
+    from vitreous.jobs.hetero.steps import cluster as work
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.methods.hetero.class_maps import Clustering
 
     files = ParticleFiles.of({**context.params, "particles": table})
     working = Working.of(context.params)
@@ -285,8 +293,8 @@ def traverse(
 
     Example: `vitreous hetero traverse CLUSTERS/particles.star --model MODEL -o PATHS`
     """
-    from vitreous.cli.hetero_steps import TraverseRequest
-    from vitreous.cli.hetero_steps import traverse as work
+    from vitreous.jobs.hetero.steps import TraverseRequest
+    from vitreous.jobs.hetero.steps import traverse as work
 
     wanted = TraverseRequest(
         table,
@@ -305,9 +313,9 @@ def traverse(
 
 def request(given: dict[str, Any], **more: Any) -> Any:
     """The request of ``train``, ``run`` and ``classify2d``, whose options they share."""
-    from vitreous.cli.hetero_run import Request
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.working_set import Working
+    from vitreous.jobs.hetero.run import Request
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.inputs.working_set import Working
 
     if given.get("align") and given["shift"] != "none":
         raise UsageError("--shift: poses found tell shifts; it goes with --no-align")

@@ -125,7 +125,7 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _cs(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.data.cryosparc_tables import from_cryosparc
+    from vitreous.data.cryosparc.tables import from_cryosparc
     from vitreous.io.cryosparc import read_cs
 
     table = read_cs(file)

@@ -31,8 +31,8 @@ from vitreous.cli import (
     symmetry,
     tomo,
 )
-from vitreous.cli.common import one_line, plain_warnings, resource_shortage
 from vitreous.core.errors import ResourceError, VitreousError
+from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
 

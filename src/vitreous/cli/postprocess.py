@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import (
+from vitreous.cli.options.common import (
     Output,
     Overwrite,
     Seed,
     Threads,
     number_or_auto,
     require_finite,
-    use_device,
 )
+from vitreous.jobs.run.device import use_device
 
 
 def command(
@@ -74,7 +74,7 @@ def command(
     wanted = number_or_auto("--b-factor", b_factor, signed=True)
     use_device("cpu", threads)
 
-    from vitreous.cli import postprocess_run
+    from vitreous.jobs.postprocess import run as postprocess_run
 
     request = postprocess_run.Request(
         first=first,

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli import recipe
-from vitreous.cli.common import Output, Overwrite, Quiet, require_finite
-from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough, Permissive
+from vitreous.cli.options import prepare
+from vitreous.cli.options.common import Output, Overwrite, Quiet, require_finite
+from vitreous.cli.options.particles import AllowOutsideRoot, DataRoot, Passthrough, Permissive
 
 
 def command(
@@ -19,13 +19,13 @@ def command(
         typer.Argument(metavar="PARTICLES.star", help="RELION table of the particles, 3.0 to 5."),
     ],
     output: Output,
-    box: recipe.Box = None,
-    apix: recipe.Apix = None,
-    window: recipe.Window = None,
-    normalise: recipe.Normalise = "ring",
-    mask_diameter: recipe.MaskDiameter = None,
-    ramp: recipe.Ramp = False,
-    invert: recipe.Invert = False,
+    box: prepare.Box = None,
+    apix: prepare.Apix = None,
+    window: prepare.Window = None,
+    normalise: prepare.Normalise = "ring",
+    mask_diameter: prepare.MaskDiameter = None,
+    ramp: prepare.Ramp = False,
+    invert: prepare.Invert = False,
     phase_flip: Annotated[
         bool,
         typer.Option(
@@ -36,7 +36,7 @@ def command(
             rich_help_panel="Grey values",
         ),
     ] = False,
-    float16: recipe.Float16 = False,
+    float16: prepare.Float16 = False,
     first: Annotated[
         int | None,
         typer.Option(min=1, help="Only the first so many rows.", rich_help_panel="Input"),
@@ -50,14 +50,14 @@ def command(
             rich_help_panel="Input",
         ),
     ] = False,
-    input_apix: recipe.InputApix = None,
+    input_apix: prepare.InputApix = None,
     passthrough: Passthrough = None,
     data_root: DataRoot = None,
     allow_outside_root: AllowOutsideRoot = False,
     permissive: Permissive = False,
-    continue_: recipe.Continue = False,
+    continue_: prepare.Continue = False,
     overwrite: Overwrite = False,
-    threads: recipe.PieceThreads = 0,
+    threads: prepare.PieceThreads = 0,
     quiet: Quiet = False,
 ) -> None:
     """Resample, normalise and invert particle images, into a new stack with its table.
@@ -73,9 +73,9 @@ def command(
     """
     require_finite(context.params)
 
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.prepare_run import Request, prepare
     from vitreous.data.prepare import Preparation
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.prepare.run import Request, prepare
 
     wanted = Preparation(
         box_size=box,

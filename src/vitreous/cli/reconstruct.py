@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import (
+from vitreous.cli.options.common import (
     Device,
     Output,
     Overwrite,
@@ -21,7 +21,7 @@ from vitreous.cli.common import (
     refuse_options,
     require_finite,
 )
-from vitreous.cli.particle_options import (
+from vitreous.cli.options.particles import (
     AllowOutsideRoot,
     Apix,
     DataRoot,
@@ -175,10 +175,10 @@ def command(
     # torch's threads, while they have nothing to do, must not take the cores from the others
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from vitreous.cli.particle_sources import ParticleFiles
-    from vitreous.cli.reconstruct_plan import Request
-    from vitreous.cli.reconstruct_run import reconstruct
-    from vitreous.solvers.model_based import ModelBasedConfig
+    from vitreous.jobs.inputs.particles import ParticleFiles
+    from vitreous.jobs.reconstruct.plan import Request
+    from vitreous.jobs.reconstruct.run import reconstruct
+    from vitreous.methods.reconstruct.model_based import ModelBasedConfig
 
     files = ParticleFiles.of(context.params)
     prior = None

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import say, stream_seed
-from vitreous.cli.particle_options import AllowOutsideRoot, DataRoot, Passthrough
-from vitreous.cli.tables import OverwriteFile, check_output, write_table
+from vitreous.cli.options.particles import AllowOutsideRoot, DataRoot, Passthrough
+from vitreous.cli.options.tables import OverwriteFile, check_output, write_table
 from vitreous.core.errors import InputError, UsageError
+from vitreous.core.random import stream_seed
+from vitreous.jobs.run.messages import say
 
 _THEN = "Of these"
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitreous.cli.common import (
+from vitreous.cli.options.common import (
     Device,
     Output,
     Overwrite,
     Quiet,
     Seed,
-    StopSignals,
     Threads,
     require_finite,
-    say,
-    use_device,
 )
 from vitreous.core.errors import UsageError
+from vitreous.jobs.run.device import use_device
+from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,15 +234,19 @@ def command(
 
     import torch
 
-    from vitreous.cli import simulation, sources
-    from vitreous.cli.output import OutputFolder
-    from vitreous.cli.progress import RunProgress
+    from vitreous.data import simulation_inputs
+    from vitreous.jobs.run.folder import OutputFolder
+    from vitreous.jobs.run.progress import RunProgress
+    from vitreous.jobs.simulate import run as simulation
     from vitreous.physics.ctf import b_factor_from_nyquist_value
 
     if envelope_nyquist is not None:
         b_factor = b_factor_from_nyquist_value(envelope_nyquist, apix)
-    pose_sampler, shift_sampler = sources.parse_poses(poses), sources.parse_shift(shift, apix)
-    defocus_range = sources.parse_range(defocus, "--defocus")
+    pose_sampler, shift_sampler = (
+        simulation_inputs.parse_poses(poses),
+        simulation_inputs.parse_shift(shift, apix),
+    )
+    defocus_range = simulation_inputs.parse_range(defocus, "--defocus")
     grid: dict[str, Any] = {
         "box_size": box,
         "pixel_size_angstrom": apix,
@@ -252,13 +256,13 @@ def command(
         volumes = _bending(source, hinge, states, sym, also, grid)
     else:
         loaded = [
-            sources.load_volume(text, input_apix=input_apix, sym=sym, **grid)
+            simulation_inputs.load_volume(text, input_apix=input_apix, sym=sym, **grid)
             for text in (source, *(also or ()))
         ]
         volumes = torch.stack(loaded)
     if len(volumes) > simulation.MOST_STATES:
         raise UsageError(f"--also: at most {simulation.MOST_STATES} molecules can be mixed")
-    micrographs = sources.load_micrographs(
+    micrographs = simulation_inputs.load_micrographs(
         ctf,
         seed=seed,
         count=n_micrographs,
@@ -270,7 +274,7 @@ def command(
     )
     background = None
     if noise is not None:
-        background = sources.load_background(
+        background = simulation_inputs.load_background(
             noise,
             box_size=box,
             pixel_size_angstrom=apix,
@@ -333,7 +337,7 @@ def _bending(
     grid: dict[str, Any],
 ) -> Tensor:
     """The states of a phantom that bends."""
-    from vitreous.cli import sources
+    from vitreous.data import simulation_inputs
 
     kind, _, rest = source.partition(":")
     if kind != "phantom" or also or sym.upper() != "C1":
@@ -341,4 +345,6 @@ def _bending(
             "--hinge bends a phantom without symmetry, alone: give phantom:SEED, and neither "
             "--also nor --sym"
         )
-    return sources.load_states(sources.whole_number(rest, source), degrees, states, **grid)
+    return simulation_inputs.load_states(
+        simulation_inputs.whole_number(rest, source), degrees, states, **grid
+    )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitreous.cli.common import Overwrite, Seed, Threads, require_finite, use_device
+from vitreous.cli.options.common import Overwrite, Seed, Threads, require_finite
+from vitreous.jobs.run.device import use_device
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitreous.cli.output import OutputFolder
-    from vitreous.metrics.symmetry_search import SymmetrySearch
+    from vitreous.jobs.run.folder import OutputFolder
+    from vitreous.maps.symmetry_search import SymmetrySearch
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "symmetry.csv")
 _HEADS = (
@@ -73,11 +74,11 @@ def command(
     """
     require_finite(context.params)
     use_device("cpu", threads)
-    from vitreous.cli.common import generator
     from vitreous.cli.fsc import table
-    from vitreous.cli.maps import read_pair
-    from vitreous.cli.output import OutputFolder
-    from vitreous.metrics.symmetry_search import find_symmetry
+    from vitreous.core.random import generator
+    from vitreous.data.maps import read_pair
+    from vitreous.jobs.run.folder import OutputFolder
+    from vitreous.maps.symmetry_search import find_symmetry
 
     half1, half2, pixel = read_pair(first, second, apix)
 
@@ -127,7 +128,7 @@ def _write(
 ) -> None:
     from vitreous.io.atomic import atomic_write_text
     from vitreous.io.mrc import write_mrc
-    from vitreous.metrics.symmetry_search import to_standard
+    from vitreous.maps.symmetry_search import to_standard
 
     atomic_write_text(folder.path("symmetry.csv"), candidates_csv(found))
     if found.best is not None:

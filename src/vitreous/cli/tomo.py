@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vitreous.cli.common import (
+from vitreous.cli.options.common import (
     Device,
     Output,
     Overwrite,
@@ -18,7 +18,7 @@ from vitreous.cli.common import (
     number_or_auto,
     require_finite,
 )
-from vitreous.cli.particle_options import Apix
+from vitreous.cli.options.particles import Apix
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -114,7 +114,7 @@ def simulate(
     Example: `vitreous tomo simulate phantom:1 --dose 0.1 -o TILTS`
     """
     require_finite(context.params)
-    from vitreous.cli.tomo_simulation import SimulationRequest, parse_shape, simulate_tilts
+    from vitreous.jobs.tomography.simulate import SimulationRequest, parse_shape, simulate_tilts
 
     request = SimulationRequest(
         source=source,
@@ -205,7 +205,7 @@ def reconstruct(
     TILTS/mask.mrc -o OUT`
     """
     require_finite(context.params)
-    from vitreous.cli.tomo_run import TomoRequest, reconstruct_tilts
+    from vitreous.jobs.tomography.run import TomoRequest, reconstruct_tilts
 
     done = reconstruct_tilts(
         TomoRequest(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError, UsageError
-from vitreous.data.cryosparc_tables import from_cryosparc, to_cryosparc
+from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.relion31 import to_relion31
-from vitreous.data.sources import find_stack, name_from, split_image_names
+from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
 from vitreous.io.inflate import read_bounded
 from vitreous.io.mrc import MrcHeader, read_header

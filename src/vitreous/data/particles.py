@@ -16,9 +16,10 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
+from vitreous.core.random import generator
 from vitreous.data.bad_images import BadImages, bad_images
 from vitreous.data.formats import read_particles_document, select_rows
-from vitreous.data.sources import ArraySource, ImageSource, StackSource, name_from, open_stacks
+from vitreous.data.stacks import ArraySource, ImageSource, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
@@ -420,3 +421,27 @@ def _as_index(indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Any:
 
 def _to_numpy(values: Any) -> NDArray[Any]:
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+
+
+def assign_halves(particles: Particles, seed: int) -> Tensor:
+    """Half set 1 or 2 of every particle: ``rlnRandomSubset`` where given, else at random.
+
+    Returns:
+        long ``(n,)``.
+
+    Raises:
+        InputError: fewer than two particles in a half.
+    """
+    half = particles.half_set.clone()
+    free = (half == 0).nonzero().flatten()
+    order = free[torch.randperm(len(free), generator=generator(seed, "abinit halves"))]
+    lacking = max(0, min(len(free), len(half) // 2 - int((half == 1).sum())))
+    half[order[:lacking]] = 1
+    half[order[lacking:]] = 2
+    sizes = [int((half == h).sum()) for h in (1, 2)]
+    if min(sizes) < 2:
+        raise InputError(
+            f"particles: half sets of {sizes[0]} and {sizes[1]}: two independent halves need at "
+            "least two particles each; check _rlnRandomSubset"
+        )
+    return half

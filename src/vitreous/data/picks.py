@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
-from vitreous.data.sources import find_stack
+from vitreous.data.stacks import find_stack
 from vitreous.io.boxes import find_coordinates, read_coordinates
 from vitreous.io.mrc import MrcHeader
 from vitreous.io.star import StarDocument

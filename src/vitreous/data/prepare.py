@@ -345,3 +345,15 @@ class Preparer:
         if recipe.normalise == "signal":
             return normalise_signal(x, self._background)
         return x + mean, torch.ones(len(x), dtype=torch.bool)
+
+
+def describe(geometry: Geometry) -> str:
+    """The sizes, on one line.
+
+    >>> from vitreous.data.prepare import Preparation
+    >>> describe(Preparation(box_size=64, window=80).plan(100, 2.0))
+    '100 px of 2 Å, window 80 px -> 64 px of 2.5 Å'
+    """
+    window = f", window {geometry.window} px" if geometry.window != geometry.input_box else ""
+    before = f"{geometry.input_box} px of {geometry.input_pixel_angstrom:.5g} Å"
+    return f"{before}{window} -> {geometry.box_size} px of {geometry.pixel_size_angstrom:.5g} Å"

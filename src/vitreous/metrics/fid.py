@@ -20,7 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vitreous.solvers.losses import normalise_images
+from vitreous.core.images import normalise_images
 
 FEATURES = 64
 _BATCH = 256

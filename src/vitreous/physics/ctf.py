@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vitreous.core.grid import frequency_grid
 from vitreous.core.params import Optics
+from vitreous.linop.operator import FourierFilter
 
 # RELION's rounding of h / sqrt(2 m e) in Å sqrt(V) and of e / (2 m c^2) in 1/V. Newer values
 # differ by 5e-6, which at hundreds of radians would already be a visible disagreement.
@@ -188,3 +189,30 @@ def ctf_half(
     column = value[..., half:]
     column = (column + column.flip(-2).roll(1, -2)) / 2
     return torch.cat((value[..., :half], column), dim=-1)
+
+
+class CTF(FourierFilter):
+    """The microscope's contrast transfer, one per image; self-adjoint.
+
+    Args:
+        optics: fields of shape ``(...)``; the domain is ``(..., n, n)``.
+        n: box size in pixels.
+        pixel_size_angstrom: pixel size in Å.
+        aperture_inv_angstrom: see :func:`vitreous.physics.ctf.ctf`.
+
+    >>> CTF(Optics.uniform(2), 8, 3.0).domain_shape
+    (2, 8, 8)
+    """
+
+    def __init__(
+        self,
+        optics: Optics,
+        n: int,
+        pixel_size_angstrom: float,
+        *,
+        aperture_inv_angstrom: float | None = None,
+    ) -> None:
+        multiplier = ctf_half(
+            n, pixel_size_angstrom, optics, aperture_inv_angstrom=aperture_inv_angstrom
+        )
+        super().__init__(multiplier, n)

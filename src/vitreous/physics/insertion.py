@@ -27,9 +27,9 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import cosets, point_group
-from vitreous.physics import _insertion_cpu, _insertion_torch
-from vitreous.physics._insertion_points import SPREAD, half_disc
 from vitreous.physics.ctf import ctf_half, turn_coefficients
+from vitreous.physics.kernels import insertion_cpu, insertion_torch
+from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 from vitreous.physics.shift import axis_phases
 
 __all__ = ["SPREAD", "Accumulator", "Gridding", "half_disc", "weighted_slices"]
@@ -92,14 +92,14 @@ def weighted_slices(
         transfer = torch.ones(b, full, full // 2 + 1, device=device)
         if optics is not None:
             transfer = ctf_half(full, pixel_size_angstrom, optics)
-        values = _insertion_torch.weigh(torch.fft.rfft2(images), transfer, phases, factor, n)
+        values = insertion_torch.weigh(torch.fft.rfft2(images), transfer, phases, factor, n)
     else:
         turns = torch.tensor(_NO_CTF, dtype=torch.float64).repeat(b, 1)
         decay = torch.zeros(b)
         if optics is not None:
             turns, decay = turn_coefficients(optics), optics.b_factor_angstrom2
         step = 1 / (full * pixel_size_angstrom)
-        values = _insertion_cpu.weigh(
+        values = insertion_cpu.weigh(
             images.contiguous(), (turns, decay, step), phases, factor, n, threads
         )
     values[:, 0] *= 0.5  # zero frequency is its own opposite
@@ -161,8 +161,8 @@ class Accumulator:
         self._copies, self._exact = cosets(point_group(symmetry))
         cpu = self._device.type == "cpu"
         threads = threads or torch.get_num_threads()
-        self._edges = _insertion_cpu.slab_edges(box_size, -(-threads // sets) if cpu else 1)
-        self._loop: _Insert = _insertion_cpu.insert if cpu else _insertion_torch.insert
+        self._edges = insertion_cpu.slab_edges(box_size, -(-threads // sets) if cpu else 1)
+        self._loop: _Insert = insertion_cpu.insert if cpu else insertion_torch.insert
         edge = SPREAD * box_size + 1
         self._slabs = [
             [

@@ -18,9 +18,15 @@ from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import frequency_grid
-from vitreous.physics import _slice_cpu, _slice_torch
-from vitreous.physics._slice_kernel import OVERSAMPLING, TAPS, deapodisation, lines, padded_size
-from vitreous.physics.operator import FourierFilter, LinearOperator
+from vitreous.linop.operator import FourierFilter, LinearOperator
+from vitreous.physics.kernels import slice_cpu, slice_torch
+from vitreous.physics.kernels.slice_kernel import (
+    OVERSAMPLING,
+    TAPS,
+    deapodisation,
+    lines,
+    padded_size,
+)
 
 __all__ = [
     "OVERSAMPLING",
@@ -50,7 +56,7 @@ class _Loops(Protocol):
 
 def _loops(device: torch.device) -> _Loops:
     """Compiled loops on the CPU, torch's own operations anywhere else."""
-    return _slice_cpu if device.type == "cpu" else _slice_torch
+    return slice_cpu if device.type == "cpu" else slice_torch
 
 
 @lru_cache(maxsize=16)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from vitreous.linop.operator import FourierFilter
+
 
 def _axis_phases(frequency_index: Tensor, n: int, shift_px: Tensor) -> Tensor:
     """exp(-2 pi i j t / n) for one axis, its cosine alone at the Nyquist index of an even box."""
@@ -102,3 +104,21 @@ def shift_images(images: Tensor, shift_angstrom: Tensor, pixel_size_angstrom: fl
     phases = shift_phases(n, shift_angstrom, pixel_size_angstrom)
     moved: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * phases, s=(n, n))
     return moved
+
+
+class Shift(FourierFilter):
+    """Circular sub-pixel shift of each image by +t.
+
+    Args:
+        shift_angstrom: ``(..., 2)`` displacement (x, y) in Å; the domain is ``(..., n, n)``.
+        n: box size in pixels.
+        pixel_size_angstrom: pixel size in Å.
+
+    >>> image = torch.zeros(4, 4); image[2, 2] = 1.0
+    >>> moved = Shift(torch.tensor([2.0, 0.0]), 4, 2.0)(image)
+    >>> divmod(int(moved.argmax()), 4)
+    (2, 3)
+    """
+
+    def __init__(self, shift_angstrom: Tensor, n: int, pixel_size_angstrom: float) -> None:
+        super().__init__(shift_phases(n, shift_angstrom, pixel_size_angstrom), n)

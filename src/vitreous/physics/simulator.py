@@ -16,11 +16,7 @@ from vitreous.core.params import Optics
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.noise import Noise, WhiteGaussian
 from vitreous.physics.poses import NoShift, PoseSampler, ShiftSampler, UniformPoses
-from vitreous.physics.projector import (
-    images_of_slices,
-    oversampled_spectrum,
-    project_spectrum,
-)
+from vitreous.physics.projector import images_of_slices, oversampled_spectrum, project_spectrum
 from vitreous.physics.shift import shift_phases
 
 

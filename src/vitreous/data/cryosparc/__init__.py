@@ -1,0 +1,1 @@
+"""cryoSPARC tables as particles."""

@@ -1,0 +1,340 @@
+"""cryoSPARC tables to RELION 3.1 documents and back, without loss.
+
+Every table is one :class:`StarDocument` inside the package. What one format says and the other has
+no name for travels along under a name of its own:
+
+- a cryoSPARC field that the columns do not give back to the last bit is a column ``cs/FIELD``, and
+  a block ``data_cryosparc`` lists the type of every field;
+- a STAR column that the fields do not give back to the letter is a field ``star/COLUMN`` of text,
+  and the other blocks are a note after the rows (:mod:`vitreous.io.cryosparc`).
+
+On the way back the original is restored wherever the known value still says what it said; where it
+was edited, the known value wins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.data.cryosparc.codec import (
+    Recorded,
+    decode_column,
+    encode_column,
+    read_record,
+    record_block,
+)
+from vitreous.data.cryosparc.links import LINKS, OPTICS, Columns, CsFields, Fields, Link
+from vitreous.data.tables import ParticleTable
+from vitreous.io.cryosparc import CsTable, join_fields
+from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star
+
+RECORD = "cryosparc"
+CS_PREFIX, STAR_PREFIX = "cs/", "star/"
+_LONGEST = 9999
+_GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
+
+
+def _known_document(a: CsFields) -> StarDocument:
+    """The RELION columns that fields give: optics and particles."""
+    columns: Columns = {}
+    for link in LINKS:
+        columns |= link.to_star(a)
+    if "rlnImageName" not in columns:
+        raise InputError(
+            f"{a.path}: field blob/path or blob/idx: missing, so there are no particle images; "
+            "give the file that has them, this one as --passthrough"
+        )
+    optics, columns[_GROUP] = _optics(a)
+    return StarDocument({"optics": optics, "particles": StarBlock(columns)})
+
+
+def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
+    """Optics groups, the distinct sets of what RELION keeps there, and each particle's number."""
+    names = [name for name in OPTICS if name in a]
+    keys, texts = [np.zeros(len(a.columns["blob/idx"]))], {}
+    if "ctf/exp_group_id" in a:
+        keys = [a.numbers("ctf/exp_group_id")]
+    for name in names:
+        wide = name == "blob/shape"
+        values = a.numbers(name, 2)[:, 1] if wide else a.numbers(name)
+        keys.append(values)
+        texts[OPTICS[name]] = a.columns[name][:, 1] if wide else a.columns[name]
+    _, first, member = np.unique(
+        np.stack(keys, axis=-1), axis=0, return_index=True, return_inverse=True
+    )
+    numbers = range(1, len(first) + 1)
+    columns = {
+        _GROUP: [str(number) for number in numbers],
+        _GROUP_NAME: [f"opticsGroup{number}" for number in numbers],
+        **{column: values[first].astype(str).tolist() for column, values in texts.items()},
+        "rlnImageDimensionality": ["2"] * len(first),
+    }
+    return StarBlock(columns), (member.reshape(-1) + 1).astype(str).tolist()
+
+
+def _known_fields(table: ParticleTable, at_hand: CsFields) -> Fields:
+    """The fields that RELION columns give."""
+    fields: Fields = {}
+    for link in LINKS:
+        fields |= link.to_cs(table, at_hand)
+    return fields
+
+
+def _blend(
+    mask: NDArray[np.bool_], original: NDArray[Any], computed: NDArray[Any] | None
+) -> NDArray[Any] | None:
+    """The original where ``mask``, else what was computed, in the original's type."""
+    if mask.all():
+        return original
+    if computed is None or computed.shape != original.shape:
+        return computed
+    if original.dtype.kind in "SU":
+        return np.where(mask, original, computed.astype(original.dtype.kind))
+    mixed = computed.astype(original.dtype)
+    mixed[mask] = original[mask]
+    return mixed
+
+
+def _equal_rows(a: NDArray[Any], b: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """Rows that are the same to the last bit."""
+    n = len(a)
+    if b is None or a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+        return np.zeros(n, dtype=np.bool_)
+    if a.dtype.kind in "SU":
+        return np.asarray((a == b).reshape(n, -1).all(axis=1))
+    if a.dtype != b.dtype:
+        return np.zeros(n, dtype=np.bool_)
+    raw = [np.ascontiguousarray(v).view(np.uint8).reshape(n, -1) for v in (a, b)]
+    return np.asarray((raw[0] == raw[1]).all(axis=1))
+
+
+def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
+    """A RELION 3.1 document as a ``.cs`` table, nothing lost.
+
+    Args:
+        document: with ``optics`` and ``particles``.
+        path: where it is from, for messages.
+
+    Raises:
+        InputError: values that are no numbers, or that ``.cs`` cannot hold; the row is named.
+    """
+    plain, record, stored = _taken_apart(document, path)
+    plain = _without_idle_groups(plain) if record else plain
+    table = ParticleTable(plain, path)
+    present = [name for name, field in record.items() if field.is_present]
+    at_hand = CsFields(path, stored, [*present, *stored])
+    computed = _known_fields(table, at_hand)
+    computed = {
+        name: record[name].cast(values) if name in record else values
+        for name, values in computed.items()
+        if name not in record or record[name].is_present
+    }
+    fields = _restored_fields(table, stored, computed)
+    ordered = [name for name in record if name in fields]
+    fields = {name: fields[name] for name in dict.fromkeys([*ordered, *fields])}
+    again = _known_document(CsFields(path, fields, fields.keys()))
+    written = again.blocks["particles"].columns
+    for name, column in plain.blocks["particles"].columns.items():
+        if name not in written or written[name] != column:
+            fields[STAR_PREFIX + name] = _text_field(column, f"{path}: column _{name}")
+    return CsTable(join_fields(fields), _note(plain, again))
+
+
+def _taken_apart(
+    document: StarDocument, path: Path
+) -> tuple[StarDocument, dict[str, Recorded], Fields]:
+    """The document without what came from cryoSPARC, the record of fields, and those stored."""
+    blocks = dict(document.blocks)
+    record = read_record(blocks.pop(RECORD), path) if RECORD in blocks else {}
+    columns, stored = {}, {}
+    for name, column in blocks["particles"].columns.items():
+        if name.startswith(CS_PREFIX):
+            field = name[len(CS_PREFIX) :]
+            stored[field] = decode_column(column, record.get(field), f"{path}: column _{name}")
+        else:
+            columns[name] = column
+    blocks["particles"] = StarBlock(columns)
+    return StarDocument(blocks), record, stored
+
+
+def _without_idle_groups(document: StarDocument) -> StarDocument:
+    """Only optics groups that have particles, numbered anew; as a table made from ``.cs`` has."""
+    optics, particles = document.blocks["optics"], document.blocks["particles"]
+    members = particles.text(_GROUP)
+    used = set(members)
+    rows = [i for i, group in enumerate(optics.text(_GROUP)) if group in used]
+    if len(rows) == len(optics) or len(rows) != len(used):
+        return document
+    columns = {name: [values[i] for i in rows] for name, values in optics.columns.items()}
+    numbers = {old: str(i + 1) for i, old in enumerate(columns[_GROUP])}
+    columns[_GROUP] = list(numbers.values())
+    columns[_GROUP_NAME] = [f"opticsGroup{number}" for number in numbers.values()]
+    renumbered = {**particles.columns, _GROUP: [numbers[group] for group in members]}
+    blocks = {"optics": StarBlock(columns), "particles": StarBlock(renumbered)}
+    return StarDocument({**document.blocks, **blocks})
+
+
+def _restored_fields(table: ParticleTable, stored: Fields, computed: Fields) -> Fields:
+    """Stored originals where the table still says the same, else what the table says."""
+    fields = computed | stored
+    touched = [link for link in LINKS if any(name in stored for name in link.fields)]
+    if not touched:
+        return fields
+    originals = CsFields(table.path, fields, fields.keys())
+    then = ParticleTable(_known_document(originals), table.path)
+    for link in touched:
+        if not any(column in then for column in link.columns):
+            continue
+        mask = link.unchanged(table, then, link)
+        for name in link.fields:
+            if name in stored:
+                kept = _blend(mask, stored[name], computed.get(name))
+                if kept is None:
+                    del fields[name]
+                else:
+                    fields[name] = kept
+    return fields
+
+
+def _text_field(column: list[str], where: str) -> NDArray[np.bytes_]:
+    encoded = [value.encode("utf-8") for value in column]
+    width = max(1, *map(len, encoded))
+    if width > _LONGEST:
+        raise InputError(f"{where}: a value of {width} bytes; a .cs file holds up to {_LONGEST}")
+    return np.array(encoded, dtype=f"S{width}")
+
+
+def _note(document: StarDocument, again: StarDocument) -> str:
+    """Blocks and orders that the fields do not give back, as a STAR text without particles."""
+    mine, theirs = (list(d.blocks["particles"].columns) for d in (document, again))
+    rest = {k: v for k, v in document.blocks.items() if k != "particles"}
+    same = rest == {k: v for k, v in again.blocks.items() if k != "particles"}
+    if same and list(document.blocks) == list(again.blocks) and mine == theirs:
+        return ""
+    emptied = StarBlock({name: [] for name in mine})
+    return format_star(StarDocument({**document.blocks, "particles": emptied}))
+
+
+def from_cryosparc(table: CsTable, path: Path) -> StarDocument:
+    """A ``.cs`` table as a RELION 3.1 document, nothing lost.
+
+    Args:
+        table: rows and note.
+        path: where it is from, for messages.
+
+    Raises:
+        InputError: no particle images, or values that are not what their field should hold.
+    """
+    if not len(table):
+        raise InputError(f"{path}: has no rows")
+    columns = {name: table.rows[name] for name in table.fields}
+    texts = {
+        name[len(STAR_PREFIX) :]: CsFields(path, columns).text(name)
+        for name in columns
+        if name.startswith(STAR_PREFIX)
+    }
+    own = {name: v for name, v in columns.items() if not name.startswith(STAR_PREFIX)}
+    fields = CsFields(path, own, own.keys())
+    document = _known_document(fields)
+    if texts or table.note:
+        note = parse_star(table.note, path) if table.note else StarDocument()
+        document = _restored_document(document, texts, note, fields)
+    return _with_leftovers(document, fields)
+
+
+def _restored_document(
+    known: StarDocument, texts: Columns, note: StarDocument, fields: CsFields
+) -> StarDocument:
+    """Original texts and blocks where the fields still say the same."""
+    columns = dict(known.blocks["particles"].columns)
+    blocks = {name: block for name, block in note.blocks.items() if name != "particles"}
+    optics = _noted_optics(known, texts, note, fields)
+    if optics is None:
+        texts = {name: column for name, column in texts.items() if name != _GROUP}
+    blocks["optics"] = optics or known.blocks["optics"]
+    columns |= texts
+    draft = StarDocument({"optics": blocks["optics"], "particles": StarBlock(columns)})
+    said = _known_fields(ParticleTable(draft, fields.path), fields)
+    for link in LINKS:
+        if not any(name in texts for name in link.columns):
+            continue
+        _revert_edited(link, columns, known.blocks["particles"].columns, said, fields)
+    order = list(note.blocks["particles"].columns) if "particles" in note.blocks else []
+    names = dict.fromkeys([*(name for name in order if name in columns), *columns])
+    blocks["particles"] = StarBlock({name: columns[name] for name in names})
+    order = list(dict.fromkeys([*note.blocks, *known.blocks]))
+    return StarDocument({name: blocks[name] for name in order})
+
+
+def _revert_edited(
+    link: Link,
+    columns: Columns,
+    known: Any,
+    said: Fields,
+    fields: CsFields,
+) -> None:
+    """Put what the fields say into rows whose original text says something else."""
+    present = [name for name in link.fields if name in fields]
+    mask = np.ones(len(columns["rlnImageName"]), dtype=np.bool_)
+    for name in present:
+        mask &= _equal_rows(fields.columns[name], said.get(name))
+    for name in link.columns:
+        if name in known and name in columns and not mask.all():
+            rows = zip(mask.tolist(), columns[name], known[name], strict=True)
+            columns[name] = [text if keep else new for keep, text, new in rows]
+
+
+def _noted_optics(
+    known: StarDocument, texts: Columns, note: StarDocument, fields: CsFields
+) -> StarBlock | None:
+    """The note's optics table, if it still says what the fields say."""
+    if "optics" not in note.blocks:
+        return None
+    group = texts.get(_GROUP, known.blocks["particles"].text(_GROUP))
+    images = known.blocks["particles"].text("rlnImageName")
+    draft = StarBlock({"rlnImageName": images, _GROUP: group})
+    try:
+        table = ParticleTable(
+            StarDocument({"optics": note.blocks["optics"], "particles": draft}), fields.path
+        )
+        said = _known_fields(table, fields)
+    except InputError:
+        return None
+    for name in (*OPTICS, "ctf/exp_group_id"):
+        if name in fields and not _equal_rows(fields.columns[name], said.get(name)).all():
+            return None
+    return note.blocks["optics"]
+
+
+def _with_leftovers(document: StarDocument, fields: CsFields) -> StarDocument:
+    """Add as columns what the document would not give back, and the record of all fields."""
+    said = _known_fields(
+        ParticleTable(document, fields.path), CsFields(fields.path, {}, fields.names)
+    )
+    extra: Columns = {}
+    record: dict[str, Recorded] = {}
+    for name, values in fields.columns.items():
+        shape = values.shape[1:]
+        same = said.get(name)
+        if same is not None and same.shape == values.shape and same.dtype.kind == values.dtype.kind:
+            same = same.astype(values.dtype)
+        if _equal_rows(values, same).all():
+            record[name] = Recorded(values.dtype, shape, "relion")
+            continue
+        encoding, extra[CS_PREFIX + name] = encode_column(values)
+        record[name] = Recorded(values.dtype, shape, encoding)
+    invented = [name for name in said if name not in fields]
+    usual = [(name, v.dtype, v.shape[1:]) for name, v in said.items()]
+    found = [(name, v.dtype, v.shape[1:]) for name, v in fields.columns.items()]
+    if not extra and usual == found:
+        return document
+    for name in invented:
+        record[name] = Recorded(said[name].dtype, said[name].shape[1:], "absent")
+    particles = {**document.blocks["particles"].columns, **extra}
+    blocks = {**document.blocks, "particles": StarBlock(particles)}
+    return StarDocument({**blocks, RECORD: record_block(record)})

@@ -1,0 +1,122 @@
+"""Noise samplers from background files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.data.particles import Particles
+from vitreous.io.mrc import open_stack, read_header
+from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, prepare_patches
+
+_PIECE = 512
+
+
+@dataclass(frozen=True)
+class NoiseFiles:
+    """Where noise comes from.
+
+    Args:
+        path: None for white noise; a STAR table of background patches; or a stack of them, with
+            its table of the same name beside it, or with ``counts``, or of any micrograph.
+        apix: pixel size of the patches in Å, instead of their own.
+        counts: how many patches each micrograph has, for a stack without table.
+        invert: as of the particles.
+    """
+
+    path: Path | None = None
+    apix: float | None = None
+    counts: Path | None = None
+    invert: bool = False
+
+    @property
+    def table(self) -> Path | None:
+        """The patches' STAR table, where there is one."""
+        if self.path is None or self.path.suffix == ".star":
+            return self.path
+        beside = self.path.with_suffix(".star")
+        return beside if beside.is_file() and self.counts is None else None
+
+    def load(self, names: tuple[str, ...], box_size: int, pixel_size_angstrom: float) -> Noise:
+        """The sampler for images of this box and pixel size.
+
+        Args:
+            names: the particles' micrographs; each image's noise comes from its own.
+            box_size: pixels.
+            pixel_size_angstrom: Å.
+
+        Raises:
+            InputError: a file is bad, or the patches are smaller than the images.
+        """
+        if self.path is None:
+            return WhiteGaussian()
+        table = self.table
+        if table is not None:
+            found = Particles.from_star(table, apix=self.apix)
+            pixel, count = found.pixel_size_angstrom, len(found)
+            read: Callable[[Tensor], Tensor] = found.read
+            owner = _match(found, names, table)
+        else:
+            stack = open_stack(self.path)
+            if stack.shape[-1] != stack.shape[-2]:
+                raise InputError(f"{self.path}: data: patches are not square")
+            pixel, count = read_header(self.path).pixel_size_or(self.apix), len(stack)
+
+            def read_stack(indices: Tensor) -> Tensor:
+                return torch.from_numpy(stack.read(indices.numpy()))
+
+            read = read_stack
+            owner = torch.zeros(count, dtype=torch.long)
+            if self.counts is not None:
+                from vitreous.data.simulation_inputs import owners
+
+                owner = owners(self.counts, count)
+        old = int(read(torch.zeros(1, dtype=torch.long)).shape[-1])
+        size = round(old * pixel / pixel_size_angstrom)
+        if size < box_size:
+            raise InputError(
+                f"{self.path}: size: patches of {old * pixel:.0f} Å cannot fill images of "
+                f"{box_size * pixel_size_angstrom:.0f} Å; give larger patches"
+            )
+        patches = torch.empty(count, size, size)
+        try:
+            for piece in torch.split(torch.arange(count), _PIECE):
+                patches[piece] = prepare_patches(read(piece), size)
+        except ValueError as error:
+            raise InputError(f"{self.path}: data: {error}") from error
+        return BackgroundPatches(
+            -patches if self.invert else patches,
+            owner,
+            on_missing="any",
+            micrograph_names=names,
+        )
+
+
+def _match(patches: Particles, names: tuple[str, ...], where: Path) -> Tensor:
+    """Each patch's micrograph in the particles' numbering; unknown ones get numbers beyond it."""
+    number = {name: i for i, name in enumerate(names)}
+    known = [number.get(name, len(names) + i) for i, name in enumerate(patches.micrograph_names)]
+    owner = torch.tensor(known)[patches.micrograph_id]
+    if not bool((owner < len(names)).any()):
+        raise InputError(
+            f"{where}: column _rlnMicrographName: no patch is from a micrograph of the particles "
+            f"(such as {names[0]}); correct the names, or give the stack without its table"
+        )
+    return owner
+
+
+def warn_of_bare_micrographs(noise: Noise, particles: Particles) -> None:
+    """Say how many micrographs have particles but no patch of their own."""
+    if isinstance(noise, BackgroundPatches) and len(set(noise.micrograph_id.tolist())) > 1:
+        bare = set(particles.micrograph_id.tolist()) - set(noise.micrograph_id.tolist())
+        if bare:
+            warnings.warn(
+                f"{len(bare)} micrographs have no patch of their own and are given any",
+                stacklevel=2,
+            )

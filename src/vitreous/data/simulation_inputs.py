@@ -1,0 +1,398 @@
+"""What ``vitreous simulate`` is made from: texts and files turned into volumes and samplers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.params import Optics
+from vitreous.core.random import generator
+from vitreous.core.rotation import euler_to_matrix
+from vitreous.core.symmetry import point_group, symmetrise
+from vitreous.data.maps import low_pass, read_map, resample_map
+from vitreous.data.phantoms import PHANTOM_SHARE, hinged_points, protein_phantom, render_points
+from vitreous.io.atoms import atoms_to_density
+from vitreous.io.ctffind import read_ctffind
+from vitreous.io.mrc import read_mrc
+from vitreous.io.star import read_star
+from vitreous.physics.noise import (
+    BackgroundPatches,
+    prepare_patches,
+)
+from vitreous.physics.poses import (
+    GaussianEulerPoses,
+    GaussianShift,
+    NoShift,
+    PoseSampler,
+    ShiftSampler,
+    TablePoses,
+    TriangularShift,
+    UniformPoses,
+)
+
+MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
+SYNTHETIC_MICROGRAPHS = 100
+LOST_POWER = 0.01
+SYMMETRIC_ENOUGH = 0.9
+
+
+def load_volume(
+    text: str,
+    *,
+    box_size: int,
+    pixel_size_angstrom: float,
+    input_apix: float | None = None,
+    resolution_angstrom: float | None = None,
+    sym: str = "C1",
+) -> Tensor:
+    """The molecule to image: an atomic model, a map, or ``phantom:SEED``.
+
+    Args:
+        text: path, or ``phantom:SEED``.
+        box_size: voxels.
+        pixel_size_angstrom: Å.
+        input_apix: pixel size of a map, instead of its header's.
+        resolution_angstrom: of the density; Nyquist if None.
+        sym: point group to impose; the molecule must nearly have it about RELION's axes.
+
+    Returns:
+        float32 ``(n, n, n)``.
+
+    Raises:
+        UsageError: unknown kind of input.
+        InputError: the file is bad, the box too small, or the molecule has not that symmetry.
+    """
+    group = point_group(sym)
+    kind, _, rest = text.partition(":")
+    if kind == "phantom":
+        seed = whole_number(rest, text)
+        return protein_phantom(
+            box_size,
+            pixel_size_angstrom,
+            seed=seed,
+            point_group=sym,
+            resolution_angstrom=resolution_angstrom,
+        )
+    path = Path(text)
+    if path.name.lower().removesuffix(".gz").endswith(MODEL_SUFFIXES):
+        density = atoms_to_density(
+            path,
+            box_size=box_size,
+            pixel_size_angstrom=pixel_size_angstrom,
+            resolution_angstrom=resolution_angstrom,
+        )
+        volume = torch.from_numpy(density)
+    else:
+        volume = _from_map(path, box_size, pixel_size_angstrom, input_apix)
+        if resolution_angstrom is not None:
+            volume = low_pass(volume, pixel_size_angstrom, resolution_angstrom)
+    if group.order == 1:
+        return volume
+    symmetric = symmetrise(volume, group)
+    likeness = float(torch.corrcoef(torch.stack([volume.flatten(), symmetric.flatten()]))[0, 1])
+    if likeness < SYMMETRIC_ENOUGH:
+        raise InputError(
+            f"{path}: not {sym} about RELION's axes (correlation {likeness:.2f} with its average); "
+            "leave --sym out or orient it first"
+        )
+    return symmetric
+
+
+def load_states(
+    seed: int,
+    degrees: float,
+    count: int,
+    *,
+    box_size: int,
+    pixel_size_angstrom: float,
+    resolution_angstrom: float | None = None,
+) -> Tensor:
+    """A phantom whose outermost domain turns: ``count`` states, evenly from 0 to ``degrees``.
+
+    Returns:
+        float32 ``(count, n, n, n)``.
+    """
+    diameter = PHANTOM_SHARE * box_size * pixel_size_angstrom
+    angles = torch.linspace(0.0, degrees, count, dtype=torch.float64).tolist()
+    render = partial(render_points, resolution_angstrom=resolution_angstrom)
+    states = hinged_points(seed, diameter, angles)
+    return torch.stack([render(points, box_size, pixel_size_angstrom) for points in states])
+
+
+def _from_map(path: Path, box_size: int, apix: float, input_apix: float | None) -> Tensor:
+    volume, pixel = read_map(path, input_apix)
+    resampled = resample_map(volume, pixel, box_size, apix)
+    room = min(1.0, box_size * apix / (len(volume) * pixel))
+    if room < 1.0:
+        whole = resample_map(volume, pixel, math.ceil(len(volume) * pixel / apix) + 2, apix)
+        lost = 1.0 - float(resampled.double().square().sum() / whole.double().square().sum())
+        if lost > LOST_POWER:
+            warnings.warn(
+                f"{path}: {100 * lost:.0f} % of its power lies outside the box", stacklevel=2
+            )
+    return resampled
+
+
+def load_micrographs(
+    path: Path | None,
+    *,
+    seed: int,
+    count: int | None = None,
+    defocus_range_angstrom: tuple[float, float] = (10000.0, 25000.0),
+    voltage_kv: float | None = None,
+    cs_mm: float | None = None,
+    amplitude_contrast: float | None = None,
+    b_factor_angstrom2: float = 0.0,
+) -> Micrographs:
+    """Micrographs with their optics: CTFFIND4's, or made up.
+
+    Args:
+        path: CTFFIND4 results; if None, defocus is drawn uniformly from the range, with up to 2 %
+            of astigmatism.
+        seed: for made-up defocus.
+        count: use only the first so many micrographs.
+        defocus_range_angstrom: for made-up defocus.
+        voltage_kv, cs_mm, amplitude_contrast: if None, the file's comments, else 300, 2.7, 0.1.
+        b_factor_angstrom2: envelope.
+
+    Raises:
+        InputError: the file is bad or has fewer micrographs than ``count``.
+    """
+    table = None if path is None else read_ctffind(path)
+
+    def known(given: float | None, name: str, default: float) -> float:
+        return next(v for v in (given, getattr(table, name, None), default) if v is not None)
+
+    common = {
+        "voltage_kv": known(voltage_kv, "voltage_kv", 300.0),
+        "cs_mm": known(cs_mm, "cs_mm", 2.7),
+        "amplitude_contrast": known(amplitude_contrast, "amplitude_contrast", 0.1),
+        "b_factor_angstrom2": b_factor_angstrom2,
+    }
+    if table is None:
+        return _synthetic_micrographs(
+            count or SYNTHETIC_MICROGRAPHS, defocus_range_angstrom, seed, common
+        )
+    if count is not None and count > len(table):
+        raise InputError(
+            f"{path}: rows: {len(table)} micrographs, fewer than --n-micrographs {count}"
+        )
+    chosen = slice(0, count)
+    return Micrographs(table.micrograph_names[chosen], table.optics(**common)[chosen])
+
+
+def _synthetic_micrographs(
+    count: int, defocus_range: tuple[float, float], seed: int, common: dict[str, float]
+) -> Micrographs:
+    low, high = defocus_range
+    draw = torch.rand(3, count, generator=generator(seed, "simulate optics"))
+    mean = low + (high - low) * draw[0]
+    half_split = 0.01 * mean * draw[1]
+    full = {name: torch.full((count,), value) for name, value in common.items()}
+    optics = Optics(
+        defocus_u_angstrom=mean + half_split,
+        defocus_v_angstrom=mean - half_split,
+        defocus_angle_deg=180.0 * draw[2],
+        phase_shift_deg=torch.zeros(count),
+        **full,
+    )
+    return Micrographs(tuple(f"micrograph_{i + 1:04d}.mrc" for i in range(count)), optics)
+
+
+def load_background(
+    path: Path,
+    *,
+    box_size: int,
+    pixel_size_angstrom: float,
+    n_micrographs: int,
+    noise_apix: float | None = None,
+    counts: Path | None = None,
+) -> Background:
+    """Background patches at the images' pixel size, paired with micrographs.
+
+    With ``counts`` (patches per micrograph, one number a line, in the order of the CTF table) each
+    patch belongs to its own micrograph. Without, patches are dealt out to micrographs in turn,
+    over and over until each has one and each is used.
+
+    Raises:
+        InputError: bad file, no pixel size, a constant patch, too small a field, or wrong counts.
+    """
+    data, header = read_mrc(path)
+    if data.shape[1] != data.shape[2]:
+        raise InputError(
+            f"{path}: data: patches of {data.shape[2]} x {data.shape[1]} are not square"
+        )
+    pixel = header.pixel_size_or(noise_apix)
+    size = round(data.shape[-1] * pixel / pixel_size_angstrom)
+    if size < box_size:
+        raise InputError(
+            f"{path}: size: patches of {data.shape[-1] * pixel:.0f} Å cannot fill images of "
+            f"{box_size * pixel_size_angstrom:.0f} Å; give larger patches or a smaller box"
+        )
+    try:
+        patches = prepare_patches(torch.from_numpy(data), size)
+    except ValueError as error:
+        raise InputError(f"{path}: data: {error}") from error
+    if counts is None:
+        pairs = torch.arange(max(len(patches), n_micrographs))
+        return Background(patches, pairs % len(patches), pairs % n_micrographs)
+    owner = owners(counts, len(patches))
+    kept = owner < n_micrographs
+    if not kept.any():
+        raise InputError(f"{counts}: no patch belongs to the first {n_micrographs} micrographs")
+    bare = n_micrographs - len(set(owner[kept].tolist()))
+    if bare:
+        warnings.warn(
+            f"{bare} micrographs have no patch of their own and are given any", stacklevel=2
+        )
+    return Background(patches, kept.nonzero().flatten(), owner[kept])
+
+
+def owners(path: Path, n_patches: int) -> Tensor:
+    """Micrograph of each patch (or particle), from a file of numbers per micrograph.
+
+    Raises:
+        InputError: the file is no list of numbers, or they sum to less than ``n_patches``.
+    """
+    try:
+        words = path.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read; give a text file of numbers") from error
+    for line, word in enumerate(words, 1):
+        if not word.isdecimal():
+            raise InputError(f"{path}: line {line}: {word[:40]!r} is no count; give whole numbers")
+    owner = torch.arange(len(words)).repeat_interleave(torch.tensor([int(w) for w in words]))
+    if len(owner) < n_patches:
+        raise InputError(f"{path}: counts sum to {len(owner)}, but there are {n_patches} images")
+    return owner[:n_patches]
+
+
+def parse_poses(text: str) -> PoseSampler:
+    """``uniform``, ``gaussian:SIGMA`` or ``star:FILE``.
+
+    Raises:
+        UsageError: anything else.
+        InputError: the STAR file is bad or has no angles.
+
+    >>> parse_poses("gaussian:3")
+    GaussianEulerPoses(sigma=3.0)
+    """
+    kind, _, rest = text.partition(":")
+    if text == "uniform":
+        return UniformPoses()
+    if kind == "gaussian":
+        return GaussianEulerPoses(number(rest, f"--poses {text}"))
+    if kind == "star" and rest:
+        return TablePoses(_table_rotations(Path(rest)))
+    raise UsageError(f"--poses {text}: choose uniform, gaussian:SIGMA or star:FILE")
+
+
+def _table_rotations(path: Path) -> Tensor:
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    for block in read_star(path).blocks.values():
+        if any(name in block for name in names) and len(block):
+            columns = [torch.from_numpy(block.numbers(name, path)) for name in names]
+            return euler_to_matrix(torch.stack(columns, dim=-1)).float()
+    raise InputError(f"{path}: column _rlnAngleRot: missing; give a table with orientations")
+
+
+def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
+    """``none``, ``triangular:WIDTH``, ``pixels:WIDTH`` (whole pixels) or ``gaussian:SIGMA``, in Å.
+
+    Raises:
+        UsageError: anything else.
+
+    >>> parse_shift("gaussian:2.5", 1.0)
+    GaussianShift(sigma_angstrom=2.5)
+    """
+    kind, _, rest = text.partition(":")
+    if text == "none":
+        return NoShift()
+    if kind in ("triangular", "pixels", "gaussian"):
+        width = number(rest, f"--shift {text}")
+        if kind == "gaussian":
+            return GaussianShift(width)
+        return TriangularShift(width, pixel_size_angstrom if kind == "pixels" else None)
+    raise UsageError(
+        f"--shift {text}: choose none, triangular:WIDTH, pixels:WIDTH or gaussian:SIGMA (Å)"
+    )
+
+
+def parse_range(text: str, option: str) -> tuple[float, float]:
+    """``LOW:HIGH`` with 0 < LOW <= HIGH.
+
+    Raises:
+        UsageError: anything else.
+
+    >>> parse_range("10000:20000", "--defocus")
+    (10000.0, 20000.0)
+    """
+    low, _, high = text.partition(":")
+    values = number(low, f"{option} {text}"), number(high, f"{option} {text}")
+    if not 0 < values[0] <= values[1]:
+        raise UsageError(f"{option} {text}: give LOW:HIGH with 0 < LOW <= HIGH")
+    return values
+
+
+def number(text: str, where: str) -> float:
+    """A finite number, not negative.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{where}: {text!r} is no number; give one that is not negative")
+    return value
+
+
+def whole_number(text: str, where: str) -> int:
+    """A whole number, not negative.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not text.isdecimal():
+        raise UsageError(f"{where}: {text!r} is no whole number; give one, such as phantom:1")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Micrographs:
+    """Names of the micrographs, and the optics of each."""
+
+    names: tuple[str, ...]
+    optics: Optics
+
+
+@dataclass(frozen=True)
+class Background:
+    """Real background patches, and which micrograph may be given which.
+
+    Args:
+        patches: ``(m, s, s)`` of zero mean and unit deviation, ``s`` at least the box.
+        patch_index, micrograph_id: long ``(k,)``, the pairs; a patch or micrograph may recur.
+    """
+
+    patches: Tensor
+    patch_index: Tensor
+    micrograph_id: Tensor
+
+    def sampler(self, names: tuple[str, ...]) -> BackgroundPatches:
+        """Draws for each image a patch of its own micrograph, any patch where that has none."""
+        return BackgroundPatches(
+            self.patches[self.patch_index],
+            self.micrograph_id,
+            on_missing="any",
+            micrograph_names=names,
+        )

@@ -1,0 +1,1 @@
+"""Checks of a particle table against its images."""

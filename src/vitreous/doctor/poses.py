@@ -1,0 +1,275 @@
+r"""Do the stated orientations and shifts fit the images?
+
+Under each convention that a table may have been written in, both half sets are reconstructed
+directly and the halves compared. Only the true one brings the images into register, so the halves
+then share more: the information that one half map has about the other,
+
+.. math::
+
+    I = -\tfrac12 \sum_s n_s \log (1 - \mathrm{FSC}_s^2),
+
+:math:`n_s` the entries of shell s, is many times larger than under any other. Poses dealt out at
+random show what halves share anyway, being of like outline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.grid import shell_index
+from vitreous.core.params import Optics, Pose
+from vitreous.core.rotation import euler_to_matrix, matrix_to_euler
+from vitreous.doctor.finding import Finding
+from vitreous.maps.fsc import fsc, hermitian_weight
+from vitreous.methods.reconstruct.gridding import reconstruct_halves
+
+BOX_SIZE = 40  # where conventions are told apart; finer detail costs time and tells nothing more
+CLEARLY_MORE = 1.25  # times the information, before a convention is preferred to the table's
+LEAST_INFORMATION = 100.0
+OF_CHANCE = 1.5  # times that of poses at random: below it poses say nothing
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way in which orientations or shifts may have been written.
+
+    Args:
+        fault: what is wrong with the table if it was; empty for the table's own.
+        claim, remedy: the same as a sentence, and what to do then.
+    """
+
+    fault: str
+    claim: str
+    remedy: str
+
+
+STATED = Convention("", "as stated", "")
+EULER: dict[Convention, Callable[[Tensor], Tensor]] = {
+    STATED: lambda e: e,
+    Convention(
+        "euler-inverse",
+        "the angles describe the inverse (transposed) rotations",
+        "replace (rot, tilt, psi) by (-psi, -tilt, -rot)",
+    ): lambda e: -e.flip(-1),
+    Convention(
+        "euler-order", "rot and psi are swapped", "swap rlnAngleRot and rlnAnglePsi"
+    ): lambda e: e.flip(-1),
+    Convention(
+        "euler-psi-sign", "psi has the wrong sign", "change the sign of rlnAnglePsi"
+    ): lambda e: e * e.new_tensor([1, 1, -1]),
+    Convention(
+        "euler-rot-sign", "rot has the wrong sign", "change the sign of rlnAngleRot"
+    ): lambda e: e * e.new_tensor([-1, 1, 1]),
+    Convention(
+        "images-mirrored",
+        "rot and psi have the wrong sign, or the images are mirrored",
+        "change the signs of rlnAngleRot and rlnAnglePsi, or flip the images",
+    ): lambda e: e * e.new_tensor([-1, 1, -1]),
+    Convention(
+        "euler-radians", "the angles are in radians, not in degrees", "multiply them by 180 / pi"
+    ): torch.rad2deg,
+}
+SHIFT: dict[Convention, Callable[[Tensor, float], Tensor]] = {
+    STATED: lambda t, pixel: t,
+    Convention(
+        "shift-sign", "the origins have the wrong sign", "change the signs of rlnOriginX/YAngst"
+    ): lambda t, pixel: -t,
+    Convention(
+        "shift-unit",
+        "the origins are in pixels, not in Å",
+        "multiply rlnOriginX/YAngst by the pixel size",
+    ): lambda t, pixel: t * pixel,
+    Convention(
+        "shift-unit",
+        "the origins are too large by the pixel size: Å taken for pixels",
+        "divide rlnOriginX/YAngst by the pixel size",
+    ): lambda t, pixel: t / pixel,
+    Convention(
+        "shift-axes", "the origins' x and y are swapped", "swap rlnOriginXAngst and rlnOriginYAngst"
+    ): lambda t, pixel: t.flip(-1),
+    Convention(
+        "shift-ignored", "without the origins", "set the origins to 0: they were applied already"
+    ): lambda t, pixel: torch.zeros_like(t),
+}
+
+
+@dataclass(frozen=True)
+class PoseTest:
+    """What half maps share under every pair of conventions.
+
+    Args:
+        euler, shift: the best convention of each.
+        information: (orientation, shift) -> I.
+        chance: I of the best pair's orientations dealt out at random, with or without shifts.
+        curves: label -> FSC of the halves, ``(BOX_SIZE // 2 + 1,)``.
+        box_size, pixel_size_angstrom: of the reconstructions.
+    """
+
+    euler: Convention
+    shift: Convention
+    information: dict[tuple[Convention, Convention], float]
+    chance: float
+    curves: dict[str, Tensor]
+    box_size: int
+    pixel_size_angstrom: float
+
+    @property
+    def stated(self) -> float:
+        """I of the table as it is."""
+        return self.information[STATED, STATED]
+
+    @property
+    def best(self) -> float:
+        """I of the best pair."""
+        return self.information[self.euler, self.shift]
+
+
+def information(curve: Tensor, box_size: int) -> float:
+    """I of an FSC curve, over shells 1 to Nyquist.
+
+    >>> information(torch.zeros(5), 8)
+    0.0
+    """
+    shell = shell_index(box_size, 3)
+    weight = hermitian_weight(box_size).expand(shell.shape)
+    entries = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
+    entries.index_add_(0, shell.flatten(), weight.flatten())
+    shells = slice(1, box_size // 2)
+    shared = curve[shells].double().clamp(0, 0.999)
+    # an entry and its mirror image tell the same
+    return float(-0.25 * (entries[shells] * torch.log(1 - shared.square())).sum()) + 0.0
+
+
+def apply(euler: Convention, shift: Convention, pose: Pose, pixel_size_angstrom: float) -> Pose:
+    """Poses as they are if the table was written in these conventions."""
+    rotation = pose.rotation
+    if euler is not STATED:
+        angles = EULER[euler](matrix_to_euler(rotation.double()))
+        rotation = euler_to_matrix(angles).to(pose.rotation)
+    return Pose(rotation, SHIFT[shift](pose.shift_angstrom, pixel_size_angstrom))
+
+
+def compare(
+    images: Tensor,
+    pose: Pose,
+    optics: Optics | None,
+    pixel_size_angstrom: float,
+    table_pixel_size_angstrom: float,
+    generator: torch.Generator,
+    notify: Callable[[float], None] = lambda fraction: None,
+) -> PoseTest:
+    """Try every pair of conventions.
+
+    Args:
+        images: ``(b, n, n)``, of a small box (:data:`BOX_SIZE`).
+        pose: of each image, as stated.
+        optics: of each image; None to leave the CTF out.
+        pixel_size_angstrom: of these images, Å.
+        table_pixel_size_angstrom: of the images that the table is about, Å.
+        generator: deals out half sets, and poses at random.
+        notify: told the fraction done.
+    """
+    n, pixel = images.shape[-1], pixel_size_angstrom
+    half = 1 + torch.randperm(len(images), generator=generator) % 2
+    shifted = bool((pose.shift_angstrom.abs() > 0.25 * table_pixel_size_angstrom).any())
+    shifts = [s for s in SHIFT if shifted or s is STATED]
+    pairs = [(euler, shift) for euler in EULER for shift in shifts]
+    curves = {}
+
+    def curve(one: Pose) -> Tensor:
+        halves = reconstruct_halves(images, one.rotation, one.shift_angstrom, optics, pixel, half)
+        return fsc(*halves)
+
+    for done, (euler, shift) in enumerate(pairs):
+        notify(done / (len(pairs) + 2))
+        curves[euler, shift] = curve(apply(euler, shift, pose, table_pixel_size_angstrom))
+    shared = {pair: information(values, n) for pair, values in curves.items()}
+    best = max(shared, key=lambda pair: shared[pair])
+    mended = apply(*best, pose, table_pixel_size_angstrom)
+    dealt = mended.rotation[torch.randperm(len(images), generator=generator)]
+    chances = [
+        curve(Pose(dealt, shift))
+        for shift in (mended.shift_angstrom, torch.zeros_like(mended.shift_angstrom))
+    ]
+    chance = max(chances, key=lambda values: information(values, n))
+    if shared[best] < CLEARLY_MORE * shared[STATED, STATED] + LEAST_INFORMATION:
+        best = STATED, STATED
+    shown = {"as stated": curves[STATED, STATED], "poses at random": chance}
+    if best != (STATED, STATED):
+        shown["mended"] = curves[best]
+    return PoseTest(*best, shared, information(chance, n), shown, n, pixel)
+
+
+def shared_under(
+    images: Tensor,
+    pose: Pose,
+    tried: Sequence[tuple[Optics, float]],
+    splits: int,
+    generator: torch.Generator,
+    notify: Callable[[float], None] = lambda fraction: None,
+) -> Tensor:
+    """Information shared by half maps under several CTFs.
+
+    Args:
+        images: ``(b, n, n)``, of a small box.
+        pose: of each image.
+        tried: optics of each image and pixel size of these images in Å, for each CTF.
+        splits: random half sets to try, the same for all.
+        generator: deals them out.
+        notify: told the fraction done.
+
+    Returns:
+        ``(tried, splits)``.
+    """
+    n = images.shape[-1]
+    halves = [1 + torch.randperm(len(images), generator=generator) % 2 for _ in range(splits)]
+    shared = torch.zeros(len(tried), splits)
+    for row, (optics, pixel) in enumerate(tried):
+        notify(row / len(tried))
+        for column, half in enumerate(halves):
+            maps = reconstruct_halves(
+                images, pose.rotation, pose.shift_angstrom, optics, pixel, half
+            )
+            shared[row, column] = information(fsc(*maps), n)
+    return shared
+
+
+def findings(test: PoseTest) -> list[Finding]:
+    """Verdicts on orientations and shifts."""
+    evidence = (
+        f"information shared by half maps: table {test.stated:.0f}, poses at random "
+        f"{test.chance:.0f}"
+    )
+    if test.best < OF_CHANCE * test.chance + LEAST_INFORMATION:
+        return [
+            Finding(
+                "poses",
+                "wrong",
+                "orientations do not fit the images under any convention",
+                evidence,
+                "check that table and stack belong together, row by row; search the poses anew",
+                "poses-unrelated",
+            )
+        ]
+    others = sorted((i, p) for p, i in test.information.items() if p != (test.euler, test.shift))
+    if test.best > test.stated:
+        evidence += f", mended {test.best:.0f}"
+    elif others:
+        claims = "; ".join(c.claim for c in others[-1][1] if c is not STATED)
+        evidence += f"; the best other convention ({claims}) {others[-1][0]:.0f}"
+    parts = (("orientations", test.euler), ("shifts", test.shift))
+    tested = {shift for _, shift in test.information}
+    found = []
+    for topic, convention in parts:
+        if convention is not STATED:
+            verdict = (convention.claim, evidence, convention.remedy, convention.fault)
+            found.append(Finding(topic, "wrong", *verdict))
+        elif topic == "shifts" and len(tested) == 1:
+            found.append(Finding(topic, "note", "none, or too small to matter"))
+        else:
+            found.append(Finding(topic, "ok", "fit the images in RELION's convention", evidence))
+    return found

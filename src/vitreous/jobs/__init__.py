@@ -1,0 +1,1 @@
+"""The work of each command as plain Python: inputs, method, output folder."""

@@ -1,0 +1,1 @@
+"""Checks of a particle table, its corrected copy and its page."""

@@ -1,0 +1,125 @@
+"""``vitreous check --fix``: the table as it should have been, beside the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitreous.core.params import Optics
+from vitreous.data.formats import select_rows
+from vitreous.data.particles import Particles
+from vitreous.data.tables import CTF_COLUMNS, OPTIONAL_CTF_COLUMNS, pose_columns
+from vitreous.doctor.examine import Diagnosis
+from vitreous.doctor.poses import EULER, SHIFT
+from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
+
+_POSE_FAULTS = {convention.fault for convention in (*EULER, *SHIFT)} - {""}
+_ROUGH_PHASE = "90 degrees more are a first value: estimate the CTF with phase shift"
+BEYOND_A_TABLE = {  # faults that rewriting the table does not mend, and why
+    "contrast": "grey values are the images', and RELION's tables do not state their sign",
+    "header-pixel-size": "the images do not tell which is true, or it is the header that is wrong",
+    "saturated": "what was cut off is lost in the images",
+    "outliers": "whether they are ice, carbon or particles is for you to judge",
+    "drift": "grey values are the images'",
+    "band-limit": "what was filtered away is lost in the images",
+    "poses-unrelated": "no convention makes them fit",
+}
+
+
+def fixed_path(table: Path) -> Path:
+    """Where the corrected table goes.
+
+    >>> str(fixed_path(Path("job/particles.star")))
+    'job/particles_fixed.star'
+    """
+    return table.with_name(f"{table.stem}_fixed.star")
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What became of a diagnosis.
+
+    Args:
+        done: what was mended, in words; empty where no table was written.
+        left: what is wrong and no table can mend, and why.
+    """
+
+    done: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Mending:
+    """Write what a diagnosis mends; nothing where it mends nothing.
+
+    Raises:
+        ResourceError: disk full.
+        InputError: the folder cannot be written.
+    """
+    claims, mended = diagnosis.claims, diagnosis.mended
+    done: list[str] = []
+    columns: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}
+    changed = [f.topic for f in diagnosis.findings if f.fault in _POSE_FAULTS]
+    if changed and mended.pose is not None:
+        columns |= pose_columns(mended.pose)
+        done.append(" and ".join(changed) + " corrected")
+    if mended.optics is not None and claims.optics is not None:
+        changed_columns = _changed_optics(claims.optics, mended.optics)
+        columns |= {n: v for n, v in changed_columns.items() if n != "rlnVoltage"}
+        if "rlnVoltage" in changed_columns:
+            shared["rlnVoltage"] = changed_columns["rlnVoltage"]
+        if changed_columns:
+            rough = "" if "phase-shift" not in diagnosis.faults else f" ({_ROUGH_PHASE})"
+            done.append(f"{', '.join(changed_columns)} corrected{rough}")
+    if mended.pixel_size_angstrom != claims.pixel_size_angstrom:
+        shared["rlnImagePixelSize"] = format_column([mended.pixel_size_angstrom])
+        done.append(f"pixel size set to {mended.pixel_size_angstrom:.4g} Å")
+    left_out = set(diagnosis.suspects.unusable)
+    if left_out:
+        done.append(f"{len(left_out)} images left out")
+    if done:
+        document = particles.to_star_document(relative_to=path.parent, **columns)
+        document = _with_shared(_without_rivals(document, columns), shared)
+        keep = [row for row in range(len(particles)) if row not in left_out]
+        write_star(path, select_rows(document, np.array(keep, dtype=np.int64)))
+    return Mending(tuple(done), tuple(_beyond_a_table(diagnosis)))
+
+
+def _beyond_a_table(diagnosis: Diagnosis) -> list[str]:
+    """What is wrong and why rewriting the table does not mend it."""
+    wrong = [f for f in diagnosis.findings if f.fault in BEYOND_A_TABLE]
+    return [f"{f.topic}: {f.claim}: {BEYOND_A_TABLE[f.fault]}; {f.remedy}" for f in wrong]
+
+
+def _changed_optics(before: Optics, after: Optics) -> dict[str, list[str]]:
+    columns = {}
+    for key, name in {**CTF_COLUMNS, **OPTIONAL_CTF_COLUMNS}.items():
+        old, new = getattr(before, key), getattr(after, key)
+        if not torch.equal(old, new):
+            columns[name] = format_column(new.double().numpy())
+    return columns
+
+
+def _without_rivals(document: StarDocument, columns: dict[str, list[str]]) -> StarDocument:
+    """No optics group says otherwise than the particles' new columns, which it would override."""
+    optics = document.blocks["optics"]
+    kept = {name: values for name, values in optics.columns.items() if name not in columns}
+    return StarDocument({**document.blocks, "optics": replace(optics, columns=kept)})
+
+
+def _with_shared(document: StarDocument, shared: dict[str, list[str]]) -> StarDocument:
+    """One value for every optics group; a column of the particles gives way to it."""
+    optics = dict(document.blocks["optics"].columns)
+    particles = dict(document.blocks["particles"].columns)
+    for name, values in shared.items():
+        optics[name] = [values[0]] * len(document.blocks["optics"])
+        particles.pop(name, None)
+    blocks = {
+        **document.blocks,
+        "optics": replace(document.blocks["optics"], columns=optics),
+        "particles": StarBlock(particles),
+    }
+    return StarDocument(blocks)

@@ -1,0 +1,1 @@
+"""Ab initio reconstruction by CryoGAN."""

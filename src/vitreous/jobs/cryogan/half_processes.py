@@ -1,0 +1,192 @@
+"""Two half sets at once: starts their processes, listens to them, ends them together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vitreous.core.errors import DivergedError, InputError, ResourceError, UsageError, VitreousError
+from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome, work
+from vitreous.jobs.run.signals import STOP_SIGNALS, StopSignals
+
+_ERRORS = {kind.exit_code: kind for kind in (UsageError, InputError, ResourceError, DivergedError)}
+_LISTEN_SECONDS = 0.5
+_GRACE_SECONDS = 50.0
+
+Listener = Callable[[tuple[Any, ...]], None]
+
+
+class WorkerBugError(Exception):
+    """A worker raised what it should not; the text is its traceback."""
+
+
+def run_pair(
+    jobs: Sequence[HalfJob], stop: StopSignals, listen: Listener
+) -> dict[int, Outcome] | None:
+    """Run the halves side by side to their end.
+
+    Args:
+        jobs: one for each half.
+        stop: when it has received a signal, the halves are told to save and stop.
+        listen: told every ``row``, ``state`` and ``mark`` message; and ``("idle",)`` at least
+            twice a second.
+
+    Returns:
+        outcomes by half, or None if they were stopped by a signal.
+
+    Raises:
+        VitreousError: a half failed, with the same error; or its process died, naming the half.
+        WorkerBugError: a bug in a half.
+    """
+    context = multiprocessing.get_context("spawn")
+    links: dict[int, Connection] = {}
+    processes: dict[int, Any] = {}
+    try:
+        # Signals wait while the children start, which inherit the mask: only the parent acts.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            for job in jobs:
+                links[job.half], theirs = context.Pipe()
+                process = context.Process(target=work, args=(job, theirs), name=f"half {job.half}")
+                process.start()
+                processes[job.half] = process
+                theirs.close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return _listen(links, processes, stop, listen)
+    finally:
+        for process in processes.values():
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def _listen(
+    links: Mapping[int, Connection],
+    processes: Mapping[int, Any],
+    stop: StopSignals,
+    listen: Listener,
+) -> dict[int, Outcome] | None:
+    open_links = dict(links)
+    outcomes: dict[int, Outcome] = {}
+    failure: Exception | None = None
+    deadline: float | None = None
+    while open_links:
+        ready = wait(list(open_links.values()), timeout=_LISTEN_SECONDS)
+        for half, link in list(open_links.items()):
+            if link not in ready:
+                continue
+            message = _receive(link)
+            if message is None:
+                del open_links[half]
+                failure = failure or _death(half, processes[half])
+            elif message[0] in ("done", "stopped", "error", "bug"):
+                del open_links[half]
+                if message[0] == "done":
+                    outcomes[half] = message[1]
+                else:
+                    failure = failure or _failure(message)
+            else:
+                listen(message)
+        listen(("idle",))
+        if deadline is None and (failure is not None or stop.requested):
+            deadline = time.monotonic() + _GRACE_SECONDS
+            _tell(open_links)
+        if deadline is not None and time.monotonic() > deadline:
+            break
+    if failure is not None:
+        raise failure
+    return outcomes if len(outcomes) == len(links) else None
+
+
+def _receive(link: Connection) -> tuple[Any, ...] | None:
+    """The next message, None when the other side has gone."""
+    try:
+        return tuple(link.recv())
+    except (EOFError, ConnectionError):
+        return None
+
+
+def _tell(links: Mapping[int, Connection]) -> None:
+    for link in links.values():
+        try:
+            link.send("stop")
+        except (BrokenPipeError, ConnectionError):
+            continue
+
+
+def _death(half: int, process: Any) -> Exception:
+    process.join(_LISTEN_SECONDS)
+    code = process.exitcode
+    how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    return VitreousError(
+        f"half {half}: its process died ({how}; 9 often means out of memory); the other half was "
+        "stopped and saved, go on with --continue"
+    )
+
+
+def _failure(message: tuple[Any, ...]) -> Exception | None:
+    if message[0] == "error":
+        return _ERRORS.get(message[1], VitreousError)(message[2])
+    return WorkerBugError(message[1]) if message[0] == "bug" else None
+
+
+class Comparison:
+    """Resolution between the halves while they run, found in the background at low priority.
+
+    Args:
+        compare: two volumes to resolutions in Å at 0.143 and 0.5.
+    """
+
+    def __init__(
+        self, compare: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]]
+    ) -> None:
+        self._compare = compare
+        self._waiting: dict[int, dict[int, NDArray[Any]]] = {}
+        self._pairs: queue.SimpleQueue[tuple[int, Any, Any] | None] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="between halves", daemon=True)
+        self._thread.start()
+
+    def add(self, half: int, step: int, volume: NDArray[Any]) -> None:
+        """A half's volume at a mark; compared once the other half has come there too."""
+        pair = self._waiting.setdefault(step, {})
+        pair[half] = volume
+        if len(pair) == 2:
+            del self._waiting[step]
+            self._pairs.put((step, pair[1], pair[2]))
+
+    def results(self) -> list[dict[str, float]]:
+        """History rows that were finished since the last call."""
+        rows = []
+        while not self._found.empty():
+            rows.append(self._found.get())
+        return rows
+
+    def close(self) -> None:
+        """Finish what is being compared, drop what waits."""
+        while not self._pairs.empty():
+            self._pairs.get()
+        self._pairs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        import torch
+
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        torch.set_num_threads(1)
+        while (pair := self._pairs.get()) is not None:
+            step, first, second = pair
+            at_0143, at_05 = self._compare(first, second)
+            self._found.put(
+                {"step": step, "resolution_angstrom": at_0143, "resolution_0.5_angstrom": at_05}
+            )

@@ -1,0 +1,1 @@
+"""Sorting of mixed particles."""

@@ -1,0 +1,1 @@
+"""Particles and maps as jobs read them."""

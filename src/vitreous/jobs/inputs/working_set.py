@@ -1,0 +1,114 @@
+"""Particles opened and checked against the options that every pass over them has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import UsageError
+from vitreous.core.symmetry import point_group
+from vitreous.data.particles import Particles, assign_halves
+from vitreous.jobs.inputs.particles import ParticleFiles, check_images
+from vitreous.jobs.run.device import use_device
+from vitreous.methods.em.config import SHIFT_SHARE
+
+_FIELDS = {  # of an option, its field in Working
+    "sym": "symmetry",
+    "box": "box_size",
+    "mask_diameter": "mask_diameter_angstrom",
+    "invert": "invert",
+    "ignore_ctf": "ignore_ctf",
+    "skip_bad": "skip_bad",
+    "seed": "seed",
+    "device": "device",
+    "threads": "threads",
+}
+
+
+@dataclass(frozen=True)
+class Working:
+    """How particles are to be worked on; the options of these names.
+
+    Args:
+        symmetry: ``--sym``.
+        box_size: ``--box``; the particles' own by default.
+        mask_diameter_angstrom: ``--mask-diameter``.
+        invert: whether protein is dark in the files.
+        ignore_ctf: take the images as free of CTF.
+        skip_bad: leave out images that are constant, NaN or infinite.
+        seed: of the half sets, where the table has none.
+    """
+
+    symmetry: str = "C1"
+    box_size: int | None = None
+    mask_diameter_angstrom: float | None = None
+    invert: bool = False
+    ignore_ctf: bool = False
+    skip_bad: bool = False
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From all options of a command."""
+        told = {field: options[name] for name, field in _FIELDS.items() if name in options}
+        return cls(**told)
+
+
+@dataclass(frozen=True)
+class WorkingSet:
+    """Particles, their half sets (long ``(n,)`` of 1 and 2), and the grid to work on.
+
+    ``digest`` is a hash of all pixels, where all were looked at.
+    """
+
+    particles: Particles
+    half_set: Tensor
+    box_size: int
+    pixel_size_angstrom: float
+    device: torch.device
+    digest: str = ""
+
+    def shift_range(self, given_angstrom: float | None) -> float:
+        """How far particles are looked for, Å: as given, or the default."""
+        edge = self.box_size * self.pixel_size_angstrom
+        return SHIFT_SHARE * edge if given_angstrom is None else given_angstrom
+
+
+def open_working_set(
+    files: ParticleFiles, options: Working, *, check_all: bool = False, quiet: bool = True
+) -> WorkingSet:
+    """Open particles and check options against them.
+
+    Args:
+        files: where they are.
+        options: how they are to be worked on.
+        check_all: look through all images, and refuse bad ones unless they are to be skipped.
+        quiet: show no progress of that.
+
+    Raises:
+        UsageError: options that do not fit the images.
+        InputError: files that cannot be read, or bad images.
+    """
+    point_group(options.symmetry)
+    device = use_device(options.device, options.threads)
+    particles = files.open(need_ctf=not options.ignore_ctf)
+    digest = ""
+    if options.skip_bad or check_all:
+        checked = check_images(particles, skip_bad=options.skip_bad, quiet=quiet)
+        particles, digest = checked.particles, checked.digest
+    full = particles.box_size
+    n = options.box_size or full
+    if n > full:
+        raise UsageError(f"--box {n}: larger than the images ({full} px); choose up to {full}")
+    edge = full * particles.pixel_size_angstrom
+    diameter = options.mask_diameter_angstrom
+    if diameter is not None and diameter > edge:
+        raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
+    half_set = assign_halves(particles, options.seed)
+    return WorkingSet(particles, half_set, n, edge / n, device, digest)

@@ -1,0 +1,1 @@
+"""Sharpening and local resolution of half maps."""

@@ -1,0 +1,292 @@
+"""The run behind ``vitreous postprocess``: read, compute, write maps, tables and report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.core.random import generator
+from vitreous.core.symmetry import point_group
+from vitreous.data.maps import read_map, read_pair, write_fsc_csv
+from vitreous.io.atomic import atomic_write_text
+from vitreous.io.mrc import write_mrc
+from vitreous.jobs.reconstruct.output import report_data
+from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.progress import duration
+from vitreous.maps.half_map_pair import Halves, curves_by_name
+from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
+from vitreous.maps.sharpening import Guinier
+from vitreous.report.figures import central_slices, enlarge
+from vitreous.report.html import Picture, ReportData, angstrom, picture, write_report
+from vitreous.report.plots import Plot, numbers
+
+FILES = (
+    "mask.mrc",
+    "sharpened.mrc",
+    "sharpened_masked.mrc",
+    "local_resolution.mrc",
+    "local_filtered.mrc",
+    "fsc.csv",
+    "guinier.csv",
+    "report.html",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``vitreous postprocess``."""
+
+    first: Path
+    second: Path
+    output: Path
+    symmetry: str
+    mask: Path | None
+    b_factor_angstrom2: float | None
+    local: bool
+    apix: float | None
+    seed: int
+    overwrite: bool
+    threads: int
+
+
+def run(request: Request) -> str:
+    """Run ``vitreous postprocess``; returns what to print.
+
+    Raises:
+        VitreousError: by exit code, as the command line documents them.
+    """
+    started = time.monotonic()
+    symmetry = point_group(request.symmetry).name
+    half1, half2, pixel = read_pair(request.first, request.second, request.apix)
+    mask = None if request.mask is None else _read_mask(request.mask, half1, pixel)
+    with _folder(request, symmetry) as folder:
+        done = postprocess(
+            half1,
+            half2,
+            pixel_size_angstrom=pixel,
+            generator=generator(request.seed, "phases"),
+            mask=mask,
+            symmetry=symmetry,
+            b_factor_angstrom2=request.b_factor_angstrom2,
+            local=request.local,
+        )
+        seconds = time.monotonic() - started
+        _write(folder, done, pixel)
+        folder.config["run"] |= {
+            "verdict": done.verdict,
+            "warnings": list(done.warnings),
+            "seconds": round(seconds, 1),
+            "resolution_0143_angstrom": done.masked[0],
+            "resolution_05_angstrom": done.masked[1],
+            "unmasked_0143_angstrom": done.unmasked[0],
+            "b_factor_angstrom2": done.sharpened.b_factor_angstrom2,
+        }
+        page = _page(request, done, folder, pixel, seconds, symmetry)
+        write_report(folder.path("report.html"), page)
+        folder.finish()
+    return _told(done, folder, seconds)
+
+
+def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
+    mask = read_map(path, pixel)[0]
+    if mask.shape != half.shape:
+        raise InputError(f"{path}: box: {len(mask)} voxels, but the maps have {len(half)}")
+    if float(mask.min()) < -1e-3 or float(mask.max()) > 1 + 1e-3 or not float(mask.max()) > 0:
+        raise InputError(f"{path}: data: a mask goes from 0 to 1; give a soft mask")
+    return mask.clamp(0, 1)
+
+
+def _folder(request: Request, symmetry: str) -> OutputFolder:
+    inputs = {"half1": request.first, "half2": request.second}
+    if request.mask is not None:
+        inputs["mask"] = request.mask
+    wanted = request.b_factor_angstrom2
+    options = {
+        "symmetry": symmetry,
+        "mask": "automatic" if request.mask is None else request.mask,
+        "b_factor": "auto" if wanted is None else wanted,
+        "local_resolution": request.local,
+        "apix": request.apix,
+        "seed": request.seed,
+    }
+    return OutputFolder(
+        request.output,
+        "postprocess",
+        options,
+        inputs=inputs,
+        outputs=FILES,
+        machine={"threads": request.threads},
+        overwrite=request.overwrite,
+    )
+
+
+def _halves(done: Postprocessed) -> Halves:
+    return Halves(
+        half1=done.half1,
+        half2=done.half2,
+        average=done.sharpened.map * done.mask,
+        curves=done.curves,
+        masked=done.masked,
+        unmasked=done.unmasked,
+        mask_name="the mask",
+    )
+
+
+def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
+    maps = {
+        "mask.mrc": done.mask,
+        "sharpened.mrc": done.sharpened.map,
+        "sharpened_masked.mrc": done.sharpened.map * done.mask,
+        "local_resolution.mrc": done.local_resolution,
+        "local_filtered.mrc": done.locally_filtered,
+    }
+    for name, volume in maps.items():
+        if volume is not None:
+            write_mrc(folder.path(name), volume.float().numpy(), pixel)
+    curves = curves_by_name(_halves(done))
+    write_fsc_csv(folder.path("fsc.csv"), curves, len(done.average), pixel)
+    atomic_write_text(folder.path("guinier.csv"), guinier_csv(done.sharpened.guinier))
+
+
+def guinier_csv(fit: Guinier) -> str:
+    """The Guinier plot as text: shell, 1/d^2, ln of the weighted amplitude, whether fitted.
+
+    >>> some = torch.tensor([0.0, 0.01])
+    >>> fit = Guinier(some, some, some > 0, -50.0, 5.0, 0.0, "")
+    >>> guinier_csv(fit).splitlines()[-1]
+    '1,0.01000000,0.010000,1'
+    """
+    rows = ["shell,inv_d2_inv_angstrom2,ln_amplitude,fitted"]
+    columns = (fit.inv_d2.tolist(), fit.log_amplitude.tolist(), fit.fitted.tolist())
+    for shell, (x, y, fitted) in enumerate(zip(*columns, strict=True)):
+        value = f"{y:.6f}" if y > _EMPTY else "nan"
+        rows.append(f"{shell},{x:.8f},{value},{int(fitted)}")
+    return "\n".join(rows) + "\n"
+
+
+_EMPTY = -600.0  # of a logarithm: the FSC is not above zero there
+
+
+def _page(
+    request: Request,
+    done: Postprocessed,
+    folder: OutputFolder,
+    pixel: float,
+    seconds: float,
+    symmetry: str,
+) -> ReportData:
+    cards = {"B factor": f"{done.sharpened.b_factor_angstrom2:.0f} Å²"}
+    plots, pictures = [_guinier_plot(done.sharpened.guinier)], []
+    if done.local_resolution is not None:
+        low, _, high = local_range(done.local_resolution, done.mask)
+        cards["local resolution"] = f"{low:.1f} to {high:.1f} Å"
+        plots.append(_histogram(done.local_resolution[done.mask > 0.5]))
+        pictures = _resolution_pictures(done.local_resolution, low, high)
+    page = report_data(
+        "postprocess",
+        f"{request.first.name}, {request.second.name}: postprocessing",
+        done.verdict,
+        _halves(done),
+        half_set=None,
+        pixel_size_angstrom=pixel,
+        symmetry=symmetry,
+        seconds=seconds,
+        options=folder.config["options"],
+        warnings=done.warnings,
+        more_numbers=cards,
+    )
+    title = "Sharpening and local resolution" if pictures else "Sharpening"
+    return replace(page, more_title=title, more_plots=plots, more_pictures=pictures)
+
+
+def _guinier_plot(fit: Guinier) -> Plot:
+    shown = (fit.log_amplitude > _EMPTY) & (fit.inv_d2 > 0)
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "ln amplitude, FSC-weighted",
+            "x": numbers(fit.inv_d2[shown].numpy()),
+            "y": numbers(fit.log_amplitude[shown].numpy()),
+            "line": {"color": "--series1", "width": 1.5},
+            "marker": {"size": 4, "color": "--series1"},
+        }
+    ]
+    if bool(fit.fitted.any()) and fit.b_factor_angstrom2:
+        x = fit.inv_d2[fit.fitted]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"B = {fit.b_factor_angstrom2:.0f} Å²",
+                "x": numbers(x.numpy()),
+                "y": numbers((fit.intercept + fit.b_factor_angstrom2 / 4 * x).numpy()),
+                "line": {"color": "--series2", "width": 2.2},
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "1/d² (1/Å²)"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "ln amplitude"}},
+    }
+    caption = f"Fall of the amplitudes with resolution, before sharpening: {fit.note}."
+    return Plot("guinier", "Guinier plot", caption, data, layout)
+
+
+def _histogram(values: Tensor) -> Plot:
+    counts, edges = np.histogram(values.double().numpy(), bins=40)
+    bars = {
+        "type": "bar",
+        "name": "voxels",
+        "x": numbers((edges[1:] + edges[:-1]) / 2),
+        "y": numbers(counts / max(1, counts.sum()) * 100),
+        "marker": {"color": "--series3"},
+        "hovertemplate": "%{x:.1f} Å: %{y:.1f} %<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"title": {"text": "local resolution (Å)"}},
+        "yaxis": {"title": {"text": "share of the mask"}, "ticksuffix": " %"},
+        "bargap": 0.05,
+    }
+    caption = "How much of the mask has which local resolution."
+    return Plot("local", "Local resolution", caption, [bars], layout)
+
+
+def _resolution_pictures(resolution: Tensor, low: float, high: float) -> list[Picture]:
+    """Central slices, fine resolution white; outside the mask black."""
+    worst = high + 0.15 * max(high - low, 0.1)
+    shown = torch.where(resolution > 0, resolution.clamp(max=worst), worst).numpy()
+    return [
+        picture(
+            enlarge(-plane, 384),
+            (-worst, -low),
+            f"Local resolution in the {name} plane",
+            f"local resolution, {name}: white {low:.1f} Å or finer, dark {high:.1f} Å or coarser",
+        )
+        for name, plane in central_slices(shown).items()
+    ]
+
+
+def _told(done: Postprocessed, folder: OutputFolder, seconds: float) -> str:
+    lines = [done.verdict[0].upper() + done.verdict[1:] + "."]
+    lines += [f"warning: {warning}" for warning in done.warnings]
+    lines += [
+        f"resolution   {angstrom(done.masked[0])} at 0.143, {angstrom(done.masked[1])} at 0.5 "
+        f"(masked, corrected); {angstrom(done.unmasked[0])} and {angstrom(done.unmasked[1])} "
+        "without mask",
+        f"B factor     {done.sharpened.b_factor_angstrom2:.0f} Å²",
+    ]
+    if done.local_resolution is not None:
+        low, middle, high = local_range(done.local_resolution, done.mask)
+        lines.append(f"local        {low:.1f} to {high:.1f} Å, median {middle:.1f} Å")
+    lines += [
+        f"time         {duration(seconds)}",
+        f"map          {folder.root / 'sharpened.mrc'}",
+        f"report       {folder.root / 'report.html'}",
+    ]
+    return "\n".join(lines)

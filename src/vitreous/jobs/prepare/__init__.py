@@ -1,0 +1,1 @@
+"""Smaller, normalised particles, and background patches."""

@@ -1,0 +1,208 @@
+"""The work of ``vitreous prepare``: stream particle images through a recipe into a new stack."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from vitreous.core.errors import InputError
+from vitreous.data.bad_images import finite_and_constant
+from vitreous.data.particles import Particles
+from vitreous.data.prepare import Geometry, Preparation, Preparer, describe
+from vitreous.data.prepared_table import prepared_document
+from vitreous.io.atomic import atomic_write_text
+from vitreous.io.mrc_growing import JOURNAL, PART
+from vitreous.io.star import write_star
+from vitreous.jobs.run.folder import OutputFolder, plain
+from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
+
+STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
+OUTPUTS = (STACK, TABLE, EXCLUDED, STACK + PART, STACK + JOURNAL)
+PIECE_BYTES = 4 << 20
+REASONS = {
+    "non_finite": "NaN or infinite pixels",
+    "constant": "constant",
+    "flat": "flat background, cannot be normalised",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``vitreous prepare`` was asked for."""
+
+    table: Path
+    particles: Particles
+    recipe: Preparation
+    output: Path
+    float16: bool = False
+    skip_bad: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    threads: int = 0
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Particle images in pieces of a size that depends on the boxes only.
+
+    Args:
+        particles: all of them.
+        preparer: the recipe.
+        where: for messages.
+        skip_bad: leave out images that are not finite instead of rejecting all.
+    """
+
+    particles: Particles
+    preparer: Preparer
+    where: str
+    skip_bad: bool
+    _reading: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+
+    @property
+    def step(self) -> int:
+        """Images in a piece."""
+        box = max(self.particles.box_size, self.preparer.geometry.box_size)
+        return max(1, PIECE_BYTES // (4 * box**2))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.particles) / self.step)
+
+    def prepare(self, piece: int) -> Piece:
+        """The usable images of a piece, prepared; and the places of the others, by reason.
+
+        Raises:
+            InputError: images with NaN or infinite pixels.
+        """
+        start = piece * self.step
+        place = torch.arange(start, min(start + self.step, len(self.particles)))
+        with self._reading:
+            images = self.particles.read(place)
+        finite, constant = finite_and_constant(images)
+        if not self.skip_bad and not bool(finite.all()):
+            raise self._rejected(place[~finite].tolist(), int(place[-1]) + 1)
+        usable = finite & ~constant
+        flips = self.preparer.recipe.phase_flip
+        optics = self.particles.optics[place[usable]] if flips else None
+        prepared, sound = self.preparer(images[usable], optics)
+        bad = {
+            "non_finite": place[~finite].tolist(),
+            "constant": place[constant].tolist(),
+            "flat": place[usable][~sound].tolist(),
+        }
+        return prepared[sound], {reason: places for reason, places in bad.items() if places}
+
+    def _rejected(self, places: list[int], read: int) -> InputError:
+        shown = ", ".join(f"{i} ({self.particles.ids[i]})" for i in places[:10])
+        more = f" and {len(places) - 10} more" if len(places) > 10 else ""
+        return InputError(
+            f"{self.where}: images {shown}{more} (of the first {read}): NaN or infinite pixels; "
+            "leave them out with --skip-bad"
+        )
+
+
+def prepare(request: Request) -> None:
+    """Run ``vitreous prepare``.
+
+    Raises:
+        VitreousError: by exit code, as the command line documents them.
+        SystemExit: stopped by a signal, after saving.
+    """
+    particles, recipe = request.particles, request.recipe
+    geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
+    pieces = Pieces(particles, Preparer(recipe, geometry), str(request.table), request.skip_bad)
+    with _folder(request) as folder:
+
+        def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
+            excluded = _gather(records)
+            _write_tables(folder, particles, geometry, excluded, recipe.phase_flip)
+            if not request.quiet:
+                _summarise(folder, particles, geometry, excluded, seconds)
+
+        stream_into(
+            folder,
+            STACK,
+            geometry,
+            pieces.prepare,
+            len(pieces),
+            conclude,
+            float16=request.float16,
+            threads=request.threads,
+            label="preparing",
+            quiet=request.quiet,
+        )
+
+
+def _folder(request: Request) -> OutputFolder:
+    options = {
+        **dataclasses.asdict(request.recipe),
+        "input_apix": request.particles.pixel_size_angstrom,
+        "particles": len(request.particles),
+        "files": files_digest(request.particles.files),
+        "float16": request.float16,
+        "skip_bad": request.skip_bad,
+    }
+    return OutputFolder(
+        request.output,
+        "prepare",
+        options,
+        inputs={"particles": request.table},
+        outputs=OUTPUTS,
+        machine={"threads": cores(request.threads)},
+        overwrite=request.overwrite,
+        resume=request.resume,
+        resumable=True,
+        changeable=False,
+    )
+
+
+def _gather(records: Mapping[int, Mapping[str, list[int]]]) -> dict[str, list[int]]:
+    """Places by reason, over all pieces."""
+    found: dict[str, list[int]] = {}
+    for _, record in sorted(records.items()):
+        for reason, places in record.items():
+            found.setdefault(reason, []).extend(places)
+    return found
+
+
+def _write_tables(
+    folder: OutputFolder,
+    particles: Particles,
+    geometry: Geometry,
+    excluded: Mapping[str, list[int]],
+    phase_flipped: bool,
+) -> None:
+    dropped = {place: reason for reason, places in excluded.items() for place in places}
+    kept = particles.select([i for i in range(len(particles)) if i not in dropped])
+    document = prepared_document(kept, geometry, STACK, phase_flipped=phase_flipped)
+    if dropped:
+        lines = [f"{i + 1}\t{particles.ids[i]}\t{REASONS[dropped[i]]}" for i in sorted(dropped)]
+        atomic_write_text(folder.path(EXCLUDED), "\n".join(["# row\timage\treason", *lines, ""]))
+        names: dict[str, Any] = {
+            reason: [particles.ids[i] for i in places] for reason, places in excluded.items()
+        }
+        folder.config["run"]["excluded"] = plain(names)
+    write_star(folder.path(TABLE), document)
+
+
+def _summarise(
+    folder: OutputFolder,
+    particles: Particles,
+    geometry: Geometry,
+    excluded: Mapping[str, list[int]],
+    seconds: float,
+) -> None:
+    left_out = sum(map(len, excluded.values()))
+    say(f"{len(particles) - left_out} particles in {folder.root}: {describe(geometry)}")
+    if left_out:
+        counts = ", ".join(f"{len(places)} {REASONS[r]}" for r, places in excluded.items())
+        say(f"left out {left_out}: {counts}; listed in {EXCLUDED}")
+    say(f"{len(particles) / max(seconds, 1e-3):.0f} images/s")

@@ -1,0 +1,1 @@
+"""Reconstruction from known poses."""

@@ -1,0 +1,1 @@
+"""Initial model and refinement of poses and map."""

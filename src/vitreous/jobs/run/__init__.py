@@ -1,0 +1,1 @@
+"""One lifecycle for every job: folder, options, checkpoints, signals, progress, history."""

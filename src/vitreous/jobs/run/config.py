@@ -1,0 +1,111 @@
+"""Frozen configuration dataclasses from a TOML file and the command line's overrides."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from vitreous.core.errors import InputError, UsageError
+from vitreous.jobs.run.messages import one_line
+
+C = TypeVar("C")
+
+
+def load_config(
+    kind: type[C],
+    path: Path | None,
+    overrides: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> C:
+    """Build a configuration: its defaults, then the file, then the command line.
+
+    Args:
+        kind: a frozen dataclass, plain or pydantic's; nested ones are TOML tables.
+        path: TOML file of its fields, or None.
+        overrides: field to value; None means "not given". ``{"critic": {"width": 8}}`` reaches
+            into a nested dataclass.
+        defaults: field to value, instead of the dataclass's own (a preset).
+
+    Returns:
+        the configuration.
+
+    Raises:
+        UsageError: unknown key, wrong type or impossible value; named with its source.
+        InputError: the file cannot be read.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     steps: int = 10
+    >>> load_config(Config, None, {"steps": 3})
+    Config(steps=3)
+    """
+    values = {} if path is None else _read_toml(path)
+    source = "command line" if path is None else str(path)
+    _refuse_unknown(kind, values, source)
+    given = _given(overrides)
+    _refuse_unknown(kind, given, "command line")
+    return build(kind, _merge(_merge(defaults or {}, values), given), source)
+
+
+def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Check types strictly and construct; lists become tuples where the field is one.
+
+    Raises:
+        UsageError: wrong type or impossible value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        got = one_line(repr(first["input"]))[:60]
+        raise UsageError(f"{source}: {name}: {one_line(first['msg'])}, got {got}") from error
+    except ValueError as error:
+        raise UsageError(f"{source}: {one_line(error)}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid TOML: {one_line(error)}") from error
+
+
+def _refuse_unknown(kind: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind) if field.init]
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(
+                f"{source}: unknown key {one_line(prefix + name)}; known: {', '.join(known)}"
+            )
+        if isinstance(value, Mapping) and is_dataclass(hints[name]):
+            _refuse_unknown(hints[name], value, source, f"{prefix}{name}.")
+
+
+def _given(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    pruned = {
+        name: _given(value) if isinstance(value, Mapping) else value
+        for name, value in overrides.items()
+        if value is not None
+    }
+    return {name: value for name, value in pruned.items() if value != {}}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merge(old, value) if both else value  # type: ignore[arg-type]  # both: checked
+    return merged

@@ -1,0 +1,56 @@
+"""Messages and warnings for the person at the terminal."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vitreous.core.errors import out_of_memory
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings as one line on stderr, each text once, without file names of the program."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"warning: {one_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def one_line(message: object) -> str:
+    """Any text on one line, control characters removed.
+
+    >>> one_line("two\\n  lines\\x1b[31m")
+    'two lines[31m'
+    """
+    text = " ".join(str(message).split())
+    return "".join(character for character in text if character.isprintable())
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal, on stderr, so that stdout holds results only."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def resource_shortage(error: BaseException) -> str | None:
+    """One line if the error means memory or disk is used up, else None."""
+    text = one_line(error)
+    if out_of_memory(error):
+        return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'output'}: disk full or quota reached; free some space"
+    return None

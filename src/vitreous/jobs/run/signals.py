@@ -1,0 +1,70 @@
+"""Signals that stop a job after its current step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    pass
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Turn the first SIGINT, SIGTERM or SIGUSR1 into a flag; the second stops at once.
+
+    Use as a context manager around a run; ask :attr:`requested` between steps, save, and leave
+    with :meth:`exit_if_requested`.
+
+    >>> with StopSignals() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.requested, stop.exit_code
+    (True, 143)
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Install the handlers."""
+        for number in STOP_SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise SystemExit(128 + number)
+        self._received = number
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run shall end after the current step."""
+        return self._received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal number once a signal came, 0 before."""
+        return 0 if self._received is None else 128 + self._received
+
+    def exit_if_requested(self) -> None:
+        """Leave the program with 128 + n if a signal came.
+
+        Raises:
+            SystemExit: a signal came.
+        """
+        if self.requested:
+            raise SystemExit(self.exit_code)

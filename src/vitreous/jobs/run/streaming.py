@@ -1,0 +1,175 @@
+"""Work on one piece after another in several threads, written in order, saved now and then."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.data.prepare import Geometry
+from vitreous.io.mrc_growing import GrowingStack
+from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.progress import RunProgress
+from vitreous.jobs.run.signals import StopSignals
+
+SAVE_SECONDS = 10.0
+MOST_THREADS = 8
+
+Piece = tuple[Tensor, dict[str, Any]]
+
+
+def stream_into(
+    folder: OutputFolder,
+    name: str,
+    geometry: Geometry,
+    work: Callable[[int], Piece],
+    count: int,
+    conclude: Callable[[Mapping[int, dict[str, Any]], float], None],
+    *,
+    float16: bool,
+    threads: int,
+    label: str,
+    quiet: bool,
+) -> None:
+    """Stream pieces into a stack of an output folder, and conclude the run.
+
+    Args:
+        folder: entered; a finished run in it is left as it is.
+        name: of the stack.
+        geometry: sizes of its images.
+        work, count: see :func:`stream_pieces`.
+        conclude: told the records by piece and the seconds taken, when the stack is whole.
+        float16: write half precision.
+        threads: pieces at a time; 0 for the cores.
+        label, quiet: of the progress.
+
+    Raises:
+        InputError, ResourceError, SystemExit: see :func:`stream_pieces`; after an InputError the
+            folder holds nothing of the run.
+    """
+    started = time.monotonic()
+    target = GrowingStack(
+        folder.path(name),
+        geometry.box_size,
+        geometry.pixel_size_angstrom,
+        mode=12 if float16 else 2,
+        resume=folder.resuming,
+    )
+    if folder.was_finished:
+        say(f"{folder.root}: the run was finished already; nothing to do")
+    else:
+        try:
+            with (
+                StopSignals() as stop,
+                target as stack,
+                RunProgress(label, quiet=quiet) as progress,
+            ):
+                records = stream_pieces(
+                    stack, work, count, threads=cores(threads), stop=stop, progress=progress
+                )
+        except InputError:
+            folder.discard()
+            raise
+        conclude(records, time.monotonic() - started)
+    folder.finish()
+    target.forget()
+
+
+def stream_pieces(
+    stack: GrowingStack,
+    work: Callable[[int], Piece],
+    count: int,
+    *,
+    threads: int,
+    stop: StopSignals,
+    progress: RunProgress,
+) -> dict[int, dict[str, Any]]:
+    """Append the images of pieces 0 to ``count - 1`` to a stack, and finish it.
+
+    At most ``threads + 1`` pieces are in memory. What the stack holds depends neither on the number
+    of threads nor on how often the run was interrupted.
+
+    Args:
+        stack: opened; its notes say which pieces are done.
+        work: piece to images ``(k, n, n)`` and what must be remembered of it (JSON values; nothing
+            is kept of an empty record). Called in threads, each computing alone.
+        count: number of pieces.
+        threads: how many at a time.
+        stop: after a signal the state is saved and the program left.
+        progress: shown.
+
+    Returns:
+        the records by piece.
+
+    Raises:
+        InputError: what ``work`` raises; values that overflow half precision; no image at all.
+        ResourceError: disk full; what was saved stays.
+        SystemExit: stopped by a signal, after saving.
+    """
+    records: dict[str, Any] = dict(stack.notes.get("records", {}))
+    done = int(stack.notes.get("done", 0))
+    saved = time.monotonic()
+    if not stack.is_whole:
+        torch.set_num_threads(1)
+        progress.update(done / count)
+        for images, record in _in_order(work, range(done, count), threads):
+            _append(stack, images)
+            if record:
+                records[str(done)] = record
+            done += 1
+            progress.update(done / count)
+            if stop.requested or time.monotonic() - saved > SAVE_SECONDS:
+                stack.save({"done": done, "records": records})
+                saved = time.monotonic()
+            if stop.requested and done < count:
+                say(f"stopped and saved; go on with --continue -o {stack.path.parent}")
+                stop.exit_if_requested()
+        if not len(stack):
+            raise InputError(f"{stack.path.name}: no image is left to write; check the input")
+        stack.finish({"done": done, "records": records})
+    return {int(piece): record for piece, record in records.items()}
+
+
+def _in_order(work: Callable[[int], Piece], pieces: Iterable[int], threads: int) -> Iterable[Piece]:
+    waiting: deque[Future[Piece]] = deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(work, piece))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _append(stack: GrowingStack, images: Tensor) -> None:
+    try:
+        stack.append(images.numpy())
+    except ValueError as error:
+        raise InputError(f"{stack.path.name}: {error}; leave out --float16") from error
+
+
+def cores(threads: int) -> int:
+    """``--threads``; 0 means the cores that this process may use, at most eight for the memory."""
+    return threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """A hash of names, sizes and times of change: tells changed data without reading it."""
+    digest = hashlib.sha256()
+    for path in paths:
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Simulated particle sets with known truth."""

@@ -1,0 +1,1 @@
+"""Half maps, FSC, alignment, sharpening and symmetry of 3D maps."""

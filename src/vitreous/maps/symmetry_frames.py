@@ -1,0 +1,236 @@
+"""Where a point group's axes may lie in a map: frames from pairs of axes, and their refinement.
+
+A frame is a rotation F and a centre c: ``x -> F (x - c)`` brings the map into the group's standard
+setting, and the group's rotation g is ``R = F^T g F``, ``t = c - R c`` in the map as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.rotation import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    nearest_rotation,
+    so3_grid,
+)
+from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.maps.registration import Candidates, Registration, distinct
+
+FOLDS = (2, 3, 4, 5, 6, 7, 8, 12)
+GROUPS = tuple(f"C{n}" for n in FOLDS) + tuple(f"D{n}" for n in FOLDS) + ("T", "O", "I")
+_SPACING_DEG = 15.0
+_MOST_ROTATIONS = 100
+_MOST_AXES = 40
+_LEAST_TURN_DEG = 24.0  # smaller ones overlap with themselves, unturned
+_SAME_AXIS_DEG = 8.0
+_ANGLE_TOLERANCE_DEG = 8.0
+_MAIN_AXES, _SIDE_AXES = 3, 10
+_CHUNK = 250_000  # spectrum samples per batch, to stay in cache
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A point group placed in a map.
+
+    Args:
+        group: the group.
+        rotation: ``(3, 3)`` float64 F.
+        centre_px: ``(3,)`` float64 c in (x, y, z), pixels of the searched box, from ``n // 2``.
+        score: correlation of the map with itself under the worst operator, at low resolution.
+    """
+
+    group: PointGroup
+    rotation: Tensor
+    centre_px: Tensor
+    score: float
+
+    def operators(self) -> tuple[Tensor, Tensor]:
+        """Rotations ``(g - 1, 3, 3)`` and shifts ``(g - 1, 3)`` in the map, but the identity."""
+        turns = self.rotation.mT @ self.group.matrices[1:] @ self.rotation
+        return turns, self.centre_px - turns @ self.centre_px
+
+
+def find_frames(engine: Registration) -> list[Frame]:
+    """The best frame of each of :data:`GROUPS` for which axes at the right angles were found.
+
+    Args:
+        engine: of a map with itself, at low resolution.
+    """
+    axes = _candidate_axes(engine)
+    by_fold = {fold: _fold_scores(engine, axes, fold) for fold in FOLDS}
+    frames = []
+    for name in GROUPS:
+        group = point_group(name)
+        turns = _frame_rotations(group, axes, by_fold)
+        if len(turns):
+            frames.append(_best_frame(engine, group, torch.stack(turns)))
+    return frames
+
+
+def refine_frames(engine: Registration, frames: list[Frame], iterations: int) -> list[Frame]:
+    """Refine every operator by itself, then fit each group's frame through all of its axes.
+
+    Args:
+        engine: of a map with itself, at the wanted resolution and weights.
+        frames: where to start.
+        iterations: of Gauss-Newton, for the operators.
+    """
+    if not frames:
+        return []
+    operators = [frame.operators() for frame in frames]
+    turns = torch.cat([turn for turn, _ in operators]).float().to(engine.device)
+    shifts = torch.cat([shift for _, shift in operators]).float().to(engine.device)
+    eye = torch.eye(3, device=engine.device)
+    kept = torch.zeros(len(turns), dtype=torch.bool, device=engine.device)
+    start = Candidates(turns, shifts, kept, torch.zeros_like(shifts[:, 0]))
+    size = max(1, _CHUNK // len(engine.points))
+    found = [
+        engine.improve(start[i : i + size], eye, eye, iterations)
+        for i in range(0, len(turns), size)
+    ]
+    sizes = [frame.group.order - 1 for frame in frames]
+    columns = [
+        torch.split(torch.cat([getattr(part, name) for part in found]).double().cpu(), sizes)
+        for name in ("rotation", "shift_px", "score")
+    ]
+    return [_fit(*one) for one in zip(frames, *columns, strict=True)]
+
+
+def _fit(frame: Frame, turns: Tensor, shifts: Tensor, scores: Tensor) -> Frame:
+    """Frame and centre nearest to operators that were refined one by one."""
+    standard = matrix_to_axis_angle(frame.group.matrices[1:])
+    angle = standard.norm(dim=-1, keepdim=True)
+    standard = standard / angle
+    found = torch.nn.functional.normalize(matrix_to_axis_angle(turns), dim=-1)
+    expected = standard @ frame.rotation
+    found = found * (found * expected).sum(-1, keepdim=True).sign()
+    # an axis is known the better the wider its turn
+    weight = scores.clamp(min=0.01)[:, None] * (angle / 2).sin().square()
+    overlap = (weight * standard).mT @ found
+    # what the axes leave free, as the turn about a single one, stays as it was
+    rotation = nearest_rotation(overlap + 1e-3 * float(weight.sum()) * frame.rotation)
+    exact = rotation.mT @ frame.group.matrices[1:] @ rotation
+    system = (torch.eye(3, dtype=torch.float64) - exact).reshape(-1, 3)
+    solution = torch.linalg.pinv(system, rtol=1e-6) @ shifts.reshape(-1)
+    return Frame(frame.group, rotation, solution, frame.score)
+
+
+def _candidate_axes(engine: Registration) -> Tensor:
+    """Unit axes ``(a, 3)`` about which the map may look alike, best first; their sign is free."""
+    eye = torch.eye(3, device=engine.device)
+    found = engine.search(so3_grid(_SPACING_DEG, device=engine.device), eye, (False,))
+    best = engine.refine(distinct(found, _MOST_ROTATIONS, 18.0), eye, eye, 6)
+    vectors = matrix_to_axis_angle(best.rotation.double().cpu())
+    wide = vectors[vectors.norm(dim=-1) > math.radians(_LEAST_TURN_DEG)]
+    chosen: list[Tensor] = []
+    limit = math.cos(math.radians(_SAME_AXIS_DEG))
+    for vector in wide:
+        axis = vector / vector.norm()
+        if len(chosen) < _MOST_AXES and not any(abs(float(axis @ c)) > limit for c in chosen):
+            chosen.append(axis)
+    return torch.stack(chosen) if chosen else torch.zeros(0, 3, dtype=torch.float64)
+
+
+def _fold_scores(engine: Registration, axes: Tensor, fold: int) -> Tensor:
+    """Correlation ``(a,)`` of the map with itself under the worst of the turns about each axis."""
+    if not len(axes):
+        return torch.zeros(0)
+    steps = torch.arange(1, fold // 2 + 1, dtype=torch.float64)  # the others are their inverses
+    vectors = axes[:, None] * (steps * (2 * math.pi / fold))[:, None]
+    return (
+        _self_scores(engine, axis_angle_to_matrix(vectors.reshape(-1, 3)))
+        .reshape(len(axes), len(steps))
+        .amin(-1)
+    )
+
+
+def _self_scores(engine: Registration, turns: Tensor) -> Tensor:
+    """Scores of rotations at their best shifts, in the order given."""
+    eye = torch.eye(3, device=engine.device)
+    return engine.search(turns.float().to(engine.device), eye, (False,)).score.cpu()
+
+
+def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]) -> list[Tensor]:
+    """Frames that take a good main axis, and where there is one a side axis, to the group's."""
+    main_fold, side_fold = _folds(group)
+    mains = axes[by_fold[main_fold].argsort(descending=True)[:_MAIN_AXES]] if len(axes) else axes
+    main = _axes_of(group, main_fold)[0]
+    if side_fold is None:
+        return [_onto(a, _perpendicular(a), main, _perpendicular(main)) for a in mains]
+    if group.name[0] == "D":
+        main = torch.tensor([0.0, 0, 1], dtype=torch.float64)
+    side = _nearest_side(group, main, side_fold)
+    wanted = float(main @ side)
+    sides = axes[by_fold[side_fold].argsort(descending=True)[:_SIDE_AXES]] if len(axes) else axes
+    tolerance = math.radians(_ANGLE_TOLERANCE_DEG)
+    turns = []
+    for a in mains:
+        for b in sides:
+            cosine = float(a @ b)
+            if abs(abs(cosine) - 1) < 1e-6:
+                continue
+            if abs(math.acos(min(1.0, abs(cosine))) - math.acos(abs(wanted))) > tolerance:
+                continue
+            second = b if cosine * wanted >= 0 else -b
+            turns.append(_onto(a, second, main, side))
+            if group.name == "T":  # the dual tetrahedron has the same axes
+                turns.append(_onto(-a, -second, main, side))
+    return turns
+
+
+def _folds(group: PointGroup) -> tuple[int, int | None]:
+    """Folds of the axes that fix a group's frame."""
+    special = {"T": (3, 2), "O": (4, 3), "I": (5, 3)}
+    if group.name in special:
+        return special[group.name]
+    fold = int(group.name[1:])
+    return (fold, None) if group.name[0] == "C" else (fold, 2)
+
+
+def _axes_of(group: PointGroup, fold: int) -> Tensor:
+    """Unit axes of the group's rotations by exactly 1 / fold of a turn."""
+    vectors = matrix_to_axis_angle(group.matrices[1:])
+    angle = vectors.norm(dim=-1)
+    mine = (angle - 2 * math.pi / fold).abs() < 1e-6
+    return vectors[mine] / angle[mine][:, None]
+
+
+def _nearest_side(group: PointGroup, main: Tensor, fold: int) -> Tensor:
+    if group.name[0] == "D":
+        return torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    sides = _axes_of(group, fold)
+    cosines = sides @ main
+    return sides[int(torch.where(cosines.abs() < 0.999, cosines, -2).argmax())]
+
+
+def _perpendicular(axis: Tensor) -> Tensor:
+    helper = torch.eye(3, dtype=axis.dtype)[int(axis.abs().argmin())]
+    return torch.nn.functional.normalize(helper - (helper @ axis) * axis, dim=0)
+
+
+def _onto(a: Tensor, b: Tensor, main: Tensor, side: Tensor) -> Tensor:
+    """Rotation that takes a to ``main`` and b into its half plane with ``side``."""
+
+    def triad(first: Tensor, second: Tensor) -> Tensor:
+        across = torch.nn.functional.normalize(second - (second @ first) * first, dim=0)
+        return torch.stack([first, across, torch.linalg.cross(first, across)], dim=-1)
+
+    return triad(main, side) @ triad(a, b).mT
+
+
+def _best_frame(engine: Registration, group: PointGroup, turns: Tensor) -> Frame:
+    """Of several frames the one whose worst operator fits best."""
+    operators = turns.mT[:, None] @ group.matrices[1:] @ turns[:, None]
+    eye = torch.eye(3, device=engine.device)
+    found = engine.search(operators.reshape(-1, 3, 3).float().to(engine.device), eye, (False,))
+    worst = found.score.cpu().reshape(len(turns), -1).amin(-1)
+    best = int(worst.argmax())
+    start = Frame(group, turns[best], torch.zeros(3, dtype=torch.float64), float(worst[best]))
+    shifts = found.shift_px.double().cpu().reshape(len(turns), -1, 3)[best]
+    scores = found.score.double().cpu().reshape(len(turns), -1)[best]
+    return _fit(start, operators[best], shifts, scores)

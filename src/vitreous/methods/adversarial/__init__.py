@@ -1,0 +1,1 @@
+"""What CryoGAN and the VAE-GAN share."""

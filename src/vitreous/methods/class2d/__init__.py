@@ -1,0 +1,1 @@
+"""2D classification and class averages."""

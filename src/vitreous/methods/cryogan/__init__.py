@@ -1,0 +1,1 @@
+"""CryoGAN: a Wasserstein GAN whose generator is the image formation model."""

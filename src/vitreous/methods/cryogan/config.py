@@ -1,0 +1,95 @@
+"""Settings of CryoGAN: one box after another, and Algorithm 1 at each of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage:
+    """A stretch of the run at one box size.
+
+    Args:
+        box_size: edge of images and volume in pixels; the field of view never changes.
+        iterations: volume updates.
+    """
+
+    box_size: PositiveInt
+    iterations: PositiveInt
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CryoGanConfig:
+    """Settings of Algorithm 1; the defaults are for the command line's ``abinit``.
+
+    Args:
+        stages: boxes and iterations, coarse to fine.
+        symmetry: point group, imposed by construction.
+        batch_size: M of eq. (14).
+        n_critic: critic updates per volume update.
+        penalty: lambda of eq. (13); the norm is over all pixels of an image.
+        penalty_every: take the penalty at every so many critic updates, times as many.
+        critic, width: kind and size of the network, see :class:`~vitreous.nn.critic.Critic`.
+        learning_rate_critic, learning_rate_volume, learning_rate_scale: Adam steps at the start.
+        learning_rate_end: factor reached exponentially at the end of the run.
+        betas: of Adam.
+        warm_up: volume updates over which its step grows to full size.
+        mask_fraction: radius of the spherical mask, in box sizes.
+        floor_centre, floor_edge: clipping constraint. At distance r the volume may be no lower
+            than ``-(floor_centre t + floor_edge r / R)`` times its maximum, t the share of the run
+            that is done, R the mask's radius; None: no constraint.
+        clip_volume, clip_critic, clip_scale: bounds on the gradient per voxel, on the norm of the
+            critic's and on that of the scales; the first two grow from 0 over ``clip_epochs``.
+        noise_start: "background" estimates the share of noise from the particles' corners;
+            "one" starts both scales at 1.
+        weighting: "matched" filters every image, real and simulated alike, by its own CTF and by
+            the data's signal and noise in each shell (:func:`~vitreous.core.images.\
+matched_weight`), so that the critic spends itself where there is signal; "none" does not.
+        mirror: mirror and transpose batches, real and simulated alike, at random, which makes
+            eight real images of one; the mirror of a projection is a projection too.
+        rotate: turn every image, real and simulated alike, by a random angle in its plane, so that
+            the critic cannot learn the real images by heart; None: where 60 % or more
+            of the images' variance are noise.
+        smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
+            smoothing_decay: factor per epoch.
+        averaging: of the volume over updates (exponential, 0 for none).
+    """
+
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    symmetry: str = "C1"
+    batch_size: PositiveInt = 32
+    n_critic: PositiveInt = 1
+    penalty: float = 10.0
+    penalty_every: PositiveInt = 4
+    critic: Literal["dense", "strided", "paper"] = "dense"
+    width: PositiveInt = 192
+    learning_rate_critic: float = 6e-3
+    learning_rate_volume: float = 0.1
+    learning_rate_scale: float = 1e-3
+    learning_rate_end: float = 0.05
+    betas: tuple[float, float] = (0.5, 0.9)
+    warm_up: int = 20
+    mask_fraction: float = 0.45
+    floor_centre: float | None = 0.1
+    floor_edge: float = 0.1
+    clip_volume: float = 1e3
+    clip_critic: float = 1e6
+    clip_scale: float = 10.0
+    clip_epochs: float = 0.0
+    noise_start: Literal["background", "one"] = "background"
+    weighting: Literal["matched", "none"] = "matched"
+    mirror: bool = True
+    rotate: bool | None = None
+    smoothing_px: float = 0.0
+    smoothing_decay: float = 0.98
+    averaging: float = 0.999
+
+    @property
+    def iterations(self) -> int:
+        """Volume updates of the whole run."""
+        return sum(stage.iterations for stage in self.stages)

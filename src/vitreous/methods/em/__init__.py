@@ -1,0 +1,1 @@
+"""Expectation maximisation over poses: initial model, search, refinement, belief tests."""

@@ -1,0 +1,271 @@
+r"""Defocus and contrast of every micrograph, from its particles under a map and their poses.
+
+With :math:`\Delta` the change of the mean defocus and :math:`\theta = \pi\lambda |k|^2 \Delta`, the
+CTF is :math:`c(\Delta) = c\cos\theta + q\sin\theta`, where q is the CTF with 90 degrees more phase.
+What the particles of a micrograph gain,
+
+.. math::
+
+    L(\Delta, a) = \sum_k 2 a\, c(\Delta) X - a^2 c(\Delta)^2 P, \qquad
+    X = w\, \Re\, \bar s_t \hat y\, \overline{\hat V}, \quad P = w\, |\hat V|^2,
+
+with the slice of the map under each pose, hence needs five sums only, of :math:`c X`, :math:`q X`,
+:math:`c^2 P`, :math:`c q P` and :math:`q^2 P` in bins of :math:`|k|`: slices are made once, and
+any change costs nothing. The best scale is :math:`a = \sum c X / \sum c^2 P`. The change is found
+on a grid, then by Gauss-Newton steps; its matrix gives the errors.
+
+The map must be one that the particles had no part in: their own noise in it carries their present
+CTF, and holds on to it. Its amplitudes are first brought to those in the images, bin by bin and
+the same for all micrographs, since a map that is blurred or filtered would look like a wrong
+defocus.
+
+Estimates are shrunk towards no change by a normal prior, whose width is what the estimates spread
+beyond their errors (empirical Bayes): micrographs that know little stay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vitreous.core.images import ImageSource
+from vitreous.core.params import Optics
+from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.physics.ctf import electron_wavelength_angstrom
+
+_BIN_RAD = 0.05  # phase across the last bin of |k|, at the largest change
+_LEAST_BINS = 32
+_GRID_RAD = 0.5  # phase between changes that are tried, at the band's edge
+_LEAST_GRID = 2  # changes to each side of none
+_STEPS = 12
+_LEAST_SCALE = 0.1
+_MOST_AMPLITUDE = 10.0
+_SPREAD_STEPS = 30
+
+
+@dataclass(frozen=True)
+class MicrographOptics:
+    """What was found for each micrograph, every field float64 ``(m,)``.
+
+    Args:
+        particles: how many it was found from.
+        defocus_change_angstrom: to be added to U and V.
+        defocus_error_angstrom: standard deviation of what the particles alone say; infinite where
+            they say nothing.
+        scale: of the particles' contrast, 1 on average over particles.
+        scale_error: likewise.
+    """
+
+    particles: Tensor
+    defocus_change_angstrom: Tensor
+    defocus_error_angstrom: Tensor
+    scale: Tensor
+    scale_error: Tensor
+
+
+@dataclass(frozen=True)
+class ScaledImages:
+    """Images of a source, each times a factor ``(b,)``."""
+
+    images: ImageSource
+    factor: Tensor
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the images in pixels."""
+        return self.images.box_size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` of these rows."""
+        read = self.images.read(indices)
+        return read * self.factor[indices].to(read)[:, None, None]
+
+
+def with_defocus_change(optics: Optics, change_angstrom: Tensor) -> Optics:
+    """Optics with both defocus values changed by as much.
+
+    >>> with_defocus_change(Optics.uniform(1), torch.tensor([100.0])).defocus_u_angstrom.item()
+    15100.0
+    """
+    change = change_angstrom.to(optics.defocus_u_angstrom)
+    return replace(
+        optics,
+        defocus_u_angstrom=optics.defocus_u_angstrom + change,
+        defocus_v_angstrom=optics.defocus_v_angstrom + change,
+    )
+
+
+def shrunk(value: Tensor, variance: Tensor) -> Tensor:
+    """Means under a normal prior around 0 that is as wide as the values tell.
+
+    Args:
+        value: ``(m,)``, normal with this variance around what is looked for.
+        variance: ``(m,)``; infinite where nothing is known.
+
+    >>> shrunk(torch.tensor([0.5, -0.5]), torch.ones(2))  # no more than chance
+    tensor([0., -0.])
+    >>> shrunk(torch.tensor([2.0, -2.0]), torch.ones(2))
+    tensor([ 1.5000, -1.5000])
+    """
+    known = variance.isfinite()
+    if not bool(known.any()):
+        return torch.zeros_like(value)
+    d, v = value[known], variance[known]
+    spread = d.square().mean()
+    for _ in range(_SPREAD_STEPS):  # the likelihood's maximum
+        weight = (v + spread).clamp_min(1e-300).square().reciprocal()
+        spread = ((weight * (d.square() - v)).sum() / weight.sum()).clamp_min(0)
+    share = spread / (spread + variance).clamp_min(1e-300)
+    return torch.where(known, value, 0.0) * share
+
+
+class OpticsTally:
+    """Sums over particles from which defocus and scale of their micrographs follow.
+
+    Args:
+        refiner: of a map that the particles had no part in, and of the band to compare in.
+        micrographs: how many there are.
+        range_angstrom: largest change of defocus to either side.
+    """
+
+    def __init__(self, refiner: PoseRefiner, micrographs: int, range_angstrom: float) -> None:
+        self.refiner, self.range_angstrom = refiner, range_angstrom
+        band = refiner.band
+        self._length = band.box_size * band.pixel_size_angstrom
+        squared = refiner.frequency_squared().double() / self._length**2
+        self._edge = float(squared.max())
+        phase = math.pi * 0.05 * self._edge * range_angstrom  # 0.05 Å: longer than any wavelength
+        bins = max(_LEAST_BINS, math.ceil(2 * phase / _BIN_RAD))
+        self._bin = ((squared / self._edge).sqrt() * bins).long().clamp(max=bins - 1)
+        self._squared = squared.new_zeros(bins).index_add_(0, self._bin, squared)
+        count = torch.bincount(self._bin, minlength=bins).clamp_min(1)
+        self._squared = self._squared / count
+        self._sums = squared.new_zeros(5, micrographs, bins)
+        self._count = squared.new_zeros(micrographs)
+        self._wavelength = squared.new_zeros(micrographs)
+
+    def add(
+        self,
+        images: Tensor,
+        optics: Optics,
+        rotation: Tensor,
+        shift_angstrom: Tensor,
+        scale: Tensor,
+        micrograph: Tensor,
+    ) -> None:
+        """Take in some particles.
+
+        Args:
+            images: full box, ``(b, n, n)``.
+            optics: what changes are counted from.
+            rotation: ``(b, 3, 3)``.
+            shift_angstrom: ``(b, 2)``.
+            scale: ``(b,)``, of each particle, relative to its micrograph's.
+            micrograph: long ``(b,)``.
+        """
+        if len(images) == 0:
+            return
+        turned = replace(optics, phase_shift_deg=optics.phase_shift_deg + 90)
+        wavelength = electron_wavelength_angstrom(optics.voltage_kv.double())
+        self._count.index_add_(0, micrograph, torch.ones_like(wavelength))
+        self._wavelength.index_add_(0, micrograph, wavelength)
+        every = torch.arange(len(images), device=images.device)
+        for some in torch.split(every, self.refiner.at_once()):
+            small = self.refiner.band.images(images[some])
+            measured = self.refiner.measure(small, optics[some])
+            q = self.refiner.measure(small, turned[some]).transfer
+            c = measured.transfer
+            values, slices = self.refiner.compared(measured, rotation[some], shift_angstrom[some])
+            slices = slices * scale[some, None]
+            cross = (values.conj() * slices).real
+            power = slices.real.square() + slices.imag.square()
+            products = (c * cross, q * cross, c * c * power, c * q * power, q * q * power)
+            for total, product in zip(self._sums, products, strict=True):
+                binned = total.new_zeros(len(some), total.shape[1])
+                binned.index_add_(1, self._bin, product.double())
+                total.index_add_(0, micrograph[some], binned)
+
+    def found(self, *, defocus: bool, scale: bool) -> MicrographOptics:
+        """The micrographs' optics.
+
+        Args:
+            defocus: whether it may change.
+            scale: whether it may differ from 1.
+        """
+        self._calibrate()
+        zero = torch.zeros_like(self._count)
+        change, variance = self.changes() if defocus else (zero, zero)
+        _, a, matrix = self._fit(change)
+        p, pq, qq = matrix
+        known = p - pq.square() / qq.clamp_min(1e-300) if defocus else p
+        if defocus:
+            change = shrunk(change, variance)
+        factor, spread = torch.ones_like(zero), zero
+        if scale:
+            weight = self._count / self._count.sum().clamp_min(1)
+            mean = (weight * a).sum().clamp_min(1e-6)
+            spread = torch.where(known > 0, 1 / (known.clamp_min(1e-300) * mean**2), torch.inf)
+            above = (1 + shrunk(a / mean - 1, spread)).clamp_min(_LEAST_SCALE)
+            factor = torch.where(self._count > 0, above / (weight * above).sum(), factor)
+        return MicrographOptics(self._count.clone(), change, variance.sqrt(), factor, spread.sqrt())
+
+    def changes(self) -> tuple[Tensor, Tensor]:
+        """Best changes of defocus and their variances ``(m,)``, not shrunk."""
+        step = _GRID_RAD / (math.pi * 0.02 * self._edge)
+        side = max(_LEAST_GRID, math.ceil(self.range_angstrom / step))
+        grid = torch.linspace(-1, 1, 2 * side + 1).to(self._count) * self.range_angstrom
+        gains = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
+        best = grid[gains.argmax(0)]
+        gain = gains.amax(0)
+        reach = torch.full_like(best, self.range_angstrom / side)
+        for _ in range(_STEPS):
+            slope, information = self._newton(best)
+            move = (slope / information.clamp_min(1e-300)).maximum(-reach).minimum(reach)
+            tried = (best + move).clamp(-self.range_angstrom, self.range_angstrom)
+            reached = self._fit(tried)[0]
+            better = reached > gain
+            best, gain = torch.where(better, tried, best), torch.where(better, reached, gain)
+            reach = torch.where(better, reach, move.abs() / 2)
+        information = self._newton(best)[1]
+        known = information > self.range_angstrom**-2
+        variance = torch.where(known, 1 / information.clamp_min(1e-300), torch.inf)
+        return torch.where(known, best, 0.0), variance
+
+    def _calibrate(self) -> None:
+        """Bring the map's amplitudes, in every bin, to those in the images."""
+        cx, _, cc, _, _ = self._sums.sum(1)
+        factor = (cx / cc.clamp_min(1e-300)).clamp(0, _MOST_AMPLITUDE)
+        self._sums[:2] *= factor
+        self._sums[2:] *= factor**2
+
+    def _turn(self, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosine and sine of theta, and theta by change, ``(m, bins)``."""
+        wavelength = self._wavelength / self._count.clamp_min(1)
+        rate = math.pi * wavelength[:, None] * self._squared
+        theta = rate * change[:, None]
+        return theta.cos(), theta.sin(), rate
+
+    def _fit(self, change: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Gain with the best scale, that scale, and sums of m^2, m m' / a and m'^2 / a^2."""
+        cx, qx, cc, cq, qq = self._sums
+        cos, sin, rate = self._turn(change)
+        cross = (cx * cos + qx * sin).sum(1)
+        p = (cc * cos**2 + 2 * cq * cos * sin + qq * sin**2).sum(1)
+        pq = (rate * ((qq - cc) * cos * sin + cq * (cos**2 - sin**2))).sum(1)
+        dd = (rate**2 * (cc * sin**2 - 2 * cq * cos * sin + qq * cos**2)).sum(1)
+        a = cross.clamp_min(0) / p.clamp_min(1e-300)
+        return a * cross, a, (p, pq, dd)
+
+    def _newton(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope of half the gain over the change, and its information, the scale being free."""
+        cx, qx = self._sums[:2]
+        cos, sin, rate = self._turn(change)
+        _, a, (p, pq, dd) = self._fit(change)
+        slope = a * ((rate * (qx * cos - cx * sin)).sum(1) - a * pq)
+        return slope, a**2 * (dd - pq**2 / p.clamp_min(1e-300)).clamp_min(0)

@@ -1,0 +1,344 @@
+r"""Poses of images under one map: global search, then refinement at growing bands, then weights.
+
+Candidates of an image compete: by the Laplace approximation each stands for the probability
+
+.. math::
+
+    p_j \propto e^{L_j / 2} \sqrt{\det H_j^{-1}}
+
+of its neighbourhood, L being the gain and H the Gauss-Newton matrix. What falls below a bound
+relative to the best of its image is dropped before finer work, and so is what has come to the
+same pose as a better candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Optics
+from vitreous.core.rotation import geodesic_distance_deg
+from vitreous.core.symmetry import point_group
+from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.global_search import Candidates, GlobalSearch
+from vitreous.methods.em.local_search import Fit, Measured, PoseRefiner
+from vitreous.methods.em.pose_posterior import Assigned, Assignment, Drawn
+from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, CentredSearch
+
+_GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
+_TOGETHER = 64, 128  # images on one thread, fewest and most
+_SHARES = 8  # of what there is, for as many threads
+_SAME = 0.3  # radians times K
+_NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """Rows of images that were searched for in all of the band, and poses drawn from the grid."""
+
+    rows: Tensor
+    drawn: Candidates
+
+
+def together(device: torch.device, count: int) -> int | None:
+    """How many of so many images are best assigned at once: few on each thread, or all on a GPU.
+
+    >>> together(torch.device("cpu"), 10_000), together(torch.device("cpu"), 100)
+    (128, 64)
+    """
+    if device.type != "cpu":
+        return None
+    fewest, most = _TOGETHER
+    return min(most, max(fewest, math.ceil(count / _SHARES)))
+
+
+class Assigner:
+    """Assigns poses under one map; templates are made once, for all images.
+
+    Args:
+        volume: ``(n, n, n)``, the map.
+        pixel_size_angstrom: Å.
+        radii: highest shells of the bands to go through, growing; a search uses the first.
+        noise_power: mean of ``|rfft2|^2`` of the noise by shell, ``(n // 2 + 1,)``.
+        config: see :class:`~vitreous.methods.em.config.PoseConfig`.
+        search: whether all poses are searched; otherwise a start is needed.
+        recentre: whether shifts are searched around those of a start only.
+    """
+
+    def __init__(
+        self,
+        volume: Tensor,
+        pixel_size_angstrom: float,
+        radii: Sequence[int],
+        noise_power: Tensor,
+        config: PoseConfig,
+        *,
+        search: bool = True,
+        recentre: bool = False,
+    ) -> None:
+        n = int(volume.shape[-1])
+        self.config = config
+        bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
+        self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
+        self._group = point_group(config.symmetry).matrices.float().to(volume.device)
+        self._search: GlobalSearch | None = None
+        self._centring: CentredSearch[Candidates] | None = None
+        if search:
+            farthest, near = config.shift_range_angstrom, AROUND * bands[0].shift_step_angstrom
+            if recentre:
+                farthest = min(farthest, near)
+            self._search = self._searcher(volume, bands[0], noise_power, farthest)
+            if farthest > near and radii[0] > CENTRING_RADIUS:
+                coarse = Band(n, pixel_size_angstrom, CENTRING_RADIUS)
+                first = self._searcher(volume, coarse, noise_power, farthest)
+                self._centring = CentredSearch(first, self._search)
+
+    def _searcher(
+        self, volume: Tensor, band: Band, noise_power: Tensor, farthest: float
+    ) -> GlobalSearch:
+        return GlobalSearch(
+            volume,
+            band,
+            band.noise_power(noise_power),
+            symmetry=self.config.symmetry,
+            shift_range_angstrom=farthest,
+            spacing=self.config.spacing,
+            candidates=self.config.candidates,
+        )
+
+    @property
+    def refiner(self) -> PoseRefiner:
+        """That of the last band."""
+        return self._refiners[-1]
+
+    def __call__(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        *,
+        start: Assignment | None = None,
+        scale: float | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Assigned:
+        """Poses of images, and the power of what is left of them.
+
+        Args:
+            images: full box, ``(b, n, n)``, protein positive.
+            optics: CTF of each; None for none.
+            start: candidates to refine. A search is then for images whose best pose is not
+                certain, around the shift of the best.
+            scale: of the map in all images, or in each ``(b,)``; None: the best for each pose.
+            generator: for poses drawn from the likelihood, on the map's device; none are without.
+
+        Raises:
+            ValueError: neither a search nor a start.
+        """
+        if isinstance(scale, float):
+            scale = torch.full((len(images),), scale, device=images.device)
+        result, searched = self._start(images, optics, start, scale, generator)
+        for refiner in self._refiners:
+            measured = refiner.measure(refiner.band.images(images), optics)
+            result = self._refined(refiner, measured, result, scale)
+        drawn = None
+        if generator is not None:
+            drawn = self._drawn(result, searched, generator)
+        return Assigned(result, self._left(measured, result), drawn)
+
+    def noise_after(self, known: Tensor, left: Tensor) -> Tensor:
+        """Power of the noise by shell, with what images leave in the band in the place of it.
+
+        Args:
+            known: ``(n // 2 + 1,)``, as the assigner was given it.
+            left: mean over images of :attr:`Assigned.left`, ``(K + 1,)``.
+        """
+        band, points = self.refiner.band, self.refiner.points_per_shell().cpu()
+        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
+        told = known.clone()
+        told[1 : band.radius + 1] = power[1:].to(told)
+        return told
+
+    def _drawn(
+        self, result: Assignment, searched: _Searched | None, generator: torch.Generator
+    ) -> Drawn:
+        """Poses of every image to reconstruct from.
+
+        Of images whose poses were searched in all of the band, they are drawn from the whole grid:
+        one that is near a candidate stands for it, and others for themselves. Of the others, from
+        the candidates.
+        """
+        draws = self.config.draws
+        choice = result.posterior.multinomial(draws, True, generator=generator)
+        away = torch.zeros_like(choice, dtype=torch.bool)
+        if searched is not None:
+            near, found = self._nearest(result[searched.rows], searched.drawn)
+            choice[searched.rows] = torch.where(found, near, choice[searched.rows])
+            away[searched.rows] = ~found
+        rows = torch.arange(len(result), device=choice.device)[:, None]
+        rotation, shift = (
+            one[rows, choice, 0] if draws == 1 else one[rows, choice, torch.arange(draws)]
+            for one in result.draw(draws, generator)
+        )
+        if searched is not None and bool(away.any()):
+            everywhere = result.rotation.new_zeros(rotation.shape)
+            everywhere[searched.rows] = searched.drawn.rotation
+            rotation = torch.where(away[..., None, None], everywhere, rotation)
+            moved = torch.zeros_like(shift)
+            moved[searched.rows] = searched.drawn.shift_angstrom
+            shift = torch.where(away[..., None], moved, shift)
+        return Drawn(rotation, shift)
+
+    def _nearest(self, result: Assignment, drawn: Candidates) -> tuple[Tensor, Tensor]:
+        """Of every drawn pose the nearest candidate, and whether it is as near as the grid."""
+        assert self._search is not None
+        angle = torch.full((*drawn.gain.shape, result.gain.shape[1]), 180.0).to(drawn.gain)
+        for matrix in self._group:
+            turned = result.rotation[:, None] @ matrix
+            angle = angle.minimum(geodesic_distance_deg(drawn.rotation[:, :, None], turned))
+        apart = (drawn.shift_angstrom[:, :, None] - result.shift_angstrom[:, None]).norm(dim=-1)
+        band = self._search.band
+        steps = torch.maximum(
+            torch.deg2rad(angle) * band.radius / self.config.spacing,
+            apart / band.shift_step_angstrom,
+        )
+        steps = steps.masked_fill(~result.gain.isfinite()[:, None], torch.inf)
+        least, place = steps.min(-1)
+        return place, least < _NEAR
+
+    def _start(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        start: Assignment | None,
+        scale: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Assignment, _Searched | None]:
+        """What there is to refine: known candidates, those of a search where they are in doubt."""
+        if self._search is None:
+            if start is None:
+                raise ValueError("give start poses, or an Assigner that searches")
+            return start, None
+        if start is None:
+            every = torch.arange(len(images), device=images.device)
+            again, drawn = self._searched(images, optics, None, scale, generator)
+            return again, None if drawn is None else _Searched(every, drawn)
+        doubted = start.posterior[:, 0] < self.config.certain
+        rows = doubted.nonzero().flatten()
+        if len(rows) == 0:
+            return start, None
+        some = None if optics is None else optics[rows]
+        a = None if scale is None else scale[rows]
+        centre = start.shift_angstrom[rows, 0]
+        again, drawn = self._searched(images[rows], some, centre, a, generator)
+        both = Assignment.cat([start, again])
+        take = torch.arange(len(start), device=rows.device)
+        take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
+        return both[take], None if drawn is None else _Searched(rows, drawn)
+
+    def _searched(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        centre: Tensor | None,
+        scale: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Assignment, Candidates | None]:
+        """Candidates of a search, less those that no refinement could save, and poses drawn."""
+        assert self._search is not None
+        draws = self.config.draws if generator is not None and len(self._refiners) == 1 else 0
+        if centre is not None or self._centring is None:
+            found = self._search(
+                self._search.band.images(images),
+                optics,
+                scale,
+                centre=centre,
+                draws=draws,
+                generator=generator,
+            )
+        else:
+            found = self._centring(images, optics, scale, draws=draws, generator=generator)
+        best = found.gain[:, :1]
+        kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
+        candidates = Assignment(
+            found.rotation,
+            found.shift_angstrom,
+            found.gain.masked_fill(~kept, -torch.inf),
+            torch.ones_like(found.gain),
+            torch.zeros_like(found.gain),
+            found.gain.new_zeros(*found.gain.shape, 5, 5),
+        )
+        return candidates, found.drawn
+
+    def _refined(
+        self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: Tensor | None
+    ) -> Assignment:
+        """Candidates after some steps at a band, sorted, the hopeless dropped."""
+        image, rank = before.gain.isfinite().nonzero(as_tuple=True)
+        fits: list[Fit] = []
+        for some in torch.split(torch.arange(len(image), device=image.device), refiner.at_once()):
+            i, j = image[some], rank[some]
+            a = None if scale is None else scale[i]
+            fits.append(
+                refiner.refine(
+                    measured[i],
+                    before.rotation[i, j],
+                    before.shift_angstrom[i, j],
+                    a,
+                    self.config.steps,
+                    farthest_angstrom=self.config.shift_range_angstrom,
+                )
+            )
+        fit = Fit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})
+        value = before.gain.new_full(before.gain.shape, -torch.inf)
+        value[image, rank] = fit.gain + 2 * fit.log_volume
+        filled = {
+            "rotation": before.rotation.index_put((image, rank), fit.rotation),
+            "shift_angstrom": before.shift_angstrom.index_put((image, rank), fit.shift_angstrom),
+            "gain": torch.full_like(value, -torch.inf).index_put((image, rank), fit.gain),
+            "scale": before.scale.index_put((image, rank), fit.scale),
+            "precision": before.precision.index_put((image, rank), fit.precision),
+        }
+        return self._weighed(filled, value, refiner.band.radius)
+
+    def _weighed(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> Assignment:
+        """Sorted by ``value``, without repetitions and without what is beyond tolerance."""
+        value, order = value.sort(dim=1, descending=True, stable=True)
+        rows = torch.arange(len(value), device=value.device)[:, None]
+        filled = {name: tensor[rows, order] for name, tensor in filled.items()}
+        rotation = filled["rotation"]
+        near = torch.zeros(*value.shape, value.shape[1], dtype=torch.bool, device=value.device)
+        for matrix in self._group:
+            angle = geodesic_distance_deg(rotation[:, :, None] @ matrix, rotation[:, None])
+            near |= torch.deg2rad(angle) < _SAME / radius
+        repeated = near.tril(-1).any(2)  # of a better one
+        dropped = repeated | ~(value > value[:, :1] - 2 * self.config.tolerance)
+        dropped[:, 0] = False
+        value = value.masked_fill(dropped, -torch.inf)
+        # candidates that are left come first
+        order = dropped.to(torch.uint8).sort(dim=1, stable=True).indices
+        value = value[rows, order]
+        width = int((~dropped).sum(1).max())
+        filled = {name: tensor[rows, order][:, :width] for name, tensor in filled.items()}
+        value = value[:, :width]
+        filled["gain"] = filled["gain"].masked_fill(~value.isfinite(), -torch.inf)
+        return Assignment(**filled, posterior=torch.softmax(value / 2, 1))
+
+    def _left(self, measured: Measured, result: Assignment) -> Tensor:
+        """Sums by shell of the squared residuals of the best candidates."""
+        sums = torch.zeros(self.refiner.band.radius + 1, dtype=torch.float64)
+        for rows in torch.split(
+            torch.arange(len(result), device=result.gain.device), self.refiner.at_once()
+        ):
+            fit = Fit(
+                result.rotation[rows, 0],
+                result.shift_angstrom[rows, 0],
+                result.gain[rows, 0],
+                result.scale[rows, 0],
+                result.precision[rows, 0],
+            )
+            sums += self.refiner.residual_power(measured[rows], fit).cpu()
+        return sums

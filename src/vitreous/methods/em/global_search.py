@@ -1,0 +1,185 @@
+"""Global search for poses: every image against every view of a map, in-plane angle and shift.
+
+Views of the asymmetric unit are the templates of a :mod:`vitreous.methods.em.polar_search`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Optics
+from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
+from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.polar_search import CircleSearch, Places
+from vitreous.physics.polar import PolarGrid, to_polar
+from vitreous.physics.projector import oversampled_spectrum, project_spectrum
+
+_NEIGHBOURS = 6
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best poses of each image, best first.
+
+    Args:
+        rotation: ``(b, c, 3, 3)``.
+        shift_angstrom: ``(b, c, 2)``.
+        gain: ``(b, c)``, L of each; minus infinity where there are fewer.
+        drawn: poses drawn from all of the grid by their likelihood, in no order; none by default.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+    gain: Tensor
+    drawn: Candidates | None = None
+
+    def __getitem__(self, index: Tensor) -> Candidates:
+        """Those of some images."""
+        drawn = None if self.drawn is None else self.drawn[index]
+        return Candidates(self.rotation[index], self.shift_angstrom[index], self.gain[index], drawn)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Candidates]) -> Candidates:
+        """Those of several batches."""
+        drawn = [part.drawn for part in parts if part.drawn is not None]
+        return Candidates(
+            torch.cat([part.rotation for part in parts]),
+            torch.cat([part.shift_angstrom for part in parts]),
+            torch.cat([part.gain for part in parts]),
+            Candidates.cat(drawn) if drawn else None,
+        )
+
+
+def views(spacing_rad: float, group: PointGroup) -> Tensor:
+    """Rotations whose viewing directions cover the asymmetric unit evenly (Fibonacci spiral).
+
+    Args:
+        spacing_rad: edge of a cell.
+        group: of the volume; of every orbit of directions about one is kept.
+
+    Returns:
+        ``(v, 3, 3)`` with in-plane angle 0.
+
+    >>> from vitreous.core.symmetry import point_group
+    >>> len(views(0.2, point_group("C1"))), len(views(0.2, point_group("D2")))
+    (315, 80)
+    """
+    count = math.ceil(4 * math.pi / spacing_rad**2)
+    i = torch.arange(count, dtype=torch.float64)
+    height = 1 - (2 * i + 1) / count
+    turn = i * math.pi * (3 - math.sqrt(5))
+    flat = (1 - height**2).sqrt()
+    direction = torch.stack([flat * turn.cos(), flat * turn.sin(), height], -1)
+    generic = torch.tensor([0.8660, 0.1937, 0.4610], dtype=torch.float64)
+    orbit = torch.einsum("gij,vj->vgi", group.matrices, direction)
+    kept = direction[direction @ generic >= (orbit @ generic).amax(1) - 1e-9]
+    rot = torch.rad2deg(torch.atan2(kept[:, 1], kept[:, 0]))
+    tilt = torch.rad2deg(torch.acos(kept[:, 2].clamp(-1, 1)))
+    return euler_to_matrix(torch.stack([rot, tilt, torch.zeros_like(rot)], -1)).float()
+
+
+def _nearest(rotations: Tensor, group: PointGroup) -> Tensor:
+    """The views nearest to each, symmetry counted, ``(v, neighbours)``; itself among them."""
+    direction = rotations[:, 2].double()
+    closeness = torch.full((len(direction),) * 2, -2.0, dtype=torch.float64)
+    for matrix in group.matrices:
+        closeness = torch.maximum(closeness, direction @ (direction @ matrix.mT).mT)
+    return closeness.topk(min(_NEIGHBOURS + 1, len(direction)), dim=1).indices
+
+
+class GlobalSearch:
+    """Finds the best poses of images among all of a grid.
+
+    Templates are made once, for all images.
+
+    Args:
+        volume: ``(n, n, n)``, full box.
+        band: the frequencies to compare.
+        noise_power: of the cropped images by shell, ``(K + 1,)``; see :meth:`Band.noise_power`.
+        symmetry: point group of the volume, in RELION's axes.
+        shift_range_angstrom: farthest shift, Å.
+        spacing: between views, in units of 1 / K radians.
+        candidates: how many poses to keep for each image, each the best of its neighbourhood.
+        short: compare in bfloat16; None: where the processor multiplies it faster. Candidates'
+            poses and gains are worked out in single precision either way.
+    """
+
+    def __init__(
+        self,
+        volume: Tensor,
+        band: Band,
+        noise_power: Tensor,
+        *,
+        symmetry: str = "C1",
+        shift_range_angstrom: float = 0.0,
+        spacing: float = 1.0,
+        candidates: int = 8,
+        short: bool | None = None,
+    ) -> None:
+        self.band = band
+        group = point_group(symmetry)
+        rotations = views(spacing / band.radius, group)
+        self.rotations = rotations.to(volume.device)
+        self._circles = CircleSearch(
+            _slices(band.volume(volume.float()), self.rotations, band),
+            band,
+            noise_power,
+            neighbours=_nearest(rotations, group).to(volume.device),
+            shift_range_angstrom=shift_range_angstrom,
+            candidates=candidates,
+            short=short,
+        )
+
+    def with_shifts(self, range_angstrom: float) -> GlobalSearch:
+        """The same with another range of shifts; templates are shared."""
+        other = copy(self)
+        other._circles = self._circles.with_shifts(range_angstrom)
+        return other
+
+    def __call__(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        scale: Tensor | None = None,
+        *,
+        centre: Tensor | None = None,
+        draws: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Candidates:
+        """The best poses of images.
+
+        Args:
+            images: cropped to the band, ``(b, m, m)``.
+            optics: CTF of each image; None for none.
+            scale: a of each image ``(b,)``; None to take the best for each pose.
+            centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
+            draws: how many poses to draw as well.
+            generator: for them, on the device.
+        """
+        found = self._circles(
+            images, optics, scale, centre=centre, draws=draws, generator=generator
+        )
+        best = self._poses(found)
+        return best if found.drawn is None else replace(best, drawn=self._poses(found.drawn))
+
+    def _poses(self, places: Places) -> Candidates:
+        """The views turned in their plane."""
+        axis = torch.zeros(*places.gain.shape, 3, device=places.gain.device)
+        axis[..., 2] = places.angle_rad
+        rotation = axis_angle_to_matrix(axis) @ self.rotations[places.template]
+        return Candidates(rotation, places.shift_angstrom, places.gain)
+
+
+def _slices(volume: Tensor, rotations: Tensor, band: Band) -> Iterator[Tensor]:
+    """Spectra of all views on half circles."""
+    spectrum, n = oversampled_spectrum(volume), band.box_size
+    grid = PolarGrid(n, band.radius)
+    for some in torch.split(rotations, 256):
+        yield to_polar(project_spectrum(spectrum, some, n), grid)

@@ -1,0 +1,260 @@
+r"""Local refinement of poses and shifts by Gauss-Newton, and what likelihood they have.
+
+Within a band, on the images' own frequencies (no polar grid, nothing but the slices interpolated),
+
+.. math::
+
+    E(\omega, t, a) = \sum_k w_k\, |\hat y_k - a\, c_k\, s_t(k)\, \hat V(R(\omega)^T k)|^2 ,
+
+:math:`w_k` being one over the noise's power in the shell of k. The residual is linear in the slice,
+whose derivatives come with it (:mod:`vitreous.physics.slice_derivatives`), so that one pass gives
+error,
+gradient and the Gauss-Newton matrix H of three rotations and two shifts: Levenberg-Marquardt steps
+of all images at once. The scale is either given or, for every pose anew, the best one.
+
+:math:`e^{-E / 2}` is the likelihood, and :math:`\sqrt{\det (2 \pi H^{-1})}\, e^{-E / 2}` its
+integral over a whole neighbourhood (Laplace): what each of several candidates weighs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.fourier import rfft_centered
+from vitreous.core.params import Optics
+from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.methods.em.frequency_band import Band
+from vitreous.physics.ctf import ctf_half
+from vitreous.physics.projector import oversampled_spectrum
+from vitreous.physics.slice_derivatives import band as band_points
+from vitreous.physics.slice_derivatives import slice_jets
+
+BLOCK_BYTES = 2**22  # of derivatives at a time
+_DAMPING = 0.02
+_LEAST_GAIN = 0.1  # that a step must promise: a fiftieth of what chance alone gives to a pose
+_LARGEST_STEP = 0.5  # radians times K, and pixels of half a period
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Whitened spectra of images at the points of a band.
+
+    Args:
+        values: complex ``(b, points)``.
+        transfer: CTFs, likewise whitened, real ``(b, points)``.
+    """
+
+    values: Tensor
+    transfer: Tensor
+
+    def __getitem__(self, index: Tensor) -> Measured:
+        """Those of some images."""
+        return Measured(self.values[index], self.transfer[index])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Poses and how well they fit.
+
+    Args:
+        rotation: ``(b, 3, 3)``.
+        shift_angstrom: ``(b, 2)``.
+        gain: ``(b,)``, squared error without the particle less that with it.
+        scale: ``(b,)``, a.
+        precision: ``(b, 5, 5)``, H: inverse covariance of the pose's likelihood, radians and Å.
+    """
+
+    rotation: Tensor
+    shift_angstrom: Tensor
+    gain: Tensor
+    scale: Tensor
+    precision: Tensor
+
+    @property
+    def log_volume(self) -> Tensor:
+        """Logarithm of the square root of det H^-1, ``(b,)``."""
+        # an empty image is blind to its pose
+        logarithm = torch.linalg.slogdet(self.precision.double())[1].clamp_min(-200.0)
+        return (-0.5 * logarithm).float()
+
+    def with_better(self, other: Fit, rows: Tensor | None = None) -> Fit:
+        """Those of the other that have more gain in their places, which are ``rows``, or all."""
+        if rows is None:
+            rows = torch.arange(len(self.gain), device=self.gain.device)
+        better = other.gain > self.gain[rows]
+        mine, theirs = vars(self), vars(other)
+        return Fit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
+
+
+class PoseRefiner:
+    """Fits poses near given ones, within a band.
+
+    Args:
+        volume: ``(n, n, n)``, full box.
+        band: the frequencies to compare.
+        noise_power: of the cropped images by shell, ``(K + 1,)``.
+    """
+
+    def __init__(self, volume: Tensor, band: Band, noise_power: Tensor) -> None:
+        self.band = band
+        device = volume.device
+        self._spectrum = oversampled_spectrum(band.volume(volume.float()))
+        kx, ky, place = band_points(band.box_size, band.radius)
+        self._kx = torch.as_tensor(kx, device=device, dtype=torch.float32)
+        self._ky = torch.as_tensor(ky, device=device, dtype=torch.float32)
+        self._place = torch.as_tensor(place, device=device)
+        self.shell = (self._kx**2 + self._ky**2).sqrt().round().long()
+        # a point of the half plane stands for two, but column 0 is there with both signs of ky
+        self.multiplicity = torch.where(self._kx == 0, 1.0, 2.0)
+        power = noise_power.float().to(device).clamp_min(1e-30)
+        self.noise_power = power
+        self._weight = (self.multiplicity / power[self.shell]).sqrt()
+
+    def measure(self, images: Tensor, optics: Optics | None) -> Measured:
+        """Spectra and CTFs of images cropped to the band, ``(b, m, m)``."""
+        spectrum = rfft_centered(images.float(), 2).flatten(1)[:, self._place]
+        transfer = torch.ones(len(images), len(self._place), device=images.device)
+        if optics is not None:
+            pixel = self.band.pixel_size_angstrom
+            transfer = ctf_half(self.band.box_size, pixel, optics).flatten(1)[:, self._place]
+        return Measured(spectrum * self._weight, transfer.float() * self._weight)
+
+    def _pull_back(self, measured: Measured, shift_angstrom: Tensor) -> Tensor:
+        """Values with the shift undone."""
+        turn = shift_angstrom * (2 * math.pi / (self.band.box_size * self.band.pixel_size_angstrom))
+        angle = turn[:, :1] * self._kx + turn[:, 1:] * self._ky
+        return measured.values * torch.complex(angle.cos(), angle.sin())
+
+    def evaluate(
+        self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor, scale: Tensor | None
+    ) -> tuple[Fit, Tensor]:
+        """Fit of given poses, and the gradient's negative half ``(b, 5)``.
+
+        Variables: the rotation vector in radians, then the shift in Å.
+        """
+        jets = slice_jets(self._spectrum, rotation, self.band.box_size, self.band.radius)
+        values = self._pull_back(measured, shift_angstrom)
+        jets = jets * measured.transfer[..., None]
+        slices = jets[..., 0]
+        cross = (values.conj() * slices).real.sum(1)
+        power = (slices.real.square() + slices.imag.square()).sum(1)
+        best = (cross / power.clamp_min(1e-20)).clamp_min(0)
+        a = best if scale is None else scale
+        gain = 2 * a * cross - a.square() * power
+        matrix, downhill = self._normal_equations(jets, values, a)
+        return Fit(rotation, shift_angstrom, gain, a, matrix), downhill
+
+    def _normal_equations(
+        self, jets: Tensor, values: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        a = scale[:, None]
+        length = self.band.box_size * self.band.pixel_size_angstrom
+        slices, tilted, turned = jets.unbind(-1)
+        ramp = torch.complex(slices.imag, -slices.real) * (a * (2 * math.pi / length))  # -i V
+        tilted = tilted * a
+        columns = torch.stack(
+            [
+                tilted * -self._ky,
+                tilted * self._kx,
+                turned * a,
+                ramp * self._kx,
+                ramp * self._ky,
+                values - slices * a,
+            ],
+            1,
+        )
+        flat = torch.view_as_real(columns).flatten(2)
+        matrix = flat[:, :5] @ flat.mT
+        return matrix[..., :5], matrix[..., 5]
+
+    def refine(
+        self,
+        measured: Measured,
+        rotation: Tensor,
+        shift_angstrom: Tensor,
+        scale: Tensor | None,
+        steps: int,
+        *,
+        farthest_angstrom: float | None = None,
+    ) -> Fit:
+        """Levenberg-Marquardt from given poses; none gets worse, and those that are there stay.
+
+        Args:
+            measured: of each pose's image, ``(b, ...)``.
+            rotation: ``(b, 3, 3)``.
+            shift_angstrom: ``(b, 2)``.
+            scale: a of each ``(b,)``; None: the best for each pose.
+            steps: how many at most.
+            farthest_angstrom: bound of the shifts' lengths.
+        """
+        best, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
+        damping = torch.full_like(best.gain, _DAMPING)
+        some = torch.arange(len(rotation), device=rotation.device)
+        for _ in range(steps):
+            step = self._step(best.precision[some], downhill[some], damping[some])
+            promising = (step * downhill[some]).sum(1) > _LEAST_GAIN
+            some, step = some[promising], step[promising]
+            if len(some) == 0:
+                break
+            turned = axis_angle_to_matrix(step[:, :3]) @ best.rotation[some]
+            moved = best.shift_angstrom[some] + step[:, 3:]
+            if farthest_angstrom is not None:
+                length = moved.norm(dim=1, keepdim=True).clamp_min(1e-9)
+                moved = moved * (farthest_angstrom / length).clamp(max=1.0)
+            a = None if scale is None else scale[some]
+            tried, tried_downhill = self.evaluate(measured[some], turned, moved, a)
+            better = tried.gain > best.gain[some]
+            best = best.with_better(tried, some)
+            downhill[some[better]] = tried_downhill[better]
+            damping[some] *= torch.where(better, 0.3, 8.0)
+        return best
+
+    def _step(self, matrix: Tensor, downhill: Tensor, damping: Tensor) -> Tensor:
+        """That of Levenberg and Marquardt, ``(b, 5)``, not beyond where the model can hold."""
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        lifted = matrix + torch.diag_embed(
+            damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + 1e-30
+        )
+        step = torch.linalg.solve_ex(lifted, downhill)[0].nan_to_num(0.0, 0.0, 0.0)
+        longest = (step / self._reach().to(step)).abs().amax(1, keepdim=True)
+        return step / longest.clamp_min(1.0)
+
+    def _reach(self) -> Tensor:
+        """Longest step of each variable."""
+        turn = 2 * _LARGEST_STEP / self.band.radius
+        length = self.band.box_size * self.band.pixel_size_angstrom
+        move = _LARGEST_STEP * length / (2 * math.pi * self.band.radius)
+        return torch.tensor([turn, turn, turn, move, move])
+
+    def residual_power(self, measured: Measured, fit: Fit) -> Tensor:
+        """Sums by shell of ``|y - a c s V|^2`` over images and whole circles, ``(K + 1,)``."""
+        jets = slice_jets(self._spectrum, fit.rotation, self.band.box_size, self.band.radius)
+        model = jets[..., 0] * measured.transfer * fit.scale[:, None]
+        rest = self._pull_back(measured, fit.shift_angstrom) - model
+        power = (rest.real.square() + rest.imag.square()).sum(0).double()
+        sums = torch.zeros(self.band.radius + 1, dtype=torch.float64, device=power.device)
+        return sums.index_add_(0, self.shell, power) * self.noise_power
+
+    def compared(
+        self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Values with the shift undone, and slices without CTF, complex ``(b, points)``."""
+        jets = slice_jets(self._spectrum, rotation, self.band.box_size, self.band.radius)
+        return self._pull_back(measured, shift_angstrom), jets[..., 0]
+
+    def frequency_squared(self) -> Tensor:
+        """Of each point, in cycles per box, ``(points,)``."""
+        return self._kx**2 + self._ky**2
+
+    def points_per_shell(self) -> Tensor:
+        """How many frequencies of whole circles each shell has, ``(K + 1,)``."""
+        sums = torch.zeros(self.band.radius + 1, device=self.shell.device)
+        return sums.index_add_(0, self.shell, self.multiplicity)
+
+    def at_once(self) -> int:
+        """Poses to be worked on together: bounds the memory."""
+        return max(1, BLOCK_BYTES // (8 * 6 * len(self._kx)))

@@ -1,0 +1,76 @@
+"""Whether images show a map at all: their fit to it against that of noise of the same power.
+
+The best of many poses always fits somewhat, noise as well. So every image is searched for the map,
+and so is one with its power spectrum and random phases; what the image fits better is evidence, of
+which there are as many pieces as images. A map that was made from other images of noise fits both
+equally well, however good it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from vitreous.core.params import Optics
+from vitreous.core.threads import each_alone
+from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.expectation import Assigner
+
+MOST_IMAGES = 500
+_AT_ONCE = 125
+
+
+def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise with the power spectrum of each image ``(b, n, n)``.
+
+    >>> image = torch.randn(1, 8, 8)
+    >>> noise = with_random_phases(image, torch.Generator().manual_seed(1))
+    >>> bool(torch.allclose(torch.fft.rfft2(noise).abs(), torch.fft.rfft2(image).abs(), atol=1e-4))
+    True
+    """
+    noise = torch.fft.rfft2(torch.randn(images.shape, generator=generator)).to(images.device)
+    spectrum = torch.fft.rfft2(images).abs() * noise / noise.abs().clamp_min(1e-20)
+    return torch.fft.irfft2(spectrum, s=images.shape[-2:])
+
+
+@torch.no_grad()
+def recognition(
+    volume: Tensor,
+    pixel_size_angstrom: float,
+    images: Tensor,
+    optics: Optics | None,
+    noise_power: Tensor,
+    radii: Sequence[int],
+    config: PoseConfig,
+) -> float:
+    """How much better images fit a map than noise does, in standard errors; 0 for noise.
+
+    Args:
+        volume: ``(n, n, n)``, of any scale, made from other images.
+        pixel_size_angstrom: Å.
+        images: ``(b, n, n)``; a few hundred are plenty.
+        optics: of each; None for none.
+        noise_power: mean of ``|rfft2|^2`` of the noise by shell, ``(n // 2 + 1,)``.
+        radii: highest shells compared, of the search and of what refines it.
+        config: of search and refinement.
+    """
+    assigner = Assigner(volume, pixel_size_angstrom, radii, noise_power, config)
+    stream = torch.Generator().manual_seed(config.seed % 2**62)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
+            yield rows, images[rows], with_random_phases(images[rows], stream)
+
+    def compare(pair: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        rows, real, noise = pair
+        some = None if optics is None else optics[rows].to(volume.device)
+        gains = [
+            assigner(kind.to(volume.device, torch.float32), some).found.gain[:, 0]
+            for kind in (real, noise)
+        ]
+        return gains[0] - gains[1]
+
+    gain = torch.cat(list(each_alone(compare, pairs(), volume.device))).double()
+    return float(gain.mean() / (gain.std() / len(gain) ** 0.5).clamp_min(1e-12))

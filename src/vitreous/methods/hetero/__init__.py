@@ -1,0 +1,1 @@
+"""Heterogeneity: linear variability, 3D classification, clustering."""

@@ -1,0 +1,111 @@
+r"""Reconstruction of several maps at once, of which every image shows its own mixture.
+
+Where image i shows :math:`\sum_k \beta_{ik} V_k`, the least-squares spectra of the maps solve, at
+every point of the Fourier grid of :mod:`vitreous.physics.insertion`,
+
+.. math::
+
+    \sum_l \Big(\sum_i w\, \langle\beta_{ik}\beta_{il}\rangle\, T_i^*[c_i^2]
+        + \Lambda_{kl}\Big) V_l
+        = \sum_i w\, \langle\beta_{ik}\rangle\, T_i^*[c_i \bar s_i \hat y_i],
+
+as far as neighbouring points do not mix: (d + 1) x (d + 1) numbers for each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitreous.methods.reconstruct.gridding import LEAST_WEIGHT, grid_radius, shell_means, to_map
+from vitreous.physics.insertion import SPREAD, Accumulator
+
+_AT_ONCE = 1 << 15  # points solved together: bounds the memory
+
+
+class ComponentSums:
+    """Grows the sums of all maps, batch by batch.
+
+    A grid holds a complex sum and a real one, so that the products beyond the first of each map
+    share grids by twos.
+
+    Args:
+        box_size: n, of the maps.
+        maps: d + 1.
+        device: where.
+        threads: on the CPU; torch's number by default.
+    """
+
+    def __init__(
+        self,
+        box_size: int,
+        maps: int,
+        *,
+        device: torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.box_size, self.maps = box_size, maps
+        self._first, self._second = torch.triu_indices(maps, maps).unbind()
+        grids = maps + -(-(len(self._first) - maps) // 2)
+        self._grids = [
+            Accumulator(box_size, sets=1, device=device, threads=threads) for _ in range(grids)
+        ]
+
+    def insert(self, values: Tensor, rotations: Tensor, mean: Tensor, second: Tensor) -> None:
+        """Add images.
+
+        Args:
+            values: from :func:`~vitreous.physics.insertion.weighted_slices`, ``(b, points, 3)``.
+            rotations: ``(b, 3, 3)``.
+            mean: of beta, ``(b, d + 1)``.
+            second: mean of its products, ``(b, d + 1, d + 1)``.
+        """
+        pairs = second[:, self._first, self._second]
+        image, power = values[..., :2], values[..., 2:]
+        blank = torch.zeros_like(power)
+        for k, grid in enumerate(self._grids):
+            if k < self.maps:
+                part = torch.cat(
+                    [image * mean[:, k, None, None], power * pairs[:, k, None, None]], -1
+                )
+            else:
+                j = 2 * k - self.maps
+                last = pairs[:, j + 1] if j + 1 < pairs.shape[1] else torch.zeros_like(pairs[:, j])
+                part = torch.cat(
+                    [power * pairs[:, j, None, None], blank, power * last[:, None, None]], -1
+                )
+            grid.insert(part, rotations)
+
+    def solve(self, precision: Tensor | None) -> Tensor:
+        """The maps ``(d + 1, n, n, n)``.
+
+        Args:
+            precision: diagonal of Lambda, ``(d + 1, n // 2 + 1)`` by shell, for coefficients in the
+                units of ``rfftn`` of a map; None for next to none.
+        """
+        n, count = self.box_size, self.maps
+        sums = [grid.gridding(0) for grid in self._grids]
+        mean, shell = shell_means(sums[0])
+        inside = (grid_radius(n, mean.device) < n / 2) & (sums[0].weight > 0)
+        shell = shell[inside]
+        image = torch.stack([one.numerator[inside] for one in sums[:count]], -1)
+        products = [one.weight[inside] for one in sums[:count]]
+        for one in sums[count:]:
+            products += [one.numerator.real[inside], one.weight[inside]]
+        # a coefficient of the map has SPREAD^3 points of the grid
+        least = (LEAST_WEIGHT * mean).clamp_min(torch.finfo(torch.float32).tiny)
+        added = least.expand(count, -1)
+        if precision is not None:
+            added = torch.maximum(added, precision.to(least) / SPREAD**3)
+        spectra = torch.zeros((count, *sums[0].weight.shape), dtype=torch.complex64).to(mean.device)
+        solved = torch.empty_like(image)
+        for some in torch.split(torch.arange(len(image), device=image.device), _AT_ONCE):
+            matrix = image.real.new_zeros(len(some), count, count)
+            for i, j, product in zip(self._first, self._second, products, strict=False):
+                matrix[:, i, j] = matrix[:, j, i] = product[some]
+            matrix = matrix + torch.diag_embed(added[:, shell[some]].T)
+            right = torch.view_as_real(image[some])
+            solved[some] = torch.view_as_complex(torch.linalg.solve(matrix, right).contiguous())
+        for k in range(count):
+            spectra[k][inside] = solved[:, k]
+        return torch.stack([to_map(spectrum, n) for spectrum in spectra])

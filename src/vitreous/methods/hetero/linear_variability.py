@@ -1,0 +1,321 @@
+r"""Mixed particles of known poses as a mean and a few components: a map for every place z.
+
+Every particle shows :math:`V(z) = \mu + \sum_k z_k V_k` with a z of its own, standard normal. A
+pass over the images is one step of expectation maximisation: what each says of its z and its
+contrast under the present maps (:mod:`vitreous.methods.hetero.latents`), then all maps at once
+from all images (:mod:`vitreous.methods.hetero.component_sums`). Low frequencies come first.
+
+After each pass the model is brought into one of the many forms that say the same: contrasts of mean
+1, z of mean 0 and covariance I over the images, which makes few passes of many, and components
+uncorrelated in what images tell of them, those that tell most first. The embedding gives each of
+them in units of its own uncertainty: where there is nothing to tell, places shrink to one, and
+distances count by how sure they are.
+
+The maps' prior says that their spectra fall off as the mean's, by a factor found for each. It
+shrinks them at every pass; the covariance I undoes that for what images tell of, or factor and map
+would shrink each other away.
+
+Sources: M. E. Tipping and C. M. Bishop, J. R. Stat. Soc. B 61 (1999) 611; A. Punjani and D. J.
+Fleet, J. Struct. Biol. 213 (2021) 107702 (whose components are found likewise, but orthonormal and
+with neither prior nor covariance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import shell_index
+from vitreous.core.images import ImageSource, check_rows, read_ahead, shell_power
+from vitreous.core.params import Optics, Pose
+from vitreous.methods.hetero.component_sums import ComponentSums
+from vitreous.methods.hetero.latents import Latents, infer
+from vitreous.methods.hetero.variability_config import VariabilityConfig
+from vitreous.methods.reconstruct.gridding import particle_sphere
+from vitreous.physics.insertion import half_disc, weighted_slices
+from vitreous.physics.projector import central_slices, oversampled_spectrum
+
+_AT_ONCE = 256  # images: bounds the memory
+_MARGIN = 3  # shells between the highest compared and the maps' Nyquist frequency
+_LEAST_POWER = 0.02  # of a component, relative to the mean, that its prior allows it
+_LEAST_NOISE = 0.01  # of the images' power
+
+
+class Variability:
+    """The linear model; a :class:`~vitreous.methods.hetero.latent_model.Sorter`, one step being
+    one pass.
+
+    Nothing is kept for each image.
+
+    Args:
+        images: protein positive.
+        optics: CTF of each; None for none.
+        pixel_size_angstrom: Å.
+        poses: of each, from a refinement of all of them as one structure.
+        config: settings.
+        generator: of the places that images start from, on the CPU.
+        device: where to compute; the CPU by default.
+
+    Raises:
+        ValueError: lengths that do not agree.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        optics: Optics | None,
+        pixel_size_angstrom: float,
+        poses: Pose,
+        config: VariabilityConfig,
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+    ) -> None:
+        full, total = images.box_size, len(images)
+        every = torch.ones(total, dtype=torch.long)
+        check_rows(images, poses.rotation, poses.shift_angstrom, optics, every, full)
+        self.images, self.optics, self.poses = images, optics, poses
+        self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
+        self._device = device or torch.device("cpu")
+        self._top = min(config.radius, (full - 1) // 2)
+        self._n = min(full, 2 * (self._top + _MARGIN))
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        points = half_disc(self._n)
+        place = points.ky % self._n * (self._n // 2 + 1) + points.kx
+        self._place = torch.as_tensor(place, device=self._device)
+        kx, ky = (torch.as_tensor(k, device=self._device).double() for k in (points.kx, points.ky))
+        self._shell = (kx.square() + ky.square()).sqrt().round().long()
+        power = shell_power(images, torch.arange(total))[: self._n // 2 + 1]
+        self._power = power * (self._n / full) ** 6
+        self.passes = 0
+        self.noise_power = self._power.clone()
+        self.maps = torch.zeros(config.components + 1, self._n, self._n, self._n)
+        self.maps = self.maps.to(self._device)
+        self.information = torch.zeros(config.components)
+
+    @property
+    def done(self) -> bool:
+        """Whether all passes are done."""
+        return self.passes >= self.config.passes
+
+    @property
+    def progress(self) -> float:
+        """Share of the passes that is done."""
+        return self.passes / self.config.passes
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the maps in pixels, the images' own."""
+        return self.images.box_size
+
+    @property
+    def radius(self) -> int:
+        """Highest shell of the next pass."""
+        first = min(self.config.start_radius, self._top)
+        share = min(1.0, 2 * self.passes / self.config.passes)
+        return round(first + share * (self._top - first))
+
+    def _weights(self) -> Tensor:
+        """Of every point in a log-likelihood: two over the noise's power, ``(points,)``.
+
+        A point stands for its opposite too.
+        """
+        weight = (2 / self.noise_power).float().to(self._device)
+        weight[0] = weight[1]  # images have no mean to speak of
+        return weight[self._shell] * (self._shell <= self.radius)
+
+    def _batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, their rotations and weighted slices ``(b, points, 3)``."""
+        for piece, read in read_ahead(self.images, rows):
+            for some in torch.split(torch.arange(len(piece)), _AT_ONCE):
+                row = piece[some]
+                optics = None if self.optics is None else self.optics[row].to(self._device)
+                values = weighted_slices(
+                    read[some].to(self._device, torch.float32),
+                    self.poses.shift_angstrom[row].to(self._device),
+                    optics,
+                    self.pixel_size_angstrom,
+                    box_size=self._n,
+                )
+                yield row, self.poses.rotation[row].float().to(self._device), values
+
+    def _projections(self, spectra: list[Tensor], rotation: Tensor, compared: Tensor) -> Tensor:
+        """Slices of all maps at the points compared, complex ``(b, d + 1, points)``."""
+        place = self._place[compared]
+        slices = [central_slices(one, rotation, self._n).flatten(1)[:, place] for one in spectra]
+        return torch.stack(slices, 1)
+
+    def _told(self, slices: Tensor, values: Tensor, weight: Tensor) -> tuple[Latents, Tensor]:
+        """What images say, and the components' products."""
+        root = (values[..., 2] * weight).sqrt()
+        flat = torch.view_as_real(slices * root[:, None]).flatten(2)
+        gram = flat @ flat.mT
+        image = (values[..., :2] * weight[:, None]).flatten(1)
+        cross = (torch.view_as_real(slices).flatten(2) @ image[..., None])[..., 0]
+        spread = self.config.contrast_spread if self.config.contrast else None
+        return infer(gram, cross, spread), gram[:, 1:, 1:]
+
+    def _left(self, slices: Tensor, values: Tensor, found: Latents) -> Tensor:
+        r"""Mean :math:`|y - a c s V(z)|^2 - |y|^2` over images, summed, at every point."""
+        beta, _ = found.moments()
+        model = (beta.to(slices.dtype)[:, None] @ slices)[:, 0]
+        cross = (torch.view_as_real(model) * values[..., :2]).sum(-1)
+        root = torch.linalg.cholesky(found.covariance) * found.contrast[:, None, None]
+        unsure = torch.view_as_real(root.mT.to(slices.dtype) @ slices[:, 1:]).square().sum((1, 3))
+        shown = torch.view_as_real(model).square().sum(-1) + unsure
+        return (values[..., 2] * shown - 2 * cross).double().sum(0)
+
+    @torch.no_grad()
+    def step(self) -> dict[str, float]:
+        """One pass; numbers of it."""
+        count, total = self.config.components, len(self.images)
+        weight = self._weights()
+        compared = ((self._shell > 0) & (self._shell <= self.radius)).nonzero().flatten()
+        spectra = [oversampled_spectrum(one) for one in self.maps]
+        sums = ComponentSums(self._n, count + 1, device=self._device)
+        first = torch.zeros(count, dtype=torch.float64)
+        second = torch.zeros(count, count, dtype=torch.float64)
+        told = torch.zeros(count, count, dtype=torch.float64)
+        left = torch.zeros(len(compared), dtype=torch.float64, device=self._device)
+        contrast = torch.zeros(2, dtype=torch.float64)
+        for row, rotation, values in self._batches(torch.arange(total)):
+            if self.passes == 0:
+                found = self._random(row)
+                gram = found.covariance
+            else:
+                chosen = values[:, compared]
+                slices = self._projections(spectra, rotation, compared)
+                found, gram = self._told(slices, chosen, weight[compared])
+                left += self._left(slices, chosen, found)
+            beta, products = found.moments()
+            sums.insert(values * weight[:, None], rotation, beta, products)
+            first += found.mean.double().sum(0).cpu()
+            second += (found.mean.mT @ found.mean + found.covariance.sum(0)).double().cpu()
+            told += (found.contrast[:, None, None] ** 2 * gram).double().sum(0).cpu()
+            contrast += torch.stack([found.contrast.sum(), found.contrast.square().sum()]).cpu()
+        radius, mean = self.radius, contrast[0] / total
+        self._improve(sums, float(mean), first / total, second / total, told / total)
+        if self.passes > 0:
+            self._update_noise(left / total, compared)
+        self.passes += 1
+        stats = {
+            "band_angstrom": self.box_size * self.pixel_size_angstrom / radius,
+            "contrast_spread": float((contrast[1] / total - mean**2).clamp_min(0).sqrt()),
+        }
+        return stats | {f"told_{k + 1}": float(v) for k, v in enumerate(self.information)}
+
+    def _random(self, row: Tensor) -> Latents:
+        """Places to start from, the same for a row in any batch."""
+        count = self.config.components
+        drawn = [
+            torch.randn(count, generator=torch.Generator().manual_seed((self._seed + i) % 2**63))
+            for i in row.tolist()
+        ]
+        z = torch.stack(drawn).to(self._device)
+        return Latents(torch.ones_like(z[:, 0]), z, z.new_zeros(len(z), count, count))
+
+    def _prior(self) -> Tensor | None:
+        """Inverse variance of the maps' coefficients by shell, ``(d + 1, n // 2 + 1)``, times 2."""
+        if self.passes == 0:
+            return None
+        shell = shell_index(self._n, 3, device=self._device).clamp(max=self._n // 2).flatten()
+        power = torch.fft.rfftn(self.maps, dim=(1, 2, 3)).abs().square().flatten(1)
+        sums = power.new_zeros(len(power), self._n // 2 + 1).index_add_(1, shell, power)
+        means = sums[0] / torch.bincount(shell)
+        known = min(self.radius, self._n // 2)
+        means[known:] = means[known - 1]  # shells that come in with the next pass
+        share = (sums[:, 1:known].sum(1) / sums[0, 1:known].sum()).clamp_min(_LEAST_POWER)
+        return 2 / (share[:, None] * means.clamp_min(1e-6 * means.max()))
+
+    def _improve(
+        self, sums: ComponentSums, contrast: float, mean: Tensor, second: Tensor, told: Tensor
+    ) -> None:
+        """New maps, in the standard form.
+
+        Args:
+            sums: of all images.
+            contrast: their mean, which goes into the maps.
+            mean: of z over the images, ``(d,)``.
+            second: of its products, ``(d, d)``.
+            told: mean of what images tell of z, ``(d, d)``.
+        """
+        diameter = self.config.diameter_angstrom or self.box_size * self.pixel_size_angstrom
+        share = diameter / (self.box_size * self.pixel_size_angstrom)
+        sphere = particle_sphere(self._n, share, self._device)
+        maps = sums.solve(self._prior()) * (sphere * contrast)
+        root = torch.linalg.cholesky(second - torch.outer(mean, mean))
+        value, vector = torch.linalg.eigh(root.T @ told @ root)
+        change = torch.eye(len(mean) + 1, dtype=torch.float64)
+        change[0, 1:] = mean
+        change[1:, 1:] = (root @ vector).flip(1).T
+        self.maps = (change.to(maps) @ maps.flatten(1)).view_as(maps)
+        self.information = value.flip(0).clamp_min(0.0).float()
+
+    def _update_noise(self, left: Tensor, compared: Tensor) -> None:
+        """Power by shell of what the maps leave of the images; below, what was there before."""
+        shell = self._shell[compared].cpu()
+        sums = torch.zeros_like(self._power).index_add_(0, shell, left.cpu())
+        counts = torch.bincount(shell, minlength=len(sums))
+        power = self._power + sums / counts.clamp_min(1)
+        self.noise_power = torch.maximum(power, _LEAST_NOISE * self._power)
+
+    @torch.no_grad()
+    def latents(self, rows: Tensor) -> Latents:
+        """What images say of their contrast and z under the present maps, on the CPU.
+
+        Args:
+            rows: ``(m,)``.
+        """
+        weight = self._weights()
+        compared = ((self._shell > 0) & (self._shell <= self.radius)).nonzero().flatten()
+        spectra = [oversampled_spectrum(one) for one in self.maps]
+        parts = []
+        for _, rotation, values in self._batches(rows):
+            slices = self._projections(spectra, rotation, compared)
+            parts.append(self._told(slices, values[:, compared], weight[compared])[0])
+        columns = zip(*((p.contrast, p.mean, p.covariance) for p in parts), strict=True)
+        return Latents(*(torch.cat(column).cpu() for column in columns))
+
+    def _unit(self) -> Tensor:
+        """What z is multiplied with in the embedding: one over its uncertainty, ``(d,)``."""
+        return self.information.clamp_min(1e-6).sqrt()
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Places ``(m, d)`` float32 of rows ``(m,)``, in units of their uncertainty."""
+        return (self.latents(rows).mean * self._unit()).float().cpu()
+
+    def volume(self, latent: Tensor) -> Tensor:
+        """The map ``(n, n, n)`` at a place ``(d,)`` of the embedding."""
+        z = (latent.cpu().float() / self._unit()).to(self.maps)
+        volume = self.maps[0] + torch.einsum("k,kzyx->zyx", z, self.maps[1:])
+        return fourier_resize(volume, self.box_size, 3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on bitwise."""
+        return {
+            "passes": self.passes,
+            "seed": self._seed,
+            "maps": self.maps.clone(),
+            "noise_power": self.noise_power.clone(),
+            "information": self.information.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a model with the same images and settings.
+
+        Raises:
+            ValueError: maps of another number or box.
+        """
+        if state["maps"].shape != self.maps.shape:
+            raise ValueError(
+                f"the state has maps {tuple(state['maps'].shape)}, this model "
+                f"{tuple(self.maps.shape)}; resume with the components and radius it was begun with"
+            )
+        self.passes, self._seed = int(state["passes"]), int(state["seed"])
+        self.maps = state["maps"].to(self._device)
+        self.noise_power = state["noise_power"].cpu()
+        self.information = state["information"].cpu()

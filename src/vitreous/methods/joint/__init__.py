@@ -1,0 +1,1 @@
+"""Joint refinement of poses and map by gradient."""

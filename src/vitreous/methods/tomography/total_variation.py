@@ -1,0 +1,225 @@
+r"""Tomography from sparsely scanned tilt series by total variation.
+
+.. math::
+
+    \min_{c \ge 0} \tfrac12 \|S H c - b\|^2 + \lambda \sum_n \|(\nabla c)_n\|_2,
+
+S the scan masks and H the projections of one volume tilted about y. :math:`H^T S H` is no
+convolution where S is random, but its mean over masks is, which preconditions it.
+
+Source: L. Donati, PhD thesis, EPFL 2020, equation (3.6), whose :math:`\lambda` is twice ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.linop.operator import LinearOperator
+from vitreous.optim.admm import AdmmResult, admm
+from vitreous.optim.admm_config import AdmmConfig
+from vitreous.optim.choose_strength import StrengthChoice, Told, cross_validated, strongest
+from vitreous.optim.least_squares import LeastSquares, nearest_circulant
+from vitreous.optim.loop import Callback
+from vitreous.physics.kaiser_bessel.window import KaiserBessel
+from vitreous.physics.tomography.projector import TiltProjector
+from vitreous.physics.tomography.scan import ScanMask
+
+SIMULATION_WINDOW = KaiserBessel(2, 10.83, 2.0)
+WINDOW = KaiserBessel(2, 19.0, 4.0)
+"""Basis of reconstructions: another one than that of simulations, as in the thesis."""
+FULL_SHARE = 0.9  # of its pixels: an image with more counts as fully scanned
+_STIFFNESS = 30.0  # of the constraints at the start, in mean eigenvalues of H^T S H
+_SEARCH_ITERATIONS = 15
+_GUESS = 3e-3  # where to begin the search, of the strength that leaves nothing
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A tilt series as the solvers take it.
+
+    Args:
+        images: ``(tilts, y, x)``, 0 where not scanned.
+        tilts_degrees: ``(tilts,)``.
+        scanned: bool, shape of the images.
+
+    Raises:
+        ValueError: shapes that do not agree.
+    """
+
+    images: Tensor
+    tilts_degrees: Tensor
+    scanned: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 3 or self.images.shape != self.scanned.shape:
+            raise ValueError(
+                f"images {tuple(self.images.shape)} and mask {tuple(self.scanned.shape)} must "
+                "both be (tilts, y, x)"
+            )
+        if len(self.tilts_degrees) != len(self.images):
+            raise ValueError(f"{len(self.tilts_degrees)} angles for {len(self.images)} images")
+
+    @property
+    def shares(self) -> Tensor:
+        """Share of each image that was scanned, float64 ``(tilts,)``."""
+        return self.scanned.double().mean((1, 2))
+
+    def __getitem__(self, tilts: Tensor) -> Scan:
+        """Some of the tilts, by index or mask."""
+        return Scan(self.images[tilts], self.tilts_degrees[tilts], self.scanned[tilts])
+
+    def compact(self) -> Scan:
+        """Without tilts of which nothing was scanned."""
+        return self[self.shares > 0]
+
+    def only(self, pixels: Tensor) -> Scan:
+        """With only those scanned pixels that are also in ``pixels``."""
+        scanned = self.scanned & pixels
+        return Scan(self.images * scanned, self.tilts_degrees, scanned)
+
+    def slices(self, first: int, last: int) -> Scan:
+        """The part of the volume from slice ``first`` to ``last`` along the tilt axis."""
+        part = slice(first, last)
+        return Scan(self.images[:, part], self.tilts_degrees, self.scanned[:, part])
+
+    def busiest(self, count: int) -> Scan:
+        """The ``count`` successive slices with the strongest contrast."""
+        height = self.images.shape[1]
+        if count >= height:
+            return self
+        n = self.scanned.sum((0, 2)).clamp_min(1)
+        mean = self.images.sum((0, 2)) / n
+        energy = ((self.images - mean[:, None]) * self.scanned).square().sum((0, 2))
+        sums = torch.cat([energy.new_zeros(1), energy.cumsum(0)])
+        first = int((sums[count:] - sums[:-count]).argmax())
+        return self.slices(first, first + count)
+
+    def halves(self, generator: torch.Generator) -> tuple[Scan, Scan]:
+        """Independent halves of the measurements.
+
+        Every other tilt where images are fully scanned; random halves of the scanned pixels where
+        they are not, as few tilts less would cost more there than few pixels less.
+
+        Raises:
+            ValueError: a single fully scanned image.
+        """
+        if bool((self.shares > FULL_SHARE).all()):
+            if len(self.images) < 2:
+                raise ValueError("one fully scanned image has no halves; give more tilts")
+            order = torch.argsort(self.tilts_degrees)
+            return self[order[0::2]], self[order[1::2]]
+        heads = torch.rand(self.images.shape, generator=generator).to(self.images.device) < 0.5
+        return self.only(heads), self.only(~heads)
+
+    def projector(self, depth: int, window: KaiserBessel = WINDOW) -> TiltProjector:
+        """H, for volumes ``depth`` voxels thick."""
+        shape = (depth, self.images.shape[1], self.images.shape[2])
+        return TiltProjector(self.tilts_degrees, shape, window)
+
+    def equations(self, depth: int, window: KaiserBessel = WINDOW) -> LeastSquares:
+        """H^T S H, H^T b and |b|^2."""
+        projector = self.projector(depth, window)
+        squares = float(torch.sum(self.images.square(), dtype=torch.float64))
+        normal = ScannedNormal(projector, self.scanned)
+        return LeastSquares(normal, projector.adjoint(self.images), squares)
+
+
+class ScannedNormal(LinearOperator):
+    """H^T S H, and the circulant matrix nearest to its mean over masks of the same doses.
+
+    Args:
+        projector: H.
+        scanned: the diagonal of S, bool ``(tilts, y, x)``.
+    """
+
+    def __init__(self, projector: TiltProjector, scanned: Tensor) -> None:
+        self.domain_shape = self.range_shape = projector.domain_shape
+        self._scanned = ScanMask(scanned) @ projector
+        depth, _, n = projector.domain_shape
+        kernel = projector.normal_kernel(scanned.double().mean((1, 2)))
+        self.circulant = nearest_circulant(kernel, (depth, 1, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """H^T S H x."""
+        return self._scanned.normal(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The same: self-adjoint."""
+        return self._scanned.normal(y)
+
+
+def tomography_config(
+    equations: LeastSquares, strength: float, *, iterations: int = 60, tolerance: float = 1e-3
+) -> AdmmConfig:
+    """How (3.6) is solved: one preconditioned conjugate-gradient step an iteration."""
+    operator = equations.operator
+    assert isinstance(operator, ScannedNormal)
+    return AdmmConfig(
+        "tv",
+        strength,
+        linear_step="cg",
+        iterations=iterations,
+        cg_iterations=1,
+        cg_tolerance=0.0,
+        rho=_STIFFNESS * float(operator.circulant.mean()),
+        tolerance=tolerance,
+    )
+
+
+def total_variation(
+    scan: Scan,
+    depth: int,
+    strength: float,
+    *,
+    window: KaiserBessel = WINDOW,
+    iterations: int = 60,
+    tolerance: float = 1e-3,
+    start: Tensor | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> AdmmResult:
+    """Coefficients that solve (3.6); ``expand_slices(result.volume, window)`` is the map.
+
+    Args:
+        scan: what was measured.
+        depth: thickness of the volume in voxels.
+        strength: lambda.
+        window: basis of the slices.
+        iterations, tolerance: see :class:`~vitreous.optim.admm_config.AdmmConfig`.
+        start: coefficients ``(z, y, x)`` to start from; zeros by default.
+        callbacks: told the numbers of each iteration.
+    """
+    scan = scan.compact()
+    equations = scan.equations(depth, window)
+    config = tomography_config(equations, strength, iterations=iterations, tolerance=tolerance)
+    return admm(equations, config, start=start, callbacks=callbacks)
+
+
+def choose_strength(
+    halves: tuple[Scan, Scan],
+    depth: int,
+    *,
+    judges: tuple[Scan, Scan] | None = None,
+    window: KaiserBessel = WINDOW,
+    notify: Told | None = None,
+) -> StrengthChoice:
+    """The strength at which the map of each half predicts the other half's measurements best.
+
+    Args:
+        halves: of a few slices: strengths hold for any number of them.
+        depth: thickness of the volume in voxels.
+        judges: measurements to predict, where those of the halves are not the original ones.
+        window: basis of the slices.
+        notify: told each strength and its score.
+    """
+    first, second = (half.compact().equations(depth, window) for half in halves)
+    config = tomography_config(first, 0.0, iterations=_SEARCH_ITERATIONS, tolerance=1e-2)
+    judged = None
+    if judges is not None:
+        one, two = (judge.compact().equations(depth, window) for judge in judges)
+        judged = (one, two)
+    guess = _GUESS * strongest(first, config)
+    return cross_validated(first, second, config, judges=judged, around=guess, notify=notify)

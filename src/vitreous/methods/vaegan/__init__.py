@@ -1,0 +1,1 @@
+"""VAE-GAN that sorts mixed particles."""

@@ -1,0 +1,134 @@
+"""Settings of the VAE-GAN that sorts mixed particles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", strict=False)
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SortingStage:
+    """A stretch of the run at one box and band.
+
+    Args:
+        box_size: edge of images and volumes in pixels, a multiple of 4; the field of view never
+            changes.
+        iterations: generator updates.
+        band: radius of the band that real and simulated images are limited to, in Nyquist
+            frequencies of this box: growing from stage to stage it is frequency marching.
+    """
+
+    box_size: PositiveInt
+    iterations: PositiveInt
+    band: Share = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class VaeGanConfig:
+    """Settings of algorithms 6 and 7 of the thesis.
+
+    Args:
+        stages: boxes, bands and iterations, coarse to fine.
+        latent: dimension of the latent space; 0: homogeneous, with a constant latent vector and no
+            encoder.
+        generator: "siren", :class:`~vitreous.nn.siren.SliceGenerator`, the thesis's; "basis",
+            :class:`~vitreous.nn.basis.BasisGenerator`; "image",
+            :class:`~vitreous.nn.image_generator.ImageGenerator`, two-dimensional, without poses.
+        generator_width, generator_layers, coordinate_grid: of the first.
+        basis_maps: of the second; mask_fraction: its mask's radius in box sizes; basis_mixture: its
+            weights are positive and have a sum of 1.
+        latent_from: share of the updates that are homogeneous: until then there is one map for all,
+            no encoder, and half as many simulated images.
+        encoder_only: share of the updates at the end, in which the generator stands still and the
+            encoder learns from images made by its running average.
+        invariant: False: encoder and critic of the thesis's ablation. Dense ones are made invariant
+            by their input: all images are moved to where they agree best with the mean of all
+            (:func:`~vitreous.methods.em.centring.centred`); without it, they are not.
+        encoder_view: "image", or "polar": the encoder sees images in polar coordinates, where
+            turning is a cyclic shift.
+        encoder_box: edge of the images that the encoder sees; None: that of the first stage. It is
+            the same at all stages, so that the encoder stays as it is when the box changes.
+        critic: "convolutional", the thesis's; "dense", CryoGAN's, which learns faster on centred
+            particles. encoder: the same for the encoder.
+        encoder_width, critic_width: channels of their first blocks; a dense critic has twelve times
+            as many neurons in its first layer.
+        noise: "network", a scale for each pixel from a latent vector; "scale", one learned number;
+            "none".
+        noise_kind: "gaussian", eq. (3) of the article, or "poisson", eq. (2).
+        camera: "uniform" draws poses from the simulator; "learned" from a network.
+        least_coverage: of orientations, below which a learned camera counts as collapsed, see
+            :func:`~vitreous.nn.pose_network.coverage`.
+        batch_size: real images a step; as many are reconstructed, and as many drawn.
+        n_critic: critic updates per generator update.
+        penalty: weight of the gradient penalty; penalty_every: take it at every so many critic
+            updates, times as many.
+        perceptual: weight of the encoder's loss within the generator's, eq. (6).
+        perceptual_on: "vector" compares the critic's feature vectors of real and reconstructed
+            images, means over the feature map; "map" compares the maps, as the thesis does, which
+            depend on the pose.
+        kl: weight of the Kullback-Leibler divergence, a mean over dimensions, in eq. (5).
+        diversity: weight of eq. (39) in eq. (6).
+        latent_loss: weight, for encoder and generator, of how badly the encoder finds the latent
+            vector that a simulated image was made of (its negative log likelihood); not in the
+            thesis, 0 to leave it out.
+        learning_rate_generator, learning_rate_encoder, learning_rate_critic, learning_rate_scale:
+            Adam steps at the start.
+        learning_rate_end: factor reached exponentially at the end of the run.
+        betas: of Adam.
+        warm_up: generator updates over which its step grows to full size in each stage.
+        averaging: running average of the generator's weights, from which volumes are made.
+        weighting, mirror, rotate: as of :class:`~vitreous.methods.cryogan.config.CryoGanConfig`.
+    """
+
+    stages: Annotated[tuple[SortingStage, ...], Field(min_length=1)]
+    latent: NonNegativeInt = 8
+    generator: Literal["siren", "basis", "image"] = "siren"
+    generator_width: PositiveInt = 64
+    generator_layers: PositiveInt = 3
+    coordinate_grid: NonNegativeInt = 9
+    basis_maps: NonNegativeInt = 8
+    basis_mixture: bool = False
+    latent_from: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    encoder_only: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mask_fraction: Share = 0.45
+    invariant: bool = True
+    encoder_view: Literal["image", "polar"] = "image"
+    encoder_box: PositiveInt | None = None
+    critic: Literal["convolutional", "dense"] = "convolutional"
+    encoder: Literal["convolutional", "dense"] = "convolutional"
+    encoder_width: PositiveInt = 16
+    critic_width: PositiveInt = 16
+    noise: Literal["network", "scale", "none"] = "network"
+    noise_kind: Literal["gaussian", "poisson"] = "gaussian"
+    camera: Literal["uniform", "learned"] = "uniform"
+    least_coverage: float = 0.05
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    n_critic: PositiveInt = 1
+    penalty: NonNegativeFloat = 10.0
+    penalty_every: PositiveInt = 4
+    perceptual: NonNegativeFloat = 0.2
+    perceptual_on: Literal["vector", "map"] = "vector"
+    kl: NonNegativeFloat = 0.01
+    diversity: NonNegativeFloat = 0.02
+    latent_loss: NonNegativeFloat = 0.5
+    learning_rate_generator: float = 1e-3
+    learning_rate_encoder: float = 1e-3
+    learning_rate_critic: float = 1e-3
+    learning_rate_scale: float = 1e-3
+    learning_rate_end: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    warm_up: NonNegativeInt = 20
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.96
+    weighting: Literal["matched", "none"] = "matched"
+    mirror: bool = True
+    rotate: bool = False
+
+    @property
+    def iterations(self) -> int:
+        """Generator updates of the whole run."""
+        return sum(stage.iterations for stage in self.stages)

@@ -1,0 +1,260 @@
+"""From a latent vector to an image as the critic sees it: the generator's side of the VAE-GAN."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.core.grid import frequency_grid
+from vitreous.core.images import ImageCache, ImageSource
+from vitreous.core.random import cpu_twin
+from vitreous.methods.adversarial.matched_filter import (
+    at_box,
+    background_share,
+    matched_weight,
+    seen_by_critic,
+)
+from vitreous.methods.em.centring import centred, centring_template
+from vitreous.methods.vaegan.config import VaeGanConfig
+from vitreous.methods.vaegan.networks import as_module, make_generator
+from vitreous.nn.basis import BasisGenerator
+from vitreous.nn.noise_network import NoiseNetwork, add_noise, diversity_loss
+from vitreous.nn.pose_network import LearnedCamera, coverage, orientation_moment
+from vitreous.physics.simulator import Conditions, Simulator
+
+TEMPLATE_IMAGES = 2000
+CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
+
+
+class Imaging:
+    """Generator, noise network, camera and scales, on the simulator's shift, CTF and noise.
+
+    Args:
+        images: particles; row i belongs to row i of ``simulator.optics``.
+        simulator: imaging conditions to draw from, at the particles' box and pixel size.
+        config: settings.
+        generators: the solver's random streams.
+    """
+
+    simulator: Simulator
+    weight: Tensor
+    template: Tensor | None = None
+    radius: float
+
+    def __init__(
+        self,
+        images: ImageSource,
+        simulator: Simulator,
+        config: VaeGanConfig,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.config, self.streams = config, generators
+        self._images, self._full = images, simulator
+        self.device = device = simulator.micrograph_id.device
+        first, init = config.stages[0].box_size, generators["init"]
+        self.generator = make_generator(config, cpu_twin(init))
+        as_module(self.generator).to(device)
+        self.average = copy.deepcopy(self.generator)
+        self.noise_network = NoiseNetwork(first, generator=cpu_twin(init)).to(device)
+        self.camera = LearnedCamera(generator=cpu_twin(init)).to(device)
+        self.log_signal = torch.zeros((), device=device, requires_grad=True)
+        self.log_noise = torch.zeros((), device=device, requires_grad=True)
+        self.moment = torch.eye(4, device=device) / 4
+
+    def enter(self, stage: int) -> None:
+        """Box, band and data of a stage; the networks go on as they are."""
+        c = self.config
+        n, device = c.stages[stage].box_size, self.device
+        self.simulator = at_box(self._full, n)
+        self._cache = ImageCache(self._images, n, self.device)
+        self.radius = c.stages[stage].band * n / 2
+        kx, ky = frequency_grid(n, 1.0 / n, device=device)
+        self._band = ((kx**2 + ky**2) < self.radius**2).to(torch.float32)
+        for source in (self.generator, self.average):
+            source.enter(n)
+            if stage == 0 and c.latent_from > 0 and isinstance(source, BasisGenerator):
+                source.hold()
+        share = background_share(self._cache, self.device)
+        self.weight = self._band
+        if c.weighting == "matched":
+            stream = self.streams["noise"]
+            self.weight = self._band * matched_weight(self._cache, self.simulator, share, stream)
+        self.template = None
+        if c.invariant and "dense" in (c.critic, c.encoder):
+            rows = torch.arange(len(self._images), device=device)
+            rows = rows[:: max(1, len(rows) // TEMPLATE_IMAGES)]
+            self.template = centring_template(self.still(rows, 0))
+        self._match_scales(share, first=stage == 0)
+
+    @torch.no_grad()
+    def _match_scales(self, noise_share: float, *, first: bool) -> None:
+        """Scales at which the noise has its share of the variance of the images.
+
+        The signal's is set at the first stage; later ones leave it as it was learned.
+        """
+        conditions = self.draw(256)
+        transfer = self.simulator.transfer(conditions.row)
+        latent = self.normal(256, self.generator.latent)
+        unit = self.simulator.noise_like(conditions.row, generator=self.streams["noise"])
+        if self.config.noise == "network":
+            z = self.normal(256, self.noise_network.latent)
+            unit = unit * self.noise_network(z, unit.shape[-1])
+        signal, noise = (
+            torch.fft.irfft2(torch.fft.rfft2(x) * self._band, s=x.shape[-2:]).std()
+            for x in (self._clean(latent, conditions, transfer), unit)
+        )
+        deviation = math.sqrt(1 - noise_share)
+        if first and signal > 0:
+            self.log_signal.copy_(math.log(deviation) - signal.log())
+        elif signal > 0:
+            deviation = float(self.log_signal.exp() * signal)
+        ratio = math.sqrt(noise_share / (1 - noise_share))
+        self.log_noise.copy_(math.log(deviation * ratio) - noise.log())
+
+    # ---------------------------------------------------------------- images
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers from the stream of latent vectors."""
+        stream = self.streams["latent"]
+        return torch.randn(shape, generator=stream, device=stream.device).to(self.device)
+
+    def draw(self, count: int) -> Conditions:
+        """Pose, shift and CTF of simulated images."""
+        conditions = self.simulator.draw(
+            count, poses=self.streams["poses"], optics=self.streams["ctf"]
+        )
+        if self.config.camera == "learned":
+            rotations = self.camera(self.normal(count, 6))
+            self.moment = self.moment.lerp(orientation_moment(rotations), 1 - CAMERA_MEMORY)
+            conditions = dataclasses.replace(conditions, rotations=rotations)
+        return conditions
+
+    def _clean(
+        self, latent: Tensor, conditions: Conditions, transfer: Tensor, *, averaged: bool = False
+    ) -> Tensor:
+        """Noiseless images, before the learned scale."""
+        source = self.average if averaged else self.generator
+        slices = source.slices(latent, conditions.rotations, radius=self.radius)
+        return self.simulator.clean_slices(slices, conditions, transfer)
+
+    def simulated(
+        self, latent: Tensor, conditions: Conditions, turn: int, *, averaged: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Images ``(b, n, n)`` as the critic sees them, and the diversity of their noise."""
+        c = self.config
+        transfer = self.simulator.transfer(conditions.row)
+        images = self.log_signal.exp() * self._clean(
+            latent, conditions, transfer, averaged=averaged
+        )
+        diversity = images.new_zeros(())
+        if c.noise != "none":
+            unit = self.simulator.noise_like(conditions.row, generator=self.streams["noise"])
+            scale = self.log_noise.exp()
+            if c.noise == "network":
+                z = self.normal(len(latent), self.noise_network.latent)
+                network, half = self.noise_network(z, images.shape[-1]), len(z) // 2
+                scale = scale * network
+                # critics see normalised images: a common factor would be diversity for nothing
+                network = network / network.mean().clamp_min(1e-6)
+                diversity = diversity_loss(
+                    network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
+                )
+            images = add_noise(images, scale, unit, c.noise_kind)
+        return self._seen(images, transfer, turn), diversity
+
+    def real(self, row: Tensor, turn: int) -> Tensor:
+        """Particles of these rows ``(b,)`` as the critic sees them, turned at random if asked."""
+        return self._seen(self._cache.read(row), self.simulator.transfer(row), turn)
+
+    def still(self, row: Tensor, turn: int) -> Tensor:
+        """The same without random turns."""
+        return self._seen(self._cache.read(row), self.simulator.transfer(row), turn, still=True)
+
+    def _seen(self, images: Tensor, transfer: Tensor, turn: int, *, still: bool = False) -> Tensor:
+        c, angle_rad = self.config, None
+        factor = self.weight * transfer if c.weighting == "matched" else self.weight
+        if c.rotate:
+            stream = self.streams["batches"]
+            share = torch.zeros(len(images), device=stream.device)
+            if not still:
+                share = torch.rand(len(images), generator=stream, device=stream.device)
+            angle_rad = 2 * math.pi * share.to(self.device)
+        seen = seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
+        return seen if self.template is None else centred(seen, self.template)
+
+    # ---------------------------------------------------------------- weights
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the generator's optimiser moves."""
+        c = self.config
+        rate = c.learning_rate_generator
+        groups = self.generator.parameter_groups(rate)
+        if c.noise == "network":
+            groups.append({"params": list(self.noise_network.parameters()), "lr": rate})
+        if c.camera == "learned":
+            groups.append({"params": list(self.camera.parameters()), "lr": rate})
+        scales = [self.log_signal] + [self.log_noise] * (c.noise == "scale")
+        return [*groups, {"params": scales, "lr": c.learning_rate_scale}]
+
+    def coverage(self) -> float:
+        """Of the orientations drawn lately, see :func:`~vitreous.nn.pose_network.coverage`."""
+        return coverage(self.moment)
+
+    def vary(self) -> None:
+        """Let the maps beside the mean begin, from the averaged mean."""
+        if isinstance(self.generator, BasisGenerator) and isinstance(self.average, BasisGenerator):
+            self.generator.load_state_dict(self.average.state_dict())
+            self.generator.vary(cpu_twin(self.streams["init"]))
+            self.average.load_state_dict(self.generator.state_dict())
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Running average of the generator ("GAN unrolling")."""
+        ours, theirs = as_module(self.average), as_module(self.generator)
+        for mine, current in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.lerp_(current, 1 - self.config.averaging)
+        for kept, now in zip(ours.buffers(), theirs.buffers(), strict=True):
+            kept.copy_(now)
+
+    @torch.no_grad()
+    def volume(self, latent: Tensor) -> Tensor:
+        """The map of a latent vector ``(d,)`` from the averaged weights."""
+        module = as_module(self.average).eval()
+        volume = self.average.volume(latent.to(self.device, torch.float32), radius=self.radius)
+        module.train()
+        return volume * self.log_signal.exp()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        return {
+            "generator": as_module(self.generator),
+            "average": as_module(self.average),
+            "noise_network": self.noise_network,
+            "camera": self.camera,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What changes beside the networks, the live ones."""
+        found = {
+            "log_signal": self.log_signal.detach(),
+            "log_noise": self.log_noise.detach(),
+            "weight": self.weight,
+            "moment": self.moment,
+        }
+        return found if self.template is None else found | {"template": self.template}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`tensors` gave."""
+        self.log_signal.copy_(tensors["log_signal"])
+        self.log_noise.copy_(tensors["log_noise"])
+        self.weight = tensors["weight"].to(self.device).clone()
+        self.moment = tensors["moment"].to(self.device).clone()
+        if "template" in tensors:
+            self.template = tensors["template"].to(self.device).clone()

@@ -1,0 +1,81 @@
+"""The networks of the VAE-GAN, made from its settings."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from vitreous.methods.vaegan.config import VaeGanConfig
+from vitreous.nn.basis import BasisGenerator
+from vitreous.nn.encoder import DenseCritic, DenseEncoder, Encoder, SortingCritic
+from vitreous.nn.siren import SliceGenerator
+from vitreous.nn.slice_source import SliceSource
+
+DENSE = 12  # neurons of a dense network's first layer for each channel of a convolutional one's
+
+
+def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
+    """The generator, at the box of the first stage.
+
+    Args:
+        config: settings.
+        seed: draws the weights, on the CPU.
+    """
+    c, latent = config, max(1, config.latent)
+    first = c.stages[0].box_size
+    largest = max(stage.box_size for stage in c.stages)
+    source: SliceSource
+    if c.generator == "basis":
+        return BasisGenerator(
+            first,
+            latent,
+            c.basis_maps,
+            mask_fraction=c.mask_fraction,
+            mixture=c.basis_mixture,
+            generator=seed,
+        )
+    if c.generator == "siren":
+        source = SliceGenerator(
+            largest,
+            latent,
+            c.generator_width,
+            c.generator_layers,
+            grid=c.coordinate_grid,
+            generator=seed,
+        )
+    else:
+        from vitreous.nn.image_generator import ImageGenerator
+
+        source = ImageGenerator(largest, latent, mask_fraction=c.mask_fraction, generator=seed)
+    source.enter(first)
+    return source
+
+
+def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder | DenseEncoder:
+    """The encoder; ``seed`` draws its weights, on the CPU."""
+    c = config
+    if c.encoder == "dense":
+        return DenseEncoder(encoder_box(c), c.latent, DENSE * c.encoder_width, generator=seed)
+    return Encoder(encoder_box(c), c.latent, c.encoder_width, invariant=c.invariant, generator=seed)
+
+
+def make_critic(
+    config: VaeGanConfig, box_size: int, seed: torch.Generator
+) -> SortingCritic | DenseCritic:
+    """The critic of a stage; ``seed`` draws its weights, on the CPU."""
+    c = config
+    if c.critic == "dense":
+        return DenseCritic(box_size, DENSE * c.critic_width, generator=seed)
+    return SortingCritic(box_size, c.critic_width, invariant=c.invariant, generator=seed)
+
+
+def encoder_box(config: VaeGanConfig) -> int:
+    """Edge in pixels of the images that the encoder sees."""
+    return config.encoder_box or config.stages[0].box_size
+
+
+def as_module(source: SliceSource) -> nn.Module:
+    """The same object, as the module that it also is."""
+    return cast(nn.Module, source)

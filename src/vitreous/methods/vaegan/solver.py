@@ -1,0 +1,390 @@
+"""The VAE-GAN that sorts mixed particles without being told how many structures there are.
+
+Algorithms 6 and 7 and eqs. (5) to (7) of the thesis on noise-robust VAE-GANs for cryo-EM and of the
+article at its end. A generator turns a latent vector and a pose into the spectrum of an image; the
+simulator's own shift, CTF and noise make a particle image of it; a critic compares simulated with
+real images, and an encoder gives every real image a latent vector whose volume looks like it to the
+critic. No image is given a pose: the reconstruction of an image is seen from anywhere, so what the
+encoder can pass on is the structure.
+
+A reconstruction has the CTF of its image. Fakes of the last critic update serve the generator too,
+under the updated critic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.images import ImageSource, normalise_images
+from vitreous.core.random import cpu_twin
+from vitreous.methods.adversarial.losses import divergence_from_normal, gradient_penalty, surprise
+from vitreous.methods.adversarial.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.methods.vaegan.config import SortingStage, VaeGanConfig
+from vitreous.methods.vaegan.image_model import Imaging
+from vitreous.methods.vaegan.networks import encoder_box, make_critic, make_encoder
+from vitreous.nn.encoder import DenseEncoder, Encoder
+from vitreous.nn.layers import polar_view
+from vitreous.physics.simulator import Simulator
+
+__all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
+
+STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
+ENCODER_BATCH = 4  # times the batch: images of a step in which only the encoder learns
+DIVERSE = 0.5  # noise that differs by so much, eq. (39), need not differ more
+VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
+_PIECE = 256
+
+
+@dataclass
+class _Batch:
+    """Real images, and simulated ones: first drawn from the prior, then reconstructions if any."""
+
+    real: Tensor
+    made: Tensor
+    latent: Tensor
+    mean: Tensor | None  # of the encoder, for the real images
+    log_variance: Tensor | None
+    diversity: Tensor
+
+
+class VaeGan(RollsBack):
+    """A latent space for mixed particles; call :meth:`step` until :attr:`done`.
+
+    Args:
+        images: particles, protein positive; row i belongs to row i of ``simulator.optics``.
+        simulator: imaging conditions to draw from, at the particles' box and pixel size.
+        config: settings.
+        generators: one per name of :data:`STREAMS`, all on the simulator's device.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        simulator: Simulator,
+        config: VaeGanConfig,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.images, self.config = images, config
+        self.generators = dict(generators)
+        self.device = simulator.micrograph_id.device
+        self.iteration = 0
+        self.critic_updates = 0
+        self.varied = int(config.latent_from == 0)
+        self.imaging = Imaging(images, simulator, config, self.generators)
+        self.encoder: Encoder | DenseEncoder | None = None
+        if config.latent:
+            self.encoder = make_encoder(config, cpu_twin(self.generators["init"])).to(self.device)
+        self._enter(0)
+
+    # ---------------------------------------------------------------- stages
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has had its iterations."""
+        return self.iteration >= self.config.iterations
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by number of iterations."""
+        return min(1.0, self.iteration / self.config.iterations)
+
+    @property
+    def sorting(self) -> bool:
+        """Whether latent vectors count by now."""
+        return self.encoder is not None and self.progress >= self.config.latent_from
+
+    @property
+    def encoder_alone(self) -> bool:
+        """Whether only the encoder learns by now."""
+        share = self.config.encoder_only
+        return self.sorting and share > 0 and self.progress >= 1 - share
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the maps at the present stage, pixels."""
+        return self.config.stages[self.stage].box_size
+
+    def _enter(self, stage: int) -> None:
+        """Box, band, critic and optimisers of a stage; other networks go on as they are."""
+        c, adam = self.config, torch.optim.Adam
+        self.stage = stage
+        self.imaging.enter(stage)
+        self.critic = make_critic(c, self.box_size, cpu_twin(self.generators["init"]))
+        self.critic.to(self.device)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
+            "generator": adam(self.imaging.parameter_groups(), betas=c.betas),
+        }
+        if self.encoder is not None:
+            self.optimisers["encoder"] = adam(
+                self.encoder.parameters(), c.learning_rate_encoder, betas=c.betas
+            )
+        self._rates = {
+            name: [float(group["lr"]) for group in optimiser.param_groups]
+            for name, optimiser in self.optimisers.items()
+        }
+        self._keep_snapshot()
+
+    # ---------------------------------------------------------------- images
+
+    def _encode(self, encoder: Encoder | DenseEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance for images as the critic sees them."""
+        m = encoder_box(self.config)
+        if images.shape[-1] != m:
+            images = normalise_images(fourier_resize(images, m, 2))
+        if self.config.encoder_view == "polar":
+            images = polar_view(images)
+        found: tuple[Tensor, Tensor] = encoder(images)
+        return found
+
+    def _turn(self) -> int:
+        """Which mirror and quarter turn all images of a step are seen in."""
+        if not self.config.mirror:
+            return 0
+        stream = self.generators["batches"]
+        return int(torch.randint(VIEWS, (1,), generator=stream, device=stream.device))
+
+    def _batch(self) -> _Batch:
+        """Real images, as many drawn from the prior, as many reconstructions if they count."""
+        b, stream = self.config.batch_size, self.generators["batches"]
+        row = torch.randint(len(self.images), (b,), generator=stream, device=stream.device)
+        row, turn = row.to(self.device), self._turn()
+        reconstructed = self.sorting and self.config.perceptual > 0
+        conditions = self.imaging.draw(2 * b if reconstructed else b)
+        real = self.imaging.real(row, turn)
+        mean = log_variance = None
+        latent = torch.zeros(b, self.imaging.generator.latent, device=self.device)
+        if self.encoder is not None and self.sorting:
+            mean, log_variance = self._encode(self.encoder, real)
+            latent = self.imaging.normal(len(conditions.row), self.config.latent)
+        if reconstructed and mean is not None and log_variance is not None:
+            conditions.row[b:] = row
+            found = mean + torch.exp(0.5 * log_variance) * latent[b:]  # eq. (4)
+            latent = torch.cat([latent[:b], found])
+        made, diversity = self.imaging.simulated(latent, conditions, turn)
+        return _Batch(real, made, latent, mean, log_variance, diversity)
+
+    # ---------------------------------------------------------------- algorithms 6 and 7
+
+    def step(self) -> dict[str, float]:
+        """One generator and encoder update after ``n_critic`` of the critic; its numbers."""
+        self._set_learning_rates()
+        if self.encoder is not None and self.sorting and not self.varied:
+            self.imaging.vary()
+            self.varied = 1
+        if self.encoder is not None and self.encoder_alone:
+            stats = self._update_encoder(self.encoder)
+            return self._ended(stats)
+        for _ in range(self.config.n_critic - 1):
+            with torch.no_grad():
+                batch = self._batch()
+            self._update_critic(batch)
+        batch = self._batch()
+        stats = {
+            "iteration": float(self.iteration),
+            "box": float(self.box_size),
+            "signal": float(self.imaging.log_signal.detach().exp()),
+            "noise": float(self.imaging.log_noise.detach().exp()),
+            **self._update_critic(batch),
+            **self._update_generator(batch),
+        }
+        if self.config.camera == "learned":
+            found = self.imaging.coverage()
+            stats["camera_coverage"] = found
+            stats["camera_collapsed"] = float(found < self.config.least_coverage)
+        return self._ended(stats)
+
+    def _ended(self, stats: dict[str, float]) -> dict[str, float]:
+        """Count a step, look for NaN, go on to the next stage where one has ended."""
+        self._guard(stats)
+        self.iteration += 1
+        end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
+        if self.iteration >= end and self.stage + 1 < len(self.config.stages):
+            self._enter(self.stage + 1)
+        return stats
+
+    def _update_critic(self, batch: _Batch) -> dict[str, float]:
+        """Eq. (7); half of the simulated images are drawn, half reconstructed."""
+        c, b = self.config, len(batch.real)
+        self.critic.requires_grad_(True)
+        skip = b // 2 if len(batch.made) == 2 * b else 0
+        made = batch.made.detach()[skip : skip + b]
+        scores = self.critic(torch.cat([batch.real, made]))
+        loss = scores[b:].mean() - scores[:b].mean()
+        wasserstein = -float(loss.detach())
+        if self.critic_updates % c.penalty_every == 0 and c.penalty > 0:
+            mix = self.generators["mix"]
+            alpha = torch.rand(b, generator=mix, device=mix.device).to(self.device)
+            penalty = gradient_penalty(self.critic, batch.real, made, alpha)
+            loss = loss + c.penalty * c.penalty_every * penalty
+        self.critic_updates += 1
+        parameters = list(self.critic.parameters())
+        norm = self._apply("critic", parameters, torch.autograd.grad(loss, parameters))
+        return {"wasserstein": wasserstein, "critic_gradient": norm}
+
+    def _update_generator(self, batch: _Batch) -> dict[str, float]:
+        """Eqs. (5) and (6), each loss for its own network."""
+        c, b = self.config, len(batch.real)
+        self.critic.requires_grad_(False)
+        stats: dict[str, float] = {}
+        features, vector, scores = self.critic.look(batch.made)
+        loss = -scores.mean() - c.diversity * batch.diversity.clamp(max=DIVERSE)
+        encoder_loss = None
+        if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
+            divergence = divergence_from_normal(batch.mean, batch.log_variance)
+            encoder_loss = c.kl * divergence
+            stats["kl"] = float(divergence.detach())
+            if len(batch.made) == 2 * b:
+                with torch.no_grad():
+                    told = self.critic.look(batch.real)
+                on_map = c.perceptual_on == "map"
+                seen, known = (features, told[0]) if on_map else (vector, told[1])
+                perceptual = (seen[b:] - known).abs().mean()
+                encoder_loss = encoder_loss + perceptual
+                loss = loss + c.perceptual * perceptual  # KL has no slope here
+                stats["perceptual"] = float(perceptual.detach())
+            if c.latent_loss > 0:
+                missed = surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
+                encoder_loss = encoder_loss + c.latent_loss * missed
+                loss = loss + c.latent_loss * missed
+                stats["latent_loss"] = float(missed.detach())
+        found: list[Tensor | None] = []
+        weights: list[nn.Parameter] = []
+        if encoder_loss is not None and self.encoder is not None:
+            weights = list(self.encoder.parameters())
+            found = list(torch.autograd.grad(encoder_loss, weights, retain_graph=True))
+        parameters = [p for g in self.optimisers["generator"].param_groups for p in g["params"]]
+        slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
+        stats["generator_loss"] = float(loss.detach())
+        if weights:
+            stats["encoder_gradient"] = self._apply("encoder", weights, found)
+        stats["generator_gradient"] = self._apply("generator", parameters, slopes)
+        self.imaging.follow()
+        return stats
+
+    def _update_encoder(self, encoder: Encoder | DenseEncoder) -> dict[str, float]:
+        """The encoder alone learns which latent vector an image was made of."""
+        count = ENCODER_BATCH * self.config.batch_size
+        turn = self._turn()
+        with torch.no_grad():
+            latent = self.imaging.normal(count, self.config.latent)
+            conditions = self.imaging.draw(count)
+            made, _ = self.imaging.simulated(latent, conditions, turn, averaged=True)
+        missed = surprise(latent, *self._encode(encoder, made))
+        weights = list(encoder.parameters())
+        norm = self._apply("encoder", weights, torch.autograd.grad(missed, weights))
+        return {
+            "iteration": float(self.iteration),
+            "box": float(self.box_size),
+            "latent_loss": float(missed.detach()),
+            "encoder_gradient": norm,
+        }
+
+    def _apply(
+        self, name: str, parameters: Sequence[Tensor], slopes: Sequence[Tensor | None]
+    ) -> float:
+        """An optimiser's step, unless a gradient is not finite; the gradient's norm."""
+        norm = torch.nn.utils.get_total_norm([s for s in slopes if s is not None])
+        if bool(torch.isfinite(norm)):
+            for parameter, slope in zip(parameters, slopes, strict=True):
+                parameter.grad = slope
+            self.optimisers[name].step()
+            for parameter in parameters:
+                parameter.grad = None
+        return float(norm)
+
+    def _set_learning_rates(self) -> None:
+        c = self.config
+        decay = c.learning_rate_end**self.progress
+        begun = self.iteration - sum(stage.iterations for stage in c.stages[: self.stage])
+        warm = min(1.0, (begun + 1) / max(1, c.warm_up))
+        for name, optimiser in self.optimisers.items():
+            factor = decay * (warm if name == "generator" else 1.0)
+            if name == "encoder" and c.encoder_only > 0:  # to the end of what it learns by itself
+                alone = max(0.0, self.progress - 1 + c.encoder_only) / c.encoder_only
+                factor = c.learning_rate_end**alone
+            for group, rate in zip(optimiser.param_groups, self._rates[name], strict=True):
+                group["lr"] = rate * factor
+
+    # ---------------------------------------------------------------- results
+
+    @torch.no_grad()
+    def embed(self, rows: Tensor) -> Tensor:
+        """Latent means, float32 ``(m, d)`` on the CPU, of particles ``rows (m,)``.
+
+        Averaged over mirrors and quarter turns, if trained on them. Draws no random numbers. All
+        zero, ``(m, 1)``, in a homogeneous run.
+        """
+        if self.encoder is None or len(rows) == 0:
+            return torch.zeros(len(rows), self.config.latent or 1)
+        encoder, found = self.encoder.eval(), []
+        views = VIEWS if self.config.mirror else 1
+        for piece in torch.split(rows, _PIECE):
+            row = piece.to(self.device)
+            total = torch.zeros(len(row), self.config.latent, device=self.device)
+            for turn in range(views):
+                total += self._encode(encoder, self.imaging.still(row, turn))[0]
+            found.append((total / views).cpu())
+        encoder.train()
+        return torch.cat(found)
+
+    def volume(self, latent: Tensor) -> Tensor:
+        """The map ``(n, n, n)`` of a latent vector ``(d,)``, from the averaged weights.
+
+        In 2D an image ``(n, n)``.
+        """
+        return self.imaging.volume(latent)
+
+    # ---------------------------------------------------------------- state
+
+    def _modules(self) -> dict[str, nn.Module]:
+        made = self.imaging.modules() | {"critic": self.critic}
+        return made if self.encoder is None else made | {"encoder": self.encoder}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes, by name: weights, moments, scales and random streams.
+
+        The weights and moments are the live ones: clone what must outlast the next step.
+        """
+        out = self.imaging.tensors()
+        for name, module in self._modules().items():
+            out |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+        out |= optimiser_tensors(self.optimisers)
+        return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
+
+    def counters(self) -> dict[str, int]:
+        """Where the run stands, to be stored beside :meth:`tensors`."""
+        names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "varied")
+        return {name: int(getattr(self, name)) for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """``tensors``, cloned, and ``counters``: all that a run needs to go on bitwise."""
+        tensors = {k: v.detach().clone() for k, v in self.tensors().items()}
+        return {"tensors": tensors, "counters": self.counters()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`state_dict` was taken; a rollback returns here."""
+        counters = state["counters"]
+        self._enter(int(counters["stage"]))
+        for name, value in counters.items():
+            setattr(self, name, int(value))
+        self._load_tensors(state["tensors"], generators=True)
+        self._keep_snapshot()
+
+    @torch.no_grad()
+    def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
+        self.imaging.load(tensors)
+        for name, module in self._modules().items():
+            prefix = f"{name}."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict(own)
+        load_optimisers(self.optimisers, tensors)
+        if generators:
+            for name, generator in self.generators.items():
+                generator.set_state(tensors[f"random.{name}"].cpu())

@@ -1,0 +1,166 @@
+r"""Volumes that are linear in a few maps, with weights from a network of the latent vector.
+
+.. math:: V(z) = V_0 + \sum_{k=1}^{K} h_k(z)\, V_k ,
+
+where h is free, or positive with a sum of 1: then every place is a mixture of K structures. On
+voxels inside a sphere. Slices are linear in the volume, so those of the K + 1 maps are read off
+by the package's projector and added up image by image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import radius_grid
+from vitreous.nn.layers import initialise
+from vitreous.physics.projector import central_slices, oversampled_spectrum
+
+COARSE = 6  # px: edge of the random field that the maps begin with
+VARIATION = 0.5  # its deviation
+SHARPNESS = 2.0  # of the softmax: at the start most places have one structure
+
+
+class BasisGenerator(nn.Module):
+    """Central slices of the volume that belongs to a latent vector.
+
+    Args:
+        box_size: edge of images and volumes in pixels; :meth:`enter` goes to another one.
+        latent: d.
+        maps: K, maps beside the mean.
+        width: neurons of the network h, which has one hidden layer.
+        mask_fraction: radius of the sphere, in box sizes.
+        mixture: h is a softmax, K at least 2.
+        gain: grey value of a voxel for each unit of its parameter; 100 lets an optimiser's steps of
+            1e-3 be steps of 0.1 for voxels.
+        generator: draws the weights of h; the maps begin at zero. None: the global one.
+
+    Raises:
+        ValueError: a mixture of fewer than two maps.
+
+    >>> made = BasisGenerator(16, 4, 2, generator=torch.Generator().manual_seed(0))
+    >>> made.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
+    torch.Size([5, 16, 9])
+    """
+
+    inside: Tensor
+    on: Tensor
+
+    def __init__(
+        self,
+        box_size: int,
+        latent: int,
+        maps: int = 8,
+        *,
+        width: int = 64,
+        mask_fraction: float = 0.45,
+        mixture: bool = False,
+        gain: float = 100.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if mixture and maps < 2:
+            raise ValueError(f"a mixture needs at least 2 maps, got {maps}")
+        self.mixture = mixture
+        self.box_size, self.latent, self.maps = box_size, latent, maps
+        self.mask_fraction, self.gain = mask_fraction, gain
+        self.weights = nn.Sequential(
+            nn.Linear(latent, width), nn.LeakyReLU(0.1), nn.Linear(width, maps)
+        )
+        if generator is not None:
+            initialise(self.weights, generator)
+        self.register_buffer("inside", self._sphere(), persistent=False)
+        self.voxels = nn.Parameter(torch.zeros(maps + 1, int(self.inside.sum())))
+        self.register_buffer("on", torch.ones(()))
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Leave out all maps but the mean, until :meth:`vary`."""
+        self.on.zero_()
+
+    @torch.no_grad()
+    def vary(self, generator: torch.Generator) -> None:
+        """Let the other maps begin: each is the mean times smooth random numbers.
+
+        What differs between structures lies where there is density. From zero all maps would have
+        one and the same gradient, and stay copies of the mean.
+
+        Args:
+            generator: on the CPU.
+        """
+        n = self.box_size
+        coarse = torch.randn(self.maps, *[COARSE] * 3, generator=generator)
+        smooth = fourier_resize(coarse, n, 3)
+        smooth = smooth / smooth.flatten(1).std(1)[:, None, None, None]
+        self.voxels[1:] = VARIATION * self.voxels[0] * smooth.to(self.voxels)[:, self.inside]
+        self.on.fill_(1.0)
+
+    def _sphere(self) -> Tensor:
+        """Which voxels are parameters, bool ``(n, n, n)``."""
+        return radius_grid(self.box_size, 3) <= self.mask_fraction * self.box_size
+
+    @torch.no_grad()
+    def enter(self, box_size: int) -> None:
+        """Go on with another box from now on: voxels are new parameters, of the same maps."""
+        if box_size == self.box_size:
+            return
+        maps = fourier_resize(self._maps(), box_size, 3)
+        self.box_size = box_size
+        self.inside = self._sphere().to(maps.device)
+        self.voxels = nn.Parameter(maps[:, self.inside] / self.gain)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, object]]:
+        """Groups for an optimiser whose step is ``rate``."""
+        return [{"params": list(self.parameters()), "lr": rate}]
+
+    def _maps(self) -> Tensor:
+        """The maps ``(K + 1, n, n, n)``, the mean first, as parameters have them."""
+        n = self.box_size
+        flat = self.voxels.new_zeros(self.maps + 1, n**3)
+        place = self.inside.flatten().nonzero()[:, 0]
+        return flat.index_copy(1, place, self.gain * self.voxels).view(-1, n, n, n)
+
+    def _shares(self, latent: Tensor) -> Tensor:
+        """How much of each map, ``(b, K + 1)``; 4 / n keeps grey values alike at every box."""
+        shares: Tensor = self.weights(latent)
+        if self.mixture:
+            shares = (SHARPNESS * shares).softmax(-1)
+        shares = shares * self.on
+        return torch.cat([shares.new_ones(len(shares), 1), shares], 1) * (4 / self.box_size)
+
+    def slices(
+        self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
+    ) -> Tensor:
+        """Central slices ``(b, n, n // 2 + 1)``; see :meth:`SliceGenerator.slices\
+<vitreous.nn.siren.SliceGenerator.slices>`."""
+        if rotations is None:
+            raise ValueError("slices of a volume need rotations (b, 3, 3), got None")
+        n, shares = self.box_size, self._shares(latent)
+        total = None
+        for k, volume in enumerate(self._maps()):
+            part = central_slices(oversampled_spectrum(volume), rotations, n)
+            part = part * shares[:, k, None, None]
+            total = part if total is None else total + part
+        if total is None:
+            raise ValueError("maps must not be negative")
+        return total if radius is None else total * self._disc(radius)
+
+    def _disc(self, radius: float) -> Tensor:
+        """1 within a radius in cycles per box, ``(n, n // 2 + 1)``."""
+        n = self.box_size
+        y, x = torch.fft.fftfreq(n, 1.0 / n)[:, None], torch.fft.rfftfreq(n, 1.0 / n)[None]
+        return ((x**2 + y**2) < radius**2).to(self.voxels)
+
+    @torch.no_grad()
+    def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
+        """The real volume ``(n, n, n)`` of a latent vector ``(d,)``, low-pass filtered."""
+        volume = torch.einsum("k,kzyx->zyx", self._shares(latent[None])[0], self._maps())
+        if radius is None or radius >= self.box_size / 2:
+            return volume
+        n = self.box_size
+        axes = (torch.fft.fftfreq(n, 1.0 / n), torch.fft.rfftfreq(n, 1.0 / n))
+        squared = axes[0][:, None, None] ** 2 + axes[0][:, None] ** 2 + axes[1] ** 2
+        ball = (squared < radius**2).to(volume)
+        filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(volume) * ball, s=volume.shape)
+        return filtered

@@ -1,0 +1,129 @@
+"""Class images for latent vectors: the two-dimensional generator of mixed particles."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.core.fourier import fourier_resize, rfft_centered
+from vitreous.core.grid import nyquist_disc, soft_mask
+from vitreous.core.resample import turn_images
+from vitreous.nn.layers import initialise
+
+_MOST = 128  # channels
+_SOFT = 2.0  # pixels: edge of the disc
+
+
+class ImageGenerator(nn.Module):
+    """Noiseless particle images, without a volume behind them (DC-GAN; thesis, figure 20).
+
+    A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
+    batch norm, ReLU], halving the channels, and a last convolution. Images can be turned in their
+    plane, so that the latent vector need not say how a particle lies; the thesis leaves that to the
+    generator.
+
+    Args:
+        box_size: edge of the images in pixels; :meth:`enter` goes to smaller ones, Fourier-cropped.
+        latent: d.
+        width: channels of the last block.
+        mask_fraction: radius of the disc that holds the particle, in box sizes.
+        turned: turn each image by the in-plane angle of its rotation.
+        batch_norm: as in the thesis. It brings all that the latent vector does to unit variance in
+            every block, so where there is but one image to show, leave it out.
+        generator: draws the weights; None: PyTorch's defaults from the global one.
+
+    Raises:
+        ValueError: a box below 8.
+
+    >>> made = ImageGenerator(16, 4, generator=torch.Generator().manual_seed(0))
+    >>> made.slices(torch.zeros(5, 4), None).shape, made.volume(torch.zeros(4)).shape
+    (torch.Size([5, 16, 9]), torch.Size([16, 16]))
+    """
+
+    def __init__(
+        self,
+        box_size: int,
+        latent: int,
+        width: int = 16,
+        *,
+        mask_fraction: float = 0.5,
+        turned: bool = True,
+        batch_norm: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if box_size < 8:
+            raise ValueError(f"box_size must be at least 8, got {box_size}")
+        self.largest = self.box_size = box_size
+        self.latent, self.turned = latent, turned
+        self.mask_fraction = mask_fraction
+        blocks = 0
+        while 4 * 2**blocks < box_size:
+            blocks += 1
+        channels = [min(_MOST, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
+        self.dense = nn.Linear(latent, 16 * channels[0])
+        layers: list[nn.Module] = [nn.ReLU()]
+        for before, after in itertools.pairwise(channels):
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)
+            layers += [nn.Upsample(scale_factor=2), convolution, nn.ReLU()]
+            if batch_norm:
+                layers.insert(-1, nn.BatchNorm2d(after))
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Conv2d(channels[-1], 1, 3, padding=1)
+        if generator is not None:
+            initialise(self, generator)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)  # begins at almost nothing, so that noise is not its work
+
+    def enter(self, box_size: int) -> None:
+        """Make images of another box from now on, of the same field of view."""
+        self.box_size = box_size
+
+    def parameter_groups(self, rate: float) -> list[dict[str, object]]:
+        """Groups for an optimiser whose step is ``rate``."""
+        return [{"params": list(self.parameters()), "lr": rate}]
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Images ``(b, n, n)`` of latent vectors ``(b, d)``, not turned."""
+        start = self.dense(latent)
+        images: Tensor = self.last(self.layers(start.view(len(latent), -1, 4, 4)))[:, 0]
+        edge = (images.shape[-1] - self.largest) // 2
+        images = images[:, edge : edge + self.largest, edge : edge + self.largest]
+        radius = self.mask_fraction * self.largest
+        support = soft_mask(self.largest, 2, radius, _SOFT, device=images.device)
+        return fourier_resize(images * support, self.box_size, 2)
+
+    def slices(
+        self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
+    ) -> Tensor:
+        """Spectra ``(b, n, n // 2 + 1)`` of the images, turned if rotations are given.
+
+        Of rotations ``(b, 3, 3)`` only the direction of the first column counts; for uniform ones
+        the angle is uniform too.
+        """
+        images = self.forward(latent)
+        n = self.box_size
+        disc = self._disc(radius, images)
+        if rotations is not None and self.turned:
+            angle_rad = torch.atan2(rotations[:, 1, 0], rotations[:, 0, 0])
+            images = turn_images(images, angle_rad, nyquist_disc(n, device=images.device))
+        return rfft_centered(images, 2) * disc
+
+    def _disc(self, radius: float | None, like: Tensor) -> Tensor:
+        """1 below a radius in cycles per box, ``(n, n // 2 + 1)``."""
+        n = self.box_size
+        y, x = torch.fft.fftfreq(n, 1.0 / n)[:, None], torch.fft.rfftfreq(n, 1.0 / n)[None]
+        radius = n / 2 if radius is None else min(radius, n / 2)
+        return ((x**2 + y**2) < radius**2).to(like)
+
+    @torch.no_grad()
+    def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
+        """The class image ``(n, n)`` of a latent vector ``(d,)``; use in evaluation mode."""
+        image = self.forward(latent[None])[0]
+        n = self.box_size
+        limited: Tensor = torch.fft.irfft2(
+            torch.fft.rfft2(image) * self._disc(radius, image), s=(n, n)
+        )
+        return limited

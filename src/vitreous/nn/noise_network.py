@@ -1,0 +1,113 @@
+"""The noise network: how strong the noise is at each pixel, learned beside the signal."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitreous.nn.layers import initialise
+
+NoiseKind = Literal["gaussian", "poisson"]
+_START = 0.5413  # softplus(_START) = 1
+
+
+class NoiseNetwork(nn.Module):
+    r"""Latent vector :math:`z_n` to a deviation :math:`\sigma \geq 0` for every pixel.
+
+    A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
+    leaky ReLU], halving the channels, until ``box_size`` or beyond; what is beyond is resized
+    bilinearly. Begins at deviations of about 1.
+
+    Args:
+        box_size: edge of the scale maps in pixels; :meth:`forward` resizes to others on request.
+        latent: dimension of z_n; the thesis has 100.
+        width: channels of the last block.
+        generator: draws the weights; None: PyTorch's defaults from the global one.
+
+    Source: algorithms 5 and 6 of the thesis.
+
+    >>> NoiseNetwork(32)(torch.zeros(2, 100)).shape
+    torch.Size([2, 32, 32])
+    """
+
+    def __init__(
+        self,
+        box_size: int,
+        latent: int = 100,
+        width: int = 4,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.box_size, self.latent = box_size, latent
+        blocks = 0
+        while 4 * 2**blocks < box_size:
+            blocks += 1
+        channels = [min(32, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
+        self.dense = nn.Linear(latent, channels[0] * 16)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(channels):
+            layers += [
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(before, after, 3, padding=1, padding_mode="circular"),
+                nn.LeakyReLU(0.1),
+            ]
+        self.layers = nn.Sequential(nn.LeakyReLU(0.1), *layers)
+        self.last = nn.Conv2d(channels[-1], 1, 1)
+        if generator is not None:
+            initialise(self, generator)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            if self.last.bias is not None:
+                self.last.bias.fill_(_START)
+
+    def forward(self, latent: Tensor, box_size: int | None = None) -> Tensor:
+        """Deviations ``(b, n, n)`` of latent vectors ``(b, latent)``."""
+        n = self.box_size if box_size is None else box_size
+        x = self.dense(latent).view(len(latent), -1, 4, 4)
+        x = self.last(self.layers(x))
+        if x.shape[-1] != n:
+            x = nn.functional.interpolate(x, (n, n), mode="bilinear", align_corners=False)
+        return nn.functional.softplus(x[:, 0])
+
+
+def add_noise(clean: Tensor, scale: Tensor, unit: Tensor, kind: NoiseKind = "gaussian") -> Tensor:
+    r"""Noisy images :math:`I + \epsilon\,\sigma`, or :math:`I + \epsilon\,\sigma\sqrt{|I|}`.
+
+    Eqs. (3) and (2) of the article; the second stands for counting noise. Its S is taken after the
+    CTF, as the image that the detector counts.
+
+    Args:
+        clean: ``(b, n, n)``.
+        scale: sigma, ``(b, n, n)`` or anything that broadcasts.
+        unit: epsilon, noise of unit variance ``(b, n, n)``.
+        kind: which of the two.
+
+    >>> add_noise(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(0.5), "poisson").item()
+    5.0
+    """
+    if kind == "poisson":
+        scale = scale * clean.abs().clamp_min(1e-6).sqrt()  # the root has no slope at zero
+    return clean + scale * unit
+
+
+def diversity_loss(first: Tensor, second: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
+    r"""How far outputs differ for latent vectors that differ: mean of eq. (39) of the thesis.
+
+    :math:`\|G(z_1) - G(z_2)\| / \|z_1 - z_2\|`, to be maximised, against a generator that gives one
+    answer to all.
+
+    Args:
+        first, second: ``(b, ...)``, outputs.
+        z_first, z_second: ``(b, d)``, what they were made of.
+
+    >>> z = torch.eye(2)
+    >>> diversity_loss(3 * z, 3 * z.flip(0), z, z.flip(0)).item()
+    3.0
+    """
+    far = (first - second).flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
+    apart = (z_first - z_second).flatten(1).norm(dim=1).clamp_min(1e-6)
+    return (far / apart).mean()

@@ -1,0 +1,1 @@
+"""Solvers of optimisation problems: ADMM, proximal maps, least squares, the one loop."""

@@ -1,0 +1,49 @@
+"""Settings of the regularised least-squares reconstruction by ADMM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdmmConfig:
+    """The problem's prior and how it is solved.
+
+    Args:
+        regulariser: "tv" (lengths of the gradient), "wavelet" (sum of the magnitudes of all but the
+            coarsest coefficients), "l2" (half the squared norm) or "none".
+        strength: lambda of eq. (2.10), in units of the misfit per unit of the regulariser.
+        nonnegative: whether densities below 0 are forbidden.
+        linear_step: how x is found: "cg" by a few conjugate gradients (algorithms 1 and 2),
+            "majorised" by one step with a circulant matrix above H^T H (algorithm 6),
+            "padded" by giving the padded volume a variable of its own (needs a convolution);
+            "auto" is "padded" where that is possible and its matrix nearly positive, else "cg".
+        boundary: of the gradient; "neumann" needs "cg".
+        wavelet, wavelet_levels: see :class:`~vitreous.linop.wavelet.Wavelet`.
+        iterations: most iterations.
+        cg_iterations, cg_tolerance: most inner steps of "cg", and the relative residual, as a share
+            of that at the start, at which they end.
+        rho: penalty parameter of every constraint at the start; None: the mean eigenvalue of H^T H.
+        adapt_rho: balance primal and dual residual of each constraint, over the first half of the
+            iterations.
+        tolerance: stop when both relative residuals and the objective's relative change are below.
+    """
+
+    regulariser: Literal["tv", "wavelet", "l2", "none"] = "tv"
+    strength: NonNegativeFloat = 0.0
+    nonnegative: bool = True
+    linear_step: Literal["auto", "cg", "majorised", "padded"] = "auto"
+    boundary: Literal["periodic", "neumann"] = "periodic"
+    wavelet: str = "db2"
+    wavelet_levels: PositiveInt = 3
+    iterations: PositiveInt = 200
+    cg_iterations: PositiveInt = 2
+    cg_tolerance: NonNegativeFloat = 0.1
+    rho: PositiveFloat | None = None
+    adapt_rho: bool = True
+    tolerance: NonNegativeFloat = 1e-4

@@ -1,0 +1,152 @@
+r"""Least squares known through their normal equations, after which the data are not needed.
+
+.. math::
+
+    \tfrac12 \|H x - b\|^2 = \tfrac12 x^T H^T H x - x^T H^T b + \tfrac12 \|b\|^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vitreous.linop.operator import LinearOperator
+from vitreous.optim.conjugate_gradient import dot
+from vitreous.physics.kaiser_bessel.normal_equations import NormalEquations
+
+
+@runtime_checkable
+class Convolution(Protocol):
+    r"""An :math:`H^T H = P^T C P` that convolves the padded volume.
+
+    P pads with zeros, :math:`P^T` crops, and C multiplies the padded grid's spectrum.
+
+    Args:
+        padded_shape: ``(z, y, x)`` of the padded grid, at least twice the volume's less one.
+        spectrum: eigenvalues of C, real ``(z, y, x // 2 + 1)`` of the padded grid, in FFT order.
+    """
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """Shape of the padded grid."""
+        ...
+
+    @property
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of C."""
+        ...
+
+    def pad(self, x: Tensor) -> Tensor:
+        """P x."""
+        ...
+
+    def crop(self, w: Tensor) -> Tensor:
+        """P^T w."""
+        ...
+
+
+@runtime_checkable
+class NearCirculant(Protocol):
+    """An H^T H that knows a circulant matrix close to it, which preconditions it.
+
+    Args:
+        circulant: eigenvalues of that matrix, to be broadcast to ``(z, y, x // 2 + 1)``, FFT order.
+    """
+
+    @property
+    def circulant(self) -> Tensor:
+        """Eigenvalues."""
+        ...
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """H^T H, H^T b and |b|^2 of one set of images.
+
+    Args:
+        operator: self-adjoint, x to H^T H x, on volumes ``(z, y, x)``; also a
+            :class:`Convolution` where "padded" steps are to be taken.
+        right_hand_side: H^T b.
+        sum_of_squares: |b|^2, summed over all measurements.
+
+    Raises:
+        ValueError: a right-hand side that is no volume of the operator's.
+
+    >>> from vitreous.linop.operator import Identity
+    >>> equations = LeastSquares(Identity((1, 1, 2)), torch.tensor([[[3.0, 4.0]]]), 25.0)
+    >>> equations.misfit(equations.right_hand_side), equations.misfit(0 * equations.right_hand_side)
+    (0.0, 12.5)
+    """
+
+    operator: LinearOperator
+    right_hand_side: Tensor
+    sum_of_squares: float
+
+    def __post_init__(self) -> None:
+        if tuple(self.right_hand_side.shape) != tuple(self.operator.domain_shape):
+            raise ValueError(
+                f"the operator takes {tuple(self.operator.domain_shape)}, "
+                f"but H^T b is {tuple(self.right_hand_side.shape)}"
+            )
+
+    @classmethod
+    def of_images(cls, equations: NormalEquations) -> LeastSquares:
+        """Those that a pass over images has summed."""
+        return cls(equations.operator, equations.right_hand_side, equations.sum_of_squares)
+
+    def misfit(self, x: Tensor) -> float:
+        """1/2 |H x - b|^2."""
+        return self.misfit_from(x, dot(x, self.operator(x)))
+
+    def misfit_from(self, x: Tensor, quadratic: float) -> float:
+        """1/2 |H x - b|^2 where x^T H^T H x is known."""
+        return 0.5 * quadratic - dot(x, self.right_hand_side) + 0.5 * self.sum_of_squares
+
+    def mean_eigenvalue(self) -> float:
+        """Trace of H^T H over the number of voxels, from one random volume."""
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(
+            self.right_hand_side.shape, generator=generator, dtype=torch.float64
+        ).to(self.right_hand_side)
+        return dot(probe, self.operator(probe)) / dot(probe, probe)
+
+
+def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
+    r"""Spectrum of the circulant matrix nearest to :math:`P^T C P`, for preconditioning.
+
+    Along each axis :math:`c_j = ((n - j) r_j + j r_{j - n}) / n`, r the kernel of C. Nonnegative
+    where :math:`P^T C P` is.
+
+    Args:
+        operator: the convolution.
+        shape: ``(z, y, x)`` of the volume.
+
+    Returns:
+        real ``(z, y, x // 2 + 1)``.
+
+    Source: T. F. Chan, SIAM J. Sci. Stat. Comput. 9 (1988) 766.
+    """
+    return nearest_circulant(torch.fft.irfftn(operator.spectrum, s=operator.padded_shape), shape)
+
+
+def nearest_circulant(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Spectrum of the circulant matrix nearest to a convolution; see :func:`optimal_circulant`.
+
+    Args:
+        kernel: on a periodic grid of at least ``2 n - 1`` along each axis of more than one voxel,
+            lag 0 first.
+        shape: ``(z, y, x)`` of the volume.
+
+    >>> nearest_circulant(torch.eye(4)[0].reshape(1, 1, 4), (1, 1, 2)).flatten().tolist()
+    [1.0, 1.0]
+    """
+    for dim, n in enumerate(shape):
+        share = torch.arange(n, device=kernel.device).to(kernel) / n
+        share = share.reshape([-1 if axis == dim else 1 for axis in range(3)])
+        ahead = kernel.narrow(dim, 0, n)
+        behind = torch.roll(kernel, n, dim).narrow(dim, 0, n)
+        kernel = (1 - share) * ahead + share * behind
+    return torch.fft.rfftn(kernel).real

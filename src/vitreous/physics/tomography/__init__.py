@@ -1,0 +1,1 @@
+"""Projection of tilt series and scan patterns."""

@@ -1,0 +1,136 @@
+"""Assignment under one map: poses of noiseless and noisy images, weights, and what is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from matching_case import BOX, PIXEL, case
+from vitreous.core.images import ImagesInMemory, shell_power
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
+from vitreous.methods.em import expectation as assignment
+from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.expectation import Assigner
+from vitreous.methods.em.pose_posterior import Assignment
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CONFIG = PoseConfig(start_resolution_angstrom=24.0, shift_range_angstrom=9.0)
+FLAT = torch.ones(BOX // 2 + 1)
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "D2"])
+def test_noiseless_images_find_their_pose_from_nothing(symmetry: str) -> None:
+    data = case(40, symmetry)
+    config = PoseConfig(24.0, symmetry=symmetry, shift_range_angstrom=9.0)
+    assigner = Assigner(data.volume, PIXEL, (8, 13), FLAT, config)
+    assigned = assigner(data.images, data.optics, scale=1.0)
+    found, left = assigned.found, assigned.left
+    assert data.errors_deg(found.rotation[:, :1]).max() < 0.5
+    assert (found.shift_angstrom[:, 0] - data.shift).norm(dim=1).max() < 0.3
+    total = shell_power(ImagesInMemory(data.images), torch.arange(40))[1:14].sum()
+    points = assigner.refiner.points_per_shell()[1:]
+    assert (left[1:] / points / 40).sum() < 0.005 * total  # nothing is left
+
+
+def test_posteriors_sum_to_one_and_are_sorted() -> None:
+    data = case(30, noise=6.0)
+    noise = shell_power(ImagesInMemory(data.images), torch.arange(30))
+    assigner = Assigner(data.volume, PIXEL, (5,), noise, CONFIG)
+    found = assigner(data.images, data.optics).found
+    torch.testing.assert_close(found.posterior.sum(1), torch.ones(30))
+    assert (found.posterior.diff(dim=1) <= 0).all()
+    assert (found.posterior[:, 0] < 0.9).any()
+    assert ((found.posterior > 0) <= found.gain.isfinite()).all()
+    few = found.best(2)
+    torch.testing.assert_close(few.posterior.sum(1), torch.ones(30))
+
+
+def test_the_same_pose_counts_once() -> None:
+    data = case(5)
+    near = axis_angle_to_matrix(torch.tensor([0.01, 0.0, 0.0])) @ data.rotation
+    start = Assignment(
+        torch.stack([near, data.rotation], 1),
+        torch.stack([data.shift, data.shift], 1),
+        torch.zeros(5, 2),
+        torch.ones(5, 2),
+        torch.full((5, 2), 0.5),
+        torch.zeros(5, 2, 5, 5),
+    )
+    assigner = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
+    found = assigner(data.images, data.optics, start=start, scale=1.0).found
+    assert found.gain.shape == (5, 1)
+    with pytest.raises(ValueError, match="give start poses"):
+        assigner(data.images, data.optics)
+
+
+def test_scales_of_images_are_found() -> None:
+    data = case(20)
+    scale = torch.linspace(0.5, 2.0, 20)
+    images = data.images * scale[:, None, None]
+    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    assert (found.scale[:, 0] / scale - 1).abs().max() < 0.02
+
+
+def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
+    data = case(200, noise=2.0)
+    noise = (2.0 * case(200).images.std()) ** 2 * BOX**2 * torch.ones(BOX // 2 + 1)
+    assigner = Assigner(data.volume, PIXEL, (10,), noise, CONFIG, search=False)
+    start = Assignment(
+        data.rotation[:, None],
+        data.shift[:, None],
+        torch.zeros(200, 1),
+        torch.ones(200, 1),
+        torch.ones(200, 1),
+        torch.zeros(200, 1, 5, 5),
+    )
+    found = assigner(data.images, data.optics, start=start, scale=1.0).found
+    rotation, shift = found.draw(20, torch.Generator().manual_seed(0))
+    error = data.errors_deg(found.rotation[:, :1]).square().mean().sqrt()
+    spread = geodesic_distance_deg(rotation, found.rotation[:, :, None]).square().mean().sqrt()
+    assert 0.8 < spread / error < 1.25
+    moved = (found.shift_angstrom[:, 0] - data.shift).square().mean().sqrt()
+    drawn = (shift - found.shift_angstrom[:, :, None]).square().mean().sqrt()
+    assert 0.8 < drawn / moved < 1.25
+
+
+def test_an_empty_image_has_no_pose_but_breaks_nothing() -> None:
+    data = case(2)
+    images = torch.stack([data.images[0], torch.zeros(BOX, BOX)])
+    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    assert found.posterior.isfinite().all()
+    assert found.rotation.isfinite().all()
+    assert found.gain[1, 0] == 0
+
+
+def test_batches_with_different_numbers_of_candidates_join() -> None:
+    def some(b: int, c: int) -> Assignment:
+        return Assignment(
+            torch.eye(3).expand(b, c, 3, 3),
+            torch.zeros(b, c, 2),
+            torch.ones(b, c),
+            torch.ones(b, c),
+            torch.full((b, c), 1 / c),
+            torch.zeros(b, c, 5, 5),
+        )
+
+    joined = Assignment.cat([some(2, 3), some(1, 1)])
+    assert joined.posterior.sum(1).tolist() == pytest.approx([1.0] * 3)
+    assert joined.gain[2].tolist() == [1.0, -torch.inf, -torch.inf]
+
+
+def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = case(60, noise=1.0)
+    noise = shell_power(ImagesInMemory(data.images), torch.arange(60))
+    config = replace(CONFIG, shift_range_angstrom=40.0)
+    found = []
+    for radius in (6, 99):
+        monkeypatch.setattr(assignment, "CENTRING_RADIUS", radius)
+        assigner = Assigner(data.volume, PIXEL, (10,), noise, config)
+        assert (assigner._centring is None) == (radius == 99)
+        found.append(assigner(data.images, data.optics).found)
+    first, every = (one.rotation[:, 0] for one in found)
+    assert (geodesic_distance_deg(first, every) < 0.5).float().mean() > 0.95

@@ -1,0 +1,75 @@
+"""A map without a start: blobs, trials, the choice of the best run, and what noise comes to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from matching_case import BOX, PIXEL, Case, case
+from vitreous.core.images import ImagesInMemory
+from vitreous.maps.align import align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.methods.em.config import Batches, RandomStartConfig
+from vitreous.methods.em.random_start import RandomStart, random_blobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CONFIG = RandomStartConfig(
+    symmetry="D2",
+    shift_range_angstrom=9.0,
+    images=300,
+    starts=2,
+    batches=Batches(parts=2, rounds=4),
+    rounds=4,
+)
+
+
+def search(data: Case, config: RandomStartConfig = CONFIG) -> RandomStart:
+    return RandomStart(ImagesInMemory(data.images), data.optics, PIXEL, config, correlate=fsc)
+
+
+def test_blobs_obey_their_symmetry_and_stay_inside() -> None:
+    blobs = random_blobs(24, 20.0, "D2", torch.Generator().manual_seed(3))
+    inner = blobs[1:, 1:, 1:]
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        torch.testing.assert_close(inner, inner.flip(axes), atol=1e-5, rtol=0)
+    assert blobs[12, 12, 0] < 0.05 * blobs.max()
+    other = random_blobs(24, 20.0, "D2", torch.Generator().manual_seed(4))
+    assert float((blobs - other).norm() / blobs.norm()) > 0.2
+
+
+def test_a_map_is_found_without_a_start() -> None:
+    data = case(400, symmetry="D2", noise=1.0)
+    run = search(data)
+    told = []
+    while not run.done:
+        told.append(run.step())
+    assert len(told) == run.steps == 13
+    assert [stats["start"] for stats in told[:10]] == [1] * 5 + [2] * 5
+    assert len(run.rows) == 300
+    assert run.best is run.runs[0 if run.misfits[0] <= run.misfits[1] else 1]
+    found = align_maps(run.volume(), data.volume, pixel_size_angstrom=PIXEL, point_group="D2")
+    assert fsc_resolution(fsc(found.aligned, data.volume), 0.5, BOX, PIXEL) < 20.0
+
+
+def test_images_recognise_a_map_of_other_images_and_noise_does_not() -> None:
+    data = case(400, symmetry="D2", noise=1.0)
+    noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(8))
+    config = replace(CONFIG, starts=1, batches=Batches(2, 4), rounds=1, images=100)
+    runs = []
+    for images in (data.images[:200], data.images[200:], noise[:200], noise[200:]):
+        one = RandomStart(
+            ImagesInMemory(images), data.optics[torch.arange(200)], PIXEL, config, correlate=fsc
+        )
+        while not one.done:
+            one.step()
+        runs.append(one)
+    assert runs[0].recognised_by(runs[1]) > 8
+    assert abs(runs[2].recognised_by(runs[3])) < 4
+
+
+def test_too_few_images_are_refused() -> None:
+    data = case(4)
+    with pytest.raises(ValueError, match="at least four images, got 3"):
+        RandomStart(ImagesInMemory(data.images[:3]), None, PIXEL, CONFIG, correlate=fsc)

@@ -1,0 +1,92 @@
+"""Which class maps are one structure in two frames, where the truth is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitreous.core.grid import radius_grid
+from vitreous.core.resample import rotate_volume
+from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
+from vitreous.data.phantoms import protein_phantom
+from vitreous.methods.hetero.class_maps import ClassMap
+from vitreous.methods.hetero.merge_classes import AGREES, Pair, distinct_maps, superposed
+from vitreous.methods.reconstruct.half_maps import compare, described
+
+BOX, PIXEL = 24, 10.0
+TURN = axis_angle_to_matrix(torch.tensor([0.5, -0.8, 0.4]))  # 59 degrees
+MOVE = torch.tensor([1.5, -0.5, 1.0])  # pixels
+SLIGHT = axis_angle_to_matrix(torch.tensor([0.05, -0.06, 0.0]))
+
+
+@pytest.fixture(scope="module")
+def whole() -> Tensor:
+    volume = protein_phantom(BOX, PIXEL, seed=5).float()
+    return volume / volume.std()
+
+
+@pytest.fixture(scope="module")
+def part(whole: Tensor) -> Tensor:
+    """Without the quarter of its mass that lies farthest along x."""
+    mass = whole.clamp(min=0).sum((0, 1))
+    cut = int((mass.cumsum(0) / mass.sum() < 0.75).sum())
+    ramp = ((cut - torch.arange(BOX)) / 2.0).clamp(0, 1)
+    return whole * ramp
+
+
+def seen(volume: Tensor, noise: float, seed: int) -> ClassMap:
+    """A map as reconstructed: two noisy halves and their mean, low-passed a little."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = torch.exp(-((radius_grid(BOX, 3) / 9.0) ** 2))
+    parts = []
+    for _ in range(2):
+        white = torch.randn(volume.shape, generator=generator)
+        spectrum = torch.fft.fftshift(torch.fft.fftn(white)) * keep
+        parts.append(volume + noise * torch.fft.ifftn(torch.fft.ifftshift(spectrum)).real)
+    sizes = {"pixel_size_angstrom": PIXEL, "diameter_angstrom": None}
+    mask, curves = compare(parts[0], parts[1], seed=0, **sizes)
+    average = 0.5 * (parts[0] + parts[1])
+    return ClassMap(average, described(*parts, average, mask, curves, **sizes))
+
+
+def pair(moving: Tensor, reference: Tensor) -> Pair:
+    found = superposed(seen(moving, 0.5, 1), seen(reference, 0.3, 2), PIXEL)
+    assert found is not None
+    return found
+
+
+def test_one_structure_in_two_frames_is_one(whole: Tensor) -> None:
+    found = pair(rotate_volume(whole, TURN, MOVE), whole)
+    angle = float(geodesic_distance_deg(TURN, torch.eye(3)))
+    assert found.angle_deg == pytest.approx(angle, abs=3)
+    assert found.agreement > AGREES + 0.03
+    assert found.same
+
+
+def test_what_differs_is_two_in_either_frame(whole: Tensor, part: Tensor) -> None:
+    for moved in (part, rotate_volume(part, TURN, MOVE)):
+        found = pair(moved, whole)
+        assert found.agreement < AGREES - 0.03
+        assert not found.same
+
+
+def test_in_one_frame_nothing_is_joined(whole: Tensor) -> None:
+    """What put them into two classes is finer than maps tell, and poses need no other frame."""
+    found = pair(rotate_volume(whole, SLIGHT), whole)
+    assert found.agreement > AGREES
+    assert not found.apart
+    assert not found.same
+
+
+def test_the_better_map_stands_for_both(whole: Tensor, part: Tensor) -> None:
+    turned = rotate_volume(whole, TURN, MOVE)
+    classes = [seen(turned, 0.6, 1), None, seen(part, 0.3, 2), seen(whole, 0.3, 3)]
+    told: list[float] = []
+    maps, stands = distinct_maps(classes, PIXEL, notify=told.append)
+    assert stands == [3, -1, 2, 3]
+    assert [torch.equal(one, classes[k].volume) for one, k in zip(maps, (2, 3), strict=True)]
+    assert maps.shape == (2, BOX, BOX, BOX)
+    assert told[-1] == 1.0
+    with pytest.raises(ValueError, match="no class has particles enough"):
+        distinct_maps([None, None], PIXEL)

@@ -1,0 +1,183 @@
+"""Regularised reconstruction from few noisy images of a known volume."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.images import ImagesInMemory
+from vitreous.core.params import Optics
+from vitreous.core.rotation import random_rotations
+from vitreous.data.phantoms import protein_phantom
+from vitreous.maps.fsc import fsc
+from vitreous.methods.reconstruct.gridding import reconstruct_halves
+from vitreous.methods.reconstruct.model_based import (
+    ModelBasedConfig,
+    ModelBasedMaps,
+    Stage,
+    accumulate,
+    final_maps,
+    find_strength,
+    support,
+)
+from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator, NormalEquations
+from vitreous.physics.kaiser_bessel.window import KaiserBessel
+from vitreous.physics.simulator import simulate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+N, PIXEL, COUNT = 20, 6.0, 60
+Imaged = tuple[Tensor, Tensor, Tensor, Optics, Tensor]
+Pair = tuple[NormalEquations, NormalEquations]
+
+
+def stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def truth() -> Tensor:
+    return protein_phantom(N, PIXEL, seed=4)
+
+
+@cache
+def imaged() -> Imaged:
+    """60 images at 0 dB, shifted and defocused, of alternating half sets."""
+    rotations = random_rotations(COUNT, generator=stream(2))
+    shift = 5 * torch.randn(COUNT, 2, generator=stream(3))
+    defocus = 8000 + 12000 * torch.rand(COUNT, generator=stream(4))
+    optics = replace(
+        Optics.uniform(COUNT), defocus_u_angstrom=defocus, defocus_v_angstrom=defocus - 900
+    )
+    images = simulate(truth(), rotations, shift, optics, PIXEL)
+    images = images + images.std() * torch.randn(images.shape, generator=stream(6))
+    return images, rotations, shift, optics, torch.arange(COUNT) % 2 + 1
+
+
+def sums(config: ModelBasedConfig, scale: int, box_size: int | None = None) -> Pair:
+    images, rotations, shift, optics, half = imaged()
+    source = ImagesInMemory(images)
+    where = rotations, shift, optics, PIXEL, half
+    return accumulate(source, *where, window=config.basis, scale=scale, box_size=box_size)
+
+
+def run(config: ModelBasedConfig) -> tuple[ModelBasedMaps, list[Stage]]:
+    stages: list[Stage] = []
+    for scale in config.scales:
+        equations = sums(config, scale)
+        coarser = stages[-1] if stages else None
+        stages.append(find_strength(equations, N, scale, config, coarser=coarser))
+    return final_maps(equations, N, stages[-1], config), stages
+
+
+def agreement(volume: Tensor) -> float:
+    return float(fsc(volume, truth())[1:].mean())
+
+
+def test_both_halves_are_summed_in_one_pass() -> None:
+    images, rotations, shift, optics, half = imaged()
+    half = torch.where(torch.arange(COUNT) < 3, 0, half)  # 0: in neither
+    window = KaiserBessel()
+    found = accumulate(
+        ImagesInMemory(images), rotations, shift, optics, PIXEL, half, window=window, scale=2
+    )
+    for number, equations in zip((1, 2), found, strict=True):
+        mine = half == number
+        alone = NormalAccumulator(N, window, 2)
+        alone.insert(images[mine], rotations[mine], shift[mine], optics[mine], PIXEL)
+        expected = alone.equations().right_hand_side
+        assert equations.images == int(mine.sum())
+        assert torch.allclose(equations.right_hand_side, expected, atol=1e-4 * expected.abs().max())
+
+
+def summed(rows: tuple[int, int]) -> Pair:
+    """Work of one process."""
+    torch.set_num_threads(1)
+    images, rotations, shift, optics, half = imaged()
+    mine = slice(*rows)
+    where = rotations[mine], shift[mine], optics[mine], PIXEL, half[mine]
+    return accumulate(ImagesInMemory(images[mine]), *where, window=KaiserBessel(), scale=2)
+
+
+def test_sums_of_several_processes_add_up() -> None:
+    whole = summed((0, COUNT))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first, second = pool.map(summed, [(0, 25), (25, COUNT)])
+    volume = torch.randn(whole[0].operator.domain_shape, generator=stream(7))
+    for half in (0, 1):
+        together = first[half] + second[half]
+        assert together.images == whole[half].images
+        for got, expected in (
+            (together.gradient(volume), whole[half].gradient(volume)),
+            (together.objective(volume), whole[half].objective(volume)),
+        ):
+            assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_cropped_images_measure_the_cropped_volume() -> None:
+    config = ModelBasedConfig(scales=(1,))
+    (first, second) = sums(config, 1, box_size=14)
+    volume = config.basis.analyse(fourier_resize(truth(), 14, 3))
+    everything = first + second
+    right, left = everything.right_hand_side, everything.operator(volume)
+    assert float((right * left).sum() / (right.norm() * left.norm())) > 0.95
+    assert float((right * left).sum() / left.square().sum()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("regulariser", "least"), [("tv", 0.1), ("wavelet", 0.02), ("l2", 0.05)])
+def test_a_prior_beats_none_on_few_noisy_images(regulariser: str, least: float) -> None:
+    maps, _ = run(ModelBasedConfig(regulariser, scales=(1,), iterations=30))
+    images, rotations, shift, optics, half = imaged()
+    halves = reconstruct_halves(images, rotations, shift, optics, PIXEL, half)
+    assert agreement(maps.average) > agreement((halves[0] + halves[1]) / 2) + least
+    assert 0.7 < float((maps.average * truth()).sum() / truth().square().sum()) < 1.1
+    assert agreement(maps.average) > max(agreement(maps.half1), agreement(maps.half2))
+
+
+def test_coarse_to_fine_ends_where_the_fine_scale_alone_does() -> None:
+    alone, (only,) = run(ModelBasedConfig(scales=(1,)))
+    staged, (coarse, fine) = run(ModelBasedConfig(scales=(2, 1)))
+    assert (coarse.scale, fine.scale) == (2, 1)
+    assert len(fine.tried) < len(only.tried)
+    assert staged.strength == pytest.approx(alone.strength, rel=0.3)
+    assert agreement(staged.average) == pytest.approx(agreement(alone.average), abs=0.01)
+
+
+def test_a_given_strength_is_that_of_all_images() -> None:
+    found, stages = run(ModelBasedConfig(scales=(2,)))
+    assert stages[0].strength is not None
+    assert found.strength == pytest.approx(2**0.5 * stages[0].strength)
+    given, stages = run(ModelBasedConfig(scales=(2,), strength=found.strength))
+    assert stages[0].tried == ()
+    assert given.strength == found.strength
+    assert torch.allclose(
+        given.average, found.average, atol=0.02 * float(found.average.abs().max())
+    )
+
+
+def test_density_is_within_the_sphere_and_positive() -> None:
+    config = ModelBasedConfig(scales=(1,), strength=1.0, iterations=5)
+    equations = sums(config, 1)
+    stage = find_strength(equations, N, 1, config, radius_px=5.0)
+    maps = final_maps(equations, N, stage, config, radius_px=5.0)
+    inside = maps.solutions[2].volume
+    assert inside.min() == 0
+    assert not inside[~support(N, 1, 5.0)].any()
+    free = replace(config, nonnegative=False)
+    assert final_maps(equations, N, stage, free).solutions[2].volume.min() < 0
+
+
+def test_settings_are_checked() -> None:
+    for scales in ((1, 2), (2, 2), (0,), ()):
+        with pytest.raises(ValidationError, match="scales"):
+            ModelBasedConfig(scales=scales)
+    with pytest.raises(ValidationError, match="regulariser"):
+        ModelBasedConfig("tvv")
