@@ -14,7 +14,7 @@ READY_BENCH := $(VENV)/.ready-bench
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-LONG_BENCHMARKS := auto starts refine_scaling
+LONG_BENCHMARKS := auto starts refine_scaling same_results
 
 .PHONY: help setup demo test slow check format bench clean distclean
 

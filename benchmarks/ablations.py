@@ -21,7 +21,8 @@ from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.cryogan.solver import STREAMS, CryoGan, CryoGanConfig, Stage
+from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
+from vitreous.methods.cryogan.solver import STREAMS, CryoGan
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import Simulator, simulate
 
@@ -87,7 +88,7 @@ def measure(
 ) -> dict[str, float]:
     """Run one row; quality against the truth and seconds."""
     settings = {"stages": STAGES, **row}
-    stages = tuple(Stage(*stage) for stage in settings.pop("stages"))
+    stages = tuple(TrainingStage(*stage) for stage in settings.pop("stages"))
     seed = 100 * settings.pop("seed", 0)
     config = CryoGanConfig(stages=stages, symmetry=symmetry, **settings)
     generators = {name: torch.Generator().manual_seed(seed + i) for i, name in enumerate(STREAMS)}

@@ -36,8 +36,8 @@ from vitreous.io.atoms import atoms_to_density
 from vitreous.io.mrc import read_mrc
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.refinement import PoseAssignment
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.refinement import Refinement
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
 
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     truth = molecule(options, box, pixel)
     images, rotation, shift, optics = imaged(truth, options.particles, pixel, options)
     ab_initio = options.phantom is not None
-    config = PoseConfig(
+    config = RefinementConfig(
         start_resolution_angstrom=start,
         symmetry=options.symmetry,
         shift_range_angstrom=1.5 * options.shift_px * pixel,
@@ -117,11 +117,11 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     if ab_initio:
         first = other_molecule(options, box, pixel)
     warm = torch.arange(16)  # compiled loops are loaded once
-    PoseAssignment(
+    Refinement(
         ImagesInMemory(images[warm]), optics[warm], pixel, half[warm], first, config, correlate=fsc
     ).step()
     begin = time.perf_counter()
-    task = PoseAssignment(source, optics, pixel, half, first, config, correlate=fsc)
+    task = Refinement(source, optics, pixel, half, first, config, correlate=fsc)
     spent, rounds = time.perf_counter() - begin, []
     for _ in range(config.rounds):
         begin = time.perf_counter()

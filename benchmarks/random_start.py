@@ -36,9 +36,9 @@ from _processes import simulate_once
 from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.images import ImagesInMemory
 from vitreous.core.random import stream_seed
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
 from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import Batches, RandomStartConfig
 from vitreous.methods.em.random_start import RandomStart
@@ -77,7 +77,7 @@ def runs(
     data: WorkingSet, truth: torch.Tensor, way: str, seed: int, options: argparse.Namespace
 ) -> tuple[list[int], float]:
     """Right shells of every run of both halves, and seconds."""
-    images = WorkingImages(data.particles, invert=False)
+    images = SignedImages(data.particles, invert=False)
     reached, seconds = [], 0.0
     for half in (1, 2):
         rows = (data.half_set == half).nonzero().flatten()
@@ -123,7 +123,7 @@ def main() -> int:
     for molecule in options.molecule:
         for seed in options.seeds:
             folder = simulate(molecule, seed, options)
-            working = Working(seed=seed, device="cpu", threads=options.threads)
+            working = ProcessingOptions(seed=seed, device="cpu", threads=options.threads)
             data = open_working_set(ParticleFiles(folder / "particles.star"), working)
             truth = read_map(folder / "truth.mrc")
             for way in WAYS:

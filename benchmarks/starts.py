@@ -40,11 +40,11 @@ from _circumstances import commit, where_and_when
 from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.images import ImageCache
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, open_working_set
 from vitreous.methods.em.config import SHIFT_SHARE
-from vitreous.methods.em.initial_model import Search, ab_initio
+from vitreous.methods.em.initial_model import InitialModelConfig, ab_initio
 
 BACKGROUND_PX, BACKGROUND_APIX = 192, 1.274
 EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms too
@@ -119,20 +119,20 @@ def random_start(
     cell: Cell, seed: int, simulation: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The first step of `vitreous auto`, in this process; three maps against the truth."""
-    working = Working(
+    working = ProcessingOptions(
         symmetry=cell.symmetry, seed=seed, device=options.device, threads=options.threads
     )
     begin = time.perf_counter()
     data = open_working_set(ParticleFiles(simulation / "particles.star"), working, check_all=True)
     images = ImageCache(
-        WorkingImages(data.particles, invert=False), data.box_size, torch.device("cpu")
+        SignedImages(data.particles, invert=False), data.box_size, torch.device("cpu")
     )
     first = ab_initio(
         images,
         data.particles.optics,
         data,
         working,
-        Search(tries=options.tries),
+        InitialModelConfig(tries=options.tries),
         SHIFT_SHARE * data.box_size * data.pixel_size_angstrom,
         notify=lambda share, stats: None,
         record=lambda row: None,
@@ -295,7 +295,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--box", type=int, default=32)
     parser.add_argument("--particles", type=int)
     parser.add_argument("--shells", type=int, default=6, help="that must be right")
-    parser.add_argument("--tries", type=int, default=Search().tries, help="of random starts")
+    parser.add_argument(
+        "--tries", type=int, default=InitialModelConfig().tries, help="of random starts"
+    )
     parser.add_argument("--effort", type=float, help="of vitreous abinit")
     parser.add_argument("--time-box", type=float, default=30.0, metavar="MINUTES", help="of abinit")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -22,7 +22,7 @@ from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.io.star import read_star, write_star
 from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.hetero.output import read_latents
-from vitreous.jobs.run.training import Journal
+from vitreous.jobs.run.training import RunState
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
 CLASSES = ("--min-cluster", "20", "--space", "pca")
@@ -85,7 +85,7 @@ class Flat(Blobs):
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is the stand-in; what it is given is checked."""
 
-    def build(method: str, settings: Any, material: sorters.Material) -> Blobs:
+    def build(method: str, settings: Any, material: sorters.TrainingData) -> Blobs:
         assert (material.pose is not None) == (method == "align")
         assert material.images.box_size == material.data.box_size
         assert settings["components" if method == "align" else "latent"] == 2
@@ -219,7 +219,7 @@ def test_rows_of_steps_that_are_done_again_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     save_checkpoint(tmp_path, 6, {}, {"tree": {}, "seconds": 1.0})
     folder: Any = Folder()
-    assert [row["step"] for row in Journal(folder).history().rows] == [1, 5, 6]
+    assert [row["step"] for row in RunState(folder).history().rows] == [1, 5, 6]
 
 
 def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:

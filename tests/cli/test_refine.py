@@ -21,7 +21,7 @@ from vitreous.io.mrc import open_stack, write_mrc
 from vitreous.jobs.refine import run as refine_run
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.em.initial_model import FirstMaps
+from vitreous.methods.em.initial_model import InitialModel
 
 PIXEL = 6.0
 FILES = {
@@ -139,7 +139,7 @@ def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
 
 def test_halves_must_agree_far_and_well() -> None:
     empty = torch.zeros(64, 64, 64)
-    good = FirstMaps(empty, empty, 10.0, shells=17.0, shells_at_half=9.0, box_size=64)
+    good = InitialModel(empty, empty, 10.0, shells=17.0, shells_at_half=9.0, box_size=64)
     weak = replace(good, shells=20.0, shells_at_half=7.0)
     coarse = replace(good, shells=15.0)
     assert good.beyond_doubt

@@ -200,14 +200,14 @@ def test_mended_claims_are_the_true_ones(clean: Case) -> None:
     particles = Particles.from_arrays(
         sick.images, Optics.uniform(COUNT), pixel_size_angstrom=PIXEL, micrograph_id=sick.micrograph
     )
-    mended = examine(particles, sick.claims, torch.Generator().manual_seed(0)).mended
+    corrected = examine(particles, sick.claims, torch.Generator().manual_seed(0)).corrected
     true = clean.claims
-    assert mended.pose is not None
+    assert corrected.pose is not None
     assert true.pose is not None
-    assert mended.optics is not None
+    assert corrected.optics is not None
     assert true.optics is not None
-    assert torch.allclose(mended.pose.rotation, true.pose.rotation, atol=1e-5)
-    assert torch.equal(mended.optics.defocus_u_angstrom, true.optics.defocus_u_angstrom)
+    assert torch.allclose(corrected.pose.rotation, true.pose.rotation, atol=1e-5)
+    assert torch.equal(corrected.optics.defocus_u_angstrom, true.optics.defocus_u_angstrom)
 
 
 @pytest.mark.parametrize("box", [32, 33])

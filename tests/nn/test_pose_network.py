@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from vitreous.core.rotation import axis_angle_to_matrix, random_rotations
-from vitreous.nn.pose_network import LearnedCamera, coverage, orientation_moment
+from vitreous.nn.pose_network import LearnedPoseDistribution, coverage, orientation_moment
 
 
 def test_begins_uniform_and_gives_rotations(generator: torch.Generator) -> None:
-    camera = LearnedCamera(generator=generator)
+    camera = LearnedPoseDistribution(generator=generator)
     with torch.no_grad():
         rotations = camera(torch.randn(20_000, 6, generator=generator))
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3).expand_as(rotations), atol=1e-3)
@@ -36,7 +36,7 @@ def test_coverage_of_a_collapse_is_nothing(turns: bool, generator: torch.Generat
 
 
 def test_the_camera_can_be_trained(generator: torch.Generator) -> None:
-    camera = LearnedCamera(generator=generator)
+    camera = LearnedPoseDistribution(generator=generator)
     (camera(torch.randn(8, 6, generator=generator))[:, 0, 0]).sum().backward()
     for name, parameter in camera.named_parameters():
         assert parameter.grad is not None, name

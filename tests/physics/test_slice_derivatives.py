@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitreous.core.rotation import axis_angle_to_matrix, random_rotations
 from vitreous.physics.projector import central_slices, oversampled_spectrum
-from vitreous.physics.slice_derivatives import _on_any, band, slice_jets
+from vitreous.physics.slice_derivatives import _on_any, band, slice_derivatives
 
 
 def stream() -> torch.Generator:
@@ -20,7 +20,7 @@ def test_slices_are_the_projectors_and_derivatives_those_of_turning(n: int) -> N
     volume = torch.randn(n, n, n, generator=stream(), dtype=torch.float64)
     spectrum = oversampled_spectrum(volume)
     rotations = random_rotations(4, generator=stream(), dtype=torch.float64)
-    jets = slice_jets(spectrum, rotations, n, 4.5)
+    jets = slice_derivatives(spectrum, rotations, n, 4.5)
     kx, ky, place = (torch.as_tensor(t) for t in band(n, 4.5))
 
     def slices(turn: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def test_the_misfits_gradient_is_autograds_through_the_projector() -> None:
     misfit = rest(central_slices(spectrum, turned, n).flatten(1)[:, place]).abs().square().sum() / 2
     to_turn, to_shift = torch.autograd.grad(misfit, [turn, shift])
 
-    jets = slice_jets(spectrum, rotations, n, radius)
+    jets = slice_derivatives(spectrum, rotations, n, radius)
     with torch.no_grad():
         left = rest(jets[..., 0])
         imaging = torch.view_as_complex(values) - rest(torch.ones_like(left))
@@ -72,13 +72,13 @@ def test_the_misfits_gradient_is_autograds_through_the_projector() -> None:
 def test_compiled_loop_and_torch_agree() -> None:
     spectrum = oversampled_spectrum(torch.randn(12, 12, 12, generator=stream()))
     rotations = random_rotations(3, generator=stream())
-    one, other = (f(spectrum, rotations, 12, 5.0) for f in (slice_jets, _on_any))
+    one, other = (f(spectrum, rotations, 12, 5.0) for f in (slice_derivatives, _on_any))
     assert (one - other).abs().max() < 1e-4 * one.abs().max()
 
 
 def test_bands_beyond_nyquist_and_foreign_spectra_are_refused() -> None:
     spectrum = oversampled_spectrum(torch.zeros(8, 8, 8))
     with pytest.raises(ValueError, match="below half of the box, got 4"):
-        slice_jets(spectrum, torch.eye(3)[None], 8, 4)
+        slice_derivatives(spectrum, torch.eye(3)[None], 8, 4)
     with pytest.raises(ValueError, match="not packed"):
-        slice_jets(spectrum[:-1], torch.eye(3)[None], 8, 3)
+        slice_derivatives(spectrum[:-1], torch.eye(3)[None], 8, 3)

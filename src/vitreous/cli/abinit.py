@@ -244,13 +244,13 @@ def command(
     from vitreous.data.noise_files import NoiseFiles
     from vitreous.jobs.cryogan.run import Request, reconstruct
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
     from vitreous.jobs.refine import run as refine_run
     from vitreous.jobs.refine.run import refine
 
     files = ParticleFiles.of(context.params)
     if method == "em":
-        working = Working.of(context.params)
+        working = ProcessingOptions.of(context.params)
         found = refine(
             refine_run.Request(
                 files,

@@ -116,15 +116,15 @@ def command(
     require_finite(context.params)
 
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
     from vitreous.jobs.refine.run import Request, refine
-    from vitreous.methods.em.initial_model import Search
+    from vitreous.methods.em.initial_model import InitialModelConfig
 
     request = Request(
         files=ParticleFiles.of(context.params),
         output=output,
-        working=Working.of(context.params),
-        search=Search(images=images, starts=starts, tries=tries),
+        working=ProcessingOptions.of(context.params),
+        search=InitialModelConfig(images=images, starts=starts, tries=tries),
         shift_range_angstrom=shift_range,
         settings=settings(rounds, assignment, scale, refine_defocus, keep_all),
         overwrite=overwrite,

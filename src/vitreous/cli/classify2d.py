@@ -116,7 +116,7 @@ def command(
 def _averages(given: dict[str, Any]) -> Any:
     from vitreous.jobs.class2d.run import Request, run
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
 
     for name, usual in _GAN_ONLY.items():
         if given[name] != usual:
@@ -125,7 +125,7 @@ def _averages(given: dict[str, Any]) -> Any:
         Request(
             files=ParticleFiles.of(given),
             output=given["output"],
-            working=Working.of(given),
+            working=ProcessingOptions.of(given),
             classes=given["classes"],
             shift_range_angstrom=given["shift_range"],
             effort=given["effort"],

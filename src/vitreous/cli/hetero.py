@@ -22,13 +22,13 @@ from vitreous.cli.options.hetero import (
     AssignAll,
     Config,
     Effort,
+    HeteroRounds,
     Latent,
     MinCluster,
     MinSamples,
     Model,
     ModelParticles,
     Particles,
-    Passes,
     Points,
     Rounds,
     Shift,
@@ -86,7 +86,7 @@ def run(
     space: Space = "auto",
     assign_all: AssignAll = False,
     points: Points = 5,
-    passes: Passes = None,
+    passes: HeteroRounds = None,
     rounds: Rounds = None,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
@@ -138,7 +138,7 @@ def train(
     effort: Effort = 1.0,
     config: Config = None,
     mask_diameter: MaskDiameter = None,
-    passes: Passes = None,
+    passes: HeteroRounds = None,
     rounds: Rounds = None,
     invert: Invert = False,
     ignore_ctf: IgnoreCtf = False,
@@ -240,11 +240,11 @@ def cluster(
     from vitreous.jobs.hetero.steps import ClusterRequest
     from vitreous.jobs.hetero.steps import cluster as work
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
     from vitreous.methods.hetero.class_maps import Clustering
 
     files = ParticleFiles.of({**context.params, "particles": table})
-    working = Working.of(context.params)
+    working = ProcessingOptions.of(context.params)
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
     wanted = ClusterRequest(
         files,
@@ -315,14 +315,14 @@ def request(given: dict[str, Any], **more: Any) -> Any:
     """The request of ``train``, ``run`` and ``classify2d``, whose options they share."""
     from vitreous.jobs.hetero.run import Request
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
 
     if given.get("align") and given["shift"] != "none":
         raise UsageError("--shift: poses found tell shifts; it goes with --no-align")
     return Request(
         files=ParticleFiles.of(given),
         output=given["output"],
-        working=Working.of(given),
+        working=ProcessingOptions.of(given),
         method=given.get("method") or ("align" if given["align"] else "gan"),
         config=given["config"],
         overrides={"latent": given["latent"], "effort": given["effort"]},

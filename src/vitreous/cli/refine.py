@@ -106,13 +106,13 @@ def command(
     require_finite(context.params)
 
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import Working
+    from vitreous.jobs.inputs.working_set import ProcessingOptions
     from vitreous.jobs.refine.run import Request, refine
 
     request = Request(
         files=ParticleFiles.of(context.params),
         output=output,
-        working=Working.of(context.params),
+        working=ProcessingOptions.of(context.params),
         start=map_,
         start_resolution_angstrom=start_resolution,
         shift_range_angstrom=shift_range,

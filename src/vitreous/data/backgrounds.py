@@ -24,7 +24,7 @@ from vitreous.core.errors import InputError
 from vitreous.io.mrc import MrcStack
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+Corners = NDArray[np.int64]
 
 _COARSE = 32  # pixels across a window in the low-passed micrograph
 _STRIDES = 8  # candidate windows per window width, each way
@@ -52,7 +52,7 @@ class Windows:
         overlapping: how many overlap others, for want of room.
     """
 
-    corners: Places
+    corners: Corners
     overlapping: int
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class Micrograph:
             out[first:last] = blocks.mean((1, 3), dtype=np.float64)
         return out
 
-    def cut(self, corners: Places, size: int) -> NDArray[np.float32]:
+    def cut(self, corners: Corners, size: int) -> NDArray[np.float32]:
         """Windows ``(k, size, size)`` at these corners; defect pixels set to the median."""
         return np.stack(
             [self._read(slice(y, y + size), slice(x, x + size)) for x, y in corners.tolist()]
@@ -123,7 +123,7 @@ class Micrograph:
 
 def free_corners(
     shape: tuple[int, int], size: int, stride: int, centres: Floats, radius: float
-) -> Places:
+) -> Corners:
     """Corners ``(k, 2)`` (x, y) of a grid of windows that no particle's disc touches.
 
     Args:
@@ -144,7 +144,7 @@ def free_corners(
     return grid[free]
 
 
-def _window_sum(image: Floats, corners: Places, size: int) -> Floats:
+def _window_sum(image: Floats, corners: Corners, size: int) -> Floats:
     """Sum ``(k,)`` of an image over windows, by its integral."""
     total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
     np.cumsum(image, axis=1, out=total[1:, 1:])
@@ -155,7 +155,7 @@ def _window_sum(image: Floats, corners: Places, size: int) -> Floats:
     return found
 
 
-def window_variance(image: Floats, corners: Places, size: int) -> Floats:
+def window_variance(image: Floats, corners: Corners, size: int) -> Floats:
     """Variance of each window about its fitted plane.
 
     Args:
@@ -179,13 +179,13 @@ def window_variance(image: Floats, corners: Places, size: int) -> Floats:
     return np.maximum(0.0, ss - s * s / count - (sx * sx + sy * sy) / spread) / count
 
 
-def _grid(shape: tuple[int, int], size: int, stride: int) -> Places:
+def _grid(shape: tuple[int, int], size: int, stride: int) -> Corners:
     """Corners ``(k, 2)`` (x, y) of all windows of a grid."""
     xs, ys = (np.arange(0, edge - size + 1, stride) for edge in shape[::-1])
     return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
 
 
-def _alive(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
+def _alive(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
     """Which windows have noise everywhere: no padding, no masked area."""
     tile = min(_TILE, size)
     tiles = _grid((image.shape[0], image.shape[1]), tile, tile // 2)
@@ -196,7 +196,7 @@ def _alive(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
     return np.asarray(_window_sum(dead, corners, size) == 0)
 
 
-def _chance_deviation(image: Floats, corners: Places, size: int) -> float:
+def _chance_deviation(image: Floats, corners: Corners, size: int) -> float:
     """Relative deviation of the variance of windows of this texture, by their mean spectrum."""
     step = max(1, len(corners) // _SAMPLE_WINDOWS)
     windows = np.stack([image[y : y + size, x : x + size] for x, y in corners[::step].tolist()])
@@ -210,7 +210,7 @@ def _chance_deviation(image: Floats, corners: Places, size: int) -> float:
     return float(math.sqrt(2 * (power**2).sum()) / power.sum())
 
 
-def quiet(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
+def quiet(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
     """Which windows hold the usual texture and nothing more: the rule at the top of this module.
 
     Args:
@@ -228,7 +228,7 @@ def quiet(image: Floats, corners: Places, size: int) -> NDArray[np.bool_]:
     return np.asarray(alive & (variance <= limit))
 
 
-def _pack(corners: Places, size: int, count: int, order: Places) -> list[int]:
+def _pack(corners: Corners, size: int, count: int, order: Corners) -> list[int]:
     """Up to ``count`` windows that do not overlap, first come first served."""
     alive = np.ones(len(corners), dtype=bool)
     chosen: list[int] = []
@@ -241,7 +241,7 @@ def _pack(corners: Places, size: int, count: int, order: Places) -> list[int]:
     return chosen
 
 
-def spread_out(corners: Places, size: int, count: int, generator: np.random.Generator) -> Windows:
+def spread_out(corners: Corners, size: int, count: int, generator: np.random.Generator) -> Windows:
     """Choose windows at random, overlapping only where there is no room for all.
 
     Args:

@@ -19,7 +19,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator
 from vitreous.data.bad_images import BadImages, bad_images
 from vitreous.data.formats import read_particles_document, select_rows
-from vitreous.data.stacks import ArraySource, ImageSource, StackSource, name_from, open_stacks
+from vitreous.data.stacks import ArraySource, ImageReader, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
@@ -62,7 +62,7 @@ class Particles:
     ids: tuple[str, ...]
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stated_contrast: Literal["dark", "light"] | None = None
-    _source: ImageSource = field(repr=False, kw_only=True)
+    _source: ImageReader = field(repr=False, kw_only=True)
     _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
     _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
 

@@ -18,7 +18,7 @@ _WALK_UP = 4  # a job's STAR file lies two folders below its RELION project root
 _OPEN_STACKS = 64  # mapped at once, to stay below the limit of open files
 
 
-class ImageSource(Protocol):
+class ImageReader(Protocol):
     """Gives images by their 0-based place."""
 
     @property

@@ -12,7 +12,7 @@ from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
 
 
-class WorkingImages:
+class SignedImages:
     """Particle images with protein positive, as a solver reads them.
 
     Args:
@@ -48,7 +48,7 @@ class CheckedImages:
         constant: how many images read so far had all pixels equal.
     """
 
-    def __init__(self, images: WorkingImages, names: Sequence[str]) -> None:
+    def __init__(self, images: SignedImages, names: Sequence[str]) -> None:
         self.constant = 0
         self._images, self._names = images, names
         self._digest = hashlib.sha256()

@@ -79,7 +79,7 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     claims: Claims
-    mended: Claims
+    corrected: Claims
     suspects: statistics.Suspects
     statistics: statistics.ImageStatistics
     ctf: ctf.CtfTest | None = None
@@ -148,7 +148,7 @@ def _read(images: Images, rows: Tensor, n: int) -> Tensor:
 def _with_ctf(
     so_far: Diagnosis, sample: Tensor, chosen: Tensor, images: Images, notify: Notify
 ) -> Diagnosis:
-    claims, scale = so_far.mended, images.box_size / sample.shape[-1]
+    claims, scale = so_far.corrected, images.box_size / sample.shape[-1]
     if claims.optics is None:
         missing = Finding("CTF", "note", "the table has no CTF parameters", "", "estimate the CTF")
         return replace(so_far, findings=(*so_far.findings, *_headers(claims), missing))
@@ -171,8 +171,8 @@ def _settled(so_far: Diagnosis, test: ctf.CtfTest, place: int) -> Diagnosis:
     return replace(
         so_far,
         findings=(*so_far.findings[:place], *told, *so_far.findings[place:]),
-        mended=replace(
-            so_far.mended, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom
+        corrected=replace(
+            so_far.corrected, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom
         ),
         ctf=test,
     )
@@ -207,17 +207,17 @@ def _headers(claims: Claims) -> list[Finding]:
 def _with_contrast(
     so_far: Diagnosis, sample: Tensor, chosen: Tensor, scale: float, notify: Notify
 ) -> Diagnosis:
-    mended = so_far.mended
-    optics = None if mended.optics is None else mended.optics[chosen]
-    pixel = mended.pixel_size_angstrom * scale
+    corrected = so_far.corrected
+    optics = None if corrected.optics is None else corrected.optics[chosen]
+    pixel = corrected.pixel_size_angstrom * scale
     test = contrast.measure(sample, optics, pixel)
-    told = contrast.findings(test, dark_expected=mended.dark, pixel_size_angstrom=pixel)
+    told = contrast.findings(test, dark_expected=corrected.dark, pixel_size_angstrom=pixel)
     if so_far.ctf is not None and so_far.ctf.snr > 0:
         told += _noise(so_far.ctf)
     notify("contrast", 1.0)
     if any(finding.fault == "contrast" for finding in told):
-        mended = replace(mended, dark=not mended.dark)
-    return replace(so_far, findings=(*so_far.findings, *told), mended=mended, contrast=test)
+        corrected = replace(corrected, dark=not corrected.dark)
+    return replace(so_far, findings=(*so_far.findings, *told), corrected=corrected, contrast=test)
 
 
 def _noise(test: ctf.CtfTest) -> list[Finding]:
@@ -235,8 +235,8 @@ def _noise(test: ctf.CtfTest) -> list[Finding]:
 def _with_poses(
     so_far: Diagnosis, images: Images, rows: Tensor, generator: torch.Generator, notify: Notify
 ) -> Diagnosis:
-    mended = so_far.mended
-    if mended.pose is None:
+    corrected = so_far.corrected
+    if corrected.pose is None:
         absent = Finding("poses", "note", "the table has no orientations")
         return replace(so_far, findings=(*so_far.findings, absent))
     if len(rows) < FEWEST_WITH_POSES:
@@ -248,19 +248,19 @@ def _with_poses(
     sample = _read(images, chosen, n)
     test = poses.compare(
         sample,
-        mended.pose[chosen],
-        None if mended.optics is None else mended.optics[chosen],
-        mended.pixel_size_angstrom * scale,
-        mended.pixel_size_angstrom,
+        corrected.pose[chosen],
+        None if corrected.optics is None else corrected.optics[chosen],
+        corrected.pixel_size_angstrom * scale,
+        corrected.pixel_size_angstrom,
         generator,
         lambda f: notify("poses", 0.6 * f),
     )
     told = poses.findings(test)
     if all(finding.fault != "poses-unrelated" for finding in told):
-        pose = poses.apply(test.euler, test.shift, mended.pose, mended.pixel_size_angstrom)
-        mended = replace(mended, pose=pose)
+        pose = poses.apply(test.euler, test.shift, corrected.pose, corrected.pixel_size_angstrom)
+        corrected = replace(corrected, pose=pose)
         so_far = _with_ctf_by_halves(
-            replace(so_far, mended=mended), sample, chosen, scale, generator, notify
+            replace(so_far, corrected=corrected), sample, chosen, scale, generator, notify
         )
     return replace(so_far, findings=(*so_far.findings, *told), poses=test)
 
@@ -274,8 +274,8 @@ def _with_ctf_by_halves(
     notify: Notify,
 ) -> Diagnosis:
     """Settle by half maps what rings leave open about the CTF."""
-    test, mended = so_far.ctf, so_far.mended
-    if test is None or mended.pose is None:
+    test, corrected = so_far.ctf, so_far.corrected
+    if test is None or corrected.pose is None:
         return so_far
     measured = sorted({*test.contenders, 0})
     if len(measured) == 1:
@@ -284,7 +284,7 @@ def _with_ctf_by_halves(
     shared = test.shared.clone()
     shared[measured] = poses.shared_under(
         sample,
-        mended.pose[chosen],
+        corrected.pose[chosen],
         [(h.optics[chosen], h.pixel_size_angstrom * scale) for h in tried],
         ctf.SPLITS,
         generator,

@@ -189,11 +189,11 @@ def compare(
         curves[euler, shift] = curve(apply(euler, shift, pose, table_pixel_size_angstrom))
     shared = {pair: information(values, n) for pair, values in curves.items()}
     best = max(shared, key=lambda pair: shared[pair])
-    mended = apply(*best, pose, table_pixel_size_angstrom)
-    dealt = mended.rotation[torch.randperm(len(images), generator=generator)]
+    corrected = apply(*best, pose, table_pixel_size_angstrom)
+    dealt = corrected.rotation[torch.randperm(len(images), generator=generator)]
     chances = [
         curve(Pose(dealt, shift))
-        for shift in (mended.shift_angstrom, torch.zeros_like(mended.shift_angstrom))
+        for shift in (corrected.shift_angstrom, torch.zeros_like(corrected.shift_angstrom))
     ]
     chance = max(chances, key=lambda values: information(values, n))
     if shared[best] < CLEARLY_MORE * shared[STATED, STATED] + LEAST_INFORMATION:

@@ -12,7 +12,7 @@ from vitreous.core import symmetry
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import axis_angle_to_matrix, nearest_rotation, so3_grid
-from vitreous.maps.registration import Candidates, Registration, distinct
+from vitreous.maps.registration import Registration, RegistrationCandidates, distinct
 from vitreous.metrics.image import correlation
 
 _LARGEST_SEARCH_BOX = 96
@@ -149,7 +149,7 @@ def align_nearby(
     )
     engine.use(min(_COARSE_RADIUS, _top(engine)))
     one = torch.ones(1, device=moving.device)
-    start = Candidates(eye[None].float(), zero[None].float(), one < 0, 0 * one)
+    start = RegistrationCandidates(eye[None].float(), zero[None].float(), one < 0, 0 * one)
     best = _climb(engine, start, family, 1)
     shift = best.shift_px[0].double() * (n / small * pixel_size_angstrom)
     return nearest_rotation(best.rotation[0].double()), shift
@@ -167,7 +167,9 @@ def _check(moving: Tensor, reference: Tensor) -> int:
     return n
 
 
-def _search(engine: Registration, family: _Family, hands: tuple[bool, ...]) -> Candidates:
+def _search(
+    engine: Registration, family: _Family, hands: tuple[bool, ...]
+) -> RegistrationCandidates:
     """Coarse search, then refinement of fewer candidates at growing resolution."""
     engine.use(min(_COARSE_RADIUS, _top(engine)))
     found = engine.search(family.rotations, family.shift_axes, hands)
@@ -180,7 +182,9 @@ def _top(engine: Registration) -> int:
     return max(2, int(0.9 * (engine.n // 2)))
 
 
-def _climb(engine: Registration, best: Candidates, family: _Family, keep: int) -> Candidates:
+def _climb(
+    engine: Registration, best: RegistrationCandidates, family: _Family, keep: int
+) -> RegistrationCandidates:
     """Refine at growing resolution from the radius that the engine uses, fewer each time."""
     top, radius = _top(engine), engine.radius
     best = engine.refine(best, family.rotation_axes, family.shift_axes, 6)

@@ -27,7 +27,7 @@ _WIDEST = 0.8  # of the box
 
 
 @dataclass(frozen=True)
-class Band:
+class ShellBand:
     """A band of frequencies and the window in which its correlation is taken.
 
     Args:
@@ -48,7 +48,7 @@ class Band:
         return 0.5 - 0.5 * torch.cos(math.pi * torch.minimum(low, high).clamp(0, 1))
 
 
-def bands(box_size: int) -> list[Band]:
+def bands(box_size: int) -> list[ShellBand]:
     """The bands of a box, from low to high, all with centres below Nyquist.
 
     Neighbours are one shell apart, or 15 % where that is more.
@@ -61,7 +61,7 @@ def bands(box_size: int) -> list[Band]:
         centres.append(max(centres[-1] + 1, centres[-1] * _RATIO))
     widest = _WIDEST * box_size
     return [
-        Band(shell, below, above, min(widest, _PERIODS * box_size / shell))
+        ShellBand(shell, below, above, min(widest, _PERIODS * box_size / shell))
         for below, shell, above in zip(centres, centres[1:], centres[2:], strict=False)
     ]
 
@@ -85,7 +85,7 @@ def chance(band_filter: Tensor, window: Tensor) -> float:
     return math.sqrt(float((overlap.double() * correlation.double().square()).sum())) / total
 
 
-def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[Band, Tensor, float]]:
+def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand, Tensor, float]]:
     r"""Correlation of two maps about every voxel, band by band.
 
     :math:`\rho(r) = (w * a b) / \sqrt{(w * a^2)(w * b^2)}`, a and b the maps in the band, w its

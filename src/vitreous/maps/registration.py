@@ -23,7 +23,7 @@ _CHUNK = 250_000  # spectrum samples per batch of rotations, to stay in cache
 
 
 @dataclass(frozen=True)
-class Candidates:
+class RegistrationCandidates:
     """Transforms of the moving map: ``out(r) = moving(+-R^T (r - t))``, minus when mirrored.
 
     Args:
@@ -38,9 +38,9 @@ class Candidates:
     mirrored: Tensor
     score: Tensor
 
-    def __getitem__(self, index: Tensor | slice) -> Candidates:
+    def __getitem__(self, index: Tensor | slice) -> RegistrationCandidates:
         """Select candidates."""
-        return Candidates(
+        return RegistrationCandidates(
             self.rotation[index], self.shift_px[index], self.mirrored[index], self.score[index]
         )
 
@@ -220,7 +220,7 @@ class Registration:
         """Weight the frequencies by shell: ``(radius + 1,)`` or longer."""
         self.weight = weight.to(self.points)[self._shell]
 
-    def weigh_by_agreement(self, best: Candidates) -> int:
+    def weigh_by_agreement(self, best: RegistrationCandidates) -> int:
         """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
 
         That is the best weight for two maps of equal noise; c is averaged over three shells.
@@ -246,7 +246,9 @@ class Registration:
         self.weight = weight
         return int(significant.max())
 
-    def search(self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]) -> Candidates:
+    def search(
+        self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]
+    ) -> RegistrationCandidates:
         """Best shift and its score for every rotation and hand.
 
         Args:
@@ -261,7 +263,7 @@ class Registration:
             for mirrored in hands
             for part in torch.split(rotations, size)
         ]
-        return Candidates(*(torch.cat(column) for column in zip(*results, strict=True)))
+        return RegistrationCandidates(*(torch.cat(column) for column in zip(*results, strict=True)))
 
     def _search_chunk(
         self, rotations: Tensor, shift_axes: Tensor, mirrored: bool, box: int
@@ -307,8 +309,12 @@ class Registration:
         return best, where
 
     def refine(
-        self, start: Candidates, rotation_axes: Tensor, shift_axes: Tensor, iterations: int
-    ) -> Candidates:
+        self,
+        start: RegistrationCandidates,
+        rotation_axes: Tensor,
+        shift_axes: Tensor,
+        iterations: int,
+    ) -> RegistrationCandidates:
         r"""Gauss-Newton with Levenberg damping of each candidate, best first.
 
         Maximises :math:`\mathrm{Re} \sum_k w B(k) A_{R,t}^*(k)` over rotations
@@ -319,8 +325,12 @@ class Registration:
         return found[found.score.argsort(descending=True)]
 
     def improve(
-        self, start: Candidates, rotation_axes: Tensor, shift_axes: Tensor, iterations: int
-    ) -> Candidates:
+        self,
+        start: RegistrationCandidates,
+        rotation_axes: Tensor,
+        shift_axes: Tensor,
+        iterations: int,
+    ) -> RegistrationCandidates:
         """:meth:`refine`, the candidates left in their order."""
         rotation, shift = start.rotation, start.shift_px
         value = self.moved(rotation, shift, start.mirrored)
@@ -345,7 +355,7 @@ class Registration:
             damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
             if bool(better.any()) and float(gain) < 1e-5:
                 break
-        return Candidates(rotation, shift, start.mirrored, score)
+        return RegistrationCandidates(rotation, shift, start.mirrored, score)
 
     def _step(
         self,
@@ -379,7 +389,9 @@ class Registration:
         return solved[..., 0]
 
 
-def distinct(candidates: Candidates, most: int, angle_deg: float) -> Candidates:
+def distinct(
+    candidates: RegistrationCandidates, most: int, angle_deg: float
+) -> RegistrationCandidates:
     """The best candidates, each at least ``angle_deg`` from every better one of its hand."""
     pool = candidates[candidates.score.argsort(descending=True)[: 12 * most]]
     near = geodesic_distance_deg(pool.rotation[:, None], pool.rotation) < angle_deg

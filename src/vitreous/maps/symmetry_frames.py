@@ -19,7 +19,7 @@ from vitreous.core.rotation import (
     so3_grid,
 )
 from vitreous.core.symmetry import PointGroup, point_group
-from vitreous.maps.registration import Candidates, Registration, distinct
+from vitreous.maps.registration import Registration, RegistrationCandidates, distinct
 
 FOLDS = (2, 3, 4, 5, 6, 7, 8, 12)
 GROUPS = tuple(f"C{n}" for n in FOLDS) + tuple(f"D{n}" for n in FOLDS) + ("T", "O", "I")
@@ -87,7 +87,7 @@ def refine_frames(engine: Registration, frames: list[Frame], iterations: int) ->
     shifts = torch.cat([shift for _, shift in operators]).float().to(engine.device)
     eye = torch.eye(3, device=engine.device)
     kept = torch.zeros(len(turns), dtype=torch.bool, device=engine.device)
-    start = Candidates(turns, shifts, kept, torch.zeros_like(shifts[:, 0]))
+    start = RegistrationCandidates(turns, shifts, kept, torch.zeros_like(shifts[:, 0]))
     size = max(1, _CHUNK // len(engine.points))
     found = [
         engine.improve(start[i : i + size], eye, eye, iterations)

@@ -9,7 +9,7 @@ from vitreous.core.rotation import matrix_to_quaternion, rotation_6d_to_matrix
 from vitreous.nn.layers import initialise
 
 
-class LearnedCamera(nn.Module):
+class LearnedPoseDistribution(nn.Module):
     r"""Rotations from six normal numbers, moved by a residual network.
 
     :math:`R = \mathrm{GS}(z + f(z))`, z six normal numbers, GS the orthonormalisation of eq. (40)
@@ -19,7 +19,7 @@ class LearnedCamera(nn.Module):
         width: neurons of each of the two residual blocks.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
-    >>> LearnedCamera()(torch.randn(4, 6)).shape
+    >>> LearnedPoseDistribution()(torch.randn(4, 6)).shape
     torch.Size([4, 3, 3])
     """
 

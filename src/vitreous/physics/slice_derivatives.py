@@ -180,7 +180,7 @@ def _on_any(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tenso
     return jets[:, place[wanted]]
 
 
-def slice_jets(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
+def slice_derivatives(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
     """Slices and their derivatives over rotations, at the low frequencies of half planes.
 
     Args:
@@ -198,8 +198,8 @@ def slice_jets(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Te
 
     >>> from vitreous.physics.projector import oversampled_spectrum
     >>> v = torch.zeros(8, 8, 8); v[4, 4, 4] = 1.0
-    >>> slice_jets(oversampled_spectrum(v), torch.eye(3)[None], 8, 2.0).abs().max().round().item()
-    1.0
+    >>> slice_derivatives(oversampled_spectrum(v), torch.eye(3)[None], 8,
+    2.0).abs().max().round().item() 1.0
     """
     if not radius < n / 2:
         raise ValueError(f"radius must be below half of the box, got {radius} for a box of {n}")

@@ -56,7 +56,7 @@ def plant(tmp_path, one_thread):
     return write
 
 
-def mended(vitreous, table):
+def corrected(vitreous, table):
     """Fix, check the result, and give what was said and what was written."""
     code, out, err = vitreous("check", table, "--fix", "-q")
     assert code == 3
@@ -70,7 +70,7 @@ def mended(vitreous, table):
 def test_phase_shift_in_radians(vitreous, plant, grouped):
     optics, pose = true_conditions(70.0)
     wrong = replace(optics, phase_shift_deg=torch.deg2rad(optics.phase_shift_deg))
-    out, err, fixed = mended(vitreous, plant((optics, pose), (wrong, pose), grouped=grouped))
+    out, err, fixed = corrected(vitreous, plant((optics, pose), (wrong, pose), grouped=grouped))
     assert "the phase shift is in radians" in out
     assert "rlnPhaseShift corrected" in err
     assert "nothing to mend" not in err
@@ -80,7 +80,7 @@ def test_phase_shift_in_radians(vitreous, plant, grouped):
 def test_missing_phase_shift_gets_a_first_value(vitreous, plant):
     optics, pose = true_conditions(90.0)
     wrong = replace(optics, phase_shift_deg=torch.zeros(COUNT))
-    out, err, fixed = mended(vitreous, plant((optics, pose), (wrong, pose)))
+    out, err, fixed = corrected(vitreous, plant((optics, pose), (wrong, pose)))
     assert "a phase plate's shift of about 90 degrees is missing" in out
     assert "rlnPhaseShift corrected (90 degrees more are a first value" in err
     assert torch.equal(fixed.optics.phase_shift_deg, optics.phase_shift_deg)
@@ -90,7 +90,7 @@ def test_mirrored_poses(vitreous, plant):
     optics, pose = true_conditions()
     angles = matrix_to_euler(pose.rotation.double()) * torch.tensor([-1.0, 1.0, -1.0])
     wrong = Pose(euler_to_matrix(angles).float(), pose.shift_angstrom)
-    out, err, fixed = mended(vitreous, plant((optics, pose), (optics, wrong)))
+    out, err, fixed = corrected(vitreous, plant((optics, pose), (optics, wrong)))
     assert "rot and psi have the wrong sign" in out
     assert "orientations corrected" in err
     assert torch.allclose(fixed.pose.rotation, pose.rotation, atol=1e-4)

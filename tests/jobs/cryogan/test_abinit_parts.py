@@ -12,17 +12,17 @@ from vitreous.core.params import Optics
 from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.particles import Particles, assign_halves
 from vitreous.data.tables import make_document
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.cryogan import half_worker
 from vitreous.jobs.cryogan.half_processes import WorkerBugError, _listen
-from vitreous.jobs.cryogan.half_worker import HalfJob, Imaging, Outcome
+from vitreous.jobs.cryogan.half_worker import HalfImaging, HalfJob, Outcome
 from vitreous.jobs.cryogan.run import Request, solver_config
 from vitreous.jobs.inputs.particles import ParticleFiles, check_images
 from vitreous.jobs.run.history import HistoryFile
 from vitreous.jobs.run.signals import StopSignals
-from vitreous.methods.cryogan.config import CryoGanConfig, Stage
+from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 
 CTF_TEXT = "a.mrc 1 15000 14000 20 0 0.1 4\nb.mrc 2 22000 21000 70 0.5 0.1 4\n"
 
@@ -88,8 +88,8 @@ def test_a_stack_with_ctf_table_becomes_particles(tmp_path):
 def test_dark_protein_is_inverted():
     some = particles()
     index = torch.tensor([2])
-    assert torch.equal(WorkingImages(some, invert=True).read(index), -some.read(index))
-    assert torch.equal(WorkingImages(some, invert=False).read(index), some.read(index))
+    assert torch.equal(SignedImages(some, invert=True).read(index), -some.read(index))
+    assert torch.equal(SignedImages(some, invert=False).read(index), some.read(index))
 
 
 def checked(data, *, skip_bad=False):
@@ -292,8 +292,8 @@ def job(tmp_path):
         ),
         rows=np.arange(0, 12, 2),
         noise=NoiseFiles(),
-        imaging=Imaging(16, 4.0, "uniform", "none", None, False),
-        config=CryoGanConfig(stages=(Stage(16, 6),), width=2, batch_size=4),
+        imaging=HalfImaging(16, 4.0, "uniform", "none", None, False),
+        config=CryoGanConfig(stages=(TrainingStage(16, 6),), width=2, batch_size=4),
         seed=1,
         device="cpu",
         threads=1,

@@ -112,7 +112,7 @@ def events(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> Events:
     truth = Particles.open(simulated / "truth.star").pose
     assert truth is not None
 
-    def build(method: str, settings: Any, material: sorters.Material) -> Columns:
+    def build(method: str, settings: Any, material: sorters.TrainingData) -> Columns:
         assert material.pose is not None
         return Columns(found, material.pose, truth)
 

@@ -13,7 +13,7 @@ from vitreous.io.nested import flatten_state, restore_state
 from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.hetero.recipe import Recipe, material
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, open_working_set
 from vitreous.jobs.run.folder import plain
 
 BOX = 16
@@ -34,7 +34,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(simulated: Path, method: sorters.Method, **overrides: Any) -> tuple[Recipe, Any]:
     files = ParticleFiles(simulated / "truth.star")
-    working = Working(device="cpu", threads=1)
+    working = ProcessingOptions(device="cpu", threads=1)
     data = open_working_set(files, working)
     settings = sorters.settle(method, None, overrides, working, data)
     return Recipe(files, working, method, settings), data

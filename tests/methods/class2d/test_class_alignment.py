@@ -10,7 +10,7 @@ from torch import Tensor
 
 from planar_case import BOX, PIXEL, planar, shapes
 from vitreous.methods.class2d.alignment import Aligner, ClassSums
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.physics.polar import to_polar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,7 +20,7 @@ NOISE = torch.full((BOX // 2 + 1,), 50.0)
 def aligner(radius: int, search_radius: int, count: int = 3, **more: bool) -> Aligner:
     return Aligner(
         shapes(count),
-        Band(BOX, PIXEL, radius),
+        FrequencyBand(BOX, PIXEL, radius),
         NOISE,
         shift_range_angstrom=14.0,
         search_radius=search_radius,
@@ -61,7 +61,7 @@ def test_gains_of_refined_places_are_those_of_a_search() -> None:
         )
         for task in (wide, refined)
     )
-    ratio = refined_places.gain[:, 0] / searched.gain[:, 0]
+    ratio = refined_places.log_likelihood_ratio[:, 0] / searched.log_likelihood_ratio[:, 0]
     # as good as the best of a grid of all frequencies
     assert 0.99 < ratio.median() < 1.05
     assert ratio.quantile(0.05) > 0.9
@@ -79,14 +79,18 @@ def test_slopes_are_those_of_finite_differences() -> None:
         change = torch.zeros(3)
         change[1 + axis] = 0.02
         gains = [
-            task._fit(polar, data.label, *task._after(angle, shift, sign * change)).gain
+            task._fit(
+                polar, data.label, *task._after(angle, shift, sign * change)
+            ).log_likelihood_ratio
             for sign in (1, -1)
         ]
         slope = (gains[0] - gains[1]) / 0.04
         torch.testing.assert_close(slope, 2 * here.gradient[:, 1 + axis], rtol=0.02, atol=0.05)
     step = 2 * math.pi / task.grid.angles  # the grid's own is the smallest turn there is
     gains = [
-        task._fit(polar, data.label, (angle + sign * step) % (2 * math.pi), shift).gain
+        task._fit(
+            polar, data.label, (angle + sign * step) % (2 * math.pi), shift
+        ).log_likelihood_ratio
         for sign in (1, -1)
     ]
     slope = (gains[0] - gains[1]) / (2 * step)
@@ -123,7 +127,7 @@ def test_sums_of_clean_images_are_their_classes() -> None:
     sums = ClassSums(task)
     sums.add(polar, found.ranked(0, 1), data.half - 1)
     average = sums.numerator.sum(0) / sums.weight.sum(0)
-    truth = to_polar(Band(BOX, PIXEL, 10).images(data.shapes), task.grid)
+    truth = to_polar(FrequencyBand(BOX, PIXEL, 10).images(data.shapes), task.grid)
     for k in range(3):
         a, b = average[k].flatten(), truth[k].flatten()
         assert ((a * b.conj()).sum().real / (a.norm() * b.norm())) > 0.97
@@ -143,7 +147,7 @@ def test_without_turns_only_the_class_is_found() -> None:
     assert not found.shift_angstrom.any()
     assert found.drawn.template.shape == (30, 2)
     lying = Aligner(
-        data.shapes, Band(BOX, PIXEL, 10), NOISE, shift_range_angstrom=0, search_radius=10,
+        data.shapes, FrequencyBand(BOX, PIXEL, 10), NOISE, shift_range_angstrom=0, search_radius=10,
         as_they_lie=True,
     )  # fmt: skip
     clean = lying.polar(data.shapes, None)

@@ -73,11 +73,11 @@ def test_noise_and_clean_images_end_finite() -> None:
     )
     task = finished(made(noise))
     assert task.averages.isfinite().all()
-    assert task.found.gain.abs().max() < 1.0  # of particles it is hundreds
+    assert task.found.log_likelihood_ratio.abs().max() < 1.0  # of particles it is hundreds
     task = finished(made(planar(200)))
     assert task.averages.isfinite().all()
-    assert task.found.gain.isfinite().all()
-    assert task.found.gain.median() > 100.0
+    assert task.found.log_likelihood_ratio.isfinite().all()
+    assert task.found.log_likelihood_ratio.median() > 100.0
 
 
 def test_continued_is_bitwise_the_same() -> None:

@@ -14,16 +14,16 @@ from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
-from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.ctf_refinement import (
     MicrographOptics,
     OpticsTally,
     shrunk,
     with_defocus_change,
 )
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
-from vitreous.methods.em.refinement import PoseAssignment
+from vitreous.methods.em.refinement import Refinement
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,7 +71,7 @@ def planted(wrong: bool, each: int = 30, noise: float = 3.0) -> Planted:
 
 
 def tally(data: Planted, volume: Tensor | None = None) -> OpticsTally:
-    band = Band(BOX, PIXEL, 28)
+    band = FrequencyBand(BOX, PIXEL, 28)
     power = shell_power(ImagesInMemory(data.noise), torch.arange(len(data.noise)))
     volume = data.volume if volume is None else volume
     sums = OpticsTally(PoseRefiner(volume, band, band.noise_power(power)), MICROGRAPHS, 500.0)
@@ -110,9 +110,9 @@ def test_gain_is_that_of_the_ctf_with_another_defocus() -> None:
     cross, power = torch.zeros(2, MICROGRAPHS, dtype=torch.float64)
     cross.index_add_(0, data.micrograph, (values.conj() * model).real.sum(1).double())
     power.index_add_(0, data.micrograph, model.abs().square().sum(1).double())
-    gain, scale, _ = sums._fit(change)
+    log_likelihood_ratio, scale, _ = sums._fit(change)
     torch.testing.assert_close(scale, cross / power, rtol=5e-4, atol=0)
-    torch.testing.assert_close(gain, cross.square() / power, rtol=1e-3, atol=0)
+    torch.testing.assert_close(log_likelihood_ratio, cross.square() / power, rtol=1e-3, atol=0)
 
 
 def test_planted_errors_are_found_within_their_errors() -> None:
@@ -155,7 +155,7 @@ def test_a_blurred_map_is_no_wrong_defocus() -> None:
 
 def test_micrographs_without_particles_or_signal_stay() -> None:
     data = planted(True)
-    band = Band(BOX, PIXEL, 28)
+    band = FrequencyBand(BOX, PIXEL, 28)
     flat = torch.ones(BOX // 2 + 1)
     sums = OpticsTally(PoseRefiner(data.volume, band, band.noise_power(flat)), 2, 500.0)
     nobody = torch.zeros(0, dtype=torch.long)
@@ -179,10 +179,10 @@ def test_the_prior_is_as_wide_as_the_values_spread() -> None:
     assert shrunk(value, torch.full_like(value, torch.inf)).abs().max() == 0
 
 
-def task(data: Planted, **more: object) -> PoseAssignment:
-    config = PoseConfig(30.0, shift_range_angstrom=9.0, searches=1, **more)  # type: ignore[arg-type]
+def task(data: Planted, **more: object) -> Refinement:
+    config = RefinementConfig(30.0, shift_range_angstrom=9.0, searches=1, **more)  # type: ignore[arg-type]
     half = torch.arange(len(data.images)) // MICROGRAPHS % 2 + 1
-    return PoseAssignment(
+    return Refinement(
         ImagesInMemory(data.images),
         data.optics,
         PIXEL,
@@ -257,12 +257,12 @@ def test_micrographs_must_be_given() -> None:
     half = torch.arange(len(data.images)) % 2 + 1
     for more in ({"refine_defocus": True}, {"scale": "micrograph"}):
         with pytest.raises(ValueError, match="need micrograph and optics"):
-            PoseAssignment(
+            Refinement(
                 ImagesInMemory(data.images),
                 data.optics,
                 PIXEL,
                 half,
                 data.volume,
-                PoseConfig(30.0, **more),  # type: ignore[arg-type]
+                RefinementConfig(30.0, **more),  # type: ignore[arg-type]
                 correlate=fsc,
             )

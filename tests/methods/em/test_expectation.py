@@ -11,20 +11,20 @@ from matching_case import BOX, PIXEL, case
 from vitreous.core.images import ImagesInMemory, shell_power
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.methods.em import expectation as assignment
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.expectation import Assigner
-from vitreous.methods.em.pose_posterior import Assignment
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep
+from vitreous.methods.em.pose_posterior import PoseCandidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CONFIG = PoseConfig(start_resolution_angstrom=24.0, shift_range_angstrom=9.0)
+CONFIG = RefinementConfig(start_resolution_angstrom=24.0, shift_range_angstrom=9.0)
 FLAT = torch.ones(BOX // 2 + 1)
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
 def test_noiseless_images_find_their_pose_from_nothing(symmetry: str) -> None:
     data = case(40, symmetry)
-    config = PoseConfig(24.0, symmetry=symmetry, shift_range_angstrom=9.0)
-    assigner = Assigner(data.volume, PIXEL, (8, 13), FLAT, config)
+    config = RefinementConfig(24.0, symmetry=symmetry, shift_range_angstrom=9.0)
+    assigner = ExpectationStep(data.volume, PIXEL, (8, 13), FLAT, config)
     assigned = assigner(data.images, data.optics, scale=1.0)
     found, left = assigned.found, assigned.left
     assert data.errors_deg(found.rotation[:, :1]).max() < 0.5
@@ -37,12 +37,12 @@ def test_noiseless_images_find_their_pose_from_nothing(symmetry: str) -> None:
 def test_posteriors_sum_to_one_and_are_sorted() -> None:
     data = case(30, noise=6.0)
     noise = shell_power(ImagesInMemory(data.images), torch.arange(30))
-    assigner = Assigner(data.volume, PIXEL, (5,), noise, CONFIG)
+    assigner = ExpectationStep(data.volume, PIXEL, (5,), noise, CONFIG)
     found = assigner(data.images, data.optics).found
     torch.testing.assert_close(found.posterior.sum(1), torch.ones(30))
     assert (found.posterior.diff(dim=1) <= 0).all()
     assert (found.posterior[:, 0] < 0.9).any()
-    assert ((found.posterior > 0) <= found.gain.isfinite()).all()
+    assert ((found.posterior > 0) <= found.log_likelihood_ratio.isfinite()).all()
     few = found.best(2)
     torch.testing.assert_close(few.posterior.sum(1), torch.ones(30))
 
@@ -50,7 +50,7 @@ def test_posteriors_sum_to_one_and_are_sorted() -> None:
 def test_the_same_pose_counts_once() -> None:
     data = case(5)
     near = axis_angle_to_matrix(torch.tensor([0.01, 0.0, 0.0])) @ data.rotation
-    start = Assignment(
+    start = PoseCandidates(
         torch.stack([near, data.rotation], 1),
         torch.stack([data.shift, data.shift], 1),
         torch.zeros(5, 2),
@@ -58,9 +58,9 @@ def test_the_same_pose_counts_once() -> None:
         torch.full((5, 2), 0.5),
         torch.zeros(5, 2, 5, 5),
     )
-    assigner = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
+    assigner = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
     found = assigner(data.images, data.optics, start=start, scale=1.0).found
-    assert found.gain.shape == (5, 1)
+    assert found.log_likelihood_ratio.shape == (5, 1)
     with pytest.raises(ValueError, match="give start poses"):
         assigner(data.images, data.optics)
 
@@ -69,15 +69,15 @@ def test_scales_of_images_are_found() -> None:
     data = case(20)
     scale = torch.linspace(0.5, 2.0, 20)
     images = data.images * scale[:, None, None]
-    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
     assert (found.scale[:, 0] / scale - 1).abs().max() < 0.02
 
 
 def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
     data = case(200, noise=2.0)
     noise = (2.0 * case(200).images.std()) ** 2 * BOX**2 * torch.ones(BOX // 2 + 1)
-    assigner = Assigner(data.volume, PIXEL, (10,), noise, CONFIG, search=False)
-    start = Assignment(
+    assigner = ExpectationStep(data.volume, PIXEL, (10,), noise, CONFIG, search=False)
+    start = PoseCandidates(
         data.rotation[:, None],
         data.shift[:, None],
         torch.zeros(200, 1),
@@ -98,15 +98,15 @@ def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
 def test_an_empty_image_has_no_pose_but_breaks_nothing() -> None:
     data = case(2)
     images = torch.stack([data.images[0], torch.zeros(BOX, BOX)])
-    found = Assigner(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
     assert found.posterior.isfinite().all()
     assert found.rotation.isfinite().all()
-    assert found.gain[1, 0] == 0
+    assert found.log_likelihood_ratio[1, 0] == 0
 
 
 def test_batches_with_different_numbers_of_candidates_join() -> None:
-    def some(b: int, c: int) -> Assignment:
-        return Assignment(
+    def some(b: int, c: int) -> PoseCandidates:
+        return PoseCandidates(
             torch.eye(3).expand(b, c, 3, 3),
             torch.zeros(b, c, 2),
             torch.ones(b, c),
@@ -115,9 +115,9 @@ def test_batches_with_different_numbers_of_candidates_join() -> None:
             torch.zeros(b, c, 5, 5),
         )
 
-    joined = Assignment.cat([some(2, 3), some(1, 1)])
+    joined = PoseCandidates.cat([some(2, 3), some(1, 1)])
     assert joined.posterior.sum(1).tolist() == pytest.approx([1.0] * 3)
-    assert joined.gain[2].tolist() == [1.0, -torch.inf, -torch.inf]
+    assert joined.log_likelihood_ratio[2].tolist() == [1.0, -torch.inf, -torch.inf]
 
 
 def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
@@ -129,7 +129,7 @@ def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
     found = []
     for radius in (6, 99):
         monkeypatch.setattr(assignment, "CENTRING_RADIUS", radius)
-        assigner = Assigner(data.volume, PIXEL, (10,), noise, config)
+        assigner = ExpectationStep(data.volume, PIXEL, (10,), noise, config)
         assert (assigner._centring is None) == (radius == 99)
         found.append(assigner(data.images, data.optics).found)
     first, every = (one.rotation[:, 0] for one in found)

@@ -9,13 +9,13 @@ from matching_case import BOX, PIXEL, case
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.core.symmetry import point_group
 from vitreous.methods.em import polar_search as circle_search
-from vitreous.methods.em.frequency_band import Band, shift_grid
+from vitreous.methods.em.frequency_band import FrequencyBand, shift_grid
 from vitreous.methods.em.global_search import GlobalSearch, views
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BAND = Band(BOX, PIXEL, 8)
+BAND = FrequencyBand(BOX, PIXEL, 8)
 FLAT = torch.ones(9)
 
 
@@ -30,10 +30,10 @@ def test_gains_are_those_of_the_images_own_frequencies(scaled: bool) -> None:
     measured = refiner.measure(images, data.optics)
     for rank in range(3):
         pose = found.rotation[:, rank], found.shift_angstrom[:, rank]
-        exact = refiner.evaluate(measured, *pose, scale)[0].gain
+        exact = refiner.evaluate(measured, *pose, scale)[0].log_likelihood_ratio
         # of the best, another quadrature of the same integral
-        assert (found.gain[:, rank] / exact - 1).abs().median() < 0.1
-        error = (found.gain[:, rank] - exact).abs() / exact.abs().max()
+        assert (found.log_likelihood_ratio[:, rank] / exact - 1).abs().median() < 0.1
+        error = (found.log_likelihood_ratio[:, rank] - exact).abs() / exact.abs().max()
         assert error.max() < 0.1
 
 
@@ -62,7 +62,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = search(images, data.optics)
     monkeypatch.setattr(circle_search, "BLOCK", 12_000)
     pieces = search(images, data.optics)
-    torch.testing.assert_close(pieces.gain, whole.gain)
+    torch.testing.assert_close(pieces.log_likelihood_ratio, whole.log_likelihood_ratio)
     torch.testing.assert_close(pieces.rotation, whole.rotation)
 
 
@@ -74,8 +74,10 @@ def test_short_numbers_find_what_single_precision_does() -> None:
             data.volume, BAND, FLAT, shift_range_angstrom=9.0, candidates=4, short=short
         )
         found.append(search(BAND.images(data.images), data.optics))
-    assert (found[1].gain[:, 0] > 0.99 * found[0].gain[:, 0]).all()
-    assert (found[1].gain[:, 0] == found[0].gain[:, 0]).float().mean() > 0.9
+    assert (found[1].log_likelihood_ratio[:, 0] > 0.99 * found[0].log_likelihood_ratio[:, 0]).all()
+    assert (
+        found[1].log_likelihood_ratio[:, 0] == found[0].log_likelihood_ratio[:, 0]
+    ).float().mean() > 0.9
 
 
 def test_without_a_ctf_and_turned_by_hand() -> None:
@@ -102,4 +104,4 @@ def test_shift_grids_start_at_the_centre() -> None:
     assert grid[0].tolist() == [0.0, 0.0]
     assert 5.0 < grid.norm(dim=1).max() <= 6.0
     with pytest.raises(ValueError, match="radius must be from 1 to 15 for a box of 32"):
-        Band(32, 6.0, 16)
+        FrequencyBand(32, 6.0, 16)

@@ -9,13 +9,13 @@ from torch import Tensor
 from matching_case import PIXEL, Case, case
 from vitreous.core.images import ImagesInMemory, shell_power
 from vitreous.maps.fsc import fsc
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.expectation import Assigner
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep
 from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CONFIG = PoseConfig(start_resolution_angstrom=20.0, symmetry="D2", shift_range_angstrom=9.0)
+CONFIG = RefinementConfig(start_resolution_angstrom=20.0, symmetry="D2", shift_range_angstrom=9.0)
 COUNT = 240
 HALVES = (torch.arange(COUNT // 2), torch.arange(COUNT // 2, COUNT))
 
@@ -38,7 +38,7 @@ def as_always(data: Case, images: Tensor) -> list[Tensor]:
     """The same with poses found by all shells."""
     maps = []
     for rows in HALVES:
-        assigner = Assigner(data.volume, PIXEL, [10], power(images[rows]), CONFIG)
+        assigner = ExpectationStep(data.volume, PIXEL, [10], power(images[rows]), CONFIG)
         found = assigner(images[rows], data.optics[rows]).found
         sums, _ = accumulate(
             ImagesInMemory(images[rows]),

@@ -10,12 +10,12 @@ import torch
 from matching_case import BOX, PIXEL, case
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.rotation import axis_angle_to_matrix
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BAND = Band(BOX, PIXEL, 13)  # whose box is the images' own
+BAND = FrequencyBand(BOX, PIXEL, 13)  # whose box is the images' own
 NOISE = torch.linspace(1.0, 3.0, 14)
 
 
@@ -33,8 +33,10 @@ def test_error_is_that_of_simulated_images() -> None:
         power = rfft_centered(images, 2).flatten(1)[:, refiner._place].abs().square()
         return (power * refiner.multiplicity / NOISE[refiner.shell]).sum(1)
 
-    gain = squared(data.images) - squared(data.images - model)
-    assert (fit.gain - gain).abs().max() < 1e-3 * squared(data.images).max()
+    log_likelihood_ratio = squared(data.images) - squared(data.images - model)
+    assert (fit.log_likelihood_ratio - log_likelihood_ratio).abs().max() < 1e-3 * squared(
+        data.images
+    ).max()
     expected = torch.zeros(14).index_add_(
         0,
         refiner.shell,
@@ -59,7 +61,9 @@ def test_gradient_is_that_of_the_gain() -> None:
             step = torch.zeros(5)
             step[variable] = sign * (0.005 if variable < 3 else 0.1)
             turned = axis_angle_to_matrix(step[:3]) @ data.rotation
-            gains.append(refiner.evaluate(measured, turned, shift + step[3:], scale)[0].gain)
+            gains.append(
+                refiner.evaluate(measured, turned, shift + step[3:], scale)[0].log_likelihood_ratio
+            )
         numeric = (gains[0] - gains[1]) / (4 * step[variable].abs())
         found = downhill[:, variable]
         assert (numeric - found).abs().max() < 0.03 * found.abs().max()
@@ -85,8 +89,8 @@ def test_gradient_is_autograds_through_the_simulator() -> None:
 @pytest.mark.parametrize("free", [True, False])
 def test_noiseless_poses_are_found_from_a_grid_step_away(free: bool) -> None:
     data = case(40)
-    refiner = PoseRefiner(data.volume, Band(BOX, PIXEL, 8), torch.ones(9))
-    measured = refiner.measure(Band(BOX, PIXEL, 8).images(data.images), data.optics)
+    refiner = PoseRefiner(data.volume, FrequencyBand(BOX, PIXEL, 8), torch.ones(9))
+    measured = refiner.measure(FrequencyBand(BOX, PIXEL, 8).images(data.images), data.optics)
     stream = torch.Generator().manual_seed(1)
     turn = torch.nn.functional.normalize(torch.randn(40, 3, generator=stream), dim=1)
     start = axis_angle_to_matrix(turn * 0.09) @ data.rotation
@@ -105,7 +109,7 @@ def test_shifts_stay_within_bounds_and_nothing_gets_worse() -> None:
     before = refiner.evaluate(measured, *start)[0]
     fit = refiner.refine(measured, *start, 5, farthest_angstrom=2.0)
     assert fit.shift_angstrom.norm(dim=1).max() < 2.0001
-    assert (fit.gain >= before.gain).all()
+    assert (fit.log_likelihood_ratio >= before.log_likelihood_ratio).all()
 
 
 def test_only_poses_that_gain_by_a_step_are_taken_further(
@@ -129,4 +133,4 @@ def test_only_poses_that_gain_by_a_step_are_taken_further(
     assert asked[0] == 30
     assert 10 <= asked[1] < 20  # the others have arrived, all but few
     assert sum(asked[1:]) < 60
-    assert (again.gain - there.gain).abs().max() < 0.3
+    assert (again.log_likelihood_ratio - there.log_likelihood_ratio).abs().max() < 0.3

@@ -21,24 +21,24 @@ from vitreous.maps.align import align_nearby
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em import expectation as assignment
 from vitreous.methods.em import refinement as pose_assignment
-from vitreous.methods.em.config import Batches, PoseConfig
-from vitreous.methods.em.refinement import PoseAssignment, Register
+from vitreous.methods.em.config import Batches, RefinementConfig
+from vitreous.methods.em.refinement import Refinement, Register
 from vitreous.optim import loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CONFIG = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0, rounds=4)
+CONFIG = RefinementConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0, rounds=4)
 
 
 def task(
     data: Case,
-    config: PoseConfig = CONFIG,
+    config: RefinementConfig = CONFIG,
     images: Tensor | None = None,
     correlate: Callable[[Tensor, Tensor], Tensor] = fsc,
     start: tuple[Tensor, Tensor] | None = None,
-) -> PoseAssignment:
+) -> Refinement:
     images = data.images if images is None else images
     half = torch.arange(len(images)) % 2 + 1
-    return PoseAssignment(
+    return Refinement(
         ImagesInMemory(images),
         data.optics,
         PIXEL,
@@ -142,8 +142,8 @@ def test_halves_with_starts_of_their_own_are_brought_into_one_frame() -> None:
     away = torch.tensor([0.5, -0.3, 0.4])  # px
     half = torch.arange(300) % 2 + 1
 
-    def refined(register: Register | None) -> PoseAssignment:
-        run = PoseAssignment(
+    def refined(register: Register | None) -> Refinement:
+        run = Refinement(
             ImagesInMemory(data.images),
             data.optics,
             PIXEL,
@@ -213,13 +213,13 @@ def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
     config = replace(CONFIG, searches=7, batches=Batches(parts=3, rounds=5, radius=4))
     run = task(data, config)
     rows, recentred, told = [], [], []
-    real = pose_assignment.Assigner
+    real = pose_assignment.ExpectationStep
 
-    def assigner(*args: Any, **options: Any) -> assignment.Assigner:
+    def assigner(*args: Any, **options: Any) -> assignment.ExpectationStep:
         recentred.append(options["recentre"])
         return real(*args, **options)
 
-    monkeypatch.setattr(pose_assignment, "Assigner", assigner)
+    monkeypatch.setattr(pose_assignment, "ExpectationStep", assigner)
     for _ in range(7):
         told.append(run.step())
         rows.append(run._chosen()[0].unique())
@@ -276,11 +276,9 @@ def test_what_cannot_be_is_refused() -> None:
         task(data, replace(CONFIG, start_resolution_angstrom=150.0))
     source = ImagesInMemory(data.images)
     with pytest.raises(ValueError, match="both 1 and 2"):
-        PoseAssignment(
-            source, None, PIXEL, torch.ones(4).long(), data.volume, CONFIG, correlate=fsc
-        )
+        Refinement(source, None, PIXEL, torch.ones(4).long(), data.volume, CONFIG, correlate=fsc)
     with pytest.raises(ValueError, match=r"start must be \(32, 32, 32\)"):
-        PoseAssignment(
+        Refinement(
             source,
             None,
             PIXEL,

@@ -18,7 +18,7 @@ from vitreous.core.params import Pose
 from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.maps.fsc import fsc
-from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.hetero.classification3d import (
     Classification,
     ClassificationConfig,
@@ -28,7 +28,7 @@ from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 200
-POSES = PoseConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0)
+POSES = RefinementConfig(start_resolution_angstrom=45.0, shift_range_angstrom=9.0)
 CONFIG = ClassificationConfig(POSES, rounds=3, radius=9, search=False)
 
 
@@ -84,7 +84,7 @@ def test_each_image_may_have_a_scale_of_its_own() -> None:
     run.step()
     assert (run.classes == classes).float().mean() > 0.9
     # poses and scales are those under the map of the class
-    torch.testing.assert_close(run._found.gain[:, 0] / 2, run.likelihood.amax(1))
+    torch.testing.assert_close(run._found.log_likelihood_ratio[:, 0] / 2, run.likelihood.amax(1))
     assert float(run.scale.std()) > 0.01
 
 

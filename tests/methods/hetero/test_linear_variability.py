@@ -16,14 +16,14 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
-from vitreous.methods.hetero.latent_model import Sorter
-from vitreous.methods.hetero.linear_variability import Variability
-from vitreous.methods.hetero.variability_config import VariabilityConfig
+from vitreous.methods.hetero.latent_model import LatentModel
+from vitreous.methods.hetero.linear_variability import LinearVariability
+from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BOX, PIXEL, COUNT = 24, 8.0, 500
-CONFIG = VariabilityConfig(components=3, passes=12, radius=11)
+CONFIG = LinearVariabilityConfig(components=3, passes=12, radius=11)
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,16 @@ class Counted(ImagesInMemory):
         return super().read(indices)
 
 
-def model(data: Planted, config: VariabilityConfig = CONFIG, seed: int = 1) -> Variability:
+def model(
+    data: Planted, config: LinearVariabilityConfig = CONFIG, seed: int = 1
+) -> LinearVariability:
     stream = torch.Generator().manual_seed(seed)
     images = ImagesInMemory(data.images)
-    return Variability(images, data.optics, PIXEL, data.poses, config, generator=stream)
+    return LinearVariability(images, data.optics, PIXEL, data.poses, config, generator=stream)
 
 
 @lru_cache(maxsize=1)
-def trained() -> Variability:
+def trained() -> LinearVariability:
     run = model(planted())
     while not run.done:
         run.step()
@@ -184,12 +186,12 @@ def test_images_are_read_in_batches_and_maps_are_of_their_box() -> None:
     data = planted()
     images = Counted(data.images.repeat(8, 1, 1))
     rows = torch.arange(COUNT).repeat(8)
-    run: Sorter = Variability(
+    run: LatentModel = LinearVariability(
         images,
         data.optics[rows],
         PIXEL,
         data.poses[rows],
-        VariabilityConfig(components=1, passes=2, radius=4),
+        LinearVariabilityConfig(components=1, passes=2, radius=4),
         generator=torch.Generator().manual_seed(0),
     )
     run.step()

@@ -22,7 +22,7 @@ from vitreous.methods.reconstruct.gridding import reconstruct_halves
 from vitreous.methods.reconstruct.model_based import (
     ModelBasedConfig,
     ModelBasedMaps,
-    Stage,
+    ModelBasedStage,
     accumulate,
     final_maps,
     find_strength,
@@ -69,8 +69,8 @@ def sums(config: ModelBasedConfig, scale: int, box_size: int | None = None) -> P
     return accumulate(source, *where, window=config.basis, scale=scale, box_size=box_size)
 
 
-def run(config: ModelBasedConfig) -> tuple[ModelBasedMaps, list[Stage]]:
-    stages: list[Stage] = []
+def run(config: ModelBasedConfig) -> tuple[ModelBasedMaps, list[ModelBasedStage]]:
+    stages: list[ModelBasedStage] = []
     for scale in config.scales:
         equations = sums(config, scale)
         coarser = stages[-1] if stages else None

@@ -86,7 +86,7 @@ Points = Annotated[
         rich_help_panel=_CLUSTERS,
     ),
 ]
-Passes = Annotated[
+HeteroRounds = Annotated[
     int | None,
     typer.Option(
         min=1,

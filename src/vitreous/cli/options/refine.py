@@ -80,7 +80,7 @@ Continue = Annotated[
 def settings(
     rounds: int, assignment: str, scale: str, refine_defocus: bool, keep_all: bool
 ) -> dict[str, Any]:
-    """The options as :class:`~vitreous.methods.em.config.PoseConfig` names them."""
+    """The options as :class:`~vitreous.methods.em.config.RefinementConfig` names them."""
     return {
         "rounds": rounds,
         "assignment": assignment,

@@ -39,7 +39,7 @@ def fixed_path(table: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Mending:
+class Correction:
     """What became of a diagnosis.
 
     Args:
@@ -51,32 +51,32 @@ class Mending:
     left: tuple[str, ...]
 
 
-def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Mending:
+def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Correction:
     """Write what a diagnosis mends; nothing where it mends nothing.
 
     Raises:
         ResourceError: disk full.
         InputError: the folder cannot be written.
     """
-    claims, mended = diagnosis.claims, diagnosis.mended
+    claims, corrected = diagnosis.claims, diagnosis.corrected
     done: list[str] = []
     columns: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = {}
     changed = [f.topic for f in diagnosis.findings if f.fault in _POSE_FAULTS]
-    if changed and mended.pose is not None:
-        columns |= pose_columns(mended.pose)
+    if changed and corrected.pose is not None:
+        columns |= pose_columns(corrected.pose)
         done.append(" and ".join(changed) + " corrected")
-    if mended.optics is not None and claims.optics is not None:
-        changed_columns = _changed_optics(claims.optics, mended.optics)
+    if corrected.optics is not None and claims.optics is not None:
+        changed_columns = _changed_optics(claims.optics, corrected.optics)
         columns |= {n: v for n, v in changed_columns.items() if n != "rlnVoltage"}
         if "rlnVoltage" in changed_columns:
             shared["rlnVoltage"] = changed_columns["rlnVoltage"]
         if changed_columns:
             rough = "" if "phase-shift" not in diagnosis.faults else f" ({_ROUGH_PHASE})"
             done.append(f"{', '.join(changed_columns)} corrected{rough}")
-    if mended.pixel_size_angstrom != claims.pixel_size_angstrom:
-        shared["rlnImagePixelSize"] = format_column([mended.pixel_size_angstrom])
-        done.append(f"pixel size set to {mended.pixel_size_angstrom:.4g} Å")
+    if corrected.pixel_size_angstrom != claims.pixel_size_angstrom:
+        shared["rlnImagePixelSize"] = format_column([corrected.pixel_size_angstrom])
+        done.append(f"pixel size set to {corrected.pixel_size_angstrom:.4g} Å")
     left_out = set(diagnosis.suspects.unusable)
     if left_out:
         done.append(f"{len(left_out)} images left out")
@@ -85,7 +85,7 @@ def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Mendi
         document = _with_shared(_without_rivals(document, columns), shared)
         keep = [row for row in range(len(particles)) if row not in left_out]
         write_star(path, select_rows(document, np.array(keep, dtype=np.int64)))
-    return Mending(tuple(done), tuple(_beyond_a_table(diagnosis)))
+    return Correction(tuple(done), tuple(_beyond_a_table(diagnosis)))
 
 
 def _beyond_a_table(diagnosis: Diagnosis) -> list[str]:

@@ -58,7 +58,7 @@ def write_check_page(
         ResourceError: the disk is full.
     """
     box = diagnosis.statistics.box_size
-    pixel = diagnosis.mended.pixel_size_angstrom
+    pixel = diagnosis.corrected.pixel_size_angstrom
     cards = {
         "images": f"{len(images):,}",
         "box": f"{box} px",

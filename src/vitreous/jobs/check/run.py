@@ -16,7 +16,7 @@ from vitreous.data.particles import Particles
 from vitreous.doctor.examine import STEPS, Claims, Diagnosis, evenly_spaced, examine
 from vitreous.doctor.finding import Finding
 from vitreous.io.atomic import atomic_write_text
-from vitreous.jobs.check.fix import Mending, fixed_path, write_fixed
+from vitreous.jobs.check.fix import Correction, fixed_path, write_fixed
 from vitreous.jobs.check.page import write_check_page
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.run.device import use_device
@@ -74,7 +74,7 @@ def check(
     return diagnosis.faults
 
 
-def _say_mended(path: Path, mending: Mending) -> None:
+def _say_mended(path: Path, mending: Correction) -> None:
     for one in mending.left:
         say(f"not mended by a table: {one}")
     if mending.done:

@@ -134,7 +134,11 @@ def write_class_images(
         ResourceError: the disk is full.
     """
     sizes, found = classes.sizes, classes.found
-    columns = {CLASS: (found.label + 1).numpy(), GAIN: found.gain.numpy(), **shown.columns}
+    columns = {
+        CLASS: (found.label + 1).numpy(),
+        GAIN: found.log_likelihood_ratio.numpy(),
+        **shown.columns,
+    }
     write_tables(folder, particles, in_plane(particles, found) | columns)
     stack = folder.path(CLASS_IMAGES)
     write_mrc(stack, classes.images.numpy(), pixel_size_angstrom, is_stack=True)

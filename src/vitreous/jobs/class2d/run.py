@@ -11,7 +11,7 @@ import torch
 from vitreous.core.errors import InputError
 from vitreous.core.images import ImageCache
 from vitreous.core.random import generator
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.class2d.output import (
     CLASS_IMAGES,
     CLASSES,
@@ -20,14 +20,14 @@ from vitreous.jobs.class2d.output import (
     write_class_images,
 )
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import PROBABILITY
 from vitreous.jobs.run.config import load_config
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.summary import Done
-from vitreous.jobs.run.training import Journal, Training
+from vitreous.jobs.run.training import RunState, Training
 from vitreous.methods.class2d.class_averages import ClassAverages, ClassConfig
 
 FILES = ("particles.star", CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
@@ -41,7 +41,7 @@ class Request:
 
     files: ParticleFiles
     output: Path
-    working: Working
+    working: ProcessingOptions
     classes: int | None = None
     shift_range_angstrom: float | None = None
     effort: float = 1.0
@@ -89,7 +89,7 @@ def run(request: Request) -> Done:
     with _folder(request, settings, data) as folder, StopSignals() as stop:
         if folder.was_finished:
             say(f"{folder.root}: the run was finished already; its results are written once more")
-        solver, journal = _solver(request, settings, data), Journal(folder)
+        solver, journal = _solver(request, settings, data), RunState(folder)
         training = Training(solver, journal, {}, stop, label="classes", quiet=request.quiet)
         with journal.history() as history:
             training.run(history)
@@ -112,9 +112,9 @@ def run(request: Request) -> Done:
 
 def _verdict(classes: ClassImages) -> str:
     """How many there are, and whether there is anything in them."""
-    gain = classes.found.gain
-    words = f"{classes.words} of {len(gain):,} particles"
-    if float(gain.median()) < _LEAST_GAIN:
+    log_likelihood_ratio = classes.found.log_likelihood_ratio
+    words = f"{classes.words} of {len(log_likelihood_ratio):,} particles"
+    if float(log_likelihood_ratio.median()) < _LEAST_GAIN:
         words += (
             ", which explain them no better than noise does: there is nothing to be seen in them "
             "(is protein dark, --invert? is the CTF right? are there particles?)"
@@ -123,7 +123,7 @@ def _verdict(classes: ClassImages) -> str:
 
 
 def _solver(request: Request, settings: ClassConfig, data: WorkingSet) -> ClassAverages:
-    images = WorkingImages(data.particles, invert=request.working.invert)
+    images = SignedImages(data.particles, invert=request.working.invert)
     return ClassAverages(
         ImageCache(images, data.box_size, torch.device("cpu")),
         None if request.working.ignore_ctf else data.particles.optics,

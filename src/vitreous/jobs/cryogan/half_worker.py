@@ -25,7 +25,7 @@ from vitreous.core.errors import DivergedError, VitreousError
 from vitreous.core.random import stream_seed
 from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage, say
@@ -49,7 +49,7 @@ SNR_SAMPLE = 32
 
 
 @dataclass(frozen=True)
-class Imaging:
+class HalfImaging:
     """What is assumed of the microscope: texts as on the command line, Å and Å²."""
 
     box_size: int
@@ -79,7 +79,7 @@ class HalfJob:
     files: ParticleFiles
     rows: NDArray[np.int64]
     noise: NoiseFiles
-    imaging: Imaging
+    imaging: HalfImaging
     config: CryoGanConfig
     seed: int
     device: str
@@ -149,7 +149,7 @@ class _Half:
             )
             for name in STREAMS
         }
-        images = WorkingImages(particles, invert=job.imaging.invert)
+        images = SignedImages(particles, invert=job.imaging.invert)
         self.gan = CryoGan(images, simulator, job.config, generators)
         self._rows: list[dict[str, float]] = []
         self._sum, self._count = 0.0, 0

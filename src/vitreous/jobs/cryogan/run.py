@@ -20,7 +20,7 @@ from vitreous.data.noise_files import NoiseFiles, warn_of_bare_micrographs
 from vitreous.data.particles import Particles, assign_halves
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
 from vitreous.jobs.cryogan.half_processes import Comparison, run_pair
-from vitreous.jobs.cryogan.half_worker import HalfJob, Imaging, Outcome
+from vitreous.jobs.cryogan.half_worker import HalfImaging, HalfJob, Outcome
 from vitreous.jobs.cryogan.output import OUTPUTS, Run, summary, write_results
 from vitreous.jobs.inputs.particles import Checked, ParticleFiles, check_images
 from vitreous.jobs.run.config import load_config
@@ -31,7 +31,7 @@ from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.maps.half_maps import HalvesResult, resolutions_between
-from vitreous.methods.cryogan.config import CryoGanConfig, Stage
+from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 from vitreous.methods.cryogan.presets import LARGEST_DEFAULT_BOX, default_config, paper_config
 from vitreous.physics.ctf import b_factor_from_nyquist_value
 
@@ -85,7 +85,7 @@ class _Plan:
 
     checked: Checked
     half_set: Tensor
-    imaging: Imaging
+    imaging: HalfImaging
     config: CryoGanConfig
     device: torch.device
     threads: int
@@ -163,7 +163,7 @@ def _plan(request: Request) -> _Plan:
     parse_shift(request.shift, pixel)
     if box < particles.box_size and request.box_size is None and not request.quiet:
         say(f"images cropped from {particles.box_size} to {box} px, {pixel:.2f} Å/px; see --box")
-    imaging = Imaging(box, pixel, request.poses, request.shift, b_factor, request.invert)
+    imaging = HalfImaging(box, pixel, request.poses, request.shift, b_factor, request.invert)
     return _Plan(checked, half_set, imaging, config, device, threads)
 
 
@@ -201,7 +201,7 @@ def solver_config(request: Request, particles: Particles) -> CryoGanConfig:
     if request.box_size is not None and boxes[-1] != request.box_size:
         raise UsageError(f"--box {request.box_size}: the last stage's box is {boxes[-1]}")
     stages = tuple(
-        Stage(stage.box_size, max(1, round(stage.iterations * request.effort)))
+        TrainingStage(stage.box_size, max(1, round(stage.iterations * request.effort)))
         for stage in config.stages
     )
     return dataclasses.replace(config, stages=stages)
@@ -358,7 +358,7 @@ def _run(
 def done_share(config: CryoGanConfig, step: int) -> float:
     """Share of the run's time that the first ``step`` iterations take, by the size of the images.
 
-    >>> config = CryoGanConfig(stages=(Stage(16, 100), Stage(32, 100)))
+    >>> config = CryoGanConfig(stages=(TrainingStage(16, 100), Stage(32, 100)))
     >>> 0 < done_share(config, 100) < 0.5, done_share(config, 200)
     (True, 1.0)
     """

@@ -13,12 +13,12 @@ from vitreous.jobs.class2d.output import ClassImages, Shown, aligned_classes
 from vitreous.jobs.hetero.class_maps import clustered
 from vitreous.jobs.hetero.output import latent_columns
 from vitreous.jobs.hetero.report import axes_names
-from vitreous.jobs.hetero.solvers import Material
+from vitreous.jobs.hetero.solvers import TrainingData
 from vitreous.jobs.run.class_tables import PLANE, PROBABILITY
 from vitreous.methods.class2d.class_averages import ClassAverages, ClassConfig
 from vitreous.methods.hetero.class_maps import Clustering, Notify, embed_all, members
 from vitreous.methods.hetero.clustering import Clusters, centroids
-from vitreous.methods.hetero.latent_model import Sorter
+from vitreous.methods.hetero.latent_model import LatentModel
 
 CLUSTER = "vitreousCluster"
 
@@ -65,7 +65,7 @@ class Grouped:
 
 
 def classify(
-    sorter: Sorter, options: Clustering, most: int, count: int, seed: int, notify: Notify
+    sorter: LatentModel, options: Clustering, most: int, count: int, seed: int, notify: Notify
 ) -> Grouped:
     """Classes of a trained model in two dimensions.
 
@@ -93,7 +93,7 @@ def classify(
 
 
 def averaged(
-    grouped: Grouped, material: Material, shift_range_angstrom: float, notify: Notify
+    grouped: Grouped, material: TrainingData, shift_range_angstrom: float, notify: Notify
 ) -> ClassImages:
     """The particles of each class, brought onto one another.
 

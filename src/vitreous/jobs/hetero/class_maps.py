@@ -14,7 +14,7 @@ from vitreous.methods.hetero.clustering import (
 )
 
 
-def heeding(bar: RunProgress, stop: StopSignals) -> Notify:
+def report_progress(bar: RunProgress, stop: StopSignals) -> Notify:
     """Shows the share that is done, and leaves the program when a signal came."""
 
     def notify(share: float) -> None:

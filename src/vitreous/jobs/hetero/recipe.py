@@ -12,15 +12,15 @@ import torch
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.images import ImageCache
 from vitreous.core.params import Pose
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.nested import restore_state
 from vitreous.jobs.hetero import solvers as sorters
-from vitreous.jobs.hetero.solvers import Material, Method
+from vitreous.jobs.hetero.solvers import Method, TrainingData
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
 from vitreous.jobs.run.folder import CHECKPOINTS, CONFIG, read_config
-from vitreous.methods.hetero.latent_model import Sorter
+from vitreous.methods.hetero.latent_model import LatentModel
 
 POSES = "poses.star"
 COMMANDS = ("hetero train", "hetero run")
@@ -44,7 +44,7 @@ class Recipe:
     """
 
     files: ParticleFiles
-    working: Working
+    working: ProcessingOptions
     method: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
     shift: str = "none"
@@ -78,7 +78,9 @@ class Recipe:
         passthrough = tuple(Path(one) for one in options.get("passthrough", ()))
         return cls(
             files=ParticleFiles(path, passthrough=passthrough, **given),
-            working=Working(**{name: options[name] for name in _WORKING if name in options}),
+            working=ProcessingOptions(
+                **{name: options[name] for name in _WORKING if name in options}
+            ),
             method=options["method"],
             settings=options.get("solver", {}),
             shift=options.get("shift", "none"),
@@ -90,8 +92,8 @@ class Trained:
     """A sorter that was trained, and what it was trained on."""
 
     recipe: Recipe
-    material: Material
-    sorter: Sorter
+    material: TrainingData
+    sorter: LatentModel
 
     @property
     def pixel_size_angstrom(self) -> float:
@@ -99,16 +101,16 @@ class Trained:
         return model_pixel_size(self.material.data, self.sorter)
 
 
-def model_pixel_size(data: WorkingSet, sorter: Sorter) -> float:
+def model_pixel_size(data: WorkingSet, sorter: LatentModel) -> float:
     """Å per pixel of a model's maps, whose field of view is that of the images."""
     return data.box_size * data.pixel_size_angstrom / sorter.box_size
 
 
-def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> Material:
+def material(recipe: Recipe, data: WorkingSet, pose: Pose | None) -> TrainingData:
     """What a sorter of this recipe is trained on."""
-    images = WorkingImages(data.particles, invert=recipe.working.invert)
+    images = SignedImages(data.particles, invert=recipe.working.invert)
     cached = ImageCache(images, data.box_size, torch.device("cpu"))
-    return Material(data, recipe.working, cached, pose, recipe.shift)
+    return TrainingData(data, recipe.working, cached, pose, recipe.shift)
 
 
 def pose_of_state(state: Mapping[str, Any], data: WorkingSet) -> Pose | None:

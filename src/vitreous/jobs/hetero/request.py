@@ -10,8 +10,8 @@ from typing import Any
 from vitreous.core.errors import UsageError
 from vitreous.jobs.hetero.solvers import Method
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working
-from vitreous.methods.em.initial_model import Search
+from vitreous.jobs.inputs.working_set import ProcessingOptions
+from vitreous.methods.em.initial_model import InitialModelConfig
 from vitreous.methods.hetero.class_maps import Clustering
 
 PASSES, ROUNDS = 4, 3
@@ -37,11 +37,11 @@ class Request:
 
     files: ParticleFiles
     output: Path
-    working: Working
+    working: ProcessingOptions
     method: Method = "gan"
     config: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    search: Search = field(default_factory=Search)
+    search: InitialModelConfig = field(default_factory=InitialModelConfig)
     clustering: Clustering | None = None
     points: int = 5
     passes: int | None = None

@@ -21,13 +21,13 @@ from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.hetero.class_maps import clustered
 from vitreous.jobs.hetero.recipe import POSES, Recipe, material, pose_of_state
 from vitreous.jobs.hetero.request import Request
-from vitreous.jobs.hetero.solvers import Material
+from vitreous.jobs.hetero.solvers import TrainingData
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.history import HistoryFile
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
-from vitreous.jobs.run.training import Journal, Training
+from vitreous.jobs.run.training import RunState, Training
 from vitreous.methods.hetero.class_maps import (
     Clustering,
     PosedImages,
@@ -35,7 +35,7 @@ from vitreous.methods.hetero.class_maps import (
     reconstructed_maps,
 )
 from vitreous.methods.hetero.clustering import Clusters
-from vitreous.methods.hetero.latent_model import Sorter
+from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.hetero.merge_classes import distinct_maps
 from vitreous.methods.hetero.pose_rescue import search_again
 from vitreous.metrics.clustering import normalised_mutual_information
@@ -53,8 +53,8 @@ class Model:
         unsettled: the clusters still changed in the last of them.
     """
 
-    sorter: Sorter
-    material: Material
+    sorter: LatentModel
+    material: TrainingData
     latent: Tensor | None = None
     clusters: Clusters | None = None
     passes: int | None = None
@@ -91,7 +91,7 @@ class Place:
         return cls(int(state["pass"]), pose_of_state(state, data), state["label"])
 
 
-class Passes:
+class HeteroRounds:
     """The stages between poses and a trained model, each of which a checkpoint can fall into.
 
     Args:
@@ -108,7 +108,7 @@ class Passes:
         recipe: Recipe,
         data: WorkingSet,
         folder: OutputFolder,
-        journal: Journal,
+        journal: RunState,
         history: HistoryFile,
         stop: StopSignals,
     ) -> None:

@@ -11,13 +11,13 @@ import torch
 from vitreous.jobs.class2d.output import CLASS_IMAGES, CLASSES, write_class_images
 from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.hetero.class_images import averaged, classify
-from vitreous.jobs.hetero.class_maps import heeding
+from vitreous.jobs.hetero.class_maps import report_progress
 from vitreous.jobs.hetero.consensus import consensus_files, first_poses
 from vitreous.jobs.hetero.output import files_of
 from vitreous.jobs.hetero.recipe import POSES, Recipe, model_pixel_size
 from vitreous.jobs.hetero.report import Sorted, write_results
 from vitreous.jobs.hetero.request import Request
-from vitreous.jobs.hetero.rounds import Model, Passes
+from vitreous.jobs.hetero.rounds import HeteroRounds, Model
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import UNSORTED
 from vitreous.jobs.run.folder import OutputFolder
@@ -25,7 +25,7 @@ from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress, duration
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.summary import Done, settings_shown, subtitle
-from vitreous.jobs.run.training import Journal
+from vitreous.jobs.run.training import RunState
 from vitreous.methods.hetero.class_maps import (
     ClassMap,
     PosedImages,
@@ -58,12 +58,12 @@ def run(request: Request) -> Done:
     with folder, StopSignals() as stop:
         if folder.was_finished:
             say(f"{folder.root}: the run was finished already; its results are written once more")
-        journal, pose = Journal(folder), None
+        journal, pose = RunState(folder), None
         if request.method == "align" and not journal.state:
             pose, seconds = first_poses(request, folder, data)
             journal.begin_after(seconds)
         with journal.history() as history:
-            passes = Passes(request, recipe, data, folder, journal, history, stop)
+            passes = HeteroRounds(request, recipe, data, folder, journal, history, stop)
             end = _End(request, folder, journal, passes.run(pose), history.rows, stop)
             if request.clustering is None:
                 done = end.of_training()
@@ -121,7 +121,7 @@ class _End:
         self,
         request: Request,
         folder: OutputFolder,
-        journal: Journal,
+        journal: RunState,
         model: Model,
         rows: Sequence[Mapping[str, Any]],
         stop: StopSignals,
@@ -157,7 +157,7 @@ class _End:
         request, made = self._request, self._model.material
         assert request.clustering is not None
         with RunProgress("classifying", quiet=request.quiet) as bar:
-            notify = heeding(bar, self._stop)
+            notify = report_progress(bar, self._stop)
             grouped = classify(
                 self._model.sorter,
                 request.clustering,

@@ -15,13 +15,13 @@ from vitreous.core.images import ImageSource
 from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator, stream_seed
 from vitreous.data.simulation_inputs import parse_shift
-from vitreous.jobs.inputs.working_set import Working, WorkingSet
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.jobs.run.config import build as checked
 from vitreous.jobs.run.config import load_config
 from vitreous.jobs.run.folder import CONFIG
-from vitreous.methods.hetero.latent_model import Sorter
-from vitreous.methods.hetero.linear_variability import Variability
-from vitreous.methods.hetero.variability_config import VariabilityConfig
+from vitreous.methods.hetero.latent_model import LatentModel
+from vitreous.methods.hetero.linear_variability import LinearVariability
+from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
 from vitreous.methods.vaegan.config import VaeGanConfig
 from vitreous.methods.vaegan.presets import default_config
 from vitreous.methods.vaegan.solver import STREAMS, VaeGan
@@ -31,7 +31,7 @@ Method = Literal["gan", "align", "classes"]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a sorter is trained on.
 
     Args:
@@ -44,7 +44,7 @@ class Material:
     """
 
     data: WorkingSet
-    working: Working
+    working: ProcessingOptions
     images: ImageSource
     pose: Pose | None
     shift: str = "none"
@@ -59,7 +59,7 @@ def settle(
     method: Method,
     file: Path | None,
     overrides: Mapping[str, Any],
-    working: Working,
+    working: ProcessingOptions,
     data: WorkingSet,
 ) -> dict[str, Any]:
     """All settings of a method: its defaults, the file's, the command line's.
@@ -80,7 +80,7 @@ def settle(
     diameter = working.mask_diameter_angstrom
     if method == "align":
         given = {"components": overrides.get("latent"), "diameter_angstrom": diameter}
-        linear = load_config(VariabilityConfig, file, given)
+        linear = load_config(LinearVariabilityConfig, file, given)
         passes = max(2, round(linear.passes * effort))
         return dataclasses.asdict(dataclasses.replace(linear, passes=passes))
     share = None  # of the mask, which images have none of
@@ -101,7 +101,7 @@ def settle(
     return dataclasses.asdict(dataclasses.replace(gan, stages=stages))
 
 
-def build(method: Method, settings: Mapping[str, Any], material: Material) -> Sorter:
+def build(method: Method, settings: Mapping[str, Any], material: TrainingData) -> LatentModel:
     """A sorter that has not been trained yet.
 
     Args:
@@ -117,12 +117,12 @@ def build(method: Method, settings: Mapping[str, Any], material: Material) -> So
     if method == "align":
         if material.pose is None:
             raise InputError("no poses: the particles' table has none; see --no-align")
-        return Variability(
+        return LinearVariability(
             material.images,
             material.optics,
             data.pixel_size_angstrom,
             material.pose,
-            checked(VariabilityConfig, settings, CONFIG),
+            checked(LinearVariabilityConfig, settings, CONFIG),
             generator=generator(seed, "variability"),
             device=data.device,
         )
@@ -134,7 +134,7 @@ def build(method: Method, settings: Mapping[str, Any], material: Material) -> So
     return VaeGan(material.images, _simulator(material), config, streams)
 
 
-def _simulator(material: Material) -> Simulator:
+def _simulator(material: TrainingData) -> Simulator:
     """Imaging conditions of the particles at the working box."""
     data = material.data
     optics = material.optics

@@ -11,15 +11,15 @@ import torch
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.images import ImageCache
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.io.atomic import atomic_write
 from vitreous.io.star import read_star
-from vitreous.jobs.hetero.class_maps import clustered, heeding
+from vitreous.jobs.hetero.class_maps import clustered, report_progress
 from vitreous.jobs.hetero.output import files_of, latent_columns, read_latents, write_traversals
 from vitreous.jobs.hetero.recipe import load_trained
 from vitreous.jobs.hetero.report import Sorted, write_results
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import CLASS, UNSORTED, class_name, write_tables
 from vitreous.jobs.run.folder import CHECKPOINTS, CONFIG, OutputFolder
 from vitreous.jobs.run.progress import RunProgress, duration
@@ -59,7 +59,7 @@ class ClusterRequest:
 
     files: ParticleFiles
     output: Path
-    working: Working
+    working: ProcessingOptions
     model: Path | None = None
     model_particles: Path | None = None
     maps: Maps = "auto"
@@ -112,7 +112,7 @@ def embed(request: EmbedRequest) -> Done:
         names=("particles.star", "latents.safetensors"),
     )
     with folder, StopSignals() as stop, RunProgress("embedding", quiet=request.quiet) as bar:
-        latent = embed_all(trained.sorter, len(particles), heeding(bar, stop))
+        latent = embed_all(trained.sorter, len(particles), report_progress(bar, stop))
         pose = trained.material.pose
         half = None if pose is None else trained.material.data.half_set
         write_tables(folder, particles, latent_columns(latent), pose=pose, half_set=half)
@@ -162,7 +162,7 @@ def cluster(request: ClusterRequest) -> Done:
         names=("particles.star", UNSORTED, "report.html"),
     )
     with folder, StopSignals() as stop, RunProgress("clustering", quiet=request.quiet) as bar:
-        notify = heeding(bar, stop)
+        notify = report_progress(bar, stop)
         clusters = clustered(latent, request.clustering, request.working.seed)
         maps: list[ClassMap | None] = []
         pixel = data.pixel_size_angstrom
@@ -236,7 +236,9 @@ def traverse(request: TraverseRequest) -> Done:
     )
     with folder, StopSignals() as stop, RunProgress("traversing", quiet=request.quiet) as bar:
         rows = [(label == number).nonzero().flatten() for number in numbers]
-        ways = traverse_all(trained.sorter, latent, rows, request.points, heeding(bar, stop))
+        ways = traverse_all(
+            trained.sorter, latent, rows, request.points, report_progress(bar, stop)
+        )
         write_traversals(folder, ways, pixel, numbers)
         shown = [
             ClusterShown(
@@ -293,7 +295,7 @@ def _state(model: Path) -> Path:
     return max((model / CHECKPOINTS).glob("step_*.json"))
 
 
-def _asked(working: Working, data: WorkingSet) -> dict[str, Any]:
+def _asked(working: ProcessingOptions, data: WorkingSet) -> dict[str, Any]:
     return {
         "box": data.box_size,
         "sym": working.symmetry,
@@ -325,6 +327,6 @@ def _way(request: ClusterRequest, data: WorkingSet) -> Maps:
 def _posed(request: ClusterRequest, data: WorkingSet) -> PosedImages:
     particles, working = data.particles, request.working
     assert particles.pose is not None
-    images = WorkingImages(particles, invert=working.invert)
+    images = SignedImages(particles, invert=working.invert)
     cached = ImageCache(images, data.box_size, torch.device("cpu"))
     return PosedImages.of(data, working, cached, particles.pose)

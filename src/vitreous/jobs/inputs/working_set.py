@@ -16,7 +16,7 @@ from vitreous.jobs.inputs.particles import ParticleFiles, check_images
 from vitreous.jobs.run.device import use_device
 from vitreous.methods.em.config import SHIFT_SHARE
 
-_FIELDS = {  # of an option, its field in Working
+_FIELDS = {  # of an option, its field in ProcessingOptions
     "sym": "symmetry",
     "box": "box_size",
     "mask_diameter": "mask_diameter_angstrom",
@@ -30,7 +30,7 @@ _FIELDS = {  # of an option, its field in Working
 
 
 @dataclass(frozen=True)
-class Working:
+class ProcessingOptions:
     """How particles are to be worked on; the options of these names.
 
     Args:
@@ -81,7 +81,7 @@ class WorkingSet:
 
 
 def open_working_set(
-    files: ParticleFiles, options: Working, *, check_all: bool = False, quiet: bool = True
+    files: ParticleFiles, options: ProcessingOptions, *, check_all: bool = False, quiet: bool = True
 ) -> WorkingSet:
     """Open particles and check options against them.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vitreous.data.working_images import CheckedImages, WorkingImages
+from vitreous.data.working_images import CheckedImages, SignedImages
 from vitreous.jobs.reconstruct.plan import Plan
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
@@ -39,7 +39,7 @@ def pass_over_images(
         SystemExit: stopped by a signal.
     """
     request = plan.request
-    working = WorkingImages(plan.particles, invert=request.invert)
+    working = SignedImages(plan.particles, invert=request.invert)
     images = CheckedImages(working, plan.particles.ids)
     with RunProgress(label, quiet=request.quiet) as bar:
 

@@ -26,7 +26,7 @@ from vitreous.methods.reconstruct import gridding as direct
 from vitreous.methods.reconstruct.model_based import (
     ModelBasedConfig,
     ModelBasedMaps,
-    Stage,
+    ModelBasedStage,
     accumulate,
     final_maps,
     find_strength,
@@ -56,7 +56,7 @@ class _Progress:
     step: int = 0
     direct: tuple[Tensor, Tensor] | None = None
     equations: Pair | None = None
-    stage: Stage | None = None
+    stage: ModelBasedStage | None = None
     digest: str = ""
     constant: int = 0
     rows: list[Stats] = field(default_factory=list)
@@ -132,7 +132,7 @@ def _read(
 
 def _find(
     plan: Plan, state: _Progress, scale: int, config: ModelBasedConfig, stop: StopSignals
-) -> Stage:
+) -> ModelBasedStage:
     """The strength at a scale, tried ones being recorded."""
     assert state.equations is not None
     usual = _USUAL_TRIES[state.stage is None or state.stage.strength is None]
@@ -245,7 +245,7 @@ def _restored(plan: Plan, folder: OutputFolder) -> _Progress:
     if "stage" in found.meta:
         scale, strength, tried = found.meta["stage"]
         pairs = tuple((float(a), float(b)) for a, b in tried)
-        stage = Stage(scale, strength, pairs, (tensors["half1"], tensors["half2"]))
+        stage = ModelBasedStage(scale, strength, pairs, (tensors["half1"], tensors["half2"]))
     return _Progress(
         step=found.step,
         direct=(tensors["direct1"], tensors["direct2"]),

@@ -12,7 +12,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.params import Pose
 from vitreous.data.particles import Particles
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, open_working_set
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.methods.reconstruct.half_maps import Sizes
@@ -83,7 +83,7 @@ def make_plan(request: Request) -> Plan:
         UsageError: options that do not fit the images.
         InputError: particles without poses, or files that cannot be read.
     """
-    working = Working(
+    working = ProcessingOptions(
         symmetry=request.symmetry,
         box_size=request.box_size,
         mask_diameter_angstrom=request.mask_diameter_angstrom,

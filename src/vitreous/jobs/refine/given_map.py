@@ -12,9 +12,9 @@ from vitreous.core.params import Optics
 from vitreous.core.random import generator
 from vitreous.data.maps import read_map, resample_map
 from vitreous.jobs.inputs.working_set import WorkingSet
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.initial_model import CERTAIN, FirstMaps
-from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, recognition
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.initial_model import CERTAIN, InitialModel
+from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
 
 
 def from_file(
@@ -22,8 +22,8 @@ def from_file(
     images: ImageSource,
     optics: Optics | None,
     data: WorkingSet,
-    config: PoseConfig,
-) -> FirstMaps:
+    config: RefinementConfig,
+) -> InitialModel:
     """One map for both halves, brought to their grid.
 
     Args:
@@ -43,7 +43,7 @@ def from_file(
     rows = order[:MOST_IMAGES].sort().values
     radius = round(n * data.pixel_size_angstrom / config.start_resolution_angstrom)
     radii = sorted({min(radius, config.search_radius), min(radius, (n - 1) // 2)})
-    certainty = recognition(
+    certainty = map_vs_noise_test(
         volume,
         data.pixel_size_angstrom,
         images.read(rows),
@@ -58,4 +58,4 @@ def from_file(
             f"({certainty:.1f} standard errors); check that it is of these particles, --invert, "
             "--sym and its axes, or let `vitreous auto` find a map"
         )
-    return FirstMaps(volume, volume, config.start_resolution_angstrom, certainty=certainty)
+    return InitialModel(volume, volume, config.start_resolution_angstrom, certainty=certainty)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vitreous.methods.em.micrograph_optics import Judged, Micrographs
+from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
 
 CONTRAST = "vitreousContrast"
 
 
-def refined_columns(judged: Judged | None) -> dict[str, Tensor]:
+def refined_columns(judged: OpticsRefinement | None) -> dict[str, Tensor]:
     """The particles' defocus under RELION's names, and their contrast, where it was refined."""
     columns = {}
     micrographs, single = (None, None) if judged is None else (judged.micrographs, judged.single)

@@ -16,16 +16,16 @@ from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
-from vitreous.jobs.inputs.working_set import Working, WorkingSet
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.jobs.reconstruct.output import report_data, summary, write_files
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
-from vitreous.methods.em.initial_model import FirstMaps, shells_beyond_doubt
-from vitreous.methods.em.pose_posterior import AssignedPoses
-from vitreous.methods.em.refinement import PoseAssignment
+from vitreous.methods.em.initial_model import InitialModel, shells_beyond_doubt
+from vitreous.methods.em.pose_posterior import RefinedPoses
+from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.reconstruct.half_maps import sphere
 from vitreous.report.html import angstrom, write_report
 
@@ -43,10 +43,10 @@ class Refined:
 
 def write_results(
     folder: OutputFolder,
-    working: Working,
+    working: ProcessingOptions,
     data: WorkingSet,
-    first: FirstMaps,
-    task: PoseAssignment | None,
+    first: InitialModel,
+    task: Refinement | None,
     *,
     title: str,
     command: str,
@@ -145,7 +145,7 @@ def write_results(
     return Refined(first.solved, verdict, text)
 
 
-def _on_own_grid(first: FirstMaps, data: WorkingSet) -> tuple[FirstMaps, WorkingSet]:
+def _on_own_grid(first: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
     """Without the frequencies beyond the band of the starts, where there is nothing to compare."""
     n = first.box_size
     half1, half2 = (fourier_resize(one, n, 3) for one in (first.half1, first.half2))
@@ -157,7 +157,7 @@ def _on_own_grid(first: FirstMaps, data: WorkingSet) -> tuple[FirstMaps, Working
 
 
 def _postprocessed(
-    half1: Tensor, half2: Tensor, working: Working, pixel_size_angstrom: float
+    half1: Tensor, half2: Tensor, working: ProcessingOptions, pixel_size_angstrom: float
 ) -> Postprocessed:
     diameter, mask = working.mask_diameter_angstrom, None
     if diameter is not None:
@@ -172,7 +172,7 @@ def _postprocessed(
 
 
 def _verdict(
-    halves: Halves, first: FirstMaps, count: int, edge_angstrom: float, *, refined: bool
+    halves: Halves, first: InitialModel, count: int, edge_angstrom: float, *, refined: bool
 ) -> str:
     if not first.solved or not refined:
         return first.verdict
@@ -194,7 +194,7 @@ def _verdict(
     )
 
 
-def _numbers(poses: AssignedPoses, post: Postprocessed) -> dict[str, str]:
+def _numbers(poses: RefinedPoses, post: Postprocessed) -> dict[str, str]:
     """The report's cards, and lines for the terminal."""
     certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
     found = {
@@ -208,18 +208,18 @@ def _numbers(poses: AssignedPoses, post: Postprocessed) -> dict[str, str]:
     return found
 
 
-def _spread(first: FirstMaps) -> str:
+def _spread(first: InitialModel) -> str:
     """How far the starts of either half lay apart."""
     halves = torch.tensor(first.misfits).view(2, -1)
     above = [", ".join(f"{value:.1f}" for value in half - half.min()) for half in halves]
     return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
 
 
-def _mean_held_out(first: FirstMaps) -> float:
+def _mean_held_out(first: InitialModel) -> float:
     return float(torch.tensor(first.held_out)[1:].mean())
 
 
-def _warnings(halves: Halves, first: FirstMaps, task: PoseAssignment | None) -> tuple[str, ...]:
+def _warnings(halves: Halves, first: InitialModel, task: Refinement | None) -> tuple[str, ...]:
     found = []
     if first.held_out:
         found.append(
@@ -245,7 +245,7 @@ def _write_tables(
     folder: OutputFolder,
     data: WorkingSet,
     halves: Halves,
-    poses: AssignedPoses | None,
+    poses: RefinedPoses | None,
     more: Mapping[str, Tensor],
 ) -> None:
     """Maps, curves, and the particles with their poses, those left out apart."""
@@ -270,7 +270,7 @@ def _write_tables(
         write_star(folder.path("rejected.star"), document)
 
 
-def _columns(poses: AssignedPoses, rows: Tensor) -> dict[str, Any]:
+def _columns(poses: RefinedPoses, rows: Tensor) -> dict[str, Any]:
     """Poses and what is known of them, under RELION's names."""
     here = rows.to(poses.posterior.device)
     return {

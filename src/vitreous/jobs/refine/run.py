@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.images import ImageCache
-from vitreous.data.working_images import WorkingImages
+from vitreous.data.working_images import SignedImages
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import Working, WorkingSet, open_working_set
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.refine.given_map import from_file
 from vitreous.jobs.refine.output import Refined, write_results
@@ -28,9 +28,9 @@ from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.maps.align import align_nearby
 from vitreous.maps.fsc import fsc
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.initial_model import FirstMaps, Search, ab_initio
-from vitreous.methods.em.refinement import PoseAssignment
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.initial_model import InitialModel, InitialModelConfig, ab_initio
+from vitreous.methods.em.refinement import Refinement
 
 OUTPUTS = (
     *FILES,
@@ -53,16 +53,16 @@ class Request:
         start: map to start from; None to find one.
         start_resolution_angstrom: what it is good for.
         search: how a start is found.
-        settings: those of :class:`PoseConfig` that options set.
+        settings: those of :class:`RefinementConfig` that options set.
         only_start: end with the maps that refinement would start from.
     """
 
     files: ParticleFiles
     output: Path
-    working: Working
+    working: ProcessingOptions
     start: Path | None = None
     start_resolution_angstrom: float = 40.0
-    search: Search = field(default_factory=Search)
+    search: InitialModelConfig = field(default_factory=InitialModelConfig)
     shift_range_angstrom: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     only_start: bool = False
@@ -90,10 +90,10 @@ class _Plan:
     def optics(self) -> Any:
         return None if self.request.working.ignore_ctf else self.data.particles.optics
 
-    def settings(self, start_resolution_angstrom: float) -> PoseConfig:
+    def settings(self, start_resolution_angstrom: float) -> RefinementConfig:
         """Of the rounds."""
         working = self.request.working
-        return PoseConfig(
+        return RefinementConfig(
             start_resolution_angstrom=start_resolution_angstrom,
             symmetry=working.symmetry,
             shift_range_angstrom=self.shift_range_angstrom,
@@ -212,7 +212,7 @@ class _Run:
     ) -> None:
         self._plan, self._folder, self._stop = plan, folder, stop
         self._history, self._bar = history, bar
-        working = WorkingImages(plan.data.particles, invert=plan.request.working.invert)
+        working = SignedImages(plan.data.particles, invert=plan.request.working.invert)
         self._images = ImageCache(working, plan.data.box_size, torch.device("cpu"))
         self._saved = load_checkpoint(folder.checkpoints) if folder.resuming else None
         self._before = 0.0 if self._saved is None else float(self._saved.meta["seconds"])
@@ -222,11 +222,11 @@ class _Run:
         """Wall time, interruptions left out."""
         return self._before + time.monotonic() - self._started
 
-    def first(self) -> FirstMaps:
+    def first(self) -> InitialModel:
         """The maps to start from, made, read, or taken from the checkpoint."""
         request, data = self._plan.request, self._plan.data
         if self._saved is not None:
-            return FirstMaps.restored(self._saved.tensors, self._saved.meta["first"])
+            return InitialModel.restored(self._saved.tensors, self._saved.meta["first"])
         if request.start is not None:
             resolution = request.start_resolution_angstrom
             try:
@@ -254,14 +254,14 @@ class _Run:
         self._save(0, {}, {}, first)
         return first
 
-    def rounds(self, first: FirstMaps) -> PoseAssignment:
+    def rounds(self, first: InitialModel) -> Refinement:
         """Rounds until nothing is gained."""
         request, data = self._plan.request, self._plan.data
         settings = self._plan.settings(first.resolution_angstrom)
         if first.beyond_doubt:
             settings = replace(settings, searches=1)
         done_before = 0.0 if request.start is not None else 0.3
-        task = PoseAssignment(
+        task = Refinement(
             self._images,
             self._plan.optics,
             data.pixel_size_angstrom,
@@ -301,7 +301,7 @@ class _Run:
         step: int,
         tensors: Mapping[str, Tensor],
         numbers: Mapping[str, float],
-        first: FirstMaps,
+        first: InitialModel,
     ) -> None:
         more, meta = first.saved()
         save_checkpoint(

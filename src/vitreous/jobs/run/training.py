@@ -21,7 +21,7 @@ ROWS = 200  # of the history, for each training
 SAVE_SECONDS = 120.0
 
 
-class Journal:
+class RunState:
     """State, steps and clock of a run of several stages, as its checkpoints hold them.
 
     A checkpoint is all of a run's state: what it found in stages that have ended, and where the one
@@ -119,7 +119,7 @@ class Training:
     def __init__(
         self,
         sorter: Steps,
-        journal: Journal,
+        journal: RunState,
         about: Mapping[str, Any],
         stop: StopSignals,
         *,

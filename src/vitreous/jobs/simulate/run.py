@@ -78,7 +78,7 @@ def draw_truth(
     return Truth(Pose(rotation, shift), micrograph, order % states)
 
 
-class Imaging:
+class SimulationImaging:
     """The physics simulator set to make each particle of a data set.
 
     Args:
@@ -138,7 +138,7 @@ def chunk_size(box_size: int) -> int:
     return max(8, min(256, (1 << 22) // box_size**2))
 
 
-def mean_signal_variance(imaging: Imaging, n_particles: int, box_size: int) -> float:
+def mean_signal_variance(imaging: SimulationImaging, n_particles: int, box_size: int) -> float:
     """Variance of a noiseless image over all its pixels, averaged over the data set.
 
     Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
@@ -182,7 +182,7 @@ def write_dataset(
     """
     n = int(volumes.shape[-1])
     noise = WhiteGaussian() if background is None else background.sampler(micrographs.names)
-    imaging = Imaging(volumes, truth, micrographs, noise, pixel_size_angstrom)
+    imaging = SimulationImaging(volumes, truth, micrographs, noise, pixel_size_angstrom)
     variance = mean_signal_variance(imaging, len(truth), n)
     sigma = noise_sigma(variance, snr_db=snr_db)
     stream = generator(seed, "simulate noise")

@@ -44,7 +44,7 @@ def divergence_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-def surprise(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def gaussian_nll(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     r"""Negative log likelihood of vectors under normal distributions, but for a constant.
 
     :math:`\frac12 ((z - \mu)^2 / \sigma^2 + \log \sigma^2)`, the mean over images and dimensions.
@@ -52,7 +52,7 @@ def surprise(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     Args:
         z, mean, log_variance: ``(b, d)``.
 
-    >>> surprise(torch.full((3, 2), 2.0), torch.zeros(3, 2), torch.zeros(3, 2)).item()
+    >>> gaussian_nll(torch.full((3, 2), 2.0), torch.zeros(3, 2), torch.zeros(3, 2)).item()
     2.0
     """
     return 0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).mean()

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.methods.em.frequency_band import Band
-from vitreous.methods.em.polar_search import CircleSearch, Places
-from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, CentredSearch
+from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
+from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, TwoStageSearch
 from vitreous.physics.polar import PolarGrid, angular_derivative, to_polar, turn_circles
 
 _KEPT = 4  # of what a search has found
@@ -53,7 +53,7 @@ class Polar:
 
 
 @dataclass(frozen=True)
-class Fit:
+class AlignmentFit:
     """One place of some images, and how it fits; a row for each.
 
     Args:
@@ -68,16 +68,16 @@ class Fit:
     label: Tensor
     angle_rad: Tensor
     shift_angstrom: Tensor
-    gain: Tensor
+    log_likelihood_ratio: Tensor
     gradient: Tensor
     precision: Tensor
 
-    def or_better(self, other: Fit) -> Fit:
+    def or_better(self, other: AlignmentFit) -> AlignmentFit:
         """Of each image the one with the higher gain."""
-        better = other.gain > self.gain
+        better = other.log_likelihood_ratio > self.log_likelihood_ratio
         old, new = vars(self), vars(other)
         wide = {name: better.view(-1, *[1] * (old[name].ndim - 1)) for name in old}
-        return Fit(**{name: torch.where(wide[name], new[name], old[name]) for name in old})
+        return AlignmentFit(**{name: torch.where(wide[name], new[name], old[name]) for name in old})
 
 
 class Aligner:
@@ -99,7 +99,7 @@ class Aligner:
     def __init__(
         self,
         averages: Tensor,
-        band: Band,
+        band: FrequencyBand,
         noise_power: Tensor,
         *,
         shift_range_angstrom: float,
@@ -108,24 +108,26 @@ class Aligner:
     ) -> None:
         self.band, self._as_they_lie = band, as_they_lie
         self._averages, self._noise_power = averages, noise_power
-        wide = Band(band.full_box, band.full_pixel_angstrom, min(band.radius, search_radius))
+        wide = FrequencyBand(
+            band.full_box, band.full_pixel_angstrom, min(band.radius, search_radius)
+        )
         self._search = self._searcher(wide, shift_range_angstrom)
-        self._centring: CentredSearch[Places] | None = None
+        self._centring: TwoStageSearch[GridCandidates] | None = None
         near = AROUND * wide.shift_step_angstrom
         if shift_range_angstrom > near and wide.radius > CENTRING_RADIUS:
-            first = Band(band.full_box, band.full_pixel_angstrom, CENTRING_RADIUS)
+            first = FrequencyBand(band.full_box, band.full_pixel_angstrom, CENTRING_RADIUS)
             coarse = self._searcher(first, shift_range_angstrom)
-            self._centring = CentredSearch(coarse, self._search)
+            self._centring = TwoStageSearch(coarse, self._search)
         self._fine = self._searcher(band, 0.0)
         self.grid, self.templates = self._fine.grid, self._spectra(band)
         self._length = band.full_box * band.full_pixel_angstrom
         self._derive()
 
-    def _spectra(self, band: Band) -> Tensor:
+    def _spectra(self, band: FrequencyBand) -> Tensor:
         return to_polar(band.images(self._averages), PolarGrid(band.box_size, band.radius))
 
-    def _searcher(self, band: Band, shift_range_angstrom: float) -> CircleSearch:
-        return CircleSearch(
+    def _searcher(self, band: FrequencyBand, shift_range_angstrom: float) -> PolarSearch:
+        return PolarSearch(
             [self._spectra(band)],
             band,
             band.noise_power(self._noise_power),
@@ -158,7 +160,7 @@ class Aligner:
         polar: Polar,
         draws: int,
         generator: torch.Generator,
-    ) -> Places:
+    ) -> GridCandidates:
         """The best places, and ``draws`` drawn ones.
 
         Args:
@@ -201,33 +203,39 @@ class Aligner:
 
     def _lying(
         self, polar: Polar, scale: Tensor | None, draws: int, generator: torch.Generator
-    ) -> Places:
+    ) -> GridCandidates:
         """The best classes of images that are neither turned nor shifted."""
         image = (polar.values * polar.transfer).flatten(1)
         cross = (image @ self._jets[:, 0].mT).real
         power = polar.transfer.square().flatten(1) @ self._products[:, 0].mT
         if scale is None:
-            gain = cross.clamp_min(0).square() / power.clamp_min(1e-20)
+            log_likelihood_ratio = cross.clamp_min(0).square() / power.clamp_min(1e-20)
         else:
-            gain = scale[:, None] * (2 * cross - scale[:, None] * power)
+            log_likelihood_ratio = scale[:, None] * (2 * cross - scale[:, None] * power)
 
-        def place(label: Tensor) -> Places:
-            zero = torch.zeros(label.shape, device=gain.device)
-            return Places(label, zero, torch.stack([zero, zero], -1), gain.gather(1, label))
+        def place(label: Tensor) -> GridCandidates:
+            zero = torch.zeros(label.shape, device=log_likelihood_ratio.device)
+            return GridCandidates(
+                label, zero, torch.stack([zero, zero], -1), log_likelihood_ratio.gather(1, label)
+            )
 
-        best = place(gain.topk(min(_KEPT, gain.shape[1]), dim=1).indices)
+        best = place(
+            log_likelihood_ratio.topk(min(_KEPT, log_likelihood_ratio.shape[1]), dim=1).indices
+        )
         if draws == 0:
             return best
-        drawn = torch.softmax(gain / 2, 1).multinomial(draws, True, generator=generator)
+        drawn = torch.softmax(log_likelihood_ratio / 2, 1).multinomial(
+            draws, True, generator=generator
+        )
         return replace(best, drawn=place(drawn))
 
-    def _refined(self, polar: Polar, found: Places) -> tuple[Places, Tensor]:
+    def _refined(self, polar: Polar, found: GridCandidates) -> tuple[GridCandidates, Tensor]:
         """Places refined at the round's band, the best first, and the precision of each.
 
         What could not become the best any more has a gain of minus infinity.
         """
-        best = found.gain[:, :1]
-        kept = found.gain >= best - _GRID_LOSS * best.abs() - _RIVAL
+        best = found.log_likelihood_ratio[:, :1]
+        kept = found.log_likelihood_ratio >= best - _GRID_LOSS * best.abs() - _RIVAL
         image, rank = kept.nonzero(as_tuple=True)
         mine, label = polar[image], found.template[kept]
         fit = self._fit(mine, label, found.angle_rad[kept], found.shift_angstrom[kept])
@@ -235,18 +243,25 @@ class Aligner:
         for _ in range(_STEPS):
             now = self._fit(mine, label, *self._step(now))
             fit = fit.or_better(now)
-        shape = found.gain.shape
-        gain = torch.full_like(found.gain, -torch.inf).index_put((image, rank), fit.gain)
+        shape = found.log_likelihood_ratio.shape
+        log_likelihood_ratio = torch.full_like(found.log_likelihood_ratio, -torch.inf).index_put(
+            (image, rank), fit.log_likelihood_ratio
+        )
         angle = found.angle_rad.index_put((image, rank), fit.angle_rad)
         shift = found.shift_angstrom.index_put((image, rank), fit.shift_angstrom)
         precision = fit.precision.new_zeros(*shape, 3, 3)
         precision = precision.index_put((image, rank), fit.precision)
-        gain, order = gain.sort(dim=1, descending=True, stable=True)
+        log_likelihood_ratio, order = log_likelihood_ratio.sort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(order), device=order.device)[:, None]
-        places = Places(found.template[rows, order], angle[rows, order], shift[rows, order], gain)
+        places = GridCandidates(
+            found.template[rows, order],
+            angle[rows, order],
+            shift[rows, order],
+            log_likelihood_ratio,
+        )
         return places, precision[rows, order]
 
-    def _fit(self, polar: Polar, label: Tensor, angle_rad: Tensor, shift: Tensor) -> Fit:
+    def _fit(self, polar: Polar, label: Tensor, angle_rad: Tensor, shift: Tensor) -> AlignmentFit:
         """Gain at places whose angle is that of the grid, with its derivatives."""
         turned, transfer = self.seen(polar, angle_rad, shift)
         image, power = (turned * transfer).flatten(1), transfer.square().flatten(1)
@@ -257,7 +272,7 @@ class Aligner:
             cross[rows] = (image[rows] @ self._jets[k].mT).real
             products[rows] = power[rows] @ self._products[k].mT
         products = products.view(-1, 4, 4)
-        return Fit(
+        return AlignmentFit(
             label,
             self._fine.steps(angle_rad) * (2 * math.pi / self.grid.angles),
             shift,
@@ -266,7 +281,7 @@ class Aligner:
             products[:, 1:, 1:],
         )
 
-    def _step(self, fit: Fit) -> tuple[Tensor, Tensor]:
+    def _step(self, fit: AlignmentFit) -> tuple[Tensor, Tensor]:
         """Angles and shifts after a Gauss-Newton step, which may not go far."""
         damped = fit.precision + _DAMPING * torch.diag_embed(
             fit.precision.diagonal(dim1=1, dim2=2) + 1e-6
@@ -288,8 +303,12 @@ class Aligner:
         return (angle_rad + change[..., 0]) % (2 * math.pi), shift + moved
 
     def _standing_for(
-        self, drawn: Places, best: Places, precision: Tensor, generator: torch.Generator
-    ) -> Places:
+        self,
+        drawn: GridCandidates,
+        best: GridCandidates,
+        precision: Tensor,
+        generator: torch.Generator,
+    ) -> GridCandidates:
         """Drawn places, those near a refined one drawn from the likelihood around that instead."""
         search = self._search
         turn = (drawn.angle_rad[:, :, None] - best.angle_rad[:, None] + math.pi) % (2 * math.pi)
@@ -299,7 +318,7 @@ class Aligner:
             apart / search.band.shift_step_angstrom,
         )
         other = drawn.template[:, :, None] != best.template[:, None]
-        steps = steps.masked_fill(other | ~best.gain.isfinite()[:, None], torch.inf)
+        steps = steps.masked_fill(other | ~best.log_likelihood_ratio.isfinite()[:, None], torch.inf)
         least, place = steps.min(-1)
         rows = torch.arange(len(place), device=place.device)[:, None]
         factor = torch.linalg.cholesky_ex(
@@ -311,11 +330,11 @@ class Aligner:
             best.angle_rad[rows, place], best.shift_angstrom[rows, place], around
         )
         near = least < _NEAR
-        return Places(
+        return GridCandidates(
             drawn.template,
             torch.where(near, angle, drawn.angle_rad),
             torch.where(near[..., None], shift, drawn.shift_angstrom),
-            drawn.gain,
+            drawn.log_likelihood_ratio,
         )
 
 
@@ -340,7 +359,7 @@ class ClassSums:
         self.left = torch.zeros(shape[1], dtype=torch.float64, device=device)
         self.images = 0
 
-    def add(self, polar: Polar, places: Places, half: Tensor) -> None:
+    def add(self, polar: Polar, places: GridCandidates, half: Tensor) -> None:
         """Images at places, all of which count alike.
 
         Args:
@@ -348,7 +367,7 @@ class ClassSums:
             places: one or more of each.
             half: long ``(b,)`` of 0 and 1.
         """
-        many = places.gain.shape[1]
+        many = places.log_likelihood_ratio.shape[1]
         for j in range(many):
             label = places.template[:, j]
             turned, transfer = self._aligner.seen(

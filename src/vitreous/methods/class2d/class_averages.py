@@ -45,8 +45,8 @@ from vitreous.core.params import Optics
 from vitreous.core.random import stream_of
 from vitreous.core.threads import each_alone
 from vitreous.methods.class2d.alignment import Aligner, ClassSums, Polar
-from vitreous.methods.em.frequency_band import Band
-from vitreous.methods.em.polar_search import Places
+from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.polar_search import GridCandidates
 from vitreous.optim.admm_config import STRICT
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.polar import PolarGrid, from_polar, to_polar
@@ -109,7 +109,7 @@ class Classified:
     angle_rad: Tensor
     shift_angstrom: Tensor
     posterior: Tensor
-    gain: Tensor
+    log_likelihood_ratio: Tensor
 
     @classmethod
     def nothing(cls, count: int) -> Classified:
@@ -118,14 +118,14 @@ class Classified:
         return cls(label, flat, torch.zeros(count, 2), flat.clone(), flat.clone())
 
     @classmethod
-    def best(cls, places: Places) -> Classified:
+    def best(cls, places: GridCandidates) -> Classified:
         """The first place of each particle."""
         return cls(
             places.template[:, 0],
             places.angle_rad[:, 0],
             places.shift_angstrom[:, 0],
-            torch.softmax(places.gain / 2, 1)[:, 0],
-            places.gain[:, 0],
+            torch.softmax(places.log_likelihood_ratio / 2, 1)[:, 0],
+            places.log_likelihood_ratio[:, 0],
         )
 
     def placed(self, rows: Tensor, other: Classified) -> Classified:
@@ -217,7 +217,7 @@ class ClassAverages:
 
     def _seeds(self, count: int) -> Tensor:
         """Single particles, drawn at random, with their phases set right."""
-        band = Band(self.images.box_size, self.pixel_size_angstrom, self.radius)
+        band = FrequencyBand(self.images.box_size, self.pixel_size_angstrom, self.radius)
         rows = torch.randperm(len(self.images), generator=self._generator)[:count].sort().values
         images = self.images.read(rows).to(self.device, torch.float32)
         optics = self._some(rows)
@@ -227,7 +227,7 @@ class ClassAverages:
         grid = PolarGrid(band.box_size, band.radius)
         return self._shown(to_polar(band.images(images), grid), band)
 
-    def _shown(self, polar: Tensor, band: Band) -> Tensor:
+    def _shown(self, polar: Tensor, band: FrequencyBand) -> Tensor:
         """Images of the full box from class spectra: no background, nothing beyond the disc."""
         m, n = band.box_size, self.images.box_size
         images = from_polar(polar, PolarGrid(m, band.radius))
@@ -242,7 +242,7 @@ class ClassAverages:
     def step(self) -> dict[str, float]:
         """One round; numbers of it."""
         config = self.config
-        band = Band(self.images.box_size, self.pixel_size_angstrom, self.radius)
+        band = FrequencyBand(self.images.box_size, self.pixel_size_angstrom, self.radius)
         aligner = Aligner(
             self.averages.to(self.device),
             band,
@@ -254,7 +254,7 @@ class ClassAverages:
         seed = int(torch.randint(2**62, (), generator=self._generator))
         draws = 0 if self.round == config.rounds - 1 else config.draws
 
-        def align(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Polar, Places]:
+        def align(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Polar, GridCandidates]:
             mine, images = batch[0], batch[1].to(self.device, torch.float32)
             optics = self._some(mine)
             polar = aligner.polar(images, optics)
@@ -277,11 +277,11 @@ class ClassAverages:
             "band_angstrom": self._length / band.radius,
             "agreeing_angstrom": self._length / agreeing,
             "posterior": float(found.posterior[rows].mean()),
-            "gain": float(found.gain[rows].mean()),
+            "log_likelihood_ratio": float(found.log_likelihood_ratio[rows].mean()),
             "smallest_class": float(self.sizes.min()),
         }
 
-    def _average(self, sums: ClassSums, band: Band) -> int:
+    def _average(self, sums: ClassSums, band: FrequencyBand) -> int:
         """New class images, noise and band; the last shell up to which halves agree."""
         n, numerator, weight = self.images.box_size, sums.numerator, sums.weight
         noise, inside = (sums.left / sums.images).float(), slice(1, band.radius + 1)
@@ -303,7 +303,7 @@ class ClassAverages:
         self.averages = shown.cpu()
         return agreeing
 
-    def _agreement(self, halves: list[Tensor], band: Band) -> tuple[Tensor, int]:
+    def _agreement(self, halves: list[Tensor], band: FrequencyBand) -> tuple[Tensor, int]:
         """Correlation of halves by shell of each class, and the last shell where all agree."""
         grid = PolarGrid(band.box_size, band.radius)
         one, two = (to_polar(band.images(half), grid) for half in halves)

@@ -11,7 +11,7 @@ _STRICT = ConfigDict(extra="forbid", strict=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Stage:
+class TrainingStage:
     """A stretch of the run at one box size.
 
     Args:
@@ -60,7 +60,7 @@ matched_weight`), so that the critic spends itself where there is signal; "none"
         averaging: of the volume over updates (exponential, 0 for none).
     """
 
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[TrainingStage, ...], Field(min_length=1)]
     symmetry: str = "C1"
     batch_size: PositiveInt = 32
     n_critic: PositiveInt = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitreous.core.symmetry import point_group
-from vitreous.methods.cryogan.config import CryoGanConfig, Stage
+from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 
 LARGEST_DEFAULT_BOX = 64
 _ITERATIONS = {16: 12000, 32: 28000, 64: 12000}
@@ -11,7 +11,7 @@ _BEYOND = 10000
 _PAPER_BATCH, _PAPER_CRITIC_UPDATES, _PAPER_EPOCHS = 8, 4, 15
 
 
-def default_stages(box_size: int, symmetry: str = "C1") -> tuple[Stage, ...]:
+def default_stages(box_size: int, symmetry: str = "C1") -> tuple[TrainingStage, ...]:
     """Boxes 16, 32, 64, ... below ``box_size``, then ``box_size`` itself.
 
     A symmetric molecule shows itself several times in every image: with a group of order four or
@@ -23,7 +23,9 @@ def default_stages(box_size: int, symmetry: str = "C1") -> tuple[Stage, ...]:
     boxes = [16 * 2**i for i in range(16) if 16 * 2**i < 0.9 * box_size]
     boxes.append(box_size)
     share = {1: 1.0, 2: 0.75, 3: 0.75}.get(point_group(symmetry).order, 0.5)
-    return tuple(Stage(n, round(share * _ITERATIONS.get(_power(n), _BEYOND))) for n in boxes)
+    return tuple(
+        TrainingStage(n, round(share * _ITERATIONS.get(_power(n), _BEYOND))) for n in boxes
+    )
 
 
 def default_config(box_size: int, symmetry: str = "C1") -> CryoGanConfig:
@@ -46,7 +48,7 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
     """
     per_epoch = max(1, half_size // (_PAPER_BATCH * _PAPER_CRITIC_UPDATES))
     return CryoGanConfig(
-        stages=(Stage(box_size, _PAPER_EPOCHS * per_epoch),),
+        stages=(TrainingStage(box_size, _PAPER_EPOCHS * per_epoch),),
         symmetry=symmetry,
         batch_size=_PAPER_BATCH,
         n_critic=_PAPER_CRITIC_UPDATES,

@@ -32,13 +32,13 @@ from vitreous.methods.adversarial.matched_filter import (
     seen_by_critic,
 )
 from vitreous.methods.adversarial.rollback import RollsBack, load_optimisers, optimiser_tensors
-from vitreous.methods.cryogan.config import CryoGanConfig, Stage
+from vitreous.methods.cryogan.config import CryoGanConfig
 from vitreous.nn.critic import Critic
 from vitreous.nn.volume import VoxelVolume
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.simulator import Conditions, Simulator
 
-__all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource", "Stage"]
+__all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource"]
 
 ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")

@@ -30,7 +30,7 @@ class Batches:
 
 
 @validated(frozen=True, config=STRICT)
-class PoseConfig:
+class RefinementConfig:
     """How poses are searched for, weighed and refined; see ``docs/pose-assignment.md``.
 
     Args:

@@ -222,15 +222,18 @@ class OpticsTally:
         grid = torch.linspace(-1, 1, 2 * side + 1).to(self._count) * self.range_angstrom
         gains = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
         best = grid[gains.argmax(0)]
-        gain = gains.amax(0)
+        log_likelihood_ratio = gains.amax(0)
         reach = torch.full_like(best, self.range_angstrom / side)
         for _ in range(_STEPS):
             slope, information = self._newton(best)
             move = (slope / information.clamp_min(1e-300)).maximum(-reach).minimum(reach)
             tried = (best + move).clamp(-self.range_angstrom, self.range_angstrom)
             reached = self._fit(tried)[0]
-            better = reached > gain
-            best, gain = torch.where(better, tried, best), torch.where(better, reached, gain)
+            better = reached > log_likelihood_ratio
+            best, log_likelihood_ratio = (
+                torch.where(better, tried, best),
+                torch.where(better, reached, log_likelihood_ratio),
+            )
             reach = torch.where(better, reach, move.abs() / 2)
         information = self._newton(best)[1]
         known = information > self.range_angstrom**-2

@@ -23,12 +23,12 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.frequency_band import Band
-from vitreous.methods.em.global_search import Candidates, GlobalSearch
-from vitreous.methods.em.local_search import Fit, Measured, PoseRefiner
-from vitreous.methods.em.pose_posterior import Assigned, Assignment, Drawn
-from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, CentredSearch
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.global_search import GlobalCandidates, GlobalSearch
+from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
+from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates, SampledPoses
+from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, TwoStageSearch
 
 _GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
 _TOGETHER = 64, 128  # images on one thread, fewest and most
@@ -42,7 +42,7 @@ class _Searched:
     """Rows of images that were searched for in all of the band, and poses drawn from the grid."""
 
     rows: Tensor
-    drawn: Candidates
+    drawn: GlobalCandidates
 
 
 def together(device: torch.device, count: int) -> int | None:
@@ -57,7 +57,7 @@ def together(device: torch.device, count: int) -> int | None:
     return min(most, max(fewest, math.ceil(count / _SHARES)))
 
 
-class Assigner:
+class ExpectationStep:
     """Assigns poses under one map; templates are made once, for all images.
 
     Args:
@@ -65,7 +65,7 @@ class Assigner:
         pixel_size_angstrom: Å.
         radii: highest shells of the bands to go through, growing; a search uses the first.
         noise_power: mean of ``|rfft2|^2`` of the noise by shell, ``(n // 2 + 1,)``.
-        config: see :class:`~vitreous.methods.em.config.PoseConfig`.
+        config: see :class:`~vitreous.methods.em.config.RefinementConfig`.
         search: whether all poses are searched; otherwise a start is needed.
         recentre: whether shifts are searched around those of a start only.
     """
@@ -76,30 +76,30 @@ class Assigner:
         pixel_size_angstrom: float,
         radii: Sequence[int],
         noise_power: Tensor,
-        config: PoseConfig,
+        config: RefinementConfig,
         *,
         search: bool = True,
         recentre: bool = False,
     ) -> None:
         n = int(volume.shape[-1])
         self.config = config
-        bands = [Band(n, pixel_size_angstrom, radius) for radius in radii]
+        bands = [FrequencyBand(n, pixel_size_angstrom, radius) for radius in radii]
         self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
         self._group = point_group(config.symmetry).matrices.float().to(volume.device)
         self._search: GlobalSearch | None = None
-        self._centring: CentredSearch[Candidates] | None = None
+        self._centring: TwoStageSearch[GlobalCandidates] | None = None
         if search:
             farthest, near = config.shift_range_angstrom, AROUND * bands[0].shift_step_angstrom
             if recentre:
                 farthest = min(farthest, near)
             self._search = self._searcher(volume, bands[0], noise_power, farthest)
             if farthest > near and radii[0] > CENTRING_RADIUS:
-                coarse = Band(n, pixel_size_angstrom, CENTRING_RADIUS)
+                coarse = FrequencyBand(n, pixel_size_angstrom, CENTRING_RADIUS)
                 first = self._searcher(volume, coarse, noise_power, farthest)
-                self._centring = CentredSearch(first, self._search)
+                self._centring = TwoStageSearch(first, self._search)
 
     def _searcher(
-        self, volume: Tensor, band: Band, noise_power: Tensor, farthest: float
+        self, volume: Tensor, band: FrequencyBand, noise_power: Tensor, farthest: float
     ) -> GlobalSearch:
         return GlobalSearch(
             volume,
@@ -121,10 +121,10 @@ class Assigner:
         images: Tensor,
         optics: Optics | None,
         *,
-        start: Assignment | None = None,
+        start: PoseCandidates | None = None,
         scale: float | Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Assigned:
+    ) -> ExpectationResult:
         """Poses of images, and the power of what is left of them.
 
         Args:
@@ -147,14 +147,14 @@ class Assigner:
         drawn = None
         if generator is not None:
             drawn = self._drawn(result, searched, generator)
-        return Assigned(result, self._left(measured, result), drawn)
+        return ExpectationResult(result, self._left(measured, result), drawn)
 
     def noise_after(self, known: Tensor, left: Tensor) -> Tensor:
         """Power of the noise by shell, with what images leave in the band in the place of it.
 
         Args:
             known: ``(n // 2 + 1,)``, as the assigner was given it.
-            left: mean over images of :attr:`Assigned.left`, ``(K + 1,)``.
+            left: mean over images of :attr:`ExpectationResult.left`, ``(K + 1,)``.
         """
         band, points = self.refiner.band, self.refiner.points_per_shell().cpu()
         power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
@@ -163,8 +163,8 @@ class Assigner:
         return told
 
     def _drawn(
-        self, result: Assignment, searched: _Searched | None, generator: torch.Generator
-    ) -> Drawn:
+        self, result: PoseCandidates, searched: _Searched | None, generator: torch.Generator
+    ) -> SampledPoses:
         """Poses of every image to reconstruct from.
 
         Of images whose poses were searched in all of the band, they are drawn from the whole grid:
@@ -190,12 +190,14 @@ class Assigner:
             moved = torch.zeros_like(shift)
             moved[searched.rows] = searched.drawn.shift_angstrom
             shift = torch.where(away[..., None], moved, shift)
-        return Drawn(rotation, shift)
+        return SampledPoses(rotation, shift)
 
-    def _nearest(self, result: Assignment, drawn: Candidates) -> tuple[Tensor, Tensor]:
+    def _nearest(self, result: PoseCandidates, drawn: GlobalCandidates) -> tuple[Tensor, Tensor]:
         """Of every drawn pose the nearest candidate, and whether it is as near as the grid."""
         assert self._search is not None
-        angle = torch.full((*drawn.gain.shape, result.gain.shape[1]), 180.0).to(drawn.gain)
+        angle = torch.full(
+            (*drawn.log_likelihood_ratio.shape, result.log_likelihood_ratio.shape[1]), 180.0
+        ).to(drawn.log_likelihood_ratio)
         for matrix in self._group:
             turned = result.rotation[:, None] @ matrix
             angle = angle.minimum(geodesic_distance_deg(drawn.rotation[:, :, None], turned))
@@ -205,7 +207,7 @@ class Assigner:
             torch.deg2rad(angle) * band.radius / self.config.spacing,
             apart / band.shift_step_angstrom,
         )
-        steps = steps.masked_fill(~result.gain.isfinite()[:, None], torch.inf)
+        steps = steps.masked_fill(~result.log_likelihood_ratio.isfinite()[:, None], torch.inf)
         least, place = steps.min(-1)
         return place, least < _NEAR
 
@@ -213,10 +215,10 @@ class Assigner:
         self,
         images: Tensor,
         optics: Optics | None,
-        start: Assignment | None,
+        start: PoseCandidates | None,
         scale: Tensor | None,
         generator: torch.Generator | None,
-    ) -> tuple[Assignment, _Searched | None]:
+    ) -> tuple[PoseCandidates, _Searched | None]:
         """What there is to refine: known candidates, those of a search where they are in doubt."""
         if self._search is None:
             if start is None:
@@ -234,7 +236,7 @@ class Assigner:
         a = None if scale is None else scale[rows]
         centre = start.shift_angstrom[rows, 0]
         again, drawn = self._searched(images[rows], some, centre, a, generator)
-        both = Assignment.cat([start, again])
+        both = PoseCandidates.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
         return both[take], None if drawn is None else _Searched(rows, drawn)
@@ -246,7 +248,7 @@ class Assigner:
         centre: Tensor | None,
         scale: Tensor | None,
         generator: torch.Generator | None,
-    ) -> tuple[Assignment, Candidates | None]:
+    ) -> tuple[PoseCandidates, GlobalCandidates | None]:
         """Candidates of a search, less those that no refinement could save, and poses drawn."""
         assert self._search is not None
         draws = self.config.draws if generator is not None and len(self._refiners) == 1 else 0
@@ -261,24 +263,26 @@ class Assigner:
             )
         else:
             found = self._centring(images, optics, scale, draws=draws, generator=generator)
-        best = found.gain[:, :1]
-        kept = found.gain >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
-        candidates = Assignment(
+        best = found.log_likelihood_ratio[:, :1]
+        kept = (
+            found.log_likelihood_ratio >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
+        )
+        candidates = PoseCandidates(
             found.rotation,
             found.shift_angstrom,
-            found.gain.masked_fill(~kept, -torch.inf),
-            torch.ones_like(found.gain),
-            torch.zeros_like(found.gain),
-            found.gain.new_zeros(*found.gain.shape, 5, 5),
+            found.log_likelihood_ratio.masked_fill(~kept, -torch.inf),
+            torch.ones_like(found.log_likelihood_ratio),
+            torch.zeros_like(found.log_likelihood_ratio),
+            found.log_likelihood_ratio.new_zeros(*found.log_likelihood_ratio.shape, 5, 5),
         )
         return candidates, found.drawn
 
     def _refined(
-        self, refiner: PoseRefiner, measured: Measured, before: Assignment, scale: Tensor | None
-    ) -> Assignment:
+        self, refiner: PoseRefiner, measured: Measured, before: PoseCandidates, scale: Tensor | None
+    ) -> PoseCandidates:
         """Candidates after some steps at a band, sorted, the hopeless dropped."""
-        image, rank = before.gain.isfinite().nonzero(as_tuple=True)
-        fits: list[Fit] = []
+        image, rank = before.log_likelihood_ratio.isfinite().nonzero(as_tuple=True)
+        fits: list[PoseFit] = []
         for some in torch.split(torch.arange(len(image), device=image.device), refiner.at_once()):
             i, j = image[some], rank[some]
             a = None if scale is None else scale[i]
@@ -292,19 +296,21 @@ class Assigner:
                     farthest_angstrom=self.config.shift_range_angstrom,
                 )
             )
-        fit = Fit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})
-        value = before.gain.new_full(before.gain.shape, -torch.inf)
-        value[image, rank] = fit.gain + 2 * fit.log_volume
+        fit = PoseFit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})
+        value = before.log_likelihood_ratio.new_full(before.log_likelihood_ratio.shape, -torch.inf)
+        value[image, rank] = fit.log_likelihood_ratio + 2 * fit.log_volume
         filled = {
             "rotation": before.rotation.index_put((image, rank), fit.rotation),
             "shift_angstrom": before.shift_angstrom.index_put((image, rank), fit.shift_angstrom),
-            "gain": torch.full_like(value, -torch.inf).index_put((image, rank), fit.gain),
+            "log_likelihood_ratio": torch.full_like(value, -torch.inf).index_put(
+                (image, rank), fit.log_likelihood_ratio
+            ),
             "scale": before.scale.index_put((image, rank), fit.scale),
             "precision": before.precision.index_put((image, rank), fit.precision),
         }
         return self._weighed(filled, value, refiner.band.radius)
 
-    def _weighed(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> Assignment:
+    def _weighed(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> PoseCandidates:
         """Sorted by ``value``, without repetitions and without what is beyond tolerance."""
         value, order = value.sort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(value), device=value.device)[:, None]
@@ -324,19 +330,22 @@ class Assigner:
         width = int((~dropped).sum(1).max())
         filled = {name: tensor[rows, order][:, :width] for name, tensor in filled.items()}
         value = value[:, :width]
-        filled["gain"] = filled["gain"].masked_fill(~value.isfinite(), -torch.inf)
-        return Assignment(**filled, posterior=torch.softmax(value / 2, 1))
+        filled["log_likelihood_ratio"] = filled["log_likelihood_ratio"].masked_fill(
+            ~value.isfinite(), -torch.inf
+        )
+        return PoseCandidates(**filled, posterior=torch.softmax(value / 2, 1))
 
-    def _left(self, measured: Measured, result: Assignment) -> Tensor:
+    def _left(self, measured: Measured, result: PoseCandidates) -> Tensor:
         """Sums by shell of the squared residuals of the best candidates."""
         sums = torch.zeros(self.refiner.band.radius + 1, dtype=torch.float64)
         for rows in torch.split(
-            torch.arange(len(result), device=result.gain.device), self.refiner.at_once()
+            torch.arange(len(result), device=result.log_likelihood_ratio.device),
+            self.refiner.at_once(),
         ):
-            fit = Fit(
+            fit = PoseFit(
                 result.rotation[rows, 0],
                 result.shift_angstrom[rows, 0],
-                result.gain[rows, 0],
+                result.log_likelihood_ratio[rows, 0],
                 result.scale[rows, 0],
                 result.precision[rows, 0],
             )

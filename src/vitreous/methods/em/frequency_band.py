@@ -14,7 +14,7 @@ _MARGIN = 3  # shells between the band and the Nyquist frequency of the cropped 
 
 
 @dataclass(frozen=True)
-class Band:
+class FrequencyBand:
     """The low frequencies of images, and the smaller box that holds them.
 
     Args:
@@ -25,7 +25,7 @@ class Band:
     Raises:
         ValueError: shells beyond Nyquist.
 
-    >>> Band(64, 3.0, 10).box_size, Band(64, 3.0, 31).box_size
+    >>> FrequencyBand(64, 3.0, 10).box_size, Band(64, 3.0, 31).box_size
     (26, 64)
     """
 
@@ -58,7 +58,7 @@ class Band:
     def images(self, images: Tensor) -> Tensor:
         """Cropped images ``(b, m, m)``, their grey values those of projections of :meth:`volume`.
 
-        >>> Band(8, 2.0, 1).images(torch.ones(1, 8, 8)).mean().item()
+        >>> FrequencyBand(8, 2.0, 1).images(torch.ones(1, 8, 8)).mean().item()
         1.0
         """
         return fourier_resize(images, self.box_size, 2) * (self.box_size / self.full_box)

@@ -16,8 +16,8 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
 from vitreous.core.symmetry import PointGroup, point_group
-from vitreous.methods.em.frequency_band import Band
-from vitreous.methods.em.polar_search import CircleSearch, Places
+from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
 from vitreous.physics.polar import PolarGrid, to_polar
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 
@@ -25,7 +25,7 @@ _NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
-class Candidates:
+class GlobalCandidates:
     """The best poses of each image, best first.
 
     Args:
@@ -37,23 +37,28 @@ class Candidates:
 
     rotation: Tensor
     shift_angstrom: Tensor
-    gain: Tensor
-    drawn: Candidates | None = None
+    log_likelihood_ratio: Tensor
+    drawn: GlobalCandidates | None = None
 
-    def __getitem__(self, index: Tensor) -> Candidates:
+    def __getitem__(self, index: Tensor) -> GlobalCandidates:
         """Those of some images."""
         drawn = None if self.drawn is None else self.drawn[index]
-        return Candidates(self.rotation[index], self.shift_angstrom[index], self.gain[index], drawn)
+        return GlobalCandidates(
+            self.rotation[index],
+            self.shift_angstrom[index],
+            self.log_likelihood_ratio[index],
+            drawn,
+        )
 
     @classmethod
-    def cat(cls, parts: Sequence[Candidates]) -> Candidates:
+    def cat(cls, parts: Sequence[GlobalCandidates]) -> GlobalCandidates:
         """Those of several batches."""
         drawn = [part.drawn for part in parts if part.drawn is not None]
-        return Candidates(
+        return GlobalCandidates(
             torch.cat([part.rotation for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
-            torch.cat([part.gain for part in parts]),
-            Candidates.cat(drawn) if drawn else None,
+            torch.cat([part.log_likelihood_ratio for part in parts]),
+            GlobalCandidates.cat(drawn) if drawn else None,
         )
 
 
@@ -102,8 +107,8 @@ class GlobalSearch:
     Args:
         volume: ``(n, n, n)``, full box.
         band: the frequencies to compare.
-        noise_power: of the cropped images by shell, ``(K + 1,)``; see :meth:`Band.noise_power`.
-        symmetry: point group of the volume, in RELION's axes.
+        noise_power: of the cropped images by shell, ``(K + 1,)``; see
+        :meth:`FrequencyBand.noise_power`. symmetry: point group of the volume, in RELION's axes.
         shift_range_angstrom: farthest shift, Å.
         spacing: between views, in units of 1 / K radians.
         candidates: how many poses to keep for each image, each the best of its neighbourhood.
@@ -114,7 +119,7 @@ class GlobalSearch:
     def __init__(
         self,
         volume: Tensor,
-        band: Band,
+        band: FrequencyBand,
         noise_power: Tensor,
         *,
         symmetry: str = "C1",
@@ -127,7 +132,7 @@ class GlobalSearch:
         group = point_group(symmetry)
         rotations = views(spacing / band.radius, group)
         self.rotations = rotations.to(volume.device)
-        self._circles = CircleSearch(
+        self._circles = PolarSearch(
             _slices(band.volume(volume.float()), self.rotations, band),
             band,
             noise_power,
@@ -152,7 +157,7 @@ class GlobalSearch:
         centre: Tensor | None = None,
         draws: int = 0,
         generator: torch.Generator | None = None,
-    ) -> Candidates:
+    ) -> GlobalCandidates:
         """The best poses of images.
 
         Args:
@@ -169,15 +174,17 @@ class GlobalSearch:
         best = self._poses(found)
         return best if found.drawn is None else replace(best, drawn=self._poses(found.drawn))
 
-    def _poses(self, places: Places) -> Candidates:
+    def _poses(self, places: GridCandidates) -> GlobalCandidates:
         """The views turned in their plane."""
-        axis = torch.zeros(*places.gain.shape, 3, device=places.gain.device)
+        axis = torch.zeros(
+            *places.log_likelihood_ratio.shape, 3, device=places.log_likelihood_ratio.device
+        )
         axis[..., 2] = places.angle_rad
         rotation = axis_angle_to_matrix(axis) @ self.rotations[places.template]
-        return Candidates(rotation, places.shift_angstrom, places.gain)
+        return GlobalCandidates(rotation, places.shift_angstrom, places.log_likelihood_ratio)
 
 
-def _slices(volume: Tensor, rotations: Tensor, band: Band) -> Iterator[Tensor]:
+def _slices(volume: Tensor, rotations: Tensor, band: FrequencyBand) -> Iterator[Tensor]:
     """Spectra of all views on half circles."""
     spectrum, n = oversampled_spectrum(volume), band.box_size
     grid = PolarGrid(n, band.radius)

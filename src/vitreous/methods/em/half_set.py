@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitreous.core.random import stream_of
 from vitreous.methods.em.config import Batches
-from vitreous.methods.em.pose_posterior import Assignment, Drawn
+from vitreous.methods.em.pose_posterior import PoseCandidates, SampledPoses
 
 
 class HalfSet:
@@ -30,8 +30,8 @@ class HalfSet:
     def __init__(self, which: int, rows: Tensor, device: torch.device) -> None:
         self.which, self.rows, self._device = which, rows, device
         self.now = rows
-        self.found: Assignment | None = None
-        self.drawn: Drawn | None = None
+        self.found: PoseCandidates | None = None
+        self.drawn: SampledPoses | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,7 +52,7 @@ class HalfSet:
         dealt = torch.randperm(len(self), generator=stream)
         self.now = self.rows[dealt[part :: batches.parts].sort().values]
 
-    def start(self) -> Assignment | None:
+    def start(self) -> PoseCandidates | None:
         """What is known of the images, if something is known of every one."""
         return self.found if self.found is not None and self.found.complete else None
 
@@ -60,20 +60,20 @@ class HalfSet:
         """Where some of its images are among them."""
         return torch.searchsorted(self.rows, rows).to(self._device)
 
-    def keep(self, found: Assignment, drawn: Drawn | None) -> None:
+    def keep(self, found: PoseCandidates, drawn: SampledPoses | None) -> None:
         """What was found for this round's images, beside what is known of the others."""
         if len(found) < len(self):
             others = len(self) if self.found is None else self.found
             found = found.among(self.place(self.now), others)
         self.found, self.drawn = found, drawn
 
-    def found_now(self) -> Assignment:
+    def found_now(self) -> PoseCandidates:
         """What this round has found, for its images."""
         assert self.found is not None
         return self.found if len(self.now) == len(self) else self.found[self.place(self.now)]
 
     def move(self, rotation: Tensor, shift_angstrom: Tensor) -> None:
-        """Follow a map that was moved; see :meth:`Assignment.moved`."""
+        """Follow a map that was moved; see :meth:`PoseCandidates.moved`."""
         if self.found is not None:
             self.found = self.found.moved(rotation, shift_angstrom)
         if self.drawn is not None:
@@ -95,4 +95,4 @@ class HalfSet:
             for name, value in tensors.items()
             if name.startswith(self._prefix)
         }
-        self.found = Assignment(**fields) if fields else None
+        self.found = PoseCandidates(**fields) if fields else None

@@ -24,9 +24,9 @@ from vitreous.core.grid import shell_index
 from vitreous.core.images import ImagesInMemory
 from vitreous.core.params import Optics
 from vitreous.core.threads import each_alone
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.expectation import Assigner, together
-from vitreous.methods.em.pose_posterior import Assignment
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep, together
+from vitreous.methods.em.pose_posterior import PoseCandidates
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
 
 PASSES = 6  # each makes every sixth shell, from poses found by half of the others
@@ -41,7 +41,7 @@ def held_out_map(
     images: Tensor,
     optics: Optics | None,
     noise_power: Tensor,
-    config: PoseConfig,
+    config: RefinementConfig,
     *,
     progress: Callable[[float], object] = float,
 ) -> Tensor:
@@ -64,7 +64,7 @@ def held_out_map(
     for which in range(PASSES):
         blind = _held_out(torch.arange(n // 2 + 1, device=noise_power.device), which)
         power = torch.where(blind, _BLIND * noise_power, noise_power)
-        assigner = Assigner(volume, pixel_size_angstrom, [radius], power, config)
+        assigner = ExpectationStep(volume, pixel_size_angstrom, [radius], power, config)
         found = _assigned(assigner, images, optics, volume.device)
         sums, _ = accumulate(
             ImagesInMemory(irfft_centered(spectra * _held_out(of_image, which), (n, n))),
@@ -87,16 +87,16 @@ def _held_out(shell: Tensor, which: int) -> Tensor:
 
 
 def _assigned(
-    assigner: Assigner, images: Tensor, optics: Optics | None, device: torch.device
-) -> Assignment:
+    assigner: ExpectationStep, images: Tensor, optics: Optics | None, device: torch.device
+) -> PoseCandidates:
     """Candidates of all images."""
 
     def batches() -> Iterator[Tensor]:
         rows = torch.arange(len(images))
         yield from torch.split(rows, together(device, len(rows)) or len(rows))
 
-    def assign(rows: Tensor) -> Assignment:
+    def assign(rows: Tensor) -> PoseCandidates:
         some = None if optics is None else optics[rows].to(device)
         return assigner(images[rows].to(device, torch.float32), some).found
 
-    return Assignment.cat(list(each_alone(assign, batches(), device)))
+    return PoseCandidates.cat(list(each_alone(assign, batches(), device)))

@@ -13,7 +13,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ChosenImages, ImagesInMemory, ImageSource
 from vitreous.core.params import Optics
 from vitreous.core.random import generator, stream_seed
-from vitreous.jobs.inputs.working_set import Working, WorkingSet
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.jobs.run.messages import say
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_maps import BETTER_THAN_CHANCE, HalvesResult, combine_halves
@@ -44,7 +44,7 @@ def shells_beyond_doubt(box_size: int) -> float:
 
 
 @dataclass(frozen=True)
-class Search:
+class InitialModelConfig:
     """How a start is looked for.
 
     Args:
@@ -59,7 +59,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class FirstMaps:
+class InitialModel:
     """Where refinement starts.
 
     Args:
@@ -98,7 +98,7 @@ class FirstMaps:
         needed = shells_beyond_doubt(self.box_size)
         return self.solved and self.shells >= needed and self.shells_at_half >= _AT_HALF * needed
 
-    def better_than(self, other: FirstMaps) -> bool:
+    def better_than(self, other: InitialModel) -> bool:
         """Solved before not solved, beyond doubt first, then by how far the halves agree."""
         mine, theirs = ((o.solved, o.beyond_doubt, o.shells) for o in (self, other))
         return mine > theirs
@@ -109,7 +109,7 @@ class FirstMaps:
         return {"first.1": self.half1, "first.2": self.half2}, meta
 
     @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> FirstMaps:
+    def restored(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> InitialModel:
         """From what was :meth:`saved`."""
         told = {name: tuple(meta.get(name, ())) for name in ("misfits", "held_out")}
         return cls(tensors["first.1"], tensors["first.2"], **(dict(meta) | told))
@@ -119,13 +119,13 @@ def ab_initio(
     images: ImageSource,
     optics: Optics | None,
     data: WorkingSet,
-    working: Working,
-    search: Search,
+    working: ProcessingOptions,
+    search: InitialModelConfig,
     shift_range_angstrom: float,
     *,
     notify: Notify,
     record: Record,
-) -> FirstMaps:
+) -> InitialModel:
     """A map of each half set from random starts, tried again with more images if they disagree.
 
     Args:
@@ -138,7 +138,7 @@ def ab_initio(
         notify: told how far the run is, before and after every step.
         record: told the numbers of every step.
     """
-    first: FirstMaps | None = None
+    first: InitialModel | None = None
     behind: list[RandomStart] = []
     for attempt in range(search.tries):
         halves: list[RandomStart] = []
@@ -189,8 +189,12 @@ def _run(task: RandomStart, attempt: int, half: int, notify: Notify, record: Rec
 
 
 def _joined(
-    halves: list[RandomStart], data: WorkingSet, working: Working, tries: int, notify: Notify
-) -> FirstMaps:
+    halves: list[RandomStart],
+    data: WorkingSet,
+    working: ProcessingOptions,
+    tries: int,
+    notify: Notify,
+) -> InitialModel:
     """Both halves' maps in one frame, and what they say together."""
     result = _combined(halves, working, tries)
     certainty = min(halves[0].recognised_by(halves[1]), halves[1].recognised_by(halves[0]))
@@ -214,7 +218,7 @@ def _joined(
     n = data.box_size
     maps = (halves[0].best.maps()[2], result.half2)
     half1, half2 = (fourier_resize(one, n, 3) for one in maps)
-    return FirstMaps(
+    return InitialModel(
         half1,
         half2,
         min(max(result.unmasked_05_angstrom, 2 * halves[0].pixel_size_angstrom), edge / 3),
@@ -230,7 +234,7 @@ def _joined(
     )
 
 
-def _combined(halves: list[RandomStart], working: Working, tries: int) -> HalvesResult:
+def _combined(halves: list[RandomStart], working: ProcessingOptions, tries: int) -> HalvesResult:
     return combine_halves(
         *(task.best.maps()[2] for task in halves),
         pixel_size_angstrom=halves[0].pixel_size_angstrom,
@@ -242,7 +246,9 @@ def _combined(halves: list[RandomStart], working: Working, tries: int) -> Halves
     )
 
 
-def _by_chance(halves: list[RandomStart], working: Working, tries: int, notify: Notify) -> float:
+def _by_chance(
+    halves: list[RandomStart], working: ProcessingOptions, tries: int, notify: Notify
+) -> float:
     """How far the halves come to agree, in Å, when all that the images show is destroyed.
 
     Rounds on noise have modes that they fall into, half by half, and which agree.
@@ -265,7 +271,7 @@ def _by_chance(halves: list[RandomStart], working: Working, tries: int, notify: 
     return _combined(empty, working, tries).structure_angstrom
 
 
-def _held_out(halves: list[RandomStart], first: FirstMaps, notify: Notify) -> tuple[float, ...]:
+def _held_out(halves: list[RandomStart], first: InitialModel, notify: Notify) -> tuple[float, ...]:
     """FSC of shells that no pose was found by: the images of each half under the other's map."""
     maps = [
         held_out_map(

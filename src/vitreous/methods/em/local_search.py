@@ -27,11 +27,11 @@ from torch import Tensor
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.slice_derivatives import band as band_points
-from vitreous.physics.slice_derivatives import slice_jets
+from vitreous.physics.slice_derivatives import slice_derivatives
 
 BLOCK_BYTES = 2**22  # of derivatives at a time
 _DAMPING = 0.02
@@ -57,7 +57,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Fit:
+class PoseFit:
     """Poses and how well they fit.
 
     Args:
@@ -70,7 +70,7 @@ class Fit:
 
     rotation: Tensor
     shift_angstrom: Tensor
-    gain: Tensor
+    log_likelihood_ratio: Tensor
     scale: Tensor
     precision: Tensor
 
@@ -81,13 +81,15 @@ class Fit:
         logarithm = torch.linalg.slogdet(self.precision.double())[1].clamp_min(-200.0)
         return (-0.5 * logarithm).float()
 
-    def with_better(self, other: Fit, rows: Tensor | None = None) -> Fit:
+    def with_better(self, other: PoseFit, rows: Tensor | None = None) -> PoseFit:
         """Those of the other that have more gain in their places, which are ``rows``, or all."""
         if rows is None:
-            rows = torch.arange(len(self.gain), device=self.gain.device)
-        better = other.gain > self.gain[rows]
+            rows = torch.arange(
+                len(self.log_likelihood_ratio), device=self.log_likelihood_ratio.device
+            )
+        better = other.log_likelihood_ratio > self.log_likelihood_ratio[rows]
         mine, theirs = vars(self), vars(other)
-        return Fit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
+        return PoseFit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
 
 
 class PoseRefiner:
@@ -99,7 +101,7 @@ class PoseRefiner:
         noise_power: of the cropped images by shell, ``(K + 1,)``.
     """
 
-    def __init__(self, volume: Tensor, band: Band, noise_power: Tensor) -> None:
+    def __init__(self, volume: Tensor, band: FrequencyBand, noise_power: Tensor) -> None:
         self.band = band
         device = volume.device
         self._spectrum = oversampled_spectrum(band.volume(volume.float()))
@@ -131,12 +133,12 @@ class PoseRefiner:
 
     def evaluate(
         self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor, scale: Tensor | None
-    ) -> tuple[Fit, Tensor]:
+    ) -> tuple[PoseFit, Tensor]:
         """Fit of given poses, and the gradient's negative half ``(b, 5)``.
 
         Variables: the rotation vector in radians, then the shift in Å.
         """
-        jets = slice_jets(self._spectrum, rotation, self.band.box_size, self.band.radius)
+        jets = slice_derivatives(self._spectrum, rotation, self.band.box_size, self.band.radius)
         values = self._pull_back(measured, shift_angstrom)
         jets = jets * measured.transfer[..., None]
         slices = jets[..., 0]
@@ -144,9 +146,9 @@ class PoseRefiner:
         power = (slices.real.square() + slices.imag.square()).sum(1)
         best = (cross / power.clamp_min(1e-20)).clamp_min(0)
         a = best if scale is None else scale
-        gain = 2 * a * cross - a.square() * power
+        log_likelihood_ratio = 2 * a * cross - a.square() * power
         matrix, downhill = self._normal_equations(jets, values, a)
-        return Fit(rotation, shift_angstrom, gain, a, matrix), downhill
+        return PoseFit(rotation, shift_angstrom, log_likelihood_ratio, a, matrix), downhill
 
     def _normal_equations(
         self, jets: Tensor, values: Tensor, scale: Tensor
@@ -180,7 +182,7 @@ class PoseRefiner:
         steps: int,
         *,
         farthest_angstrom: float | None = None,
-    ) -> Fit:
+    ) -> PoseFit:
         """Levenberg-Marquardt from given poses; none gets worse, and those that are there stay.
 
         Args:
@@ -192,7 +194,7 @@ class PoseRefiner:
             farthest_angstrom: bound of the shifts' lengths.
         """
         best, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
-        damping = torch.full_like(best.gain, _DAMPING)
+        damping = torch.full_like(best.log_likelihood_ratio, _DAMPING)
         some = torch.arange(len(rotation), device=rotation.device)
         for _ in range(steps):
             step = self._step(best.precision[some], downhill[some], damping[some])
@@ -207,7 +209,7 @@ class PoseRefiner:
                 moved = moved * (farthest_angstrom / length).clamp(max=1.0)
             a = None if scale is None else scale[some]
             tried, tried_downhill = self.evaluate(measured[some], turned, moved, a)
-            better = tried.gain > best.gain[some]
+            better = tried.log_likelihood_ratio > best.log_likelihood_ratio[some]
             best = best.with_better(tried, some)
             downhill[some[better]] = tried_downhill[better]
             damping[some] *= torch.where(better, 0.3, 8.0)
@@ -230,9 +232,9 @@ class PoseRefiner:
         move = _LARGEST_STEP * length / (2 * math.pi * self.band.radius)
         return torch.tensor([turn, turn, turn, move, move])
 
-    def residual_power(self, measured: Measured, fit: Fit) -> Tensor:
+    def residual_power(self, measured: Measured, fit: PoseFit) -> Tensor:
         """Sums by shell of ``|y - a c s V|^2`` over images and whole circles, ``(K + 1,)``."""
-        jets = slice_jets(self._spectrum, fit.rotation, self.band.box_size, self.band.radius)
+        jets = slice_derivatives(self._spectrum, fit.rotation, self.band.box_size, self.band.radius)
         model = jets[..., 0] * measured.transfer * fit.scale[:, None]
         rest = self._pull_back(measured, fit.shift_angstrom) - model
         power = (rest.real.square() + rest.imag.square()).sum(0).double()
@@ -243,7 +245,7 @@ class PoseRefiner:
         self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Values with the shift undone, and slices without CTF, complex ``(b, points)``."""
-        jets = slice_jets(self._spectrum, rotation, self.band.box_size, self.band.radius)
+        jets = slice_derivatives(self._spectrum, rotation, self.band.box_size, self.band.radius)
         return self._pull_back(measured, shift_angstrom), jets[..., 0]
 
     def frequency_squared(self) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.core.threads import each_alone
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.expectation import Assigner
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep
 
 MOST_IMAGES = 500
 _AT_ONCE = 125
@@ -36,14 +36,14 @@ def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def recognition(
+def map_vs_noise_test(
     volume: Tensor,
     pixel_size_angstrom: float,
     images: Tensor,
     optics: Optics | None,
     noise_power: Tensor,
     radii: Sequence[int],
-    config: PoseConfig,
+    config: RefinementConfig,
 ) -> float:
     """How much better images fit a map than noise does, in standard errors; 0 for noise.
 
@@ -56,7 +56,7 @@ def recognition(
         radii: highest shells compared, of the search and of what refines it.
         config: of search and refinement.
     """
-    assigner = Assigner(volume, pixel_size_angstrom, radii, noise_power, config)
+    assigner = ExpectationStep(volume, pixel_size_angstrom, radii, noise_power, config)
     stream = torch.Generator().manual_seed(config.seed % 2**62)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -67,10 +67,13 @@ def recognition(
         rows, real, noise = pair
         some = None if optics is None else optics[rows].to(volume.device)
         gains = [
-            assigner(kind.to(volume.device, torch.float32), some).found.gain[:, 0]
+            assigner(kind.to(volume.device, torch.float32), some).found.log_likelihood_ratio[:, 0]
             for kind in (real, noise)
         ]
         return gains[0] - gains[1]
 
-    gain = torch.cat(list(each_alone(compare, pairs(), volume.device))).double()
-    return float(gain.mean() / (gain.std() / len(gain) ** 0.5).clamp_min(1e-12))
+    log_likelihood_ratio = torch.cat(list(each_alone(compare, pairs(), volume.device))).double()
+    return float(
+        log_likelihood_ratio.mean()
+        / (log_likelihood_ratio.std() / len(log_likelihood_ratio) ** 0.5).clamp_min(1e-12)
+    )

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.methods.em.config import PoseConfig
+from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.ctf_refinement import MicrographOptics, OpticsTally, with_defocus_change
 from vitreous.methods.em.local_search import PoseRefiner
-from vitreous.methods.em.pose_posterior import Assignment
+from vitreous.methods.em.pose_posterior import PoseCandidates
 
 
 class Micrographs:
@@ -39,7 +39,7 @@ class Micrographs:
         given: Optics,
         micrograph: Tensor | None,
         rows: Sequence[Tensor],
-        config: PoseConfig,
+        config: RefinementConfig,
         device: torch.device,
     ) -> None:
         self._given, self._rows, self._device = given, rows, device
@@ -56,9 +56,9 @@ class Micrographs:
         count = int(self._micrograph.max()) + 1
         return OpticsTally(refiner, count, self._range if self.defocus else 0.0)
 
-    def add(self, tally: OpticsTally, rows: Tensor, images: Tensor, found: Assignment) -> None:
+    def add(self, tally: OpticsTally, rows: Tensor, images: Tensor, found: PoseCandidates) -> None:
         """Images with their best poses, those left out that noise explains better."""
-        used = found.gain[:, 0] > (0 if self._reject else -torch.inf)
+        used = found.log_likelihood_ratio[:, 0] > (0 if self._reject else -torch.inf)
         scale = found.scale[:, 0] if self._scaled else torch.ones_like(used).float()
         tally.add(
             images[used],
@@ -109,7 +109,7 @@ class Micrographs:
             self.found[which] = MicrographOptics(**fields) if fields else None
 
 
-class Judged:
+class OpticsRefinement:
     """What a task refines of micrographs and of single particles besides poses; maybe nothing.
 
     Args:
@@ -134,7 +134,7 @@ class Judged:
         micrograph: Tensor | None,
         total: int,
         rows: Sequence[Tensor],
-        config: PoseConfig,
+        config: RefinementConfig,
         device: torch.device,
     ) -> None:
         self._given, self._total = given, total

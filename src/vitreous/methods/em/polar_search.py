@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.methods.em.frequency_band import Band, shift_grid
+from vitreous.methods.em.frequency_band import FrequencyBand, shift_grid
 from vitreous.physics.ctf import ctf
 from vitreous.physics.polar import (
     PolarGrid,
@@ -44,7 +44,7 @@ _PROBED = 8  # times as many grid points as candidates are looked at for being p
 
 
 @dataclass(frozen=True)
-class Places:
+class GridCandidates:
     """The best places of each image on the grid, best first.
 
     Args:
@@ -58,40 +58,40 @@ class Places:
     template: Tensor
     angle_rad: Tensor
     shift_angstrom: Tensor
-    gain: Tensor
-    drawn: Places | None = None
+    log_likelihood_ratio: Tensor
+    drawn: GridCandidates | None = None
 
-    def __getitem__(self, index: Tensor) -> Places:
+    def __getitem__(self, index: Tensor) -> GridCandidates:
         """Those of some images."""
         drawn = None if self.drawn is None else self.drawn[index]
-        return Places(
+        return GridCandidates(
             self.template[index],
             self.angle_rad[index],
             self.shift_angstrom[index],
-            self.gain[index],
+            self.log_likelihood_ratio[index],
             drawn,
         )
 
-    def ranked(self, first: int, last: int) -> Places:
+    def ranked(self, first: int, last: int) -> GridCandidates:
         """Those from rank ``first`` to before ``last`` of every image, without drawn ones."""
         some = slice(first, last)
-        return Places(
+        return GridCandidates(
             self.template[:, some],
             self.angle_rad[:, some],
             self.shift_angstrom[:, some],
-            self.gain[:, some],
+            self.log_likelihood_ratio[:, some],
         )
 
     @classmethod
-    def cat(cls, parts: Sequence[Places]) -> Places:
+    def cat(cls, parts: Sequence[GridCandidates]) -> GridCandidates:
         """Those of several batches."""
         drawn = [part.drawn for part in parts if part.drawn is not None]
-        return Places(
+        return GridCandidates(
             torch.cat([part.template for part in parts]),
             torch.cat([part.angle_rad for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
-            torch.cat([part.gain for part in parts]),
-            Places.cat(drawn) if drawn else None,
+            torch.cat([part.log_likelihood_ratio for part in parts]),
+            GridCandidates.cat(drawn) if drawn else None,
         )
 
 
@@ -101,14 +101,15 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
-class CircleSearch:
+class PolarSearch:
     """Finds the best places of images among all of a grid.
 
     Args:
         templates: spectra on half circles, complex ``(v, K, A / 2)``, in one piece or several; see
             :func:`~vitreous.physics.polar.to_polar`.
         band: the frequencies to compare.
-        noise_power: of the cropped images by shell, ``(K + 1,)``; see :meth:`Band.noise_power`.
+        noise_power: of the cropped images by shell, ``(K + 1,)``; see
+        :meth:`FrequencyBand.noise_power`.
         neighbours: long ``(v, m)``: the templates that are most like each, itself among them. Of
             near ones only the best is a candidate.
         shift_range_angstrom: farthest shift, Å.
@@ -125,7 +126,7 @@ class CircleSearch:
     def __init__(
         self,
         templates: Iterable[Tensor],
-        band: Band,
+        band: FrequencyBand,
         noise_power: Tensor,
         *,
         neighbours: Tensor,
@@ -144,7 +145,7 @@ class CircleSearch:
         self.weight = weight.float().to(device)[:, None]
         self._keep(templates)
 
-    def with_shifts(self, range_angstrom: float) -> CircleSearch:
+    def with_shifts(self, range_angstrom: float) -> PolarSearch:
         """The same with another range of shifts; templates are shared."""
         other = copy(self)
         grid = shift_grid(range_angstrom, self.band.shift_step_angstrom)
@@ -230,7 +231,7 @@ class CircleSearch:
         centre: Tensor | None = None,
         draws: int = 0,
         generator: torch.Generator | None = None,
-    ) -> Places:
+    ) -> GridCandidates:
         """The best places of images.
 
         Args:
@@ -255,7 +256,7 @@ class CircleSearch:
                     generator,
                 )
             )
-        return Places.cat(found)
+        return GridCandidates.cat(found)
 
     def _some(
         self,
@@ -265,7 +266,7 @@ class CircleSearch:
         centre: Tensor | None,
         draws: int,
         generator: torch.Generator | None,
-    ) -> Places:
+    ) -> GridCandidates:
         image, power = self._prepare(images, optics, centre)
         count, total = len(images), len(self)
         width = max(1, BLOCK // (self.grid.angles * len(self.shifts) * count))
@@ -299,7 +300,7 @@ class CircleSearch:
         index: Tensor,
         centre: Tensor | None,
         generator: torch.Generator | None = None,
-    ) -> Places:
+    ) -> GridCandidates:
         """Places within (sector, template), ``index (b, c)``: the best, best first; or drawn."""
         template, sector = index % len(self), index // len(self)
         even, odd = (
@@ -312,21 +313,23 @@ class CircleSearch:
         sectors = gains.view(_SECTORS, -1, *gains.shape[1:])
         mine = sectors.gather(0, sector.expand(1, *sectors.shape[1:]))[0].flatten(0, 1)
         if generator is None:
-            gain, place = mine.max(0)
+            log_likelihood_ratio, place = mine.max(0)
         else:  # the largest of logarithms of probabilities and Gumbel noise is a draw
             uniform = torch.rand(mine.shape, generator=generator, device=mine.device)
             place = (mine / 2 - (-uniform.clamp_min(1e-20).log()).log()).argmax(0)
-            gain = mine.gather(0, place[None])[0]
+            log_likelihood_ratio = mine.gather(0, place[None])[0]
         angle = place // len(self.shifts) + sector * sectors.shape[1]
         angle_rad = angle * (2 * math.pi / self.grid.angles)
         shift = self.shifts[place % len(self.shifts)]
         if centre is not None:
             shift = shift + centre[:, None]
         if generator is not None:
-            return Places(template, angle_rad, shift, gain)
-        gain, order = gain.sort(dim=1, descending=True, stable=True)
-        rows = torch.arange(len(gain), device=gain.device)[:, None]
-        return Places(template[rows, order], angle_rad[rows, order], shift[rows, order], gain)
+            return GridCandidates(template, angle_rad, shift, log_likelihood_ratio)
+        log_likelihood_ratio, order = log_likelihood_ratio.sort(dim=1, descending=True, stable=True)
+        rows = torch.arange(len(log_likelihood_ratio), device=log_likelihood_ratio.device)[:, None]
+        return GridCandidates(
+            template[rows, order], angle_rad[rows, order], shift[rows, order], log_likelihood_ratio
+        )
 
     def _of_each(self, image: Tensor, templates: Tensor, chosen: Tensor, parity: int) -> Tensor:
         """Part of the correlations ``(A / 2, S, b, c)`` of images with templates of their own."""
@@ -341,8 +344,8 @@ def _gain(cross: Tensor, half: Tensor, scale: Tensor | None) -> Tensor:
     """L of cross terms ``(A, ..., b, v)`` and power terms ``(A / 2, ..., b, v)``, which repeat."""
     pairs = cross.view(2, len(half), *cross.shape[1:])
     if scale is None:
-        gain = pairs.clamp_min(0).square() / half.clamp_min(1e-20)
+        log_likelihood_ratio = pairs.clamp_min(0).square() / half.clamp_min(1e-20)
     else:
         a = scale[:, None]
-        gain = pairs * (2 * a) - half * a.square()
-    return gain.flatten(0, 1)
+        log_likelihood_ratio = pairs * (2 * a) - half * a.square()
+    return log_likelihood_ratio.flatten(0, 1)

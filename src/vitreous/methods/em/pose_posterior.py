@@ -13,7 +13,7 @@ from vitreous.core.rotation import axis_angle_to_matrix
 
 
 @dataclass(frozen=True)
-class Assignment:
+class PoseCandidates:
     """Candidate poses of each image, best first.
 
     Args:
@@ -29,25 +29,25 @@ class Assignment:
 
     rotation: Tensor
     shift_angstrom: Tensor
-    gain: Tensor
+    log_likelihood_ratio: Tensor
     scale: Tensor
     posterior: Tensor
     precision: Tensor
 
     def __len__(self) -> int:
-        return len(self.gain)
+        return len(self.log_likelihood_ratio)
 
-    def __getitem__(self, index: Tensor) -> Assignment:
+    def __getitem__(self, index: Tensor) -> PoseCandidates:
         """Those of some images."""
-        return Assignment(**{name: value[index] for name, value in vars(self).items()})
+        return PoseCandidates(**{name: value[index] for name, value in vars(self).items()})
 
-    def best(self, count: int) -> Assignment:
+    def best(self, count: int) -> PoseCandidates:
         """The first candidates of every image, their posterior summing to 1 again."""
         few = {name: value[:, :count] for name, value in vars(self).items()}
         few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
-        return Assignment(**few)
+        return PoseCandidates(**few)
 
-    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Assignment:
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> PoseCandidates:
         """Poses under the map moved: rotated, then shifted.
 
         Args:
@@ -64,9 +64,9 @@ class Assignment:
             count: draws of each candidate.
             generator: on any device.
         """
-        b, c = self.gain.shape
+        b, c = self.log_likelihood_ratio.shape
         normal = torch.randn(b, c, 5, count, generator=generator, device=generator.device)
-        normal = normal.to(self.gain)
+        normal = normal.to(self.log_likelihood_ratio)
         # a prior of half a radian and 10 Å, for images that know less
         diagonal = self.precision.diagonal(dim1=2, dim2=3)
         least = torch.where(torch.arange(5, device=diagonal.device) < 3, 4.0, 1e-2)
@@ -79,25 +79,29 @@ class Assignment:
     @property
     def complete(self) -> bool:
         """Whether every image has a candidate."""
-        return bool(self.gain[:, 0].isfinite().all())
+        return bool(self.log_likelihood_ratio[:, 0].isfinite().all())
 
-    def among(self, place: Tensor, others: int | Assignment) -> Assignment:
+    def among(self, place: Tensor, others: int | PoseCandidates) -> PoseCandidates:
         """These put at ``place`` among others, or among as many images without a candidate."""
         if isinstance(others, int):
             blank = self[torch.zeros(others, dtype=torch.long, device=place.device)]
-            others = replace(blank, gain=torch.full_like(blank.gain, -torch.inf))
-        most = max(self.gain.shape[1], others.gain.shape[1])
-        mine, rest = (_padded(one, most - one.gain.shape[1]) for one in (self, others))
-        return Assignment(
+            others = replace(
+                blank, log_likelihood_ratio=torch.full_like(blank.log_likelihood_ratio, -torch.inf)
+            )
+        most = max(self.log_likelihood_ratio.shape[1], others.log_likelihood_ratio.shape[1])
+        mine, rest = (
+            _padded(one, most - one.log_likelihood_ratio.shape[1]) for one in (self, others)
+        )
+        return PoseCandidates(
             **{n: value.index_copy(0, place, vars(mine)[n]) for n, value in vars(rest).items()}
         )
 
     @staticmethod
-    def cat(parts: Sequence[Assignment]) -> Assignment:
+    def cat(parts: Sequence[PoseCandidates]) -> PoseCandidates:
         """Those of several batches, with empty places where one has fewer candidates."""
-        most = max(part.gain.shape[1] for part in parts)
-        padded = [_padded(part, most - part.gain.shape[1]) for part in parts]
-        return Assignment(
+        most = max(part.log_likelihood_ratio.shape[1] for part in parts)
+        padded = [_padded(part, most - part.log_likelihood_ratio.shape[1]) for part in parts]
+        return PoseCandidates(
             **{name: torch.cat([vars(p)[name] for p in padded]) for name in vars(padded[0])}
         )
 
@@ -109,20 +113,20 @@ def _moved(
     return turned, shift_angstrom - (turned @ away.to(turned))[..., :2]
 
 
-def _padded(part: Assignment, missing: int) -> Assignment:
+def _padded(part: PoseCandidates, missing: int) -> PoseCandidates:
     if missing == 0:
         return part
     values = {}
     for name, value in vars(part).items():
         extra = value[:, -1:].repeat_interleave(missing, 1)
-        if name in ("gain", "posterior"):
+        if name in ("log_likelihood_ratio", "posterior"):
             extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
         values[name] = torch.cat([value, extra], 1)
-    return Assignment(**values)
+    return PoseCandidates(**values)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledPoses:
     """Poses of each image to reconstruct from, of equal weight.
 
     Args:
@@ -133,21 +137,21 @@ class Drawn:
     rotation: Tensor
     shift_angstrom: Tensor
 
-    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> Drawn:
-        """See :meth:`Assignment.moved`."""
-        return Drawn(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
+    def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> SampledPoses:
+        """See :meth:`PoseCandidates.moved`."""
+        return SampledPoses(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
 
     @staticmethod
-    def cat(parts: Sequence[Drawn]) -> Drawn:
+    def cat(parts: Sequence[SampledPoses]) -> SampledPoses:
         """Those of several batches."""
-        return Drawn(
+        return SampledPoses(
             torch.cat([part.rotation for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
         )
 
 
 @dataclass(frozen=True)
-class Assigned:
+class ExpectationResult:
     """What was found for some images.
 
     Args:
@@ -157,14 +161,14 @@ class Assigned:
         drawn: poses to reconstruct from; None if none were asked for.
     """
 
-    found: Assignment
+    found: PoseCandidates
     left: Tensor
-    drawn: Drawn | None
+    drawn: SampledPoses | None
 
 
 @dataclass(frozen=True)
-class AssignedPoses:
-    """What was found for each image; the arguments of :class:`Assignment` but best pose first.
+class RefinedPoses:
+    """What was found for each image; the arguments of :class:`PoseCandidates` but best pose first.
 
     Args:
         pose: the best, rotation and shift.
@@ -180,4 +184,4 @@ class AssignedPoses:
     log_likelihood: Tensor
     scale: Tensor
     kept: Tensor
-    candidates: Assignment
+    candidates: PoseCandidates

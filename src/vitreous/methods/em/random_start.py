@@ -1,6 +1,6 @@
 """A first map from images without poses: several runs from random blobs, the best goes on.
 
-Every run is a :class:`~vitreous.methods.em.refinement.PoseAssignment` of some images at low
+Every run is a :class:`~vitreous.methods.em.refinement.Refinement` of some images at low
 frequencies, in which every round searches among all poses and the band grows slowly. Rounds use a
 part of the images at first: a wrong map is left in as many rounds of a part as of all, if at all.
 After one round of all images the run that leaves least of them goes on alone. The images are split
@@ -18,9 +18,9 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ChosenImages, ImagesInMemory, ImageSource
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
-from vitreous.methods.em.config import PoseConfig, RandomStartConfig
-from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, recognition
-from vitreous.methods.em.refinement import Correlate, PoseAssignment
+from vitreous.methods.em.config import RandomStartConfig, RefinementConfig
+from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
+from vitreous.methods.em.refinement import Correlate, Refinement
 from vitreous.optim.loop import Stats
 
 _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diameter: sigma, radius
@@ -93,20 +93,20 @@ class RandomStart:
         )
         self.optics = None if optics is None else optics[self.rows]
         self._half = torch.arange(len(self.rows)) % 2 + 1
-        self.runs: list[PoseAssignment] = []
+        self.runs: list[Refinement] = []
         self.misfits: list[float] = []
 
     @property
     def _length(self) -> float:
         return self.box_size * self.pixel_size_angstrom
 
-    def _begin(self) -> PoseAssignment:
+    def _begin(self) -> Refinement:
         config = self.config
         diameter = config.diameter_angstrom or self._length
         start = random_blobs(
             self.box_size, diameter / self.pixel_size_angstrom, config.symmetry, self._stream
         )
-        settings = PoseConfig(
+        settings = RefinementConfig(
             start_resolution_angstrom=self._length / config.start_radius,
             symmetry=config.symmetry,
             shift_range_angstrom=config.shift_range_angstrom,
@@ -120,7 +120,7 @@ class RandomStart:
             one_map=config.one_map,
             batches=config.batches,
         )
-        return PoseAssignment(
+        return Refinement(
             ImagesInMemory(self.images),
             self.optics,
             self.pixel_size_angstrom,
@@ -151,7 +151,7 @@ class RandomStart:
         return len(self.misfits) == self.config.starts and self.best.round >= self._rounds
 
     @property
-    def best(self) -> PoseAssignment:
+    def best(self) -> Refinement:
         """Of the runs tried so far, the one that explains the images best."""
         return self.runs[min(range(len(self.misfits)), key=self.misfits.__getitem__)]
 
@@ -187,7 +187,7 @@ class RandomStart:
         """
         best = self.best
         rows = torch.arange(min(MOST_IMAGES, len(other.rows)))
-        return recognition(
+        return map_vs_noise_test(
             best.maps()[2],
             self.pixel_size_angstrom,
             other.images[rows],

@@ -30,13 +30,18 @@ from vitreous.core.images import ChosenImages, ImageSource, check_rows, read_ahe
 from vitreous.core.params import Optics, Pose
 from vitreous.core.random import stream_of
 from vitreous.core.threads import each_alone
-from vitreous.methods.em.config import Batches, PoseConfig
+from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.ctf_refinement import OpticsTally, ScaledImages
-from vitreous.methods.em.expectation import Assigner, together
+from vitreous.methods.em.expectation import ExpectationStep, together
 from vitreous.methods.em.half_set import HalfSet
 from vitreous.methods.em.local_search import PoseRefiner
-from vitreous.methods.em.micrograph_optics import Judged, Micrographs
-from vitreous.methods.em.pose_posterior import Assigned, AssignedPoses, Assignment, Drawn
+from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
+from vitreous.methods.em.pose_posterior import (
+    ExpectationResult,
+    PoseCandidates,
+    RefinedPoses,
+    SampledPoses,
+)
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
     agreeing_shells,
@@ -60,7 +65,7 @@ Correlate = Callable[[Tensor, Tensor], Tensor]
 Register = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
-class PoseAssignment:
+class Refinement:
     """The rounds; one call of :meth:`step` is one of them.
 
     Args:
@@ -91,7 +96,7 @@ class PoseAssignment:
         pixel_size_angstrom: float,
         half: Tensor,
         start: Tensor | tuple[Tensor, Tensor],
-        config: PoseConfig,
+        config: RefinementConfig,
         *,
         correlate: Correlate,
         register: Register | None = None,
@@ -134,7 +139,7 @@ class PoseAssignment:
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._best, self._stale = 0.0, 0
-        self.judged = Judged(optics, micrograph, total, each, config, self._device)
+        self.judged = OpticsRefinement(optics, micrograph, total, each, config, self._device)
 
     @property
     def _length(self) -> float:
@@ -156,7 +161,7 @@ class PoseAssignment:
         starts = {half: half.start() for half in halves}
         again = all(start is not None for start in starts.values())
         known = self.noise_power[first]
-        assigner = Assigner(
+        assigner = ExpectationStep(
             self.references[first],
             self.pixel_size_angstrom,
             self.config.radii(self.radius, search=search),
@@ -176,7 +181,7 @@ class PoseAssignment:
 
         def assign(
             batch: tuple[HalfSet, Tensor, Tensor],
-        ) -> tuple[HalfSet, Tensor, Tensor, Assigned]:
+        ) -> tuple[HalfSet, Tensor, Tensor, ExpectationResult]:
             half, mine, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
             start = starts[half] if again else None
             assigned = assigner(
@@ -188,7 +193,7 @@ class PoseAssignment:
             )
             return half, mine, images, assigned
 
-        parts: dict[HalfSet, list[Assigned]] = {half: [] for half in halves}
+        parts: dict[HalfSet, list[ExpectationResult]] = {half: [] for half in halves}
         left = torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
         done = sum(len(half.now) for half in self._halves[:first])
         batches = self._read(halves, at_most)
@@ -203,8 +208,8 @@ class PoseAssignment:
             of_half = parts[half]
             drawn = [part.drawn for part in of_half if part.drawn is not None]
             half.keep(
-                Assignment.cat([part.found.best(KEPT) for part in of_half]),
-                Drawn.cat(drawn) if drawn else None,
+                PoseCandidates.cat([part.found.best(KEPT) for part in of_half]),
+                SampledPoses.cat(drawn) if drawn else None,
             )
             self.noise_power[half.which] = assigner.noise_after(known, left / total)
             for judged, tally in tallies[half]:
@@ -219,7 +224,9 @@ class PoseAssignment:
             for rows, images in read_ahead(self.images, half.now, at_most=at_most):
                 yield half, rows, images
 
-    def _tallies(self, which: int, assigner: Assigner) -> list[tuple[Micrographs, OpticsTally]]:
+    def _tallies(
+        self, which: int, assigner: ExpectationStep
+    ) -> list[tuple[Micrographs, OpticsTally]]:
         """For what is refined of micrographs and particles, under the map of the other half."""
         band, power = assigner.refiner.band, self.noise_power[which]
         other = PoseRefiner(self.references[1 - which], band, band.noise_power(power))
@@ -249,15 +256,15 @@ class PoseAssignment:
         there = order.to(rotation.device)
         return row[order], rotation[there].cpu(), shift[there].cpu(), weight[order]
 
-    def _kept(self, found: Assignment) -> Tensor:
+    def _kept(self, found: PoseCandidates) -> Tensor:
         """Which images are reconstructed from: those that the particle explains better than noise.
 
         Between a particle of the map's own scale and none at all, a gain of 0 is the even chance.
         """
-        every = torch.ones(len(found), dtype=torch.bool, device=found.gain.device)
+        every = torch.ones(len(found), dtype=torch.bool, device=found.log_likelihood_ratio.device)
         if not self.config.reject or self.round < self.config.searches:
             return every
-        better = found.gain[:, 0] > 0
+        better = found.log_likelihood_ratio[:, 0] > 0
         return better if float(better.float().mean()) > _LEAST_KEPT else every
 
     def _insert(self, box: int) -> tuple[Gridding, Gridding]:
@@ -340,7 +347,9 @@ class PoseAssignment:
             "band_angstrom": self._length / band,
             "resolution_angstrom": self._length / max(1, agreeing),
             "posterior": float(torch.cat([f.posterior[:, 0] for f in both]).mean()),
-            "gain": float(torch.cat([f.gain[:, 0] for f in both]).mean()),
+            "log_likelihood_ratio": float(
+                torch.cat([f.log_likelihood_ratio[:, 0] for f in both]).mean()
+            ),
         }
 
     @property
@@ -412,7 +421,7 @@ class PoseAssignment:
         )
         return one, two, both
 
-    def poses(self) -> AssignedPoses:
+    def poses(self) -> RefinedPoses:
         """What was found for every image, in the images' order; zeros and identities for others.
 
         Raises:
@@ -421,19 +430,19 @@ class PoseAssignment:
         each = [half.found for half in self._halves if half.found is not None]
         if len(each) < len(self._halves):
             raise RuntimeError("no round was done; call step() first")
-        found = Assignment.cat(each)
-        rows = torch.cat([half.rows for half in self._halves]).to(found.gain.device)
-        ordered = Assignment(
+        found = PoseCandidates.cat(each)
+        rows = torch.cat([half.rows for half in self._halves]).to(found.log_likelihood_ratio.device)
+        ordered = PoseCandidates(
             **{name: _placed(value, rows, len(self.images)) for name, value in vars(found).items()}
         )
         unused = torch.ones(len(self.images), dtype=torch.bool, device=rows.device)
         unused[rows] = False
         ordered.rotation[unused] = torch.eye(3, device=rows.device)
         kept = torch.cat([self._kept(one) for one in each])
-        return AssignedPoses(
+        return RefinedPoses(
             Pose(ordered.rotation[:, 0], ordered.shift_angstrom[:, 0]),
             ordered.posterior[:, 0],
-            ordered.gain[:, 0] / 2,
+            ordered.log_likelihood_ratio[:, 0] / 2,
             ordered.scale[:, 0],
             _placed(kept, rows, len(self.images)),
             ordered,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 
 CENTRING_RADIUS = 6  # shells that mostly tell where a particle is, before all else is searched for
 AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
@@ -25,7 +25,7 @@ class Located(Protocol):
         ...
 
     @property
-    def gain(self) -> Tensor:
+    def log_likelihood_ratio(self) -> Tensor:
         """``(b, c)``."""
         ...
 
@@ -41,11 +41,11 @@ Found = TypeVar("Found", bound=Located)
 Found_co = TypeVar("Found_co", bound=Located, covariant=True)
 
 
-class Search(Protocol[Found_co]):
-    """A :class:`~vitreous.methods.em.polar_search.CircleSearch`, or what is built on one."""
+class PoseSearch(Protocol[Found_co]):
+    """A :class:`~vitreous.methods.em.polar_search.PolarSearch`, or what is built on one."""
 
     @property
-    def band(self) -> Band:
+    def band(self) -> FrequencyBand:
         """The frequencies that it compares."""
         ...
 
@@ -67,7 +67,7 @@ class Search(Protocol[Found_co]):
         ...
 
 
-class CentredSearch(Generic[Found]):
+class TwoStageSearch(Generic[Found]):
     """A search at few frequencies, then one around the shifts that it found, where these are clear.
 
     Args:
@@ -75,7 +75,7 @@ class CentredSearch(Generic[Found]):
         fine: over all shifts; what is asked of images whose shifts are not clear.
     """
 
-    def __init__(self, coarse: Search[Found], fine: Search[Found]) -> None:
+    def __init__(self, coarse: PoseSearch[Found], fine: PoseSearch[Found]) -> None:
         self._coarse, self._fine = coarse, fine
         self._near = fine.with_shifts(AROUND * fine.band.shift_step_angstrom)
 
@@ -92,7 +92,9 @@ class CentredSearch(Generic[Found]):
         first = self._coarse(self._coarse.band.images(images), optics, scale)
         shift = first.shift_angstrom
         away = (shift - shift[:, :1]).norm(dim=-1) > self._coarse.band.shift_step_angstrom
-        clear = ~(away & (first.gain > first.gain[:, :1] - _RIVAL)).any(1)
+        clear = ~(
+            away & (first.log_likelihood_ratio > first.log_likelihood_ratio[:, :1] - _RIVAL)
+        ).any(1)
         cropped = self._fine.band.images(images)
         parts, places = [], []
         for search, which in ((self._near, clear), (self._fine, ~clear)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreous.core.errors import DivergedError
 from vitreous.core.images import ChosenImages, ImageSource
 from vitreous.core.params import Optics, Pose
-from vitreous.jobs.inputs.working_set import Working, WorkingSet
+from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.hetero.clustering import (
     Clusters,
@@ -20,7 +20,7 @@ from vitreous.methods.hetero.clustering import (
     Space,
     principal_path,
 )
-from vitreous.methods.hetero.latent_model import Sorter
+from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.reconstruct.gridding import accumulate
 from vitreous.methods.reconstruct.half_maps import direct_halves
 from vitreous.report.html import angstrom
@@ -84,7 +84,9 @@ class PosedImages:
     device: torch.device
 
     @classmethod
-    def of(cls, data: WorkingSet, working: Working, images: ImageSource, pose: Pose) -> Self:
+    def of(
+        cls, data: WorkingSet, working: ProcessingOptions, images: ImageSource, pose: Pose
+    ) -> Self:
         """Those of a working set, as its options say."""
         return cls(
             images=images,
@@ -109,7 +111,7 @@ class Clustering:
     assign_all: bool = False
 
 
-def embed_all(sorter: Sorter, count: int, notify: Notify) -> Tensor:
+def embed_all(sorter: LatentModel, count: int, notify: Notify) -> Tensor:
     """Latents ``(count, d)`` of all particles, a piece at a time.
 
     Raises:
@@ -125,7 +127,7 @@ def embed_all(sorter: Sorter, count: int, notify: Notify) -> Tensor:
     return latent
 
 
-def model_maps(sorter: Sorter, centre: Tensor, notify: Notify) -> list[ClassMap]:
+def model_maps(sorter: LatentModel, centre: Tensor, notify: Notify) -> list[ClassMap]:
     """The model's maps at the clusters' centres ``(k, d)``."""
     found = []
     for k, one in enumerate(centre, 1):
@@ -185,7 +187,11 @@ def _part(notify: Notify, part: int, parts: int) -> Callable[[int, int], None]:
 
 
 def traverse_all(
-    sorter: Sorter | None, latent: Tensor, clusters: Sequence[Tensor], count: int, notify: Notify
+    sorter: LatentModel | None,
+    latent: Tensor,
+    clusters: Sequence[Tensor],
+    count: int,
+    notify: Notify,
 ) -> list[Traversal]:
     """Paths through clusters, with the model's maps along them where there is a model.
 

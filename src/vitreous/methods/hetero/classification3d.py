@@ -8,8 +8,8 @@ images. The first round may search among all poses; others refine the candidates
 maps share one frame, one band and one noise, so that likelihoods compare.
 
 It needs maps that differ already, such as those of clusters of a
-:class:`~vitreous.methods.hetero.linear_variability.Variability`: what they differ in is sharpened,
-not found.
+:class:`~vitreous.methods.hetero.linear_variability.LinearVariability`: what they differ in is
+sharpened, not found.
 
 Images whose poses were lost together, often those of some views, make a map that explains them
 better than that of their structure does as long as it lacks them. It gives itself away: under the
@@ -34,9 +34,9 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.core.threads import each_alone
-from vitreous.methods.em.config import PoseConfig
-from vitreous.methods.em.expectation import Assigner, together
-from vitreous.methods.em.pose_posterior import Assigned, Assignment
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep, together
+from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
     agreeing_shells,
@@ -70,7 +70,7 @@ class ClassificationConfig:
             search, if their poses are in another frame under the others; 0 drops none.
     """
 
-    poses: PoseConfig
+    poses: RefinementConfig
     rounds: int = Field(default=6, ge=1)
     search: bool = True
     settled: float = Field(default=0.002, ge=0)
@@ -82,7 +82,7 @@ class ClassificationConfig:
 class _Swept:
     """Images under all maps: candidates of the best, likelihoods, rotations, what is left."""
 
-    found: Assignment
+    found: PoseCandidates
     likelihood: Tensor
     rotation: Tensor | None
     left: Tensor
@@ -176,7 +176,7 @@ class Classification:
         """Pose and class of every image, and the noise that is left."""
         search = self.config.search and self.round == 0
         assigners = [
-            Assigner(
+            ExpectationStep(
                 one,
                 self.pixel_size_angstrom,
                 self.config.poses.radii(self.radius, search=search),
@@ -210,16 +210,16 @@ class Classification:
         left = left.amin(0) / len(self.images)
         self.noise_power = assigners[0].noise_after(self.noise_power, left)
 
-    def _sweep(self, assigners: list[Assigner], rows: Tensor, *, search: bool) -> _Swept:
+    def _sweep(self, assigners: list[ExpectationStep], rows: Tensor, *, search: bool) -> _Swept:
         """Images ``rows`` under every map."""
         fixed = None if self.config.poses.scale == "image" else 1.0
         left = torch.zeros(len(assigners), assigners[0].refiner.band.radius + 1).double()
-        parts: list[Assignment] = []
+        parts: list[PoseCandidates] = []
         likelihood: list[Tensor] = []
         rotation: list[Tensor] = []
         done = 0
 
-        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Assigned]]:
+        def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[ExpectationResult]]:
             chosen, images = batch[0], batch[1].to(self._device, torch.float32)
             optics = None if self.optics is None else self.optics[chosen].to(self._device)
             start = None if search else _moved_to(self._found[chosen], self._device)
@@ -228,14 +228,14 @@ class Classification:
         batches = read_ahead(self.images, rows, at_most=together(self._device, len(rows)))
         for chosen, told in each_alone(assign, batches, self._device):
             left += torch.stack([one.left for one in told])
-            best, gain, turned = _best(told)
+            best, log_likelihood_ratio, turned = _best(told)
             parts.append(_moved_to(best, torch.device("cpu")))
-            likelihood.append(gain.cpu() / 2)
+            likelihood.append(log_likelihood_ratio.cpu() / 2)
             rotation.append(turned.cpu())
             done += len(chosen)
             self._progress(done / len(rows) if len(rows) == len(self.images) else 1.0)
         return _Swept(
-            Assignment.cat(parts),
+            PoseCandidates.cat(parts),
             torch.cat(likelihood),
             torch.cat(rotation) if search else None,
             left,
@@ -314,39 +314,43 @@ class Classification:
         self.maps = state["maps"].to(self._device)
         self.half_maps = state["half_maps"].cpu()
         self.noise_power = state["noise_power"].to(self._device)
-        self._found = Assignment(
+        self._found = PoseCandidates(
             **{name: state[f"found.{name}"].cpu() for name in vars(self._found)}
         )
 
 
-def _given(poses: Pose) -> Assignment:
+def _given(poses: Pose) -> PoseCandidates:
     """Known poses as the only candidates."""
     rotation = poses.rotation.float().cpu()[:, None]
     one = torch.ones(len(rotation), 1)
     shift = poses.shift_angstrom.float().cpu()[:, None]
-    return Assignment(rotation, shift, 0 * one, one, one, torch.zeros(len(rotation), 1, 5, 5))
+    return PoseCandidates(rotation, shift, 0 * one, one, one, torch.zeros(len(rotation), 1, 5, 5))
 
 
-def _moved_to(found: Assignment, device: torch.device) -> Assignment:
-    return Assignment(**{name: value.to(device) for name, value in vars(found).items()})
+def _moved_to(found: PoseCandidates, device: torch.device) -> PoseCandidates:
+    return PoseCandidates(**{name: value.to(device) for name, value in vars(found).items()})
 
 
-def _best(told: list[Assigned]) -> tuple[Assignment, Tensor, Tensor]:
+def _best(told: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Tensor]:
     """Of every image the candidates under its best map; of all maps gains and best rotations."""
     parts = [one.found.best(KEPT) for one in told]
-    gain = torch.stack([part.gain[:, 0] for part in parts], 1)
-    every = Assignment.cat(parts)
-    rows = torch.arange(len(gain), device=gain.device)
+    log_likelihood_ratio = torch.stack([part.log_likelihood_ratio[:, 0] for part in parts], 1)
+    every = PoseCandidates.cat(parts)
+    rows = torch.arange(len(log_likelihood_ratio), device=log_likelihood_ratio.device)
     rotation = torch.stack([part.rotation[:, 0] for part in parts], 1)
-    return every[gain.argmax(1) * len(gain) + rows], gain, rotation
+    return (
+        every[log_likelihood_ratio.argmax(1) * len(log_likelihood_ratio) + rows],
+        log_likelihood_ratio,
+        rotation,
+    )
 
 
-def _put(into: Assignment, rows: Tensor, found: Assignment) -> Assignment:
+def _put(into: PoseCandidates, rows: Tensor, found: PoseCandidates) -> PoseCandidates:
     """A copy in which some images have other candidates."""
     values = {name: value.clone() for name, value in vars(into).items()}
     for name, value in vars(found).items():
         values[name][rows] = value
-    return Assignment(**values)
+    return PoseCandidates(**values)
 
 
 def superfluous(
@@ -373,17 +377,17 @@ def superfluous(
         return []
     group = point_group(symmetry).matrices.to(rotation)
     while len(left) > 1:
-        gain = likelihood[:, left]
-        own = gain.argmax(1)
+        log_likelihood_ratio = likelihood[:, left]
+        own = log_likelihood_ratio.argmax(1)
         costs: dict[int, float] = {}
         for i, k in enumerate(left):
             rows = (own == i).nonzero().flatten()
             if not len(rows):
                 continue
-            others = gain[rows].clone()
+            others = log_likelihood_ratio[rows].clone()
             others[:, i] = -math.inf
             next_best, place = others.max(1)
-            cost = 1 - float(next_best.sum() / gain[rows, i].sum().clamp(min=1e-9))
+            cost = 1 - float(next_best.sum() / log_likelihood_ratio[rows, i].sum().clamp(min=1e-9))
             there = rotation[rows, torch.tensor(left)[place]]
             if cost < loss and _in_frame(rotation[rows, k], there, group) < 0.5:
                 costs[k] = cost

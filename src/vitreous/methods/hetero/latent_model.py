@@ -33,7 +33,7 @@ class Steps(Protocol):
         ...
 
 
-class Sorter(Steps, Protocol):
+class LatentModel(Steps, Protocol):
     """A model of mixed particles: a place in a latent space for every image, a map for every place.
 
     Images are those of the :class:`~vitreous.core.images.ImageSource` it was made with.

@@ -34,7 +34,7 @@ from vitreous.core.images import ImageSource, check_rows, read_ahead, shell_powe
 from vitreous.core.params import Optics, Pose
 from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.hetero.latents import Latents, infer
-from vitreous.methods.hetero.variability_config import VariabilityConfig
+from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
 from vitreous.methods.reconstruct.gridding import particle_sphere
 from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
@@ -45,9 +45,9 @@ _LEAST_POWER = 0.02  # of a component, relative to the mean, that its prior allo
 _LEAST_NOISE = 0.01  # of the images' power
 
 
-class Variability:
-    """The linear model; a :class:`~vitreous.methods.hetero.latent_model.Sorter`, one step being
-    one pass.
+class LinearVariability:
+    """The linear model; a :class:`~vitreous.methods.hetero.latent_model.LatentModel`, one step
+    being one pass.
 
     Nothing is kept for each image.
 
@@ -70,7 +70,7 @@ class Variability:
         optics: Optics | None,
         pixel_size_angstrom: float,
         poses: Pose,
-        config: VariabilityConfig,
+        config: LinearVariabilityConfig,
         *,
         generator: torch.Generator,
         device: torch.device | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitreous.core.params import Pose
 from vitreous.maps.fsc import fsc
-from vitreous.methods.em.config import SHIFT_SHARE, PoseConfig
+from vitreous.methods.em.config import SHIFT_SHARE, RefinementConfig
 from vitreous.methods.hetero.class_maps import PosedImages
 from vitreous.methods.hetero.classification3d import Classification, ClassificationConfig
 
@@ -42,7 +42,7 @@ def search_again(
         keep: told the numbers of every round, and the state after it.
     """
     edge = posed.images.box_size * posed.pixel_size_angstrom
-    poses = PoseConfig(
+    poses = RefinementConfig(
         start_resolution_angstrom=4 * posed.pixel_size_angstrom,
         symmetry=posed.symmetry,
         shift_range_angstrom=max(SHIFT_SHARE * edge, reach(posed.pose.shift_angstrom, label)),

@@ -9,7 +9,7 @@ from vitreous.optim.admm_config import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class VariabilityConfig:
+class LinearVariabilityConfig:
     """How many components, of what detail, and how long; see
     :mod:`vitreous.methods.hetero.linear_variability`.
 

@@ -31,9 +31,9 @@ from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
 from vitreous.core.images import ImageSource, read_ahead
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
-from vitreous.methods.em.frequency_band import Band
+from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalSearch
-from vitreous.methods.em.local_search import Fit, Measured, PoseRefiner
+from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
 from vitreous.methods.reconstruct.model_based import ModelBasedConfig, accumulate, support
 from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import STRICT
@@ -322,7 +322,7 @@ class JointRefinement:
     def _update_poses(self, misfits: Tensor, search: bool) -> tuple[float, float, Tensor]:
         """In the place of algorithm 5; median turn in degrees, move in Å, and the misfits."""
         m = self.box_size
-        band = Band(m, self._pixel, (m - 1) // 2)
+        band = FrequencyBand(m, self._pixel, (m - 1) // 2)
         volume = self._expanded()
         flat = torch.ones(m // 2 + 1, device=self._device)  # (4.29) has white noise
         refiner = PoseRefiner(volume, band, flat[: band.radius + 1])
@@ -349,7 +349,7 @@ class JointRefinement:
 
     def _global_search(self, volume: Tensor, noise_power: Tensor) -> GlobalSearch:
         m = self.box_size
-        band = Band(m, self._pixel, min((m - 1) // 2, self.config.search_radius))
+        band = FrequencyBand(m, self._pixel, min((m - 1) // 2, self.config.search_radius))
         return GlobalSearch(
             volume,
             band,
@@ -360,7 +360,7 @@ class JointRefinement:
 
     def _fit(
         self, refiner: PoseRefiner, everywhere: GlobalSearch | None, images: Tensor, rows: Tensor
-    ) -> Fit:
+    ) -> PoseFit:
         """Better poses of some images; none with a larger misfit."""
         optics = self._optics(rows)
         measured = refiner.measure(images, optics)
@@ -370,7 +370,7 @@ class JointRefinement:
             return best
         one = torch.ones(len(rows), device=self._device)
         found = everywhere(everywhere.band.images(images), optics, one)
-        for rank in range(found.gain.shape[1]):
+        for rank in range(found.log_likelihood_ratio.shape[1]):
             other = self._descend(
                 refiner, measured, found.rotation[:, rank], found.shift_angstrom[:, rank]
             )
@@ -379,7 +379,7 @@ class JointRefinement:
 
     def _descend(
         self, refiner: PoseRefiner, measured: Measured, rotation: Tensor, shift: Tensor
-    ) -> Fit:
+    ) -> PoseFit:
         return refiner.refine(
             measured,
             rotation,

@@ -96,7 +96,7 @@ class ModelBasedConfig:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ModelBasedStage:
     """What one scale has found.
 
     Args:
@@ -207,11 +207,11 @@ def find_strength(
     scale: int,
     config: ModelBasedConfig,
     *,
-    coarser: Stage | None = None,
+    coarser: ModelBasedStage | None = None,
     radius_px: float | None = None,
     notify: Told | None = None,
     callbacks: tuple[Callback, ...] = (),
-) -> Stage:
+) -> ModelBasedStage:
     """Both halves' maps at a scale, and the strength with which they foretell each other's images.
 
     With a given strength, or without a regulariser, there is nothing to find; the halves are zeros.
@@ -229,7 +229,7 @@ def find_strength(
     problems = LeastSquares.of_images(equations[0]), LeastSquares.of_images(equations[1])
     zeros = torch.zeros_like(problems[0].right_hand_side)
     if config.strength is not None or config.regulariser == "none":
-        return Stage(scale, None, (), (zeros, zeros))
+        return ModelBasedStage(scale, None, (), (zeros, zeros))
     start, around = (zeros, zeros), None
     if coarser is not None and coarser.strength is not None:
         start = _resampled(coarser, n, scale, config)
@@ -245,10 +245,12 @@ def find_strength(
         callbacks=callbacks,
     )
     first, second = choice.results
-    return Stage(scale, choice.strength, choice.tried, (first.volume, second.volume))
+    return ModelBasedStage(scale, choice.strength, choice.tried, (first.volume, second.volume))
 
 
-def _resampled(stage: Stage, n: int, scale: int, config: ModelBasedConfig) -> tuple[Tensor, Tensor]:
+def _resampled(
+    stage: ModelBasedStage, n: int, scale: int, config: ModelBasedConfig
+) -> tuple[Tensor, Tensor]:
     """The halves of a coarser scale as coefficients at this one."""
     basis = config.basis
     first, second = (
@@ -264,7 +266,7 @@ def _resampled(stage: Stage, n: int, scale: int, config: ModelBasedConfig) -> tu
 def final_maps(
     equations: tuple[NormalEquations, NormalEquations],
     n: int,
-    stage: Stage,
+    stage: ModelBasedStage,
     config: ModelBasedConfig,
     *,
     radius_px: float | None = None,

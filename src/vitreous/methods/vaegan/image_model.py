@@ -25,14 +25,14 @@ from vitreous.methods.vaegan.config import VaeGanConfig
 from vitreous.methods.vaegan.networks import as_module, make_generator
 from vitreous.nn.basis import BasisGenerator
 from vitreous.nn.noise_network import NoiseNetwork, add_noise, diversity_loss
-from vitreous.nn.pose_network import LearnedCamera, coverage, orientation_moment
+from vitreous.nn.pose_network import LearnedPoseDistribution, coverage, orientation_moment
 from vitreous.physics.simulator import Conditions, Simulator
 
 TEMPLATE_IMAGES = 2000
 CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 
 
-class Imaging:
+class ImageModel:
     """Generator, noise network, camera and scales, on the simulator's shift, CTF and noise.
 
     Args:
@@ -62,7 +62,7 @@ class Imaging:
         as_module(self.generator).to(device)
         self.average = copy.deepcopy(self.generator)
         self.noise_network = NoiseNetwork(first, generator=cpu_twin(init)).to(device)
-        self.camera = LearnedCamera(generator=cpu_twin(init)).to(device)
+        self.camera = LearnedPoseDistribution(generator=cpu_twin(init)).to(device)
         self.log_signal = torch.zeros((), device=device, requires_grad=True)
         self.log_noise = torch.zeros((), device=device, requires_grad=True)
         self.moment = torch.eye(4, device=device) / 4

@@ -23,10 +23,14 @@ from torch import Tensor, nn
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImageSource, normalise_images
 from vitreous.core.random import cpu_twin
-from vitreous.methods.adversarial.losses import divergence_from_normal, gradient_penalty, surprise
+from vitreous.methods.adversarial.losses import (
+    divergence_from_normal,
+    gaussian_nll,
+    gradient_penalty,
+)
 from vitreous.methods.adversarial.rollback import RollsBack, load_optimisers, optimiser_tensors
 from vitreous.methods.vaegan.config import SortingStage, VaeGanConfig
-from vitreous.methods.vaegan.image_model import Imaging
+from vitreous.methods.vaegan.image_model import ImageModel
 from vitreous.methods.vaegan.networks import encoder_box, make_critic, make_encoder
 from vitreous.nn.encoder import DenseEncoder, Encoder
 from vitreous.nn.layers import polar_view
@@ -76,7 +80,7 @@ class VaeGan(RollsBack):
         self.iteration = 0
         self.critic_updates = 0
         self.varied = int(config.latent_from == 0)
-        self.imaging = Imaging(images, simulator, config, self.generators)
+        self.imaging = ImageModel(images, simulator, config, self.generators)
         self.encoder: Encoder | DenseEncoder | None = None
         if config.latent:
             self.encoder = make_encoder(config, cpu_twin(self.generators["init"])).to(self.device)
@@ -250,7 +254,7 @@ class VaeGan(RollsBack):
                 loss = loss + c.perceptual * perceptual  # KL has no slope here
                 stats["perceptual"] = float(perceptual.detach())
             if c.latent_loss > 0:
-                missed = surprise(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
+                missed = gaussian_nll(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
                 encoder_loss = encoder_loss + c.latent_loss * missed
                 loss = loss + c.latent_loss * missed
                 stats["latent_loss"] = float(missed.detach())
@@ -276,7 +280,7 @@ class VaeGan(RollsBack):
             latent = self.imaging.normal(count, self.config.latent)
             conditions = self.imaging.draw(count)
             made, _ = self.imaging.simulated(latent, conditions, turn, averaged=True)
-        missed = surprise(latent, *self._encode(encoder, made))
+        missed = gaussian_nll(latent, *self._encode(encoder, made))
         weights = list(encoder.parameters())
         norm = self._apply("encoder", weights, torch.autograd.grad(missed, weights))
         return {
