@@ -53,7 +53,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
 
 def child(star: Path, target: Path) -> None:
     """Print the seconds from the opened table to one unfiltered map of all particles; write it."""
-    particles = Particles.from_star(star)
+    particles = Particles.open(star)
     assert particles.pose is not None
     half = torch.arange(len(particles)) % 2 + 1
 

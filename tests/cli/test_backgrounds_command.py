@@ -122,7 +122,7 @@ def test_abinit_finds_them(vitreous, project):
     """Each micrograph is given its own, at the pixel size that was asked for."""
     assert run(vitreous, project, "-q")[0] == 0
     assert vitreous("prepare", project / "p.star", "-o", project / "P", "-q")[0] == 0
-    particles = Particles.from_star(project / "P/particles.star")
+    particles = Particles.open(project / "P/particles.star")
     noise = NoiseFiles(project / "OUT/backgrounds.star").load(particles.micrograph_names, 12, 4.0)
     assert noise.patches.shape == (sum(COUNTS), 12, 12)
     assert torch.equal(noise.micrograph_id, particles.micrograph_id)

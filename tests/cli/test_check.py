@@ -83,7 +83,7 @@ def test_wrong_tables_are_mended_beside_the_original(vitreous, case, tmp_path):
     assert set(told["faults"]) == {"non-finite", "voltage", "shift-axes"}
     code, out, _ = vitreous("check", tmp_path / "set_fixed.star", "-q")
     assert code == 0
-    fixed = Particles.from_star(tmp_path / "set_fixed.star")
+    fixed = Particles.open(tmp_path / "set_fixed.star")
     assert len(fixed) == len(images) - 1
     assert "000006@particles.mrcs" not in fixed.ids
     code, _, err = vitreous("check", table, "--fix", "-q")

@@ -112,14 +112,14 @@ def test_the_package_reads_back_what_it_wrote(vitreous, tmp_path, ctf_file):
     noise = patch_stack(tmp_path, 2, 24, 6.0)
     call = ("simulate", "phantom:3", *SMALL, "--ctf", ctf_file, "--shift", "gaussian:8")
     assert vitreous(*call, "--noise", noise, "-o", out)[0] == 0
-    known = Particles.from_star(out / "particles.star")
+    known = Particles.open(out / "particles.star")
     assert (len(known), known.box_size, known.pixel_size_angstrom) == (120, 24, 6.0)
     assert known.pose is None
     assert set(known.micrograph_names) == set(tables(out)[1].columns[MICROGRAPH])
-    truth = Particles.from_star(out / "truth.star")
+    truth = Particles.open(out / "truth.star")
     assert truth.pose.shift_angstrom.std() == pytest.approx(8, rel=0.15)
     assert torch.equal(truth.read(slice(None)), torch.from_numpy(images_of(out)))
-    backgrounds = Particles.from_star(out / "noise.star")
+    backgrounds = Particles.open(out / "noise.star")
     assert len(backgrounds) == 3
     assert set(backgrounds.micrograph_names) == set(known.micrograph_names)
 

@@ -174,13 +174,15 @@ def test_blank_data_block_and_origins_in_pixels_become_relion_31(tmp_path: Path)
     assert "rlnImageSize" not in optics
     write_mrc(tmp_path / "s.mrcs", np.ones((3, 8, 8)), 2.0, is_stack=True)
     assert read_particles_document(path).blocks["optics"].columns["rlnImageSize"] == ["8"] * 2
-    assert read_particles_document(path, apix=3).blocks["particles"].columns["rlnOriginXAngst"] == [
+    assert read_particles_document(path, pixel_size_angstrom=3).blocks["particles"].columns[
+        "rlnOriginXAngst"
+    ] == [
         "3.000000",
         "-6.000000",
         "1.500000",
     ]
     write_star(path, StarDocument({"": StarBlock({**block, "rlnMagnification": ["0"] * 3})}))
-    with pytest.raises(InputError, match=r"rlnMagnification, row 1: .* --apix"):
+    with pytest.raises(InputError, match=r"rlnMagnification, row 1: .* `pixel_size_angstrom`"):
         read_particles_document(path)
 
 
@@ -200,7 +202,7 @@ def test_a_stack_and_a_list_of_stacks(tmp_path: Path) -> None:
     assert len(particles) == 6
     assert particles.pixel_size_angstrom == pytest.approx(2.001)  # within 0.1 % of each other
     assert particles.read(slice(None))[:, 0, 1].tolist() == [2, 0, 0, 1, 1, 1]
-    assert Particles.open(listed, apix=5.0).pixel_size_angstrom == 5.0
+    assert Particles.open(listed, pixel_size_angstrom=5.0).pixel_size_angstrom == 5.0
     listed.write_text("0.mrcs\n../x.star\n")
     with pytest.raises(InputError, match=r"entry 2: '../x\.star' is no stack"):
         read_particles_document(listed)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vitreous.core.errors import InputError
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.formats import read_particles_document
-from vitreous.data.particles import Particles
+from vitreous.data.particles import Particles, assign_halves
 from vitreous.data.tables import make_document, pose_columns
 from vitreous.io.mrc import MrcStackWriter, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
@@ -67,7 +69,7 @@ def edit(star: Path, **columns: list[str] | None) -> Path:
 
 
 def test_reads_across_stacks_in_the_order_asked_for(project: Path) -> None:
-    particles = Particles.from_star(project)
+    particles = Particles.open(project)
     assert (len(particles), particles.box_size, particles.pixel_size_angstrom) == (8, BOX, 2.0)
     want = torch.tensor([202.0, 100, 103, 200, 101, 201, 102, 104])
     assert torch.equal(particles.read(slice(None))[:, 0, 0], want)
@@ -88,7 +90,7 @@ def test_reads_across_stacks_in_the_order_asked_for(project: Path) -> None:
 
 
 def test_what_the_table_says(project: Path) -> None:
-    particles = Particles.from_star(project)
+    particles = Particles.open(project)
     assert particles.micrograph_names == ("m2", "m1")
     assert particles.micrograph_id.tolist() == [0, 1, 1, 0, 1, 0, 1, 1]
     assert particles.half_set.tolist() == [1, 2] * 4
@@ -104,7 +106,7 @@ def test_what_the_table_says(project: Path) -> None:
 
 
 def test_select_shares_images_and_keeps_everything_aligned(project: Path) -> None:
-    whole = Particles.from_star(project)
+    whole = Particles.open(project)
     some = whole.select([6, 0, 3]).select(torch.tensor([2, 0]))
     assert len(some) == 2
     assert torch.equal(some.read([0, 1]), whole.read([3, 6]))
@@ -120,13 +122,49 @@ def test_select_shares_images_and_keeps_everything_aligned(project: Path) -> Non
     assert len(whole.select(whole.half_set == 2)) == 4
 
 
+def test_images_are_positive_cropped_and_indexable(project: Path) -> None:
+    particles = Particles.open(project)
+    images = particles.images()
+    assert (len(images), images.box_size, images.pixel_size_angstrom) == (8, BOX, 2.0)
+    whole = particles.read(slice(None))
+    assert torch.equal(images[:], whole)
+    small = particles.images(box_size=6, invert=True)
+    assert (small.box_size, small.pixel_size_angstrom) == (6, 2.0 * BOX / 6)
+    want = -fourier_resize(whole, 6, 2)
+    assert torch.allclose(small[:], want)
+    assert torch.allclose(small[torch.tensor([3, 0])], want[[3, 0]])
+    assert torch.allclose(small.read([3, 0]), want[[3, 0]])
+    assert torch.allclose(small[-1], want[-1])
+    assert torch.equal(small[particles.half_set == 2], small[1::2])
+    for box_size in (1, BOX + 1):
+        with pytest.raises(UsageError, match=f"`box_size` {box_size}: choose from 2 to"):
+            particles.images(box_size=box_size)
+
+
+def test_images_follow_the_contrast_that_the_file_states(project: Path) -> None:
+    particles = replace(Particles.open(project), stated_contrast="dark")
+    assert torch.equal(particles.images()[:], -particles.read(slice(None)))
+    assert torch.equal(particles.images(invert=False)[:], particles.read(slice(None)))
+
+
+def test_half_sets_are_kept_or_drawn_from_the_seed(project: Path) -> None:
+    assert Particles.open(project, half_seed=1).half_set.tolist() == [1, 2] * 4
+    edit(project, rlnRandomSubset=None)
+    assert Particles.open(project).half_set.tolist() == [0] * 8
+    drawn = Particles.open(project, half_seed=1)
+    assert sorted(drawn.half_set.tolist()) == [1] * 4 + [2] * 4
+    assert torch.equal(drawn.half_set, assign_halves(Particles.open(project), 1))
+    with pytest.raises(InputError, match="half sets of 1 and 1"):
+        Particles.open(project).select([0, 1]).with_half_sets(1)
+
+
 def test_document_keeps_rows_unknown_columns_and_blocks(project: Path, tmp_path: Path) -> None:
     odd = [f"x {i}" for i in range(8)]
     edit(project, wandering=odd)
     before = read_star(project)
     more = StarDocument({**before.blocks, "zoo": StarBlock({"cat": ["1"]}, is_loop=False)})
     write_star(project, more)
-    particles = Particles.from_star(project)
+    particles = Particles.open(project)
     assert particles.to_star_document().blocks == more.blocks
     out = tmp_path / "OUT"
     out.mkdir()
@@ -140,7 +178,7 @@ def test_document_keeps_rows_unknown_columns_and_blocks(project: Path, tmp_path:
     assert table["rlnClassNumber"] == [str(i) for i in range(8)]
     assert table["rlnOriginXAngst"] == ["-2.000000"] * 8
     assert table["rlnImageName"][0] == "000003@Extract/s2.mrcs"
-    again = Particles.from_star(out / "particles.star")
+    again = Particles.open(out / "particles.star")
     assert torch.equal(again.read(slice(None)), particles.read(slice(None)))
     assert again.pose is not None
     assert torch.allclose(again.pose.shift_angstrom, pose.shift_angstrom)
@@ -158,7 +196,7 @@ def test_from_arrays_round_trip_through_files(tmp_path: Path) -> None:
     with MrcStackWriter(tmp_path / "particles.mrcs", 1.5) as writer:
         writer.append(images)
     write_star(tmp_path / "p.star", particles.to_star_document())
-    back = Particles.from_star(tmp_path / "p.star")
+    back = Particles.open(tmp_path / "p.star")
     assert torch.equal(back.read(slice(None)), images)
     assert back.pose is None
     assert back.micrograph_id.tolist() == [0, 1, 1, 2]
@@ -177,24 +215,24 @@ def test_job_folders_find_stacks_from_the_project_root(project: Path) -> None:
     job.mkdir(parents=True)
     moved = job / "run_data.star"
     project.rename(moved)
-    assert Particles.from_star(moved).read([1])[0, 0, 0] == 100.0
+    assert Particles.open(moved).read([1])[0, 0, 0] == 100.0
     with pytest.raises(InputError, match=r"not found in .*--data-root"):
-        Particles.from_star(moved, data_root=job)
-    assert len(Particles.from_star(moved, data_root=project.parent)) == 8
+        Particles.open(moved, data_root=job)
+    assert len(Particles.open(moved, data_root=project.parent)) == 8
 
 
 def test_real_relion_31_and_30(shared_data: Path) -> None:
     folder = shared_data / "relion"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        particles = Particles.from_star(folder / "relion31.star", permissive=True)
+        particles = Particles.open(folder / "relion31.star", permissive=True)
     assert (len(particles), particles.box_size) == (5, 256)
     assert particles.pixel_size_angstrom == pytest.approx(2.806)
     assert particles.pose is not None
     assert particles.pose.shift_angstrom[0].tolist() == pytest.approx([-0.019324, 0.64686])
     assert particles.optics.defocus_u_angstrom[0].item() == pytest.approx(13108.082418)
     assert particles.half_set.tolist()[:1] == [1]
-    empiar = Particles.from_star(folder / "empiar_10076_7.star")
+    empiar = Particles.open(folder / "empiar_10076_7.star")
     assert (len(empiar), empiar.box_size) == (7, 320)
     assert empiar.pixel_size_angstrom == pytest.approx(5e4 / 38168)
     assert empiar.pose is None
@@ -215,12 +253,12 @@ def test_relion_30_origins_in_pixels(project: Path) -> None:
     table |= {"rlnSphericalAberration": ["2.7"] * 8, "rlnAmplitudeContrast": ["0.1"] * 8}
     table |= {"rlnMagnification": ["25000"] * 8, "rlnDetectorPixelSize": ["5"] * 8}
     write_star(project, StarDocument({"": StarBlock(table)}))
-    particles = Particles.from_star(project)
+    particles = Particles.open(project)
     assert particles.pixel_size_angstrom == 2.0
     assert particles.pose is not None
     assert particles.pose.shift_angstrom.tolist() == [[-3.0, 4.0]] * 8
     write_star(project, particles.to_star_document())
-    again = Particles.from_star(project)
+    again = Particles.open(project)
     assert again.pose is not None
     assert again.pose.shift_angstrom.tolist() == [[-3.0, 4.0]] * 8
 
@@ -243,44 +281,44 @@ def test_several_optics_groups_are_joined(project: Path) -> None:
         },
         rlnOpticsGroup=["3", "7"] * 4,
     )
-    assert Particles.from_star(project).optics.voltage_kv.tolist() == [300.0, 200.0] * 4
+    assert Particles.open(project).optics.voltage_kv.tolist() == [300.0, 200.0] * 4
     edit(project, optics__rlnImagePixelSize=["2.0", "1.5"])
     with pytest.raises(InputError, match=r"1.5 Å in optics group 3; 2 Å in optics group 7"):
-        Particles.from_star(project)
+        Particles.open(project)
     edit(project, optics__rlnImagePixelSize=["2", "2"], optics__rlnImageSize=["16", str(BOX)])
     with pytest.raises(InputError, match=r"16 px in optics group 7.*images have 8 px"):
-        Particles.from_star(project)
+        Particles.open(project)
     edit(project, rlnOpticsGroup=["3", "4"] * 4)
     with pytest.raises(InputError, match=r"row 2: group 4 is not in data_optics"):
-        Particles.from_star(project)
+        Particles.open(project)
     edit(project, optics__rlnOpticsGroup=["3", "3"])
     with pytest.raises(InputError, match="appears twice"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 def test_images_of_different_size_are_named(project: Path) -> None:
     write_mrc(project.parent / "Extract/s2.mrcs", np.ones((3, 10, 10)), 2.0, is_stack=True)
     with pytest.raises(InputError, match=r"10 x 10 in .*s2\.mrcs"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 def test_fault_10_pixel_sizes(project: Path) -> None:
     with pytest.warns(UserWarning, match=r"pixel size 2\.1 Å is used.*says 2 Å"):
-        assert Particles.from_star(edit(project, optics__rlnImagePixelSize=["2.1"]))
+        assert Particles.open(edit(project, optics__rlnImagePixelSize=["2.1"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Particles.from_star(edit(project, optics__rlnImagePixelSize=["2.01"]))
+        Particles.open(edit(project, optics__rlnImagePixelSize=["2.01"]))
     edit(project, optics__rlnImagePixelSize=["0"])
-    with pytest.raises(InputError, match="--apix"):
-        Particles.from_star(project)
-    particles = Particles.from_star(project, apix=3.0)
+    with pytest.raises(InputError, match="`pixel_size_angstrom`"):
+        Particles.open(project)
+    particles = Particles.open(project, pixel_size_angstrom=3.0)
     assert particles.pixel_size_angstrom == 3.0
     written = particles.to_star_document().blocks["optics"].columns
     assert written["rlnImagePixelSize"] == ["3.000000"]
     with pytest.raises(InputError, match="must be positive"):
-        Particles.from_star(project, apix=0.0)
+        Particles.open(project, pixel_size_angstrom=0.0)
     edit(project, optics__rlnImagePixelSize=None)
-    assert Particles.from_star(project).pixel_size_angstrom == 2.0  # from the stack
+    assert Particles.open(project).pixel_size_angstrom == 2.0  # from the stack
 
 
 @pytest.fixture
@@ -297,16 +335,16 @@ def spoiled(project: Path) -> Path:
 
 def test_faults_11_and_12_bad_images(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitreous.data.bad_images._SCAN_BYTES", 3 * 4 * BOX * BOX)
-    particles = Particles.from_star(spoiled)
+    particles = Particles.open(spoiled)
     seen: list[tuple[int, int]] = []
     bad = particles.find_bad_images(lambda done, total: seen.append((done, total)))
     assert bad.non_finite == (1, 5)
     assert bad.constant == (2,)
     assert seen == [(3, 8), (6, 8), (8, 8)]
-    with pytest.raises(InputError, match=r"images 1 \(000001@Extract/s1.mrcs\), 5 .*--skip-bad"):
+    with pytest.raises(InputError, match=r"images 1 \(000001@Extract/s1.mrcs\), 5 .*`skip_bad`"):
         particles.without_bad()
     with pytest.warns(UserWarning, match="1 constant images and 2 with NaN"):
-        good = Particles.from_star(spoiled, skip_bad=True)
+        good = Particles.open(spoiled, skip_bad=True)
     assert len(good) == 5
     assert good.excluded["constant"] == ("000004@Extract/s1.mrcs",)
     assert len(good.excluded["non_finite"]) == 2
@@ -320,7 +358,7 @@ def test_faults_11_and_12_bad_images(spoiled: Path, monkeypatch: pytest.MonkeyPa
 def test_fault_14_missing_columns_and_blocks_are_named(project: Path) -> None:
     document = read_star(project)
     edit(project, rlnDefocusV=None, optics__rlnVoltage=None)
-    bare = Particles.from_star(project)
+    bare = Particles.open(project)
     assert not bare.has_ctf
     assert bare.select([3, 1]).read([0])[0, 0, 0] == 200.0
     for particles in (bare, bare.select([0])):
@@ -329,17 +367,17 @@ def test_fault_14_missing_columns_and_blocks_are_named(project: Path) -> None:
     particles, optics = document.blocks["particles"], document.blocks["optics"]
     write_star(project, StarDocument({"particles": particles}))
     with pytest.raises(InputError, match="block data_optics: missing"):
-        Particles.from_star(project)
+        Particles.open(project)
     write_star(project, StarDocument({"optics": optics}))
     with pytest.raises(InputError, match="block data_particles: missing"):
-        Particles.from_star(project)
+        Particles.open(project)
     names = StarBlock({k: v for k, v in particles.columns.items() if k != "rlnImageName"})
     write_star(project, StarDocument({"optics": optics, "particles": names}))
     with pytest.raises(InputError, match="column _rlnImageName: missing"):
-        Particles.from_star(project)
+        Particles.open(project)
     write_star(project, StarDocument({"optics": optics, "particles": StarBlock({"a": []})}))
     with pytest.raises(InputError, match="has no rows"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +420,7 @@ def test_fault_15_values_name_their_row(project: Path, column: str, value: str) 
     table = read_star(project).blocks["particles"].columns[column]
     edit(project, **{column: [*table[:4], value, *table[5:]]})
     with pytest.raises(InputError, match=rf"particles\.star: column _{column}, row 5"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +435,7 @@ def test_fault_15_values_name_their_row(project: Path, column: str, value: str) 
 def test_impossible_optics(project: Path, name: str, value: str, message: str) -> None:
     edit(project, **{f"optics__{name}": [value]})
     with pytest.raises(InputError, match=message):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +455,7 @@ def test_fault_16_image_numbers(project: Path, name: str) -> None:
     table = read_star(project).blocks["particles"].columns["rlnImageName"]
     edit(project, rlnImageName=[*table[:2], name, *table[3:]])
     with pytest.raises(InputError, match=r"column _rlnImageName, row 3"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 @pytest.fixture
@@ -444,17 +482,17 @@ def test_fault_17_paths_that_leave_the_root(project: Path, outside: Path, way: s
     edit(project, rlnImageName=[f"{i + 1}@{name}" for i in range(8)])
     for data_root in (None, root):
         with pytest.raises(InputError, match="--allow-outside-root"):
-            Particles.from_star(project, data_root=data_root)
-    particles = Particles.from_star(project, allow_outside_root=True)
+            Particles.open(project, data_root=data_root)
+    particles = Particles.open(project, allow_outside_root=True)
     assert particles.read([0])[0, 0, 0] == 900.0
 
 
 def test_fault_17_an_absolute_name_inside_the_root_is_fine(project: Path) -> None:
     stack = project.parent / "Extract" / "s1.mrcs"
     edit(project, rlnImageName=[f"1@{stack}"] * 8)
-    assert len(Particles.from_star(project)) == 8
+    assert len(Particles.open(project)) == 8
     with pytest.raises(InputError, match="not found"):
-        Particles.from_star(edit(project, rlnImageName=["1@/no/such.mrcs"] * 8))
+        Particles.open(edit(project, rlnImageName=["1@/no/such.mrcs"] * 8))
 
 
 def test_many_stacks_do_not_exhaust_open_files(tmp_path: Path) -> None:
@@ -463,7 +501,7 @@ def test_many_stacks_do_not_exhaust_open_files(tmp_path: Path) -> None:
     names = [f"1@{i}.mrcs" for i in range(100)]
     document = make_document(names, Optics.uniform(100), pixel_size_angstrom=2.0, box_size=BOX)
     write_star(tmp_path / "p.star", document)
-    particles = Particles.from_star(tmp_path / "p.star")
+    particles = Particles.open(tmp_path / "p.star")
     assert particles.read(slice(None))[:, 0, 0].tolist() == [100.0 * i for i in range(100)]
     assert len(particles._source._open) <= 64  # type: ignore[attr-defined]  # a StackSource
     assert particles.micrograph_names[:2] == ("0.mrcs", "1.mrcs")
@@ -471,10 +509,10 @@ def test_many_stacks_do_not_exhaust_open_files(tmp_path: Path) -> None:
 
 def test_a_missing_stack_and_higher_aberrations(project: Path) -> None:
     with pytest.warns(UserWarning, match="_rlnBeamTiltX is not used"):
-        Particles.from_star(edit(project, optics__rlnBeamTiltX=["0.1"]))
+        Particles.open(edit(project, optics__rlnBeamTiltX=["0.1"]))
     (project.parent / "Extract/s2.mrcs").unlink()
     with pytest.raises(InputError, match=r"'Extract/s2\.mrcs': not found"):
-        Particles.from_star(project)
+        Particles.open(project)
 
 
 def test_format_of_made_documents() -> None:

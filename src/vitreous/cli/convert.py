@@ -52,7 +52,7 @@ def command(
     document = read_particles_document(
         source,
         passthrough=more,
-        apix=apix,
+        pixel_size_angstrom=apix,
         data_root=data_root,
         allow_outside_root=allow_outside_root,
     )

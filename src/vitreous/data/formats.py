@@ -30,7 +30,7 @@ def read_particles_document(
     path: Path | str,
     *,
     passthrough: Sequence[Path | str] = (),
-    apix: float | None = None,
+    pixel_size_angstrom: float | None = None,
     data_root: Path | None = None,
     allow_outside_root: bool = False,
     permissive: bool = False,
@@ -41,7 +41,7 @@ def read_particles_document(
         path: ``.star`` (RELION 3.0 to 5), ``.cs`` (cryoSPARC), ``.mrcs`` or ``.mrc`` (a stack: its
             images are numbered), ``.txt`` or ``.lst`` (a stack a line, ``#`` for comments).
         passthrough: for ``.cs``: files with further fields of the same particles.
-        apix: pixel size in Å instead of the file's.
+        pixel_size_angstrom: overrides the file's, Å.
         data_root: folder that image names are relative to, and must stay in.
         allow_outside_root: accept absolute names and names that leave the root.
         permissive: accept stacks without a valid MAP id or machine stamp.
@@ -65,18 +65,27 @@ def read_particles_document(
     if kind == ".star":
         document = read_star(path)
         pixel, box = _first_stack(document, path, header_of)
-        return to_relion31(document, path, apix=apix, stack_apix=pixel, box_size=box)
+        return to_relion31(
+            document,
+            path,
+            pixel_size_angstrom=pixel_size_angstrom,
+            stack_pixel_size_angstrom=pixel,
+            box_size=box,
+        )
     if kind == ".cs":
         document = from_cryosparc(read_cs_with_passthrough(path, passthrough), path)
     elif kind in STACKS:
         header = read_header(path, permissive=permissive)
-        document = _numbered([(path.name, header)], path, apix)
+        document = _numbered([(path.name, header)], path, pixel_size_angstrom)
     elif kind in LISTS:
-        document = _numbered([(name, header_of(name)) for name in _listed(path)], path, apix)
+        stacks = [(name, header_of(name)) for name in _listed(path)]
+        document = _numbered(stacks, path, pixel_size_angstrom)
     else:
         known = " ".join((*TABLES, *STACKS, *LISTS))
         raise InputError(f"{path}: unknown kind of particle file; known: {known}")
-    return document if apix is None else to_relion31(document, path, apix=apix)
+    if pixel_size_angstrom is None:
+        return document
+    return to_relion31(document, path, pixel_size_angstrom=pixel_size_angstrom)
 
 
 def write_particles_document(
@@ -214,14 +223,14 @@ def _listed(path: Path) -> list[str]:
 
 
 def _numbered(
-    stacks: Sequence[tuple[str, MrcHeader]], path: Path, apix: float | None
+    stacks: Sequence[tuple[str, MrcHeader]], path: Path, pixel_size_angstrom: float | None
 ) -> StarDocument:
     """A document of every image of these stacks; a group for each pixel size and box."""
     groups: dict[tuple[float | None, int], int] = {}
     names: list[str] = []
     member: list[str] = []
     for name, header in stacks:
-        size = apix if apix is not None else header.pixel_size_angstrom
+        size = header.pixel_size_angstrom if pixel_size_angstrom is None else pixel_size_angstrom
         group = groups.setdefault((size, header.shape[-1]), len(groups) + 1)
         names += [f"{i + 1:06d}@{name}" for i in range(header.shape[0])]
         member += [str(group)] * header.shape[0]
@@ -233,7 +242,7 @@ def _numbered(
     if all(size is not None for size in sizes):
         columns["rlnImagePixelSize"] = [f"{size:.9g}" for size in sizes]
     elif any(size is not None for size in sizes):
-        raise InputError(f"{path}: pixel size: some stacks have none; give it with --apix")
+        raise InputError(f"{path}: pixel size: some stacks have none; give `pixel_size_angstrom`")
     columns["rlnImageSize"] = [str(box) for _, box in groups]
     columns["rlnImageDimensionality"] = ["2"] * len(groups)
     particles = {"rlnImageName": names, "rlnOpticsGroup": member}

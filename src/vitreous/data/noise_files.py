@@ -58,7 +58,7 @@ class NoiseFiles:
             return WhiteGaussian()
         table = self.table
         if table is not None:
-            found = Particles.from_star(table, apix=self.apix)
+            found = Particles.open(table, pixel_size_angstrom=self.apix)
             pixel, count = found.pixel_size_angstrom, len(found)
             read: Callable[[Tensor], Tensor] = found.read
             owner = _match(found, names, table)

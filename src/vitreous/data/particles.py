@@ -21,6 +21,7 @@ from vitreous.data.bad_images import BadImages, bad_images
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.stacks import ArraySource, ImageReader, StackSource, name_from, open_stacks
 from vitreous.data.tables import ParticleTable, make_document
+from vitreous.data.working_images import SignedImages
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
 
@@ -71,42 +72,50 @@ class Particles:
         cls,
         path: Path | str,
         *,
+        half_seed: int | None = None,
         passthrough: Sequence[Path | str] = (),
-        apix: float | None = None,
+        pixel_size_angstrom: float | None = None,
         data_root: Path | str | None = None,
         allow_outside_root: bool = False,
         skip_bad: bool = False,
         permissive: bool = False,
     ) -> Self:
-        """Open the particles of a file of any known format; no image is read yet.
+        """Open a particle file of any known format without reading images.
 
         Args:
             path: RELION ``.star``, cryoSPARC ``.cs``, a stack ``.mrcs`` or ``.mrc``, or a ``.txt``
-                or ``.lst`` with a stack a line.
+                or ``.lst`` file with one stack per line.
+            half_seed: seed of the half sets of particles that the file assigns to none; see
+                :meth:`with_half_sets`. None leaves them at 0.
             passthrough: for ``.cs``: files with further fields of the same particles.
-            apix: pixel size in Å; overrides table and MRC.
-            data_root: folder that image names are relative to, and must stay in.
+            pixel_size_angstrom: overrides the pixel size of table and MRC header, Å.
+            data_root: folder that image names are relative to and must not leave.
             allow_outside_root: accept absolute names and names that leave the root.
-            skip_bad: read every image once and leave out those that are not finite.
+            skip_bad: read every image once and leave out those with NaN or infinite pixels.
             permissive: accept stacks without a valid MAP id or machine stamp.
 
         Raises:
-            InputError: anything wrong with the table or the stacks; file, field and remedy named.
-                A missing CTF is no fault until :attr:`optics` is asked for.
-            UsageError: ``passthrough`` for another format than ``.cs``.
+            InputError: the table or a stack is wrong; the text names file, field and remedy.
+                A missing CTF is an error only when :attr:`optics` is read.
+            UsageError: ``passthrough`` with another format than ``.cs``.
+
+        >>> Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
+        Particles(10000 of 128 px at 1.31 Å, with CTF, without poses)
         """
         path = Path(path)
-        places: dict[str, Any] = {
+        stack_options: dict[str, Any] = {
             "data_root": None if data_root is None else Path(data_root),
             "allow_outside_root": allow_outside_root,
             "permissive": permissive,
         }
-        document = read_particles_document(path, passthrough=passthrough, apix=apix, **places)
-        table = ParticleTable(document, path, apix=apix)
+        document = read_particles_document(
+            path, passthrough=passthrough, pixel_size_angstrom=pixel_size_angstrom, **stack_options
+        )
+        table = ParticleTable(document, path, pixel_size_angstrom=pixel_size_angstrom)
         table.refuse_unsupported()
         ctf = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
         ids = table.text("rlnImageName")
-        source = open_stacks(ids, path, **places)
+        source = open_stacks(ids, path, **stack_options)
         table.check_box_size(source.box_size)
         pixel_size = _pixel_size(table, source)
         member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
@@ -123,32 +132,9 @@ class Particles:
             _rows=np.arange(len(ids)),
             _table=table,
         )
-        return particles.without_bad(skip_bad=True) if skip_bad else particles
-
-    @classmethod
-    def from_star(
-        cls,
-        path: Path | str,
-        *,
-        apix: float | None = None,
-        data_root: Path | str | None = None,
-        allow_outside_root: bool = False,
-        skip_bad: bool = False,
-        permissive: bool = False,
-    ) -> Self:
-        """Open the particles of a RELION STAR file; see :meth:`open`.
-
-        Raises:
-            InputError: as :meth:`open`.
-        """
-        return cls.open(
-            path,
-            apix=apix,
-            data_root=data_root,
-            allow_outside_root=allow_outside_root,
-            skip_bad=skip_bad,
-            permissive=permissive,
-        )
+        if skip_bad:
+            particles = particles.without_bad(skip_bad=True)
+        return particles if half_seed is None else particles.with_half_sets(half_seed)
 
     @classmethod
     def from_arrays(
@@ -256,6 +242,40 @@ class Particles:
             return ()
         return tuple(header.path for header in self._source.headers)
 
+    def images(self, *, box_size: int | None = None, invert: bool | None = None) -> SignedImages:
+        """Return the images with protein positive, Fourier-cropped to a box, read on demand.
+
+        Args:
+            box_size: pixels; the particles' own box by default.
+            invert: whether protein is dark in the files; by default what the file states
+                (cryoSPARC does), else no.
+
+        Raises:
+            UsageError: ``box_size`` is below 2 or larger than the images.
+
+        >>> particles = Particles.from_arrays(
+        ...     torch.ones(3, 8, 8), Optics.uniform(3), pixel_size_angstrom=2.0
+        ... )
+        >>> images = particles.images(box_size=4)
+        >>> images[:].shape, images[[2, 0]].shape, images.pixel_size_angstrom
+        (torch.Size([3, 4, 4]), torch.Size([2, 4, 4]), 4.0)
+        """
+        dark = self.stated_contrast == "dark" if invert is None else invert
+        return SignedImages(self, invert=dark, box_size=box_size)
+
+    def with_half_sets(self, seed: int) -> Self:
+        """Return these particles with every one in half set 1 or 2; see :func:`assign_halves`.
+
+        Raises:
+            InputError: fewer than two particles in a half set.
+
+        >>> optics = Optics.uniform(4)
+        >>> particles = Particles.from_arrays(torch.ones(4, 8, 8), optics, pixel_size_angstrom=2.0)
+        >>> sorted(particles.with_half_sets(1).half_set.tolist())
+        [1, 1, 2, 2]
+        """
+        return replace(self, half_set=assign_halves(self, seed))
+
     def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
         """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
 
@@ -323,7 +343,7 @@ class Particles:
             more = f" and {len(bad.non_finite) - 10} more" if len(bad.non_finite) > 10 else ""
             raise InputError(
                 f"{where}: images {shown}{more}: NaN or infinite pixels; leave them out with "
-                "--skip-bad"
+                "`skip_bad`"
             )
         dropped = {*bad.non_finite, *bad.constant}
         keep = [i for i in range(len(self)) if i not in dropped]
@@ -392,9 +412,9 @@ class Particles:
 
 
 def _pixel_size(table: ParticleTable, source: StackSource) -> float:
-    """Pixel size of a set: ``apix``, else STAR, else MRC; a disagreement is warned about."""
-    if table.apix is not None:
-        return table.apix
+    """Pixel size of a set: the override, else STAR, else MRC; a disagreement is warned about."""
+    if table.pixel_size_override_angstrom is not None:
+        return table.pixel_size_override_angstrom
     first = source.headers[0]
     stated = table.pixel_size_angstrom()
     if stated is None:

@@ -1,4 +1,4 @@
-"""Tables of RELION 3.0 and unfinished ones of 3.1, brought to 3.1: optics groups, origins in Å."""
+"""Convert RELION 3.0 tables, and incomplete 3.1 ones, to 3.1: optics groups, origins in Å."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ def to_relion31(
     document: StarDocument,
     path: Path,
     *,
-    apix: float | None = None,
-    stack_apix: float | None = None,
+    pixel_size_angstrom: float | None = None,
+    stack_pixel_size_angstrom: float | None = None,
     box_size: int | None = None,
 ) -> StarDocument:
-    """A document with ``data_optics`` and ``data_particles``; what is there already is kept.
+    """Return a document with ``data_optics`` and ``data_particles``; existing columns are kept.
 
     Args:
-        document: of RELION 3.0 (one block with ``rlnImageName``) or later.
+        document: from RELION 3.0 (one block with ``rlnImageName``) or later.
         path: the file, for messages.
-        apix: pixel size in Å instead of the table's.
-        stack_apix: Å, for a table that has none.
-        box_size: of the images, for a table without optics block.
+        pixel_size_angstrom: overrides the table's, Å.
+        stack_pixel_size_angstrom: used where the table has none, Å.
+        box_size: edge of the images in pixels, for a table without optics block.
 
     Raises:
-        InputError: no particles, or numbers that are none where they are needed; the row is named.
+        InputError: no particles, or a value that is no number where one is needed; the text names
+            the row.
     """
-    table = ParticleTable(document, path, apix=apix)
-    sizes = _pixel_sizes(table, stack_apix)
+    table = ParticleTable(document, path, pixel_size_angstrom=pixel_size_angstrom)
+    sizes = _pixel_sizes(table, stack_pixel_size_angstrom)
     added: dict[str, list[str]] = {}
     dropped: set[str] = set()
     order = list(document.blocks)
     if table.optics is None:
-        optics, added[_GROUP] = _made_optics(table, sizes, box_size)
+        optics, added[_GROUP] = _optics_groups(table, sizes, box_size)
         order.insert(0, "optics")
     else:
         optics = table.optics
         if _GROUP not in table.particles:
             added[_GROUP] = optics.text(_GROUP) * len(table)
-    if apix is not None:
-        text = format_column([apix])[0]
+    if pixel_size_angstrom is not None:
+        text = format_column([pixel_size_angstrom])[0]
         optics = replace(optics, columns={**optics.columns, _SIZE: [text] * len(optics)})
     for axis in "XY":
         pixels, angstrom = f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst"
@@ -59,27 +60,24 @@ def to_relion31(
         kept = {name: text for name, text in particles.columns.items() if name not in dropped}
         particles = replace(particles, columns={**kept, **added})
     blocks = {**document.blocks, "optics": optics, table.name: particles}
-    return StarDocument({_name(key, table.name): blocks[key] for key in order})
+    return StarDocument({"particles" if key == table.name else key: blocks[key] for key in order})
 
 
-def _name(block: str, particles: str) -> str:
-    return "particles" if block == particles else block
+def _pixel_sizes(table: ParticleTable, stack_pixel_size_angstrom: float | None) -> Numbers | None:
+    """Pixel size of each particle in Å: the override, else the table's, else the stack's."""
+    size = table.pixel_size_override_angstrom
+    if size is None:
+        stated = table.checked_pixel_sizes()
+        if stated is not None:
+            return stated[1]
+        size = stack_pixel_size_angstrom
+    return None if size is None else np.full(len(table), size)
 
 
-def _pixel_sizes(table: ParticleTable, stack_apix: float | None) -> Numbers | None:
-    """Pixel size of each particle in Å, from the best source."""
-    if table.apix is not None:
-        return np.full(len(table), table.apix)
-    found = table.checked_pixel_sizes()
-    if found is not None:
-        return found[1]
-    return None if stack_apix is None else np.full(len(table), stack_apix)
-
-
-def _made_optics(
+def _optics_groups(
     table: ParticleTable, sizes: Numbers | None, box_size: int | None
 ) -> tuple[StarBlock, list[str]]:
-    """A group for each set of equal optics, and the group of each particle."""
+    """Return one optics group for each set of equal optics, and the group of each particle."""
     names = [name for name in _OPTICS if name in table]
     values = {name: table.numbers(name) for name in names}
     if sizes is not None:

@@ -48,13 +48,16 @@ class ParticleTable:
     Args:
         document: RELION 3.1 or later (``data_optics``, ``data_particles``) or 3.0 (one block).
         path: the file, for messages.
-        apix: pixel size in Å that overrides the table's.
+        pixel_size_angstrom: overrides the table's, Å.
     """
 
-    def __init__(self, document: StarDocument, path: Path, *, apix: float | None = None) -> None:
-        if apix is not None and not (math.isfinite(apix) and apix > 0):
-            raise InputError(f"--apix: must be positive, got {apix}")
-        self.document, self.path, self.apix = document, path, apix
+    def __init__(
+        self, document: StarDocument, path: Path, *, pixel_size_angstrom: float | None = None
+    ) -> None:
+        size = pixel_size_angstrom
+        if size is not None and not (math.isfinite(size) and size > 0):
+            raise InputError(f"`pixel_size_angstrom` {size:g}: must be positive")
+        self.document, self.path, self.pixel_size_override_angstrom = document, path, size
         self.name = self._particle_block()
         self.particles = document.blocks[self.name]
         self.optics = document.blocks.get("optics")
@@ -238,7 +241,7 @@ class ParticleTable:
         if bad.size:
             raise InputError(
                 f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
-                "with --apix"
+                "with `pixel_size_angstrom`"
             )
         return found
 

@@ -4,37 +4,80 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.core.errors import InputError
-from vitreous.data.particles import Particles
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.fourier import fourier_resize
+
+Rows = Tensor | slice | Sequence[int] | NDArray[Any]
 
 
-class SignedImages:
-    """Particle images with protein positive, as a solver reads them.
-
-    Args:
-        particles: of one half set.
-        invert: whether protein is dark in the files.
-    """
-
-    def __init__(self, particles: Particles, *, invert: bool) -> None:
-        self._particles, self._sign = particles, -1.0 if invert else 1.0
+class StoredImages(Protocol):
+    """Images as they are in the files, of known box and pixel size."""
 
     @property
     def box_size(self) -> int:
-        """Edge of the images in pixels, as on disk."""
-        return self._particles.box_size
+        """Edge of the images in pixels."""
+        ...
+
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Pixel size in Å."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Rows) -> Tensor:
+        """Images ``(b, n, n)`` of these rows."""
+        ...
+
+
+class SignedImages:
+    """Particle images with protein positive, Fourier-cropped to a box, read on demand.
+
+    Args:
+        particles: images as they are in the files.
+        invert: whether protein is dark in the files.
+        box_size: pixels; the particles' own box by default.
+
+    Raises:
+        UsageError: ``box_size`` is below 2 or larger than the images.
+
+    Attributes:
+        box_size: edge ``n`` of the images in pixels.
+        pixel_size_angstrom: pixel size at this box in Å.
+    """
+
+    def __init__(
+        self, particles: StoredImages, *, invert: bool, box_size: int | None = None
+    ) -> None:
+        full = particles.box_size
+        if box_size is not None and not 2 <= box_size <= full:
+            raise UsageError(f"`box_size` {box_size}: choose from 2 to the images' {full} px")
+        self._particles, self._sign = particles, -1.0 if invert else 1.0
+        self.box_size = box_size or full
+        self.pixel_size_angstrom = particles.pixel_size_angstrom * full / self.box_size
 
     def __len__(self) -> int:
         return len(self._particles)
 
-    def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` on the CPU."""
-        images = self._particles.read(indices)
+    def read(self, indices: Rows) -> Tensor:
+        """Return the images ``(b, n, n)`` of these rows, float32 on the CPU.
+
+        Args:
+            indices: row numbers, a slice, or a mask ``(len(self),)``.
+        """
+        images = fourier_resize(self._particles.read(indices), self.box_size, 2)
         return images if self._sign > 0 else -images
+
+    def __getitem__(self, indices: int | Rows) -> Tensor:
+        if isinstance(indices, int):
+            return self.read([indices])[0]
+        return self.read(indices)
 
 
 class CheckedImages:
@@ -80,7 +123,7 @@ class CheckedImages:
         if bad.size:
             name = self._names[int(indices[bad[0]])]
             raise InputError(
-                f"{name}: NaN or infinite pixels; leave such images out with --skip-bad"
+                f"{name}: NaN or infinite pixels; leave such images out with `skip_bad`"
             )
         self.constant += int(np.count_nonzero(low == high))
         return images

@@ -63,7 +63,7 @@ def corrected(vitreous, table):
     again, text, _ = vitreous("check", table.with_name("set_fixed.star"), "-q")
     assert "WRONG" not in text
     assert again == 0
-    return out, err, Particles.from_star(table.with_name("set_fixed.star"))
+    return out, err, Particles.open(table.with_name("set_fixed.star"))
 
 
 @pytest.mark.parametrize("grouped", [(), ("rlnPhaseShift",)])

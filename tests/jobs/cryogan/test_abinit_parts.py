@@ -113,7 +113,7 @@ def test_bad_images_are_left_out_of_rows_and_digest():
         found = checked(spoiled)
     assert found.digest == checked(images()).digest
     spoiled[4, 2, 2] = torch.nan
-    with pytest.raises(InputError, match="--skip-bad"):
+    with pytest.raises(InputError, match="`skip_bad`"):
         checked(spoiled)
     with pytest.warns(UserWarning, match="1 with NaN"):
         assert checked(spoiled, skip_bad=True).rows.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]

@@ -84,7 +84,7 @@ class ParticleFiles:
         particles = Particles.open(
             self.path,
             passthrough=self.passthrough,
-            apix=self.apix,
+            pixel_size_angstrom=self.apix,
             data_root=self.data_root,
             allow_outside_root=self.allow_outside_root,
             permissive=self.permissive,
