@@ -22,8 +22,9 @@ from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.methods.adversarial.matched_filter import at_box, matched_weight
 from vitreous.methods.cryogan import solver as cryogan
+from vitreous.methods.cryogan.config import TrainingStage
 from vitreous.methods.cryogan.presets import default_config, default_stages, paper_config
-from vitreous.methods.cryogan.solver import STREAMS, CryoGan, CryoGanConfig, Stage
+from vitreous.methods.cryogan.solver import STREAMS, CryoGan, CryoGanConfig
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.noise import BackgroundPatches, prepare_patches
 from vitreous.physics.poses import TriangularShift
@@ -82,7 +83,7 @@ def _gan(
     images = images or _white()
     n, count = images.box_size, len(images)
     fixed: dict[str, Any] = {
-        "stages": (Stage(n, 20),),
+        "stages": (TrainingStage(n, 20),),
         "batch_size": 4,
         "width": 8,
         "n_critic": 2,
@@ -121,7 +122,7 @@ def _limited(images: Tensor) -> Tensor:
 
 
 def test_counts_of_a_run() -> None:
-    gan = _gan(stages=(Stage(8, 2), Stage(16, 3)), n_critic=3)
+    gan = _gan(stages=(TrainingStage(8, 2), TrainingStage(16, 3)), n_critic=3)
     boxes = []
     while not gan.done:
         stats = gan.step()
@@ -137,7 +138,7 @@ def test_counts_of_a_run() -> None:
 
 def test_learning_rates_warm_up_in_every_stage_and_decay_over_the_run() -> None:
     gan = _gan(
-        stages=(Stage(8, 4), Stage(16, 4)),
+        stages=(TrainingStage(8, 4), TrainingStage(16, 4)),
         warm_up=2,
         learning_rate_end=0.01,
         learning_rate_volume=0.5,
@@ -186,7 +187,12 @@ def test_critic_rises_on_real_and_volume_follows_it() -> None:
     flat = _simulator(n, 64, optics=Optics.uniform(64, phase_shift_deg=90.0, defocus_angstrom=0.0))
     images = Images(2.0 * blob + 0.3 * _white().stack)
     gan = _gan(
-        images, flat, stages=(Stage(n, 200),), n_critic=2, learning_rate_volume=0.02, width=32
+        images,
+        flat,
+        stages=(TrainingStage(n, 200),),
+        n_critic=2,
+        learning_rate_volume=0.02,
+        width=32,
     )
     stats = _steps(gan, 60)
     assert max(s["wasserstein"] for s in stats[:30]) > 1.0
@@ -246,7 +252,7 @@ def test_images_are_turned_in_stages_of_much_noise(generator: torch.Generator) -
     blob = torch.exp(-(radius_grid(32, 2) ** 2) / (2 * 3.0**2))
     noise = torch.randn(64, 32, 32, generator=generator)
     images = Images(blob / blob.std() + 3**0.5 * noise)
-    two = (Stage(16, 1), Stage(32, 1))
+    two = (TrainingStage(16, 1), TrainingStage(32, 1))
     gan = _gan(images, stages=two, rotate=None)
     turned = [gan.rotates]
     gan.step()
@@ -520,7 +526,12 @@ def test_particles_are_cropped_and_read_alike_from_memory_and_source() -> None:
 
 
 def test_next_stage_starts_from_the_averaged_volume(monkeypatch: pytest.MonkeyPatch) -> None:
-    gan = _gan(_white(32), stages=(Stage(8, 6), Stage(16, 4)), warm_up=1, learning_rate_volume=0.1)
+    gan = _gan(
+        _white(32),
+        stages=(TrainingStage(8, 6), TrainingStage(16, 4)),
+        warm_up=1,
+        learning_rate_volume=0.1,
+    )
     enter, given = gan._enter, []
 
     def spy(stage: int, start: Tensor | None) -> None:
@@ -559,7 +570,7 @@ def test_running_average(averaging: float) -> None:
 
 
 def test_final_result_is_in_units_of_the_noise() -> None:
-    gan = _gan(stages=(Stage(16, 3),))
+    gan = _gan(stages=(TrainingStage(16, 3),))
     _steps(gan, 3)
     with torch.no_grad():
         gan.log_signal.fill_(math.log(6.0))
@@ -693,7 +704,7 @@ def test_learned_scales_move_to_the_truth(start: float) -> None:
     gan = _gan(
         images,
         simulator,
-        stages=(Stage(16, 1000),),
+        stages=(TrainingStage(16, 1000),),
         batch_size=64,
         width=64,
         n_critic=2,
@@ -727,7 +738,7 @@ def _finite(gan: CryoGan) -> bool:
 
 
 def test_broken_images_never_reach_the_weights() -> None:
-    gan = _gan(stages=(Stage(16, 100),))
+    gan = _gan(stages=(TrainingStage(16, 100),))
     _steps(gan, 3)
     critic = {k: v.clone() for k, v in gan.critic.state_dict().items()}
     _poison(gan)
@@ -744,7 +755,7 @@ def test_broken_images_never_reach_the_weights() -> None:
 
 
 def test_rolls_back_to_the_last_sound_state() -> None:
-    gan = _gan(stages=(Stage(16, 300),))
+    gan = _gan(stages=(TrainingStage(16, 300),))
     _steps(gan, 1)
     kept = _copy(gan)
     _steps(gan, 2)
@@ -765,7 +776,7 @@ def test_rolls_back_to_the_last_sound_state() -> None:
 
 def test_rolls_back_within_a_stage_just_begun() -> None:
     """The snapshot of another box would not fit."""
-    gan = _gan(stages=(Stage(8, 3), Stage(16, 40)))
+    gan = _gan(stages=(TrainingStage(8, 3), TrainingStage(16, 40)))
     _steps(gan, 3)
     begun = gan.volume.free.detach().clone()
     _poison(gan)
@@ -775,7 +786,7 @@ def test_rolls_back_within_a_stage_just_begun() -> None:
 
 
 def test_a_sound_step_ends_the_count() -> None:
-    gan = _gan(stages=(Stage(16, 100),))
+    gan = _gan(stages=(TrainingStage(16, 100),))
     assert gan._cache._all is not None
     sound = gan._cache._all.clone()
     _poison(gan)
@@ -827,7 +838,7 @@ def test_one_bad_critic_update_among_several_is_counted() -> None:
 
 
 _TWO_STAGES = {
-    "stages": (Stage(8, 4), Stage(16, 4)),
+    "stages": (TrainingStage(8, 4), TrainingStage(16, 4)),
     "smoothing_px": 0.5,
     "clip_epochs": 1.0,
     "rotate": True,
@@ -853,11 +864,11 @@ def test_stopped_and_continued_is_bitwise_the_run_left_alone(stop: int) -> None:
 
 
 def test_continuing_keeps_the_count_of_failures() -> None:
-    gan = _gan(stages=(Stage(16, 200),))
+    gan = _gan(stages=(TrainingStage(16, 200),))
     _poison(gan)
     _steps(gan, 24)
     assert gan.counters() | {"skipped": 4, "rollbacks": 2} == gan.counters()
-    other = _gan(stages=(Stage(16, 200),))
+    other = _gan(stages=(TrainingStage(16, 200),))
     other.load(_copy(gan), gan.counters())
     _poison(other)
     _steps(other, 6)
@@ -894,7 +905,7 @@ def test_halves_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_stream_matters(stream: str) -> None:
     images, simulator = _white(), _simulator()
-    config = CryoGanConfig(stages=(Stage(16, 9),), batch_size=4, width=8)
+    config = CryoGanConfig(stages=(TrainingStage(16, 9),), batch_size=4, width=8)
     streams = _streams()
     streams[stream] = torch.Generator().manual_seed(4242)
     runs = [CryoGan(images, simulator, config, g) for g in (_streams(), streams)]
@@ -906,7 +917,7 @@ def test_every_stream_matters(stream: str) -> None:
 def test_images_and_conditions_are_left_as_they_were() -> None:
     images, simulator = _white(), _simulator()
     stack, defocus = images.stack.clone(), simulator.optics.defocus_u_angstrom.clone()
-    _steps(_gan(images, simulator, stages=(Stage(8, 1), Stage(16, 2))), 3)
+    _steps(_gan(images, simulator, stages=(TrainingStage(8, 1), TrainingStage(16, 2))), 3)
     assert torch.equal(images.stack, stack)
     assert torch.equal(simulator.optics.defocus_u_angstrom, defocus)
 
@@ -929,7 +940,7 @@ def test_images_and_conditions_are_left_as_they_were() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
-        CryoGanConfig(**({"stages": (Stage(16, 1),)} | settings))
+        CryoGanConfig(**({"stages": (TrainingStage(16, 1),)} | settings))
 
 
 @pytest.mark.parametrize(
