@@ -43,7 +43,7 @@ from _processes import Measured, measured, vitreous
 from mixed_particles import particles
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
-from vitreous.core.resample import turn_images
+from vitreous.core.resample import rotate_images
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.physics.projector import project
@@ -68,7 +68,7 @@ def best_psnr(image: Tensor, clean: Tensor) -> float:
     n = image.shape[-1]
     turns = torch.arange(TURNS) * (2 * math.pi / TURNS)
     band = torch.ones(n, n // 2 + 1)
-    turned = turn_images(image.expand(TURNS, n, n), turns, band)
+    turned = rotate_images(image.expand(TURNS, n, n), turns, band)
     turned = turned - turned.mean((1, 2), keepdim=True)
     target = clean - clean.mean()
     spectra = torch.fft.rfft2(turned).conj() * torch.fft.rfft2(target)

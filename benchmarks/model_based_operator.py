@@ -35,7 +35,7 @@ from torch import Tensor
 from _circumstances import commit
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
-from vitreous.core.threads import in_threads, own_threads
+from vitreous.core.threads import in_threads, single_torch_thread
 from vitreous.linop.operator import LinearOperator
 from vitreous.physics.ctf import CTF, ctf_half
 from vitreous.physics.insertion import Accumulator, weighted_slices
@@ -79,7 +79,7 @@ def summed(n: int, scale: int, particles: int, b: int) -> tuple[NormalEquations,
     images, rotations, shift, optics = case(n, b)
     start = time.perf_counter()
     sums = NormalAccumulator(n, WINDOW, scale)
-    with own_threads():
+    with single_torch_thread():
         for first in range(0, particles, BATCH):
             rows = torch.arange(first, min(first + BATCH, particles)) % b
             sums.insert(images[rows], rotations[rows], shift[rows], optics[rows], PIXEL)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from matching_case import astigmatic
 from vitreous.core.params import Optics
-from vitreous.core.resample import turn_images
+from vitreous.core.resample import rotate_images
 from vitreous.physics.ctf import ctf_half
 
 BOX, PIXEL = 32, 6.0
@@ -53,7 +53,7 @@ def planar(
     optics = astigmatic(count, stream)
     factor = torch.ones(BOX, BOX // 2 + 1)
     factor[BOX // 2], factor[:, BOX // 2] = 0, 0
-    turned = turn_images(shown[label], angle, factor)
+    turned = rotate_images(shown[label], angle, factor)
     k = torch.fft.fftfreq(BOX), torch.fft.rfftfreq(BOX)
     phase = shift[:, 1, None, None] * k[0][:, None] + shift[:, 0, None, None] * k[1]
     ramp = torch.polar(torch.ones_like(phase), -2 * math.pi / PIXEL * phase)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vitreous.core.threads import each_alone
+from vitreous.core.threads import parallel_map
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def test_results_come_in_order_and_each_has_one_thread(threads: int) -> None:
         return i, torch.get_num_threads(), torch.is_grad_enabled()
 
     with torch.no_grad():
-        found = list(each_alone(work, range(2 * threads), CPU))
+        found = list(parallel_map(work, range(2 * threads), CPU))
     assert [i for i, _, _ in found] == list(range(2 * threads))
     assert {n for _, n, _ in found} == {1}
     assert not any(grad for _, _, grad in found)
@@ -46,6 +46,6 @@ def test_an_error_is_raised_and_little_more_is_begun(threads: int) -> None:
         return i
 
     with pytest.raises(ValueError, match="the second"):
-        list(each_alone(work, range(1000), CPU))
+        list(parallel_map(work, range(1000), CPU))
     assert len(begun) < 20
     assert torch.get_num_threads() == threads

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitreous.core.resample import mirror_images
+from vitreous.core.resample import dihedral_images
 from vitreous.nn.layers import GaborLayer, PolyphaseDown, initialise, polar_view
 
 
@@ -110,7 +110,7 @@ def test_weights_come_from_the_generator() -> None:
 
 def test_quarter_turns_are_shifts_of_angle(generator: torch.Generator) -> None:
     images = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)
-    turned = mirror_images(images, 5)  # mirrors x, then swaps the axes
+    turned = dihedral_images(images, 5)  # mirrors x, then swaps the axes
     moved = [polar_view(images).roll(rows, 1) for rows in (4, -4)]
     assert min((polar_view(turned) - one).abs().max().item() for one in moved) < 1e-12
     assert (polar_view(turned) - polar_view(images)).abs().max() > 0.1

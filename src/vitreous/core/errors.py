@@ -1,45 +1,45 @@
-"""Errors that a user can act on; each class knows the exit code the command line gives it."""
+"""Errors that a user can act on, each class with its exit code on the command line."""
 
 from __future__ import annotations
 
 
 class VitreousError(Exception):
-    """Base of every error raised on purpose; a bare one means a bug (exit 1)."""
+    """Base class of the package's errors (exit 1)."""
 
     exit_code: int = 1
 
 
 class UsageError(VitreousError):
-    """The request itself makes no sense: an impossible option or combination (exit 2)."""
+    """Impossible parameter or combination of parameters (exit 2)."""
 
     exit_code = 2
 
 
 class InputError(VitreousError):
-    """A file or value from outside is wrong; the text names file, field and remedy (exit 3)."""
+    """Wrong file or input value; the text names file, field and remedy (exit 3)."""
 
     exit_code = 3
 
 
 class ResourceError(VitreousError):
-    """Out of memory or disk (exit 4)."""
+    """Lack of memory or disk space (exit 4)."""
 
     exit_code = 4
 
 
 class DivergedError(VitreousError):
-    """The optimisation produced NaN again and again and was given up (exit 5)."""
+    """Optimisation that kept producing NaN (exit 5)."""
 
     exit_code = 5
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the error means that memory, the machine's or a GPU's, is used up.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that main or GPU memory is used up.
 
-    torch's errors are told by name and text, so that torch need not be imported to ask.
+    torch's errors are recognised by name and text, so that torch is not imported.
 
-    >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("no"))
     (True, False)
     """
-    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or torch_says
+    by_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or by_torch

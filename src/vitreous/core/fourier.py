@@ -1,4 +1,4 @@
-"""The only centred Fourier pair of the package, and Fourier cropping and padding.
+"""Centred Fourier transform pair of the package, and Fourier cropping and padding.
 
 Real-space arrays have their origin at index ``n // 2`` of every axis. Spectra are the Hermitian
 half in FFT order: frequency 0 at index 0, the last axis holding ``n // 2 + 1`` entries.
@@ -17,13 +17,13 @@ def _axes(ndim: int) -> tuple[int, ...]:
 
 
 def rfft_centered(x: Tensor, ndim: int) -> Tensor:
-    r"""Hermitian-half spectrum of a real array whose origin is at ``n // 2``.
+    r"""Return the Hermitian-half spectrum of a real array whose origin is at ``n // 2``.
 
     :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = n // 2`.
 
     Args:
         x: real ``(..., n, n)`` or ``(..., n, n, n)``.
-        ndim: 2 or 3, how many trailing axes to transform.
+        ndim: 2 or 3, the number of trailing axes to transform.
 
     Returns:
         complex ``(..., n, [n,] n // 2 + 1)`` in FFT order.
@@ -37,7 +37,7 @@ def rfft_centered(x: Tensor, ndim: int) -> Tensor:
 
 
 def irfft_centered(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
-    """Inverse of :func:`rfft_centered`; ``shape`` is the real-space shape of the transformed axes.
+    """Invert :func:`rfft_centered`; ``shape`` is the real-space shape of the transformed axes.
 
     >>> import torch
     >>> x = torch.randn(5, 5, dtype=torch.float64)
@@ -51,8 +51,8 @@ def irfft_centered(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
 def fourier_resize(x: Tensor, size: int, ndim: int) -> Tensor:
     """Resample to ``size`` along the last ``ndim`` axes by cropping or zero-padding the spectrum.
 
-    Grey values are kept (a constant stays the same constant), and so are even and odd origins.
-    At an even boundary the Nyquist planes are dropped, so the result stays real and unshifted.
+    A constant keeps its value, and the origin stays at ``size // 2``. At an even boundary the
+    Nyquist planes are dropped, so the result stays real.
 
     Args:
         x: real ``(..., n, n)`` or ``(..., n, n, n)``.

@@ -1,4 +1,4 @@
-"""Real and frequency grids, masks and Fourier shells."""
+"""Real-space and frequency grids, masks and Fourier shells."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def frequency_grid(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Frequencies (kx, ky) of the Hermitian half of an ``n x n`` image, in 1/Å.
+    """Return frequencies (kx, ky) of the Hermitian half of an ``n x n`` image, in 1/Å.
 
     Returns:
-        ``kx`` of shape ``(1, n // 2 + 1)`` and ``ky`` of shape ``(n, 1)``, to be broadcast.
+        ``kx (1, n // 2 + 1)`` and ``ky (n, 1)``, to be broadcast.
 
     >>> kx, ky = frequency_grid(4, 2.0)
     >>> kx.tolist(), ky.flatten().tolist()
@@ -28,7 +28,7 @@ def frequency_grid(
 
 
 def nyquist_disc(n: int, *, device: torch.device | None = None) -> Tensor:
-    """1 inside the Nyquist circle, 0 on it and outside: float32 ``(n, n // 2 + 1)``, FFT order.
+    """Return 1 inside the Nyquist circle, 0 elsewhere: float32 ``(n, n // 2 + 1)``, FFT order.
 
     >>> nyquist_disc(4)[:, -1].tolist(), nyquist_disc(4).sum().item()
     ([0.0, 0.0, 0.0, 0.0], 6.0)
@@ -40,7 +40,7 @@ def nyquist_disc(n: int, *, device: torch.device | None = None) -> Tensor:
 def radius_grid(
     n: int, ndim: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Distance in pixels from the centre ``n // 2``; shape ``(n,) * ndim``.
+    """Return the distance in pixels from the centre ``n // 2``, of shape ``(n,) * ndim``.
 
     >>> radius_grid(3, 2)[1].tolist()
     [1.0, 0.0, 1.0]
@@ -61,7 +61,7 @@ def soft_mask(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Disc or ball of the given radius with a raised-cosine edge outside it.
+    """Return a disc or ball of the given radius with a raised-cosine edge outside it.
 
     >>> soft_mask(8, 2, 2.0, 2.0)[4, 4].item()
     1.0
@@ -73,8 +73,21 @@ def soft_mask(
     return 0.5 + 0.5 * torch.cos(torch.pi * t)
 
 
+def squared_frequency(n: int, ndim: int, *, device: torch.device | None = None) -> Tensor:
+    """Return the squared radius in cycles per box of each Hermitian-half entry, float32.
+
+    >>> squared_frequency(4, 2)[1].tolist()
+    [1.0, 2.0, 5.0]
+    """
+    full = torch.fft.fftfreq(n, 1.0 / n, device=device)
+    squared = torch.fft.rfftfreq(n, 1.0 / n, device=device) ** 2
+    for _ in range(ndim - 1):
+        squared = squared + (full**2).reshape(-1, *([1] * squared.ndim))
+    return squared
+
+
 def shell_index(n: int, ndim: int, *, device: torch.device | None = None) -> Tensor:
-    """Integer Fourier shell (rounded radius in cycles per box) of each Hermitian-half entry.
+    """Return the Fourier shell (rounded radius in cycles per box) of each Hermitian-half entry.
 
     Returns:
         long ``(n, [n,] n // 2 + 1)``, FFT order.
@@ -82,9 +95,4 @@ def shell_index(n: int, ndim: int, *, device: torch.device | None = None) -> Ten
     >>> shell_index(4, 2)[0].tolist()
     [0, 1, 2]
     """
-    full = torch.fft.fftfreq(n, 1.0 / n, device=device)
-    half = torch.fft.rfftfreq(n, 1.0 / n, device=device)
-    squared = half**2
-    for _ in range(ndim - 1):
-        squared = squared + (full**2).reshape(-1, *([1] * squared.ndim))
-    return squared.sqrt().round().long()
+    return squared_frequency(n, ndim, device=device).sqrt().round().long()

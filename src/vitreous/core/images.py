@@ -1,4 +1,4 @@
-"""Real images and imaging conditions at the box of a coarse-to-fine stage."""
+"""Sources of particle images, read in batches and cropped to a working box."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_BYTES = 2**23
 
 
 class ImageSource(Protocol):
-    """Real particle images, read a batch at a time."""
+    """Interface of particle images that are read in batches."""
 
     @property
     def box_size(self) -> int:
@@ -29,12 +29,12 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
+        """Return the images ``(b, n, n)`` with the given indices ``(b,)``."""
         ...
 
 
 class ImagesInMemory:
-    """An :class:`ImageSource` of images ``(b, n, n)`` that are there."""
+    """An :class:`ImageSource` of images ``(b, n, n)`` held in a tensor."""
 
     def __init__(self, images: Tensor) -> None:
         self._images = images
@@ -48,15 +48,15 @@ class ImagesInMemory:
         return len(self._images)
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
+        """Return the images ``(b, n, n)`` with the given indices."""
         return self._images[indices.to(self._images.device)]
 
 
-class ChosenImages:
-    """Images of chosen rows of others, repetitions allowed.
+class ImageSubset:
+    """Selected rows of another :class:`ImageSource`, repetitions allowed.
 
     >>> source = ImagesInMemory(torch.arange(3.0)[:, None, None].expand(3, 4, 4))
-    >>> ChosenImages(source, torch.tensor([2, 0, 2])).read(torch.arange(3))[:, 0, 0].tolist()
+    >>> ImageSubset(source, torch.tensor([2, 0, 2])).read(torch.arange(3))[:, 0, 0].tolist()
     [2.0, 0.0, 2.0]
     """
 
@@ -72,37 +72,36 @@ class ChosenImages:
         return len(self._rows)
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these of the chosen rows."""
-        wanted, back = torch.unique(self._rows[indices], return_inverse=True)
-        return self._images.read(wanted)[back]
+        """Return the images ``(b, n, n)`` with the given indices into the subset."""
+        unique_rows, inverse = torch.unique(self._rows[indices], return_inverse=True)
+        return self._images.read(unique_rows)[inverse]
 
 
 def read_ahead(
-    images: ImageSource, rows: Tensor, *, at_most: int | None = None
+    images: ImageSource, rows: Tensor, *, max_batch: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and images ``(b, n, n)``, a batch being read while the one before is worked on.
+    """Yield rows and images ``(b, n, n)``, reading one batch ahead in a thread.
 
     Args:
-        images: to be read.
-        rows: of them, long.
-        at_most: in a batch; there may be fewer, by their size.
+        images: the source.
+        rows: long, the rows to read.
+        max_batch: upper limit of a batch; large images come in smaller batches.
     """
     fitting = max(1, BATCH_BYTES // (4 * images.box_size**2))
-    pieces = torch.split(rows, min(fitting, at_most or fitting))
+    batches = torch.split(rows, min(fitting, max_batch or fitting))
     with ThreadPoolExecutor(1, "vitreous-read") as reader:
-        coming = reader.submit(images.read, pieces[0])
-        for piece, following in itertools.zip_longest(pieces, pieces[1:]):
-            read = coming.result()
-            if following is not None:
-                coming = reader.submit(images.read, following)
-            yield piece, read
+        pending = reader.submit(images.read, batches[0])
+        for batch, next_batch in itertools.zip_longest(batches, batches[1:]):
+            loaded = pending.result()
+            if next_batch is not None:
+                pending = reader.submit(images.read, next_batch)
+            yield batch, loaded
 
 
 @torch.no_grad()
 def shell_power(images: ImageSource, rows: Tensor) -> Tensor:
-    """Mean of ``|rfft2|^2`` of images by shell, float64 ``(n // 2 + 1,)``.
+    """Return the mean of ``|rfft2|^2`` of images by shell, float64 ``(n // 2 + 1,)``.
 
-    >>> from vitreous.core.images import ImagesInMemory
     >>> noise = torch.randn(50, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> power = shell_power(ImagesInMemory(noise), torch.arange(50))
     >>> bool((power[1:] / 16**2 - 1).abs().max() < 0.2)
@@ -112,13 +111,13 @@ def shell_power(images: ImageSource, rows: Tensor) -> Tensor:
     shell = shell_index(n, 2)
     inside = shell <= n // 2
     total = torch.zeros(n // 2 + 1, dtype=torch.float64)
-    for _, read in read_ahead(images, rows):
-        power = torch.fft.rfft2(read.float().cpu()).abs().square().sum(0)
+    for _, batch in read_ahead(images, rows):
+        power = torch.fft.rfft2(batch.float().cpu()).abs().square().sum(0)
         total.index_add_(0, shell[inside], power[inside].double())
     return total / (torch.bincount(shell[inside]) * len(rows))
 
 
-def check_rows(
+def check_image_rows(
     images: ImageSource,
     rotations: Tensor,
     shift: Tensor | None,
@@ -126,10 +125,10 @@ def check_rows(
     half: Tensor,
     n: int,
 ) -> None:
-    """One row of everything for each image, and a box that the images hold.
+    """Check that every table has one row for each image and that ``n`` fits into the images.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: another number of rows, no images, a box that does not fit.
     """
     total = len(images)
     lengths = {
@@ -148,7 +147,7 @@ def check_rows(
 
 
 class ImageCache:
-    """Particles Fourier-cropped to the stage's box, kept in memory while they fit."""
+    """Particle images Fourier-cropped to a working box, kept in memory if they fit."""
 
     def __init__(self, images: ImageSource, n: int, device: torch.device) -> None:
         self._images, self.box_size, self._device = images, n, device
@@ -165,14 +164,14 @@ class ImageCache:
         return len(self._images)
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` on the device."""
+        """Return the images ``(b, n, n)`` with the given indices, on the device."""
         if self._all is None:
             return self._fetch(indices)
         return self._all[indices.to(self._device)]
 
 
 def normalise_images(images: Tensor) -> Tensor:
-    """Each image ``(..., n, n)`` with zero mean and unit deviation; a constant one becomes zero.
+    """Scale images ``(..., n, n)`` to zero mean and unit deviation; constant ones become zero.
 
     >>> normalise_images(torch.ones(1, 4, 4)).abs().max().item()
     0.0

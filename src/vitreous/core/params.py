@@ -1,4 +1,4 @@
-"""Frozen batched tensors for what is known or assumed about each image: pose and optics."""
+"""Pose and optics of particle images, as frozen batches of tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _Batched:
-    """Indexing and device moves shared by the frozen parameter batches."""
+    """Base class with the indexing and device moves of parameter batches."""
 
     def _map(self, function: Any) -> Self:
         return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]  # all fields are tensors
@@ -33,6 +33,12 @@ class Pose(_Batched):
             particle coordinates (see ``docs/conventions.md``).
         shift_angstrom: ``(..., 2)`` displacement (x, y) of the projection in Å; RELION's
             ``rlnOriginXAngst`` is its negative.
+
+    Raises:
+        ValueError: shapes that do not match.
+
+    >>> len(Pose(torch.eye(3).expand(5, 3, 3), torch.zeros(5, 2))[:2])
+    2
     """
 
     rotation: Tensor
@@ -87,7 +93,11 @@ class Optics(_Batched):
         phase_shift_deg: float = 0.0,
         b_factor_angstrom2: float = 0.0,
     ) -> Optics:
-        """The same, astigmatism-free optics for ``n`` images."""
+        """Return the same optics without astigmatism for ``n`` images.
+
+        >>> Optics.uniform(2, voltage_kv=200.0).voltage_kv.tolist()
+        [200.0, 200.0]
+        """
         full = torch.full
         return cls(
             defocus_u_angstrom=full((n,), defocus_angstrom),

@@ -1,31 +1,27 @@
-"""Random streams of solvers."""
+"""Independent random streams from one seed."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 import numpy as np
 import torch
 
 
-def cpu_twin(generator: torch.Generator) -> torch.Generator:
-    """A CPU generator seeded from another one, which it advances."""
+def cpu_generator(generator: torch.Generator) -> torch.Generator:
+    """Return a CPU generator seeded from another generator, which advances."""
     seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
     return torch.Generator().manual_seed(int(seed))
 
 
-def stream_of(device: torch.device, *numbers: int) -> torch.Generator:
-    """A generator of its own for every tuple of whole numbers from 0 on.
+def numbered_generator(device: torch.device, *numbers: int) -> torch.Generator:
+    """Return an independent generator for each tuple of non-negative integers.
 
-    Neighbouring numbers and large ones are as good as any: torch's generators use 32 bits of a
-    seed, and all of the numbers go into these.
+    All numbers are hashed into the 32 bits of a seed that torch's generators use.
 
     >>> cpu = torch.device("cpu")
-    >>> seeds = [stream_of(cpu, *n).initial_seed() for n in ((1, 2), (1, 2), (1, 2**40 + 2))]
+    >>> numbers = (1, 2), (1, 2), (1, 2**40 + 2)
+    >>> seeds = [numbered_generator(cpu, *n).initial_seed() for n in numbers]
     >>> seeds[0] == seeds[1] != seeds[2] < 2**32
     True
     """
@@ -34,9 +30,9 @@ def stream_of(device: torch.device, *numbers: int) -> torch.Generator:
 
 
 def stream_seed(seed: int, source: str) -> int:
-    """A 63-bit seed for one source of randomness, from the run's one ``--seed``.
+    """Return a 63-bit seed for one named source of randomness, from the seed of the run.
 
-    Streams of different names are independent; adding a source leaves the others as they were.
+    Streams of different names are independent; adding a source does not change the others.
 
     >>> stream_seed(1, "poses") == stream_seed(1, "poses") != stream_seed(1, "noise")
     True
@@ -46,7 +42,5 @@ def stream_seed(seed: int, source: str) -> int:
 
 
 def generator(seed: int, source: str) -> torch.Generator:
-    """A CPU generator for one source of randomness; see :func:`stream_seed`."""
-    import torch
-
+    """Return a CPU generator for one source of randomness; see :func:`stream_seed`."""
     return torch.Generator().manual_seed(stream_seed(seed, source))

@@ -1,4 +1,4 @@
-"""Rotations as 3x3 matrices: convert, sample, tile SO(3), measure angles between them.
+"""Rotations as 3x3 matrices: conversions, random and regular samples, angles between them.
 
 A matrix acts on ``(x, y, z)`` column vectors and takes volume coordinates to particle coordinates.
 Every function is batched over leading dimensions, keeps dtype and device, and is differentiable.
@@ -24,11 +24,11 @@ def _stack3x3(rows: list[list[Tensor]]) -> Tensor:
 
 
 def euler_to_matrix(angles_deg: Tensor) -> Tensor:
-    r"""Rotation matrices of RELION's Euler angles (rot, tilt, psi).
+    r"""Convert RELION's Euler angles (rot, tilt, psi) to rotation matrices.
 
-    :math:`R = R_z(-\psi) R_y(-\theta) R_z(-\phi)` with :math:`R_z, R_y` counter-clockwise, i.e. the
-    inverse of the intrinsic ZYZ rotation; RELION writes the same matrix as ``Rz(psi) Ry(tilt)
-    Rz(rot)`` with its clockwise elementary matrices.
+    :math:`R = R_z(-\psi) R_y(-\theta) R_z(-\phi)` with :math:`R_z, R_y` counter-clockwise: the
+    inverse of the intrinsic ZYZ rotation. RELION writes the same matrix as ``Rz(psi) Ry(tilt)
+    Rz(rot)`` with clockwise elementary matrices.
 
     Args:
         angles_deg: ``(..., 3)`` rot, tilt, psi in degrees.
@@ -47,14 +47,8 @@ def euler_to_matrix(angles_deg: Tensor) -> Tensor:
     """
     _require(angles_deg, (3,), "angles_deg")
     rot, tilt, psi = torch.deg2rad(angles_deg).unbind(-1)
-    ca, sa, cb, sb, cg, sg = (
-        rot.cos(),
-        rot.sin(),
-        tilt.cos(),
-        tilt.sin(),
-        psi.cos(),
-        psi.sin(),
-    )
+    ca, sa, cb, sb = rot.cos(), rot.sin(), tilt.cos(), tilt.sin()
+    cg, sg = psi.cos(), psi.sin()
     return _stack3x3(
         [
             [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
@@ -65,9 +59,9 @@ def euler_to_matrix(angles_deg: Tensor) -> Tensor:
 
 
 def matrix_to_euler(matrix: Tensor) -> Tensor:
-    """RELION's Euler angles of rotation matrices; the inverse of :func:`euler_to_matrix`.
+    """Convert rotation matrices to RELION's Euler angles; inverts :func:`euler_to_matrix`.
 
-    At tilt 0 or 180 only a sum or difference of rot and psi is defined: rot is then 0.
+    At tilt 0 or 180 only the sum or the difference of rot and psi is defined; rot is set to 0.
 
     Args:
         matrix: ``(..., 3, 3)`` rotations.
@@ -91,7 +85,7 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
     rot = torch.atan2(torch.where(pole, zero, y), torch.where(pole, one, x))
     sine = torch.where(pole, zero, torch.where(pole, one, sine_squared).sqrt())
     tilt = torch.atan2(sine, z)
-    # Undoing rot leaves Rz(-psi) Ry(-tilt), whose y column is (sin psi, cos psi, 0) at any tilt.
+    # Without rot, Rz(-psi) Ry(-tilt) remains: its y column is (sin psi, cos psi, 0) at any tilt.
     ca, sa = rot.cos(), rot.sin()
     psi = torch.atan2(
         ca * matrix[..., 0, 1] - sa * matrix[..., 0, 0],
@@ -101,7 +95,7 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
 
 
 def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
-    r"""Rotation matrices of rotation vectors (axis times angle), smooth at zero.
+    r"""Convert rotation vectors (axis times angle) to rotation matrices, smoothly at zero.
 
     :math:`R = I + \frac{\sin t}{t} K + \frac{1 - \cos t}{t^2} K^2`, :math:`t = |v|`, K the cross
     product matrix of v (Rodrigues).
@@ -110,7 +104,7 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
         rotvec_rad: ``(..., 3)`` counter-clockwise rotation vectors, radians.
 
     Returns:
-        ``(..., 3, 3)``; the gradient is finite everywhere, at zero too.
+        ``(..., 3, 3)``; the gradient is finite everywhere.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -140,7 +134,7 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
-    """Rotation vectors (axis times angle, angle in [0, pi]) of rotation matrices.
+    """Convert rotation matrices to rotation vectors (axis times angle, angle in [0, pi]).
 
     Args:
         matrix: ``(..., 3, 3)`` rotations.
@@ -166,7 +160,7 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
-    """Rotation matrices of quaternions (w, x, y, z), which are normalised first.
+    """Convert quaternions (w, x, y, z), normalised first, to rotation matrices.
 
     Args:
         quaternion: ``(..., 4)``, non-zero, scalar first; q and -q are the same rotation.
@@ -193,10 +187,10 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
-    r"""Unit quaternions (w, x, y, z) with w >= 0 of rotation matrices.
+    r"""Convert rotation matrices to unit quaternions (w, x, y, z) with w >= 0.
 
-    The row of :math:`4 q q^T`, which is linear in R, with the largest diagonal is normalised, so
-    that no angle is badly conditioned.
+    Normalises the row of :math:`4 q q^T` (linear in R) with the largest diagonal entry, which is
+    well conditioned at all angles.
 
     Args:
         matrix: ``(..., 3, 3)`` rotations.
@@ -232,10 +226,10 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
 
 def rotation_6d_to_matrix(six: Tensor) -> Tensor:
-    """Rotation matrices whose first two columns come from six numbers by Gram-Schmidt.
+    """Convert six numbers to rotation matrices by Gram-Schmidt of the first two columns.
 
     Args:
-        six: ``(..., 6)``: a first column, then a second; neither zero nor parallel.
+        six: ``(..., 6)``: first column, then second; neither zero nor parallel.
 
     Returns:
         ``(..., 3, 3)``.
@@ -256,17 +250,6 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
 
 
-def matrix_to_6d(matrix: Tensor) -> Tensor:
-    """First and second column of rotation matrices, ``(..., 3, 3)`` to ``(..., 6)``.
-
-    >>> import torch
-    >>> matrix_to_6d(torch.eye(3)).tolist()
-    [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    """
-    _require(matrix, (3, 3), "matrix")
-    return torch.cat([matrix[..., 0], matrix[..., 1]], dim=-1)
-
-
 def random_rotations(
     n: int,
     *,
@@ -274,10 +257,10 @@ def random_rotations(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """``n`` rotations drawn uniformly (Haar measure) from SO(3), ``(n, 3, 3)``.
+    """Draw ``n`` rotations ``(n, 3, 3)`` uniformly (Haar measure) from SO(3).
 
-    Normal quaternions are drawn on the generator's device and moved to ``device``, so that one seed
-    gives the same rotations everywhere.
+    Normal quaternions are drawn on the generator's device and then moved to ``device``: one seed
+    gives the same rotations on every device.
 
     >>> import torch
     >>> r = random_rotations(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -294,11 +277,11 @@ def so3_grid(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    r"""Near-uniform grid of rotations, one per cell of edge ``spacing_deg`` (super-Fibonacci).
+    r"""Return a near-uniform grid of rotations, one per cell of edge ``spacing_deg``.
 
-    :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix has at that step);
-    every rotation of SO(3) lies within ``spacing_deg`` of one of them, on average at
-    half of it. The grid is the same on every call.
+    :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix at that step) on a
+    super-Fibonacci spiral: every rotation lies within ``spacing_deg`` of one of them, on average
+    at half of it. The grid is deterministic.
 
     Args:
         spacing_deg: edge of a cell in degrees, in (0, 120].
@@ -328,7 +311,7 @@ def so3_grid(
 
 
 def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
-    r"""Angle in degrees of the rotation that takes one orientation to the other, in [0, 180].
+    r"""Return the angle in degrees, in [0, 180], of the rotation from one orientation to another.
 
     :math:`\theta = 2\,\mathrm{atan2}(|a - b|_F / \sqrt 8, \sqrt{1 + \mathrm{tr}\, a^T b} / 2)`,
     accurate at small and at large angles.
@@ -351,7 +334,7 @@ def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """Closest rotation (Frobenius norm) to each matrix, by singular value decomposition.
+    """Return the closest rotation (Frobenius norm) to each matrix, by singular values.
 
     Args:
         matrix: ``(..., 3, 3)`` of full rank, or a reflection (determinant is forced to +1).

@@ -1,11 +1,11 @@
-"""Point groups in RELION's axes, symmetrising, and volumes that are symmetric by construction."""
+"""Point groups in RELION's axes, symmetrisation, and volumes symmetric by construction."""
 
 from __future__ import annotations
 
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ _GENERATORS: dict[str, list[tuple[tuple[float, float, float], int]]] = {
 
 @dataclass(frozen=True)
 class PointGroup:
-    """A rotation group.
+    """Finite rotation group.
 
     Args:
         name: canonical Schoenflies name in capitals.
@@ -48,7 +48,7 @@ class PointGroup:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every rotation maps the voxel grid onto itself."""
+        """True where every rotation maps the voxel grid onto itself."""
         return is_signed_permutation(self.matrices)
 
 
@@ -58,7 +58,7 @@ def _rotation_about(axis: Sequence[float], fold: int) -> Tensor:
 
 
 def _generate(generators: Tensor, limit: int) -> Tensor:
-    """All products of the generators, snapped to exact 0, 1/2 and 1 where they are that close."""
+    """Return all products of the generators, entries near multiples of 1/2 made exact."""
     group = torch.eye(3, dtype=torch.float64)[None]
     while True:
         products = (group[:, None] @ generators).reshape(-1, 3, 3)
@@ -75,7 +75,7 @@ def _generate(generators: Tensor, limit: int) -> Tensor:
 
 
 def point_group(name: str) -> PointGroup:
-    """The point group of a Schoenflies name, in RELION's axes.
+    """Return the point group of a Schoenflies name, in RELION's axes.
 
     Cn: n-fold along z. Dn: the same and a 2-fold along x. T: 3-fold along z. O: 4-folds along
     x, y, z. I1, I2: 2-folds along x, y, z, with a 5-fold in the yz plane (I1) or xz plane (I2).
@@ -113,26 +113,28 @@ def point_group(name: str) -> PointGroup:
 
 
 def cosets(group: PointGroup) -> tuple[Tensor, Tensor]:
-    """Representatives g with group = union of g H, and H, those that map the grid onto itself.
+    """Split a group into representatives g and the subgroup H that maps the grid onto itself.
+
+    The group is the union of the left cosets g H.
 
     >>> [tuple(map(len, cosets(point_group(name)))) for name in ("C1", "D2", "C3", "I")]
     [(1, 1), (1, 4), (3, 1), (5, 12)]
     """
     exact = torch.stack([g for g in group.matrices if is_signed_permutation(g)])
-    chosen: list[Tensor] = []
+    representatives: list[Tensor] = []
     for g in group.matrices:
-        if not any(is_signed_permutation(h.mT @ g) for h in chosen):
-            chosen.append(g)
-    return torch.stack(chosen), exact
+        if not any(is_signed_permutation(h.mT @ g) for h in representatives):
+            representatives.append(g)
+    return torch.stack(representatives), exact
 
 
 def symmetrise(volume: Tensor, group: PointGroup) -> Tensor:
-    r"""Average of a volume over a point group: :math:`\frac{1}{|G|} \sum_g v(g r)`.
+    r"""Average a volume over a point group: :math:`\frac{1}{|G|} \sum_g v(g r)`.
 
     Exact (flips and transpositions about ``n // 2``, periodic) where the group maps the grid onto
     itself: C1, C2, C4, D1, D2, D4, O. Otherwise by spectrum-padded cubic splines, see
-    :func:`vitreous.core.resample.rotate_volume`; Gaussian blobs of sigma 1.5 pixels well inside
-    the box come out within 2e-4 of their peak.
+    :func:`vitreous.core.resample.rotate_volume`, with an error within 2e-4 of the peak for
+    Gaussian blobs of sigma 1.5 pixels well inside the box.
 
     Args:
         volume: ``(..., n, n, n)`` in (z, y, x) order; differentiable.
@@ -152,7 +154,7 @@ def symmetrise(volume: Tensor, group: PointGroup) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """``free[..., orbit]`` whose adjoint sums over orbit members in a fixed order."""
+    """Look-up ``free[..., orbit]`` whose adjoint sums over orbit members in a fixed order."""
 
     @staticmethod
     def forward(ctx: Any, free: Tensor, orbit: Tensor, members: Tensor, weight: Tensor) -> Tensor:
@@ -173,7 +175,7 @@ def _sum_members(flat: Tensor, members: Tensor) -> Tensor:
 
 
 class _SparseProduct(torch.autograd.Function):
-    """``A @ free`` for a fixed sparse matrix, its adjoint through the stored transpose."""
+    """Product ``A @ free`` with a fixed sparse matrix, its adjoint by the stored transpose."""
 
     @staticmethod
     def forward(ctx: Any, free: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
@@ -192,25 +194,21 @@ def _sparse_apply(matrix: Tensor, values: Tensor) -> Tensor:
 
 
 class SymmetryMap:
-    r"""Volumes that are symmetric by construction: only the asymmetric unit is free.
+    r"""Linear map from the voxels of the asymmetric unit to an exactly symmetric volume.
 
-    The volume is a fixed linear function of the free voxels, one per orbit of the group.
-
-    - C1: the volume itself, no work.
-    - groups that map the grid onto itself: every voxel equals its orbit's free voxel, exactly, and
-      ``expand(extract(v)) == symmetrise(v)``.
-    - others: the free voxels are those of a fundamental wedge and the few just outside its walls
-      that interpolation needs; every voxel takes the value of the wedge at its symmetric position,
-      by Keys' cubic kernel (64 neighbours), zero where that lies outside the box. So the volume
-      samples an exactly symmetric function; the wedge is kept as it is, its copies are damped:
-      a Gaussian of sigma 2 pixels changes by less than 1 % of its peak, a wave along an axis at
-      half of Nyquist by up to 12 % (linear kernel: 8 % and 29 %). ``extract`` symmetrises and
-      picks the free voxels.
+    - C1: the volume itself.
+    - groups that map the grid onto itself: every voxel equals the free voxel of its orbit, exactly,
+      and ``expand(extract(v)) == symmetrise(v)``.
+    - others: the free voxels are those of a fundamental wedge and of a margin that interpolation
+      needs; every voxel takes the value of the wedge at its symmetric position, by Keys' cubic
+      kernel (64 neighbours), zero where that lies outside the box. The volume samples an exactly
+      symmetric function. Interpolation damps the copies of the wedge: a Gaussian of sigma 2 pixels
+      by less than 1 % of its peak, a wave along an axis at half of Nyquist by up to 12 %.
+      ``extract`` symmetrises and picks the free voxels.
 
     Args:
         n: box size in voxels.
         group: from :func:`point_group`.
-        kernel: "cubic" or "linear" (8 neighbours, 24 bytes each; more damping) where interpolated.
         dtype, device: of the tables, hence of the volumes.
 
     Attributes:
@@ -231,15 +229,11 @@ class SymmetryMap:
         n: int,
         group: PointGroup,
         *,
-        kernel: str = "cubic",
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> None:
-        """Build the tables; see the class."""
         if n < 2:
             raise ValueError(f"n must be at least 2, got {n}")
-        if kernel not in _KERNELS:
-            raise ValueError(f"kernel must be one of {sorted(_KERNELS)}, got {kernel!r}")
         self.n = n
         self.group = group
         self._tables: tuple[Tensor, ...] = ()
@@ -251,14 +245,14 @@ class SymmetryMap:
             weight = 1.0 / (members == members[0]).sum(0).to(dtype)
             self._tables = tuple(t.to(device) for t in (orbit, members, weight))
         else:
-            self.mask, matrix = _wedge(n, group, kernel)
-            self.mask = self.mask.to(device)
+            mask, matrix = _wedge(n, group)
+            self.mask = mask.to(device)
             matrix = matrix.to(device=device, dtype=dtype)
             self._tables = (_to_csr(matrix), _to_csr(matrix.t().coalesce()))
         self.free_size = int(self.mask.sum())
 
     def expand(self, free: Tensor) -> Tensor:
-        """Volume ``(..., n, n, n)`` of free values ``(..., free_size)``; linear, differentiable.
+        """Return the volume ``(..., n, n, n)`` of free values ``(..., free_size)``; differentiable.
 
         Raises:
             ValueError: wrong number of free values.
@@ -274,7 +268,7 @@ class SymmetryMap:
         return flat.reshape(*free.shape[:-1], self.n, self.n, self.n)
 
     def extract(self, volume: Tensor) -> Tensor:
-        """Free values ``(..., free_size)`` of the symmetrised volume ``(..., n, n, n)``.
+        """Return free values ``(..., free_size)`` of the symmetrised volume ``(..., n, n, n)``.
 
         Raises:
             ValueError: wrong box.
@@ -296,7 +290,7 @@ def _mask_of(n: int, flat_index: Tensor) -> Tensor:
 
 
 def _points(n: int) -> Tensor:
-    """Voxel coordinates (x, y, z) relative to the centre, ``(n^3, 3)`` in flat order."""
+    """Return voxel coordinates (x, y, z) relative to the centre, ``(n^3, 3)`` in flat order."""
     axis = torch.arange(n, dtype=torch.float64) - n // 2
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], dim=-1).reshape(-1, 3)
@@ -308,37 +302,27 @@ def _flat_index(coordinates: Tensor, n: int) -> Tensor:
 
 
 def _orbits(n: int, group: PointGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Representatives (f,), orbit number of each voxel (n^3,), members (g, f) of each orbit."""
+    """Return representatives (f,), the orbit of each voxel (n^3,), the members (g, f) of orbits."""
     points = _points(n).round().long()
     lowest = torch.arange(n**3)
     for matrix in group.matrices:
         lowest = torch.minimum(lowest, _flat_index(points @ matrix.round().long().mT, n))
     representative, orbit = torch.unique(lowest, return_inverse=True)
-    chosen = points[representative]
-    members = torch.stack([_flat_index(chosen @ m.round().long().mT, n) for m in group.matrices])
+    first = points[representative]
+    members = torch.stack([_flat_index(first @ m.round().long().mT, n) for m in group.matrices])
     return representative, orbit, members
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel, a = -1/2."""
+    """Return Keys' cubic convolution kernel, a = -1/2."""
     d = distance.abs()
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2
     return torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
-def _linear(distance: Tensor) -> Tensor:
-    return (1 - distance.abs()).clamp(min=0)
-
-
-_KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
-    "cubic": (_cubic, 2),
-    "linear": (_linear, 1),
-}
-
-
 def _into_wedge(points: Tensor, group: PointGroup) -> Tensor:
-    """Of each point's orbit the member nearest to a generic direction; the point itself on ties."""
+    """Return of each point's orbit the member nearest to a generic direction, itself on ties."""
     generic = torch.tensor([0.8660, 0.1937, 0.4610], dtype=points.dtype)
     highest, best = points @ generic + 1e-6, points
     for matrix in group.matrices[1:]:
@@ -350,32 +334,31 @@ def _into_wedge(points: Tensor, group: PointGroup) -> Tensor:
     return best
 
 
-def _wedge(n: int, group: PointGroup, kernel: str) -> tuple[Tensor, Tensor]:
-    """Mask of the free voxels and the sparse ``(n^3, f)`` matrix that fills the box from them."""
-    weigh, reach = _KERNELS[kernel]
+def _wedge(n: int, group: PointGroup) -> tuple[Tensor, Tensor]:
+    """Return the mask of the free voxels and the sparse ``(n^3, f)`` matrix from them to all."""
     position = _into_wedge(_points(n), group)
     base = (position + 1e-9).floor()
-    taps = torch.arange(1 - reach, reach + 1, dtype=torch.float64)
+    taps = torch.arange(-1, 3, dtype=torch.float64)
     entries = []
     for offset in torch.cartesian_prod(taps, taps, taps):
         corner = base + offset
-        weight = weigh(position - corner).prod(-1)
+        weight = _cubic(position - corner).prod(-1)
         valid = ((corner >= -(n // 2)) & (corner < n - n // 2)).all(-1) & (weight.abs() > 1e-7)
         row = valid.nonzero().flatten()
         entries.append((row, _flat_index(corner[row].long(), n), weight[row]))
     rows, voxels, weights = (torch.cat(part) for part in zip(*entries, strict=True))
     total = torch.zeros(n**3, dtype=torch.float64).index_add_(0, rows, weights)
-    # Little weight is left where the symmetric position lies outside the box: zero there.
+    # zero where the symmetric position, and so most of the weight, lies outside the box
     scale = torch.where(total > 0.5, 1 / total, torch.zeros_like(total))
     mask = _mask_of(n, voxels)
-    number = mask.flatten().cumsum(0) - 1
-    index = torch.stack([rows, number[voxels]])
+    column = mask.flatten().cumsum(0) - 1
+    index = torch.stack([rows, column[voxels]])
     size = (n**3, int(mask.sum()))
     values = weights * scale[rows]
     return mask, torch.sparse_coo_tensor(index, values, size, check_invariants=False).coalesce()
 
 
 def _to_csr(matrix: Tensor) -> Tensor:
-    with warnings.catch_warnings():  # torch announces on first use that CSR is in beta
+    with warnings.catch_warnings():  # torch warns on first use that CSR is in beta
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         return matrix.to_sparse_csr()

@@ -1,4 +1,4 @@
-"""Compiled loops and the threads that run them."""
+"""Compilation of loops, and threads that run them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from numba import njit
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _POOLS: dict[int, ThreadPoolExecutor] = {}
-# Everything of fast-math except the licence to assume that no NaN exists.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
+# All fast-math flags but the one that assumes that there is no NaN.
+FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:
-    """Compile on first use; typed as a plain function, which numba's own type is not."""
-    compiled: Callable[..., None] = njit(nogil=True, cache=True, fastmath=FAST)(function)
-    return compiled
+    """Compile a loop on first use, without the GIL; typed as a plain function."""
+    dispatcher: Callable[..., None] = njit(nogil=True, cache=True, fastmath=FAST_MATH)(function)
+    return dispatcher
 
 
 def in_threads(work: Callable[[int, int], None], edges: Sequence[int]) -> None:
-    """Run ``work(first, last)`` between successive edges at once, the last on this thread."""
+    """Run ``work(first, last)`` for all pairs of successive edges at once, one thread each."""
     parts = list(itertools.pairwise(edges))
     pool = _POOLS.get(len(parts))
     if pool is None and len(parts) > 1:
@@ -38,11 +38,11 @@ def in_threads(work: Callable[[int, int], None], edges: Sequence[int]) -> None:
 
 
 @contextmanager
-def own_threads() -> Iterator[int]:
-    """Keep torch to one thread, as its others, while they wait, would take the cores from ours.
+def single_torch_thread() -> Iterator[int]:
+    """Limit torch to one thread, since its idle threads spin and take cores from our own.
 
     Yields:
-        The number of threads that torch had.
+        the number of threads that torch had before.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,19 +52,18 @@ def own_threads() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def each_alone(
+def parallel_map(
     work: Callable[[Item], Result], items: Iterable[Item], device: torch.device
 ) -> Iterator[Result]:
-    """``work(item)`` of all items in their order; on the CPU as many at once as torch has threads.
+    """Yield ``work(item)`` for all items in order, on the CPU each item on one thread of its own.
 
-    Each runs on one thread: much of what is done with a batch of images is too small to share.
-    Results do not depend on the number of threads. An error in one ends all. On other devices
-    there is one at a time.
+    As many items run at once as torch has threads; results do not depend on that number. The
+    first error ends the iteration. On other devices items run one at a time.
 
-    >>> list(each_alone(lambda x: x * x, range(4), torch.device("cpu")))
+    >>> list(parallel_map(lambda x: x * x, range(4), torch.device("cpu")))
     [0, 1, 4, 9]
     """
-    gradients = torch.is_grad_enabled()  # which new threads do not know of
+    gradients = torch.is_grad_enabled()  # a thread-local setting
 
     def run(item: Item) -> Result:
         with torch.set_grad_enabled(gradients):
@@ -73,7 +72,7 @@ def each_alone(
     if device.type != "cpu" or torch.get_num_threads() == 1:
         yield from map(work, items)
         return
-    with own_threads() as threads, ThreadPoolExecutor(threads, "vitreous-batch") as pool:
+    with single_torch_thread() as threads, ThreadPoolExecutor(threads, "vitreous-batch") as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:

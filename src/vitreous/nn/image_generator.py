@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize, rfft_centered
 from vitreous.core.grid import nyquist_disc, soft_mask
-from vitreous.core.resample import turn_images
+from vitreous.core.resample import rotate_images
 from vitreous.nn.layers import initialise
 
 _MOST = 128  # channels
@@ -108,7 +108,7 @@ class ImageGenerator(nn.Module):
         disc = self._disc(radius, images)
         if rotations is not None and self.turned:
             angle_rad = torch.atan2(rotations[:, 1, 0], rotations[:, 0, 0])
-            images = turn_images(images, angle_rad, nyquist_disc(n, device=images.device))
+            images = rotate_images(images, angle_rad, nyquist_disc(n, device=images.device))
         return rfft_centered(images, 2) * disc
 
     def _disc(self, radius: float | None, like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import frequency_grid, radius_grid, shell_index
 from vitreous.core.images import ImageCache, normalise_images
 from vitreous.core.params import Optics
-from vitreous.core.resample import mirror_images
+from vitreous.core.resample import dihedral_images
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.methods.adversarial.matched_filter import at_box, matched_weight
@@ -214,7 +214,7 @@ def test_eight_exact_mirrors_about_the_centre(n: int) -> None:
     offset = torch.arange(n) - n // 2
     seen = set()
     for turn in range(8):
-        turned = mirror_images(image, turn)
+        turned = dihedral_images(image, turn)
         assert turned.shape == image.shape
         assert torch.equal(turned.flatten().sort().values, image.flatten())
         maps = []
@@ -233,7 +233,9 @@ def test_eight_exact_mirrors_about_the_centre(n: int) -> None:
 def test_real_and_simulated_batches_are_mirrored_alike() -> None:
     image = torch.rand(16, 16, generator=torch.Generator().manual_seed(1))
     gan = _gan(Images(image.expand(64, 16, 16).clone()), batch_size=2)
-    variants = normalise_images(torch.stack([mirror_images(_limited(image), t) for t in range(8)]))
+    variants = normalise_images(
+        torch.stack([dihedral_images(_limited(image), t) for t in range(8)])
+    )
 
     def distance(batch: Tensor) -> Tensor:
         return (batch[:1] - variants).abs().amax((-2, -1))

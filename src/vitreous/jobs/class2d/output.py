@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.core.images import ChosenImages
+from vitreous.core.images import ImageSubset
 from vitreous.core.params import Pose
 from vitreous.core.random import generator
 from vitreous.core.rotation import axis_angle_to_matrix
@@ -99,7 +99,7 @@ def aligned_classes(
     for k in range(count):
         rows = (label == k).nonzero().flatten()
         one = ClassAverages(
-            ChosenImages(solver.images, rows),
+            ImageSubset(solver.images, rows),
             None if solver.optics is None else solver.optics[rows],
             solver.pixel_size_angstrom,
             solver.half[rows],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vitreous.core.errors import out_of_memory
+from vitreous.core.errors import is_out_of_memory
 
 if TYPE_CHECKING:
     pass
@@ -49,7 +49,7 @@ def say(message: str) -> None:
 def resource_shortage(error: BaseException) -> str | None:
     """One line if the error means memory or disk is used up, else None."""
     text = one_line(error)
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'output'}: disk full or quota reached; free some space"

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import nyquist_disc, radius_grid, shell_index
 from vitreous.core.images import ImageSource, normalise_images
-from vitreous.core.resample import mirror_images, turn_images
+from vitreous.core.resample import dihedral_images, rotate_images
 from vitreous.physics.noise import BackgroundPatches
 from vitreous.physics.simulator import Simulator
 
@@ -96,7 +96,7 @@ def seen_by_critic(
             the Nyquist circle: central slices do, real images do not, and cropping takes their
             Nyquist row, so that a critic would tell them apart by these alone.
         angle_rad: turn each image in its plane, ``(b,)``, and leave out the corners; None: do not.
-        turn: of :func:`~vitreous.core.resample.mirror_images`, 0 for none.
+        turn: of :func:`~vitreous.core.resample.dihedral_images`, 0 for none.
 
     >>> seen_by_critic(torch.eye(8)[None], nyquist_disc(8)).std(correction=0).item()
     1.0
@@ -105,8 +105,8 @@ def seen_by_critic(
     if angle_rad is None:
         images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(n, n))
     else:
-        images = turn_images(images, angle_rad, factor)
-    images = mirror_images(images, turn)
+        images = rotate_images(images, angle_rad, factor)
+    images = dihedral_images(images, turn)
     if angle_rad is not None:
         images = images * (radius_grid(n, 2, device=images.device) <= n / 2 - 1)
     return normalise_images(images)

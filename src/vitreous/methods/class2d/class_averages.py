@@ -42,8 +42,8 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.core.images import ImageSource, read_ahead, shell_power
 from vitreous.core.params import Optics
-from vitreous.core.random import stream_of
-from vitreous.core.threads import each_alone
+from vitreous.core.random import numbered_generator
+from vitreous.core.threads import parallel_map
 from vitreous.methods.class2d.alignment import Aligner, ClassSums, Polar
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.polar_search import GridCandidates
@@ -260,13 +260,13 @@ class ClassAverages:
             polar = aligner.polar(images, optics)
             # seeds have no scale
             scale = torch.ones(len(mine), device=self.device) if self.round else None
-            stream = stream_of(self.device, seed, int(mine[0]))
+            stream = numbered_generator(self.device, seed, int(mine[0]))
             places = aligner(images, optics, scale, polar=polar, draws=draws, generator=stream)
             return mine, polar, places
 
         rows, sums = self._rows(), ClassSums(aligner)
-        batches = read_ahead(self.images, rows, at_most=_AT_ONCE)
-        for mine, polar, places in each_alone(align, batches, self.device):
+        batches = read_ahead(self.images, rows, max_batch=_AT_ONCE)
+        for mine, polar, places in parallel_map(align, batches, self.device):
             drawn = places.ranked(0, 1) if places.drawn is None else places.drawn
             sums.add(polar, drawn, self.half[mine].to(self.device) - 1)
             self.found = self.found.placed(mine, Classified.best(places))

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.core.errors import out_of_memory
+from vitreous.core.errors import is_out_of_memory
 from vitreous.core.grid import frequency_grid, nyquist_disc
 from vitreous.core.images import ImageCache, ImageSource
-from vitreous.core.random import cpu_twin
+from vitreous.core.random import cpu_generator
 from vitreous.methods.adversarial.losses import gradient_penalty
 from vitreous.methods.adversarial.matched_filter import (
     at_box,
@@ -121,7 +121,7 @@ class CryoGan(RollsBack):
             self.log_signal, self.log_noise = self._matching_scales(share)
         self.log_noise.requires_grad_()
         self.log_signal.requires_grad_()
-        self.critic = Critic(n, c.width, c.critic, generator=cpu_twin(self.generators["init"]))
+        self.critic = Critic(n, c.width, c.critic, generator=cpu_generator(self.generators["init"]))
         self.critic.to(self.device)
         self._scales = (self.log_signal, self.log_noise)
         adam = torch.optim.Adam
@@ -227,7 +227,7 @@ class CryoGan(RollsBack):
                 return self._updates()
             except (MemoryError, RuntimeError) as error:
                 most = min(MOST_PIECES, self.config.batch_size)
-                if not out_of_memory(error) or 2 * self.pieces > most:
+                if not is_out_of_memory(error) or 2 * self.pieces > most:
                     raise
             self.pieces *= 2
 

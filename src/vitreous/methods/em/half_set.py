@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vitreous.core.random import stream_of
+from vitreous.core.random import numbered_generator
 from vitreous.methods.em.config import Batches
 from vitreous.methods.em.pose_posterior import PoseCandidates, SampledPoses
 
@@ -48,7 +48,7 @@ class HalfSet:
             self.now = self.rows
             return
         again, part = divmod(turn, batches.parts)
-        stream = stream_of(torch.device("cpu"), seed, again, self.which)
+        stream = numbered_generator(torch.device("cpu"), seed, again, self.which)
         dealt = torch.randperm(len(self), generator=stream)
         self.now = self.rows[dealt[part :: batches.parts].sort().values]
 

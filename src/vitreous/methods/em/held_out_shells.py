@@ -23,7 +23,7 @@ from vitreous.core.fourier import irfft_centered, rfft_centered
 from vitreous.core.grid import shell_index
 from vitreous.core.images import ImagesInMemory
 from vitreous.core.params import Optics
-from vitreous.core.threads import each_alone
+from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, together
 from vitreous.methods.em.pose_posterior import PoseCandidates
@@ -99,4 +99,4 @@ def _assigned(
         some = None if optics is None else optics[rows].to(device)
         return assigner(images[rows].to(device, torch.float32), some).found
 
-    return PoseCandidates.cat(list(each_alone(assign, batches(), device)))
+    return PoseCandidates.cat(list(parallel_map(assign, batches(), device)))

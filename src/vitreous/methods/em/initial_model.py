@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.images import ChosenImages, ImagesInMemory, ImageSource
+from vitreous.core.images import ImagesInMemory, ImageSource, ImageSubset
 from vitreous.core.params import Optics
 from vitreous.core.random import generator, stream_seed
 from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
@@ -153,7 +153,7 @@ def ab_initio(
                 diameter_angstrom=working.mask_diameter_angstrom,
             )
             task = RandomStart(
-                ChosenImages(images, rows),
+                ImageSubset(images, rows),
                 None if optics is None else optics[rows],
                 data.pixel_size_angstrom,
                 config,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
-from vitreous.core.threads import each_alone
+from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep
 
@@ -72,7 +72,7 @@ def map_vs_noise_test(
         ]
         return gains[0] - gains[1]
 
-    log_likelihood_ratio = torch.cat(list(each_alone(compare, pairs(), volume.device))).double()
+    log_likelihood_ratio = torch.cat(list(parallel_map(compare, pairs(), volume.device))).double()
     return float(
         log_likelihood_ratio.mean()
         / (log_likelihood_ratio.std() / len(log_likelihood_ratio) ** 0.5).clamp_min(1e-12)

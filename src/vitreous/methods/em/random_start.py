@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.images import ChosenImages, ImagesInMemory, ImageSource
+from vitreous.core.images import ImagesInMemory, ImageSource, ImageSubset
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
 from vitreous.methods.em.config import RandomStartConfig, RefinementConfig
@@ -84,7 +84,7 @@ class RandomStart:
         self.rows = torch.randperm(len(images), generator=self._stream)[: config.images].sort()[0]
         self.box_size = min(self._full, 2 * (config.box_radius + 3))
         self.pixel_size_angstrom = pixel_size_angstrom * self._full / self.box_size
-        read = ChosenImages(images, self.rows).read
+        read = ImageSubset(images, self.rows).read
         self.images = torch.cat(
             [
                 fourier_resize(read(some).float(), self.box_size, 2)

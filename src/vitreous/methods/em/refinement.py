@@ -26,10 +26,10 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
-from vitreous.core.images import ChosenImages, ImageSource, check_rows, read_ahead, shell_power
+from vitreous.core.images import ImageSource, ImageSubset, check_image_rows, read_ahead, shell_power
 from vitreous.core.params import Optics, Pose
-from vitreous.core.random import stream_of
-from vitreous.core.threads import each_alone
+from vitreous.core.random import numbered_generator
+from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.ctf_refinement import OpticsTally, ScaledImages
 from vitreous.methods.em.expectation import ExpectationStep, together
@@ -106,7 +106,7 @@ class Refinement:
     ) -> None:
         n, total = images.box_size, len(images)
         blank = torch.eye(3).expand(total, 3, 3)
-        check_rows(images, blank, None, optics, half, n)
+        check_image_rows(images, blank, None, optics, half, n)
         starts = (start, start) if isinstance(start, Tensor) else start
         if config.one_map and not isinstance(start, Tensor):
             raise ValueError("one_map takes one start, got one for each half set")
@@ -177,7 +177,7 @@ class Refinement:
         }
         total = sum(len(half.now) for half in halves)
         of_round = sum(len(half.now) for half in self._halves)
-        at_most, optics = together(self._device, total), self.optics
+        max_batch, optics = together(self._device, total), self.optics
 
         def assign(
             batch: tuple[HalfSet, Tensor, Tensor],
@@ -196,8 +196,8 @@ class Refinement:
         parts: dict[HalfSet, list[ExpectationResult]] = {half: [] for half in halves}
         left = torch.zeros(assigner.refiner.band.radius + 1, dtype=torch.float64)
         done = sum(len(half.now) for half in self._halves[:first])
-        batches = self._read(halves, at_most)
-        for half, mine, images, assigned in each_alone(assign, batches, self._device):
+        batches = self._read(halves, max_batch)
+        for half, mine, images, assigned in parallel_map(assign, batches, self._device):
             parts[half].append(assigned)
             for judged, tally in tallies[half]:
                 judged.add(tally, mine, images, assigned.found)
@@ -217,11 +217,11 @@ class Refinement:
         self.optics = self.judged.optics()
 
     def _read(
-        self, halves: Sequence[HalfSet], at_most: int | None
+        self, halves: Sequence[HalfSet], max_batch: int | None
     ) -> Iterator[tuple[HalfSet, Tensor, Tensor]]:
         """Half set, rows and images of this round, batch by batch."""
         for half in halves:
-            for rows, images in read_ahead(self.images, half.now, at_most=at_most):
+            for rows, images in read_ahead(self.images, half.now, max_batch=max_batch):
                 yield half, rows, images
 
     def _tallies(
@@ -236,7 +236,7 @@ class Refinement:
         """Of the draws of a batch, by its first row; None where there are none."""
         if self.config.assignment != "soft":
             return None
-        return stream_of(self._device, self.config.seed, self.round, which, first)
+        return numbered_generator(self._device, self.config.seed, self.round, which, first)
 
     def _chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, rotation, shift and weight of everything to be inserted, in the images' order."""
@@ -270,7 +270,7 @@ class Refinement:
     def _insert(self, box: int) -> tuple[Gridding, Gridding]:
         """Sums of both halves from the present poses."""
         row, rotation, shift, weight = self._chosen()
-        images: ImageSource = ChosenImages(self.images, row)
+        images: ImageSource = ImageSubset(self.images, row)
         if self.config.scale != "one":  # a c y and a^2 c^2 are to be summed
             scale = self.judged.scale()[row]
             images, weight = ScaledImages(images, 1 / scale), weight * scale.square()

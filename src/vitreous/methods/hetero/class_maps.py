@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError
-from vitreous.core.images import ChosenImages, ImageSource
+from vitreous.core.images import ImageSource, ImageSubset
 from vitreous.core.params import Optics, Pose
 from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.maps.half_map_pair import Halves
@@ -157,7 +157,7 @@ def reconstructed_maps(
             maps.append(None)
             continue
         sums = accumulate(
-            ChosenImages(posed.images, rows),
+            ImageSubset(posed.images, rows),
             posed.pose.rotation[rows],
             posed.pose.shift_angstrom[rows],
             None if posed.optics is None else posed.optics[rows],

@@ -29,11 +29,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from vitreous.core.images import ChosenImages, ImageSource, check_rows, read_ahead, shell_power
+from vitreous.core.images import ImageSource, ImageSubset, check_image_rows, read_ahead, shell_power
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
-from vitreous.core.threads import each_alone
+from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, together
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates
@@ -130,7 +130,7 @@ class Classification:
     ) -> None:
         n, total = images.box_size, len(images)
         self._half = torch.arange(total) % 2 + 1
-        check_rows(images, poses.rotation, poses.shift_angstrom, optics, self._half, n)
+        check_image_rows(images, poses.rotation, poses.shift_angstrom, optics, self._half, n)
         if maps.ndim != 4 or tuple(maps.shape[1:]) != (n, n, n):
             raise ValueError(f"maps must be (K, {n}, {n}, {n}), got {tuple(maps.shape)}")
         self.images, self.optics, self.config = images, optics, config
@@ -225,8 +225,8 @@ class Classification:
             start = None if search else _moved_to(self._found[chosen], self._device)
             return chosen, [a(images, optics, start=start, scale=fixed) for a in assigners]
 
-        batches = read_ahead(self.images, rows, at_most=together(self._device, len(rows)))
-        for chosen, told in each_alone(assign, batches, self._device):
+        batches = read_ahead(self.images, rows, max_batch=together(self._device, len(rows)))
+        for chosen, told in parallel_map(assign, batches, self._device):
             left += torch.stack([one.left for one in told])
             best, log_likelihood_ratio, turned = _best(told)
             parts.append(_moved_to(best, torch.device("cpu")))
@@ -252,7 +252,7 @@ class Classification:
                 resolution.append(math.inf)
                 continue
             sums = accumulate(
-                ChosenImages(self.images, rows),
+                ImageSubset(self.images, rows),
                 pose.rotation[rows],
                 pose.shift_angstrom[rows],
                 None if self.optics is None else self.optics[rows],

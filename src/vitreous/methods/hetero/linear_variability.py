@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
-from vitreous.core.images import ImageSource, check_rows, read_ahead, shell_power
+from vitreous.core.images import ImageSource, check_image_rows, read_ahead, shell_power
 from vitreous.core.params import Optics, Pose
 from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.hetero.latents import Latents, infer
@@ -77,7 +77,7 @@ class LinearVariability:
     ) -> None:
         full, total = images.box_size, len(images)
         every = torch.ones(total, dtype=torch.long)
-        check_rows(images, poses.rotation, poses.shift_angstrom, optics, every, full)
+        check_image_rows(images, poses.rotation, poses.shift_angstrom, optics, every, full)
         self.images, self.optics, self.poses = images, optics, poses
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
         self._device = device or torch.device("cpu")

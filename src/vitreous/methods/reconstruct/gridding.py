@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import soft_mask
-from vitreous.core.images import ImagesInMemory, ImageSource, check_rows, read_ahead
+from vitreous.core.images import ImagesInMemory, ImageSource, check_image_rows, read_ahead
 from vitreous.core.params import Optics
-from vitreous.core.threads import own_threads
+from vitreous.core.threads import single_torch_thread
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
@@ -68,9 +68,9 @@ def accumulate(
     """
     device = device or torch.device("cpu")
     n = images.box_size if box_size is None else box_size
-    check_rows(images, rotations, shift_angstrom, optics, half, n)
+    check_image_rows(images, rotations, shift_angstrom, optics, half, n)
     sums: tuple[Gridding, Gridding] | None = None
-    with own_threads() as threads:
+    with single_torch_thread() as threads:
         for span in torch.split(torch.arange(len(images)), _SPAN):
             grown = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
             for rows, read in read_ahead(images, span):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import radius_grid
-from vitreous.core.images import ImageSource, check_rows, read_ahead
+from vitreous.core.images import ImageSource, check_image_rows, read_ahead
 from vitreous.core.params import Optics
 from vitreous.optim.admm import AdmmResult, admm
 from vitreous.optim.admm_config import STRICT, AdmmConfig
@@ -165,7 +165,7 @@ def accumulate(
     """
     device = device or torch.device("cpu")
     n = images.box_size if box_size is None else box_size
-    check_rows(images, rotations, shift_angstrom, optics, half, n)
+    check_image_rows(images, rotations, shift_angstrom, optics, half, n)
     pixel = pixel_size_angstrom * images.box_size / n
     sums = [NormalAccumulator(n, window, scale, symmetry=symmetry, device=device) for _ in (1, 2)]
     for rows, read in read_ahead(images, torch.arange(len(images))):

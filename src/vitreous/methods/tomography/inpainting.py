@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from vitreous.core.threads import own_threads
+from vitreous.core.threads import single_torch_thread
 from vitreous.methods.tomography.total_variation import FULL_SHARE, Scan, choose_strength
 from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import AdmmConfig
@@ -45,7 +45,7 @@ def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda 
     scan = scan.compact()
     config = replace(_CONFIG, strength=strength)
     images = scan.images.clone()
-    with own_threads():  # images are too small to share, and waiting threads cost more
+    with single_torch_thread():  # images are too small to share, and waiting threads cost more
         for tilt, share in enumerate(scan.shares.tolist()):
             if share <= FULL_SHARE:
                 equations = _equations(scan, tilt)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitreous.core.grid import frequency_grid
 from vitreous.core.images import ImageCache, ImageSource
-from vitreous.core.random import cpu_twin
+from vitreous.core.random import cpu_generator
 from vitreous.methods.adversarial.matched_filter import (
     at_box,
     background_share,
@@ -58,11 +58,11 @@ class ImageModel:
         self._images, self._full = images, simulator
         self.device = device = simulator.micrograph_id.device
         first, init = config.stages[0].box_size, generators["init"]
-        self.generator = make_generator(config, cpu_twin(init))
+        self.generator = make_generator(config, cpu_generator(init))
         as_module(self.generator).to(device)
         self.average = copy.deepcopy(self.generator)
-        self.noise_network = NoiseNetwork(first, generator=cpu_twin(init)).to(device)
-        self.camera = LearnedPoseDistribution(generator=cpu_twin(init)).to(device)
+        self.noise_network = NoiseNetwork(first, generator=cpu_generator(init)).to(device)
+        self.camera = LearnedPoseDistribution(generator=cpu_generator(init)).to(device)
         self.log_signal = torch.zeros((), device=device, requires_grad=True)
         self.log_noise = torch.zeros((), device=device, requires_grad=True)
         self.moment = torch.eye(4, device=device) / 4
@@ -210,7 +210,7 @@ class ImageModel:
         """Let the maps beside the mean begin, from the averaged mean."""
         if isinstance(self.generator, BasisGenerator) and isinstance(self.average, BasisGenerator):
             self.generator.load_state_dict(self.average.state_dict())
-            self.generator.vary(cpu_twin(self.streams["init"]))
+            self.generator.vary(cpu_generator(self.streams["init"]))
             self.average.load_state_dict(self.generator.state_dict())
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImageSource, normalise_images
-from vitreous.core.random import cpu_twin
+from vitreous.core.random import cpu_generator
 from vitreous.methods.adversarial.losses import (
     divergence_from_normal,
     gaussian_nll,
@@ -83,7 +83,9 @@ class VaeGan(RollsBack):
         self.imaging = ImageModel(images, simulator, config, self.generators)
         self.encoder: Encoder | DenseEncoder | None = None
         if config.latent:
-            self.encoder = make_encoder(config, cpu_twin(self.generators["init"])).to(self.device)
+            self.encoder = make_encoder(config, cpu_generator(self.generators["init"])).to(
+                self.device
+            )
         self._enter(0)
 
     # ---------------------------------------------------------------- stages
@@ -119,7 +121,7 @@ class VaeGan(RollsBack):
         c, adam = self.config, torch.optim.Adam
         self.stage = stage
         self.imaging.enter(stage)
-        self.critic = make_critic(c, self.box_size, cpu_twin(self.generators["init"]))
+        self.critic = make_critic(c, self.box_size, cpu_generator(self.generators["init"]))
         self.critic.to(self.device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),

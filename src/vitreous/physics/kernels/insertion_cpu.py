@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.core.threads import FAST, compiled, in_threads
+from vitreous.core.threads import FAST_MATH, compiled, in_threads
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 
 _DEGREE = 6
@@ -32,7 +32,7 @@ def _sine() -> NDArray[np.float32]:
     return fit.convert(kind=np.polynomial.Polynomial).coef.astype(np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
 def _ctf_row(turns: Any, fy: Any, step: Any, first: int, last: int, sine: Any, out: Any) -> None:
     """-sin(gamma) at kx = ``first .. last`` of one row; see ``vitreous.physics.ctf``."""
     a, b, c, d, e = turns[0], turns[1], turns[2], turns[3], turns[4]
@@ -104,7 +104,7 @@ def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int
     return int(begin), int(max(begin, end))
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
 def _cells(
     edge: int, low: int, high: int, along: Any, start: Any, begin: int, end: int, room: Any
 ) -> int:
@@ -133,7 +133,7 @@ def _cells(
     return found
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
 def _add(grid: Any, edge: int, values: Any, room: Any, found: int) -> None:
     """Trilinear insertion of the points that :func:`_cells` found."""
     place, source, fraction = room

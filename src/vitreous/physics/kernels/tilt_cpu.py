@@ -19,14 +19,14 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.core.threads import FAST, compiled, in_threads
+from vitreous.core.threads import FAST_MATH, compiled, in_threads
 
 _DEPTH = 8  # planes z that one tilt is done for before the next one
 _GROUP = 4  # lines gathered at once
 _LANES = 64  # slices of a block, at most
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST_MATH)
 def _bands(
     weights: Any, places: Any, slope: Any, offset: Any, reach: Any, stretch: Any, size: int,
     table: Any, steps: int,
@@ -54,7 +54,7 @@ def _bands(
             weights[i, k] = table[j] + (at - j) * (table[j + 1] - table[j])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
 def _gather(target: Any, source: Any, weights: Any, places: Any, taps: int) -> None:
     """Add a banded matrix times ``source (lines, lanes)`` to ``target (rows, lanes)``."""
     for i in range(target.shape[0]):
