@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitreous.optim.loop import Stats, notify, run
+from vitreous.optim.loop import Stats, notify, repeat
 
 
 class _Counter:
@@ -22,7 +22,7 @@ def test_every_callback_is_told_of_every_step() -> None:
     first: list[tuple[int, float]] = []
     second: list[int] = []
     step = _Counter()
-    end = run(
+    end = repeat(
         step,
         3,
         6,
@@ -43,15 +43,15 @@ def test_one_stop_is_enough_and_all_are_told_before_it(stopper: int) -> None:
 
     step = _Counter()
     callbacks = [lambda i, stats, w=w: callback(w, i) for w in range(3)]
-    assert run(step, 0, 9, callbacks) == 2
+    assert repeat(step, 0, 9, callbacks) == 2
     assert step.calls == 2
     assert told == [(w, i) for i in range(2) for w in range(3)]
 
 
 def test_nothing_left_to_do() -> None:
     step = _Counter()
-    assert run(step, 7, 7, []) == 7
-    assert run(step, 9, 7, []) == 9
+    assert repeat(step, 7, 7, []) == 7
+    assert repeat(step, 9, 7, []) == 9
     assert step.calls == 0
 
 
@@ -59,15 +59,15 @@ def test_continuing_where_a_stop_came() -> None:
     """Stopped and continued makes the same steps as one run."""
     seen: list[int] = []
     step = _Counter()
-    here = run(step, 0, 5, [lambda i, stats: seen.append(i), lambda i, stats: i == 1])
-    assert run(step, here, 5, [lambda i, stats: seen.append(i)]) == 5
+    here = repeat(step, 0, 5, [lambda i, stats: seen.append(i), lambda i, stats: i == 1])
+    assert repeat(step, here, 5, [lambda i, stats: seen.append(i)]) == 5
     assert seen == [0, 1, 2, 3, 4]
 
 
 def test_callbacks_may_come_from_an_iterator() -> None:
     """Each step tells all of them, though the iterator can be walked once only."""
     told: list[int] = []
-    run(_Counter(), 0, 3, iter([lambda i, stats: told.append(i)]))
+    repeat(_Counter(), 0, 3, iter([lambda i, stats: told.append(i)]))
     assert told == [0, 1, 2]
 
 
@@ -76,7 +76,7 @@ def test_an_error_in_a_step_is_not_swallowed() -> None:
         raise ValueError("broken step")
 
     with pytest.raises(ValueError, match="broken step"):
-        run(step, 0, 2, [])
+        repeat(step, 0, 2, [])
 
 
 @pytest.mark.parametrize(

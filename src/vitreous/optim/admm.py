@@ -22,7 +22,7 @@ from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.admm_constraints import PaddedSplit, Split, TermSplit, feasibility, regulariser
 from vitreous.optim.admm_linear_step import CgStep, LinearStep, MajorisedStep, SplitStep
 from vitreous.optim.least_squares import Convolution, LeastSquares
-from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.loop import Callback, Stats, repeat
 from vitreous.optim.prox import project
 
 
@@ -175,7 +175,7 @@ def admm(
         history.append(stats)
         return _settled(stats, config.tolerance)
 
-    run(problem.step, 0, config.iterations, [watch, *callbacks])
+    repeat(problem.step, 0, config.iterations, [watch, *callbacks])
     volume = project(problem.x, nonnegative=config.nonnegative, mask=mask)
     settled = _settled(history[-1], config.tolerance)
     return AdmmResult(volume, tuple(history), settled, problem.state())

@@ -1,34 +1,99 @@
-"""The one training loop, its history and its callbacks."""
+"""The protocol that every solver follows, and the loop that runs one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 Stats = dict[str, float]
+Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Callback(Protocol):
-    """Told of every step; a true answer stops the loop after the step."""
+    """Function called after every step; a true answer stops the loop."""
 
     def __call__(self, step: int, stats: Stats) -> bool | None:
-        """Numbers of the step just done."""
+        """Receive the number of the step, from 0 on, and its statistics."""
+        ...
+
+
+class Solver(Protocol[Result_co]):
+    """Iterative method that can be stopped after any step and continued bit for bit."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left."""
+        ...
+
+    @property
+    def progress(self) -> float:
+        """Share of the work that is done, 0 to 1; an estimate where the end is not known."""
+        ...
+
+    def step(self) -> Stats:
+        """Do one step and return its statistics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes: nested dictionaries of tensors, numbers and texts.
+
+        Tensors may be the live ones; the caller saves or copies them before the next step.
+        """
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a solver that was made with the same arguments."""
+        ...
+
+    def result(self) -> Result_co:
+        """Return the result of the steps done so far."""
         ...
 
 
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:
-    """Tell every callback; whether any of them asked to stop."""
+    """Call every callback; return whether one of them asked to stop."""
     return any([bool(callback(step, stats)) for callback in callbacks])
 
 
-def run(step: Callable[[], Stats], start: int, stop: int, callbacks: Iterable[Callback]) -> int:
-    """Call ``step`` for the steps ``start .. stop - 1``; the number of the next step to do.
+def run(solver: Solver[Result_co], callbacks: Iterable[Callback] = ()) -> Result_co:
+    """Step a solver until it is done or a callback asks to stop; return its result.
 
-    >>> run(lambda: {"loss": 1.0}, 0, 5, [lambda i, stats: i == 2])
+    Args:
+        solver: any object that follows :class:`Solver`.
+        callbacks: each is called as ``callback(step, stats)`` after every step, steps counted
+            from 0 in this call.
+
+    >>> class Halving:
+    ...     x = 8.0
+    ...     done = property(lambda self: self.x <= 1)
+    ...     progress = property(lambda self: 1 / self.x)
+    ...     def step(self):
+    ...         self.x /= 2
+    ...         return {"x": self.x}
+    ...     def state_dict(self): return {"x": self.x}
+    ...     def load_state_dict(self, state): self.x = state["x"]
+    ...     def result(self): return self.x
+    >>> run(Halving(), callbacks=[print])
+    0 {'x': 4.0}
+    1 {'x': 2.0}
+    2 {'x': 1.0}
+    1.0
+    """
+    callbacks = list(callbacks)
+    step = 0
+    while not solver.done and not notify(callbacks, step, solver.step()):
+        step += 1
+    return solver.result()
+
+
+def repeat(step: Callable[[], Stats], start: int, stop: int, callbacks: Iterable[Callback]) -> int:
+    """Call ``step`` for the steps ``start .. stop - 1``; return the number of the next step.
+
+    >>> repeat(lambda: {"loss": 1.0}, 0, 5, [lambda i, stats: i == 2])
     3
     """
-    told = list(callbacks)
+    callbacks = list(callbacks)
     for i in range(start, stop):
-        if notify(told, i, step()):
+        if notify(callbacks, i, step()):
             return i + 1
     return max(start, stop)

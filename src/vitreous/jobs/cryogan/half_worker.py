@@ -162,10 +162,10 @@ class _Half:
 
     def run(self) -> tuple[Any, ...]:
         """Steps until done or told to stop; the last message."""
-        from vitreous.optim.loop import run
+        from vitreous.optim.loop import repeat
 
         gan = self.gan
-        run(gan.step, gan.iteration, gan.config.iterations, [self._watch])
+        repeat(gan.step, gan.iteration, gan.config.iterations, [self._watch])
         self._save(last=True)
         if not gan.done:
             return ("stopped",)

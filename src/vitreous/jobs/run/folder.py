@@ -146,6 +146,9 @@ class OutputFolder:
         """Remove what the run wrote, its configuration included: the input was rejected."""
         self._remove_outputs()
         (self.root / CONFIG).unlink(missing_ok=True)
+        checkpoints = self.root / CHECKPOINTS
+        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
 
     def _open(self) -> None:
         held = sorted(item.name for item in self.root.iterdir() if item.name != LOCK)

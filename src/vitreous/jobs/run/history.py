@@ -21,8 +21,8 @@ class HistoryFile:
     def __init__(self, path: Path, *, keep: bool) -> None:
         self.rows: list[dict[str, Any]] = []
         self._path = path
-        if keep and path.is_file():
-            self.rows = [row for row in _read_rows(path) if "half" not in row]
+        if keep:
+            self.rows = [row for row in read_rows(path) if "half" not in row]
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
@@ -56,9 +56,11 @@ class HistoryFile:
         self._stream.flush()
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier run; a line cut by a kill is left out."""
-    rows = []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run; a line that a kill cut is left out."""
+    rows: list[Any] = []
+    if not path.is_file():
+        return []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))

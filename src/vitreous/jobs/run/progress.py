@@ -70,7 +70,7 @@ class RunProgress:
         stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._label, self._quiet, self._clock = label, quiet, clock
+        self.label, self._quiet, self._clock = label, quiet, clock
         self._stream = sys.stderr if stream is None else stream
         self._started = self._last_line = clock()
         self._start_fraction: float | None = None
@@ -92,7 +92,7 @@ class RunProgress:
                 console=Console(file=self._stream),
                 refresh_per_second=4,
             )
-            self._task = self._live.add_task(self._label, total=1.0, detail="")
+            self._task = self._live.add_task(self.label, total=1.0, detail="")
             self._live.start()
         return self
 
@@ -139,5 +139,5 @@ class RunProgress:
         now = self._clock()
         if now - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = now
-            line = f"{self._label}: {100 * done_fraction:.0f} %"
+            line = f"{self.label}: {100 * done_fraction:.0f} %"
             print(f"{line} · {detail}" if detail else line, file=self._stream, flush=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW, WINDOW, Scan
 from vitreous.optim.conjugate_gradient import dot
-from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.loop import Callback, Stats, repeat
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.tomography.scan import ScanMask
 
@@ -131,7 +131,7 @@ def sirt(
             x = x.clamp_min(0)
         return {"residual": dot(residual, residual) ** 0.5 / norm}
 
-    run(step, 0, iterations, callbacks)
+    repeat(step, 0, iterations, callbacks)
     return x
 
 

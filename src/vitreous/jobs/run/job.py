@@ -1,0 +1,330 @@
+"""The lifecycle of every command that reconstructs: folder, checkpoints, signals, history."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+
+from vitreous.core.errors import InputError
+from vitreous.jobs.run.checkpoints import SAVE_SECONDS, RunCheckpoints
+from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.history import HistoryFile, read_rows
+from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.progress import RunProgress
+from vitreous.jobs.run.signals import StopSignals
+from vitreous.optim.loop import Solver, Stats
+
+ROWS = 200  # most rows of the history for each stage
+HISTORY = "history.jsonl"
+Result = TypeVar("Result")
+
+
+class JobOptions(Protocol):
+    """Options that a job needs; :class:`vitreous.jobs.run.options.RunOptions` has them."""
+
+    @property
+    def output(self) -> Path:
+        """Folder to write."""
+        ...
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether to replace an earlier run."""
+        ...
+
+    @property
+    def resume(self) -> bool:
+        """Whether to continue an earlier run."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether to show no progress."""
+        ...
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options that determine the result, as ``config.toml`` records them."""
+        ...
+
+
+class Job:
+    """A run of one or more stages that can be stopped at any time and continued bit for bit.
+
+    Use it as a context manager::
+
+        with Job("refine", options, outputs=FILES, resolved={"images_sha256": digest}) as job:
+            if "initial_model" not in job.state:
+                search = InitialModelSearch(...)
+                job.keep("initial_model", asdict(job.run(search, "initial model", share=(0, 0.3))))
+            refinement = Refinement(...)
+            result = job.run(refinement, "refinement", share=(0.3, 1))
+            write_maps(job.folder, result)
+            job.finish({"verdict": "..."})
+
+    A checkpoint is one nested state: the results of the stages that ended (:meth:`keep`), and the
+    state of the solver at hand. It is saved every ``save_seconds``, after every step of a slow
+    solver, at the end of a stage, and on SIGINT, SIGTERM and SIGUSR1, which end the program after
+    the step. A continued run restores it; rows of the history that are later than it are dropped,
+    as the run writes them again. An error leaves the last checkpoint as it is. An
+    :class:`InputError` before the first checkpoint leaves no trace of the run.
+
+    Args:
+        command: name of the command, recorded and shown.
+        options: what was asked for.
+        outputs: names of the files that the job writes, which ``overwrite`` removes first.
+        resolved: values that follow from options and data (a hash of the images, the box size);
+            a continued run must have the same.
+        inputs: role to input file, compared by content.
+        machine: what does not determine the result, recorded only; device and threads by default.
+        save_seconds: time between two checkpoints.
+
+    Attributes:
+        folder: the output folder.
+        state: results of the stages that ended, by name.
+        history: the file ``history.jsonl`` and its rows.
+        step: number of steps that the history counts.
+
+    Raises (on entering):
+        UsageError, InputError, ResourceError: see :class:`OutputFolder`.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        options: JobOptions,
+        *,
+        outputs: Iterable[str],
+        resolved: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Path] | None = None,
+        machine: Mapping[str, Any] | None = None,
+        save_seconds: float = SAVE_SECONDS,
+    ) -> None:
+        self._command, self._quiet, self._save_seconds = command, options.quiet, save_seconds
+        device = str(getattr(options, "device", "auto"))
+        self.folder = OutputFolder(
+            options.output,
+            command,
+            {**options.recorded(), **(resolved or {})},
+            inputs=inputs,
+            outputs=(*outputs, HISTORY),
+            machine=machine or {"device": device, "threads": torch.get_num_threads()},
+            overwrite=options.overwrite,
+            resume=options.resume,
+            allow_config_change=bool(getattr(options, "allow_config_change", False)),
+            resumable=True,
+            changeable=hasattr(options, "allow_config_change"),
+        )
+        self.state: dict[str, Any] = {}
+        self.step = 0
+        self._stack = ExitStack()
+        self._stop = StopSignals()
+        self._stage: dict[str, Any] | None = None
+        self._bar: RunProgress | None = None
+        self._label, self._share = command, (0.0, 1.0)
+
+    def __enter__(self) -> Self:
+        """Open or continue the folder, restore the last checkpoint, and heed signals."""
+        with self._stack as stack:
+            stack.enter_context(self.folder)
+            stack.enter_context(self._stop)
+            if self.folder.was_finished:
+                say(
+                    f"{self.folder.root}: the run was finished already; its results are written "
+                    "once more"
+                )
+            self.checkpoints = RunCheckpoints(
+                self.folder.checkpoints,
+                resume=self.folder.resuming,
+                save_seconds=self._save_seconds,
+            )
+            state = self.checkpoints.state
+            self.state, self._stage = dict(state.get("kept", {})), state.get("stage")
+            self.step = int(state.get("step", 0))
+            self.history = HistoryFile(self.folder.path(HISTORY), keep=False)
+            self.history.rows = read_rows(self.folder.path(HISTORY))[: int(state.get("rows", 0))]
+            stack.enter_context(self.history)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close everything; remove what a run wrote whose input was rejected at its start."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+        if isinstance(error, InputError) and not (self.checkpoints.saved or self.folder.resuming):
+            self.folder.discard()
+        self._stack.__exit__(kind, error, trace)
+
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the output folder; its parent is made."""
+        return self.folder.path(*parts)
+
+    def seconds(self) -> float:
+        """Return the wall time of the run, interruptions left out."""
+        return self.checkpoints.seconds()
+
+    def keep(self, name: str, value: Any) -> None:
+        """Store the result of a stage in the checkpoint; the state of its solver is dropped.
+
+        Args:
+            name: key in :attr:`state`.
+            value: nested dictionaries, lists and tuples of tensors, numbers and texts.
+        """
+        self.state[name] = value
+        self._stage = None
+        self._save(last=True, allow_infinite=True)
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Append a row to the history, with the time of the run."""
+        self.history.add({**row, "seconds": round(self.seconds(), 2)})
+
+    def report_progress(
+        self, share: float, stats: Mapping[str, Any] | None = None, *, label: str | None = None
+    ) -> None:
+        """Show progress, and leave the program if a signal came; call it inside long steps.
+
+        Args:
+            share: of the present stage that is done, 0 to 1.
+            stats: numbers to show.
+            label: what is being done; outside of :meth:`run` only, where it begins a new bar.
+
+        Raises:
+            SystemExit: stopped by a signal; the run can be continued from its last checkpoint.
+        """
+        if label is not None:
+            self._label, self._share = label, (0.0, 1.0)
+        self._show(share, stats)
+        if self._stop.requested:
+            saved = "continue from the last checkpoint" if self.checkpoints.saved else "begin anew"
+            say(f"stopped; run again with `resume` to {saved}: {self.folder.root}")
+            self._stop.exit_if_requested()
+
+    def run(
+        self,
+        solver: Solver[Result],
+        stage: str,
+        *,
+        label: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        share: tuple[float, float] = (0.0, 1.0),
+        rows: int | None = ROWS,
+        numbered: bool = True,
+        allow_infinite: bool = False,
+    ) -> Result:
+        """Step a solver to its end, from the checkpoint if that is of this stage.
+
+        Args:
+            solver: made anew, with the same arguments whenever the run is continued.
+            stage: its name in checkpoints; different for every solver of a job.
+            label: of the progress; the command by default.
+            columns: of every row of the history.
+            share: of the bar that the stage takes, begin and end.
+            rows: most rows of the history; each holds means over the steps since the row before.
+                None for a row after every step.
+            numbered: count the steps in the rows' ``step``, over which the report draws curves.
+            allow_infinite: infinities are no sign of divergence in this solver's state.
+
+        Returns:
+            the solver's result.
+
+        Raises:
+            DivergedError: the state is not finite; the last checkpoint is.
+            SystemExit: stopped by a signal, after saving.
+        """
+        self._label, self._share = label or self._command, share
+        means = _Means()
+        if self._stage is not None and self._stage["name"] == stage:
+            solver.load_state_dict(self._stage["solver"])
+            means = _Means(dict(self._stage["sums"]), self._stage["progress"])
+        while not solver.done:
+            began = time.monotonic()
+            stats = solver.step()
+            seconds = time.monotonic() - began
+            self.checkpoints.step += 1
+            self.step += numbered
+            means.add(stats)
+            progress = solver.progress
+            self._show(progress, stats)
+            if rows is None or solver.done or progress - means.progress >= 1 / rows:
+                number = {"step": self.step} if numbered else {}
+                self.record({**number, **(columns or {}), **means.take(progress)})
+            stopping = self._stop.requested and not solver.done
+            if stopping or solver.done or self.checkpoints.due(seconds):
+                self._stage = {
+                    "name": stage,
+                    "solver": solver.state_dict(),
+                    "sums": means.sums,
+                    "progress": means.progress,
+                }
+                self._save(last=stopping or solver.done, allow_infinite=allow_infinite)
+            if stopping:
+                say(f"stopped and saved; run again with `resume` to continue: {self.folder.root}")
+                self._stop.exit_if_requested()
+        return solver.result()
+
+    def finish(self, numbers: Mapping[str, Any] | None = None) -> None:
+        """Mark the run as finished.
+
+        Args:
+            numbers: for the table ``[run]`` of ``config.toml``, such as the verdict.
+        """
+        self.folder.config["run"] |= numbers or {}
+        self.folder.finish()
+
+    def _save(self, *, last: bool, allow_infinite: bool) -> None:
+        state = {
+            "kept": self.state,
+            "stage": self._stage,
+            "step": self.step,
+            "rows": len(self.history.rows),
+        }
+        self.checkpoints.save(
+            state, last=last, checked="stage.solver", allow_infinite=allow_infinite
+        )
+
+    def _show(self, progress: float, stats: Mapping[str, Any] | None) -> None:
+        """Show the share of the stage on the bar of the present label."""
+        if self._bar is None or self._bar.label != self._label:
+            if self._bar is not None:
+                self._bar.__exit__(None, None, None)
+            self._bar = RunProgress(self._label, quiet=self._quiet).__enter__()
+        begin, end = self._share
+        self._bar.update(begin + (end - begin) * progress, stats)
+
+
+class _Means:
+    """Means of the statistics of several steps, for one row of the history.
+
+    Args:
+        sums: name to sum and number of the finite values so far.
+        progress: of the solver at the last row.
+    """
+
+    def __init__(
+        self, sums: dict[str, tuple[float, int]] | None = None, progress: float = 0.0
+    ) -> None:
+        self.sums, self.progress = sums or {}, progress
+
+    def add(self, stats: Stats) -> None:
+        """Add the statistics of a step; values that are not finite are left out."""
+        for name, value in stats.items():
+            if math.isfinite(value):
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + value, count + 1)
+
+    def take(self, progress: float) -> dict[str, float]:
+        """Return the means and begin anew."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums, self.progress = {}, progress
+        return means
