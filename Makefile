@@ -11,12 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_BENCH := $(VENV)/.ready-bench
+READY_DOCS := $(VENV)/.ready-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 LONG_BENCHMARKS := auto starts refine_scaling same_results
 
-.PHONY: help setup demo test slow check format bench clean distclean
+.PHONY: help setup demo test slow check format bench docs clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +33,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_BENCH): $(READY)
 	@$(PIP) -e '.[bench]'
+	@touch $@
+
+$(READY_DOCS): $(READY)
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, write demo/auto/report.html
@@ -63,9 +68,12 @@ bench: $(READY_BENCH)  ## run the scripts of benchmarks/ that take minutes, JSON
 		$(BIN)/python "$$script" > "bench-results/$$name.json"; \
 	done
 
+docs: $(READY_DOCS)  ## the documentation site: site/index.html; fails at a broken link or reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove caches, the demo and benchmark results
-	rm -rf demo bench-results build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf demo site bench-results build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv
 	rm -rf $(VENV) src/*.egg-info

@@ -22,7 +22,7 @@ class Halves:
         unmasked: the same without mask.
         mask_name: of the mask, for the report.
         confirmed, confirmed_at: FSC of half maps that share a prior, as far as it is confirmed
-            without (:func:`~vitreous.metrics.fsc.fsc_confirmed`), and its resolutions.
+            without (:func:`~vitreous.maps.fsc.fsc_confirmed`), and its resolutions.
         more_curves: further ones to be written and shown.
     """
 

@@ -34,7 +34,7 @@ def from_file(
         config: of the refinement.
 
     Raises:
-        InputError: as :func:`~vitreous.cli.maps.read_map`; or the images do not show the map.
+        InputError: as :func:`~vitreous.data.maps.read_map`; or the images do not show the map.
     """
     volume, pixel = read_map(path)
     n = data.box_size

@@ -48,8 +48,9 @@ class CryoGanConfig:
         noise_start: "background" estimates the share of noise from the particles' corners;
             "one" starts both scales at 1.
         weighting: "matched" filters every image, real and simulated alike, by its own CTF and by
-            the data's signal and noise in each shell (:func:`~vitreous.core.images.\
-matched_weight`), so that the critic spends itself where there is signal; "none" does not.
+            the data's signal and noise in each shell
+            (:func:`~vitreous.methods.adversarial.matched_filter.matched_weight`), so that the
+            critic spends itself where there is signal; "none" does not.
         mirror: mirror and transpose batches, real and simulated alike, at random, which makes
             eight real images of one; the mirror of a projection is a projection too.
         rotate: turn every image, real and simulated alike, by a random angle in its plane, so that

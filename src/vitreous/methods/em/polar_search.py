@@ -109,7 +109,7 @@ class PolarSearch:
             :func:`~vitreous.physics.polar.to_polar`.
         band: the frequencies to compare.
         noise_power: of the cropped images by shell, ``(K + 1,)``; see
-        :meth:`FrequencyBand.noise_power`.
+            :meth:`FrequencyBand.noise_power`.
         neighbours: long ``(v, m)``: the templates that are most like each, itself among them. Of
             near ones only the best is a candidate.
         shift_range_angstrom: farthest shift, Å.

@@ -1,0 +1,153 @@
+"""MkDocs hook: make the reference pages of the commands and of the Python modules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+SOURCE = Path(__file__).parents[2] / "src"
+ROOMS = (
+    "core",
+    "linop",
+    "physics",
+    "io",
+    "metrics",
+    "maps",
+    "nn",
+    "optim",
+    "data",
+    "report",
+    "methods",
+    "doctor",
+    "jobs",
+)
+LARGE = ("methods", "jobs")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _flags(option: Any) -> str:
+    names = [*option.opts, *option.secondary_opts]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    if value is None or value == () or callable(value) or "UNSET" in repr(value):
+        return "required" if option.required else ""
+    if isinstance(value, bool):
+        return "on" if value and option.secondary_opts else ""
+    return f"`{getattr(value, 'value', value)}`"
+
+
+def _values(option: Any, context: Any) -> str:
+    if option.is_flag:
+        return ""
+    low, high = getattr(option, "min", None), getattr(option, "max", None)
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    if low is not None or high is not None:
+        return f"≥ {low}" if high is None else f"≤ {high}"
+    return f"`{option.metavar or option.display_type(context).strip('<>')}`"
+
+
+def _table(options: list[Any], context: Any) -> list[str]:
+    lines = ["| option | values | default | |", "|---|---|---|---|"]
+    for option in options:
+        row = (_flags(option), _values(option, context), _default(option), option.help or "")
+        lines.append("| " + " | ".join(map(_cell, row)) + " |")
+    return [*lines, ""]
+
+
+def command_text(name: str, command: Any) -> str:
+    """Return the reference page of one command."""
+    context = command.context_class(command, info_name=name)
+    help_text = re.sub(r"\n\s*\b\s*\n", "\n\n", command.help or "")
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+    usage = " ".join([name, *(a.metavar or a.name.upper() for a in arguments), "[OPTIONS]"])
+    lines = [f"# {name}", "", f"    {usage}", "", help_text, ""]
+    if arguments:
+        lines += ["| argument | |", "|---|---|"]
+        for argument in arguments:
+            text = getattr(argument, "help", None) or ""
+            lines.append(f"| `{argument.metavar or argument.name.upper()}` | {_cell(text)} |")
+        lines.append("")
+    panels: dict[str, list[Any]] = {}
+    for option in options:
+        panels.setdefault(getattr(option, "rich_help_panel", None) or "Options", []).append(option)
+    for title, members in panels.items():
+        lines += [f"## {title}", "", *_table(members, context)]
+    return "\n".join(lines)
+
+
+def commands() -> dict[str, Any]:
+    """Return every command by its full name, in the order of the program's help."""
+    import typer.main
+
+    from vitreous.cli.main import app
+
+    pages = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        for sub, inner in getattr(command, "commands", {"": command}).items():
+            pages[f"vitreous {name} {sub}".strip()] = inner
+    return pages
+
+
+def modules(room: str) -> list[str]:
+    """Return the modules of a room that have a docstring and public names."""
+    names = []
+    for path in sorted((SOURCE / "vitreous" / room).rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts[-1] != "__init__" and not parts[-1].startswith("_"):
+            names.append(".".join(parts))
+    return names
+
+
+def _rooms() -> list[str]:
+    """Return the packages that have a page: each room, and the packages of the two largest."""
+    names = []
+    for room in ROOMS:
+        folder = SOURCE / "vitreous" / room
+        parts = sorted(p.name for p in folder.iterdir() if (p / "__init__.py").exists())
+        names += [f"{room}/{part}" for part in parts] if room in LARGE else [room]
+    return names
+
+
+def _pages() -> dict[str, dict[str, tuple[str, str]]]:
+    pages: dict[str, dict[str, tuple[str, str]]] = {"Commands": {}, "Modules": {}}
+    for name, command in commands().items():
+        path = f"reference/commands/{'-'.join(name.split()[1:])}.md"
+        pages["Commands"][name] = (path, command_text(name, command))
+    for room in _rooms():
+        name = f"vitreous.{room.replace('/', '.')}"
+        entries = "\n\n".join(f"::: {module}" for module in modules(room))
+        path = f"reference/modules/{room.replace('/', '-')}.md"
+        pages["Modules"][name] = (path, f"# {name}\n\n{entries}\n")
+    return pages
+
+
+_PAGES: dict[str, dict[str, tuple[str, str]]] = {}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the generated pages to the navigation."""
+    _PAGES.update(_pages())
+    reference = next(entry["Reference"] for entry in config.nav or [] if "Reference" in entry)
+    for title, pages in _PAGES.items():
+        reference.append({title: [{name: path} for name, (path, _) in pages.items()]})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    for pages in _PAGES.values():
+        for path, text in pages.values():
+            files.append(File.generated(config, path, content=text))
+    return files
