@@ -42,8 +42,8 @@ $(READY_DOCS): $(READY)
 demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, write demo/auto/report.html
 	$(BIN)/vitreous demo -o demo --overwrite
 
-test: $(READY)  ## the fast tests
-	$(BIN)/pytest
+test: $(READY)  ## the fast tests, on all cores
+	$(BIN)/pytest -n auto --dist worksteal
 
 slow: $(READY)  ## end-to-end quality tests with thresholds at fixed seeds (two minutes)
 	$(BIN)/pytest -m slow
