@@ -1,3 +1,92 @@
-"""vitreous: from noisy cryo-EM particle images to 3D maps, without being told the poses."""
+"""From noisy cryo-EM particle images to 3D maps, without known poses.
+
+``import vitreous as vt`` gives the names in ``__all__``. Each is loaded when it is first used, so
+that the import itself is fast and needs no torch. Functions take tensors and plain values and
+return plain results; they hold no global state.
+
+>>> import vitreous as vt
+>>> molecule = vt.phantom(16, 8.0, seed=1)
+>>> vt.fsc(molecule, molecule).min().item() > 0.999
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitreous.api import align as align
+    from vitreous.api import examine as examine
+    from vitreous.api import phantom as phantom
+    from vitreous.api import postprocess as postprocess
+    from vitreous.api import simulate as simulate
+    from vitreous.api import write_map as write_map
+    from vitreous.core.errors import DivergedError as DivergedError
+    from vitreous.core.errors import InputError as InputError
+    from vitreous.core.errors import ResourceError as ResourceError
+    from vitreous.core.errors import UsageError as UsageError
+    from vitreous.core.errors import VitreousError as VitreousError
+    from vitreous.core.images import ImagesInMemory as ImagesInMemory
+    from vitreous.core.images import ImageSource as ImageSource
+    from vitreous.core.params import Optics as Optics
+    from vitreous.core.params import Pose as Pose
+    from vitreous.core.rotation import euler_to_matrix as euler_to_matrix
+    from vitreous.core.rotation import matrix_to_euler as matrix_to_euler
+    from vitreous.core.symmetry import point_group as point_group
+    from vitreous.core.symmetry import symmetrise as symmetrise
+    from vitreous.data.maps import read_map as read_map
+    from vitreous.data.particles import Particles as Particles
+    from vitreous.linop.operator import LinearOperator as LinearOperator
+    from vitreous.maps.fsc import fsc as fsc
+    from vitreous.maps.fsc import fsc_resolution as fsc_resolution
+    from vitreous.maps.fsc import solvent_mask as solvent_mask
+    from vitreous.physics.ctf import CTF as CTF
+    from vitreous.physics.noise import BackgroundPatches as BackgroundPatches
+    from vitreous.physics.noise import PoissonNoise as PoissonNoise
+    from vitreous.physics.noise import WhiteGaussian as WhiteGaussian
+    from vitreous.physics.poses import GaussianEulerPoses as GaussianEulerPoses
+    from vitreous.physics.poses import GaussianShift as GaussianShift
+    from vitreous.physics.poses import NoShift as NoShift
+    from vitreous.physics.poses import TablePoses as TablePoses
+    from vitreous.physics.poses import TriangularShift as TriangularShift
+    from vitreous.physics.poses import UniformPoses as UniformPoses
+    from vitreous.physics.projector import Projector as Projector
+    from vitreous.physics.shift import Shift as Shift
+    from vitreous.physics.simulator import Simulator as Simulator
 
 __version__ = "0.1.0"
+
+_HOMES = {  # module below vitreous: its public names
+    "api": "align examine phantom postprocess simulate write_map",
+    "core.errors": "DivergedError InputError ResourceError UsageError VitreousError",
+    "core.images": "ImageSource ImagesInMemory",
+    "core.params": "Optics Pose",
+    "core.rotation": "euler_to_matrix matrix_to_euler",
+    "core.symmetry": "point_group symmetrise",
+    "data.maps": "read_map",
+    "data.particles": "Particles",
+    "linop.operator": "LinearOperator",
+    "maps.fsc": "fsc fsc_resolution solvent_mask",
+    "physics.ctf": "CTF",
+    "physics.noise": "BackgroundPatches PoissonNoise WhiteGaussian",
+    "physics.poses": "GaussianEulerPoses GaussianShift NoShift TablePoses TriangularShift"
+    " UniformPoses",
+    "physics.projector": "Projector",
+    "physics.shift": "Shift",
+    "physics.simulator": "Simulator",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = list(_MODULE_OF)
+
+if not TYPE_CHECKING:  # so that type checkers find fault with a name that is not public
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'vitreous' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"vitreous.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

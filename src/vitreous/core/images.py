@@ -19,7 +19,18 @@ BATCH_BYTES = 2**23
 
 
 class ImageSource(Protocol):
-    """Interface of particle images that are read in batches."""
+    """Interface of particle images that are read in batches.
+
+    Any object with these three members serves as one:
+
+    >>> class WhiteImages:
+    ...     box_size = 16
+    ...     def __len__(self): return 100
+    ...     def read(self, indices): return torch.ones(len(indices), 16, 16)
+    >>> images: ImageSource = WhiteImages()
+    >>> shell_power(images, torch.arange(len(images))).round()[:3].tolist()
+    [65536.0, 0.0, 0.0]
+    """
 
     @property
     def box_size(self) -> int:
@@ -34,7 +45,12 @@ class ImageSource(Protocol):
 
 
 class ImagesInMemory:
-    """An :class:`ImageSource` of images ``(b, n, n)`` held in a tensor."""
+    """An :class:`ImageSource` of images ``(b, n, n)`` held in a tensor.
+
+    >>> source = ImagesInMemory(torch.zeros(5, 16, 16))
+    >>> len(source), source.box_size, source.read(torch.tensor([4, 0])).shape
+    (5, 16, torch.Size([2, 16, 16]))
+    """
 
     def __init__(self, images: Tensor) -> None:
         self._images = images

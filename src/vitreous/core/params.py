@@ -70,6 +70,10 @@ class Optics(_Batched):
         cs_mm: spherical aberration, mm.
         amplitude_contrast: fraction Q in [0, 1).
         b_factor_angstrom2: envelope exp(-B k^2 / 4), Å^2.
+
+    >>> optics = Optics.uniform(3, defocus_angstrom=12000.0)
+    >>> len(optics), optics[1:].defocus_u_angstrom.tolist()
+    (3, [12000.0, 12000.0])
     """
 
     defocus_u_angstrom: Tensor

@@ -31,6 +31,14 @@ def read_map(path: Path, apix: float | None = None) -> tuple[Tensor, float]:
 
     Raises:
         InputError: not a cube, NaN or infinity inside, or no pixel size anywhere.
+
+    >>> import tempfile
+    >>> from vitreous.io.mrc import write_mrc
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_mrc(f"{folder}/map.mrc", np.zeros((4, 4, 4), np.float32), 2.5)
+    ...     volume, pixel_size_angstrom = read_map(Path(folder) / "map.mrc")
+    >>> volume.shape, pixel_size_angstrom
+    (torch.Size([4, 4, 4]), 2.5)
     """
     data, header = read_mrc(path)
     if len(set(data.shape)) != 1:

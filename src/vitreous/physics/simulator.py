@@ -76,6 +76,13 @@ class Simulator:
         micrograph_id: long, the micrograph of each row; noise patches are drawn from it.
         poses, shifts, noise: the samplers of steps 1, 2 and 5.
         transfers: CTFs of all rows, where they were worked out in advance (:meth:`tabulated`).
+
+    >>> simulator = Simulator(16, 4.0, Optics.uniform(10), torch.zeros(10, dtype=torch.long))
+    >>> stream = torch.Generator().manual_seed(0)
+    >>> drawn = simulator.draw(5, poses=stream, optics=stream)
+    >>> spectrum = oversampled_spectrum(torch.zeros(16, 16, 16))
+    >>> simulator.clean(spectrum, drawn, simulator.transfer(drawn.row)).shape
+    torch.Size([5, 16, 16])
     """
 
     box_size: int

@@ -1,0 +1,228 @@
+"""Functions of ``import vitreous`` that put plain arguments in front of the rooms below.
+
+Everything else in ``vitreous.__all__`` is the object of a room itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreous.core.random import generator
+from vitreous.data.particles import Particles
+from vitreous.data.phantoms import protein_phantom
+from vitreous.data.simulation_inputs import load_micrographs
+from vitreous.doctor.examine import Diagnosis
+from vitreous.doctor.examine import examine as examine_images
+from vitreous.io.mrc import write_mrc
+from vitreous.jobs.check.run import claims_of
+from vitreous.jobs.simulate.run import (
+    SimulationImaging,
+    chunk_size,
+    draw_truth,
+    mean_signal_variance,
+)
+from vitreous.maps.align import Alignment, align_maps
+from vitreous.maps.postprocess import Postprocessed
+from vitreous.maps.postprocess import postprocess as postprocess_halves
+from vitreous.physics.noise import Noise, WhiteGaussian, noise_sigma
+from vitreous.physics.poses import NoShift, PoseSampler, ShiftSampler, UniformPoses
+
+_UNIFORM, _CENTRED, _WHITE = UniformPoses(), NoShift(), WhiteGaussian()
+
+
+def phantom(
+    box_size: int, pixel_size_angstrom: float, *, seed: int = 1, symmetry: str = "C1"
+) -> Tensor:
+    """Return the map of a made-up protein, as ``vitreous simulate phantom:SEED`` images it.
+
+    Args:
+        box_size: edge n in voxels.
+        pixel_size_angstrom: voxel size in Å.
+        seed: number of the molecule.
+        symmetry: point group, in RELION's axes.
+
+    Returns:
+        float32 ``(n, n, n)``, protein positive.
+
+    >>> phantom(16, 8.0, symmetry="D2").shape
+    torch.Size([16, 16, 16])
+    """
+    return protein_phantom(box_size, pixel_size_angstrom, seed=seed, point_group=symmetry)
+
+
+def simulate(
+    volume: Tensor,
+    n_particles: int,
+    pixel_size_angstrom: float,
+    *,
+    snr_db: float,
+    seed: int,
+    poses: PoseSampler = _UNIFORM,
+    shifts: ShiftSampler = _CENTRED,
+    noise: Noise = _WHITE,
+) -> Particles:
+    """Simulate particles of a map in memory, as ``vitreous simulate`` writes them to files.
+
+    Args:
+        volume: map ``(n, n, n)``, protein positive.
+        n_particles: number of images.
+        pixel_size_angstrom: pixel size of map and images in Å.
+        snr_db: mean variance of the noiseless images over the noise's variance, in decibel.
+        seed: of all random numbers.
+        poses, shifts: samplers of orientations and of shifts in Å.
+        noise: sampler of noise of unit variance.
+
+    Returns:
+        particles with their true poses, CTFs of 100 made-up micrographs, and no half sets.
+
+    >>> particles = simulate(phantom(16, 8.0), 20, 8.0, snr_db=0, seed=1)
+    >>> particles
+    Particles(20 of 16 px at 8 Å, with CTF, with poses)
+    """
+    micrographs = load_micrographs(None, seed=seed)
+    truth = draw_truth(n_particles, micrographs, poses, shifts, seed)
+    imaging = SimulationImaging(volume[None], truth, micrographs, noise, pixel_size_angstrom)
+    n = int(volume.shape[-1])
+    sigma = noise_sigma(mean_signal_variance(imaging, n_particles, n), snr_db=snr_db)
+    stream = generator(seed, "simulate noise")
+    images = [
+        imaging.clean(rows) + sigma * imaging.noise(rows, stream)
+        for rows in torch.split(torch.arange(n_particles), chunk_size(n))
+    ]
+    return Particles.from_arrays(
+        torch.cat(images),
+        micrographs.optics[truth.micrograph_id],
+        pixel_size_angstrom=pixel_size_angstrom,
+        pose=truth.pose,
+        micrograph_id=truth.micrograph_id,
+        micrograph_names=micrographs.names,
+    )
+
+
+def examine(
+    particles: Particles,
+    *,
+    invert: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, float], None] = lambda step, share: None,
+) -> Diagnosis:
+    """Check from the images whether CTF, pixel size, contrast and poses of particles are right.
+
+    Args:
+        particles: with what their file says about them.
+        invert: whether protein is said to be dark in the images.
+        seed: of half sets and random poses.
+        progress: called with the name of a test and the share of it that is done.
+
+    Returns:
+        findings with their evidence; ``faults`` names what is wrong.
+
+    >>> particles = simulate(phantom(16, 8.0), 50, 8.0, snr_db=0, seed=1)
+    >>> examine(particles).faults
+    ()
+    """
+    claims = claims_of(particles, invert=invert)
+    return examine_images(particles, claims, generator(seed, "check"), progress)
+
+
+def align(
+    moving: Tensor,
+    reference: Tensor,
+    pixel_size_angstrom: float,
+    *,
+    symmetry: str = "C1",
+    mirror: bool = True,
+) -> Alignment:
+    """Bring a map onto another one by rotation, shift and, where that fits better, mirroring.
+
+    No start is needed: all rotations and shifts are searched.
+
+    Args:
+        moving, reference: ``(n, n, n)`` of one box and pixel size.
+        pixel_size_angstrom: voxel size in Å.
+        symmetry: point group that both maps have about the same axes.
+        mirror: whether the other hand is tried.
+
+    Returns:
+        ``aligned``, the moving map brought onto the reference, with ``rotation``,
+        ``shift_angstrom``, ``mirrored`` and ``correlation``.
+
+    Raises:
+        ValueError: boxes differ, or a map is not cubic or not finite.
+
+    >>> reference = phantom(16, 8.0)
+    >>> half_turn = reference.flip(0, 1).roll((1, 1), (0, 1))  # about x
+    >>> align(half_turn, reference, 8.0).correlation > 0.98
+    True
+    """
+    return align_maps(
+        moving,
+        reference,
+        pixel_size_angstrom=pixel_size_angstrom,
+        point_group=symmetry,
+        allow_mirror=mirror,
+    )
+
+
+def postprocess(
+    half1: Tensor,
+    half2: Tensor,
+    pixel_size_angstrom: float,
+    *,
+    mask: Tensor | None = None,
+    symmetry: str = "C1",
+    b_factor_angstrom2: float | None = None,
+    local_resolution: bool = True,
+    seed: int = 0,
+) -> Postprocessed:
+    """Mask, FSC, sharpened map and local resolution of two independent half maps.
+
+    Args:
+        half1, half2: unfiltered half maps ``(n, n, n)``, in one frame.
+        pixel_size_angstrom: voxel size in Å.
+        mask: ``(n, n, n)`` from 0 to 1; made from the maps by default.
+        symmetry: point group that both are averaged over first.
+        b_factor_angstrom2: B factor to apply; fitted by default.
+        local_resolution: whether to work out the resolution at every voxel, most of the work.
+        seed: of the random phases by which the FSC is corrected for the mask.
+
+    Raises:
+        ValueError: boxes differ.
+
+    >>> molecule = phantom(24, 6.0)
+    >>> halves = [molecule + 0.01 * torch.randn(24, 24, 24) for _ in (1, 2)]
+    >>> postprocess(*halves, 6.0, local_resolution=False).sharpened.map.shape
+    torch.Size([24, 24, 24])
+    """
+    return postprocess_halves(
+        half1,
+        half2,
+        pixel_size_angstrom=pixel_size_angstrom,
+        generator=generator(seed, "phases"),
+        mask=mask,
+        symmetry=symmetry,
+        b_factor_angstrom2=b_factor_angstrom2,
+        local=local_resolution,
+    )
+
+
+def write_map(path: Path | str, volume: Tensor, pixel_size_angstrom: float) -> None:
+    """Write a map as an MRC file.
+
+    Args:
+        path: file to write; replaced if there is one.
+        volume: ``(z, y, x)``.
+        pixel_size_angstrom: voxel size in Å.
+
+    Raises:
+        ResourceError: the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_map(f"{folder}/map.mrc", torch.zeros(4, 4, 4), 2.0)
+    """
+    write_mrc(path, volume.detach().cpu().float().numpy(), pixel_size_angstrom)
