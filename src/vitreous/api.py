@@ -154,9 +154,9 @@ def align(
     Raises:
         ValueError: boxes differ, or a map is not cubic or not finite.
 
-    >>> reference = phantom(16, 8.0)
-    >>> half_turn = reference.flip(0, 1).roll((1, 1), (0, 1))  # about x
-    >>> align(half_turn, reference, 8.0).correlation > 0.98
+    >>> reference = phantom(16, 8.0, symmetry="D2")
+    >>> quarter_turn = reference.rot90(dims=(1, 2)).roll(1, 1)  # about z
+    >>> align(quarter_turn, reference, 8.0, symmetry="D2", mirror=False).correlation > 0.98
     True
     """
     return align_maps(
