@@ -182,10 +182,10 @@ def test_arguments_are_unchanged_and_batches_equal_loops(generator):
         ({"box_size": 192}, 384, 192, 1.274),
         ({"box_size": 180, "window": 360}, 360, 180, 1.274),
         ({"box_size": 512}, 384, 512, 0.637 * 0.75),
-        ({"pixel_size_angstrom": 1.274}, 384, 192, 1.274),
-        ({"pixel_size_angstrom": 1.5}, 372, 158, 1.4998),
-        ({"pixel_size_angstrom": 2.0, "window": 384}, 384, 122, 2.0050),
-        ({"pixel_size_angstrom": 1.274, "box_size": 100}, 200, 100, 1.274),
+        ({"target_pixel_size_angstrom": 1.274}, 384, 192, 1.274),
+        ({"target_pixel_size_angstrom": 1.5}, 372, 158, 1.4998),
+        ({"target_pixel_size_angstrom": 2.0, "window": 384}, 384, 122, 2.0050),
+        ({"target_pixel_size_angstrom": 1.274, "box_size": 100}, 200, 100, 1.274),
     ],
 )
 def test_sizes(recipe, window, box, pixel):
@@ -198,9 +198,9 @@ def test_sizes(recipe, window, box, pixel):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"window": 65}, "--window 65"),
-        ({"box_size": 60, "pixel_size_angstrom": 3.0}, "--box 60"),
-        ({"pixel_size_angstrom": 30.0}, "smaller pixel"),
+        ({"window": 65}, "`window` 65"),
+        ({"box_size": 60, "target_pixel_size_angstrom": 3.0}, "`box_size` 60"),
+        ({"target_pixel_size_angstrom": 30.0}, "smaller pixel"),
         ({"mask_diameter_angstrom": 400.0}, "0 background pixels"),
         ({"mask_diameter_angstrom": 3.0}, "two pixels"),
     ],
@@ -214,12 +214,12 @@ def test_sizes_that_do_not_fit(recipe, said):
     "recipe",
     [
         {"box_size": 4},
-        {"pixel_size_angstrom": float("nan")},
+        {"target_pixel_size_angstrom": float("nan")},
         {"mask_diameter_angstrom": -1.0},
-        {"box_size": 32, "window": 32, "pixel_size_angstrom": 1.0},
+        {"box_size": 32, "window": 32, "target_pixel_size_angstrom": 1.0},
         {"normalise": "circle"},
     ],
 )
 def test_impossible_recipes(recipe):
-    with pytest.raises(UsageError, match="--"):
+    with pytest.raises(UsageError, match="`"):
         Preparation(**recipe)

@@ -112,7 +112,7 @@ def command(
 
     wanted = Preparation(
         box_size=box,
-        pixel_size_angstrom=apix,
+        target_pixel_size_angstrom=apix,
         window=window,
         normalise=normalise,
         mask_diameter_angstrom=mask_diameter,

@@ -32,7 +32,7 @@ from vitreous.cli import (
     tomo,
 )
 from vitreous.core.errors import ResourceError, VitreousError
-from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage
+from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage, rewording
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
 
@@ -49,7 +49,7 @@ app.command("info", no_args_is_help=True)(info.command)
 app.command("check", no_args_is_help=True)(check.command)
 app.command("convert", no_args_is_help=True)(convert.command)
 app.command("select", no_args_is_help=True)(select.command)
-app.command("prepare", no_args_is_help=True)(prepare.command)
+app.command("prepare", no_args_is_help=True)(prepare.prepare)
 app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
 app.command("classify2d", no_args_is_help=True)(classify2d.command)
 app.command("auto", no_args_is_help=True)(auto.command)
@@ -98,11 +98,13 @@ def run() -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
-    with plain_warnings():
+    from vitreous.cli.options.command import USUAL, with_flags
+
+    with plain_warnings(), rewording(lambda text: with_flags(text, USUAL)):
         try:
             app()
         except VitreousError as error:
-            _fail(error, one_line(error), error.exit_code)
+            _fail(error, with_flags(one_line(error), USUAL), error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
         except (Exception, MemoryError) as error:

@@ -182,13 +182,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What to do to particle images.
+    """Recipe for particle images: size, grey values and phases.
 
     Args:
         box_size: edge to resample to, px; the window's by default.
-        pixel_size_angstrom: pixel size to resample to, Å. Alone: the nearest even box, the window
-            trimmed by up to 4 % where that meets it to 0.1 %. With ``box_size``: the window that
-            gives both.
+        target_pixel_size_angstrom: pixel size to resample to, Å. Alone: the nearest even box, the
+            window trimmed by up to 4 % where that meets it to 0.1 %. With ``box_size``: the
+            window that gives both.
         window: edge of the central part that is kept, px of the input; all by default.
         normalise: see the module.
         mask_diameter_angstrom: diameter of the background circle, Å; 75 % of the edge by default.
@@ -201,7 +201,7 @@ class Preparation:
     """
 
     box_size: int | None = None
-    pixel_size_angstrom: float | None = None
+    target_pixel_size_angstrom: float | None = None
     window: int | None = None
     normalise: Normalisation = "ring"
     mask_diameter_angstrom: float | None = None
@@ -210,21 +210,24 @@ class Preparation:
     phase_flip: bool = False
 
     def __post_init__(self) -> None:
-        sizes = {"--box": self.box_size, "--window": self.window}
+        sizes = {"`box_size`": self.box_size, "`window`": self.window}
         for name, size in sizes.items():
             if size is not None and size < SMALLEST_BOX:
                 raise UsageError(f"{name} {size}: must be at least {SMALLEST_BOX} px")
         lengths = {
-            "--apix": self.pixel_size_angstrom,
-            "--mask-diameter": self.mask_diameter_angstrom,
+            "`target_pixel_size_angstrom`": self.target_pixel_size_angstrom,
+            "`mask_diameter_angstrom`": self.mask_diameter_angstrom,
         }
         for name, length in lengths.items():
             if length is not None and not (math.isfinite(length) and length > 0):
                 raise UsageError(f"{name} {length}: must be positive and finite, in Å")
-        if None not in (self.box_size, self.pixel_size_angstrom, self.window):
-            raise UsageError("--box, --apix and --window: two of them fix the third; leave one out")
+        if None not in (self.box_size, self.target_pixel_size_angstrom, self.window):
+            raise UsageError(
+                "`box_size`, `target_pixel_size_angstrom` and `window`: two of "
+                "them fix the third; leave one out"
+            )
         if self.normalise not in ("ring", "signal", "none"):
-            raise UsageError(f"--normalise {self.normalise}: choose ring, signal or none")
+            raise UsageError(f"`normalise` {self.normalise}: choose ring, signal or none")
 
     def plan(self, box_size: int, pixel_size_angstrom: float) -> Geometry:
         """The sizes for images of ``box_size`` px of ``pixel_size_angstrom`` Å.
@@ -235,21 +238,21 @@ class Preparation:
 
         >>> Preparation(box_size=192).plan(384, 0.637).pixel_size_angstrom
         1.274
-        >>> geometry = Preparation(pixel_size_angstrom=1.5).plan(384, 0.637)
+        >>> geometry = Preparation(target_pixel_size_angstrom=1.5).plan(384, 0.637)
         >>> geometry.window, geometry.box_size, round(geometry.pixel_size_angstrom, 4)
         (372, 158, 1.4998)
         """
         window, box = self._sizes(box_size, pixel_size_angstrom)
         if window > box_size:
-            asked = f"--window {window}" if self.window else f"--box {box} at --apix"
+            asked = f"`window` {window}" if self.window else f"`box_size` {box} at this pixel size"
             raise UsageError(
                 f"{asked}: needs {window} px of the input, whose images have {box_size} px; "
                 "choose less"
             )
         if box < SMALLEST_BOX:
             raise UsageError(
-                f"--apix {self.pixel_size_angstrom:g}: leaves a box of {box} px; choose a smaller "
-                "pixel"
+                f"`target_pixel_size_angstrom` {self.target_pixel_size_angstrom:g}: leaves a box "
+                f"of {box} px; choose a smaller pixel"
             )
         geometry = Geometry(box_size, pixel_size_angstrom, window, box)
         self.background(geometry)
@@ -258,9 +261,9 @@ class Preparation:
     def _sizes(self, n: int, pixel: float) -> tuple[int, int]:
         """Window and box, px."""
         window = self.window or n
-        if self.pixel_size_angstrom is None:
+        if self.target_pixel_size_angstrom is None:
             return window, self.box_size or window
-        ratio = self.pixel_size_angstrom / pixel
+        ratio = self.target_pixel_size_angstrom / pixel
         if self.box_size is not None:
             parity = n % 2
             return 2 * round((self.box_size * ratio - parity) / 2) + parity, self.box_size
@@ -287,11 +290,11 @@ class Preparation:
         if self.normalise != "none" or self.ramp:
             if count < _FEWEST_RING_PIXELS:
                 raise UsageError(
-                    f"--mask-diameter {diameter:g}: leaves {count} background pixels in images of "
-                    f"{geometry.edge_angstrom:.0f} Å; choose a smaller one"
+                    f"`mask_diameter_angstrom` {diameter:g}: leaves {count} background pixels in "
+                    f"images of {geometry.edge_angstrom:.0f} Å; choose a smaller one"
                 )
             if diameter < 2 * geometry.pixel_size_angstrom:
-                raise UsageError(f"--mask-diameter {diameter:g}: smaller than two pixels")
+                raise UsageError(f"`mask_diameter_angstrom` {diameter:g}: smaller than two pixels")
         return outside
 
 

@@ -17,6 +17,7 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.data.particles import Particles
 from vitreous.data.stacks import StackSource
 from vitreous.io.mrc import read_header
+from vitreous.jobs.inputs.options import ParticleFileOptions, StackOpticsOptions
 from vitreous.jobs.run.progress import RunProgress
 
 _FIELDS = {  # of an option, its field in ParticleFiles
@@ -67,69 +68,89 @@ class ParticleFiles:
         return cls(options["particles"], apix=apix, passthrough=passthrough, **told)
 
     def open(self, *, need_ctf: bool = True) -> Particles:
-        """The particles; no image is read yet.
-
-        Args:
-            need_ctf: refuse particles without CTF parameters.
-
-        Raises:
-            InputError: a file is bad, or a table has no CTF.
-            UsageError: a stack without CTF, or a table with one.
-        """
-        is_stack = self.path.suffix in (".mrcs", ".mrc")
-        if is_stack and (need_ctf or self.ctf is not None or self.per_micrograph is not None):
-            return self._from_stack()
-        if self.ctf is not None or self.per_micrograph is not None:
-            raise UsageError("--ctf and --particles-per-micrograph go with a stack, not a table")
-        particles = Particles.open(
-            self.path,
-            passthrough=self.passthrough,
+        """Open the particles; see :func:`open_particles`."""
+        options = StackOpticsOptions(
+            particles=self.path,
             pixel_size_angstrom=self.apix,
+            passthrough=self.passthrough,
             data_root=self.data_root,
             allow_outside_root=self.allow_outside_root,
             permissive=self.permissive,
-        )
-        if need_ctf:
-            _ = particles.optics  # refuse a table without CTF before anything is written
-        return particles
-
-    def _from_stack(self) -> Particles:
-        if self.ctf is None or self.per_micrograph is None:
-            raise UsageError(
-                f"{self.path}: a stack alone has no CTF; give --ctf and "
-                "--particles-per-micrograph, or a STAR or .cs table"
-            )
-        from vitreous.data.simulation_inputs import load_micrographs, owners
-
-        header = read_header(self.path, permissive=self.permissive)
-        count, rows, columns = header.shape
-        if rows != columns:
-            raise InputError(f"{self.path}: data: images of {columns} x {rows} are not square")
-        micrographs = load_micrographs(
-            self.ctf,
-            seed=0,
+            ctf_file=self.ctf,
+            particles_per_micrograph=self.per_micrograph,
             voltage_kv=self.voltage_kv,
             cs_mm=self.cs_mm,
             amplitude_contrast=self.amplitude_contrast,
         )
-        owner = owners(self.per_micrograph, count)
-        if int(owner.max()) >= len(micrographs.names):
-            raise InputError(
-                f"{self.per_micrograph}: line {int(owner.max()) + 1}: {self.ctf} has only "
-                f"{len(micrographs.names)} micrographs; give the tables of the same data"
-            )
-        index = np.arange(count)
-        return Particles(
-            ctf=micrographs.optics[owner],
-            pose=None,
-            pixel_size_angstrom=header.pixel_size_or(self.apix),
-            micrograph_id=owner,
-            micrograph_names=micrographs.names,
-            half_set=torch.zeros(count, dtype=torch.long),
-            ids=tuple(f"{i + 1:06d}@{self.path.name}" for i in range(count)),
-            _source=StackSource([header], np.zeros_like(index), index, permissive=self.permissive),
-            _rows=index,
+        return open_particles(options, need_ctf=need_ctf)
+
+
+def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Particles:
+    """Open particles; no image is read yet.
+
+    Args:
+        options: where they are; of a stack, with the files of its CTF.
+        need_ctf: refuse particles without CTF parameters.
+
+    Raises:
+        InputError: a file is bad, or a table has no CTF.
+        UsageError: a stack without CTF, or a table with one.
+    """
+    path = options.particles
+    stack = options if isinstance(options, StackOpticsOptions) else None
+    described = stack is not None and bool(stack.ctf_file or stack.particles_per_micrograph)
+    if path.suffix in (".mrcs", ".mrc") and (need_ctf or described):
+        return _open_stack(path, stack)
+    if described:
+        raise UsageError("`ctf_file` and `particles_per_micrograph` go with a stack, not a table")
+    particles = Particles.open(
+        path,
+        passthrough=options.passthrough,
+        pixel_size_angstrom=options.pixel_size_angstrom,
+        data_root=options.data_root,
+        allow_outside_root=options.allow_outside_root,
+        permissive=options.permissive,
+    )
+    if need_ctf:
+        _ = particles.optics  # refuse a table without CTF before anything is written
+    return particles
+
+
+def _open_stack(path: Path, options: StackOpticsOptions | None) -> Particles:
+    if options is None or options.ctf_file is None or options.particles_per_micrograph is None:
+        way_out = "" if options is None else "`ctf_file` and `particles_per_micrograph`, or "
+        raise UsageError(f"{path}: a stack alone has no CTF; give {way_out}a STAR or .cs table")
+    from vitreous.data.simulation_inputs import load_micrographs, owners
+
+    header = read_header(path, permissive=options.permissive)
+    count, rows, columns = header.shape
+    if rows != columns:
+        raise InputError(f"{path}: data: images of {columns} x {rows} are not square")
+    micrographs = load_micrographs(
+        options.ctf_file,
+        seed=0,
+        voltage_kv=options.voltage_kv,
+        cs_mm=options.cs_mm,
+        amplitude_contrast=options.amplitude_contrast,
+    )
+    owner = owners(options.particles_per_micrograph, count)
+    if int(owner.max()) >= len(micrographs.names):
+        raise InputError(
+            f"{options.particles_per_micrograph}: line {int(owner.max()) + 1}: {options.ctf_file} "
+            f"has only {len(micrographs.names)} micrographs; give the tables of the same data"
         )
+    index = np.arange(count)
+    return Particles(
+        ctf=micrographs.optics[owner],
+        pose=None,
+        pixel_size_angstrom=header.pixel_size_or(options.pixel_size_angstrom),
+        micrograph_id=owner,
+        micrograph_names=micrographs.names,
+        half_set=torch.zeros(count, dtype=torch.long),
+        ids=tuple(f"{i + 1:06d}@{path.name}" for i in range(count)),
+        _source=StackSource([header], np.zeros_like(index), index, permissive=options.permissive),
+        _rows=index,
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
 from vitreous.data.particles import Particles, assign_halves
-from vitreous.jobs.inputs.particles import ParticleFiles, check_images
+from vitreous.jobs.inputs.options import ParticleJobOptions
+from vitreous.jobs.inputs.particles import ParticleFiles, check_images, open_particles
 from vitreous.jobs.run.device import use_device
 from vitreous.methods.em.config import SHIFT_SHARE
 
@@ -81,13 +82,17 @@ class WorkingSet:
 
 
 def open_working_set(
-    files: ParticleFiles, options: ProcessingOptions, *, check_all: bool = False, quiet: bool = True
+    files: ParticleFiles | ParticleJobOptions,
+    options: ProcessingOptions | None = None,
+    *,
+    check_all: bool = False,
+    quiet: bool = True,
 ) -> WorkingSet:
     """Open particles and check options against them.
 
     Args:
-        files: where they are.
-        options: how they are to be worked on.
+        files: all options of a job; or where the particles are, with ``options``.
+        options: how they are processed.
         check_all: look through all images, and refuse bad ones unless they are to be skipped.
         quiet: show no progress of that.
 
@@ -95,20 +100,30 @@ def open_working_set(
         UsageError: options that do not fit the images.
         InputError: files that cannot be read, or bad images.
     """
-    point_group(options.symmetry)
-    device = use_device(options.device, options.threads)
-    particles = files.open(need_ctf=not options.ignore_ctf)
+    if isinstance(files, ParticleJobOptions):
+        how: ParticleJobOptions | ProcessingOptions = files
+        quiet = files.quiet
+    else:
+        how = options or ProcessingOptions()
+    point_group(how.symmetry)
+    device = use_device(how.device, how.threads)
+    if isinstance(files, ParticleJobOptions):
+        particles = open_particles(files, need_ctf=not how.ignore_ctf)
+    else:
+        particles = files.open(need_ctf=not how.ignore_ctf)
     digest = ""
-    if options.skip_bad or check_all:
-        checked = check_images(particles, skip_bad=options.skip_bad, quiet=quiet)
+    if how.skip_bad or check_all:
+        checked = check_images(particles, skip_bad=how.skip_bad, quiet=quiet)
         particles, digest = checked.particles, checked.digest
     full = particles.box_size
-    n = options.box_size or full
+    n = how.box_size or full
     if n > full:
-        raise UsageError(f"--box {n}: larger than the images ({full} px); choose up to {full}")
+        raise UsageError(f"`box_size` {n}: larger than the images ({full} px); choose up to {full}")
     edge = full * particles.pixel_size_angstrom
-    diameter = options.mask_diameter_angstrom
+    diameter = how.mask_diameter_angstrom
     if diameter is not None and diameter > edge:
-        raise UsageError(f"--mask-diameter {diameter:g}: wider than the images ({edge:.0f} Å)")
-    half_set = assign_halves(particles, options.seed)
+        raise UsageError(
+            f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
+        )
+    half_set = assign_halves(particles, how.seed)
     return WorkingSet(particles, half_set, n, edge / n, device, digest)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -18,10 +17,12 @@ from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry, Preparation, Preparer, describe
 from vitreous.data.prepared_table import prepared_document
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.mrc import read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import write_star
+from vitreous.jobs.inputs.particles import open_particles
+from vitreous.jobs.prepare.options import ImageOptions, PrepareOptions
 from vitreous.jobs.run.folder import OutputFolder, plain
-from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
 
 STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
@@ -35,19 +36,19 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Request:
-    """What ``vitreous prepare`` was asked for."""
+class PrepareResult:
+    """Prepared particle images.
 
-    table: Path
-    particles: Particles
-    recipe: Preparation
-    output: Path
-    float16: bool = False
-    skip_bad: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    threads: int = 0
-    quiet: bool = False
+    Args:
+        folder: where stack and table are.
+        count: number of images written.
+        text: lines about sizes, images left out and speed; empty where the run in the folder was
+            finished before.
+    """
+
+    folder: Path
+    count: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -105,27 +106,36 @@ class Pieces:
         more = f" and {len(places) - 10} more" if len(places) > 10 else ""
         return InputError(
             f"{self.where}: images {shown}{more} (of the first {read}): NaN or infinite pixels; "
-            "leave them out with --skip-bad"
+            "leave them out with `skip_bad`"
         )
 
 
-def prepare(request: Request) -> None:
-    """Run ``vitreous prepare``.
+def prepare(options: PrepareOptions) -> PrepareResult:
+    """Resample and normalise particle images into a new stack with its table.
+
+    Args:
+        options: checked options.
 
     Raises:
-        VitreousError: by exit code, as the command line documents them.
+        UsageError: options that do not fit the images.
+        InputError: files that cannot be read, or bad images.
+        ResourceError: disk full; what was saved stays.
         SystemExit: stopped by a signal, after saving.
     """
-    particles, recipe = request.particles, request.recipe
+    recipe = recipe_of(options, phase_flip=options.phase_flip)
+    particles = open_particles(options, need_ctf=False)
+    if options.first_rows is not None:
+        particles = particles.select(slice(0, options.first_rows))
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
-    pieces = Pieces(particles, Preparer(recipe, geometry), str(request.table), request.skip_bad)
-    with _folder(request) as folder:
+    where = str(options.particles)
+    pieces = Pieces(particles, Preparer(recipe, geometry), where, options.skip_bad)
+    with _folder(options, particles) as folder:
+        lines: list[str] = []
 
         def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
             excluded = _gather(records)
             _write_tables(folder, particles, geometry, excluded, recipe.phase_flip)
-            if not request.quiet:
-                _summarise(folder, particles, geometry, excluded, seconds)
+            lines.extend(_summary(folder, particles, geometry, excluded, seconds))
 
         stream_into(
             folder,
@@ -134,31 +144,48 @@ def prepare(request: Request) -> None:
             pieces.prepare,
             len(pieces),
             conclude,
-            float16=request.float16,
-            threads=request.threads,
+            float16=options.float16,
+            threads=options.threads,
             label="preparing",
-            quiet=request.quiet,
+            quiet=options.quiet,
         )
+    count = read_header(folder.root / STACK).shape[0]
+    return PrepareResult(folder.root, count, "\n".join(lines))
 
 
-def _folder(request: Request) -> OutputFolder:
-    options = {
-        **dataclasses.asdict(request.recipe),
-        "input_apix": request.particles.pixel_size_angstrom,
-        "particles": len(request.particles),
-        "files": files_digest(request.particles.files),
-        "float16": request.float16,
-        "skip_bad": request.skip_bad,
+def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation:
+    """Return the recipe that options describe.
+
+    Raises:
+        UsageError: sizes that contradict each other.
+    """
+    return Preparation(
+        box_size=options.box_size,
+        target_pixel_size_angstrom=options.target_pixel_size_angstrom,
+        window=options.window,
+        normalise=options.normalise,
+        mask_diameter_angstrom=options.mask_diameter_angstrom,
+        ramp=options.ramp,
+        invert=options.invert,
+        phase_flip=phase_flip,
+    )
+
+
+def _folder(options: PrepareOptions, particles: Particles) -> OutputFolder:
+    settled = {
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
+        "images": len(particles),
+        "files": files_digest(particles.files),
     }
     return OutputFolder(
-        request.output,
+        options.output,
         "prepare",
-        options,
-        inputs={"particles": request.table},
+        options.recorded() | settled,
+        inputs=options.inputs(),
         outputs=OUTPUTS,
-        machine={"threads": cores(request.threads)},
-        overwrite=request.overwrite,
-        resume=request.resume,
+        machine=options.machine() | {"threads": cores(options.threads)},
+        overwrite=options.overwrite,
+        resume=options.resume,
         resumable=True,
         changeable=False,
     )
@@ -193,16 +220,16 @@ def _write_tables(
     write_star(folder.path(TABLE), document)
 
 
-def _summarise(
+def _summary(
     folder: OutputFolder,
     particles: Particles,
     geometry: Geometry,
     excluded: Mapping[str, list[int]],
     seconds: float,
-) -> None:
+) -> Iterator[str]:
     left_out = sum(map(len, excluded.values()))
-    say(f"{len(particles) - left_out} particles in {folder.root}: {describe(geometry)}")
+    yield f"{len(particles) - left_out} particles in {folder.root}: {describe(geometry)}"
     if left_out:
-        counts = ", ".join(f"{len(places)} {REASONS[r]}" for r, places in excluded.items())
-        say(f"left out {left_out}: {counts}; listed in {EXCLUDED}")
-    say(f"{len(particles) / max(seconds, 1e-3):.0f} images/s")
+        counts = ", ".join(f"{len(rows)} {REASONS[r]}" for r, rows in excluded.items())
+        yield f"left out {left_out}: {counts}; listed in {EXCLUDED}"
+    yield f"{len(particles) / max(seconds, 1e-3):.0f} images/s"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from typing import Any
 
 from vitreous.core.errors import is_out_of_memory
 
-if TYPE_CHECKING:
-    pass
+_reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def plain_warnings() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in seen:
             seen.add(str(message))
-            print(f"warning: {one_line(message)}", file=sys.stderr)
+            print(f"warning: {_reword.get()(one_line(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
@@ -42,8 +42,22 @@ def one_line(message: object) -> str:
 
 
 def say(message: str) -> None:
-    """A line for the person at the terminal, on stderr, so that stdout holds results only."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line for the person at the terminal, on stderr: stdout holds results only."""
+    print(_reword.get()(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Pass every message and warning through a function, such as one that names flags.
+
+    >>> with rewording(str.upper):
+    ...     say("stopped")
+    """
+    token = _reword.set(reword)
+    try:
+        yield
+    finally:
+        _reword.reset(token)
 
 
 def resource_shortage(error: BaseException) -> str | None:
