@@ -57,7 +57,7 @@ def test_absent_cuda_is_refused(monkeypatch):
 
 
 def test_threads_are_set():
-    program = "import torch; from vitreous.cli.options.common import use_device as u; u('cpu', 3); "
+    program = "import torch; from vitreous.jobs.run.device import use_device as u; u('cpu', 3); "
     done = subprocess.run(
         [sys.executable, "-c", program + "print(torch.get_num_threads())"],
         capture_output=True,
