@@ -89,12 +89,11 @@ def command_text(name: str, command: Any) -> str:
 
 def commands() -> dict[str, Any]:
     """Return every command by its full name, in the order of the program's help."""
-    import typer.main
-
-    from vitreous.cli.main import app
+    from vitreous.cli.main import COMMANDS, load
 
     pages = {}
-    for name, command in typer.main.get_command(app).commands.items():
+    for name in (name for panel in COMMANDS.values() for name in panel):
+        command = load(name)
         for sub, inner in getattr(command, "commands", {"": command}).items():
             pages[f"vitreous {name} {sub}".strip()] = inner
     return pages

@@ -83,20 +83,57 @@ def test_version(vitreous):
     assert vitreous("--version") == (0, f"vitreous {__version__}\n", "")
 
 
-def test_every_command_teaches(vitreous, monkeypatch):
+def every_command():
+    for name in (name for commands in main.COMMANDS.values() for name in commands):
+        command = main.load(name)
+        for sub, inner in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {sub}".strip(), inner
+
+
+@pytest.mark.parametrize(("name", "command"), list(every_command()))
+def test_every_command_teaches(vitreous, monkeypatch, name, command):
     monkeypatch.setenv("COLUMNS", "100")
-    for command in main.app.registered_commands:
-        code, out, _ = vitreous(command.name, "--help")
-        assert code == 0
-        assert f"Example: vitreous {command.name}" in out
+    code, out, _ = vitreous(*name.split(), "--help")
+    assert code == 0
+    assert f"Example: vitreous {name}" in out
+    flags = [flag for option in command.params for flag in option.opts]
+    assert len(set(flags)) == len(flags)
 
 
-def test_start_up_imports_nothing_heavy():
-    heavy = "torch numpy scipy matplotlib plotly jinja2 pydantic gemmi numba"
-    program = (
-        f"import sys, vitreous.cli.main; print([m for m in {heavy.split()} if m in sys.modules])"
-    )
+def test_the_table_of_commands_says_what_they_say():
+    for commands in main.COMMANDS.values():
+        for name, text in commands.items():
+            first, _, _ = main.load(name).help.partition("\n\n")
+            assert " ".join(first.split()) == text, name
+
+
+HEAVY = ["torch", "numpy", "scipy", "matplotlib", "plotly", "jinja2", "gemmi", "numba"]
+
+
+def imported(*arguments):
+    """Modules that a call of the program imports."""
+    program = "from vitreous.cli.main import run; run()"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.strip() == "[]"
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+
+
+def test_help_of_all_imports_no_command():
+    modules = imported("--help")
+    assert not modules.intersection([*HEAVY, "pydantic"])
+    assert not any(name.startswith("vitreous.cli.prepare") for name in modules)
+    assert len(modules) < 700, len(modules)
+
+
+@pytest.mark.parametrize("command", ["prepare"])
+def test_help_of_a_command_imports_nothing_heavy(command):
+    assert not imported(command, "--help").intersection(HEAVY)
+
+
+def test_a_misspelt_command_is_answered_with_the_right_one(vitreous):
+    code, _, err = vitreous("refin")
+    assert (code, "refine" in err) == (2, True)

@@ -2,66 +2,106 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from vitreous import __version__
-from vitreous.cli import (
-    abinit,
-    align,
-    auto,
-    backgrounds,
-    check,
-    classify2d,
-    convert,
-    demo,
-    fsc,
-    hetero,
-    info,
-    postprocess,
-    prepare,
-    reconstruct,
-    refine,
-    select,
-    simulate,
-    symmetry,
-    tomo,
-)
+from vitreous.cli.options.translation import USUAL, with_flags
 from vitreous.core.errors import ResourceError, VitreousError
 from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage, rewording
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
+COMMANDS = {  # by panel of the help: command to the first line of its help
+    "Prepare data": {
+        "info": "Say what a file is: kind, sizes, pixel size, statistics.",
+        "check": "Test a particle table against its images: signs, units, conventions, damaged "
+        "images.",
+        "convert": "Convert a particle table between RELION and cryoSPARC, by the suffixes of "
+        "the files.",
+        "select": "Write the particles that meet every condition, in their order, all columns "
+        "kept.",
+        "prepare": "Resample, normalise and invert particle images, into a new stack with its "
+        "table.",
+        "backgrounds": "Cut background windows from micrographs: real noise for `vitreous abinit "
+        "--noise`.",
+    },
+    "Find a map": {
+        "auto": "From raw particles to a refined map: no orientations, no starting map, one "
+        "command.",
+        "abinit": "Reconstruct from particle images alone: no orientations, no starting map.",
+        "refine": "Refine poses and map from a rough map: find every particle's pose, reconstruct, "
+        "repeat.",
+        "reconstruct": "Reconstruct a map from particles whose orientations and shifts are known.",
+    },
+    "Sort particles": {
+        "classify2d": "Class images of particles: their views, without noise and CTF.",
+        "hetero": "Mixed particles: sort them into structures without being told how many there "
+        "are.",
+    },
+    "Work with maps": {
+        "postprocess": "Mask, FSC, sharpening and local resolution of two half maps.",
+        "symmetry": "Find the point group of a map that was reconstructed without one.",
+        "align": "Align a map to another over rotation, shift and hand, from any start.",
+        "fsc": "Compare two maps by Fourier shell correlation.",
+    },
+    "Tomography": {
+        "tomo": "Tomography: simulate and reconstruct single-axis tilt series, scanned fully or "
+        "sparsely.",
+    },
+    "Try it": {
+        "demo": "Show what the program does: make particles of a molecule, find it again, compare.",
+        "simulate": "Make a data set with known truth: project, shift, CTF, noise.",
+    },
+}
+
+
+def load(name: str) -> Any:
+    """Import a command or a group of commands.
+
+    Args:
+        name: of the command, a key of :data:`COMMANDS`.
+    """
+    module = importlib.import_module(f"vitreous.cli.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer()
+        app.command(no_args_is_help=True)(module.command)
+    app.rich_markup_mode = "markdown"
+    return typer.main.get_command(app)
+
+
+class Commands(typer.core.TyperGroup):
+    """All commands by name; each is imported when it is called, so that help stays fast."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings["commands"] = {
+            name: typer.core.TyperCommand(name, short_help=text, rich_help_panel=panel)
+            for panel, commands in COMMANDS.items()
+            for name, text in commands.items()
+        }
+        super().__init__(**settings)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and its arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else load(name), rest
+
 
 app = typer.Typer(
+    cls=Commands,
     name="vitreous",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo", no_args_is_help=True)(demo.command)
-app.command("simulate", no_args_is_help=True)(simulate.command)
-app.command("info", no_args_is_help=True)(info.command)
-app.command("check", no_args_is_help=True)(check.command)
-app.command("convert", no_args_is_help=True)(convert.command)
-app.command("select", no_args_is_help=True)(select.command)
-app.command("prepare", no_args_is_help=True)(prepare.prepare)
-app.command("backgrounds", no_args_is_help=True)(backgrounds.command)
-app.command("classify2d", no_args_is_help=True)(classify2d.command)
-app.command("auto", no_args_is_help=True)(auto.command)
-app.command("abinit", no_args_is_help=True)(abinit.command)
-app.command("refine", no_args_is_help=True)(refine.command)
-app.command("reconstruct", no_args_is_help=True)(reconstruct.command)
-app.command("symmetry", no_args_is_help=True)(symmetry.command)
-app.command("postprocess", no_args_is_help=True)(postprocess.command)
-app.add_typer(tomo.app, name="tomo")
-app.add_typer(hetero.app, name="hetero")
-app.command("align", no_args_is_help=True)(align.command)
-app.command("fsc", no_args_is_help=True)(fsc.command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -98,8 +138,6 @@ def run() -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
-    from vitreous.cli.options.command import USUAL, with_flags
-
     with plain_warnings(), rewording(lambda text: with_flags(text, USUAL)):
         try:
             app()

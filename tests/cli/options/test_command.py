@@ -10,7 +10,8 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from vitreous.cli.options.command import options_command, with_flags
+from vitreous.cli.options.command import options_command
+from vitreous.cli.options.translation import with_flags
 from vitreous.core.errors import UsageError
 from vitreous.jobs.inputs.options import ParticleFileOptions
 from vitreous.jobs.run.messages import plain_warnings, say

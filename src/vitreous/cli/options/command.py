@@ -41,8 +41,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -51,13 +50,11 @@ from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from vitreous.cli.options.flags import FLAGS, PANELS
-from vitreous.core.errors import VitreousError
-from vitreous.jobs.run.messages import rewording
+from vitreous.cli.options.translation import translated, with_flags
 from vitreous.jobs.run.options import Options
 
 Model = TypeVar("Model", bound=Options)
 _UNIT = re.compile(r"_(angstrom2?|degrees)$")
-_NAME = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]*))?`")
 _SIMPLE = (bool, int, float, str, Path)
 
 
@@ -107,44 +104,6 @@ def options_command(
         return call
 
     return decorate
-
-
-def with_flags(text: str, names: Mapping[str, str]) -> str:
-    """Replace parameter names in backticks by what the user types.
-
-    Args:
-        text: a message or help text.
-        names: parameter to flag or metavar.
-
-    >>> with_flags("`box_size` 9: or `align=False`; see `docs`",
-    ...            {"box_size": "--box", "align": "--align"})
-    '--box 9: or --no-align; see `docs`'
-    """
-
-    def replace(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        if name not in names:
-            return match[0]
-        if value == "False":
-            return names[name].replace("--", "--no-", 1)
-        return names[name] if value in (None, "True") else f"{names[name]} {value}"
-
-    return _NAME.sub(replace, text)
-
-
-@contextmanager
-def translated(names: Mapping[str, str]) -> Iterator[None]:
-    """Show flags instead of parameter names in errors, warnings and messages.
-
-    Args:
-        names: parameter to flag or metavar.
-    """
-    with rewording(lambda text: with_flags(text, names)):
-        try:
-            yield
-        except VitreousError as error:
-            error.args = (with_flags(str(error), names),)
-            raise
 
 
 def tell(result: Any) -> None:
@@ -237,8 +196,3 @@ def _is_literal(annotation: Any) -> bool:
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and not source.name.startswith("DEFAULT")
-
-
-USUAL = {  # what messages call parameters of commands that are not built here yet
-    name: _label(name, FLAGS[name], FieldInfo()) for name in FLAGS if name != "particles"
-} | {"mask_diameter_angstrom": "--mask-diameter", "overwrite": "--overwrite"}
