@@ -43,7 +43,7 @@ def test_another_box_has_the_same_maps(generator: torch.Generator) -> None:
     made = _made(16)
     latent = torch.randn(3, generator=generator)
     before = made.volume(latent) / 4 * 16
-    made.enter(24)
+    made.set_box_size(24)
     after = made.volume(latent) / 4 * 24
     expected = fourier_resize(before, 24, 3) * made.inside
     assert torch.allclose(after, expected, atol=1e-4 * expected.abs().max().item())
@@ -88,7 +88,7 @@ def test_a_mixture_has_shares_with_a_sum_of_one(generator: torch.Generator) -> N
 
 def test_maps_that_are_held_do_not_count_until_they_vary(generator: torch.Generator) -> None:
     made = _made()
-    made.hold()
+    made.freeze_variation()
     places = torch.randn(2, 3, generator=generator)
     assert torch.equal(made.volume(places[0]), made.volume(places[1]))
     mean = made.volume(places[0])
@@ -97,7 +97,7 @@ def test_maps_that_are_held_do_not_count_until_they_vary(generator: torch.Genera
     assert slope is not None
     assert slope[0].abs().max() > 0
     assert slope[1:].abs().max() == 0
-    made.vary(generator)
+    made.start_variation(generator)
     assert (made.volume(places[0]) - made.volume(places[1])).norm() > 0.05 * mean.norm()
     parts = made.voxels[1:].detach() / made.voxels[0].detach()
     assert 0.2 < parts.std() < 1.0  # a share of the mean at every voxel

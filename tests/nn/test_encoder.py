@@ -63,7 +63,7 @@ def test_the_ablation_has_none_of_the_invariant_layers() -> None:
 def test_the_vector_is_the_mean_of_the_map(generator: torch.Generator) -> None:
     critic = SortingCritic(16, 4, generator=generator)
     images = torch.randn(3, 16, 16, generator=generator)
-    features, vector, score = critic.look(images)
+    features, vector, score = critic.features_and_score(images)
     assert torch.allclose(features.mean((-2, -1)), vector)
     assert torch.equal(critic(images), score)
 

@@ -49,7 +49,7 @@ def test_a_smaller_box_shows_the_same(generator: torch.Generator) -> None:
     latent = torch.randn(1, 3, generator=generator)
     with torch.no_grad():
         large = made.slices(latent, None, radius=4)[0] / 16**2
-        made.enter(8)
+        made.set_box_size(8)
         small = made.slices(latent, None)[0] / 8**2
     rows = torch.tensor([0, 1, 2, 3, -3, -2, -1])
     assert torch.allclose(small[rows, :4], large[rows, :4], atol=1e-6)

@@ -111,7 +111,7 @@ def test_a_smaller_box_has_the_same_volume(generator: torch.Generator) -> None:
     rotation = random_rotations(1, generator=generator)
     with torch.no_grad():
         large = made.slices(latent, rotation, radius=4)[0] / 16**2
-        made.enter(8)
+        made.set_box_size(8)
         small = made.slices(latent, rotation)[0] / 8**2
         assert made.volume(latent[0]).shape == (8, 8, 8)
     rows = torch.tensor([0, 1, 2, 3, -3, -2, -1])

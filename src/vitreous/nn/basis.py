@@ -1,10 +1,10 @@
-r"""Volumes that are linear in a few maps, with weights from a network of the latent vector.
+r"""Volumes that are linear in K maps, with weights from a network of the latent vector.
 
 .. math:: V(z) = V_0 + \sum_{k=1}^{K} h_k(z)\, V_k ,
 
-where h is free, or positive with a sum of 1: then every place is a mixture of K structures. On
-voxels inside a sphere. Slices are linear in the volume, so those of the K + 1 maps are read off
-by the package's projector and added up image by image.
+where h is free, or positive with a sum of 1: then every volume is a mixture of K structures. Maps
+are voxels inside a sphere. Slices are linear in the volume: those of the K + 1 maps come from the
+package's projector and are summed with the weights of each image.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import radius_grid
+from vitreous.core.grid import radius_grid, squared_frequency
 from vitreous.nn.layers import initialise
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
-COARSE = 6  # px: edge of the random field that the maps begin with
+COARSE = 6  # pixels: edge of the random field that initialises the maps
 VARIATION = 0.5  # its deviation
-SHARPNESS = 2.0  # of the softmax: at the start most places have one structure
+SHARPNESS = 2.0  # of the softmax: initially most latent vectors have one structure
 
 
 class BasisGenerator(nn.Module):
-    """Central slices of the volume that belongs to a latent vector.
+    """Generator of central slices of volumes that are linear in K maps.
 
     Args:
-        box_size: edge of images and volumes in pixels; :meth:`enter` goes to another one.
-        latent: d.
+        box_size: edge of images and volumes in pixels.
+        latent: d, dimension of the latent space.
         maps: K, maps beside the mean.
         width: neurons of the network h, which has one hidden layer.
         mask_fraction: radius of the sphere, in box sizes.
         mixture: h is a softmax, K at least 2.
-        gain: grey value of a voxel for each unit of its parameter; 100 lets an optimiser's steps of
-            1e-3 be steps of 0.1 for voxels.
-        generator: draws the weights of h; the maps begin at zero. None: the global one.
+        gain: grey value of a voxel per unit of its parameter; with 100 an optimiser's step of 1e-3
+            changes voxels by 0.1.
+        generator: draws the weights of h; the maps start at zero. None: the global one.
 
     Raises:
         ValueError: a mixture of fewer than two maps.
 
-    >>> made = BasisGenerator(16, 4, 2, generator=torch.Generator().manual_seed(0))
-    >>> made.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
+    >>> source = BasisGenerator(16, 4, 2, generator=torch.Generator().manual_seed(0))
+    >>> source.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
     torch.Size([5, 16, 9])
     """
 
@@ -75,16 +75,16 @@ class BasisGenerator(nn.Module):
         self.register_buffer("on", torch.ones(()))
 
     @torch.no_grad()
-    def hold(self) -> None:
-        """Leave out all maps but the mean, until :meth:`vary`."""
+    def freeze_variation(self) -> None:
+        """Use the mean map only, until :meth:`start_variation`."""
         self.on.zero_()
 
     @torch.no_grad()
-    def vary(self, generator: torch.Generator) -> None:
-        """Let the other maps begin: each is the mean times smooth random numbers.
+    def start_variation(self, generator: torch.Generator) -> None:
+        """Initialise the other maps as the mean times smooth random fields, and use them.
 
-        What differs between structures lies where there is density. From zero all maps would have
-        one and the same gradient, and stay copies of the mean.
+        Structures differ where there is density. From zero all maps would have the same gradient
+        and stay copies of each other.
 
         Args:
             generator: on the CPU.
@@ -97,12 +97,12 @@ class BasisGenerator(nn.Module):
         self.on.fill_(1.0)
 
     def _sphere(self) -> Tensor:
-        """Which voxels are parameters, bool ``(n, n, n)``."""
+        """Return a bool mask ``(n, n, n)`` of the voxels that are parameters."""
         return radius_grid(self.box_size, 3) <= self.mask_fraction * self.box_size
 
     @torch.no_grad()
-    def enter(self, box_size: int) -> None:
-        """Go on with another box from now on: voxels are new parameters, of the same maps."""
+    def set_box_size(self, box_size: int) -> None:
+        """Resample the maps to another box; the voxels become new parameters."""
         if box_size == self.box_size:
             return
         maps = fourier_resize(self._maps(), box_size, 3)
@@ -110,19 +110,15 @@ class BasisGenerator(nn.Module):
         self.inside = self._sphere().to(maps.device)
         self.voxels = nn.Parameter(maps[:, self.inside] / self.gain)
 
-    def parameter_groups(self, rate: float) -> list[dict[str, object]]:
-        """Groups for an optimiser whose step is ``rate``."""
-        return [{"params": list(self.parameters()), "lr": rate}]
-
     def _maps(self) -> Tensor:
-        """The maps ``(K + 1, n, n, n)``, the mean first, as parameters have them."""
+        """Return the maps ``(K + 1, n, n, n)``, the mean first, before the factor 4 / n."""
         n = self.box_size
         flat = self.voxels.new_zeros(self.maps + 1, n**3)
-        place = self.inside.flatten().nonzero()[:, 0]
-        return flat.index_copy(1, place, self.gain * self.voxels).view(-1, n, n, n)
+        index = self.inside.flatten().nonzero()[:, 0]
+        return flat.index_copy(1, index, self.gain * self.voxels).view(-1, n, n, n)
 
     def _shares(self, latent: Tensor) -> Tensor:
-        """How much of each map, ``(b, K + 1)``; 4 / n keeps grey values alike at every box."""
+        """Return the weights ``(b, K + 1)``; 4 / n keeps grey values alike at every box."""
         shares: Tensor = self.weights(latent)
         if self.mixture:
             shares = (SHARPNESS * shares).softmax(-1)
@@ -132,8 +128,7 @@ class BasisGenerator(nn.Module):
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
-        """Central slices ``(b, n, n // 2 + 1)``; see :meth:`SliceGenerator.slices\
-<vitreous.nn.siren.SliceGenerator.slices>`."""
+        """Return central slices; see :meth:`vitreous.nn.slice_source.SliceSource.slices`."""
         if rotations is None:
             raise ValueError("slices of a volume need rotations (b, 3, 3), got None")
         n, shares = self.box_size, self._shares(latent)
@@ -144,23 +139,16 @@ class BasisGenerator(nn.Module):
             total = part if total is None else total + part
         if total is None:
             raise ValueError("maps must not be negative")
-        return total if radius is None else total * self._disc(radius)
-
-    def _disc(self, radius: float) -> Tensor:
-        """1 within a radius in cycles per box, ``(n, n // 2 + 1)``."""
-        n = self.box_size
-        y, x = torch.fft.fftfreq(n, 1.0 / n)[:, None], torch.fft.rfftfreq(n, 1.0 / n)[None]
-        return ((x**2 + y**2) < radius**2).to(self.voxels)
+        if radius is None:
+            return total
+        return total * (squared_frequency(n, 2) < radius**2).to(self.voxels)
 
     @torch.no_grad()
     def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
-        """The real volume ``(n, n, n)`` of a latent vector ``(d,)``, low-pass filtered."""
+        """Return the volume ``(n, n, n)`` of a latent vector ``(d,)``, zero beyond ``radius``."""
         volume = torch.einsum("k,kzyx->zyx", self._shares(latent[None])[0], self._maps())
         if radius is None or radius >= self.box_size / 2:
             return volume
-        n = self.box_size
-        axes = (torch.fft.fftfreq(n, 1.0 / n), torch.fft.rfftfreq(n, 1.0 / n))
-        squared = axes[0][:, None, None] ** 2 + axes[0][:, None] ** 2 + axes[1] ** 2
-        ball = (squared < radius**2).to(volume)
+        ball = (squared_frequency(self.box_size, 3) < radius**2).to(volume)
         filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(volume) * ball, s=volume.shape)
         return filtered

@@ -1,4 +1,4 @@
-"""Critics: networks that give an image a score, high for real, low for simulated."""
+"""Critics: networks that score images, high for real and low for simulated ones."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from torch import Tensor, nn
 
 CriticKind = Literal["dense", "strided", "paper"]
 _SLOPE = 0.1
+_MAX_BLOCKS = 6  # as in CryoGAN's paper
 
 
 class Critic(nn.Module):
-    """Scores of normalised particle images.
+    """Network from normalised particle images to scores.
 
     Args:
         box_size: edge of the images in pixels, at least 8.
         width: neurons of the first layer (dense), channels of the first block (others).
         kind: ``"dense"``, two fully connected layers of ``width`` and half of it, leaky ReLU 0.1:
-            on small boxes and centred particles the most map per second by far
-            (``docs/ablations.md``); ``"strided"``, 4 x 4 convolutions of stride 2 and leaky ReLU;
-            ``"paper"``, the blocks of figure 2 of CryoGAN's paper: 3 x 3 convolution, 2 x 2
-            max-pooling, leaky ReLU. Convolutional blocks halve the image and double the channels
-            until 2 or 3 pixels are left, so the depth follows the box. All end in ten neurons,
-            leaky ReLU, one number.
-        max_blocks: at most so many convolutional blocks (the paper has six).
+            the fastest by far on small boxes and centred particles (``docs/ablations.md``);
+            ``"strided"``, 4 x 4 convolutions of stride 2 and leaky ReLU; ``"paper"``, the blocks
+            of figure 2 of CryoGAN's paper: 3 x 3 convolution, 2 x 2 max-pooling, leaky ReLU. Up to
+            six convolutional blocks halve the image and double the channels until 2 or 3 pixels
+            remain. All end in ten neurons, leaky ReLU, one number.
         generator: draws the weights (PyTorch's default distributions); None: the global one.
 
     Raises:
@@ -41,7 +40,6 @@ class Critic(nn.Module):
         width: int,
         kind: CriticKind = "dense",
         *,
-        max_blocks: int = 6,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -52,13 +50,13 @@ class Critic(nn.Module):
         if kind == "dense":
             self.features, outputs = _dense(box_size, width)
         else:
-            self.features, outputs = _convolutions(box_size, width, kind, max_blocks)
+            self.features, outputs = _convolutions(box_size, width, kind)
         self.head = nn.Sequential(nn.Linear(outputs, 10), nn.LeakyReLU(_SLOPE), nn.Linear(10, 1))
         if generator is not None:
             _initialise(self, generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores ``(b,)`` of images ``(b, n, n)``."""
+        """Return scores ``(b,)`` of images ``(b, n, n)``."""
         scores: Tensor = self.head(self.features(images[:, None]))
         return scores[:, 0]
 
@@ -74,26 +72,24 @@ def _dense(box_size: int, width: int) -> tuple[nn.Module, int]:
     return layers, width // 2
 
 
-def _convolutions(
-    box_size: int, width: int, kind: CriticKind, max_blocks: int
-) -> tuple[nn.Module, int]:
+def _convolutions(box_size: int, width: int, kind: CriticKind) -> tuple[nn.Module, int]:
     layers: list[nn.Module] = []
-    before, size = 1, box_size
-    for block in range(max_blocks):
+    inputs, size = 1, box_size
+    for block in range(_MAX_BLOCKS):
         if size < 4:
             break
-        after = width * 2**block
+        outputs = width * 2**block
         if kind == "strided":
-            layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
+            layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
         else:
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(2)]
         layers.append(nn.LeakyReLU(_SLOPE))
-        before, size = after, size // 2
-    return nn.Sequential(*layers, nn.Flatten()), before * size * size
+        inputs, size = outputs, size // 2
+    return nn.Sequential(*layers, nn.Flatten()), inputs * size * size
 
 
 def _initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """PyTorch's default distributions, drawn from a generator of our own."""
+    """Draw weights from PyTorch's default distributions with a generator."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = layer.weight[0].numel() ** -0.5

@@ -1,4 +1,4 @@
-"""One trunk for the encoder and the critic of mixed particles, shift-invariant by construction."""
+"""Encoders and critics of the VAE-GAN, with a trunk that is invariant to shifts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ _SMALLEST = 4  # pixels: edge of the feature map
 
 
 class Trunk(nn.Module):
-    """Image to feature map and feature vector.
+    """Network from images to feature maps and feature vectors.
 
     A Gabor layer, then blocks of [3 x 3 convolution, norm, leaky ReLU 0.1, half the pixels, twice
-    the channels] until about 4 pixels are left or the edge is odd; the vector is the mean over the
-    map. With cyclic edges and polyphase down-sampling a cyclic shift of the image by whole pixels
-    leaves the vector as it is, whatever the weights: no layer knows where a pixel is, and the
-    statistics of either norm are sums over whole maps.
+    the channels] until about 4 pixels remain or the edge is odd; the vector is the mean over the
+    map. Cyclic edges and polyphase down-sampling make the vector invariant to cyclic shifts of the
+    image by whole pixels, for any weights: the statistics of the norms are sums over whole maps.
 
     Args:
         box_size: edge of the images in pixels, a multiple of 4, at least 8.
         width: channels after the first block.
         invariant: False for the ablation of the thesis: zero padding, max-pooling, a plain 5 x 5
             convolution in place of the Gabor functions.
-        norm: after each convolution. "batch" is the thesis's; "layer" takes the statistics of all
-            pixels and channels of one image; "none" takes none.
+        norm: after each convolution: "batch" as in the thesis, "layer" over all pixels and channels
+            of one image, or "none".
         gabor: number of Gabor functions; gabor_size: their edge in pixels.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
@@ -40,8 +39,8 @@ class Trunk(nn.Module):
 
     Source: figures 21 and 24 of the thesis.
 
-    >>> kept = Trunk(32, 8)
-    >>> kept.channels, [tuple(t.shape) for t in kept(torch.zeros(2, 32, 32))]
+    >>> trunk = Trunk(32, 8)
+    >>> trunk.channels, [tuple(t.shape) for t in trunk(torch.zeros(2, 32, 32))]
     (32, [(2, 32, 4, 4), (2, 32)])
     """
 
@@ -68,33 +67,56 @@ class Trunk(nn.Module):
         if invariant:
             first = GaborLayer(1, gabor, gabor_size, generator=generator)
         down: Callable[[], nn.Module] = PolyphaseDown if invariant else lambda: nn.MaxPool2d(2)
-        layers, before, after, size = [first], gabor, width, box_size
+        layers, inputs, outputs, size = [first], gabor, width, box_size
+        edges: Literal["circular", "zeros"] = "circular" if invariant else "zeros"
+        bias = norm == "none"
         while size > _SMALLEST and size % 2 == 0:
-            edges: Literal["circular", "zeros"] = "circular" if invariant else "zeros"
-            bias = norm == "none"
-            layers.append(nn.Conv2d(before, after, 3, padding=1, padding_mode=edges, bias=bias))
-            if norm != "none":
-                layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
+            layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=edges, bias=bias))
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(outputs))
+            elif norm == "layer":
+                layers.append(nn.GroupNorm(1, outputs))
             layers += [nn.LeakyReLU(_SLOPE), down()]
-            before, after, size = after, 2 * after, size // 2
+            inputs, outputs, size = outputs, 2 * outputs, size // 2
         self.layers = nn.Sequential(*layers)
-        self.box_size, self.channels = box_size, before
+        self.box_size, self.channels = box_size, inputs
         if generator is not None:
             initialise(self, generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Feature map ``(b, c, m, m)`` and vector ``(b, c)`` of images ``(b, n, n)``."""
+        """Return feature maps ``(b, c, m, m)`` and vectors ``(b, c)`` of images ``(b, n, n)``."""
         features = self.layers(images[:, None])
         return features, features.mean((-2, -1))
 
 
+def _head(inputs: int, last: nn.Linear, generator: torch.Generator | None) -> nn.Sequential:
+    """Return two dense layers from feature vectors to the outputs of ``last``."""
+    head = nn.Sequential(nn.Linear(inputs, inputs), nn.LeakyReLU(_SLOPE), last)
+    if generator is not None:
+        initialise(head, generator)
+    return head
+
+
+@torch.no_grad()
+def _near_prior(last: nn.Linear, generator: torch.Generator | None) -> None:
+    """Shrink the weights so that encodings start near the prior."""
+    if generator is not None:
+        last.weight.mul_(0.3)
+
+
+def _gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Split outputs ``(b, 2 d)`` into mean and log variance."""
+    mean, log_variance = outputs.chunk(2, -1)
+    return mean, log_variance.clamp(-10.0, 4.0)
+
+
 class Encoder(nn.Module):
-    """Images to the mean and the log variance of their place in latent space.
+    """Network from images to the mean and log variance of their latent vectors.
 
     Args:
         box_size: edge of the images in pixels, see :class:`Trunk`.
         latent: dimension d of the latent space.
-        width, invariant, norm, gabor, generator: of the trunk.
+        width, invariant, generator: see :class:`Trunk`.
 
     >>> mean, log_variance = Encoder(16, 10, 8)(torch.zeros(3, 16, 16))
     >>> mean.shape, log_variance.shape
@@ -108,32 +130,22 @@ class Encoder(nn.Module):
         width: int,
         *,
         invariant: bool = True,
-        norm: Norm = "batch",
-        gabor: int = 8,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(
-            box_size, width, invariant=invariant, norm=norm, gabor=gabor, generator=generator
-        )
-        c = self.trunk.channels
-        last = nn.Linear(c, 2 * latent)
-        self.head = nn.Sequential(nn.Linear(c, c), nn.LeakyReLU(_SLOPE), last)
-        if generator is not None:
-            initialise(self.head, generator)
-            with torch.no_grad():
-                last.weight.mul_(0.3)  # begins near the prior
+        self.trunk = Trunk(box_size, width, invariant=invariant, generator=generator)
+        last = nn.Linear(self.trunk.channels, 2 * latent)
+        self.head = _head(self.trunk.channels, last, generator)
+        _near_prior(last, generator)
         self.latent = latent
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each ``(b, d)``, of images ``(b, n, n)``."""
-        _, vector = self.trunk(images)
-        mean, log_variance = self.head(vector).chunk(2, -1)
-        return mean, log_variance.clamp(-10.0, 4.0)
+        """Return mean and log variance, each ``(b, d)``, of images ``(b, n, n)``."""
+        return _gaussian(self.head(self.trunk(images)[1]))
 
 
 class DenseEncoder(nn.Module):
-    """The same of two fully connected layers, which know where a pixel is.
+    """Encoder of two fully connected layers, not invariant to shifts.
 
     Args:
         box_size: edge of the images in pixels.
@@ -161,28 +173,26 @@ class DenseEncoder(nn.Module):
         )
         if generator is not None:
             initialise(self.layers, generator)
-            with torch.no_grad():
-                last.weight.mul_(0.3)
+        _near_prior(last, generator)
         self.latent = latent
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each ``(b, d)``, of images ``(b, n, n)``."""
-        mean, log_variance = self.layers(images).chunk(2, -1)
-        return mean, log_variance.clamp(-10.0, 4.0)
+        """Return mean and log variance, each ``(b, d)``, of images ``(b, n, n)``."""
+        return _gaussian(self.layers(images))
 
 
 class SortingCritic(nn.Module):
-    """Scores of images, and the features that images are compared by.
+    """Critic with a trunk that is invariant to shifts, whose features compare images.
 
-    Batch norm is left out by default, against the thesis: with it an image's score depends on the
-    others of its batch, so that the slope between a real and a generated image, which the gradient
-    penalty holds at 1, is not that of any one image (Gulrajani et al., NeurIPS 2017, section 4).
+    Without batch norm, against the thesis: with it an image's score depends on the others of its
+    batch, and the gradient penalty does not constrain the slope for any single image (Gulrajani et
+    al., NeurIPS 2017, section 4).
 
     Args:
         box_size: edge of the images in pixels, see :class:`Trunk`.
-        width, invariant, norm, gabor, generator: of the trunk.
+        width, invariant, generator: see :class:`Trunk`.
 
-    >>> features, vector, score = SortingCritic(16, 8).look(torch.zeros(3, 16, 16))
+    >>> features, vector, score = SortingCritic(16, 8).features_and_score(torch.zeros(3, 16, 16))
     >>> features.shape, vector.shape, score.shape
     (torch.Size([3, 16, 4, 4]), torch.Size([3, 16]), torch.Size([3]))
     """
@@ -193,38 +203,32 @@ class SortingCritic(nn.Module):
         width: int,
         *,
         invariant: bool = True,
-        norm: Norm = "none",
-        gabor: int = 8,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(
-            box_size, width, invariant=invariant, norm=norm, gabor=gabor, generator=generator
-        )
+        self.trunk = Trunk(box_size, width, invariant=invariant, norm="none", generator=generator)
         c = self.trunk.channels
-        self.head = nn.Sequential(nn.Linear(c, c), nn.LeakyReLU(_SLOPE), nn.Linear(c, 1))
-        if generator is not None:
-            initialise(self.head, generator)
+        self.head = _head(c, nn.Linear(c, 1), generator)
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Feature map ``(b, c, m, m)``, vector ``(b, c)`` and score ``(b,)`` of ``(b, n, n)``."""
+    def features_and_score(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return maps ``(b, c, m, m)``, vectors ``(b, c)`` and scores ``(b,)`` of ``(b, n, n)``."""
         features, vector = self.trunk(images)
         return features, vector, self.head(vector)[:, 0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores ``(b,)`` of images ``(b, n, n)``."""
-        return self.look(images)[2]
+        """Return scores ``(b,)`` of images ``(b, n, n)``."""
+        return self.features_and_score(images)[2]
 
 
 class DenseCritic(Critic):
-    """The fully connected critic of CryoGAN, its last hidden layer for features; not invariant.
+    """Fully connected critic, whose last hidden layer gives the features; not invariant.
 
     Args:
         box_size: edge of the images in pixels, at least 8.
         width: neurons of the first layer.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
-    >>> features, vector, score = DenseCritic(16, 8).look(torch.zeros(3, 16, 16))
+    >>> features, vector, score = DenseCritic(16, 8).features_and_score(torch.zeros(3, 16, 16))
     >>> features.shape, vector.shape, score.shape
     (torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([3]))
     """
@@ -234,7 +238,7 @@ class DenseCritic(Critic):
     ) -> None:
         super().__init__(box_size, width, "dense", generator=generator)
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features ``(b, width // 2)`` twice and score ``(b,)`` of images ``(b, n, n)``."""
+    def features_and_score(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features ``(b, width // 2)`` twice and scores ``(b,)`` of ``(b, n, n)``."""
         vector = self.features(images[:, None])
         return vector, vector, self.head(vector)[:, 0]

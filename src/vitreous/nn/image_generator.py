@@ -1,4 +1,4 @@
-"""Class images for latent vectors: the two-dimensional generator of mixed particles."""
+"""Two-dimensional generator of the VAE-GAN: class images for latent vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.core.fourier import fourier_resize, rfft_centered
-from vitreous.core.grid import nyquist_disc, soft_mask
+from vitreous.core.grid import nyquist_disc, soft_mask, squared_frequency
 from vitreous.core.resample import rotate_images
 from vitreous.nn.layers import initialise
 
@@ -17,28 +17,25 @@ _SOFT = 2.0  # pixels: edge of the disc
 
 
 class ImageGenerator(nn.Module):
-    """Noiseless particle images, without a volume behind them (DC-GAN; thesis, figure 20).
+    """Generator of noiseless particle images without a volume (DC-GAN; thesis, figure 20).
 
     A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
-    batch norm, ReLU], halving the channels, and a last convolution. Images can be turned in their
-    plane, so that the latent vector need not say how a particle lies; the thesis leaves that to the
-    generator.
+    batch norm, ReLU], halving the channels, and a last convolution. Images are rotated in their
+    plane by a given angle, which the latent vector then need not encode; in the thesis the
+    generator does that.
 
     Args:
-        box_size: edge of the images in pixels; :meth:`enter` goes to smaller ones, Fourier-cropped.
-        latent: d.
+        box_size: edge of the images in pixels; :meth:`set_box_size` crops them in Fourier space.
+        latent: d, dimension of the latent space.
         width: channels of the last block.
         mask_fraction: radius of the disc that holds the particle, in box sizes.
-        turned: turn each image by the in-plane angle of its rotation.
-        batch_norm: as in the thesis. It brings all that the latent vector does to unit variance in
-            every block, so where there is but one image to show, leave it out.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
     Raises:
         ValueError: a box below 8.
 
-    >>> made = ImageGenerator(16, 4, generator=torch.Generator().manual_seed(0))
-    >>> made.slices(torch.zeros(5, 4), None).shape, made.volume(torch.zeros(4)).shape
+    >>> source = ImageGenerator(16, 4, generator=torch.Generator().manual_seed(0))
+    >>> source.slices(torch.zeros(5, 4), None).shape, source.volume(torch.zeros(4)).shape
     (torch.Size([5, 16, 9]), torch.Size([16, 16]))
     """
 
@@ -49,44 +46,36 @@ class ImageGenerator(nn.Module):
         width: int = 16,
         *,
         mask_fraction: float = 0.5,
-        turned: bool = True,
-        batch_norm: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if box_size < 8:
             raise ValueError(f"box_size must be at least 8, got {box_size}")
         self.largest = self.box_size = box_size
-        self.latent, self.turned = latent, turned
-        self.mask_fraction = mask_fraction
+        self.latent, self.mask_fraction = latent, mask_fraction
         blocks = 0
         while 4 * 2**blocks < box_size:
             blocks += 1
         channels = [min(_MOST, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
         self.dense = nn.Linear(latent, 16 * channels[0])
         layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in itertools.pairwise(channels):
-            convolution = nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)
-            layers += [nn.Upsample(scale_factor=2), convolution, nn.ReLU()]
-            if batch_norm:
-                layers.insert(-1, nn.BatchNorm2d(after))
+        for inputs, outputs in itertools.pairwise(channels):
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            norm = nn.BatchNorm2d(outputs)
+            layers += [nn.Upsample(scale_factor=2), convolution, norm, nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Conv2d(channels[-1], 1, 3, padding=1)
         if generator is not None:
             initialise(self, generator)
         with torch.no_grad():
-            self.last.weight.mul_(0.1)  # begins at almost nothing, so that noise is not its work
+            self.last.weight.mul_(0.1)  # starts near zero, so that it does not imitate noise
 
-    def enter(self, box_size: int) -> None:
-        """Make images of another box from now on, of the same field of view."""
+    def set_box_size(self, box_size: int) -> None:
+        """Set the box of images made from now on, at the same field of view."""
         self.box_size = box_size
 
-    def parameter_groups(self, rate: float) -> list[dict[str, object]]:
-        """Groups for an optimiser whose step is ``rate``."""
-        return [{"params": list(self.parameters()), "lr": rate}]
-
     def forward(self, latent: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of latent vectors ``(b, d)``, not turned."""
+        """Return images ``(b, n, n)`` of latent vectors ``(b, d)``, not rotated."""
         start = self.dense(latent)
         images: Tensor = self.last(self.layers(start.view(len(latent), -1, 4, 4)))[:, 0]
         edge = (images.shape[-1] - self.largest) // 2
@@ -98,29 +87,28 @@ class ImageGenerator(nn.Module):
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
-        """Spectra ``(b, n, n // 2 + 1)`` of the images, turned if rotations are given.
+        """Return spectra ``(b, n, n // 2 + 1)`` of the images, rotated in plane if asked.
 
-        Of rotations ``(b, 3, 3)`` only the direction of the first column counts; for uniform ones
-        the angle is uniform too.
+        Of rotations ``(b, 3, 3)`` only the in-plane direction of the first column counts, which is
+        uniform for uniform rotations.
         """
         images = self.forward(latent)
         n = self.box_size
         disc = self._disc(radius, images)
-        if rotations is not None and self.turned:
+        if rotations is not None:
             angle_rad = torch.atan2(rotations[:, 1, 0], rotations[:, 0, 0])
             images = rotate_images(images, angle_rad, nyquist_disc(n, device=images.device))
         return rfft_centered(images, 2) * disc
 
     def _disc(self, radius: float | None, like: Tensor) -> Tensor:
-        """1 below a radius in cycles per box, ``(n, n // 2 + 1)``."""
+        """Return 1 below a radius in cycles per box, ``(n, n // 2 + 1)``."""
         n = self.box_size
-        y, x = torch.fft.fftfreq(n, 1.0 / n)[:, None], torch.fft.rfftfreq(n, 1.0 / n)[None]
         radius = n / 2 if radius is None else min(radius, n / 2)
-        return ((x**2 + y**2) < radius**2).to(like)
+        return (squared_frequency(n, 2) < radius**2).to(like)
 
     @torch.no_grad()
     def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
-        """The class image ``(n, n)`` of a latent vector ``(d,)``; use in evaluation mode."""
+        """Return the class image ``(n, n)`` of a latent vector ``(d,)``; needs evaluation mode."""
         image = self.forward(latent[None])[0]
         n = self.box_size
         limited: Tensor = torch.fft.irfft2(

@@ -1,4 +1,4 @@
-"""Layers whose features move with the image, cyclically and exactly."""
+"""Layers that are equivariant to cyclic shifts, and weight initialisation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class PolyphaseDown(nn.Module):
-    r"""Every second pixel, taken so that a cyclic shift of the input only shifts the output.
+    r"""Down-sampling by two for which a cyclic shift of the input only shifts the output.
 
     Of the four phase components :math:`x_{ij}[y, x] = x[2 y + i, 2 x + j]` the one with the largest
-    L2 norm over all channels is kept, image by image; of equal ones the first in the order 00, 01,
-    10, 11. A shift of the input permutes the components and shifts them cyclically, and does not
-    change their norms.
+    L2 norm over all channels is kept, image by image; on ties the first in the order 00, 01, 10,
+    11. A shift of the input permutes the components and shifts them cyclically without changing
+    their norms.
 
     Source: A. Chaman and I. Dokmanic, CVPR 2021, "Truly shift-invariant convolutional neural
     networks", section 3.
@@ -25,7 +25,7 @@ class PolyphaseDown(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(b, c, h, w)`` to ``(b, c, h / 2, w / 2)``.
+        """Down-sample ``(b, c, h, w)`` to ``(b, c, h / 2, w / 2)``.
 
         Raises:
             ValueError: an odd edge.
@@ -48,16 +48,16 @@ class GaborLayer(nn.Module):
         G(x, y) = \cos(\omega x' + \psi)\, \exp\Bigl(-\frac{x'^2 + y'^2}{2 \sigma^2}\Bigr),
         \quad x' = x \cos\theta + y \sin\theta,\; y' = -x \sin\theta + y \cos\theta,
 
-    x and y from ``-(size // 2)`` to ``size // 2``, edges cyclic: eq. (41) of the thesis, with the
-    turned y axis in its second term, as the Gabor function has it, and the origin in the middle.
-    Each kernel is divided by its norm, so that white noise keeps its variance.
+    x and y from ``-(size // 2)`` to ``size // 2``, edges cyclic: eq. (41) of the thesis with the
+    rotated y axis in its second term, as in the Gabor function, and the origin in the middle. Each
+    kernel is divided by its norm, so that white noise keeps its variance.
 
     Args:
-        inputs: channels of the input; each is seen by its own kernels (depthwise).
-        kernels: per input channel.
+        inputs: channels of the input, each with its own kernels (depthwise).
+        kernels: kernels per input channel.
         size: edge of the kernels in pixels, odd.
         generator: draws frequencies (0.2 to 2 rad/px), phases and widths; directions are evenly
-            spread. None: the global one.
+            spaced. None: the global one.
 
     Raises:
         ValueError: an even size.
@@ -86,7 +86,7 @@ class GaborLayer(nn.Module):
         self.sigma = nn.Parameter(size / 8 * (1 + 2 * uniform[2]))
 
     def functions(self) -> Tensor:
-        """The Gabor functions as they stand in the formula, ``(inputs * kernels, size, size)``."""
+        """Return the Gabor functions of the formula, ``(inputs * kernels, size, size)``."""
         axis = torch.arange(self.size, device=self.omega.device, dtype=self.omega.dtype)
         axis = axis - self.size // 2
         y, x = axis[:, None], axis[None, :]
@@ -99,20 +99,22 @@ class GaborLayer(nn.Module):
         return torch.cos(omega * along + psi) * envelope
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(b, inputs, h, w)`` to ``(b, inputs * kernels, h, w)``."""
+        """Correlate ``(b, inputs, h, w)`` to ``(b, inputs * kernels, h, w)``."""
         functions = self.functions()
         norm = functions.flatten(1).norm(dim=1).clamp_min(1e-6)
         weight = (functions / norm[:, None, None])[:, None]
         r = self.size // 2
-        around = nn.functional.pad(x, (r, r, r, r), mode="circular")
-        return nn.functional.conv2d(around, weight, groups=self.inputs)
+        padded = nn.functional.pad(x, (r, r, r, r), mode="circular")
+        return nn.functional.conv2d(padded, weight, groups=self.inputs)
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """He's normal distribution for leaky ReLU 0.1, drawn from a generator of our own; biases 0.
+    """Draw the weights of convolutions and dense layers from He's normal distribution.
+
+    For leaky ReLU of slope 0.1; biases become 0.
 
     Args:
-        model: whose convolutions and dense layers are to be set.
+        model: changed in place.
         generator: on the CPU.
     """
     for layer in model.modules():
@@ -125,10 +127,10 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def polar_view(images: Tensor) -> Tensor:
-    """Images in polar coordinates about the pixel ``n // 2``: turning becomes a cyclic shift.
+    """Resample images to polar coordinates about ``n // 2``: rotations become cyclic shifts.
 
-    Rows are n angles of a whole turn, columns n radii from 0 to ``n / 2 - 1`` pixels, each value
-    interpolated linearly. A quarter turn is a shift by n / 4 rows exactly where 4 divides n.
+    Rows are n angles of a whole turn, columns n radii from 0 to ``n / 2 - 1`` pixels, interpolated
+    linearly. A quarter turn is exactly a shift by n / 4 rows where 4 divides n.
 
     Args:
         images: ``(b, n, n)``.
@@ -146,6 +148,6 @@ def polar_view(images: Tensor) -> Tensor:
     step = torch.arange(n, device=images.device, dtype=images.dtype)
     angle = step[:, None] * (2 * math.pi / n)
     radius = step * ((n / 2 - 1) / (n - 1))
-    place = torch.stack([angle.cos() * radius, angle.sin() * radius], -1) + n // 2
-    grid = (place * (2 / (n - 1)) - 1).expand(len(images), n, n, 2)
+    position = torch.stack([angle.cos() * radius, angle.sin() * radius], -1) + n // 2
+    grid = (position * (2 / (n - 1)) - 1).expand(len(images), n, n, 2)
     return nn.functional.grid_sample(images[:, None], grid, align_corners=True)[:, 0]

@@ -1,4 +1,4 @@
-"""The noise network: how strong the noise is at each pixel, learned beside the signal."""
+"""Noise network: the strength of the noise at each pixel, learned with the signal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _START = 0.5413  # softplus(_START) = 1
 
 
 class NoiseNetwork(nn.Module):
-    r"""Latent vector :math:`z_n` to a deviation :math:`\sigma \geq 0` for every pixel.
+    r"""Network from a latent vector :math:`z_n` to a deviation :math:`\sigma \geq 0` per pixel.
 
     A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
-    leaky ReLU], halving the channels, until ``box_size`` or beyond; what is beyond is resized
-    bilinearly. Begins at deviations of about 1.
+    leaky ReLU], halving the channels, until ``box_size`` is reached; larger maps are resized
+    bilinearly. Initial deviations are about 1.
 
     Args:
-        box_size: edge of the scale maps in pixels; :meth:`forward` resizes to others on request.
-        latent: dimension of z_n; the thesis has 100.
+        box_size: edge of the maps in pixels; :meth:`forward` resizes to others on request.
+        latent: dimension of z_n; 100 in the thesis.
         width: channels of the last block.
         generator: draws the weights; None: PyTorch's defaults from the global one.
 
@@ -49,10 +49,10 @@ class NoiseNetwork(nn.Module):
         channels = [min(32, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
         self.dense = nn.Linear(latent, channels[0] * 16)
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(channels):
+        for inputs, outputs in itertools.pairwise(channels):
             layers += [
                 nn.Upsample(scale_factor=2),
-                nn.Conv2d(before, after, 3, padding=1, padding_mode="circular"),
+                nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="circular"),
                 nn.LeakyReLU(0.1),
             ]
         self.layers = nn.Sequential(nn.LeakyReLU(0.1), *layers)
@@ -65,7 +65,7 @@ class NoiseNetwork(nn.Module):
                 self.last.bias.fill_(_START)
 
     def forward(self, latent: Tensor, box_size: int | None = None) -> Tensor:
-        """Deviations ``(b, n, n)`` of latent vectors ``(b, latent)``."""
+        """Return deviations ``(b, n, n)`` of latent vectors ``(b, latent)``."""
         n = self.box_size if box_size is None else box_size
         x = self.dense(latent).view(len(latent), -1, 4, 4)
         x = self.last(self.layers(x))
@@ -75,16 +75,16 @@ class NoiseNetwork(nn.Module):
 
 
 def add_noise(clean: Tensor, scale: Tensor, unit: Tensor, kind: NoiseKind = "gaussian") -> Tensor:
-    r"""Noisy images :math:`I + \epsilon\,\sigma`, or :math:`I + \epsilon\,\sigma\sqrt{|I|}`.
+    r"""Return noisy images :math:`I + \epsilon\,\sigma`, or :math:`I + \epsilon\,\sigma\sqrt{|I|}`.
 
-    Eqs. (3) and (2) of the article; the second stands for counting noise. Its S is taken after the
-    CTF, as the image that the detector counts.
+    Eqs. (3) and (2) of the article; the second models counting noise, its image taken after the
+    CTF, as the detector sees it.
 
     Args:
         clean: ``(b, n, n)``.
         scale: sigma, ``(b, n, n)`` or anything that broadcasts.
         unit: epsilon, noise of unit variance ``(b, n, n)``.
-        kind: which of the two.
+        kind: ``"gaussian"`` for the first, ``"poisson"`` for the second.
 
     >>> add_noise(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(0.5), "poisson").item()
     5.0
@@ -95,14 +95,13 @@ def add_noise(clean: Tensor, scale: Tensor, unit: Tensor, kind: NoiseKind = "gau
 
 
 def diversity_loss(first: Tensor, second: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
-    r"""How far outputs differ for latent vectors that differ: mean of eq. (39) of the thesis.
+    r"""Return the mean distance of outputs per distance of latent vectors, eq. (39) of the thesis.
 
-    :math:`\|G(z_1) - G(z_2)\| / \|z_1 - z_2\|`, to be maximised, against a generator that gives one
-    answer to all.
+    :math:`\|G(z_1) - G(z_2)\| / \|z_1 - z_2\|`, to be maximised, which prevents mode collapse.
 
     Args:
         first, second: ``(b, ...)``, outputs.
-        z_first, z_second: ``(b, d)``, what they were made of.
+        z_first, z_second: ``(b, d)``, their latent vectors.
 
     >>> z = torch.eye(2)
     >>> diversity_loss(3 * z, 3 * z.flip(0), z, z.flip(0)).item()

@@ -1,4 +1,4 @@
-"""A learned distribution of orientations, and a measure of its collapse."""
+"""Learned distribution of orientations, and a measure of its collapse."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vitreous.nn.layers import initialise
 
 
 class LearnedPoseDistribution(nn.Module):
-    r"""Rotations from six normal numbers, moved by a residual network.
+    r"""Residual network from six normal numbers to rotations.
 
     :math:`R = \mathrm{GS}(z + f(z))`, z six normal numbers, GS the orthonormalisation of eq. (40)
-    of the thesis. Without f the rotations are uniform, and f begins at almost nothing.
+    of the thesis. With f = 0 rotations are uniform; f starts near zero.
 
     Args:
         width: neurons of each of the two residual blocks.
@@ -36,7 +36,7 @@ class LearnedPoseDistribution(nn.Module):
                 parameter.mul_(0.1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Rotations ``(b, 3, 3)`` of ``(b, 6)``."""
+        """Return rotations ``(b, 3, 3)`` of normal numbers ``(b, 6)``."""
         for block in self.blocks:
             z = z + block(z)
         return rotation_6d_to_matrix(z)
@@ -44,19 +44,19 @@ class LearnedPoseDistribution(nn.Module):
 
 @torch.no_grad()
 def orientation_moment(rotations: Tensor) -> Tensor:
-    r"""Second moment :math:`\langle q q^T \rangle`, ``(4, 4)``, of rotations as unit quaternions.
+    r"""Return the second moment :math:`\langle q q^T \rangle`, ``(4, 4)``, of unit quaternions.
 
-    The sign of a quaternion does not matter to it. Uniform rotations have :math:`I / 4`; one
-    rotation has an eigenvalue of 1, and turns about one axis have two that are not zero.
+    It does not depend on their signs. Uniform rotations have :math:`I / 4`; a single rotation has
+    one eigenvalue that is not zero, rotations about one axis have two.
     """
     q = matrix_to_quaternion(rotations.detach())
     return q.mT @ q / len(q)
 
 
 def coverage(moment: Tensor) -> float:
-    """Four times the least eigenvalue of :func:`orientation_moment`.
+    """Return four times the least eigenvalue of :func:`orientation_moment`.
 
-    1 for uniform rotations, 0 where they have collapsed to one or to turns about one axis.
+    1 for uniform rotations, 0 if they have collapsed to a single one or to one axis.
 
     >>> coverage(torch.eye(4) / 4)
     1.0

@@ -1,16 +1,16 @@
-r"""A volume for every latent vector, known by its Fourier coefficients, a central slice at a time.
+r"""Implicit generator of volumes: a network from frequency and latent vector to coefficient.
 
-A network with sine activations (SIREN) takes a frequency to the complex coefficient of the volume
-there; the latent vector scales and shifts every layer (pi-GAN, Chan et al., CVPR 2021; thesis,
-sections 6.5 and 8.1). A slice costs its own points alone; the whole volume is made at the end.
+A network with sine activations (SIREN) maps a frequency to the volume's complex coefficient; the
+latent vector scales and shifts every layer (pi-GAN, Chan et al., CVPR 2021; thesis, sections 6.5
+and 8.1). A slice needs its own points only.
 
-The coefficients are Hermitian by construction, and smooth. With phases :math:`p = W c(k)`, where
-:math:`c(-k) = -c(k)`, the even features :math:`\cos p` feed all that follows, so that the last
-layer's :math:`h(k)` is even too, and
+The coefficients are smooth, and Hermitian by construction. With phases :math:`p = W c(k)`, where
+:math:`c(-k) = -c(k)`, the layers take the even features :math:`\cos p`, so that the last layer's
+:math:`h(k)` is even, and
 
 .. math:: F(k) = A(|k|) \bigl[a \cdot h(k) - i\, \sin p \cdot B h(k)\bigr] = \overline{F(-k)} .
 
-A row w of W is a place in the volume: it is drawn as one.
+A row w of W is a position in the volume, and is initialised as one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch import Tensor, nn
 from vitreous.core.fourier import irfft_centered
 from vitreous.nn.layers import initialise
 
-_POINTS = 2**15  # of a volume, evaluated at a time
+_CHUNK = 2**15  # points of a volume evaluated together
 
 
 @lru_cache(maxsize=32)
 def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Frequencies in cycles per box inside a radius, and their places in the flat half spectrum.
+    """Return frequencies in cycles per box inside a radius, and their flat half-spectrum indices.
 
     Returns:
-        float32 ``(p, ndim)``, x first, and long ``(p,)``. Columns and rows of the Nyquist frequency
-        lie outside: the radius is at most n / 2, exclusive.
+        float32 ``(p, ndim)``, x first, and long ``(p,)``. The Nyquist frequency lies outside: the
+        radius is at most n / 2, exclusive.
     """
     full = torch.fft.fftfreq(n, 1.0 / n)
     half = torch.fft.rfftfreq(n, 1.0 / n)
@@ -44,25 +44,25 @@ def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Ten
 
 
 class SliceGenerator(nn.Module):
-    """Central slices of the volume that belongs to a latent vector.
+    """Generator of central slices of volumes given by an implicit network (SIREN).
 
     Args:
-        box_size: N, the largest edge that images will have, pixels; :meth:`enter` goes to smaller
+        box_size: N, the largest edge of the images in pixels; :meth:`set_box_size` sets smaller
             ones of the same field of view.
-        latent: d.
+        latent: d, dimension of the latent space.
         width: neurons of every layer.
         layers: hidden sine layers, each scaled and shifted by the latent vector.
         grid: edge of the grid of trainable displacements of the frequencies, odd; 0: none.
-        particle_radius: in box sizes: the places of the first layer fill a ball of this radius.
+        particle_radius: radius in box sizes of the ball of initial positions of the first layer.
         generator: draws the weights; None: the global one.
 
     Raises:
         ValueError: an even grid, no layers.
 
-    >>> made = SliceGenerator(16, 4, 8, 2, generator=torch.Generator().manual_seed(0))
-    >>> made.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
+    >>> source = SliceGenerator(16, 4, 8, 2, generator=torch.Generator().manual_seed(0))
+    >>> source.slices(torch.zeros(5, 4), torch.eye(3).expand(5, 3, 3)).shape
     torch.Size([5, 16, 9])
-    >>> made.volume(torch.zeros(4)).shape
+    >>> source.volume(torch.zeros(4)).shape
     torch.Size([16, 16, 16])
     """
 
@@ -84,10 +84,10 @@ class SliceGenerator(nn.Module):
             raise ValueError(f"grid must be odd, so that it has a middle, or 0, got {grid}")
         self.largest = self.box_size = box_size
         self.latent, self.width = latent, width
-        place = torch.randn(width, 3, generator=generator)
+        position = torch.randn(width, 3, generator=generator)
         radius = torch.rand(width, 1, generator=generator) ** (1 / 3)
-        place = place / place.norm(dim=1, keepdim=True) * radius * particle_radius
-        self.place = nn.Parameter(place * box_size / 2)  # radians per unit of k / Nyquist / 2 pi
+        position = position / position.norm(dim=1, keepdim=True) * radius * particle_radius
+        self.place = nn.Parameter(position * box_size / 2)  # radians per unit of k / Nyquist / 2 pi
         self.displacement = nn.Parameter(torch.zeros(1, 3, grid, grid, grid)) if grid else None
         last = nn.Linear(width, 2 * layers * width)
         hidden = [nn.Linear(width, width) for _ in range(layers)]
@@ -102,19 +102,19 @@ class SliceGenerator(nn.Module):
         self.real = nn.Linear(width, 1, bias=False)
         self.imaginary = nn.Linear(width, width, bias=False)
         shell = torch.arange(box_size // 2 + 1, dtype=torch.float32)
-        falls = -torch.log1p((shell / 3).square())
-        total = (2 * math.pi * shell * torch.exp(2 * falls)).sum()
-        self.log_amplitude = nn.Parameter(falls - 0.5 * total.log())
+        decay = -torch.log1p((shell / 3).square())
+        total = (2 * math.pi * shell * torch.exp(2 * decay)).sum()
+        self.log_amplitude = nn.Parameter(decay - 0.5 * total.log())
         self._initialise(last, hidden, generator)
 
     def _initialise(
         self, last: nn.Linear, hidden: list[nn.Linear], generator: torch.Generator | None
     ) -> None:
-        """He's weights for the mapping; uniform to sqrt(6 / width) for the sine layers."""
+        """Draw He's weights for the mapping, uniform to sqrt(6 / width) for the sine layers."""
         if generator is not None:
             initialise(self.mapping, generator)
         with torch.no_grad():
-            last.weight.mul_(0.25)  # all volumes begin alike, but not quite
+            last.weight.mul_(0.25)  # small initial differences between volumes
             bound = math.sqrt(6 / self.width)
             for layer in hidden:
                 uniform = torch.rand(layer.weight.shape, generator=generator)
@@ -124,23 +124,17 @@ class SliceGenerator(nn.Module):
                 normal = torch.randn(layer.weight.shape, generator=generator)
                 layer.weight.copy_(normal / self.width)
 
-    def enter(self, box_size: int) -> None:
-        """Make slices and volumes of another box from now on; the volume stays the same."""
+    def set_box_size(self, box_size: int) -> None:
+        """Set the box of slices and volumes made from now on, at the same field of view."""
         self.box_size = box_size
 
-    def parameter_groups(self, rate: float) -> list[dict[str, object]]:
-        """Groups for an optimiser whose step is ``rate``."""
-        return [{"params": list(self.parameters()), "lr": rate}]
-
-    # ---------------------------------------------------------------- coefficients
-
     def _modulation(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales and shifts, each ``(b, layers, 1, width)``."""
+        """Return scales and shifts of the layers, each ``(b, layers, 1, width)``."""
         flat = self.mapping(latent).view(len(latent), 2, len(self.hidden), 1, self.width)
         return 1 + flat[:, 0], flat[:, 1]
 
     def _coordinates(self, unit: Tensor) -> Tensor:
-        """Frequencies ``(b, p, 3)`` in units of Nyquist, displaced by the trained odd field."""
+        """Displace frequencies ``(b, p, 3)`` in units of Nyquist by the trained odd field."""
         if self.displacement is None:
             return unit
         odd = self.displacement - self.displacement.flip(2, 3, 4)
@@ -150,15 +144,15 @@ class SliceGenerator(nn.Module):
         return unit + moved.reshape(3, *unit.shape[:2]).permute(1, 2, 0)
 
     def coefficients(self, frequency: Tensor, latent: Tensor) -> Tensor:
-        """Fourier coefficients of the volumes of some latent vectors.
+        """Return Fourier coefficients of the volumes of latent vectors.
 
         Args:
             frequency: ``(b, p, 3)``, (x, y, z), in cycles per box.
             latent: ``(b, d)``.
 
         Returns:
-            real ``(b, p, 2)``: real and imaginary parts, those of a Fourier series: a volume has
-            the same ones at every box.
+            real ``(b, p, 2)``: real and imaginary parts of a Fourier series, which does not depend
+            on the box.
         """
         scale, shift = self._modulation(latent)
         unit = frequency * (2 / self.largest)
@@ -171,32 +165,21 @@ class SliceGenerator(nn.Module):
         return torch.stack([real, imaginary], -1) * self._amplitude(frequency)[..., None]
 
     def _amplitude(self, frequency: Tensor) -> Tensor:
-        """Radial factor, linear in its logarithm between whole shells; ``(b, p)``."""
+        """Return the radial factor ``(b, p)``, interpolated in its logarithm between shells."""
         radius = frequency.square().sum(-1).clamp_min(1e-12).sqrt()
         radius = radius.clamp(max=self.largest // 2 - 1e-3)
         below = radius.detach().floor().long()
         part = radius - below
         log = self.log_amplitude
-        # 1.5 gives unit variance to an image of the first weights
+        # 1.5 gives images of the initial weights unit variance
         return (
             1.5 * math.sqrt(self.width) * torch.exp(log[below] * (1 - part) + log[below + 1] * part)
         )
 
-    # ---------------------------------------------------------------- slices and volumes
-
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
-        """Central slices: the spectra of the projections.
-
-        Args:
-            latent: ``(b, d)``.
-            rotations: ``(b, 3, 3)``, volume to particle coordinates.
-            radius: in cycles per box, beyond which a slice is zero; None: Nyquist.
-
-        Returns:
-            complex ``(b, n, n // 2 + 1)``, laid out as by
-            :func:`~vitreous.physics.projector.central_slices`; differentiable in everything.
+        """Return central slices; see :meth:`vitreous.nn.slice_source.SliceSource.slices`.
 
         Raises:
             ValueError: no rotations.
@@ -205,26 +188,26 @@ class SliceGenerator(nn.Module):
             raise ValueError("slices of a volume need rotations (b, 3, 3), got None")
         n = self.box_size
         radius = n / 2 if radius is None else radius
-        plane, place = _points(n, 2, radius, latent.device)
+        plane, index = _points(n, 2, radius, latent.device)
         frequency = plane.to(rotations.dtype) @ rotations[:, :2]  # R^T (kx, ky, 0)
         values = self.coefficients(frequency, latent) * n**2
-        return _fill(values, place, n, 2)
+        return _fill(values, index, n, 2)
 
     @torch.no_grad()
     def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
-        """The real volume ``(n, n, n)`` of a latent vector ``(d,)``, zero beyond a radius too."""
+        """Return the volume ``(n, n, n)`` of a latent vector ``(d,)``, zero beyond ``radius``."""
         n = self.box_size
         radius = n / 2 if radius is None else radius
-        points, place = _points(n, 3, radius, latent.device)
+        points, index = _points(n, 3, radius, latent.device)
         points = points.to(latent.dtype)
-        pieces = [self.coefficients(k[None], latent[None])[0] for k in torch.split(points, _POINTS)]
-        spectrum = _fill(torch.cat(pieces)[None] * n**2, place, n, 3)[0]
+        pieces = [self.coefficients(k[None], latent[None])[0] for k in torch.split(points, _CHUNK)]
+        spectrum = _fill(torch.cat(pieces)[None] * n**2, index, n, 3)[0]
         return irfft_centered(spectrum, (n, n, n))
 
 
-def _fill(values: Tensor, place: Tensor, n: int, ndim: int) -> Tensor:
-    """Coefficients ``(b, p, 2)`` at their places in half spectra that are zero elsewhere."""
+def _fill(values: Tensor, index: Tensor, n: int, ndim: int) -> Tensor:
+    """Put coefficients ``(b, p, 2)`` at flat indices of half spectra that are zero elsewhere."""
     flat = values.new_zeros(len(values), n ** (ndim - 1) * (n // 2 + 1), 2)
-    flat = flat.index_copy(1, place, values)
+    flat = flat.index_copy(1, index, values)
     shape = (len(values), *([n] * (ndim - 1)), n // 2 + 1)
     return torch.view_as_complex(flat).view(shape)

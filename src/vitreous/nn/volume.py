@@ -11,16 +11,15 @@ from vitreous.core.symmetry import SymmetryMap, point_group
 
 
 class VoxelVolume(nn.Module):
-    """Voxels that are symmetric by construction inside a spherical mask.
+    """Trainable voxels, symmetric by construction, inside a spherical mask.
 
-    Only one voxel of each orbit of the point group is a parameter; everything outside the sphere
-    is zero.
+    One voxel of each orbit of the point group is a parameter; outside the sphere all are zero.
 
     Args:
         box_size: edge in voxels.
         symmetry: Schoenflies name in RELION's axes.
         mask_radius_px: radius of the sphere in voxels.
-        start: ``(m, m, m)`` volume of any box to start from; None: zeros.
+        start: ``(m, m, m)`` initial volume of any box; None: zeros.
 
     >>> VoxelVolume(8, "D2", 3.5)().shape
     torch.Size([8, 8, 8])
@@ -51,6 +50,6 @@ class VoxelVolume(nn.Module):
         self.free = nn.Parameter(free)
 
     def forward(self, free: Tensor | None = None) -> Tensor:
-        """The volume ``(n, n, n)`` of the given free values (default: the parameters)."""
+        """Return the volume ``(n, n, n)`` of free values (default: the parameters)."""
         volume: Tensor = self.unit.expand(self.free if free is None else free) * self.mask
         return volume

@@ -77,9 +77,9 @@ class ImageModel:
         kx, ky = frequency_grid(n, 1.0 / n, device=device)
         self._band = ((kx**2 + ky**2) < self.radius**2).to(torch.float32)
         for source in (self.generator, self.average):
-            source.enter(n)
+            source.set_box_size(n)
             if stage == 0 and c.latent_from > 0 and isinstance(source, BasisGenerator):
-                source.hold()
+                source.freeze_variation()
         share = background_share(self._cache, self.device)
         self.weight = self._band
         if c.weighting == "matched":
@@ -194,7 +194,7 @@ class ImageModel:
         """What the generator's optimiser moves."""
         c = self.config
         rate = c.learning_rate_generator
-        groups = self.generator.parameter_groups(rate)
+        groups = [{"params": list(as_module(self.generator).parameters()), "lr": rate}]
         if c.noise == "network":
             groups.append({"params": list(self.noise_network.parameters()), "lr": rate})
         if c.camera == "learned":
@@ -210,7 +210,7 @@ class ImageModel:
         """Let the maps beside the mean begin, from the averaged mean."""
         if isinstance(self.generator, BasisGenerator) and isinstance(self.average, BasisGenerator):
             self.generator.load_state_dict(self.average.state_dict())
-            self.generator.vary(cpu_generator(self.streams["init"]))
+            self.generator.start_variation(cpu_generator(self.streams["init"]))
             self.average.load_state_dict(self.generator.state_dict())
 
     @torch.no_grad()

@@ -49,7 +49,7 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
         from vitreous.nn.image_generator import ImageGenerator
 
         source = ImageGenerator(largest, latent, mask_fraction=c.mask_fraction, generator=seed)
-    source.enter(first)
+    source.set_box_size(first)
     return source
 
 

@@ -239,7 +239,7 @@ class VaeGan(RollsBack):
         c, b = self.config, len(batch.real)
         self.critic.requires_grad_(False)
         stats: dict[str, float] = {}
-        features, vector, scores = self.critic.look(batch.made)
+        features, vector, scores = self.critic.features_and_score(batch.made)
         loss = -scores.mean() - c.diversity * batch.diversity.clamp(max=DIVERSE)
         encoder_loss = None
         if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
@@ -248,7 +248,7 @@ class VaeGan(RollsBack):
             stats["kl"] = float(divergence.detach())
             if len(batch.made) == 2 * b:
                 with torch.no_grad():
-                    told = self.critic.look(batch.real)
+                    told = self.critic.features_and_score(batch.real)
                 on_map = c.perceptual_on == "map"
                 seen, known = (features, told[0]) if on_map else (vector, told[1])
                 perceptual = (seen[b:] - known).abs().mean()
