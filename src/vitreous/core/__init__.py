@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""Grids, Fourier pair, rotations, symmetry, random streams, threads, errors."""

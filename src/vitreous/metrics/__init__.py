@@ -1,1 +1,1 @@
-"""Part of vitreous; see the modules."""
+"""Scores: image similarity, agreement of clusterings, Fourier sampling, Fréchet distance."""

@@ -1,9 +1,7 @@
-"""Two ways to sort the same particles, compared: NMI, adjusted Rand index, table of counts."""
+"""Agreement of two labellings of the same particles: NMI and adjusted Rand index."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -13,61 +11,39 @@ def _labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.cpu().long(), b.cpu().long()
 
 
-def normalised_mutual_information(truth: Tensor, found: Tensor) -> float:
-    """Mutual information of two labellings over the mean of their entropies, 0 to 1.
+def normalised_mutual_information(truth: Tensor, labels: Tensor) -> float:
+    """Return the mutual information of two labellings over the mean of their entropies, 0 to 1.
 
     Args:
-        truth, found: long ``(n,)``; the numbers themselves mean nothing. Noise (-1) counts as a
-            cluster of its own.
+        truth, labels: long ``(n,)``, in any numbering; noise (-1) counts as one more cluster.
 
     Raises:
         ValueError: lengths differ, or there are no labels.
 
+    >>> import torch
     >>> normalised_mutual_information(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 5, 2, 2]))
     1.0
     """
     from sklearn.metrics import normalized_mutual_info_score
 
-    a, b = _labels(truth, found)
+    a, b = _labels(truth, labels)
     return float(normalized_mutual_info_score(a.numpy(), b.numpy()))
 
 
-def adjusted_rand(truth: Tensor, found: Tensor) -> float:
-    """Share of pairs that both labellings treat alike, 1 for equal ones and 0 by chance.
+def adjusted_rand(truth: Tensor, labels: Tensor) -> float:
+    """Return the adjusted Rand index, the share of equally treated pairs: 1 if equal, 0 by chance.
 
     Args:
-        truth, found: as :func:`normalised_mutual_information`.
+        truth, labels: as for :func:`normalised_mutual_information`.
 
     Raises:
         ValueError: lengths differ, or there are no labels.
 
+    >>> import torch
     >>> adjusted_rand(torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 0, 0]))
     1.0
     """
     from sklearn.metrics import adjusted_rand_score
 
-    a, b = _labels(truth, found)
+    a, b = _labels(truth, labels)
     return float(adjusted_rand_score(a.numpy(), b.numpy()))
-
-
-def contingency(truth: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many particles have each pair of labels.
-
-    Args:
-        truth, found: long ``(n,)``.
-
-    Returns:
-        counts ``(t, f)``, and the labels of its rows and columns, rising.
-
-    Raises:
-        ValueError: lengths differ, or there are no labels.
-
-    >>> contingency(torch.tensor([0, 0, 1]), torch.tensor([-1, 0, 0]))[0].tolist()
-    [[1, 1], [0, 1]]
-    """
-    a, b = _labels(truth, found)
-    rows, row = np.unique(a.numpy(), return_inverse=True)
-    columns, column = np.unique(b.numpy(), return_inverse=True)
-    flat = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
-    counts = torch.from_numpy(flat.reshape(len(rows), len(columns)))
-    return counts, torch.from_numpy(rows), torch.from_numpy(columns)

@@ -1,13 +1,13 @@
-r"""Fréchet distance between sets of images, by a network trained on the data itself.
+r"""Fréchet distance between sets of images, with features of a network trained on the data.
 
 .. math::
 
     d^2 = |m_1 - m_2|^2 + \operatorname{tr}\big(C_1 + C_2 - 2 (C_1^{1/2} C_2 C_1^{1/2})^{1/2}\big)
 
-of means and covariances of the features. Networks trained on photographs tell little about
-particles; the thesis trains a VGG-19 for 200,000 steps to tell 2D classes apart, with cropped
-images. Here it is a small network of the same kind (convolutions, maxima, hinge loss), enough for
-thousands of images of 32 to 64 pixels. Distances of different networks cannot be compared.
+of means and covariances of the features. Networks trained on photographs do not suit particles; the
+thesis trains a VGG-19 for 200,000 steps to classify cropped 2D classes. Here a small network of the
+same kind (convolutions, maxima, hinge loss) serves thousands of images of 32 to 64 pixels.
+Distances of different networks cannot be compared.
 
 Sources: Heusel et al., arXiv:1706.08500, equation (6); the thesis of the VAE-GAN, section 13.1.
 """
@@ -29,7 +29,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Squared Fréchet distance of the Gaussians that fit two sets of features.
+    """Return the squared Fréchet distance of the Gaussians that fit two sets of features.
 
     Args:
         first, second: ``(b, f)`` and ``(c, f)``, at least two rows each.
@@ -58,33 +58,35 @@ def _root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
 
 
-def image_distance(real: Tensor, made: Tensor, features: Features) -> float:
-    """:func:`frechet_distance` between images.
+def image_distance(real: Tensor, generated: Tensor, features: Features) -> float:
+    """Return the :func:`frechet_distance` between sets of images.
 
     Args:
-        real, made: ``(b, n, n)`` and ``(c, n, n)``.
+        real, generated: ``(b, n, n)`` and ``(c, n, n)``.
         features: images ``(b, n, n)`` to features ``(b, f)``; see :func:`train_features`.
     """
-    found = [
-        torch.cat([features(piece) for piece in torch.split(one, _BATCH)]) for one in (real, made)
-    ]
-    return frechet_distance(*found)
+    return frechet_distance(
+        *(
+            torch.cat([features(batch) for batch in torch.split(images, _BATCH)])
+            for images in (real, generated)
+        )
+    )
 
 
 class FeatureNetwork(nn.Module):
-    """Convolutions and maxima, mean over what is left; last a linear layer to the classes.
+    """Network of convolutions and maxima, mean over the map, and a linear layer to classes.
 
     Args:
-        classes: how many are told apart.
-        generator: of the weights.
+        classes: number of classes.
+        generator: draws the weights.
     """
 
     def __init__(self, classes: int, generator: torch.Generator) -> None:
         super().__init__()
         widths = (1, 16, 32, FEATURES)
         self.body = nn.Sequential()
-        for before, after in pairwise(widths):
-            layer = nn.Conv2d(before, after, 3, padding=1)
+        for inputs, outputs in pairwise(widths):
+            layer = nn.Conv2d(inputs, outputs, 3, padding=1)
             nn.init.kaiming_normal_(layer.weight, generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -94,12 +96,12 @@ class FeatureNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images ``(b, n, n)``, n at least 8, to features ``(b, 64)``."""
-        found: Tensor = self.body(normalise_images(images)[:, None])
-        return found.mean((-2, -1))
+        """Return features ``(b, 64)`` of images ``(b, n, n)``, n at least 8."""
+        features: Tensor = self.body(normalise_images(images)[:, None])
+        return features.mean((-2, -1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores ``(b, classes)``."""
+        """Return scores ``(b, classes)`` of images ``(b, n, n)``."""
         scores: Tensor = self.head(self.features(images))
         return scores
 
@@ -113,15 +115,15 @@ def train_features(
     batch: int = 64,
     learning_rate: float = 1e-3,
 ) -> FeatureNetwork:
-    """A network that tells given classes apart; its ``features`` are what images are judged by.
+    """Train a network that classifies images; its ``features`` serve :func:`image_distance`.
 
-    Squared hinge loss, one class against the rest; images are turned by quarter turns, mirrored
-    and shifted cyclically at random, and their contrast is varied.
+    Squared hinge loss, one class against all others. Augmentation: random quarter turns, mirrors,
+    cyclic shifts and contrast.
 
     Args:
         images: ``(b, n, n)`` on the CPU.
         label: long ``(b,)`` from 0 on.
-        generator: on the CPU, of weights, batches and changes.
+        generator: on the CPU, for weights, batches and augmentation.
 
     Raises:
         ValueError: lengths that differ, or fewer than two classes.
@@ -134,17 +136,18 @@ def train_features(
     for _ in range(steps):
         rows = torch.randint(len(images), (batch,), generator=generator)
         sign = 2.0 * nn.functional.one_hot(label[rows].long(), classes) - 1.0
-        loss = (1 - sign * network(_changed(images[rows], generator))).clamp_min(0).square().mean()
+        scores = network(_augmented(images[rows], generator))
+        loss = (1 - sign * scores).clamp_min(0).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     return network.eval().requires_grad_(False)
 
 
-def _changed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Other views of the same: all of a batch are turned alike, so that this costs little."""
-    turn, flip, x, y = torch.randint(1 << 30, (4,), generator=generator).tolist()
+def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate, shift and mirror a batch as a whole at random, and scale each image."""
+    turns, flip, x, y = torch.randint(1 << 30, (4,), generator=generator).tolist()
     n = images.shape[-1]
-    images = images.rot90(turn % 4, (-2, -1)).roll((x % n, y % n), (-2, -1))
-    gain = 0.8 + 0.4 * torch.rand(len(images), 1, 1, generator=generator)
-    return gain * (images.flip(-1) if flip % 2 else images)
+    images = images.rot90(turns % 4, (-2, -1)).roll((x % n, y % n), (-2, -1))
+    contrast = 0.8 + 0.4 * torch.rand(len(images), 1, 1, generator=generator)
+    return contrast * (images.flip(-1) if flip % 2 else images)

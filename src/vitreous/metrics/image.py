@@ -1,4 +1,4 @@
-"""Numbers that compare two images or volumes: correlation, PSNR, signal-to-noise ratio."""
+"""Scores that compare two images or volumes: correlation, PSNR, signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def _same(a: Tensor, b: Tensor, ndim: int) -> tuple[int, ...]:
+def _common_axes(a: Tensor, b: Tensor, ndim: int) -> tuple[int, ...]:
     if a.shape[-ndim:] != b.shape[-ndim:] or min(a.ndim, b.ndim) < ndim:
         raise ValueError(
             f"the last {ndim} axes must agree, got {tuple(a.shape)} and {tuple(b.shape)}"
@@ -15,7 +15,7 @@ def _same(a: Tensor, b: Tensor, ndim: int) -> tuple[int, ...]:
 
 
 def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
-    r"""Pearson correlation over the last ``ndim`` axes, in [-1, 1]; 0 if either is constant.
+    r"""Return the Pearson correlation over the last ``ndim`` axes; 0 if either is constant.
 
     Args:
         a, b: ``(..., n, n)`` or ``(..., n, n, n)``, broadcast over leading axes.
@@ -29,7 +29,7 @@ def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     >>> correlation(v, 1 - 2 * v, 2).round(decimals=5).tolist()
     [-1.0, -1.0, -1.0]
     """
-    axes = _same(a, b, ndim)
+    axes = _common_axes(a, b, ndim)
     a = a - a.mean(axes, keepdim=True)
     b = b - b.mean(axes, keepdim=True)
     power = (a.square().sum(axes) * b.square().sum(axes)).sqrt()
@@ -38,7 +38,7 @@ def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 
 
 def psnr(image: Tensor, reference: Tensor, ndim: int) -> Tensor:
-    r"""Peak signal-to-noise ratio in dB: :math:`10 \log_{10}(\mathrm{range}^2 / \mathrm{MSE})`.
+    r"""Return the peak signal-to-noise ratio, :math:`10 \log_{10}(\mathrm{range}^2/\mathrm{MSE})`.
 
     Args:
         image: ``(..., n, n[, n])``.
@@ -56,13 +56,13 @@ def psnr(image: Tensor, reference: Tensor, ndim: int) -> Tensor:
     >>> round(psnr(reference + 0.1, reference, 2).item(), 4)
     20.0
     """
-    axes = _same(image, reference, ndim)
+    axes = _common_axes(image, reference, ndim)
     peak = reference.amax(axes) - reference.amin(axes)
     return 10 * torch.log10(peak.square() / (image - reference).square().mean(axes))
 
 
 def snr_db(clean: Tensor, noisy: Tensor, ndim: int) -> Tensor:
-    r"""Signal-to-noise ratio of a data set in dB: power of ``clean`` over that of the difference.
+    r"""Return the signal-to-noise ratio of a data set in dB.
 
     :math:`10 \log_{10} (\overline{\mathrm{var}(s)} / \overline{\mathrm{var}(y - s)})`, variances
     over whole images, averaged over the leading axes.
@@ -84,16 +84,7 @@ def snr_db(clean: Tensor, noisy: Tensor, ndim: int) -> Tensor:
     >>> round(snr_db(clean, clean + 10 * noise, 2).item())
     -20
     """
-    axes = _same(clean, noisy, ndim)
+    axes = _common_axes(clean, noisy, ndim)
     signal = clean.var(axes, correction=0).mean()
     noise = (noisy - clean).var(axes, correction=0).mean()
     return 10 * torch.log10(signal / noise)
-
-
-def snr_from_db(decibel: float) -> float:
-    """Power ratio of a value in dB.
-
-    >>> snr_from_db(-20.0)
-    0.01
-    """
-    return float(10.0 ** (decibel / 10.0))

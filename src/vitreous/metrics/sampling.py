@@ -1,4 +1,4 @@
-r"""How evenly a set of orientations samples Fourier space.
+r"""Sampling of Fourier space by a set of orientations, and its compensation factor.
 
 Every image is a central slice; the sampling S(u) of a direction u is the number of slices that
 contain it, over the mean. The sampling compensation factor is the harmonic mean,
@@ -7,11 +7,11 @@ contain it, over the mean. The sampling compensation factor is the harmonic mean
 
     \mathrm{SCF} = \Big(\Big\langle \frac{1}{S(u)} \Big\rangle_u\Big)^{-1},
 
-1 for uniform orientations, 0 where whole regions are never seen. It is also the thesis' measure of
-Fourier completeness (its SQ factor: 1 if complete, 0 for a single view).
+1 for uniform orientations, 0 where regions are not sampled. The thesis uses it as measure of Fourier
+completeness (SQ factor: 1 if complete, 0 for a single view).
 
-Source: Baldwin and Lyumkis, Prog. Biophys. Mol. Biol. 150 (2020) 160; evaluated on the points of a
-Fibonacci lattice as in their second paper, same journal 160 (2021) 53.
+Source: Baldwin and Lyumkis, Prog. Biophys. Mol. Biol. 150 (2020) 160; evaluated on a Fibonacci
+lattice as in Prog. Biophys. Mol. Biol. 160 (2021) 53.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from torch import Tensor
 
 POINTS = 2000
 HALF_WIDTH_DEG = 3.0
-LEAST_COUNT = 0.5  # slices; stands for none
+LEAST_COUNT = 0.5  # slices counted for a direction that no slice contains
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class FourierSampling:
-    """What :func:`fourier_sampling` found.
+    """Sampling of Fourier space, from :func:`fourier_sampling`.
 
     Args:
         direction: ``(points, 3)`` unit vectors, on one hemisphere (Friedel's law gives the other).
         sampling: ``(points,)``, S, mean 1.
         scf: sampling compensation factor, 0 to 1.
-        empty: share of directions that no slice contains.
+        empty: fraction of directions that no slice contains.
     """
 
     direction: Tensor
@@ -46,7 +46,7 @@ class FourierSampling:
 
 
 def fibonacci_hemisphere(count: int) -> Tensor:
-    """Nearly evenly spread unit vectors ``(count, 3)`` with z > 0.
+    """Return nearly uniform unit vectors ``(count, 3)`` with z > 0.
 
     >>> points = fibonacci_hemisphere(500)
     >>> round(points[:, 2].mean().item(), 3)
@@ -62,16 +62,16 @@ def fibonacci_hemisphere(count: int) -> Tensor:
 def fourier_sampling(
     rotations: Tensor, *, points: int = POINTS, half_width_deg: float = HALF_WIDTH_DEG
 ) -> FourierSampling:
-    """Sampling of Fourier space by the central slices of images.
+    """Measure the sampling of Fourier space by the central slices of images.
+
+    A direction in no slice counts as half a slice. With few images the factor falls by chance, by
+    about one over the number of slices that contain a direction, b sin(half width).
 
     Args:
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        points: directions at which it is evaluated.
-        half_width_deg: angle from a slice up to which a direction counts as contained; what a
-            slice is thick at the shell of interest. With few images chance lowers the factor by
-            about one over the slices that contain a direction, b sin(half width).
-
-    A direction in no slice counts as half a slice.
+        points: number of directions.
+        half_width_deg: largest angle from a slice of a direction that it contains: half the
+            thickness of a slice at the shell of interest.
 
     Raises:
         ValueError: not ``(b, 3, 3)``, or none.
@@ -85,15 +85,14 @@ def fourier_sampling(
     reach = math.sin(math.radians(half_width_deg))
     count = torch.zeros(points, dtype=torch.float64)
     normals = rotations.detach().cpu().double()[:, 2]
-    for piece in torch.split(normals, _BLOCK):
-        count += ((direction @ piece.mT).abs() < reach).sum(1)
+    for block in torch.split(normals, _BLOCK):
+        count += ((direction @ block.mT).abs() < reach).sum(1)
     mean = float(count.mean())
     if mean == 0:
         return FourierSampling(direction, count, 0.0, 1.0)
-    held = count.clamp_min(LEAST_COUNT)
     return FourierSampling(
         direction=direction,
         sampling=count / mean,
-        scf=min(1.0, 1.0 / float((mean / held).mean())),
+        scf=min(1.0, 1.0 / float((mean / count.clamp_min(LEAST_COUNT)).mean())),
         empty=float((count == 0).double().mean()),
     )
