@@ -7,7 +7,7 @@ contain it, over the mean. The sampling compensation factor is the harmonic mean
 
     \mathrm{SCF} = \Big(\Big\langle \frac{1}{S(u)} \Big\rangle_u\Big)^{-1},
 
-1 for uniform orientations, 0 where regions are not sampled. The thesis uses it as measure of Fourier
+1 for uniform orientations, 0 where regions are not sampled. In the thesis it measures Fourier
 completeness (SQ factor: 1 if complete, 0 for a single view).
 
 Source: Baldwin and Lyumkis, Prog. Biophys. Mol. Biol. 150 (2020) 160; evaluated on a Fibonacci
