@@ -25,7 +25,7 @@ import torch
 from vitreous.core.params import Optics
 from vitreous.data.backgrounds import Micrograph, choose_windows, free_corners, window_variance
 from vitreous.data.tables import make_document
-from vitreous.io.mrc import open_stack, write_mrc
+from vitreous.io.mrc import MrcStack, write_mrc
 from vitreous.io.mrc_header import Statistics, header_bytes
 from vitreous.io.star import write_star
 
@@ -117,7 +117,7 @@ def spectrum(exponent: float) -> dict[str, Any]:
                 np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 8.0**2)) for cx, cy in centres
             )
             write_mrc(path, (clean + 3 * signal).astype(np.float32), 1.0)
-            image = Micrograph(open_stack(path))
+            image = Micrograph(MrcStack(path))
             windows = choose_windows(image, SIZE, COUNT, centres, 24.0, rng)
             found.append(radial_power(image.cut(windows.corners, SIZE)))
             literal.append(radial_power(image.cut(least(image, centres, 24.0), SIZE)))

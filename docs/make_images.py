@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitreous.io.mrc import open_stack, read_mrc
+from vitreous.io.mrc import MrcStack, read_mrc
 from vitreous.report.figures import Array, central_slices, enlarge, projections, save_particle_grid
 
 COLUMNS = 6
@@ -26,7 +26,7 @@ IN_A_ROW = 8
 
 def particles(path: Path) -> Array:
     """Particles spread evenly over a stack, ``(COLUMNS, n, n)``, enlarged."""
-    stack = open_stack(path)
+    stack = MrcStack(path)
     rows = np.linspace(0, len(stack) - 1, COLUMNS).astype(int)
     return np.stack([enlarge(image, PIXELS) for image in stack.read(rows)])
 

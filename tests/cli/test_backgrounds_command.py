@@ -14,7 +14,7 @@ from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Preparation, Preparer
 from vitreous.data.tables import make_document
-from vitreous.io.mrc import open_stack, read_header, write_mrc
+from vitreous.io.mrc import MrcStack, read_header, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 from vitreous.jobs.run import streaming
 
@@ -94,12 +94,12 @@ def test_windows_are_cut_and_prepared_as_particles_are(vitreous, project):
     ]
     patches = []
     for (x, y), name in zip(corners_of(rows), rows.columns["rlnMicrographName"], strict=True):
-        image = open_stack(project / name).read([0])[0]
+        image = MrcStack(project / name).read([0])[0]
         patches.append(image[y : y + WINDOW, x : x + WINDOW])
     recipe = Preparation(box_size=16, invert=True, ramp=True)
     particles = fourier_resize(torch.from_numpy(np.stack(patches)), BOX, 2)
     expected, _ = Preparer(recipe, recipe.plan(BOX, PIXEL))(particles)
-    written = open_stack(project / "OUT/backgrounds.mrcs")
+    written = MrcStack(project / "OUT/backgrounds.mrcs")
     assert np.allclose(written.read(slice(None)), expected.numpy(), atol=1e-4)
     assert written.pixel_size_angstrom == pytest.approx(3.0)
 
@@ -163,7 +163,7 @@ def test_missing_and_damaged_micrographs(vitreous, project):
     (project / NAMES[1]).unlink()
     code, _, said = run(vitreous, project)
     assert (code, "1 of 3 micrographs, 'Mic/m1.mrc' first" in said) == (3, True)
-    image = open_stack(project / NAMES[0]).read([0])[0]
+    image = MrcStack(project / NAMES[0]).read([0])[0]
     image[100, 100] = np.nan
     write_mrc(project / NAMES[0], image, 1.0)
     code, _, said = run(vitreous, project, "--skip-missing")

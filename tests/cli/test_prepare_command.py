@@ -15,7 +15,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Preparation, Preparer
 from vitreous.data.tables import make_document
-from vitreous.io.mrc import open_stack, read_header, write_mrc
+from vitreous.io.mrc import MrcStack, read_header, write_mrc
 from vitreous.io.mrc_header import Statistics, header_bytes
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 from vitreous.jobs.prepare import run as prepare_run
@@ -70,7 +70,7 @@ def test_images_are_those_of_the_recipe(vitreous, tmp_path, star, images):
     assert (code, "24 px of 2 Å -> 16 px of 3 Å" in printed) == (0, True)
     recipe = Preparation(box_size=16, invert=True, ramp=True, mask_diameter_angstrom=30.0)
     expected, _ = Preparer(recipe, recipe.plan(BOX, PIXEL))(torch.from_numpy(images))
-    written = open_stack(out / "particles.mrcs")
+    written = MrcStack(out / "particles.mrcs")
     assert np.allclose(written.read(slice(None)), expected.numpy(), atol=1e-5)
     assert written.pixel_size_angstrom == pytest.approx(3.0)
     assert sorted(p.name for p in out.iterdir()) == [
@@ -142,7 +142,7 @@ def test_phase_flip_is_recorded(vitreous, tmp_path, star):
     assert vitreous("prepare", star, "-o", out, "--phase-flip", "-q")[0] == 0
     optics = read_star(out / "particles.star").blocks["optics"]
     assert optics.columns["rlnCtfDataArePhaseFlipped"] == ["1"]
-    written, plain = open_stack(out / "particles.mrcs"), open_stack(star.parent / "stack.mrcs")
+    written, plain = MrcStack(out / "particles.mrcs"), MrcStack(star.parent / "stack.mrcs")
     ratio = np.fft.fft2(written.read([0]) / 1.0) / np.fft.fft2(plain.read([0]))
     assert (ratio.real < 0).any()
     assert np.abs(ratio.imag).max() < 1e-3 * np.abs(ratio.real).max()
@@ -182,7 +182,7 @@ def test_bad_images_are_left_out_and_listed(vitreous, tmp_path, images):
     expected, _ = Preparer(Preparation(), Preparation().plan(BOX, PIXEL))(
         torch.from_numpy(images[kept])
     )
-    written = open_stack(out / "particles.mrcs").read(slice(None))
+    written = MrcStack(out / "particles.mrcs").read(slice(None))
     assert np.allclose(written, expected.numpy(), atol=1e-5)
     run = tomllib.loads((out / "config.toml").read_text())["run"]
     assert run["excluded"]["flat"] == ["000009@stack.mrcs"]

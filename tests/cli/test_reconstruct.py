@@ -16,7 +16,7 @@ import torch
 from particle_files import columns, volume
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
-from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 from vitreous.maps.fsc import fsc
 
@@ -132,7 +132,7 @@ def test_tables_without_poses_are_refused(vitreous: Any, simulated: Path, tmp_pa
 
 def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     table = changed(simulated / "truth.star", tmp_path / "bad" / "in.star")
-    images = open_stack(simulated / "particles.mrcs").read(slice(None))
+    images = MrcStack(simulated / "particles.mrcs").read(slice(None))
     images[3] = 1.0
     (tmp_path / "bad" / "particles.mrcs").unlink()
     write_mrc(tmp_path / "bad" / "particles.mrcs", images, PIXEL, is_stack=True)

@@ -17,7 +17,7 @@ import torch
 from particle_files import columns, volume
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
-from vitreous.io.mrc import open_stack, write_mrc
+from vitreous.io.mrc import MrcStack, write_mrc
 from vitreous.jobs.refine import run as refine_run
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
@@ -63,7 +63,7 @@ def place(name: str) -> str:
 def emptied(source: Path, target: Path) -> Path:
     """The same tables with images of noise."""
     shutil.copytree(source, target)
-    stack = open_stack(target / "particles.mrcs")
+    stack = MrcStack(target / "particles.mrcs")
     shape, pixel = stack.shape, PIXEL
     noise = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     write_mrc(target / "particles.mrcs", noise, pixel, is_stack=True)

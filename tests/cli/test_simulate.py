@@ -8,7 +8,7 @@ import torch
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.particles import Particles
-from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import read_star
 from vitreous.jobs.run import progress
 from vitreous.jobs.simulate import run as simulation
@@ -67,7 +67,7 @@ def noiseless_from_files(folder):
 
 
 def images_of(folder):
-    return open_stack(folder / "particles.mrcs").read(slice(None))
+    return MrcStack(folder / "particles.mrcs").read(slice(None))
 
 
 def test_files_describe_the_images_and_the_noise_has_the_asked_power(vitreous, tmp_path, ctf_file):
@@ -87,7 +87,7 @@ def test_files_describe_the_images_and_the_noise_has_the_asked_power(vitreous, t
     optics, rows = tables(out)
     assert optics.columns["rlnVoltage"] == ["200.000000"]
     assert set(rows.columns["rlnPhaseShift"]) == {"0.000000", f"{np.degrees(0.5):.6f}"}
-    assert open_stack(out / "particles.mrcs").pixel_size_angstrom == pytest.approx(6)
+    assert MrcStack(out / "particles.mrcs").pixel_size_angstrom == pytest.approx(6)
 
 
 def test_particles_star_holds_what_a_user_would_have(vitreous, tmp_path, ctf_file):
@@ -172,7 +172,7 @@ def test_real_noise_comes_from_the_particles_own_micrograph(vitreous, tmp_path, 
     names = list(dict.fromkeys(tables(out)[1].columns["rlnMicrographName"]))
     expected = [{0, 3}, {1, 4}, {2}] if counts is None else [{0, 1}, None, {2, 3, 4}]
     assert [owners.get(name) for name in names] == expected
-    patches = open_stack(out / "noise.mrcs").read(slice(None))
+    patches = MrcStack(out / "noise.mrcs").read(slice(None))
     assert patches.shape == (5, 24, 24)
     residual = images_of(out) - noiseless_from_files(out)
     likeness = np.corrcoef(residual.reshape(120, -1), patches.reshape(5, -1))[:120, 120:]
@@ -188,7 +188,7 @@ def test_patches_are_resampled_and_particles_get_windows_of_them(vitreous, tmp_p
     noise = patch_stack(tmp_path, 4, 60, 3.0)  # 180 Å wide; the images are 144 Å
     out = tmp_path / "SIM"
     assert vitreous("simulate", "phantom:3", *SMALL, "--noise", noise, "-o", out)[0] == 0
-    patches = open_stack(out / "noise.mrcs")
+    patches = MrcStack(out / "noise.mrcs")
     assert patches.shape == (4, 30, 30)
     assert patches.pixel_size_angstrom == pytest.approx(6.0)
     residual = images_of(out) - noiseless_from_files(out)

@@ -14,7 +14,7 @@ from vitreous.data.backgrounds import (
     spread_out,
     window_variance,
 )
-from vitreous.io.mrc import open_stack, write_mrc
+from vitreous.io.mrc import MrcStack, write_mrc
 
 EDGE, SIZE, RADIUS = 512, 32, 12.0
 
@@ -34,7 +34,7 @@ def blobs(centres, radius=RADIUS, edge=EDGE):
 
 def micrograph(tmp_path, image, name="m.mrc"):
     write_mrc(tmp_path / name, image.astype(np.float32), 1.0)
-    return Micrograph(open_stack(tmp_path / name))
+    return Micrograph(MrcStack(tmp_path / name))
 
 
 def radial_power(windows):
@@ -168,7 +168,7 @@ def test_every_mode_is_read(tmp_path, mode):
     raw[12:16] = np.int32(mode).tobytes()
     kind = {0: "i1", 1: "<i2", 2: "<f4", 6: "<u2", 12: "<f2"}[mode]
     (tmp_path / "m.mrc").write_bytes(raw + values.astype(kind).tobytes())
-    image = Micrograph(open_stack(tmp_path / "m.mrc"))
+    image = Micrograph(MrcStack(tmp_path / "m.mrc"))
     assert np.array_equal(image.cut(np.array([[3, 5]]), 16)[0], values[5:21, 3:19])
     assert np.allclose(image.low_passed(4)[2, 1], values[8:12, 4:8].mean())
 

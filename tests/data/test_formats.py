@@ -23,8 +23,8 @@ from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
 NOT_THERE = "not found in .* or above; name the folder with --data-root"
 NO_OPTICS = "block data_optics: missing"
-NO_PIXEL_SIZE = "pixel size: none in the header; give it with --apix"
-BAD_STACK = "MAP id: .* --permissive"
+NO_PIXEL_SIZE = "pixel size: none in the header; give `pixel_size_angstrom`"
+BAD_STACK = "MAP id: .* `permissive`"
 REAL = {
     "relion/FinalRefinement-OriginalParticles-PfCRT.star": (5, NOT_THERE),
     "relion/empiar_10076_7.star": (7, None),

@@ -89,7 +89,7 @@ def test_maps_on_different_grids_are_refused(vitreous, tmp_path, pair):
 
 def test_read_map_needs_a_pixel_size(shared_data):
     path = shared_data / "maps" / "ribosome70S_65.mrc"
-    with pytest.raises(InputError, match="--apix"):
+    with pytest.raises(InputError, match="`pixel_size_angstrom`"):
         read_map(path)
     assert read_map(path, 5.0)[1] == 5.0
 

@@ -20,7 +20,7 @@ from vitreous.data.prepare import (
     normalise_signal,
     remove_ramp,
 )
-from vitreous.io.mrc import open_stack, write_mrc
+from vitreous.io.mrc import MrcStack, write_mrc
 from vitreous.physics.ctf import ctf_half
 
 FLOAT16_STEP = 6.2e-5  # spacing of half precision at the data's grey values, 0.1
@@ -43,8 +43,8 @@ def test_crop_of_real_images_is_exact_below_nyquist(shared_data, kind):
     """384 to 192 px: what is stored equals our crop to the rounding of half precision, except that
     it keeps half of the sum of both Nyquist frequencies where ours has none."""
     folder = shared_data / "empiar10061"
-    large = torch.from_numpy(open_stack(folder / f"{kind}_384_first12.mrcs").read(slice(None)))
-    small = torch.from_numpy(open_stack(folder / f"{kind}_192.mrcs").read(slice(0, 12)))
+    large = torch.from_numpy(MrcStack(folder / f"{kind}_384_first12.mrcs").read(slice(None)))
+    small = torch.from_numpy(MrcStack(folder / f"{kind}_192.mrcs").read(slice(0, 12)))
     ours = torch.fft.rfft2(prepared(large, 0.637, box_size=192, normalise="none").double())
     theirs = torch.fft.rfft2(small.double())
     assert theirs[:, 96].abs().mean() > 100 * ours[:, 96].abs().mean()
@@ -145,7 +145,7 @@ def test_relion_normalises_alike(tmp_path, generator, ramp, window):
     call += [] if ramp else ["--no_ramp"]
     call += ["--window", str(window)] if window else []
     subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
-    theirs = torch.from_numpy(open_stack(tmp_path / "out.mrcs").read(slice(None)))
+    theirs = torch.from_numpy(MrcStack(tmp_path / "out.mrcs").read(slice(None)))
     recipe = {"window": window, "mask_diameter_angstrom": 80.0, "ramp": ramp, "invert": True}
     assert (prepared(images, 2.0, **recipe) - theirs).abs().max() < 1e-3
 

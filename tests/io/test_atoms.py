@@ -91,7 +91,9 @@ def test_beta_galactosidase(shared_data: Path) -> None:
         profile = density.sum(axis=tuple({0, 1, 2} - {d}))
         assert abs((profile * axis).sum() / profile.sum()) < 0.01
     assert density.max() > 5 * abs(density.min())
-    with pytest.raises(InputError, match=r"181 x 136 x 92 Å.*173 Å is too small; use --box 30"):
+    with pytest.raises(
+        InputError, match=r"181 x 136 x 92 Å.*173 Å is too small; give `box_size` 30"
+    ):
         atoms_to_density(path, box_size=24, pixel_size_angstrom=7.2)
     atoms_to_density(path, box_size=30, pixel_size_angstrom=7.2)
 

@@ -13,7 +13,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.rotation import random_rotations
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.io.atoms import atoms_to_density
-from vitreous.io.atoms_symmetry import symmetry_turn
+from vitreous.io.atoms_symmetry import symmetry_rotation
 
 GROUPS = ["C1", "C2", "C3", "C7", "D2", "D3", "D7", "T", "O", "I", "I2"]
 
@@ -48,7 +48,7 @@ def assembly(name: str, seed: int = 0, noise: float = 0.0) -> tuple[gemmi.Struct
 @pytest.mark.parametrize("seed", [0, 1])
 def test_turned_atoms_map_onto_themselves(name: str, seed: int) -> None:
     structure, positions = assembly(name, seed)
-    turn = symmetry_turn(structure[0], name, Path("x.cif"))
+    turn = symmetry_rotation(structure[0], name, Path("x.cif"))
     assert np.allclose(turn @ turn.T, np.eye(3))
     assert np.linalg.det(turn) == pytest.approx(1.0)
     turned = torch.from_numpy((positions - positions.mean(axis=0)) @ turn.T)
@@ -59,14 +59,14 @@ def test_turned_atoms_map_onto_themselves(name: str, seed: int) -> None:
 
 def test_imperfect_symmetry_is_found_and_absent_symmetry_refused() -> None:
     structure, positions = assembly("D2", noise=0.2)
-    turned = positions @ symmetry_turn(structure[0], "D2", Path("x.cif")).T
+    turned = positions @ symmetry_rotation(structure[0], "D2", Path("x.cif")).T
     turned -= turned.mean(axis=0)
     shuffled = torch.from_numpy(turned)
     for matrix in point_group("D2").matrices:
         assert torch.cdist(shuffled @ matrix.T, shuffled).min(dim=1).values.median() < 1.5
     for absent in ("C4", "D3", "T"):
         with pytest.raises(InputError, match=rf"4 alike chains .* symmetry {absent}"):
-            symmetry_turn(structure[0], absent, Path("x.cif"))
+            symmetry_rotation(structure[0], absent, Path("x.cif"))
 
 
 def test_density_is_symmetric_on_the_grid(tmp_path: Path) -> None:

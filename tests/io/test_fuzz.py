@@ -22,7 +22,7 @@ from vitreous.core.errors import InputError
 from vitreous.data.formats import read_particles_document, write_particles_document
 from vitreous.io.cryosparc import CsTable, join_fields, read_cs, write_cs
 from vitreous.io.ctffind import read_ctffind
-from vitreous.io.mrc import open_stack, read_mrc, write_mrc
+from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import parse_star
 
 EXAMPLES = int(os.environ.get("VITREOUS_FUZZ", "150"))
@@ -116,7 +116,7 @@ def _convert(path: Path) -> None:
 
 READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], bytes]]] = {
     "read.mrcs": (read_mrc, _mrc),
-    "map.mrcs": (lambda path: open_stack(path).read([0]), _mrc),
+    "map.mrcs": (lambda path: MrcStack(path).read([0]), _mrc),
     "text.star": (_read_star, lambda _: STAR),
     "table.star": (_convert, lambda _: STAR),
     "c.txt": (read_ctffind, lambda _: CTFFIND),

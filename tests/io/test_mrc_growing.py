@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitreous.core.errors import InputError, ResourceError
-from vitreous.io.mrc import MrcStackWriter, open_stack
+from vitreous.io.mrc import MrcStack, MrcStackWriter
 from vitreous.io.mrc_growing import JOURNAL, PART, GrowingStack
 
 BOX = 8
@@ -50,7 +50,7 @@ def test_killed_between_the_name_and_what_follows(tmp_path):
     with growing(tmp_path / "a.mrcs", resume=True) as again:
         assert again.is_whole
         assert again.notes == {"next": 1}
-    assert len(open_stack(tmp_path / "a.mrcs")) == 3
+    assert len(MrcStack(tmp_path / "a.mrcs")) == 3
 
 
 def test_without_a_journal_it_starts_afresh(tmp_path):
@@ -66,7 +66,7 @@ def test_damage_is_named(tmp_path):
         stack.append(images(0))
         stack.save({})
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(InputError, match="journal promises"), growing(stack.path, resume=True):
+    with pytest.raises(InputError, match="journal counts"), growing(stack.path, resume=True):
         pass
     journal.write_text("{")
     with pytest.raises(InputError, match="damaged"), growing(stack.path, resume=True):

@@ -15,7 +15,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import frequency_grid
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix, random_rotations
-from vitreous.io.mrc import open_stack, read_mrc
+from vitreous.io.mrc import MrcStack, read_mrc
 from vitreous.io.star import read_star
 from vitreous.linop.operator import FourierFilter
 from vitreous.physics import projector
@@ -342,7 +342,7 @@ def relion_case(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:
     origin = ("rlnOriginX", "rlnOriginY") if legacy else ("rlnOriginXAngst", "rlnOriginYAngst")
     euler = torch.stack([torch.as_tensor(a) for a in angles], -1)
     shift = -torch.stack([torch.as_tensor(table.numbers(o)) for o in origin], -1)
-    stack = open_stack(folder / f"{name}.mrcs", permissive=True)
+    stack = MrcStack(folder / f"{name}.mrcs", permissive=True)
     images = torch.as_tensor(stack.read(list(range(len(stack)))))
     return euler_to_matrix(euler), shift, images.double()
 

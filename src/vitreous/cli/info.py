@@ -68,13 +68,13 @@ def _describe(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _mrc(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.io.mrc import open_stack, read_mrc
+    from vitreous.io.mrc import MrcStack, read_mrc
 
     if file.name.lower().endswith(".gz"):
         data, header = read_mrc(file)
         read: Callable[[slice], NDArray[Any]] = data.__getitem__
     else:
-        stack = open_stack(file)
+        stack = MrcStack(file)
         header, read = stack.header, stack.read
     nz, ny, nx = header.shape
     images = header.is_stack

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
-from vitreous.io.mrc import open_stack, read_header
+from vitreous.io.mrc import MrcStack, read_header
 from vitreous.physics.noise import BackgroundPatches, Noise, WhiteGaussian, prepare_patches
 
 _PIECE = 512
@@ -63,7 +63,7 @@ class NoiseFiles:
             read: Callable[[Tensor], Tensor] = found.read
             owner = _match(found, names, table)
         else:
-            stack = open_stack(self.path)
+            stack = MrcStack(self.path)
             if stack.shape[-1] != stack.shape[-2]:
                 raise InputError(f"{self.path}: data: patches are not square")
             pixel, count = read_header(self.path).pixel_size_or(self.apix), len(stack)

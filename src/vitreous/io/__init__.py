@@ -1,1 +1,1 @@
-"""Bytes to tables and arrays: MRC, STAR, CTFFIND4 text, atomic models, checkpoints."""
+"""Files to arrays and tables: MRC, STAR, cryoSPARC, CTFFIND4, atomic models, checkpoints."""

@@ -1,4 +1,4 @@
-"""Writes that leave either the old file or the whole new one, never a part.
+"""File writes that leave either the old file or the whole new one, never a part.
 
 Temporary file in the same folder -> write -> flush -> fsync -> ``os.replace`` -> fsync the folder.
 """
@@ -15,26 +15,26 @@ from typing import BinaryIO
 
 from vitreous.core.errors import InputError, ResourceError, VitreousError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".part"
 
 
 def explain_write_error(path: Path, error: OSError) -> VitreousError:
-    """The error a user can act on for a failed write."""
+    """Return the error for a failed write: :class:`ResourceError` if the disk is full."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL:
         return ResourceError(f"{path}: disk full or quota reached ({reason}); free some space")
     return InputError(f"{path}: cannot be written ({reason}); choose a writable place")
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under its name only once it is whole and on disk.
+    """Open a binary file that appears under its name only once it is complete and on disk.
 
-    An exception inside the block removes the temporary file and leaves what was there before.
+    An exception inside the block removes the temporary file and leaves an older file untouched.
 
     Args:
-        path: where the file shall be; its folder must exist.
+        path: target; its folder must exist.
 
     Raises:
         ResourceError: disk full.
@@ -69,7 +69,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems without folder sync are left as they are."""
+    """Sync a folder, which makes a rename durable, where the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through ``write(stream)``, whole or not at all; see :func:`atomic_file`.
+    """Write a file through ``write(stream)`` with :func:`atomic_file`.
 
     Raises:
         ResourceError: disk full.
@@ -90,7 +90,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text, whole or not at all; see :func:`atomic_file`.
+    """Write UTF-8 text with :func:`atomic_file`.
 
     Raises:
         ResourceError: disk full.

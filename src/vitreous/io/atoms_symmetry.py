@@ -1,4 +1,4 @@
-"""Turn a symmetric atomic model so that its axes are those of a point group's standard setting."""
+"""Rotation of a symmetric atomic model to the standard setting of its point group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MIN_SHARED_ATOMS = 20
 
 
 def _kabsch(source: Array, target: Array) -> tuple[Array, float]:
-    """Rotation that best takes centred ``source`` to centred ``target``, and its RMSD."""
+    """Return the rotation that superposes centred ``source`` on ``target``, and the RMSD."""
     a, b = source - source.mean(axis=0), target - target.mean(axis=0)
     u, _, vt = np.linalg.svd(b.T @ a)
     sign = np.diag([1.0, 1.0, np.linalg.det(u @ vt)])
@@ -28,7 +28,7 @@ def _kabsch(source: Array, target: Array) -> tuple[Array, float]:
 
 
 def _trace(chain: Any) -> dict[tuple[int, str], list[float]]:
-    """One atom for each residue: CA of proteins, C1' of nucleic acids."""
+    """Position of one atom of each residue: CA of proteins, C1' of nucleic acids."""
     return {
         (residue.seqid.num, residue.name): atom.pos.tolist()
         for residue in chain
@@ -38,7 +38,7 @@ def _trace(chain: Any) -> dict[tuple[int, str], list[float]]:
 
 
 def chain_rotations(model: Any) -> list[Array]:
-    """Rotations that take the largest group of alike chains' first member to each of them."""
+    """Rotations that superpose the first of the largest set of alike chains on each of them."""
     traces = [trace for chain in model if len(trace := _trace(chain)) >= _MIN_SHARED_ATOMS]
     best: list[Array] = []
     for first in traces:
@@ -62,7 +62,7 @@ def _angle(rotation: Array) -> float:
 
 
 def _axis(rotation: Array) -> Array:
-    """Unit axis of a rotation; its sign is arbitrary for a half turn."""
+    """Unit axis of a rotation; the sign is arbitrary for 180 degrees."""
     values, vectors = np.linalg.eigh((rotation + rotation.T) / 2.0)
     axis = vectors[:, int(np.argmax(values))]
     skew = np.array(
@@ -75,30 +75,30 @@ def _axis(rotation: Array) -> Array:
     return np.asarray(axis if axis @ skew >= 0 else -axis)
 
 
-def _worst(turn: Array, found: list[Array], group: Array) -> float:
-    """Largest angle between an operator of the group and the nearest turned found one."""
-    turned = turn @ np.array(found) @ turn.T
-    traces = np.einsum("gij,fij->gf", group, turned)
+def _worst(rotation: Array, operators: list[Array], group: Array) -> float:
+    """Largest angle from an operator of the group to the nearest rotated operator of the model."""
+    rotated = rotation @ np.array(operators) @ rotation.T
+    traces = np.einsum("gij,fij->gf", group, rotated)
     return math.acos(float(np.clip((traces.max(axis=1).min() - 1.0) / 2.0, -1.0, 1.0)))
 
 
-def _frames(found: list[Array], group: Array) -> list[Array]:
-    """Turns that take one found axis, and where there is one a second, to the group's."""
-    operators = [rotation for rotation in found if _angle(rotation) > _TOLERANCE]
+def _candidates(operators: list[Array], group: Array) -> list[Array]:
+    """Rotations that take one axis of the model, and a second if there is one, to the group's."""
+    operators = [operator for operator in operators if _angle(operator) > _TOLERANCE]
     first = max(group[1:], key=lambda g: (round(-_angle(g), 6), abs(g[2, 2])))
     one = _axis(first)
     two = next((axis for g in group[1:] if abs(one @ (axis := _axis(g))) < 0.99), None)
-    # axes of the highest fold are equivalent, so one of the molecule's is enough
-    matching = [a for a in operators if abs(_angle(a) - _angle(first)) <= _TOLERANCE][:1]
-    turns = []
-    for source in (sign * _axis(a) for a in matching for sign in (1.0, -1.0)):
+    # axes of the highest fold are equivalent: one of the molecule's is enough
+    of_equal_fold = [a for a in operators if abs(_angle(a) - _angle(first)) <= _TOLERANCE][:1]
+    rotations = []
+    for source in (sign * _axis(a) for a in of_equal_fold for sign in (1.0, -1.0)):
         if two is None:
-            turns.append(_align([source], [one]))
+            rotations.append(_align([source], [one]))
             continue
         for second in (sign * _axis(b) for b in operators for sign in (1.0, -1.0)):
             if abs(source @ second - one @ two) < _TOLERANCE:
-                turns.append(_align([source, second], [one, two]))
-    return turns
+                rotations.append(_align([source, second], [one, two]))
+    return rotations
 
 
 def _align(sources: list[Array], targets: list[Array]) -> Array:
@@ -106,16 +106,16 @@ def _align(sources: list[Array], targets: list[Array]) -> Array:
     return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
 
 
-def symmetry_turn(model: Any, name: str, path: Path) -> Array:
-    """Rotation ``(3, 3)`` of (x, y, z) that brings a model into the setting of a point group.
+def symmetry_rotation(model: Any, name: str, path: Path) -> Array:
+    """Return the rotation ``(3, 3)`` of (x, y, z) that brings a model to a group's setting.
 
-    The rotations that superpose alike chains are the molecule's own operators; a turn is sought
-    that makes them the group's, each within 3 degrees.
+    The rotations that superpose alike chains are the model's symmetry operators. The result
+    takes each of them to an operator of the group, within 3 degrees.
 
     Args:
         model: a gemmi model.
-        name: Schoenflies name.
-        path: the file, for messages.
+        name: Schoenflies name of the point group.
+        path: file of the model, for messages.
 
     Raises:
         InputError: the chains do not have this symmetry.
@@ -124,12 +124,12 @@ def symmetry_turn(model: Any, name: str, path: Path) -> Array:
     if len(group) == 1:
         return np.eye(3)
     group = np.array(sorted(group, key=_angle))  # identity first
-    found = chain_rotations(model)
-    turns = _frames(found, group) if len(found) >= len(group) else []
-    best = min(turns, key=lambda turn: _worst(turn, found, group), default=None)
-    if best is None or _worst(best, found, group) > _TOLERANCE:
+    operators = chain_rotations(model)
+    candidates = _candidates(operators, group) if len(operators) >= len(group) else []
+    best = min(candidates, key=lambda r: _worst(r, operators, group), default=None)
+    if best is None or _worst(best, operators, group) > _TOLERANCE:
         raise InputError(
-            f"{path}: symmetry: {len(found)} alike chains do not have the symmetry {name}; give "
-            "the whole assembly, or no symmetry"
+            f"{path}: symmetry: {len(operators)} alike chains do not have the symmetry {name}; "
+            "give the whole assembly, or no symmetry"
         )
     return best

@@ -1,8 +1,8 @@
-"""Where particles were picked: EMAN ``.box`` files and STAR files with coordinates.
+"""Coordinates of picked particles: EMAN ``.box`` files and STAR files.
 
-An EMAN ``.box`` line is ``x y width height`` in pixels of the micrograph, with optional further
-columns that say nothing about the place; x and y are those of the box's first corner (lowest column
-and row as stored). STAR files hold the centres, ``rlnCoordinateX`` and ``rlnCoordinateY``.
+A line of an EMAN ``.box`` file is ``x y width height`` in pixels of the micrograph, with optional
+further columns; x and y are the corner of lowest column and row. STAR files hold the centres,
+``rlnCoordinateX`` and ``rlnCoordinateY``.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.io.inflate import read_text
 from vitreous.io.star import read_star
 
 _COLUMNS = ("rlnCoordinateX", "rlnCoordinateY")
 
 
 def parse_boxes(text: str, path: Path | str = "box text") -> NDArray[np.float64]:
-    """Centres and sizes ``(n, 4)`` (x, y, width, height; pixels) of an EMAN ``.box`` text.
+    """Return centres and sizes ``(n, 4)`` (x, y, width, height; pixels) of EMAN ``.box`` text.
 
-    Blank lines are skipped. RELION's rule for the centre: corner plus half the size.
+    The centre is the corner plus half the size, as in RELION. Blank lines are skipped.
 
     Args:
-        text: its lines.
-        path: for messages.
+        text: content of the file.
+        path: the file, for messages.
 
     Raises:
-        InputError: a line that is not four numbers or more, or a size not positive; line named.
+        InputError: a line without four numbers, or a size not positive; the text names the line.
 
     >>> parse_boxes("10 20 8 8 -3\\n").tolist()
     [[14.0, 24.0, 8.0, 8.0]]
@@ -55,43 +56,39 @@ def parse_boxes(text: str, path: Path | str = "box text") -> NDArray[np.float64]
 
 
 def read_coordinates(path: Path | str) -> NDArray[np.float64]:
-    """Centres ``(n, 2)`` (x, y) in pixels of the micrograph, from a ``.box`` or ``.star`` file.
+    """Read centres ``(n, 2)`` (x, y), in pixels of the micrograph, from ``.box`` or ``.star``.
 
-    An empty ``.box`` file, or a table without rows, is a micrograph without particles.
+    An empty file or table means a micrograph without particles.
 
     Raises:
-        InputError: unreadable or malformed, with the line or row; or another kind of file.
+        InputError: unreadable, malformed (the text names the line or row), or of another kind.
     """
     path = Path(path)
     if path.suffix == ".star":
         blocks = read_star(path).blocks
-        having = [name for name, block in blocks.items() if all(c in block for c in _COLUMNS)]
-        if len(having) != 1:
+        tables = [block for block in blocks.values() if all(c in block for c in _COLUMNS)]
+        if len(tables) != 1:
             raise InputError(
-                f"{path}: columns _rlnCoordinateX, _rlnCoordinateY: found in {len(having)} blocks, "
+                f"{path}: columns _rlnCoordinateX, _rlnCoordinateY: found in {len(tables)} blocks, "
                 "expected one; is it a file of picks?"
             )
-        block = blocks[having[0]]
-        return np.stack([block.numbers(name, path) for name in _COLUMNS], axis=-1)
+        return np.stack([tables[0].numbers(name, path) for name in _COLUMNS], axis=-1)
     if path.suffix != ".box":
         raise InputError(f"{path}: coordinates are read from .box and .star files")
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; is it an EMAN .box file?") from error
-    return parse_boxes(text, path)[:, :2]
+    return parse_boxes(read_text(path, "is it an EMAN .box file?"), path)[:, :2]
 
 
 def find_coordinates(folder: Path, micrograph: str) -> Path | None:
-    """The file of picks of a micrograph: ``STEM.box``, ``STEM.star`` or ``STEM_NAME.star``.
+    """Find the picks of a micrograph: ``STEM.box``, ``STEM.star`` or ``STEM_NAME.star``.
 
     RELION's pickers write the last kind (``STEM_autopick.star``); NAME begins with a letter.
 
     Args:
-        folder: where the files are.
-        micrograph: its name; only the last part without suffix counts.
+        folder: folder of the files.
+        micrograph: name of the micrograph; only its stem counts.
+
+    Returns:
+        the file, or None where there is none.
 
     Raises:
         InputError: several ``STEM_NAME.star``.
@@ -101,9 +98,9 @@ def find_coordinates(folder: Path, micrograph: str) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     prefix = f"{stem}_"
-    named = (path for path in folder.glob("*.star") if path.name.startswith(prefix))
-    found = sorted(path for path in named if path.stem[len(prefix) :].isidentifier())
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:3])
+    stars = (path for path in folder.glob("*.star") if path.name.startswith(prefix))
+    files = sorted(path for path in stars if path.stem[len(prefix) :].isidentifier())
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files[:3])
         raise InputError(f"{folder}: picks of {stem}: found {names}; keep one of them there")
-    return found[0] if found else None
+    return files[0] if files else None

@@ -1,8 +1,8 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a wrong resume.
+"""Checkpoints that stay sound through a kill, a full disk or a flipped bit.
 
-A checkpoint is a pair: ``step_00000012.<hash>.safetensors`` and ``step_00000012.json``, which names
-the tensors' file and its SHA-256 and carries a hash of itself. The JSON file is replaced last and
-whole, so it always points to a whole tensor file.
+A checkpoint is a pair: ``step_00000012.<hash>.safetensors`` and ``step_00000012.json``, which holds
+the name and SHA-256 of the tensor file and a hash of itself. The JSON file is written last, so it
+always points to a complete tensor file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _NAME = re.compile(r"step_(\d{8,})\.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """A saved state.
 
     Args:
-        step: number of steps done.
+        step: number of finished steps.
         tensors: CPU tensors by name.
         meta: JSON values.
     """
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
-    """Safetensors bytes, and the names of complex tensors, stored as pairs of reals."""
+    """Return safetensors bytes, and the names of complex tensors, which are stored as reals."""
     plain: dict[str, Tensor] = {}
     complex_names = [name for name, tensor in tensors.items() if tensor.is_complex()]
     seen: set[int] = set()
@@ -67,11 +67,11 @@ def _own_hash(record: Mapping[str, Any]) -> str:
 def save_checkpoint(
     folder: Path | str, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> Path:
-    """Save a checkpoint, whole or not at all, then remove all but the last two.
+    """Save a checkpoint atomically, then remove all but the last two.
 
     Args:
-        folder: made where missing (its parent must exist); nothing else should live there.
-        step: steps done so far; saving a step again replaces it.
+        folder: of checkpoints only; created where missing (its parent must exist).
+        step: number of finished steps; saving a step again replaces it.
         tensors: any dtype and device, ``torch.Generator`` states (uint8) included.
         meta: anything that JSON can hold.
 
@@ -96,7 +96,7 @@ def save_checkpoint(
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise InputError(f"{folder}: cannot be created ({error.strerror})") from error
     payload, complex_names = _pack(tensors)
     digest = hashlib.sha256(payload).hexdigest()
     record = {
@@ -120,15 +120,15 @@ def _step(path: Path) -> int:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """JSON files, newest step first."""
-    found = [path for path in folder.glob("step_*.json") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step, reverse=True)
+    """JSON files of a folder, newest step first."""
+    records = [path for path in folder.glob("step_*.json") if _NAME.fullmatch(path.name)]
+    return sorted(records, key=_step, reverse=True)
 
 
 def _prune(folder: Path, newest: Path) -> None:
-    """Keep the one just written and the last sound one before it; drop everything else.
+    """Remove all checkpoints but the newest and the last sound one before it.
 
-    Later steps go too: a run that was rolled back must not find its abandoned future.
+    Later steps are removed too: a run continued from an earlier step must not find them.
     """
     kept = {newest}
     used = {_tensor_name(newest)}
@@ -144,13 +144,13 @@ def _prune(folder: Path, newest: Path) -> None:
 
 
 def _tensor_name(path: Path) -> str | None:
-    """File of the tensors of a checkpoint; None when its record is not sound."""
+    """Name of a checkpoint's tensor file; None when its record is damaged."""
     record = _read_record(path)
     return None if isinstance(record, str) else str(record["tensors"])
 
 
 def _read_record(path: Path) -> dict[str, Any] | str:
-    """The checked JSON record, or what is wrong with it."""
+    """Return the checked JSON record, or the reason why it is unusable."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -180,20 +180,20 @@ def _read(path: Path) -> Checkpoint | str:
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint | None:
-    """The newest checkpoint whose hashes hold; None where none was ever saved.
+    """Load the newest sound checkpoint of a folder; None where none was ever saved.
 
-    Damaged ones are skipped with a warning.
+    Damaged checkpoints are skipped with a warning.
 
     Raises:
-        InputError: checkpoints are there, but none is sound.
+        InputError: all checkpoints of the folder are damaged.
     """
     folder = Path(folder)
     listed = _listed(folder)
     for path in listed:
-        found = _read(path)
-        if isinstance(found, Checkpoint):
-            return found
-        warnings.warn(f"{path}: checkpoint skipped: {found}", stacklevel=2)
+        checkpoint = _read(path)
+        if isinstance(checkpoint, Checkpoint):
+            return checkpoint
+        warnings.warn(f"{path}: checkpoint skipped: {checkpoint}", stacklevel=2)
     if listed:
         raise InputError(
             f"{folder}: none of {len(listed)} checkpoints is sound; start afresh in another folder"

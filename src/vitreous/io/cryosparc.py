@@ -1,8 +1,8 @@
-"""cryoSPARC's ``.cs`` files: numpy's ``.npy`` holding one row of named fields for each item.
+"""cryoSPARC's ``.cs`` files: numpy's ``.npy`` format with one row of named fields per item.
 
-The header is checked against the file's size before anything is allocated, nothing is unpickled,
-and only numbers and text are accepted. After the rows a file of this package may hold a note, which
-numpy and cryoSPARC pass over: the parts of a STAR file that have no row of their own.
+The header is checked against the size of the file before memory is allocated. Nothing is
+unpickled; only numbers and text are accepted. Files written here may hold a note after the rows,
+which numpy and cryoSPARC ignore: the parts of a STAR file that have no row.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_file
+from vitreous.io.inflate import open_binary
 
 _MAGIC = b"\x93NUMPY"
 _STREAM_MAGIC = b"\x94CSDAT"
@@ -38,11 +39,11 @@ _MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class CsTable:
-    """What a ``.cs`` file holds.
+    """Content of a ``.cs`` file.
 
     Args:
         rows: structured array ``(n,)``.
-        note: text kept after the rows; empty in files of other programs.
+        note: text after the rows; empty in files of other programs.
     """
 
     rows: NDArray[Any]
@@ -53,12 +54,12 @@ class CsTable:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields in the order of the file."""
+        """Names of the fields in file order."""
         return self.rows.dtype.names or ()
 
 
 def _literal(path: Path, text: str) -> Any:
-    """The header as Python values; anything that is not plain data is refused unread."""
+    """Parse the header as Python values; refuse anything but plain data before evaluation."""
     bare = _STRINGS.sub("", text)
     depth = deepest = 0
     for character in bare:
@@ -73,7 +74,7 @@ def _literal(path: Path, text: str) -> Any:
 
 
 def _field_bytes(path: Path, entry: Any, names: set[str]) -> int:
-    """Bytes of one field in a row, after checking its name, type and shape."""
+    """Check a field's name, type and shape, and return its bytes per row."""
     if not (isinstance(entry, tuple) and len(entry) in (2, 3) and isinstance(entry[0], str)):
         raise InputError(f"{path}: header: {entry!r:.80} is no field; was it saved by cryoSPARC?")
     name, kind = entry[:2]
@@ -97,7 +98,7 @@ def _field_bytes(path: Path, entry: Any, names: set[str]) -> int:
 
 
 def _check_header(path: Path, header: Any) -> tuple[np.dtype[Any], int]:
-    """Row type and number of rows of a header."""
+    """Return the row type and the number of rows of a header."""
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise InputError(f"{path}: header: descr, fortran_order, shape expected, found others")
     descr, shape = header["descr"], header["shape"]
@@ -140,7 +141,7 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype[Any], int]:
 
 
 def _read_note(path: Path, stream: BinaryIO, surplus: int) -> str:
-    """The note after the rows; anything else there is warned about."""
+    """Return the note after the rows; warn about anything else there."""
     line = stream.read(len(_NOTE))
     if line != _NOTE:
         warnings.warn(f"{path}: {surplus} bytes after the data are ignored", stacklevel=3)
@@ -162,24 +163,21 @@ def read_cs(path: Path | str) -> CsTable:
         InputError: unreadable, truncated, holding Python objects, or not a table of named fields.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            dtype, count = _read_header(path, stream)
-            size, needed = os.fstat(stream.fileno()).st_size, stream.tell() + count * dtype.itemsize
-            if needed > size:
-                raise InputError(
-                    f"{path}: data: {count} rows of {dtype.itemsize} bytes need a file of {needed} "
-                    f"bytes, it has {size}; it is truncated or not what it claims"
-                )
-            rows = np.fromfile(stream, dtype, count)
-            note = _read_note(path, stream, size - needed) if size > needed else ""
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    with open_binary(path) as stream:
+        dtype, count = _read_header(path, stream)
+        size, needed = os.fstat(stream.fileno()).st_size, stream.tell() + count * dtype.itemsize
+        if needed > size:
+            raise InputError(
+                f"{path}: data: {count} rows of {dtype.itemsize} bytes need a file of {needed} "
+                f"bytes, it has {size}; it is truncated or not what it claims"
+            )
+        rows = np.fromfile(stream, dtype, count)
+        note = _read_note(path, stream, size - needed) if size > needed else ""
     return CsTable(rows, note)
 
 
 def write_cs(path: Path | str, table: CsTable) -> None:
-    """Write a ``.cs`` file, whole or not at all; ``numpy.load`` reads it.
+    """Write a ``.cs`` file atomically; ``numpy.load`` reads it.
 
     Raises:
         ValueError: the rows are not a structured array of numbers and text.
@@ -209,7 +207,7 @@ def write_cs(path: Path | str, table: CsTable) -> None:
 
 
 def join_fields(columns: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    """One structured array of fields ``(n, ...)``, in their order.
+    """Return one structured array of the fields ``(n, ...)``, in order.
 
     >>> join_fields({"a": np.arange(2, dtype="u4"), "b": np.ones((2, 3))}).dtype["b"].shape
     (3,)
@@ -234,11 +232,11 @@ def read_cs_with_passthrough(path: Path | str, passthrough: Sequence[Path | str]
     """Read a ``.cs`` file and join the fields of others to it by ``uid``.
 
     Args:
-        path: gives the rows and their order; its fields win.
+        path: file of the rows, in order; its fields have precedence.
         passthrough: files with further fields of at least the same rows.
 
     Raises:
-        InputError: a file is bad, a ``uid`` missing or there twice.
+        InputError: a file is bad, or a ``uid`` is missing or appears twice.
     """
     path = Path(path)
     table = read_cs(path)

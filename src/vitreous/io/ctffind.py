@@ -1,4 +1,4 @@
-"""CTFFIND4's text results: defocus, astigmatism and phase shift of each micrograph."""
+"""CTFFIND4's text output: defocus, astigmatism and phase shift of each micrograph."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics
-from vitreous.io.inflate import read_bounded
+from vitreous.io.inflate import read_text
 
-_LIMIT = 1 << 28
 _COLUMNS = (
     "micrograph number",
     "defocus 1",
@@ -36,15 +35,15 @@ _COMMENTS = {
 
 @dataclass(frozen=True)
 class CtffindTable:
-    """One row for each micrograph; arrays are float64 ``(n,)``.
+    """CTF estimates of micrographs; arrays are float64 ``(n,)``.
 
     Args:
-        micrograph_names: names, made from the input file where the text has none.
+        micrograph_names: derived from the name of the input file where the text has none.
         defocus_u_angstrom, defocus_v_angstrom: defocus 1 and 2, Å, positive for underfocus.
         defocus_angle_deg: azimuth of defocus 1 from x, degrees.
         phase_shift_deg: additional phase shift, degrees (CTFFIND4 writes radians).
-        score: cross correlation of the fit.
-        fit_resolution_angstrom: Å; may be infinite where no ring was fitted.
+        score: cross-correlation of the fit.
+        fit_resolution_angstrom: Å; may be infinite where no Thon ring was fitted.
         pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast: from the comments, else None.
     """
 
@@ -71,7 +70,7 @@ class CtffindTable:
         amplitude_contrast: float,
         b_factor_angstrom2: float = 0.0,
     ) -> Optics:
-        """The optics of every micrograph, float32."""
+        """Return the optics of every micrograph, float32."""
         return Optics(
             defocus_u_angstrom=_tensor(self.defocus_u_angstrom),
             defocus_v_angstrom=_tensor(self.defocus_v_angstrom),
@@ -89,7 +88,7 @@ def _tensor(values: NDArray[np.float64]) -> torch.Tensor:
 
 
 def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[float]]:
-    """Optional leading name and at least seven numbers of a line."""
+    """Return the optional leading name and the seven numbers of a line."""
     where = f"{path}: line {number}"
     name: str | None = None
     values: Sequence[str] = words
@@ -114,7 +113,7 @@ def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[fl
 
 
 def _stated(path: Path, key: str, match: re.Match[str] | None) -> float | None:
-    """A number that a comment states."""
+    """Return the number that a comment states, or None."""
     if match is None:
         return None
     try:
@@ -125,7 +124,7 @@ def _stated(path: Path, key: str, match: re.Match[str] | None) -> float | None:
 
 
 def read_ctffind(path: Path | str) -> CtffindTable:
-    """Read CTFFIND4's text output, or tables of it with a leading column of micrograph names.
+    """Read CTFFIND4's text output, or the same rows with a leading column of micrograph names.
 
     Args:
         path: text with ``#`` comments and rows of micrograph number, defocus 1, defocus 2 (Å),
@@ -133,17 +132,14 @@ def read_ctffind(path: Path | str) -> CtffindTable:
             are ignored.
 
     Raises:
-        InputError: no rows, short rows or values that are no numbers; with the line number.
+        InputError: no rows, short rows or values that are no numbers; the text names the line.
     """
     path = Path(path)
-    try:
-        text = read_bounded(path, _LIMIT).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; is it CTFFIND4's .txt output?") from error
     names: list[str | None] = []
     rows: list[list[float]] = []
     comments: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = read_text(path, "is it CTFFIND4's .txt output?").splitlines()
+    for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words:
             continue
@@ -159,15 +155,17 @@ def read_ctffind(path: Path | str) -> CtffindTable:
     header = "\n".join(comments)
     source = re.search(r"input file:\s*(.*?)\s*(?:;|$)", header, re.IGNORECASE | re.MULTILINE)
     stem = Path(source.group(1)).name if source else path.stem
-    made = [stem if len(rows) == 1 else f"{i + 1:06d}@{stem}" for i in range(len(rows))]
-    found = {key: re.search(regex, header, re.IGNORECASE) for key, regex in _COMMENTS.items()}
+    default = [stem if len(rows) == 1 else f"{i + 1:06d}@{stem}" for i in range(len(rows))]
+    matches = {key: re.search(regex, header, re.IGNORECASE) for key, regex in _COMMENTS.items()}
     return CtffindTable(
-        micrograph_names=tuple(n if n is not None else m for n, m in zip(names, made, strict=True)),
+        micrograph_names=tuple(
+            other if name is None else name for name, other in zip(names, default, strict=True)
+        ),
         defocus_u_angstrom=table[1],
         defocus_v_angstrom=table[2],
         defocus_angle_deg=table[3],
         phase_shift_deg=np.rad2deg(table[4]),
         score=table[5],
         fit_resolution_angstrom=table[6],
-        **{key: _stated(path, key, match) for key, match in found.items()},
+        **{key: _stated(path, key, match) for key, match in matches.items()},
     )

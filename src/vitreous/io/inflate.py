@@ -1,9 +1,11 @@
-"""Bounded decompression of gzip files."""
+"""Bounded reading of plain and gzipped files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,10 +15,25 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP_MAX_RATIO = 1100
 """Deflate cannot expand by more than about 1032."""
 _CHUNK = 1 << 22
+_MAX_TEXT = 1 << 28
+
+
+@contextlib.contextmanager
+def open_binary(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading.
+
+    Raises:
+        InputError: it cannot be opened, or reading from it fails.
+    """
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 class Inflater:
-    """Reads a gzip stream piece by piece, so that nothing grows past what was asked for."""
+    """Reader of a gzip stream that never decompresses more than asked for."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self._path, self._stream = path, stream
@@ -24,7 +41,7 @@ class Inflater:
         self._compressed = b""
 
     def read(self, limit: int) -> bytes:
-        """Up to ``limit`` bytes; fewer only at the end of the data."""
+        """Read up to ``limit`` bytes; fewer only at the end of the data."""
         parts, missing = [], limit
         while missing > 0 and not (self._engine.eof and not self._next_member()):
             if not self._compressed:
@@ -41,7 +58,7 @@ class Inflater:
         return b"".join(parts)
 
     def _next_member(self) -> bool:
-        """Go on to another gzip member, where one follows; padding after the last is ignored."""
+        """Start the next gzip member if there is one; padding after the last is ignored."""
         self._compressed = self._compressed or self._stream.read(1 << 16)
         if not self._compressed.startswith(GZIP_MAGIC):
             return False
@@ -50,23 +67,32 @@ class Inflater:
 
 
 def read_bounded(path: Path | str, limit: int) -> bytes:
-    """The content of a plain or gzipped file, refusing more than ``limit`` bytes.
+    """Read a plain or gzipped file of at most ``limit`` bytes.
 
     Raises:
         InputError: unreadable, truncated, damaged or too large.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            packed = stream.read(2) == GZIP_MAGIC
-            stream.seek(0)
-            if packed:
-                content = Inflater(path, stream).read(limit + 1)
-            else:  # read() sets aside all that it is asked for
-                size = os.fstat(stream.fileno()).st_size
-                content = stream.read(min(limit, size) + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    with open_binary(path) as stream:
+        packed = stream.read(2) == GZIP_MAGIC
+        stream.seek(0)
+        if packed:
+            content = Inflater(path, stream).read(limit + 1)
+        else:  # read() allocates all bytes that it is asked for
+            size = os.fstat(stream.fileno()).st_size
+            content = stream.read(min(limit, size) + 1)
     if len(content) > limit:
         raise InputError(f"{path}: content: more than {limit} bytes; not a file of this kind?")
     return content
+
+
+def read_text(path: Path, hint: str, limit: int = _MAX_TEXT) -> str:
+    """Read a UTF-8 text file, plain or gzipped, of at most ``limit`` bytes.
+
+    Raises:
+        InputError: unreadable, too large or no text; ``hint`` says what was expected.
+    """
+    try:
+        return read_bounded(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; {hint}") from error

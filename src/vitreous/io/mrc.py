@@ -1,4 +1,4 @@
-"""MRC2014 maps and stacks: every header is checked before anything is allocated or mapped."""
+"""MRC2014 maps and stacks; headers are checked before memory is allocated or mapped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_file
-from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater
+from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater, open_binary
 from vitreous.io.mrc_header import (
     HEADER_BYTES,
     MODES,
@@ -31,7 +31,6 @@ __all__ = [
     "MrcHeader",
     "MrcStack",
     "MrcStackWriter",
-    "open_stack",
     "read_header",
     "read_mrc",
     "write_mrc",
@@ -41,13 +40,6 @@ _WRITABLE = (0, 2, 12)
 _MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
-def _open_checked(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
     """Read and check the header of an uncompressed file; warn about trailing bytes.
 
@@ -55,7 +47,7 @@ def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
         InputError: unreadable, compressed or inconsistent.
     """
     path = Path(path)
-    with _open_checked(path) as stream:
+    with open_binary(path) as stream:
         raw = stream.read(HEADER_BYTES)
         size = os.fstat(stream.fileno()).st_size
     if raw[:2] == GZIP_MAGIC:
@@ -68,7 +60,7 @@ def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
 
 
 def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[Any], MrcHeader]:
-    """Decompress at most what the header announces and what the file can hold."""
+    """Decompress at most as many bytes as the header announces and the file can hold."""
     bound = os.fstat(stream.fileno()).st_size * GZIP_MAX_RATIO
     inflater = Inflater(path, stream)
     header = parse_header(path, inflater.read(HEADER_BYTES), bound, permissive=permissive)
@@ -92,13 +84,13 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
         permissive: warn instead of rejecting a wrong MAP id, machine stamp or axis order.
 
     Returns:
-        the array in the element type of its mode, and the header; other axis orders are transposed.
+        the array in the element type of its mode, axes in the order (z, y, x), and the header.
 
     Raises:
         InputError: unreadable, truncated, inconsistent; the text names field and remedy.
     """
     path = Path(path)
-    with _open_checked(path) as stream:
+    with open_binary(path) as stream:
         if stream.read(2) == GZIP_MAGIC:
             stream.seek(0)
             data, header = _read_gzip(path, stream, permissive)
@@ -108,25 +100,27 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
             data = np.fromfile(stream, header.dtype, math.prod(header.shape))
             data = data.reshape(header.shape)
     if header.axes != (1, 2, 3):
-        # file axis order is sections, rows, columns; wanted is z, y, x
-        stored = [header.axes[2], header.axes[1], header.axes[0]]
+        stored = header.axes[::-1]  # sections, rows, columns
         data = data.transpose([stored.index(axis) for axis in (3, 2, 1)])
     return np.ascontiguousarray(data, dtype=header.dtype.newbyteorder("=")), header
 
 
 class MrcStack:
-    """Memory-mapped images of one file; only what is read enters memory.
+    """Memory-mapped images of one file.
 
     Args:
         path: uncompressed ``.mrcs`` or ``.mrc``.
         permissive: see :func:`read_mrc`.
+
+    Raises:
+        InputError: unreadable, compressed, truncated or inconsistent.
     """
 
     def __init__(self, path: Path | str, *, permissive: bool = False) -> None:
         self.header = read_header(path, permissive=permissive)
         if self.header.axes != (1, 2, 3):
             raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
-        with _open_checked(self.header.path) as stream:
+        with open_binary(self.header.path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._touched = 0
         self._data: NDArray[Any] = np.ndarray(
@@ -135,12 +129,12 @@ class MrcStack:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(images, ny, nx)."""
+        """Shape (images, ny, nx)."""
         return self.header.shape
 
     @property
     def pixel_size_angstrom(self) -> float | None:
-        """See :class:`MrcHeader`."""
+        """Pixel size of the header in Å, or None."""
         return self.header.pixel_size_angstrom
 
     def __len__(self) -> int:
@@ -149,27 +143,27 @@ class MrcStack:
     def read(
         self, indices: Sequence[int] | NDArray[np.integer[Any]] | slice
     ) -> NDArray[np.float32]:
-        """The images at these 0-based places, float32 ``(b, ny, nx)``.
+        """Read the images of these 0-based indices, float32 ``(b, ny, nx)``.
 
         Raises:
             ValueError: an index is negative or past the end.
         """
         if isinstance(indices, slice):
             return self._copy(indices)
-        places = np.asarray(indices, dtype=np.int64)
-        if places.size and (places.min() < 0 or places.max() >= len(self)):
+        index = np.asarray(indices, dtype=np.int64)
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
             raise ValueError(
                 f"{self.header.path} holds {len(self)} images; asked for "
-                f"{places.min()} to {places.max()}"
+                f"{index.min()} to {index.max()}"
             )
-        return self._copy(places)
+        return self._copy(index)
 
     def read_region(self, index: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """A part of one image, float32; rows and columns as numpy slices them."""
+        """Read a part of one image, float32."""
         return self._copy((index, rows, columns))
 
     def _copy(self, key: Any) -> NDArray[np.float32]:
-        """A float32 copy; pages are unmapped now and then, or a pass would hold the whole stack."""
+        """Copy as float32; pages are released regularly, or a pass would hold the whole stack."""
         values: NDArray[np.float32] = self._data[key].astype(np.float32)
         self._touched += values.nbytes
         if self._touched > _MAPPED_BYTES:
@@ -178,20 +172,11 @@ class MrcStack:
         return values
 
 
-def open_stack(path: Path | str, *, permissive: bool = False) -> MrcStack:
-    """Map a stack; see :class:`MrcStack`.
-
-    Raises:
-        InputError: unreadable, compressed, truncated or inconsistent.
-    """
-    return MrcStack(path, permissive=permissive)
-
-
 def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
-    """Convert to the little-endian element type of a mode that is written: 0, 2 or 12.
+    """Convert to the little-endian element type of mode 0, 2 or 12.
 
     Raises:
-        ValueError: another mode, or values that overflow float16 or are no signed bytes.
+        ValueError: another mode, or values that the mode cannot hold.
     """
     if mode not in _WRITABLE:
         raise ValueError(f"mode must be one of {_WRITABLE}, got {mode}")
@@ -204,10 +189,10 @@ def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
 
 
 class MrcStackWriter:
-    """Write images one batch after another; the stack appears whole at the end of the block.
+    """Context that writes images batch by batch; the stack appears at the end of the block.
 
     Args:
-        path: where the stack shall be.
+        path: target file.
         pixel_size_angstrom: Å.
         mode: 2 (float32) or 12 (float16).
 
@@ -216,7 +201,7 @@ class MrcStackWriter:
     ...     with MrcStackWriter(Path(folder) / "a.mrcs", 1.5) as writer:
     ...         writer.append(np.zeros((2, 8, 8)))
     ...         writer.append(np.ones((1, 8, 8)))
-    ...     len(open_stack(Path(folder) / "a.mrcs"))
+    ...     len(MrcStack(Path(folder) / "a.mrcs"))
     3
     """
 
@@ -236,7 +221,7 @@ class MrcStackWriter:
         return self
 
     def append(self, images: Any) -> None:
-        """Add a batch ``(b, y, x)`` or one image ``(y, x)``; arrays or CPU tensors.
+        """Append a batch ``(b, y, x)`` or one image ``(y, x)``, array or CPU tensor.
 
         Raises:
             ValueError: outside the ``with`` block, or image sizes differ.
@@ -251,8 +236,7 @@ class MrcStackWriter:
             return
         self._image_shape = batch.shape[1:]
         encoded = encode(batch, self._mode)
-        # a write() of the stream, not tofile, so that a full disk raises
-        self._stream.write(encoded.data)
+        self._stream.write(encoded.data)  # tofile would not raise on a full disk
         self._statistics.add(encoded)
         self._images += len(batch)
 
@@ -293,11 +277,11 @@ def write_mrc(
     is_stack: bool = False,
     mode: int = 2,
 ) -> None:
-    """Write a map (ispg 1) or a stack (ispg 0), little-endian, whole or not at all.
+    """Write a map (ispg 1) or a stack (ispg 0), little-endian, atomically.
 
     Args:
-        path: where the file shall be.
-        array: ``(z, y, x)``, or one image ``(y, x)``, which makes a stack of one.
+        path: target file.
+        array: ``(z, y, x)``, or one image ``(y, x)``, written as a stack of one.
         pixel_size_angstrom: Å; stored as ``cella = n * pixel size``.
         is_stack: images rather than a volume.
         mode: 2 (float32), 12 (float16) or 0 (bytes: masks).

@@ -1,8 +1,8 @@
-"""A stack that is written over several runs, and is the same as one written in one go.
+"""Stack writer that can be interrupted and continued.
 
-Images go to ``NAME.part``. ``NAME.journal`` says how many of them are safe on disk, and holds what
-else the writer must know to go on. A run that was killed leaves both: the next one cuts off what
-came after the journal and appends. Only a complete stack gets its name.
+Images go to ``NAME.part``. ``NAME.journal`` holds the number of images that are safe on disk and
+notes of the caller. A killed run leaves both files; the next run truncates the images that the
+journal does not count and appends. Only a complete stack gets its name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ PART, JOURNAL = ".part", ".journal"
 
 
 class GrowingStack:
-    """Append images, :meth:`save` now and then, :meth:`finish` at the end.
+    """Context that appends images; :meth:`save` regularly and :meth:`finish` at the end.
 
     Args:
-        path: where the stack shall be.
+        path: target file.
         box_size: edge of the images in pixels.
         pixel_size_angstrom: Å.
         mode: 2 (float32) or 12 (float16).
-        resume: go on where the journal says, if there is one; else start afresh.
+        resume: continue from the journal, if there is one.
 
     Raises (on entering):
         InputError: the part or journal is damaged, or the folder cannot be written.
@@ -91,9 +91,9 @@ class GrowingStack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close; part and journal stay, to go on with."""
+        """Close the stack; part and journal stay for the next run."""
         if self._stream is not None:
-            with suppress(OSError):  # a full disk was reported when it mattered: at the last save
+            with suppress(OSError):  # the last save has reported a full disk
                 self._stream.close()
 
     def __len__(self) -> int:
@@ -101,11 +101,11 @@ class GrowingStack:
 
     @property
     def is_whole(self) -> bool:
-        """The stack has its name already; only what follows it may be missing."""
+        """Whether the stack is complete under its name."""
         return self._stream is None
 
     def append(self, images: Any) -> None:
-        """Add a batch ``(b, box, box)``; arrays or CPU tensors.
+        """Append a batch ``(b, n, n)``, array or CPU tensor.
 
         Raises:
             ValueError: other shapes, or float16 overflow.
@@ -125,7 +125,7 @@ class GrowingStack:
         self._images += len(batch)
 
     def save(self, notes: dict[str, Any]) -> None:
-        """Make all images so far safe, with what a later run must know (anything JSON can hold).
+        """Sync all images to disk and store notes for a later run (anything JSON can hold).
 
         Raises:
             ResourceError: disk full.
@@ -141,7 +141,7 @@ class GrowingStack:
         atomic_write_text(self._journal, json.dumps(record))
 
     def finish(self, notes: dict[str, Any]) -> None:
-        """Write the header and give the stack its name; the journal stays until :meth:`forget`.
+        """Write the header and rename the part; the journal stays until :meth:`forget`.
 
         Raises:
             ValueError: no image was appended.
@@ -165,7 +165,7 @@ class GrowingStack:
         self._stream = None
 
     def forget(self) -> None:
-        """Remove the journal (and the part of a stack given up)."""
+        """Remove the journal, and the part of an incomplete stack."""
         self._part.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
 
@@ -180,16 +180,16 @@ class GrowingStack:
             self._images, self.notes = int(record["images"]), dict(record["notes"])
             self._statistics = Statistics(**record["statistics"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self._journal}: damaged; start again with --overwrite") from error
+            raise InputError(f"{self._journal}: damaged; start again with `overwrite`") from error
         safe = HEADER_BYTES + self._images * self._image_bytes
         if not self._part.is_file() and _size(self.path) == safe:
             return
         if self._part.is_symlink():
-            raise InputError(f"{self._part}: a link; start again with --overwrite")
+            raise InputError(f"{self._part}: a link; start again with `overwrite`")
         if _size(self._part) < safe:
             raise InputError(
-                f"{self._part}: {_size(self._part)} bytes, but the journal promises {safe}; start "
-                "again with --overwrite"
+                f"{self._part}: {_size(self._part)} bytes, but the journal counts {safe}; start "
+                "again with `overwrite`"
             )
         self._stream = self._part.open("r+b")
         self._stream.truncate(safe)

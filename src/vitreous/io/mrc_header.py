@@ -1,4 +1,4 @@
-"""The 1024-byte MRC2014 header: checked against the file's size when read, filled when written.
+"""Reading and writing of the 1024-byte MRC2014 header, checked against the size of the file.
 
 Format: Cheng et al., J. Struct. Biol. 192 (2015) 146; modes 0, 1, 2, 6 and 12, both byte orders.
 """
@@ -50,13 +50,13 @@ _BIG = np.dtype(_FIELDS).newbyteorder(">")
 
 @dataclass(frozen=True)
 class MrcHeader:
-    """What a checked header says.
+    """Content of a checked header.
 
     Args:
         path: the file, for messages.
         shape: (nz, ny, nx) as stored.
         mode: one of :data:`MODES`.
-        pixel_size_angstrom: ``cella.x / mx`` in Å; None when the header holds none (0, NaN).
+        pixel_size_angstrom: ``cella.x / mx`` in Å; None where the header holds none (0, NaN).
         is_stack: images rather than sections of a volume (by suffix, else by ``ispg`` and ``mz``).
         data_offset: bytes before the data.
         dtype: element type with byte order.
@@ -74,30 +74,32 @@ class MrcHeader:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes that the data must have."""
+        """Size of the data in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def pixel_size_or(self, apix: float | None) -> float:
-        """The given pixel size, else the header's, in Å.
+    def pixel_size_or(self, override_angstrom: float | None) -> float:
+        """Return the override where one is given, else the header's pixel size, in Å.
 
         Raises:
-            InputError: neither is there.
+            InputError: neither exists.
         """
-        if apix is not None:
-            return apix
+        if override_angstrom is not None:
+            return override_angstrom
         if self.pixel_size_angstrom is None:
-            raise InputError(f"{self.path}: pixel size: none in the header; give it with --apix")
+            raise InputError(
+                f"{self.path}: pixel size: none in the header; give `pixel_size_angstrom`"
+            )
         return self.pixel_size_angstrom
 
 
 def _reject_or_warn(message: str, permissive: bool) -> None:
     if not permissive:
-        raise InputError(f"{message}; if you trust the file, read it with --permissive")
+        raise InputError(f"{message}; if you trust the file, read it with `permissive`")
     warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _byte_order(path: Path, raw: bytes, permissive: bool) -> np.dtype[Any]:
-    """Header layout in the file's byte order, from the machine stamp or, permissively, the mode."""
+    """Header layout in the byte order of the machine stamp or, if permissive, of the mode."""
     if raw[208:212] not in (b"MAP ", b"MAP\x00"):
         _reject_or_warn(f"{path}: MAP id: got {raw[208:212]!r}, not an MRC file?", permissive)
     stamp = raw[212:214]
@@ -121,12 +123,12 @@ def parse_header(path: Path, raw: bytes, file_bytes: int, *, permissive: bool = 
 
     Args:
         path: the file, for messages and its suffix.
-        raw: its first bytes.
-        file_bytes: its size, or an upper bound when compressed.
+        raw: first bytes of the file.
+        file_bytes: size of the file, or an upper bound when compressed.
         permissive: warn instead of rejecting a wrong MAP id or machine stamp.
 
     Raises:
-        InputError: anything that does not hold together.
+        InputError: a field that is impossible or contradicts the size of the file.
     """
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{path}: header: {len(raw)} bytes, an MRC header has {HEADER_BYTES}")
@@ -173,7 +175,7 @@ def parse_header(path: Path, raw: bytes, file_bytes: int, *, permissive: bool = 
 
 @dataclass
 class Statistics:
-    """Running minimum, maximum, mean and deviation of what has been written."""
+    """Running minimum, maximum, mean and deviation of the values written."""
 
     count: int = 0
     low: float = math.inf
@@ -182,7 +184,7 @@ class Statistics:
     squares: float = 0.0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in a batch of values."""
+        """Add a batch of values."""
         wide = values.astype(np.float64, copy=False)
         self.count += wide.size
         self.low = min(self.low, float(wide.min()))
@@ -194,7 +196,7 @@ class Statistics:
 def header_bytes(
     shape: tuple[int, int, int], mode: int, pixel: float, stack: bool, stats: Statistics
 ) -> bytes:
-    """A little-endian header for (nz, ny, nx) elements with these statistics."""
+    """Return a little-endian header for (nz, ny, nx) elements with these statistics."""
     header = np.zeros((), _LITTLE)
     size = np.array(shape[::-1])
     intervals = np.array([size[0], size[1], 1 if stack else size[2]])

@@ -1,8 +1,8 @@
-"""Nested state of solvers and optimisers as a checkpoint holds it: tensors by name, the rest JSON.
+"""Conversion of nested states to tensors by name and a JSON tree, as a checkpoint stores them.
 
-A ``state_dict`` is dictionaries, lists and tuples, some with whole numbers for keys, of tensors,
-numbers and texts. Tensors are taken out under the path that leads to them; in their place, and for
-what JSON does not know, stands a mark.
+A state consists of dictionaries (keys: text or whole numbers), lists, tuples, tensors, numbers and
+text. Each tensor is named by its path in the state; a marked dictionary takes its place, and that
+of anything JSON does not have.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-_MARK = "$"  # key of a dictionary that stands for something else
+_MARK = "$"  # key of a dictionary that replaces a tensor, a tuple or a dictionary
 
 
 def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """Tensors by path, and a tree that JSON can hold.
+    """Split a state into tensors by path and a tree that JSON can hold.
 
     Raises:
-        TypeError: something that is neither tensor, number, text, None nor made of them.
+        TypeError: a value that is neither tensor, number, text, None nor a container of these.
 
     >>> import torch
     >>> tensors, tree = flatten_state({"net": {"w": torch.ones(2)}, "lr": (0.1, None), 3: "x"})
@@ -27,11 +27,11 @@ def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
     (['net.w'], (0.1, None))
     """
     tensors: dict[str, Tensor] = {}
-    return tensors, _out(state, "", tensors)
+    return tensors, _flatten(state, "", tensors)
 
 
 def restore_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """What :func:`flatten_state` was given.
+    """Return the state that :func:`flatten_state` split.
 
     Raises:
         KeyError: a tensor is missing.
@@ -50,7 +50,7 @@ def restore_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     return {key: restore_state(tensors, value) for key, value in tree.items()}
 
 
-def _out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = path
         while name in tensors:  # paths may agree where keys hold dots
@@ -60,15 +60,15 @@ def _out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        items = [(key, _out(item, _join(path, key), tensors)) for key, item in value.items()]
+        items = [(key, _flatten(item, _join(path, key), tensors)) for key, item in value.items()]
         if all(isinstance(key, str) for key in value) and _MARK not in value:
             return dict(items)
         if not all(isinstance(key, (str, int)) for key in value):
-            raise TypeError(f"{path or 'state'}: keys must be texts or whole numbers")
+            raise TypeError(f"{path or 'state'}: keys must be text or whole numbers")
         return {_MARK: "dict", "items": [list(item) for item in items]}
     if isinstance(value, (list, tuple)):
-        found = [_out(item, _join(path, i), tensors) for i, item in enumerate(value)]
-        return {_MARK: "tuple", "items": found} if isinstance(value, tuple) else found
+        flat = [_flatten(item, _join(path, i), tensors) for i, item in enumerate(value)]
+        return {_MARK: "tuple", "items": flat} if isinstance(value, tuple) else flat
     raise TypeError(f"{path or 'state'}: cannot be saved: {type(value).__name__}")
 
 
@@ -77,7 +77,7 @@ def _join(path: str, key: object) -> str:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with NaN or infinite values.
+    """Return the names of the tensors with NaN or infinite values.
 
     >>> import torch
     >>> not_finite({"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])})

@@ -1,7 +1,7 @@
-"""STAR tables of RELION 3.0 to 5: read whole, kept whole, written as RELION 3.1 does.
+"""STAR files of RELION 3.0 to 5, written as RELION 3.1 writes them.
 
-Blocks hold either one loop or name-value pairs. Names are kept without their leading underscore,
-values as text, so that columns and blocks unknown to this package survive a round trip.
+Blocks hold either one loop or name-value pairs. Names are kept without their leading underscore and
+values as text, so that unknown columns and blocks survive a round trip.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.inflate import open_binary
 from vitreous.io.star_block import LazyColumns, StarBlock, StarDocument
 
 __all__ = [
@@ -36,7 +37,7 @@ _ANY_NEEDS_QUOTES = re.compile(r"(?:^|\x00)(?:(?=\x00|$)|['\"#_;]|data_|loop_)|\
 
 
 def _split(line: str, where: str) -> list[str]:
-    """Tokens of a line that holds quotes or a comment."""
+    """Split a line that holds quotes or a comment."""
     tokens = []
     for match in _TOKEN.finditer(line):
         single, double, plain = match.groups()
@@ -52,7 +53,7 @@ def _split(line: str, where: str) -> list[str]:
 
 
 class _Reader:
-    """One pass over the lines; ``self.at`` is the 0-based line to look at next."""
+    """Parser of the lines of a file; ``self.at`` is the 0-based line to read next."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text, self.lines, self.at = path, text, text.split("\n"), 0
@@ -62,7 +63,7 @@ class _Reader:
         return f"{self.path}: line {(self.at if line is None else line) + 1}"
 
     def peek(self) -> str | None:
-        """Next line that says something, stripped; None at the end."""
+        """Return the next line that is neither blank nor a comment, stripped; None at the end."""
         while self.at < len(self.lines):
             line = self.lines[self.at].strip()
             if line and not line.startswith("#"):
@@ -125,11 +126,11 @@ class _Reader:
         return StarBlock(self.rows(list(columns)))
 
     def ends_table(self, line: str, width: int) -> bool:
-        """Whether a line opens what follows a table; full rows may start like a keyword."""
+        """Whether a line ends a table; complete rows may start like a keyword."""
         return line.lstrip().startswith(_OPENERS) and (width <= 2 or len(line.split()) != width)
 
     def rows(self, names: list[str]) -> Mapping[str, list[str]]:
-        """The rows up to the next block, each checked to have a value for every name."""
+        """Read the rows up to the next block, checking that each has a value for every name."""
         start, width = self.at, len(names)
         ends = (
             at for at in range(start, len(self.lines)) if self.ends_table(self.lines[at], width)
@@ -171,10 +172,14 @@ class _Reader:
 
 
 def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
-    """Parse the text of a STAR file; ``path`` is for messages.
+    """Parse the text of a STAR file.
+
+    Args:
+        text: content of the file.
+        path: the file, for messages.
 
     Raises:
-        InputError: rows too short or long, duplicate blocks or columns; with the line number.
+        InputError: rows of wrong length, or duplicate blocks or columns; the text names the line.
 
     >>> parse_star("data_\\nloop_\\n_rlnVoltage #1\\n300\\n").blocks[""].text("rlnVoltage")
     ['300']
@@ -187,14 +192,22 @@ def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
 def read_star(path: Path | str) -> StarDocument:
     """Read a STAR file of RELION 3.0, 3.1, 4 or 5.
 
+    Returns:
+        all blocks and columns, values as text; see :class:`StarBlock` for numbers.
+
     Raises:
-        InputError: unreadable, or malformed; with the line number.
+        InputError: unreadable or malformed; the text names the line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_star(Path(folder) / "a.star", StarDocument({"x": StarBlock({"a": ["1", "2"]})}))
+    ...     read_star(Path(folder) / "a.star").blocks["x"].numbers("a").tolist()
+    [1.0, 2.0]
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        with open_binary(path) as stream:
+            text = stream.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file; is it a STAR file?") from error
     if text and not text.endswith("\n"):
@@ -219,7 +232,7 @@ def _quoted(values: Iterable[str]) -> list[str]:
 
 
 def format_star(document: StarDocument) -> str:
-    """The text of a STAR file as RELION 3.1 writes it.
+    """Return the text of a STAR file as RELION 3.1 writes it.
 
     Raises:
         ValueError: columns of different length, or a value that STAR cannot hold.
@@ -258,7 +271,7 @@ def format_star(document: StarDocument) -> str:
 
 
 def write_star(path: Path | str, document: StarDocument) -> None:
-    """Write a STAR file, whole or not at all.
+    """Write a STAR file atomically.
 
     Raises:
         ValueError: columns of different length, or a value that STAR cannot hold.
@@ -269,7 +282,7 @@ def write_star(path: Path | str, document: StarDocument) -> None:
 
 
 def format_column(values: Any, decimals: int = 6) -> list[str]:
-    """Numbers as text for a column: whole numbers as such, others with fixed decimals.
+    """Format numbers as text of a column: integers as such, others with fixed decimals.
 
     >>> format_column([1.5, 2.0]), format_column([3, 4])
     (['1.500000', '2.000000'], ['3', '4'])

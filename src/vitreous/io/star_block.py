@@ -1,4 +1,4 @@
-"""Blocks of a STAR file; the columns of a large table are cut out of its lines when asked for."""
+"""Blocks of a STAR file; columns of a large table are parsed when they are first used."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _LINES_AT_ONCE = 4096
 
 
 class LazyColumns(Mapping[str, list[str]]):
-    """Columns of a loop whose lines are known to have one value for each.
+    """Columns of a loop, parsed from its lines on first use.
 
-    Numbers are parsed straight from the lines, many columns in one pass (:meth:`load`); asking for
-    the text of a column that was not loaded cuts out all of them.
+    Numbers are parsed straight from the lines, many columns in one pass (:meth:`load`). The text
+    of a column that was not loaded loads the text of all.
 
     Args:
-        names: of the columns.
+        names: names of the columns.
         lines: rows without quotes or comments, none blank, each of ``len(names)`` values.
     """
 
     def __init__(self, names: Sequence[str], lines: Sequence[str]) -> None:
-        self._place = {name: place for place, name in enumerate(names)}
+        self._position = {name: position for position, name in enumerate(names)}
         self._lines = lines
         self._text: dict[str, list[str]] = {}
         self._numbers: dict[str, NDArray[np.float64]] = {}
 
     def __repr__(self) -> str:
-        return f"LazyColumns({list(self._place)}, {self.rows} rows)"
+        return f"LazyColumns({list(self._position)}, {self.rows} rows)"
 
     @property
     def rows(self) -> int:
@@ -41,48 +41,51 @@ class LazyColumns(Mapping[str, list[str]]):
         return len(self._lines)
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._position)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
+        return iter(self._position)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._place
+        return name in self._position
 
     def __getitem__(self, name: str) -> list[str]:
-        if name not in self._place:
+        if name not in self._position:
             raise KeyError(name)
         if name not in self._text:
-            self.load(text=self._place)
+            self.load(text=self._position)
         return self._text[name]
 
     def numbers(self, name: str) -> NDArray[np.float64] | None:
-        """A column as float64, NaN and infinity included; None where it holds something else."""
+        """Return a column as float64, NaN and infinity included; None if a value is no number."""
         if name not in self._numbers:
             self.load(numbers=[name])
         return self._numbers.get(name)
 
     def load(self, *, numbers: Iterable[str] = (), text: Iterable[str] = ()) -> None:
-        """Parse these columns in one pass; names that are absent are passed over."""
-        wanted = [n for n in numbers if n in self._place and n not in self._numbers]
+        """Parse these columns in one pass; absent names are ignored."""
         texts: dict[str, list[str]] = {
-            n: [] for n in text if n in self._place and n not in self._text
+            name: [] for name in text if name in self._position and name not in self._text
         }
-        arrays = {name: np.empty(self.rows) for name in wanted}
+        arrays = {
+            name: np.empty(self.rows)
+            for name in numbers
+            if name in self._position and name not in self._numbers
+        }
         if not (arrays or texts):
             return
-        width = len(self._place)
+        width = len(self._position)
         for start in range(0, self.rows, _LINES_AT_ONCE):
             piece = self._lines[start : start + _LINES_AT_ONCE]
             values = list(chain.from_iterable(map(str.split, piece)))
             for name in list(arrays):
-                parsed = _floats(values[self._place[name] :: width])
+                parsed = _floats(values[self._position[name] :: width])
                 if parsed is None:
                     del arrays[name]
                 else:
                     arrays[name][start : start + len(piece)] = parsed
             for name in texts:
-                texts[name] += values[self._place[name] :: width]
+                texts[name] += values[self._position[name] :: width]
         self._numbers |= arrays
         self._text |= texts
 
@@ -108,7 +111,7 @@ class StarBlock:
         return name in self.columns
 
     def text(self, name: str, source: Path | str = "STAR table") -> list[str]:
-        """The values of a column.
+        """Return the values of a column as text.
 
         Raises:
             InputError: no such column; the text names it and the file ``source``.
@@ -119,15 +122,16 @@ class StarBlock:
         return self.columns[name]
 
     def load(self, *, numbers: Iterable[str] = (), text: Iterable[str] = ()) -> None:
-        """Make these columns ready in one pass, which is faster than one after the other."""
+        """Parse these columns in one pass, which is faster than one by one."""
         if isinstance(self.columns, LazyColumns):
             self.columns.load(numbers=numbers, text=text)
 
     def numbers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.float64]:
-        """A column as finite float64 numbers.
+        """Return a column as finite float64 numbers.
 
         Raises:
-            InputError: missing column, or a value that is no finite number; the row is named.
+            InputError: missing column, or a value that is no finite number (the text names the
+                row).
 
         >>> StarBlock({"rlnVoltage": ["300", "2e2"]}).numbers("rlnVoltage").tolist()
         [300.0, 200.0]
@@ -147,21 +151,22 @@ class StarBlock:
     def numbers_or_none(
         self, name: str, source: Path | str = "STAR table"
     ) -> NDArray[np.float64] | None:
-        """A column as float64, NaN and infinity included; None where a value is no number.
+        """Return a column as float64, NaN and infinity included; None if a value is no number.
 
         Raises:
             InputError: missing column.
         """
         if isinstance(self.columns, LazyColumns) and name in self.columns:
-            held = self.columns.numbers(name)
-            return None if held is None else held.copy()
+            values = self.columns.numbers(name)
+            return None if values is None else values.copy()
         return _floats(self.text(name, source))
 
     def integers(self, name: str, source: Path | str = "STAR table") -> NDArray[np.int64]:
-        """A column as whole numbers.
+        """Return a column as whole numbers.
 
         Raises:
-            InputError: missing column or a value that is not a whole number; the row is named.
+            InputError: missing column, or a value that is no whole number (the text names the
+                row).
         """
         numbers = self.numbers(name, source)
         bad = np.flatnonzero((numbers != np.round(numbers)) | (np.abs(numbers) > 2**53))
@@ -174,17 +179,17 @@ class StarBlock:
 
 @dataclass(frozen=True)
 class StarDocument:
-    """Blocks in file order by name, the part after ``data_``.
+    """Content of a STAR file.
 
     Args:
-        blocks: name -> block.
+        blocks: name (the part after ``data_``) -> block, in file order.
     """
 
     blocks: dict[str, StarBlock] = field(default_factory=dict)
 
 
 def _floats(values: Sequence[str]) -> NDArray[np.float64] | None:
-    """All values as numbers, or None; Python's ``1_000`` is no number in a STAR file."""
+    """Parse all values as numbers, or return None; Python's ``1_000`` is no STAR number."""
     if "_" in "".join(values):
         return None
     try:

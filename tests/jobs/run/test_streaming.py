@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitreous.core.errors import InputError
-from vitreous.io.mrc import open_stack
+from vitreous.io.mrc import MrcStack
 from vitreous.io.mrc_growing import GrowingStack
 from vitreous.jobs.run import streaming
 from vitreous.jobs.run.progress import RunProgress
@@ -55,7 +55,7 @@ def test_order_and_number_in_memory(tmp_path, threads, monkeypatch):
 
     monkeypatch.setattr(streaming, "_append", appended)
     records = stream(tmp_path / "a.mrcs", work, 30, threads)
-    assert open_stack(tmp_path / "a.mrcs").read(slice(None))[::2, 0, 0].tolist() == list(range(30))
+    assert MrcStack(tmp_path / "a.mrcs").read(slice(None))[::2, 0, 0].tolist() == list(range(30))
     assert records == {i: {"odd": i} for i in range(1, 30, 2)}
     assert most <= threads + 1
 

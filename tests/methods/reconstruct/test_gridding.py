@@ -16,7 +16,7 @@ from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix, random_rotations
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.data.particles import Particles
-from vitreous.io.mrc import open_stack
+from vitreous.io.mrc import MrcStack
 from vitreous.io.star import read_star
 from vitreous.maps.fsc import fsc, hermitian_weight
 from vitreous.methods.reconstruct import gridding as direct
@@ -213,7 +213,7 @@ def test_signs_are_those_of_relion(shared_data: Path) -> None:
     """Four images of RELION's, shifted: the map from them projects back onto them."""
     folder = shared_data / "relion"
     rows = read_star(folder / "rln_proj_64_shifted.star").blocks["particles"].columns
-    images = torch.from_numpy(open_stack(folder / "rln_proj_64_shifted.mrcs").read(slice(None)))
+    images = torch.from_numpy(MrcStack(folder / "rln_proj_64_shifted.mrcs").read(slice(None)))
 
     def column(name: str) -> Tensor:
         return torch.tensor([float(value) for value in rows[name]])

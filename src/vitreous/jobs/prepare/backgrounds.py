@@ -20,7 +20,7 @@ from vitreous.data.particles import Particles
 from vitreous.data.picks import PickedMicrograph, micrograph_pixel_size, picked_micrographs
 from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Geometry, Preparation, Preparer, describe
 from vitreous.data.tables import make_document
-from vitreous.io.mrc import open_stack, read_header
+from vitreous.io.mrc import MrcStack, read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.jobs.run.folder import OutputFolder
@@ -67,7 +67,7 @@ class Cutter:
         particle_diameter_angstrom: what windows keep away from, Å.
         seed: of the run.
         skip_bad: leave out damaged micrographs instead of rejecting all.
-        permissive: see :func:`vitreous.io.mrc.open_stack`.
+        permissive: see :func:`vitreous.io.mrc.MrcStack`.
     """
 
     micrographs: list[PickedMicrograph]
@@ -95,7 +95,7 @@ class Cutter:
         """
         picked = self.micrographs[piece]
         try:
-            micrograph = Micrograph(open_stack(picked.path, permissive=self.permissive))
+            micrograph = Micrograph(MrcStack(picked.path, permissive=self.permissive))
             self._check_centres(picked, micrograph.shape)
             windows = choose_windows(
                 micrograph,
