@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vitreous.api import postprocess as postprocess
     from vitreous.api import simulate as simulate
     from vitreous.api import write_map as write_map
+    from vitreous.api import write_particles as write_particles
     from vitreous.core.errors import DivergedError as DivergedError
     from vitreous.core.errors import InputError as InputError
     from vitreous.core.errors import ResourceError as ResourceError
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from vitreous.maps.fsc import fsc as fsc
     from vitreous.maps.fsc import fsc_resolution as fsc_resolution
     from vitreous.maps.fsc import solvent_mask as solvent_mask
+    from vitreous.optim.loop import Solver as Solver
+    from vitreous.optim.loop import run as run
     from vitreous.physics.ctf import CTF as CTF
     from vitreous.physics.noise import BackgroundPatches as BackgroundPatches
     from vitreous.physics.noise import PoissonNoise as PoissonNoise
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # module below vitreous: its public names
-    "api": "align examine phantom postprocess simulate write_map",
+    "api": "align examine phantom postprocess simulate write_map write_particles",
     "core.errors": "DivergedError InputError ResourceError UsageError VitreousError",
     "core.images": "ImageSource ImagesInMemory",
     "core.params": "Optics Pose",
@@ -68,6 +71,7 @@ _HOMES = {  # module below vitreous: its public names
     "data.particles": "Particles",
     "linop.operator": "LinearOperator",
     "maps.fsc": "fsc fsc_resolution solvent_mask",
+    "optim.loop": "Solver run",
     "physics.ctf": "CTF",
     "physics.noise": "BackgroundPatches PoissonNoise WhiteGaussian",
     "physics.poses": "GaussianEulerPoses GaussianShift NoShift TablePoses TriangularShift"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from vitreous.data.simulation_inputs import load_micrographs
 from vitreous.doctor.examine import Diagnosis
 from vitreous.doctor.examine import examine as examine_images
 from vitreous.io.mrc import write_mrc
+from vitreous.io.star import write_star
 from vitreous.jobs.check.run import claims_of
 from vitreous.jobs.simulate.run import (
     SimulationImaging,
@@ -226,3 +228,24 @@ def write_map(path: Path | str, volume: Tensor, pixel_size_angstrom: float) -> N
     ...     write_map(f"{folder}/map.mrc", torch.zeros(4, 4, 4), 2.0)
     """
     write_mrc(path, volume.detach().cpu().float().numpy(), pixel_size_angstrom)
+
+
+def write_particles(path: Path | str, particles: Particles, **columns: Any) -> None:
+    """Write the table of particles as a RELION 3.1 STAR file; images stay where they are.
+
+    Args:
+        path: file to write; names of images are made relative to its folder or one above it.
+        particles: rows in order; unknown columns of the file that they come from are kept.
+        columns: values ``(n,)`` of further columns by name, such as ``rlnClassNumber=labels``.
+
+    Raises:
+        ValueError: a column of the wrong length.
+        ResourceError: the disk is full.
+
+    >>> import tempfile
+    >>> particles = simulate(phantom(16, 8.0), 20, 8.0, snr_db=0, seed=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_particles(f"{folder}/particles.star", particles, rlnClassNumber=torch.ones(20))
+    """
+    folder = Path(path).parent
+    write_star(path, particles.to_star_document(relative_to=folder, **columns))

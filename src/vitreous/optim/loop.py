@@ -18,7 +18,25 @@ class Callback(Protocol):
 
 
 class Solver(Protocol[Result_co]):
-    """Iterative method that can be stopped after any step and continued bit for bit."""
+    """Iterative method that can be stopped after any step and continued bit for bit.
+
+    A class with these six members is a solver, whatever it inherits from:
+
+    >>> class Countdown:
+    ...     count = 3
+    ...     done = property(lambda self: self.count == 0)
+    ...     progress = property(lambda self: 1 - self.count / 3)
+    ...     def step(self):
+    ...         self.count -= 1
+    ...         return {"count": self.count}
+    ...     def state_dict(self): return {"count": self.count}
+    ...     def load_state_dict(self, state): self.count = state["count"]
+    ...     def result(self): return "lift-off"
+    >>> solver: Solver[str] = Countdown()
+    >>> solver.load_state_dict({"count": 1})
+    >>> solver.step(), solver.done, solver.result()
+    ({'count': 0}, True, 'lift-off')
+    """
 
     @property
     def done(self) -> bool:

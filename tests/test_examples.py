@@ -1,0 +1,86 @@
+"""The scripts of ``examples`` run, are short, and use nothing but public names."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitreous as vt
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules and objects that a script imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def of_package(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.split(".")[0] == "vitreous"}
+
+
+def run_example(name: str, folder: Path, *arguments: object) -> str:
+    """Run one script in a process of its own, in ``folder``; return what it prints."""
+    command = [sys.executable, ROOT / "examples" / name, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short_and_use_public_names_only(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 40
+    assert of_package(path) == {"vitreous"}
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "vt"
+    }
+    assert used <= set(vt.__all__)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_never_import_the_command_line(path: Path) -> None:
+    assert not [name for name in of_package(path) if name.startswith("vitreous.cli")]
+
+
+def test_forward_model_and_autograd(tmp_path: Path) -> None:
+    printed = run_example("forward_model_and_autograd.py", tmp_path).splitlines()
+    residuals = [float(line.split()[-1]) for line in printed if line.startswith("step")]
+    assert residuals[-1] < 0.2 * residuals[0]
+    fitted, pixel_size_angstrom = vt.read_map(tmp_path / "fitted.mrc")
+    curve = vt.fsc(fitted, vt.phantom(24, pixel_size_angstrom))
+    assert float(curve[1:10].min()) > 0.9
+
+
+def test_ab_initio_in_40_lines(tmp_path: Path) -> None:
+    printed = run_example("ab_initio_in_40_lines.py", tmp_path)
+    curve = [
+        float(value) for value in printed.partition("tensor([")[2].partition("]")[0].split(",")
+    ]
+    assert len(curve) == 13
+    assert min(curve[:10]) > 0.8
+
+
+def test_relion_project_to_tensors(tmp_path: Path, vitreous) -> None:
+    size = ("--box", 24, "--apix", 6, "--n", 40, "--snr-db", 0, "--seed", 1)
+    assert vitreous("simulate", "phantom:1", *size, "-o", tmp_path / "data")[0] == 0
+    table = tmp_path / "data" / "truth.star"
+    printed = run_example("relion_project_to_tensors.py", tmp_path, table, "data/selected.star")
+    assert "(8, 12, 12), pixels of 12 Å" in printed
+    selected = vt.Particles.open(tmp_path / "data" / "selected.star")
+    assert 0 < len(selected) < 40
+    assert bool((selected.optics.defocus_u_angstrom > 15000).all())
