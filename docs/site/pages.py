@@ -26,6 +26,7 @@ ROOMS = (
     "jobs",
 )
 LARGE = ("methods", "jobs")
+MODULE = re.compile(rf"(?<!\[)`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`")
 
 
 def _cell(text: str) -> str:
@@ -150,3 +151,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path, text in pages.values():
             files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Link each module path in backticks, such as `maps.fsc`, to its reference."""
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    link = r'<autoref identifier="vitreous.\1" optional><code>\1</code></autoref>'
+    parts[::2] = [MODULE.sub(link, part) for part in parts[::2]]
+    return "".join(parts)
