@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,31 @@ def _rooms() -> list[str]:
     return names
 
 
+def api_text() -> str:
+    """Return the reference page of the names that `import vitreous` gives."""
+    import vitreous
+
+    lines = ["# Python API", "", "`import vitreous as vt` gives these names.", ""]
+    room = ""
+    for name in sorted(vitreous.__all__, key=_home):
+        home = _home(name)
+        if home.split(".")[0] != room:
+            room = home.split(".")[0]
+            lines += ["", f"## {room}", "", "| name | |", "|---|---|"]
+        path = f"vitreous.{home}.{name}"
+        first = (inspect.getdoc(getattr(vitreous, name)) or "").partition("\n\n")[0]
+        summary = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", first)
+        link = f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'
+        lines.append(f"| {link} | {_cell(summary)} |")
+    return "\n".join([*lines, "", "::: vitreous.api", ""])
+
+
+def _home(name: str) -> str:
+    import vitreous
+
+    return str(vitreous._MODULE_OF[name])
+
+
 def _pages() -> dict[str, dict[str, tuple[str, str]]]:
     pages: dict[str, dict[str, tuple[str, str]]] = {"Commands": {}, "Modules": {}}
     for name, command in commands().items():
@@ -130,7 +156,7 @@ def _pages() -> dict[str, dict[str, tuple[str, str]]]:
         entries = "\n\n".join(f"::: {module}" for module in modules(room))
         path = f"reference/modules/{room.replace('/', '-')}.md"
         pages["Modules"][name] = (path, f"# {name}\n\n{entries}\n")
-    return pages
+    return {"Python API": {"vitreous": ("reference/api.md", api_text())}, **pages}
 
 
 _PAGES: dict[str, dict[str, tuple[str, str]]] = {}
@@ -141,7 +167,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     _PAGES.update(_pages())
     reference = next(entry["Reference"] for entry in config.nav or [] if "Reference" in entry)
     for title, pages in _PAGES.items():
-        reference.append({title: [{name: path} for name, (path, _) in pages.items()]})
+        entries = [{name: path} for name, (path, _) in pages.items()]
+        reference.append({title: entries if len(entries) > 1 else entries[0]["vitreous"]})
     return config
 
 
