@@ -40,6 +40,9 @@ from _processes import vitreous
 # Old name to new name, of files, columns and keys that were renamed on purpose; say why.
 RENAMED: dict[str, str] = {
     "gain": "log_likelihood_ratio",  # the field's word, in history.jsonl
+    "vitreousGain": "vitreousLogLikelihoodRatio",  # the field's word, a column of classify2d
+    # precision of a latent component in the images, in history.jsonl: "told" said nothing
+    **{f"told_{k}": f"information_{k}" for k in range(1, 11)},
 }
 
 _ONE = "--threads 1 --quiet"

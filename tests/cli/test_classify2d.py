@@ -151,4 +151,4 @@ def test_poses_of_the_table_are_left_as_they_are(vitreous: Any, star: Path, tmp_
     assert set(table["rlnAnglePsi"]) == {"30.000000"}
     assert "rlnOriginXAngst" not in table
     assert len(set(table["rlnClassNumber"])) > 1
-    assert np.isfinite([float(v) for v in table["vitreousGain"]]).all()
+    assert np.isfinite([float(v) for v in table["vitreousLogLikelihoodRatio"]]).all()

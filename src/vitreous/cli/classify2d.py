@@ -104,8 +104,8 @@ def command(
     if align:
         tell(_averages(given))
         return
+    from vitreous.jobs.hetero.class_maps import Clustering
     from vitreous.jobs.hetero.run import run
-    from vitreous.methods.hetero.class_maps import Clustering
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all=True)
     given |= {"align": False, "method": "classes"}

@@ -117,8 +117,8 @@ def run(
     Example: `vitreous hetero run particles.star -o OUT`
     """
     require_finite(context.params)
+    from vitreous.jobs.hetero.class_maps import Clustering
     from vitreous.jobs.hetero.run import run as sort
-    from vitreous.methods.hetero.class_maps import Clustering
 
     clustering = Clustering(min_cluster, min_samples, space, assign_all)
     more = {"clustering": clustering, "points": points, "passes": passes, "rounds": rounds}
@@ -237,11 +237,11 @@ def cluster(
 
     Example: `vitreous hetero cluster EMBEDDED/particles.star --model MODEL -o CLUSTERS`
     """
+    from vitreous.jobs.hetero.class_maps import Clustering
     from vitreous.jobs.hetero.steps import ClusterRequest
     from vitreous.jobs.hetero.steps import cluster as work
     from vitreous.jobs.inputs.particles import ParticleFiles
     from vitreous.jobs.inputs.working_set import ProcessingOptions
-    from vitreous.methods.hetero.class_maps import Clustering
 
     files = ParticleFiles.of({**context.params, "particles": table})
     working = ProcessingOptions.of(context.params)

@@ -223,10 +223,10 @@ def _coloured(values: Array, name: str) -> dict[str, Any]:
 
 
 _MEANING = {  # of a number, in the history's names; K stands for the number of a component
-    "told_K": (
+    "information_K": (
         "component K",
-        "What an image tells of its place along component K, against the spread of places: above 1 "
-        "there is variation, below there is little or none.",
+        "Information of an image about its coordinate along component K, relative to the spread of "
+        "the particles: above 1 there is variation, below there is little or none.",
     ),
     "band_angstrom": ("finest detail compared, Å", "Images are compared up to this resolution."),
     "agreeing_angstrom": (
@@ -239,8 +239,8 @@ _MEANING = {  # of a number, in the history's names; K stands for the number of 
         "Mean probability of a particle's best place among the best few: of its class, turn and "
         "shift.",
     ),
-    "gain": (
-        "gain",
+    "log_likelihood_ratio": (
+        "log-likelihood ratio",
         "How much better class images explain the particles than noise alone does, in units of the "
         "noise's power.",
     ),
@@ -264,7 +264,7 @@ _MEANING = {  # of a number, in the history's names; K stands for the number of 
 def meaning(name: str) -> tuple[str, str]:
     """Title and caption of a number of the history.
 
-    >>> meaning("told_2")[0], meaning("signal")
+    >>> meaning("information_2")[0], meaning("signal")
     ('component 2', ('signal', 'signal, mean since the row before'))
     """
     start, _, last = name.rpartition("_")

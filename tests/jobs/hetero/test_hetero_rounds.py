@@ -99,7 +99,7 @@ class Turns(Classification):
         self.events.tell("round")
         turn = 0.3 * self.maps.mean() + 0.1 * (self.round + 1)
         about_z = torch.matrix_exp(turn * torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 0]]))
-        self._found = replace(self._found, rotation=self._found.rotation @ about_z)
+        self._candidates = replace(self._candidates, rotation=self._candidates.rotation @ about_z)
         self.maps = self.maps * 1.1
         self.round += 1
         return {"changed": 1.0}

@@ -80,7 +80,7 @@ def test_slopes_are_those_of_finite_differences() -> None:
         change[1 + axis] = 0.02
         gains = [
             task._fit(
-                polar, data.label, *task._after(angle, shift, sign * change)
+                polar, data.label, *task._moved(angle, shift, sign * change)
             ).log_likelihood_ratio
             for sign in (1, -1)
         ]

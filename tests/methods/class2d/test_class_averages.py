@@ -41,7 +41,9 @@ def finished(task: ClassAverages) -> ClassAverages:
 
 def test_planted_shapes_are_told_apart_in_noise() -> None:
     data = planar(600, noise=1.5)
-    images, sizes, frc, found = finished(made(data)).result()
+    result = finished(made(data)).result()
+    images, frc, found = result.averages, result.frc, result.assignments
+    sizes = torch.bincount(found.label)
     assert normalised_mutual_information(found.label, data.label) > 0.75
     # several classes of one shape are right, one class of several shapes is not
     shares = [
@@ -62,7 +64,7 @@ def test_planted_shapes_are_told_apart_in_noise() -> None:
 def test_as_they_lie_turned_shapes_are_not_told_apart() -> None:
     data = planar(300, noise=0.5)
     config = dataclasses.replace(CONFIG, as_they_lie=True)
-    found = finished(made(data, config)).found
+    found = finished(made(data, config)).assignments
     assert normalised_mutual_information(found.label, data.label) < 0.5
     assert not found.angle_rad.any()
 
@@ -73,11 +75,11 @@ def test_noise_and_clean_images_end_finite() -> None:
     )
     task = finished(made(noise))
     assert task.averages.isfinite().all()
-    assert task.found.log_likelihood_ratio.abs().max() < 1.0  # of particles it is hundreds
+    assert task.assignments.log_likelihood_ratio.abs().max() < 1.0  # of particles it is hundreds
     task = finished(made(planar(200)))
     assert task.averages.isfinite().all()
-    assert task.found.log_likelihood_ratio.isfinite().all()
-    assert task.found.log_likelihood_ratio.median() > 100.0
+    assert task.assignments.log_likelihood_ratio.isfinite().all()
+    assert task.assignments.log_likelihood_ratio.median() > 100.0
 
 
 def test_continued_is_bitwise_the_same() -> None:
@@ -90,8 +92,8 @@ def test_continued_is_bitwise_the_same() -> None:
     second.load_state_dict(state)
     a, b = finished(whole).state_dict(), finished(second).state_dict()
     assert torch.equal(a["averages"], b["averages"])
-    for name, value in a["found"].items():
-        assert torch.equal(value, b["found"][name]), name
+    for name, value in a["assignments"].items():
+        assert torch.equal(value, b["assignments"][name]), name
 
 
 def test_a_class_without_particles_gets_half_of_the_largest() -> None:
@@ -99,12 +101,12 @@ def test_a_class_without_particles_gets_half_of_the_largest() -> None:
     task.sizes = torch.tensor([60.0, 30.0, 5.0, 4.0, 1.0])
     n = task.averages.shape[-1]
     shown = torch.arange(5.0)[:, None, None].expand(5, n, n)
-    shared = task._shared(shown, [shown + 10, shown + 20])[:, 0, 0]
+    shared = task._without_empty_classes(shown, [shown + 10, shown + 20])[:, 0, 0]
     # mean size 20: below 4 is too few
     assert shared.tolist() == [10.0, 1.0, 2.0, 3.0, 20.0]
 
 
 def test_fewer_particles_than_classes_are_refused() -> None:
     data = planar(4)
-    with pytest.raises(ValueError, match="4 images for 5 classes"):
+    with pytest.raises(ValueError, match="number of images 4, got 5"):
         made(data)

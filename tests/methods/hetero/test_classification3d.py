@@ -22,7 +22,7 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.hetero.classification3d import (
     Classification,
     ClassificationConfig,
-    superfluous,
+    duplicate_maps,
 )
 from vitreous.physics.simulator import simulate
 
@@ -50,9 +50,7 @@ def task(config: ClassificationConfig = CONFIG) -> tuple[Classification, Case, T
     off = axis_angle_to_matrix(0.05 * torch.randn(COUNT, 3, generator=stream))
     poses = Pose(off @ data.rotation, data.shift + torch.randn(COUNT, 2, generator=stream))
     blurred = fourier_resize(fourier_resize(maps, 12, 3), BOX, 3)
-    run = Classification(
-        ImagesInMemory(data.images), data.optics, PIXEL, poses, blurred, config, correlate=fsc
-    )
+    run = Classification(ImagesInMemory(data.images), data.optics, PIXEL, poses, blurred, config)
     return run, data, maps, classes
 
 
@@ -74,7 +72,7 @@ def test_classes_poses_and_maps_settle() -> None:
 
 def test_a_first_search_finds_poses_that_were_lost() -> None:
     run, data, _, _ = task(replace(CONFIG, search=True, rounds=1))
-    run._found.rotation[::2] = torch.eye(3)
+    run._candidates.rotation[::2] = torch.eye(3)
     run.step()
     assert data.errors_deg(run.poses.rotation[:, None])[::2].median() < 6.0
 
@@ -84,7 +82,9 @@ def test_each_image_may_have_a_scale_of_its_own() -> None:
     run.step()
     assert (run.classes == classes).float().mean() > 0.9
     # poses and scales are those under the map of the class
-    torch.testing.assert_close(run._found.log_likelihood_ratio[:, 0] / 2, run.likelihood.amax(1))
+    torch.testing.assert_close(
+        run._candidates.log_likelihood_ratio[:, 0] / 2, run.likelihood.amax(1)
+    )
     assert float(run.scale.std()) > 0.01
 
 
@@ -116,9 +116,7 @@ def test_maps_must_be_of_the_images_box() -> None:
     data, maps, _ = mixed()
     poses = Pose(data.rotation, data.shift)
     with pytest.raises(ValueError, match="maps must be"):
-        Classification(
-            ImagesInMemory(data.images), None, PIXEL, poses, maps[0], CONFIG, correlate=fsc
-        )
+        Classification(ImagesInMemory(data.images), None, PIXEL, poses, maps[0], CONFIG)
 
 
 def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
@@ -126,9 +124,7 @@ def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
     run, *_ = task(replace(CONFIG, search=True, rounds=1))
     turn = axis_angle_to_matrix(torch.tensor([0.4, -1.0, 0.3]))
     maps = torch.cat([rotate_volume(run.maps[:1], turn), run.maps])
-    again = Classification(
-        run.images, run.optics, PIXEL, run.poses, maps, run.config, correlate=fsc
-    )
+    again = Classification(run.images, run.optics, PIXEL, run.poses, maps, run.config)
     assert again.step()["dropped"] == 1.0
     assert again.dropped == [0]
     assert again.maps.shape[0] == again.likelihood.shape[1] == 2
@@ -146,10 +142,10 @@ def test_of_copies_the_one_in_a_frame_of_its_own_goes() -> None:
         likelihood[own == 0, 1], likelihood[own == 1, 0] = 99.0 - chance, 99.0 + chance
         rotation = torch.eye(3).expand(len(own), 3, 3, 3).clone()
         rotation[:, 0] = turned
-        assert superfluous(likelihood, rotation, 0.25) == [0]
+        assert duplicate_maps(likelihood, rotation, 0.25) == [0]
 
 
-def test_what_is_superfluous_is_told_by_likelihood_and_frame() -> None:
+def test_what_is_superfluous_is_information_by_likelihood_and_frame() -> None:
     """Ten images of each of four maps; the second is like the first, the fourth unlike all."""
     own = torch.arange(4).repeat_interleave(10)
     likelihood = torch.full((40, 4), 20.0)
@@ -157,14 +153,14 @@ def test_what_is_superfluous_is_told_by_likelihood_and_frame() -> None:
     likelihood[own == 1, 0], likelihood[own == 2, 0] = 90.0, 85.0
     turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
     rotation = torch.eye(3).expand(40, 4, 3, 3).clone()
-    assert superfluous(likelihood, rotation, 0.25) == []  # all in one frame
+    assert duplicate_maps(likelihood, rotation, 0.25) == []  # all in one frame
     rotation[:, 1], rotation[:, 3] = turned, turned
-    assert superfluous(likelihood, rotation, 0.25) == [1]
-    assert superfluous(likelihood, rotation, 0.05) == []
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1]
+    assert duplicate_maps(likelihood, rotation, 0.05) == []
     rotation[:, 2] = axis_angle_to_matrix(torch.tensor([1.0, 0.0, 0.0]))
-    assert superfluous(likelihood, rotation, 0.25) == [1, 2]
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
     half_turn = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi]))
     rotation[:, 1], rotation[:, 2] = half_turn, half_turn
-    assert superfluous(likelihood, rotation, 0.25) == [1, 2]
-    assert superfluous(likelihood, rotation, 0.25, "C2") == []
-    assert superfluous(likelihood, None, 0.25) == []
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
+    assert duplicate_maps(likelihood, rotation, 0.25, "C2") == []
+    assert duplicate_maps(likelihood, None, 0.25) == []

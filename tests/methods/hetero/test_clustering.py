@@ -87,7 +87,7 @@ def test_noise_goes_to_the_nearest_centre_when_asked() -> None:
 def test_more_points_than_are_clustered_go_with_their_nearest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(clustering, "MOST_POINTS", 400)
+    monkeypatch.setattr(clustering, "MAX_POINTS", 400)
     latent, truth = blobs(400, 2, 12.0)
     found = find_clusters(latent, space="pca", assign_all=True)
     assert found.sizes.tolist() == [400, 400, 400]
@@ -125,7 +125,7 @@ def test_latents_that_cannot_be_are_refused() -> None:
         find_clusters(torch.zeros(10, 2))
     with pytest.raises(ValueError, match="not finite"):
         find_clusters(torch.full((20, 2), torch.nan))
-    with pytest.raises(ValueError, match="no members"):
+    with pytest.raises(ValueError, match="must have members"):
         principal_path(torch.zeros(0, 2))
 
 

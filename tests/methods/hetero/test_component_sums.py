@@ -27,7 +27,7 @@ def test_one_map_is_that_of_direct_reconstruction() -> None:
     assert (found - direct).norm() < 0.02 * direct.norm()
 
 
-def test_maps_are_told_apart_by_their_mixtures() -> None:
+def test_maps_are_information_apart_by_their_mixtures() -> None:
     data = case(500)
     stream = torch.Generator().manual_seed(5)
     maps = [data.volume] + [protein_phantom(BOX, PIXEL, seed=s) for s in (7, 8, 9)]

@@ -11,7 +11,12 @@ from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 from vitreous.data.phantoms import protein_phantom
 from vitreous.methods.hetero.class_maps import ClassMap
-from vitreous.methods.hetero.merge_classes import AGREES, Pair, distinct_maps, superposed
+from vitreous.methods.hetero.merge_classes import (
+    _SAME_STRUCTURE,
+    Superposition,
+    distinct_maps,
+    superpose,
+)
 from vitreous.methods.reconstruct.half_maps import compare, described
 
 BOX, PIXEL = 24, 10.0
@@ -50,8 +55,8 @@ def seen(volume: Tensor, noise: float, seed: int) -> ClassMap:
     return ClassMap(average, described(*parts, average, mask, curves, **sizes))
 
 
-def pair(moving: Tensor, reference: Tensor) -> Pair:
-    found = superposed(seen(moving, 0.5, 1), seen(reference, 0.3, 2), PIXEL)
+def pair(moving: Tensor, reference: Tensor) -> Superposition:
+    found = superpose(seen(moving, 0.5, 1), seen(reference, 0.3, 2), PIXEL)
     assert found is not None
     return found
 
@@ -60,30 +65,30 @@ def test_one_structure_in_two_frames_is_one(whole: Tensor) -> None:
     found = pair(rotate_volume(whole, TURN, MOVE), whole)
     angle = float(geodesic_distance_deg(TURN, torch.eye(3)))
     assert found.angle_deg == pytest.approx(angle, abs=3)
-    assert found.agreement > AGREES + 0.03
-    assert found.same
+    assert found.agreement > _SAME_STRUCTURE + 0.03
+    assert found.duplicate
 
 
 def test_what_differs_is_two_in_either_frame(whole: Tensor, part: Tensor) -> None:
     for moved in (part, rotate_volume(part, TURN, MOVE)):
         found = pair(moved, whole)
-        assert found.agreement < AGREES - 0.03
-        assert not found.same
+        assert found.agreement < _SAME_STRUCTURE - 0.03
+        assert not found.duplicate
 
 
 def test_in_one_frame_nothing_is_joined(whole: Tensor) -> None:
     """What put them into two classes is finer than maps tell, and poses need no other frame."""
     found = pair(rotate_volume(whole, SLIGHT), whole)
-    assert found.agreement > AGREES
-    assert not found.apart
-    assert not found.same
+    assert found.agreement > _SAME_STRUCTURE
+    assert not found.other_frame
+    assert not found.duplicate
 
 
 def test_the_better_map_stands_for_both(whole: Tensor, part: Tensor) -> None:
     turned = rotate_volume(whole, TURN, MOVE)
     classes = [seen(turned, 0.6, 1), None, seen(part, 0.3, 2), seen(whole, 0.3, 3)]
     told: list[float] = []
-    maps, stands = distinct_maps(classes, PIXEL, notify=told.append)
+    maps, stands = distinct_maps(classes, PIXEL, report_progress=told.append)
     assert stands == [3, -1, 2, 3]
     assert [torch.equal(one, classes[k].volume) for one, k in zip(maps, (2, 3), strict=True)]
     assert maps.shape == (2, BOX, BOX, BOX)

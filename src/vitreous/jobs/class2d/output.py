@@ -23,12 +23,12 @@ from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import Done, settings_shown, subtitle
 from vitreous.maps.fsc import fsc_resolution
-from vitreous.methods.class2d.class_averages import ClassAverages, ClassConfig, Classified
+from vitreous.methods.class2d.class_averages import ClassAssignments, ClassAverages, ClassConfig
 from vitreous.report.mixed import MixedReport, write_mixed_report
 
 CLASSES = "classes.star"
 CLASS_IMAGES = "classes.mrcs"
-GAIN = "vitreousGain"
+LOG_LIKELIHOOD_RATIO = "vitreousLogLikelihoodRatio"
 _AGREE = 0.143
 _ROUNDS_OF_ONE = 12  # of a class whose particles are known
 
@@ -45,7 +45,7 @@ class ClassImages:
 
     images: Tensor
     frc: Tensor
-    found: Classified
+    found: ClassAssignments
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,7 +91,7 @@ def aligned_classes(
         seed: of what is drawn.
         notify: told the share that is done.
     """
-    images, frc, found = [], [], Classified.nothing(len(label))
+    images, frc, found = [], [], ClassAssignments.zeros(len(label))
     count = int(label.max()) + 1
     config = ClassConfig(
         **{**vars(solver.config), "classes": 1, "rounds": _ROUNDS_OF_ONE, "images_per_class": 1000}
@@ -112,8 +112,8 @@ def aligned_classes(
             notify((k + one.progress) / count)
         images.append(one.averages)
         frc.append(one.frc)
-        mine = vars(one.found) | {"label": torch.full((len(rows),), k)}
-        found = found.placed(rows, Classified(**mine))
+        mine = vars(one.assignments) | {"label": torch.full((len(rows),), k)}
+        found = found.updated(rows, ClassAssignments(**mine))
     return ClassImages(torch.cat(images), torch.cat(frc), found)
 
 
@@ -136,7 +136,7 @@ def write_class_images(
     sizes, found = classes.sizes, classes.found
     columns = {
         CLASS: (found.label + 1).numpy(),
-        GAIN: found.log_likelihood_ratio.numpy(),
+        LOG_LIKELIHOOD_RATIO: found.log_likelihood_ratio.numpy(),
         **shown.columns,
     }
     write_tables(folder, particles, in_plane(particles, found) | columns)
@@ -184,7 +184,7 @@ def write_class_images(
     return Done(shown.verdict, "\n".join(lines))
 
 
-def in_plane(particles: Particles, found: Classified) -> dict[str, list[str]]:
+def in_plane(particles: Particles, found: ClassAssignments) -> dict[str, list[str]]:
     """``rlnAnglePsi`` and origins, as of RELION's 2D classes; none where there are 3D poses."""
     if particles.pose is not None:
         return {}

@@ -94,13 +94,13 @@ def run(request: Request) -> Done:
         with journal.history() as history:
             training.run(history)
             journal.save(training.state(), done=True)
-            images, _, frc, found = solver.result()
-            classes = ClassImages(images, frc, found)
+            result = solver.result()
+            classes = ClassImages(result.averages, result.frc, result.assignments)
             done = write_class_images(
                 folder,
                 data.particles,
                 classes,
-                Shown(_verdict(classes), {PROBABILITY: found.posterior.numpy()}),
+                Shown(_verdict(classes), {PROBABILITY: result.assignments.posterior.numpy()}),
                 pixel_size_angstrom=data.pixel_size_angstrom,
                 title=f"{request.files.path.name}: class images",
                 history=history.rows,

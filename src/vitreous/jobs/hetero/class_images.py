@@ -10,13 +10,13 @@ from torch import Tensor
 from vitreous.core.random import generator
 from vitreous.io.star import format_column
 from vitreous.jobs.class2d.output import ClassImages, Shown, aligned_classes
-from vitreous.jobs.hetero.class_maps import clustered
+from vitreous.jobs.hetero.class_maps import Clustering, clustered
 from vitreous.jobs.hetero.output import latent_columns
 from vitreous.jobs.hetero.report import axes_names
 from vitreous.jobs.hetero.solvers import TrainingData
 from vitreous.jobs.run.class_tables import PLANE, PROBABILITY
 from vitreous.methods.class2d.class_averages import ClassAverages, ClassConfig
-from vitreous.methods.hetero.class_maps import Clustering, Notify, embed_all, members
+from vitreous.methods.hetero.class_maps import ReportProgress, class_rows, embed_all
 from vitreous.methods.hetero.clustering import Clusters, centroids
 from vitreous.methods.hetero.latent_model import LatentModel
 
@@ -65,7 +65,12 @@ class Grouped:
 
 
 def classify(
-    sorter: LatentModel, options: Clustering, most: int, count: int, seed: int, notify: Notify
+    sorter: LatentModel,
+    options: Clustering,
+    most: int,
+    count: int,
+    seed: int,
+    notify: ReportProgress,
 ) -> Grouped:
     """Classes of a trained model in two dimensions.
 
@@ -85,7 +90,7 @@ def classify(
     clusters = clustered(latent, options, seed)
     label = torch.zeros(count, dtype=torch.long)
     owners: list[int] = []
-    for k, rows in enumerate(members(clusters.label, len(clusters))):
+    for k, rows in enumerate(class_rows(clusters.label, len(clusters))):
         _, group = centroids(latent[rows], most, seed=seed)
         label[rows] = group + len(owners)
         owners += [k] * (int(group.max()) + 1)
@@ -93,7 +98,7 @@ def classify(
 
 
 def averaged(
-    grouped: Grouped, material: TrainingData, shift_range_angstrom: float, notify: Notify
+    grouped: Grouped, material: TrainingData, shift_range_angstrom: float, notify: ReportProgress
 ) -> ClassImages:
     """The particles of each class, brought onto one another.
 

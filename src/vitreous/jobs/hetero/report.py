@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitreous.core.params import Pose
 from vitreous.data.particles import Particles
+from vitreous.jobs.hetero.class_maps import cluster_verdict, resolution_text
 from vitreous.jobs.hetero.output import (
     cluster_columns,
     latent_columns,
@@ -20,7 +21,7 @@ from vitreous.jobs.run.class_tables import class_name, write_tables
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import Done, settings_shown, subtitle
-from vitreous.methods.hetero.class_maps import ClassMap, Traversal, found_in_words, members
+from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
 from vitreous.report.figures import Array
 from vitreous.report.mixed import ClusterShown, MixedReport, write_mixed_report
@@ -79,7 +80,7 @@ def write_results(
     )
     write_class_maps(folder, found.maps, found.pixel_size_angstrom)
     write_traversals(folder, found.traversals, found.pixel_size_angstrom)
-    verdict = found_in_words(found.clusters)
+    verdict = cluster_verdict(found.clusters)
     numbers = _numbers(found)
     folder.config["run"] |= {
         "verdict": verdict,
@@ -148,7 +149,7 @@ def _columns(found: Sorted) -> dict[str, Array]:
 
 def _shown(found: Sorted) -> list[ClusterShown]:
     shown = []
-    for k, rows in enumerate(members(found.clusters.label, len(found.clusters))):
+    for k, rows in enumerate(class_rows(found.clusters.label, len(found.clusters))):
         one = found.maps[k] if found.maps else None
         way = found.traversals[k] if found.traversals else None
         shown.append(
@@ -156,7 +157,7 @@ def _shown(found: Sorted) -> list[ClusterShown]:
                 name=f"class {k + 1}",
                 size=len(rows),
                 volume=None if one is None else one.volume.numpy(),
-                resolution="" if one is None else one.resolution,
+                resolution="" if one is None else resolution_text(one),
                 path=() if way is None else tuple(v.numpy() for v in way.maps),
                 share=None if way is None else way.path.share,
             )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vitreous.core.errors import UsageError
+from vitreous.jobs.hetero.class_maps import Clustering
 from vitreous.jobs.hetero.solvers import Method
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.inputs.working_set import ProcessingOptions
 from vitreous.methods.em.initial_model import InitialModelConfig
-from vitreous.methods.hetero.class_maps import Clustering
 
 PASSES, ROUNDS = 4, 3
 

@@ -18,7 +18,7 @@ from vitreous.core.params import Pose
 from vitreous.data.tables import pose_columns
 from vitreous.io.star import write_star
 from vitreous.jobs.hetero import solvers as sorters
-from vitreous.jobs.hetero.class_maps import clustered
+from vitreous.jobs.hetero.class_maps import Clustering, clustered, posed_images
 from vitreous.jobs.hetero.recipe import POSES, Recipe, material, pose_of_state
 from vitreous.jobs.hetero.request import Request
 from vitreous.jobs.hetero.solvers import TrainingData
@@ -29,15 +29,13 @@ from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.training import RunState, Training
 from vitreous.methods.hetero.class_maps import (
-    Clustering,
-    PosedImages,
     embed_all,
-    reconstructed_maps,
+    reconstruct_class_maps,
 )
 from vitreous.methods.hetero.clustering import Clusters
 from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.hetero.merge_classes import distinct_maps
-from vitreous.methods.hetero.pose_rescue import search_again
+from vitreous.methods.hetero.pose_rescue import pose_search
 from vitreous.metrics.clustering import normalised_mutual_information
 
 SETTLED = 0.98  # NMI of the clusters of two passes
@@ -197,7 +195,7 @@ class HeteroRounds:
         made = material(self._recipe, self._data, at.pose) if model is None else model.material
         assert at.pose is not None
         assert at.label is not None
-        posed = PosedImages.of(self._data, made.working, made.images, at.pose)
+        posed = posed_images(self._data, made.working, made.images, at.pose)
         with self._bar("poses under maps of clusters", at.number) as bar:
 
             def notify(share: float) -> None:
@@ -217,24 +215,24 @@ class HeteroRounds:
             maps, told = torch.empty(0), dict[str, Any]()
             if state is None:
                 count = int(at.label.max()) + 1
-                classes = reconstructed_maps(posed, at.label, count, lambda share: notify(0.0))
+                classes = reconstruct_class_maps(posed, at.label, count, lambda share: notify(0.0))
                 maps, stands = distinct_maps(
                     classes,
                     posed.pixel_size_angstrom,
                     symmetry=posed.symmetry,
                     diameter_angstrom=posed.diameter_angstrom,
-                    notify=lambda share: notify(0.0),
+                    report_progress=lambda share: notify(0.0),
                 )
                 told["map_of"] = [k + 1 for k in stands]
-            return search_again(
-                posed,
-                at.label,
-                maps,
-                request.rounds_of_search,
-                state=state,
-                notify=notify,
-                keep=keep,
-            )
+            else:
+                maps = state["maps"]
+            solver = pose_search(posed, at.label, maps, request.rounds_of_search, notify)
+            if state is not None:
+                solver.load_state_dict(dict(state))
+            while not solver.done:
+                stats = solver.step()
+                keep({"round": solver.round, **stats}, solver.state_dict())
+            return solver.result()
 
     def _write(self, pose: Pose) -> None:
         """``poses.star``, for people; nothing reads it."""

@@ -11,7 +11,7 @@ import torch
 from vitreous.jobs.class2d.output import CLASS_IMAGES, CLASSES, write_class_images
 from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.hetero.class_images import averaged, classify
-from vitreous.jobs.hetero.class_maps import report_progress
+from vitreous.jobs.hetero.class_maps import posed_images, report_progress
 from vitreous.jobs.hetero.consensus import consensus_files, first_poses
 from vitreous.jobs.hetero.output import files_of
 from vitreous.jobs.hetero.recipe import POSES, Recipe, model_pixel_size
@@ -28,11 +28,10 @@ from vitreous.jobs.run.summary import Done, settings_shown, subtitle
 from vitreous.jobs.run.training import RunState
 from vitreous.methods.hetero.class_maps import (
     ClassMap,
-    PosedImages,
-    members,
+    class_rows,
     model_maps,
-    reconstructed_maps,
-    traverse_all,
+    reconstruct_class_maps,
+    traverse_classes,
 )
 from vitreous.report.mixed import MixedReport, write_mixed_report
 
@@ -209,10 +208,10 @@ class _End:
         if made.pose is None:
             maps += model_maps(sorter, clusters.centre, notify)
         else:
-            posed = PosedImages.of(made.data, made.working, made.images, made.pose)
-            maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
+            posed = posed_images(made.data, made.working, made.images, made.pose)
+            maps = reconstruct_class_maps(posed, clusters.label, len(clusters), notify)
         place = 1
-        rows = members(clusters.label, len(clusters))
+        rows = class_rows(clusters.label, len(clusters))
         return Sorted(
             particles=made.data.particles,
             half_set=None if made.pose is None else made.data.half_set,
@@ -220,7 +219,7 @@ class _End:
             clusters=clusters,
             pose=made.pose,
             maps=maps,
-            traversals=traverse_all(sorter, latent, rows, self._request.points, notify),
+            traversals=traverse_classes(sorter, latent, rows, self._request.points, notify),
             pixel_size_angstrom=model_pixel_size(made.data, sorter),
             passes=self._model.passes,
             unsettled=self._model.unsettled,

@@ -14,7 +14,7 @@ from vitreous.core.images import ImageCache
 from vitreous.data.working_images import SignedImages
 from vitreous.io.atomic import atomic_write
 from vitreous.io.star import read_star
-from vitreous.jobs.hetero.class_maps import clustered, report_progress
+from vitreous.jobs.hetero.class_maps import Clustering, clustered, posed_images, report_progress
 from vitreous.jobs.hetero.output import files_of, latent_columns, read_latents, write_traversals
 from vitreous.jobs.hetero.recipe import load_trained
 from vitreous.jobs.hetero.report import Sorted, write_results
@@ -27,13 +27,12 @@ from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.summary import Done, subtitle
 from vitreous.methods.hetero.class_maps import (
     ClassMap,
-    Clustering,
     PosedImages,
+    class_rows,
     embed_all,
-    members,
     model_maps,
-    reconstructed_maps,
-    traverse_all,
+    reconstruct_class_maps,
+    traverse_classes,
 )
 from vitreous.report.mixed import ClusterShown, MixedReport, write_mixed_report
 
@@ -171,8 +170,8 @@ def cluster(request: ClusterRequest) -> Done:
             pixel = trained.pixel_size_angstrom
         elif way == "reconstruct":
             posed = _posed(request, data)
-            maps = reconstructed_maps(posed, clusters.label, len(clusters), notify)
-        rows = members(clusters.label, len(clusters))
+            maps = reconstruct_class_maps(posed, clusters.label, len(clusters), notify)
+        rows = class_rows(clusters.label, len(clusters))
         found = Sorted(
             particles=data.particles,
             half_set=data.half_set if way == "reconstruct" else None,
@@ -180,7 +179,7 @@ def cluster(request: ClusterRequest) -> Done:
             clusters=clusters,
             pose=None,
             maps=maps,
-            traversals=traverse_all(None, latent, rows, 2, notify),
+            traversals=traverse_classes(None, latent, rows, 2, notify),
             pixel_size_angstrom=pixel,
         )
         done = write_results(
@@ -236,7 +235,7 @@ def traverse(request: TraverseRequest) -> Done:
     )
     with folder, StopSignals() as stop, RunProgress("traversing", quiet=request.quiet) as bar:
         rows = [(label == number).nonzero().flatten() for number in numbers]
-        ways = traverse_all(
+        ways = traverse_classes(
             trained.sorter, latent, rows, request.points, report_progress(bar, stop)
         )
         write_traversals(folder, ways, pixel, numbers)
@@ -329,4 +328,4 @@ def _posed(request: ClusterRequest, data: WorkingSet) -> PosedImages:
     assert particles.pose is not None
     images = SignedImages(particles, invert=working.invert)
     cached = ImageCache(images, data.box_size, torch.device("cpu"))
-    return PosedImages.of(data, working, cached, particles.pose)
+    return posed_images(data, working, cached, particles.pose)

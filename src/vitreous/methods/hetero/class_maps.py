@@ -1,10 +1,9 @@
-"""Embeddings, maps of classes and maps along their paths."""
+"""Embeddings of all images, maps of classes, and maps along classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,47 +11,30 @@ from torch import Tensor
 from vitreous.core.errors import DivergedError
 from vitreous.core.images import ImageSource, ImageSubset
 from vitreous.core.params import Optics, Pose
-from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
 from vitreous.maps.half_map_pair import Halves
-from vitreous.methods.hetero.clustering import (
-    Clusters,
-    PrincipalPath,
-    Space,
-    principal_path,
-)
+from vitreous.methods.hetero.clustering import PrincipalPath, principal_path
 from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.reconstruct.gridding import accumulate
 from vitreous.methods.reconstruct.half_maps import direct_halves
-from vitreous.report.html import angstrom
 
-PIECE = 2048
+_BATCH = 2048
+_MIN_IMAGES = 2  # of each half set that a map is made from
+_PERCENTILES = (5.0, 95.0)
 
-
-FEWEST = 2  # particles of each half set that a map is made from
-
-
-PERCENTILES = (5.0, 95.0)
-
-
-Notify = Callable[[float], object]
+ReportProgress = Callable[[float], object]  # called with the share that is done, 0 to 1
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The map of a class, and its halves where it was reconstructed from images."""
+    """The map of a class, and its half maps where it was reconstructed from images."""
 
     volume: Tensor
     halves: Halves | None = None
 
-    @property
-    def resolution(self) -> str:
-        """In words; empty where there are no halves."""
-        return "" if self.halves is None else f"{angstrom(self.halves.headline[0])} at 0.143"
-
 
 @dataclass(frozen=True)
 class Traversal:
-    """The way through one cluster, and the model's maps along it."""
+    """The principal path through a class, and the model's maps along it."""
 
     path: PrincipalPath
     maps: tuple[Tensor, ...]
@@ -60,15 +42,15 @@ class Traversal:
 
 @dataclass(frozen=True)
 class PosedImages:
-    """Images whose poses are known, for reconstruction.
+    """Images of known poses, for reconstruction.
 
     Args:
-        images: at the box of the maps, protein positive.
-        pose, optics: of each; optics None where images are free of the CTF.
+        images: at the box size of the maps, protein positive.
+        pose, optics: of each image; optics None where images are free of the CTF.
         half_set: long ``(n,)`` of 1 and 2.
         pixel_size_angstrom: of the images and the maps.
-        diameter_angstrom: of the mask; None: it is found from the maps.
-        symmetry: point group of all.
+        diameter_angstrom: of the mask; None: it is estimated from the maps.
+        symmetry: point group of all maps.
         seed: of randomised phases.
         device: where to sum.
     """
@@ -83,77 +65,52 @@ class PosedImages:
     seed: int
     device: torch.device
 
-    @classmethod
-    def of(
-        cls, data: WorkingSet, working: ProcessingOptions, images: ImageSource, pose: Pose
-    ) -> Self:
-        """Those of a working set, as its options say."""
-        return cls(
-            images=images,
-            pose=pose,
-            optics=None if working.ignore_ctf else data.particles.optics,
-            half_set=data.half_set,
-            pixel_size_angstrom=data.pixel_size_angstrom,
-            diameter_angstrom=working.mask_diameter_angstrom,
-            symmetry=working.symmetry,
-            seed=working.seed,
-            device=data.device,
-        )
 
-
-@dataclass(frozen=True)
-class Clustering:
-    """How an embedding is clustered; the options of these names."""
-
-    min_cluster: int | None = None
-    min_samples: int = 10
-    space: Space = "auto"
-    assign_all: bool = False
-
-
-def embed_all(sorter: LatentModel, count: int, notify: Notify) -> Tensor:
-    """Latents ``(count, d)`` of all particles, a piece at a time.
+def embed_all(model: LatentModel, count: int, report_progress: ReportProgress) -> Tensor:
+    """Return the latents ``(count, d)`` of all images, computed batch by batch.
 
     Raises:
-        DivergedError: they are not finite.
+        DivergedError: latents that are not finite.
     """
-    found = []
-    for rows in torch.split(torch.arange(count), PIECE):
-        found.append(sorter.embed(rows).float().cpu())
-        notify((int(rows[-1]) + 1) / count)
-    latent = torch.cat(found)
+    batches = []
+    for rows in torch.split(torch.arange(count), _BATCH):
+        batches.append(model.embed(rows).float().cpu())
+        report_progress((int(rows[-1]) + 1) / count)
+    latent = torch.cat(batches)
     if not bool(latent.isfinite().all()):
-        raise DivergedError("latents are not finite; train again with other settings or --seed")
+        raise DivergedError("latents are not finite; train again with other settings or `seed`")
     return latent
 
 
-def model_maps(sorter: LatentModel, centre: Tensor, notify: Notify) -> list[ClassMap]:
-    """The model's maps at the clusters' centres ``(k, d)``."""
-    found = []
-    for k, one in enumerate(centre, 1):
-        found.append(ClassMap(sorter.volume(one).detach().float().cpu()))
-        notify(k / len(centre))
-    return found
+def model_maps(
+    model: LatentModel, centres: Tensor, report_progress: ReportProgress
+) -> list[ClassMap]:
+    """Return the model's maps at the clusters' centres ``(k, d)``."""
+    maps = []
+    for k, centre in enumerate(centres, 1):
+        maps.append(ClassMap(model.volume(centre).detach().float().cpu()))
+        report_progress(k / len(centres))
+    return maps
 
 
-def reconstructed_maps(
-    posed: PosedImages, label: Tensor, count: int, notify: Notify
+def reconstruct_class_maps(
+    posed: PosedImages, label: Tensor, count: int, report_progress: ReportProgress
 ) -> list[ClassMap | None]:
-    """Half maps and their average, by direct reconstruction, of every class.
+    """Reconstruct the half maps of every class by gridding, and average them.
 
     Args:
         posed: all images.
-        label: long ``(n,)``, 0 to ``count - 1``; others are left out.
-        count: of classes.
-        notify: told the share that is done.
+        label: long ``(n,)``, class from 0 to ``count - 1``; images of other labels are left out.
+        count: number of classes.
+        report_progress: called with the share that is done.
 
     Returns:
-        None for classes of which a half set holds less than two particles.
+        a map for each class; None where a half set has less than two images.
     """
     maps: list[ClassMap | None] = []
-    for k, rows in enumerate(members(label, count)):
+    for k, rows in enumerate(class_rows(label, count)):
         half = posed.half_set[rows]
-        if min(int((half == h).sum()) for h in (1, 2)) < FEWEST:
+        if min(int((half == h).sum()) for h in (1, 2)) < _MIN_IMAGES:
             maps.append(None)
             continue
         sums = accumulate(
@@ -165,7 +122,7 @@ def reconstructed_maps(
             half,
             symmetry=posed.symmetry,
             device=posed.device,
-            progress=_part(notify, k, count),
+            progress=_progress_of_class(report_progress, k, count),
         )
         halves = direct_halves(
             sums,
@@ -177,59 +134,45 @@ def reconstructed_maps(
     return maps
 
 
-def _part(notify: Notify, part: int, parts: int) -> Callable[[int, int], None]:
-    """Tells of one part's progress as of that of the whole."""
+def _progress_of_class(
+    report_progress: ReportProgress, k: int, count: int
+) -> Callable[[int, int], None]:
+    """Return a callback that converts the progress of class ``k`` to that of all classes."""
 
-    def told(done: int, total: int) -> None:
-        notify((part + done / total) / parts)
+    def report(done: int, total: int) -> None:
+        report_progress((k + done / total) / count)
 
-    return told
+    return report
 
 
-def traverse_all(
-    sorter: LatentModel | None,
+def traverse_classes(
+    model: LatentModel | None,
     latent: Tensor,
-    clusters: Sequence[Tensor],
+    classes: Sequence[Tensor],
     count: int,
-    notify: Notify,
+    report_progress: ReportProgress,
 ) -> list[Traversal]:
-    """Paths through clusters, with the model's maps along them where there is a model.
+    """Compute the principal path of every class, and the model's maps along it.
 
     Args:
-        sorter: trained; None for paths alone.
+        model: trained; None for paths without maps.
         latent: ``(n, d)``.
-        clusters: rows of each.
-        count: of places along each.
-        notify: told the share that is done.
+        classes: rows of each class.
+        count: points on each path.
+        report_progress: called with the share that is done.
     """
-    found = []
-    for k, rows in enumerate(clusters):
-        path = principal_path(latent[rows], PERCENTILES, count)
+    traversals = []
+    for k, rows in enumerate(classes):
+        path = principal_path(latent[rows], _PERCENTILES, count)
         maps = []
-        for i, place in enumerate(path.points):
-            if sorter is not None:
-                maps.append(sorter.volume(place).detach().float().cpu())
-            notify((k + (i + 1) / count) / len(clusters))
-        found.append(Traversal(path, tuple(maps)))
-    return found
+        for i, point in enumerate(path.points):
+            if model is not None:
+                maps.append(model.volume(point).detach().float().cpu())
+            report_progress((k + (i + 1) / count) / len(classes))
+        traversals.append(Traversal(path, tuple(maps)))
+    return traversals
 
 
-def members(label: Tensor, count: int) -> list[Tensor]:
-    """Rows of every class from 0 on."""
+def class_rows(label: Tensor, count: int) -> list[Tensor]:
+    """Return the rows of every class from 0 to ``count - 1``."""
     return [(label == k).nonzero().flatten() for k in range(count)]
-
-
-def found_in_words(clusters: Clusters) -> str:
-    """One sentence without full stop.
-
-    >>> from vitreous.solvers.clustering import find_clusters
-    >>> found_in_words(find_clusters(torch.zeros(50, 2), space="pca"))
-    'one cluster of 50 particles: nothing separates them by density'
-    """
-    total = len(clusters.label)
-    if len(clusters) == 1:
-        return f"one cluster of {total:,} particles: nothing separates them by density"
-    sizes = ", ".join(f"{size:,}" for size in clusters.sizes.tolist())
-    noise = int((clusters.label < 0).sum())
-    rest = f"; {noise:,} in none" if noise else ""
-    return f"{len(clusters)} clusters, of {sizes} particles{rest}"

@@ -1,20 +1,20 @@
-r"""Particles of several known maps: pose and class of every image, new maps, and again.
+r"""3D classification: pose and class of every image under several maps, and the maps from those.
 
-A round assigns poses under every map (:mod:`vitreous.methods.em.expectation`), takes for each
-image the map and pose of the highest likelihood, and makes every map anew from its images by direct
-reconstruction (:mod:`vitreous.methods.reconstruct.gridding`), weighted by the FSC between its odd
-and its even
-images. The first round may search among all poses; others refine the candidates that were kept. All
-maps share one frame, one band and one noise, so that likelihoods compare.
+A round estimates poses under every map (:mod:`vitreous.methods.em.expectation`), takes for each
+image the map and pose of the highest likelihood, and reconstructs every map from its images by
+gridding (:mod:`vitreous.methods.reconstruct.gridding`), weighted by the FSC between the maps of its
+odd and its even images. The first round may search all poses; later ones refine the candidates
+that were kept. All maps share one frame, one frequency band and one noise power, so that their
+likelihoods can be compared.
 
-It needs maps that differ already, such as those of clusters of a
-:class:`~vitreous.methods.hetero.linear_variability.LinearVariability`: what they differ in is
-sharpened, not found.
+The maps must differ at the start, such as those of clusters of a
+:class:`~vitreous.methods.hetero.linear_variability.LinearVariability`: rounds sharpen differences,
+they do not find them.
 
-Images whose poses were lost together, often those of some views, make a map that explains them
-better than that of their structure does as long as it lacks them. It gives itself away: under the
-other maps their poses are in another frame, at little cost of likelihood (:func:`superfluous`). The
-first round, if it searches, drops such maps.
+Images that have lost their poses together, often those of some views, make a map of their own. It
+explains them better than the map of their structure does, because that one lacks their views. Such
+a map can be recognised: under the other maps its images have poses in another frame, at little cost
+of likelihood (:func:`duplicate_maps`). The first round, if it searches, drops such maps.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.core.threads import parallel_map
+from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, together
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates
@@ -47,27 +48,25 @@ from vitreous.methods.reconstruct.gridding import (
 )
 from vitreous.optim.admm_config import STRICT
 
-KEPT = 4  # candidates of each image handed to the next round
-_LEAST = 2  # images of a class whose map is made anew
-_EQUAL = 0.02  # of the likelihood: costs that differ by less are the same
-_APART_DEG = 20.0
-
-Correlate = Callable[[Tensor, Tensor], Tensor]
+_KEPT_CANDIDATES = 4  # of each image, for the next round
+_MIN_IMAGES = 2  # of a class whose map is reconstructed again
+_EQUAL_COST = 0.02  # share of the likelihood: costs that differ by less count as equal
+_SAME_ROTATION_DEG = 20.0
 
 
 @validated(frozen=True, config=STRICT)
 class ClassificationConfig:
-    """Rounds of :class:`Classification`.
+    """Settings of :class:`Classification`.
 
     Args:
-        poses: of search and refinement of one round; what is said there of rounds, draws, bands and
-            rejection does not matter here.
-        rounds: at most.
-        search: whether the first round searches among all poses.
-        settled: share of images that change their class, at which rounds end.
+        poses: settings of the pose search and refinement; its numbers of rounds and draws, its
+            bands and its rejection of images are not used.
+        rounds: most rounds.
+        search: whether the first round searches all poses.
+        settled: rounds end when at most this share of the images changes its class.
         radius: highest shell compared.
-        loss: share of the likelihood of its images that a map may be worth and yet be dropped by a
-            search, if their poses are in another frame under the others; 0 drops none.
+        loss: a search drops a map whose images lose less than this share of their likelihood
+            without it, if they have poses in another frame under the other maps; 0 drops none.
     """
 
     poses: RefinementConfig
@@ -79,37 +78,43 @@ class ClassificationConfig:
 
 
 @dataclass(frozen=True)
-class _Swept:
-    """Images under all maps: candidates of the best, likelihoods, rotations, what is left."""
+class _MapComparison:
+    """Images compared with all maps.
 
-    found: PoseCandidates
+    Args:
+        candidates: poses of each image under its best map.
+        likelihood: ``(b, K)``, log-likelihood ratio.
+        rotation: ``(b, K, 3, 3)``, best of each image under each map; None without a search.
+        residual_power: ``(K, shells)``, summed over the images.
+    """
+
+    candidates: PoseCandidates
     likelihood: Tensor
     rotation: Tensor | None
-    left: Tensor
+    residual_power: Tensor
 
 
 class Classification:
-    """The rounds; one call of :meth:`step` is one of them.
+    """Solver of a 3D classification; a call of :meth:`step` is one round.
 
     Args:
         images: protein positive.
-        optics: CTF of each; None for none.
+        optics: CTF of each image; None for none.
         pixel_size_angstrom: Å.
-        poses: of each, to start from, in the frame of the maps.
-        maps: ``(K, n, n, n)`` of the images' box and, unless each image has a scale of its own
+        poses: of each image, to start from, in the frame of the maps.
+        maps: ``(K, n, n, n)`` of the images' box size and, unless each image has a scale of its own
             (``config.poses.scale``), of their grey scale.
         config: settings.
-        correlate: Fourier shell correlation of two maps, such as :func:`vitreous.maps.fsc.fsc`.
-        progress: told the share of a round that is done, after each batch of images.
+        report_progress: called with the share of a round that is done, after each batch of images.
         device: where to compute; that of the maps by default.
 
     Attributes:
         classes: long ``(b,)`` from 0 on; -1 before the first round.
-        dropped: numbers of the maps that the latest round dropped; others move up.
-        likelihood: ``(b, K)``, logarithm of each image's under each map, over that of noise alone.
+        dropped: numbers of the maps that the latest round dropped; the following ones move up.
+        likelihood: ``(b, K)``, log-likelihood of each image under each map minus that of noise.
         maps: ``(K, n, n, n)``.
         half_maps: unfiltered, of the odd and even images of each class, ``(K, 2, n, n, n)``; the
-            poses of both were found under the same map.
+            poses of both were estimated under the same map.
 
     Raises:
         ValueError: lengths or boxes that do not agree.
@@ -124,8 +129,7 @@ class Classification:
         maps: Tensor,
         config: ClassificationConfig,
         *,
-        correlate: Correlate,
-        progress: Callable[[float], object] | None = None,
+        report_progress: Callable[[float], object] | None = None,
         device: torch.device | None = None,
     ) -> None:
         n, total = images.box_size, len(images)
@@ -135,7 +139,7 @@ class Classification:
             raise ValueError(f"maps must be (K, {n}, {n}, {n}), got {tuple(maps.shape)}")
         self.images, self.optics, self.config = images, optics, config
         self.pixel_size_angstrom = pixel_size_angstrom
-        self._correlate, self._progress = correlate, progress or float
+        self._report_progress = report_progress or float
         self._device = device or maps.device
         self.radius = min(config.radius, (n - 1) // 2)
         self.maps = maps.to(self._device, torch.float32) * self._sphere(n)
@@ -145,26 +149,26 @@ class Classification:
         self.dropped: list[int] = []
         self.classes = torch.full((total,), -1, dtype=torch.long)
         self.likelihood = torch.zeros(total, len(maps))
-        self._found = _given(poses)
+        self._candidates = _known_poses(poses)
 
     @property
     def poses(self) -> Pose:
-        """The best of every image under the map of its class."""
-        return Pose(self._found.rotation[:, 0], self._found.shift_angstrom[:, 0])
+        """Best pose of every image under the map of its class."""
+        return Pose(self._candidates.rotation[:, 0], self._candidates.shift_angstrom[:, 0])
 
     @property
     def scale(self) -> Tensor:
         """Factor of the map in each image, ``(b,)``."""
-        return self._found.scale[:, 0]
+        return self._candidates.scale[:, 0]
 
     @property
     def done(self) -> bool:
-        """Whether classes have settled, or all rounds are done."""
+        """Whether the classes have settled, or all rounds are done."""
         return self.round >= self.config.rounds or self.changed <= self.config.settled
 
     @property
     def progress(self) -> float:
-        """Share of the rounds that is done."""
+        """Share of the rounds that is done, 0 to 1."""
         return 1.0 if self.done else self.round / self.config.rounds
 
     def _sphere(self, box: int) -> Tensor:
@@ -173,9 +177,9 @@ class Classification:
         return particle_sphere(box, diameter / length, self._device)
 
     def _assign(self) -> None:
-        """Pose and class of every image, and the noise that is left."""
+        """Estimate pose and class of every image, and the noise power."""
         search = self.config.search and self.round == 0
-        assigners = [
+        steps = [
             ExpectationStep(
                 one,
                 self.pixel_size_angstrom,
@@ -186,35 +190,39 @@ class Classification:
             )
             for one in self.maps
         ]
-        swept = self._sweep(assigners, torch.arange(len(self.images)), search=search)
-        self._found, self.likelihood, self.dropped = swept.found, swept.likelihood, []
-        left = swept.left
+        compared = self._compare(steps, torch.arange(len(self.images)), search=search)
+        self._candidates, self.likelihood = compared.candidates, compared.likelihood
+        residual_power = compared.residual_power
+        self.dropped = []
         if search and self.config.loss > 0:
-            self.dropped = superfluous(
-                swept.likelihood, swept.rotation, self.config.loss, self.config.poses.symmetry
+            self.dropped = duplicate_maps(
+                compared.likelihood, compared.rotation, self.config.loss, self.config.poses.symmetry
             )
         if self.dropped:
             kept = [k for k in range(len(self.maps)) if k not in self.dropped]
             rows = torch.isin(self.likelihood.argmax(1), torch.tensor(self.dropped))
             rows = rows.nonzero().flatten()
-            again = self._sweep([assigners[k] for k in kept], rows, search=True)
-            self._found = _put(self._found, rows, again.found)
+            compared = self._compare([steps[k] for k in kept], rows, search=True)
+            self._candidates = _replaced(self._candidates, rows, compared.candidates)
             self.likelihood = self.likelihood[:, kept]
-            self.likelihood[rows] = again.likelihood
-            self.maps, self.half_maps, left = self.maps[kept], self.half_maps[kept], left[kept]
+            self.likelihood[rows] = compared.likelihood
+            self.maps, self.half_maps = self.maps[kept], self.half_maps[kept]
+            residual_power = residual_power[kept]
             self.classes = torch.full_like(self.classes, -1)
         classes = self.likelihood.argmax(1)
         self.changed = float((classes != self.classes).double().mean())
         self.classes = classes
-        # what other maps leave of an image is more than noise; the least is nearest to it
-        left = left.amin(0) / len(self.images)
-        self.noise_power = assigners[0].noise_after(self.noise_power, left)
+        # the residual of a wrong map is more than noise; the smallest is nearest to it
+        smallest = residual_power.amin(0) / len(self.images)
+        self.noise_power = steps[0].noise_after(self.noise_power, smallest)
 
-    def _sweep(self, assigners: list[ExpectationStep], rows: Tensor, *, search: bool) -> _Swept:
-        """Images ``rows`` under every map."""
+    def _compare(
+        self, steps: list[ExpectationStep], rows: Tensor, *, search: bool
+    ) -> _MapComparison:
+        """Compare the images ``rows`` with every map."""
         fixed = None if self.config.poses.scale == "image" else 1.0
-        left = torch.zeros(len(assigners), assigners[0].refiner.band.radius + 1).double()
-        parts: list[PoseCandidates] = []
+        residual_power = torch.zeros(len(steps), steps[0].refiner.band.radius + 1).double()
+        candidates: list[PoseCandidates] = []
         likelihood: list[Tensor] = []
         rotation: list[Tensor] = []
         done = 0
@@ -222,33 +230,36 @@ class Classification:
         def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[ExpectationResult]]:
             chosen, images = batch[0], batch[1].to(self._device, torch.float32)
             optics = None if self.optics is None else self.optics[chosen].to(self._device)
-            start = None if search else _moved_to(self._found[chosen], self._device)
-            return chosen, [a(images, optics, start=start, scale=fixed) for a in assigners]
+            start = None if search else _moved_to(self._candidates[chosen], self._device)
+            return chosen, [step(images, optics, start=start, scale=fixed) for step in steps]
 
         batches = read_ahead(self.images, rows, max_batch=together(self._device, len(rows)))
-        for chosen, told in parallel_map(assign, batches, self._device):
-            left += torch.stack([one.left for one in told])
-            best, log_likelihood_ratio, turned = _best(told)
-            parts.append(_moved_to(best, torch.device("cpu")))
+        for chosen, results in parallel_map(assign, batches, self._device):
+            residual_power += torch.stack([result.left for result in results])
+            best, log_likelihood_ratio, best_rotation = _best(results)
+            candidates.append(_moved_to(best, torch.device("cpu")))
             likelihood.append(log_likelihood_ratio.cpu() / 2)
-            rotation.append(turned.cpu())
+            rotation.append(best_rotation.cpu())
             done += len(chosen)
-            self._progress(done / len(rows) if len(rows) == len(self.images) else 1.0)
-        return _Swept(
-            PoseCandidates.cat(parts),
+            self._report_progress(done / len(rows) if len(rows) == len(self.images) else 1.0)
+        return _MapComparison(
+            PoseCandidates.cat(candidates),
             torch.cat(likelihood),
             torch.cat(rotation) if search else None,
-            left,
+            residual_power,
         )
 
     def _reconstruct(self) -> list[float]:
-        """The maps from their images; resolution of each, Å. One of too few stays as it was."""
+        """Reconstruct the maps and return the resolution of each, Å.
+
+        The map of a class of too few images stays as it is.
+        """
         n, maps, halves = self.images.box_size, self.maps.clone(), self.half_maps.clone()
         pose, sphere = self.poses, self._sphere(n)
         resolution: list[float] = []
         for k in range(len(maps)):
             rows = (self.classes == k).nonzero().flatten()
-            if len(rows) < _LEAST:
+            if len(rows) < _MIN_IMAGES:
                 resolution.append(math.inf)
                 continue
             sums = accumulate(
@@ -262,15 +273,15 @@ class Classification:
             )
             pair = torch.stack([half_map(one) for one in sums])
             halves[k] = pair.to(halves)
-            fsc = self._correlate(pair[0] * sphere, pair[1] * sphere).cpu()
-            resolution.append(n * self.pixel_size_angstrom / max(1, agreeing_shells(fsc)))
-            maps[k] = wiener_map(sums[0] + sums[1], noise_to_signal(fsc)) * sphere
+            curve = fsc(pair[0] * sphere, pair[1] * sphere).cpu()
+            resolution.append(n * self.pixel_size_angstrom / max(1, agreeing_shells(curve)))
+            maps[k] = wiener_map(sums[0] + sums[1], noise_to_signal(curve)) * sphere
         self.maps, self.half_maps = maps, halves
         return resolution
 
     @torch.no_grad()
     def step(self) -> dict[str, float]:
-        """One round; numbers of it."""
+        """Do one round and return its statistics."""
         self._assign()
         resolution = self._reconstruct()
         self.round += 1
@@ -283,10 +294,14 @@ class Classification:
             stats |= {f"share_{k + 1}": share, f"resolution_{k + 1}": angstrom}
         return stats
 
+    def result(self) -> Pose:
+        """Return the pose of every image, on the CPU."""
+        return Pose(self.poses.rotation.cpu(), self.poses.shift_angstrom.cpu())
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on bitwise."""
-        found = {f"found.{name}": value.clone() for name, value in vars(self._found).items()}
-        return found | {
+        """Return everything that is needed to continue bit for bit."""
+        return {
+            "candidates": {name: value.clone() for name, value in vars(self._candidates).items()},
             "round": self.round,
             "changed": self.changed,
             "classes": self.classes.clone(),
@@ -297,111 +312,121 @@ class Classification:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a task with the same images and settings.
+        """Continue from a :meth:`state_dict` of a solver with the same images, maps and settings.
 
-        The task must have been made with the state's maps, some of which may have been dropped.
+        The state has fewer maps where a round has dropped some.
 
         Raises:
-            ValueError: maps of another number or box.
+            ValueError: more maps than this solver has, or another box size.
         """
-        if state["maps"].shape != self.maps.shape:
+        saved, own = tuple(state["maps"].shape), tuple(self.maps.shape)
+        if saved[0] > own[0] or saved[1:] != own[1:]:
             raise ValueError(
-                f"the state has maps {tuple(state['maps'].shape)}, this task "
-                f"{tuple(self.maps.shape)}; resume with the state's maps"
+                f"the state has maps {saved}, this solver {own}; resume with the maps that the run "
+                "started from"
             )
         self.round, self.changed = int(state["round"]), float(state["changed"])
         self.classes, self.likelihood = state["classes"].cpu(), state["likelihood"].cpu()
         self.maps = state["maps"].to(self._device)
         self.half_maps = state["half_maps"].cpu()
         self.noise_power = state["noise_power"].to(self._device)
-        self._found = PoseCandidates(
-            **{name: state[f"found.{name}"].cpu() for name in vars(self._found)}
-        )
+        self._candidates = _moved_to(PoseCandidates(**state["candidates"]), torch.device("cpu"))
 
 
-def _given(poses: Pose) -> PoseCandidates:
-    """Known poses as the only candidates."""
+def _known_poses(poses: Pose) -> PoseCandidates:
+    """Return known poses as the only candidates of their images."""
     rotation = poses.rotation.float().cpu()[:, None]
     one = torch.ones(len(rotation), 1)
     shift = poses.shift_angstrom.float().cpu()[:, None]
     return PoseCandidates(rotation, shift, 0 * one, one, one, torch.zeros(len(rotation), 1, 5, 5))
 
 
-def _moved_to(found: PoseCandidates, device: torch.device) -> PoseCandidates:
-    return PoseCandidates(**{name: value.to(device) for name, value in vars(found).items()})
+def _moved_to(candidates: PoseCandidates, device: torch.device) -> PoseCandidates:
+    return PoseCandidates(**{name: value.to(device) for name, value in vars(candidates).items()})
 
 
-def _best(told: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Tensor]:
-    """Of every image the candidates under its best map; of all maps gains and best rotations."""
-    parts = [one.found.best(KEPT) for one in told]
-    log_likelihood_ratio = torch.stack([part.log_likelihood_ratio[:, 0] for part in parts], 1)
-    every = PoseCandidates.cat(parts)
-    rows = torch.arange(len(log_likelihood_ratio), device=log_likelihood_ratio.device)
-    rotation = torch.stack([part.rotation[:, 0] for part in parts], 1)
-    return (
-        every[log_likelihood_ratio.argmax(1) * len(log_likelihood_ratio) + rows],
-        log_likelihood_ratio,
-        rotation,
-    )
+def _best(results: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Tensor]:
+    """Return the candidates of every image under its best map, and what each map gives it.
+
+    Args:
+        results: of each of K maps, of the same b images.
+
+    Returns:
+        candidates under the best map; log-likelihood ratios ``(b, K)``; best rotations
+        ``(b, K, 3, 3)``.
+    """
+    by_map = [result.found.best(_KEPT_CANDIDATES) for result in results]
+    log_likelihood_ratio = torch.stack([one.log_likelihood_ratio[:, 0] for one in by_map], 1)
+    count = len(log_likelihood_ratio)
+    rows = torch.arange(count, device=log_likelihood_ratio.device)
+    best = PoseCandidates.cat(by_map)[log_likelihood_ratio.argmax(1) * count + rows]
+    rotation = torch.stack([one.rotation[:, 0] for one in by_map], 1)
+    return best, log_likelihood_ratio, rotation
 
 
-def _put(into: PoseCandidates, rows: Tensor, found: PoseCandidates) -> PoseCandidates:
-    """A copy in which some images have other candidates."""
-    values = {name: value.clone() for name, value in vars(into).items()}
-    for name, value in vars(found).items():
+def _replaced(
+    candidates: PoseCandidates, rows: Tensor, replacement: PoseCandidates
+) -> PoseCandidates:
+    """Return a copy in which the images ``rows`` have other candidates."""
+    values = {name: value.clone() for name, value in vars(candidates).items()}
+    for name, value in vars(replacement).items():
         values[name][rows] = value
     return PoseCandidates(**values)
 
 
-def superfluous(
+def duplicate_maps(
     likelihood: Tensor, rotation: Tensor | None, loss: float, symmetry: str = "C1"
 ) -> list[int]:
-    """Maps that images do well without, in another frame.
+    """Find maps that show the structure of another map in another frame.
 
-    Of the maps that qualify the one is dropped that costs least, then it is asked again. Of maps
-    that cost the same, as copies in two frames do, the one goes whose frame fewer images share.
+    Of the maps that qualify the one that costs least is dropped; then the others are tested again.
+    Of maps that cost the same, as copies in two frames do, the one is dropped whose frame fewer
+    images share.
 
     Args:
-        likelihood: ``(b, K)``, logarithm of each image's under each map over noise alone.
+        likelihood: ``(b, K)``, log-likelihood of each image under each map minus that of noise.
         rotation: ``(b, K, 3, 3)``, best of each image under each map; None drops nothing.
-        loss: what a map may be worth to its images, as share of their likelihood under it.
-        symmetry: of all maps: turns that make no difference.
+        loss: a map is dropped only if its images lose less than this share of their likelihood.
+        symmetry: point group of all maps.
 
     Returns:
         numbers of the maps, from 0 on, rising. A map stays if half of its images keep their
         rotation, to 20 degrees, under the next best map: then it is a structure of its own in the
-        common frame, however like another one.
+        common frame, however similar to another one.
     """
-    left = list(range(likelihood.shape[1]))
+    kept = list(range(likelihood.shape[1]))
     if rotation is None:
         return []
     group = point_group(symmetry).matrices.to(rotation)
-    while len(left) > 1:
-        log_likelihood_ratio = likelihood[:, left]
+    while len(kept) > 1:
+        log_likelihood_ratio = likelihood[:, kept]
         own = log_likelihood_ratio.argmax(1)
         costs: dict[int, float] = {}
-        for i, k in enumerate(left):
+        for i, k in enumerate(kept):
             rows = (own == i).nonzero().flatten()
             if not len(rows):
                 continue
             others = log_likelihood_ratio[rows].clone()
             others[:, i] = -math.inf
-            next_best, place = others.max(1)
+            next_best, next_map = others.max(1)
             cost = 1 - float(next_best.sum() / log_likelihood_ratio[rows, i].sum().clamp(min=1e-9))
-            there = rotation[rows, torch.tensor(left)[place]]
-            if cost < loss and _in_frame(rotation[rows, k], there, group) < 0.5:
+            next_rotation = rotation[rows, torch.tensor(kept)[next_map]]
+            if cost < loss and _same_frame_share(rotation[rows, k], next_rotation, group) < 0.5:
                 costs[k] = cost
         if not costs:
             break
-        owner = torch.tensor(left)[own]
-        best = rotation[torch.arange(len(own)), owner]
-        equals = [k for k in costs if costs[k] <= min(costs.values()) + _EQUAL]
-        shared = {k: _in_frame(rotation[owner != k, k], best[owner != k], group) for k in equals}
-        left.remove(min(equals, key=lambda k: (shared[k], costs[k])))
-    return [k for k in range(likelihood.shape[1]) if k not in left]
+        best_map = torch.tensor(kept)[own]
+        best = rotation[torch.arange(len(own)), best_map]
+        cheapest = [k for k in costs if costs[k] <= min(costs.values()) + _EQUAL_COST]
+        shared = {
+            k: _same_frame_share(rotation[best_map != k, k], best[best_map != k], group)
+            for k in cheapest
+        }
+        kept.remove(min(cheapest, key=lambda k: (shared[k], costs[k])))
+    return [k for k in range(likelihood.shape[1]) if k not in kept]
 
 
-def _in_frame(rotation: Tensor, other: Tensor, group: Tensor) -> float:
-    """Share of images that have one rotation ``(b, 3, 3)`` under two maps, but for symmetry."""
-    turned = geodesic_distance_deg(rotation[:, None], other[:, None] @ group)
-    return float((turned.amin(1) <= _APART_DEG).double().mean())
+def _same_frame_share(rotation: Tensor, other: Tensor, group: Tensor) -> float:
+    """Return the share of images with equal rotations ``(b, 3, 3)`` but for symmetry."""
+    distance_deg = geodesic_distance_deg(rotation[:, None], other[:, None] @ group)
+    return float((distance_deg.amin(1) <= _SAME_ROTATION_DEG).double().mean())

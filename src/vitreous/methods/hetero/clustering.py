@@ -1,16 +1,16 @@
-r"""Clusters of an embedding, found by density alone, and the path along each.
+r"""Clusters of an embedding by density, and the principal path of each.
 
-HDBSCAN finds the clusters on a flattened embedding: by UMAP to two dimensions where the package
-``umap-learn`` is installed, else on the first principal components. A tree of densities always has
-something to cut, and UMAP tears what is continuous; so no cut is believed for itself. For every
-two clusters all points that are nearest to them, noise included, are projected in the *latent*
-space onto the line that separates the two best (Fisher's discriminant); where the density along
-it has no valley, they are one cluster. What has one mode is one cluster, however long.
+HDBSCAN finds the clusters in an embedding of few dimensions: by UMAP in two dimensions where the
+package ``umap-learn`` is installed, else in the first principal components. HDBSCAN always finds
+something to cut, and UMAP tears what is continuous; so every cut is tested. For every two clusters
+all points that are nearest to them, noise included, are projected in the *latent* space onto
+Fisher's discriminant of the two; where the density along it has no valley, the two are joined. A
+density with one mode is one cluster, however long.
 
-Sources: the thesis of which this solver follows the rest, section 11 (UMAP: 2 components, 30
+Sources: thesis on noise-robust VAE-GANs for cryo-EM, section 11 (UMAP: 2 components, 30
 neighbours, distance 0; HDBSCAN: 10 samples, clusters of at least 900; one principal component
 inside each cluster, from the 5th to the 95th percentile); Campello, Moulavi, Sander, PAKDD 2013;
-McInnes, Healy, Melville, arXiv:1802.03426. The test of the valley is this package's.
+McInnes, Healy, Melville, arXiv:1802.03426. The test of the valley is this package's own.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_MIN_SIZE = 900
+LARGEST_MIN_SIZE = 900
 MIN_SHARE = 0.05
-LEAST_MIN_SIZE = 10
-MOST_POINTS = 30_000  # that are clustered; the others go with their nearest
-LEAST_VARIANCE = 0.01  # of a principal component, of the first one's
-MOST_COMPONENTS = 5
+SMALLEST_MIN_SIZE = 10
+MAX_POINTS = 30_000  # that are clustered; the others take the label of their nearest
+MIN_VARIANCE = 0.01  # of a principal component, relative to the first one's
+MAX_COMPONENTS = 5
 NEIGHBOURS = 30  # of UMAP
 WINDOWS = 12  # of the density along a line, between the 1st and 99th percentile
-VALLEY_DEPTH = 0.7  # highest count in a valley over that of the lower peak beside it
-VALLEY_ERRORS = 4.0  # and the least difference, in standard errors
+VALLEY_DEPTH = 0.7  # largest count in a valley, relative to the lower peak beside it
+VALLEY_ERRORS = 4.0  # smallest difference between valley and peak, in standard errors
 
 Numbers = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -42,15 +42,15 @@ Space = Literal["auto", "umap", "pca"]
 
 @dataclass(frozen=True)
 class Clusters:
-    """What :func:`find_clusters` found; clusters by falling size.
+    """Clusters of an embedding, the largest first.
 
     Args:
         label: long ``(n,)``; 0 to ``k - 1``, -1 for noise.
         centre: ``(k, d)``, mean latent of each cluster's members.
-        probability: ``(n,)`` from 0 to 1 of belonging to its cluster, as HDBSCAN says; 0 for noise.
+        probability: ``(n,)``, HDBSCAN's membership probability, 0 to 1; 0 for noise.
         sizes: long ``(k,)``.
-        plane: ``(n, 2)``, the embedding to look at.
-        space: what was clustered: ``umap`` or ``pca``.
+        plane: ``(n, 2)``, the embedding in two dimensions, for plots.
+        space: in which clusters were searched: ``umap`` or ``pca``.
     """
 
     label: Tensor
@@ -65,12 +65,12 @@ class Clusters:
 
 
 def smallest_cluster(count: int) -> int:
-    """The default of the least cluster size: 900, or 5 % of fewer than 18,000 points.
+    """Return the default of the smallest cluster size: 900, or 5 % of fewer than 18,000 points.
 
     >>> smallest_cluster(100_000), smallest_cluster(9000), smallest_cluster(50)
     (900, 450, 10)
     """
-    return max(LEAST_MIN_SIZE, min(MOST_MIN_SIZE, round(MIN_SHARE * count)))
+    return max(SMALLEST_MIN_SIZE, min(LARGEST_MIN_SIZE, round(MIN_SHARE * count)))
 
 
 def find_clusters(
@@ -82,15 +82,15 @@ def find_clusters(
     assign_all: bool = False,
     seed: int = 0,
 ) -> Clusters:
-    """Clusters of latents, as many as there are.
+    """Find the clusters of latents; their number is not given.
 
     Args:
         latent: ``(n, d)``.
-        min_size: of a cluster; :func:`smallest_cluster` by default.
-        min_samples: neighbours that density is measured by.
+        min_size: smallest size of a cluster; :func:`smallest_cluster` by default.
+        min_samples: neighbours by which density is measured.
         space: ``umap``, ``pca``, or ``auto``: UMAP where it is installed.
-        assign_all: give noise to the nearest centre, with probability 0.
-        seed: of UMAP, and of the points that are clustered of more than 30,000.
+        assign_all: assign noise to the nearest centre, with probability 0.
+        seed: of UMAP, and of the subset that is clustered of more than 30,000 points.
 
     Raises:
         ValueError: not ``(n, d)``, not finite, or fewer points than ``min_samples`` + 1.
@@ -102,22 +102,22 @@ def find_clusters(
     [100, 100, 100]
     """
     points = _checked(latent, min_samples)
-    least = smallest_cluster(len(points)) if min_size is None else max(2, min_size)
+    smallest = smallest_cluster(len(points)) if min_size is None else max(2, min_size)
     chosen = _chosen(len(points), seed)
-    flat, plane, used = _flattened(points[chosen], space, seed)
+    flat, plane, used_space = _flattened(points[chosen], space, seed)
     share = len(chosen) / len(points)
-    label, probability = _hdbscan(flat, max(2, round(share * least)), min_samples)
+    label, probability = _hdbscan(flat, max(2, round(share * smallest)), min_samples)
     if share < 1:
         nearest = _nearest(points, points[chosen])
         label, probability, plane = label[nearest], probability[nearest], plane[nearest]
     label = _without_false_cuts(points, label)
-    if label.max() < 1:  # one mode, or none that stands out: all of it is one
+    if label.max() < 1:  # one mode or none: all points are one cluster
         label, probability = np.zeros_like(label), np.ones_like(probability)
     count = int(label.max()) + 1
     centre = np.stack([points[label == k].mean(0) for k in range(count)])
     if assign_all and (label < 0).any():
-        lost = label < 0
-        label[lost] = _nearest(points[lost], centre)
+        noise = label < 0
+        label[noise] = _nearest(points[noise], centre)
     order = np.argsort(-np.bincount(label[label >= 0], minlength=count), kind="stable")
     label, centre = np.where(label < 0, -1, np.argsort(order)[label]), centre[order]
     return Clusters(
@@ -126,18 +126,18 @@ def find_clusters(
         probability=torch.from_numpy(probability).float(),
         sizes=torch.from_numpy(np.bincount(label[label >= 0], minlength=count)),
         plane=torch.from_numpy(np.ascontiguousarray(plane)).float(),
-        space=used,
+        space=used_space,
     )
 
 
 @dataclass(frozen=True)
 class PrincipalPath:
-    """A line through a cluster.
+    """Line through a cluster along its first principal component.
 
     Args:
         points: ``(count, d)`` along it, from one percentile to the other.
         score: ``(n,)``, the members' coordinates along the first principal component.
-        share: of the cluster's variance that the component holds.
+        share: of the cluster's variance along the component, 0 to 1.
     """
 
     points: Tensor
@@ -148,12 +148,12 @@ class PrincipalPath:
 def principal_path(
     latent: Tensor, percentiles: tuple[float, float] = (5.0, 95.0), count: int = 5
 ) -> PrincipalPath:
-    """Evenly spaced places along the first principal component of a cluster.
+    """Return evenly spaced points along the first principal component of a cluster.
 
     Args:
-        latent: ``(n, d)``, those of the members.
-        percentiles: of the members' coordinates, between which the places lie.
-        count: of places.
+        latent: ``(n, d)``, of the members.
+        percentiles: of the members' coordinates, between which the points lie.
+        count: number of points.
 
     The component's sign is that of its largest entry, made positive.
 
@@ -165,7 +165,7 @@ def principal_path(
     ([[5.0, 0.0], [50.0, 0.0], [95.0, 0.0]], 1.0)
     """
     if not len(latent):
-        raise ValueError("no members, so there is no path through them")
+        raise ValueError("latent must have members of the cluster, got none")
     x = latent.detach().double().cpu()
     mean = x.mean(0)
     variance, vectors = torch.linalg.eigh((x - mean).mT @ (x - mean) / len(x))
@@ -183,18 +183,19 @@ def principal_path(
 
 
 def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points nearest to the centres of k-means, largest group first, and the group of every point.
+    """Group points by k-means.
 
     Args:
         latent: ``(n, d)``.
-        count: of centres; all points where there are not more.
+        count: number of groups; every point is one where there are not more.
         seed: of the first centres.
 
     Returns:
-        ``(k, d)`` and long ``(n,)``; of equal points there may be fewer than ``count`` groups.
+        the point nearest to each centre, ``(k, d)``, largest group first, and the group of every
+        point, long ``(n,)``. If points are equal there may be fewer than ``count`` groups.
 
-    >>> places, group = centroids(torch.tensor([[0.0], [0.1], [0.2], [5.0]]), 2)
-    >>> places[1].item(), group.tolist()
+    >>> centres, group = centroids(torch.tensor([[0.0], [0.1], [0.2], [5.0]]), 2)
+    >>> centres[1].item(), group.tolist()
     (5.0, [0, 0, 0, 1])
     """
     from sklearn.cluster import KMeans
@@ -202,10 +203,10 @@ def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Ten
     points = latent.detach().double().cpu().numpy()
     distinct = len(np.unique(points, axis=0))
     task = KMeans(min(count, distinct), n_init=3, random_state=seed).fit(points)
-    found = torch.from_numpy(_nearest(task.cluster_centers_, points))
+    central = torch.from_numpy(_nearest(task.cluster_centers_, points))
     group = torch.from_numpy(task.labels_.astype(np.int64))
-    order = torch.bincount(group, minlength=len(found)).argsort(descending=True, stable=True)
-    return latent[found[order]], order.argsort()[group]
+    order = torch.bincount(group, minlength=len(central)).argsort(descending=True, stable=True)
+    return latent[central[order]], order.argsort()[group]
 
 
 # ------------------------------------------------------------------- the steps of find_clusters
@@ -213,7 +214,7 @@ def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Ten
 
 def _checked(latent: Tensor, min_samples: int) -> Numbers:
     if latent.ndim != 2 or len(latent) <= min_samples:
-        raise ValueError(f"expected (n, d) with n > {min_samples}, got {tuple(latent.shape)}")
+        raise ValueError(f"latent must be (n, d) with n > {min_samples}, got {tuple(latent.shape)}")
     points: Numbers = latent.detach().double().cpu().numpy()
     if not np.isfinite(points).all():
         raise ValueError("latents are not finite")
@@ -221,17 +222,17 @@ def _checked(latent: Tensor, min_samples: int) -> Numbers:
 
 
 def _chosen(count: int, seed: int) -> Labels:
-    """Rows that are clustered: all, or as many at random as the time for them allows."""
-    if count <= MOST_POINTS:
+    """Return the rows that are clustered: all, or a random subset."""
+    if count <= MAX_POINTS:
         return np.arange(count)
-    return np.sort(np.random.default_rng(seed).permutation(count)[:MOST_POINTS])
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_POINTS])
 
 
 def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbers, str]:
-    """What is clustered, what is looked at ``(n, 2)``, and which it is."""
-    every, kept = _principal_components(points)
-    components, plane = every[:, :kept], np.pad(every, ((0, 0), (0, 1)))[:, :2]
-    if space == "pca" or (space == "auto" and kept <= 2):  # flat already
+    """Return the points to cluster, those to plot ``(n, 2)``, and the name of the space."""
+    scores, kept = _principal_components(points)
+    components, plane = scores[:, :kept], np.pad(scores, ((0, 0), (0, 1)))[:, :2]
+    if space == "pca" or (space == "auto" and kept <= 2):  # two dimensions already
         return components, plane, "pca"
     try:
         from umap import UMAP
@@ -253,19 +254,19 @@ def _flattened(points: Numbers, space: Space, seed: int) -> tuple[Numbers, Numbe
 
 
 def _principal_components(points: Numbers) -> tuple[Numbers, int]:
-    """Coordinates along all components, not scaled: their spread is what tells; how many matter."""
+    """Return coordinates along all components, not whitened, and how many components are kept."""
     centred = points - points.mean(0)
     variance, vectors = np.linalg.eigh(centred.T @ centred / len(points))
-    found: Numbers = centred @ vectors[:, ::-1]
-    matter = variance[::-1][:MOST_COMPONENTS] > LEAST_VARIANCE * variance[-1]
-    return found, max(1, int(matter.sum()))
+    scores: Numbers = centred @ vectors[:, ::-1]
+    large = variance[::-1][:MAX_COMPONENTS] > MIN_VARIANCE * variance[-1]
+    return scores, max(1, int(large.sum()))
 
 
-def _hdbscan(flat: Numbers, least: int, samples: int) -> tuple[Labels, Numbers]:
-    """Labels (-1: noise) and probabilities."""
+def _hdbscan(flat: Numbers, smallest: int, samples: int) -> tuple[Labels, Numbers]:
+    """Return labels (-1: noise) and membership probabilities."""
     from sklearn.cluster import HDBSCAN
 
-    task = HDBSCAN(min_cluster_size=min(least, len(flat)), min_samples=samples, copy=True)
+    task = HDBSCAN(min_cluster_size=min(smallest, len(flat)), min_samples=samples, copy=True)
     task.fit(flat)
     return task.labels_.astype(np.int64), task.probabilities_.astype(np.float64)
 
@@ -277,7 +278,7 @@ def _nearest(points: Numbers, among: Numbers) -> Labels:
 
 
 def _without_false_cuts(points: Numbers, label: Labels) -> Labels:
-    """Clusters joined, the least separated two first, until a valley lies between any two."""
+    """Join clusters, the least separated two first, until a valley lies between any two."""
     label = label.copy()
     while label.max() >= 1:
         count = int(label.max()) + 1
@@ -293,28 +294,29 @@ def _without_false_cuts(points: Numbers, label: Labels) -> Labels:
 
 
 def _valley(points: Numbers, label: Labels, a: int, b: int) -> float:
-    """By how many standard errors, beyond those asked for, a valley separates two clusters.
+    """Return the depth of the valley between two clusters.
 
-    Negative or zero: there is none.
+    Returns:
+        standard errors beyond :data:`VALLEY_ERRORS`; zero or less if there is no valley.
     """
     centre = np.stack([points[label == k].mean(0) for k in range(int(label.max()) + 1)])
-    owner = np.where(label >= 0, label, _nearest(points, centre))
+    nearest = np.where(label >= 0, label, _nearest(points, centre))
     first, second = points[label == a], points[label == b]
     within = np.cov(first.T).reshape(points.shape[1], -1) * len(first)
     within = within + np.cov(second.T).reshape(points.shape[1], -1) * len(second)
     within /= len(first) + len(second)
     ridge = 1e-6 * np.trace(within) / len(within) + np.finfo(float).tiny
     line = np.linalg.solve(within + ridge * np.eye(len(within)), centre[b] - centre[a])
-    return _valley_along(points[(owner == a) | (owner == b)] @ line)
+    return _valley_along(points[(nearest == a) | (nearest == b)] @ line)
 
 
-def _valley_along(places: Numbers) -> float:
-    """See :func:`_valley`; of places on a line."""
-    low, high = np.percentile(places, [1.0, 99.0])
+def _valley_along(coordinates: Numbers) -> float:
+    """Return the depth of a valley, see :func:`_valley`, in coordinates along a line."""
+    low, high = np.percentile(coordinates, [1.0, 99.0])
     width = (high - low) / WINDOWS
     if width <= 0:
         return -VALLEY_ERRORS
-    ordered = np.sort(places)
+    ordered = np.sort(coordinates)
     starts = np.linspace(low - width, high, 8 * (WINDOWS + 1) + 1)
     counts = np.searchsorted(ordered, starts + width) - np.searchsorted(ordered, starts)
     left, right = np.maximum.accumulate(counts), np.maximum.accumulate(counts[::-1])[::-1]

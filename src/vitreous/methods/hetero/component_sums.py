@@ -1,4 +1,4 @@
-r"""Reconstruction of several maps at once, of which every image shows its own mixture.
+r"""Reconstruction of several maps at once from images that each show a mixture of them.
 
 Where image i shows :math:`\sum_k \beta_{ik} V_k`, the least-squares spectra of the maps solve, at
 every point of the Fourier grid of :mod:`vitreous.physics.insertion`,
@@ -9,7 +9,7 @@ every point of the Fourier grid of :mod:`vitreous.physics.insertion`,
         + \Lambda_{kl}\Big) V_l
         = \sum_i w\, \langle\beta_{ik}\rangle\, T_i^*[c_i \bar s_i \hat y_i],
 
-as far as neighbouring points do not mix: (d + 1) x (d + 1) numbers for each.
+where the mixing of neighbouring points is neglected: a (d + 1) x (d + 1) system at each point.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 from vitreous.methods.reconstruct.gridding import LEAST_WEIGHT, grid_radius, shell_means, to_map
 from vitreous.physics.insertion import SPREAD, Accumulator
 
-_AT_ONCE = 1 << 15  # points solved together: bounds the memory
+_BATCH = 1 << 15  # points solved together; bounds the memory
 
 
 class ComponentSums:
-    """Grows the sums of all maps, batch by batch.
+    """Sums of all maps, accumulated batch by batch.
 
-    A grid holds a complex sum and a real one, so that the products beyond the first of each map
-    share grids by twos.
+    A grid holds a complex sum and a real one, so that two of the products beyond the first of each
+    map share a grid.
 
     Args:
         box_size: n, of the maps.
         maps: d + 1.
-        device: where.
+        device: where to sum.
         threads: on the CPU; torch's number by default.
     """
 
@@ -52,7 +52,7 @@ class ComponentSums:
         ]
 
     def insert(self, values: Tensor, rotations: Tensor, mean: Tensor, second: Tensor) -> None:
-        """Add images.
+        """Add the slices of a batch of images.
 
         Args:
             values: from :func:`~vitreous.physics.insertion.weighted_slices`, ``(b, points, 3)``.
@@ -77,11 +77,11 @@ class ComponentSums:
             grid.insert(part, rotations)
 
     def solve(self, precision: Tensor | None) -> Tensor:
-        """The maps ``(d + 1, n, n, n)``.
+        """Solve for the maps ``(d + 1, n, n, n)``.
 
         Args:
             precision: diagonal of Lambda, ``(d + 1, n // 2 + 1)`` by shell, for coefficients in the
-                units of ``rfftn`` of a map; None for next to none.
+                units of ``rfftn`` of a map; None for almost none.
         """
         n, count = self.box_size, self.maps
         sums = [grid.gridding(0) for grid in self._grids]
@@ -99,13 +99,13 @@ class ComponentSums:
             added = torch.maximum(added, precision.to(least) / SPREAD**3)
         spectra = torch.zeros((count, *sums[0].weight.shape), dtype=torch.complex64).to(mean.device)
         solved = torch.empty_like(image)
-        for some in torch.split(torch.arange(len(image), device=image.device), _AT_ONCE):
-            matrix = image.real.new_zeros(len(some), count, count)
+        for batch in torch.split(torch.arange(len(image), device=image.device), _BATCH):
+            matrix = image.real.new_zeros(len(batch), count, count)
             for i, j, product in zip(self._first, self._second, products, strict=False):
-                matrix[:, i, j] = matrix[:, j, i] = product[some]
-            matrix = matrix + torch.diag_embed(added[:, shell[some]].T)
-            right = torch.view_as_real(image[some])
-            solved[some] = torch.view_as_complex(torch.linalg.solve(matrix, right).contiguous())
+                matrix[:, i, j] = matrix[:, j, i] = product[batch]
+            matrix = matrix + torch.diag_embed(added[:, shell[batch]].T)
+            right = torch.view_as_real(image[batch])
+            solved[batch] = torch.view_as_complex(torch.linalg.solve(matrix, right).contiguous())
         for k in range(count):
             spectra[k][inside] = solved[:, k]
         return torch.stack([to_map(spectrum, n) for spectrum in spectra])

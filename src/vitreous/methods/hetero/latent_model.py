@@ -1,4 +1,4 @@
-"""What every way of sorting mixed particles offers to those who cluster, draw and write."""
+"""Protocol of models that give every image a latent, and every latent a map."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Steps(Protocol):
 
 
 class LatentModel(Steps, Protocol):
-    """A model of mixed particles: a place in a latent space for every image, a map for every place.
+    """Latent variable model of mixed particles, trained step by step.
 
-    Images are those of the :class:`~vitreous.core.images.ImageSource` it was made with.
+    Images are those of the :class:`~vitreous.core.images.ImageSource` that it was made with.
     """
 
     @property
@@ -45,9 +45,9 @@ class LatentModel(Steps, Protocol):
         ...
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Latent means ``(m, d)`` float32, on the CPU, of particles ``rows (m,)``."""
+        """Return latent means ``(m, d)`` float32, on the CPU, of the images ``rows (m,)``."""
         ...
 
     def volume(self, latent: Tensor) -> Tensor:
-        """The map ``(n, n, n)``, real, protein positive, at a place ``(d,)``."""
+        """Return the map ``(n, n, n)``, real, protein positive, at a latent ``(d,)``."""
         ...

@@ -1,19 +1,20 @@
-r"""Mixed particles of known poses as a mean and a few components: a map for every place z.
+r"""Linear variability: particles of known poses as a mean map and a few components.
 
-Every particle shows :math:`V(z) = \mu + \sum_k z_k V_k` with a z of its own, standard normal. A
-pass over the images is one step of expectation maximisation: what each says of its z and its
-contrast under the present maps (:mod:`vitreous.methods.hetero.latents`), then all maps at once
-from all images (:mod:`vitreous.methods.hetero.component_sums`). Low frequencies come first.
+Every particle shows :math:`V(z) = \mu + \sum_k z_k V_k` with a latent z of its own, standard
+normal. A pass over the images is one step of expectation maximisation: the posterior of latent and
+contrast of each image under the present maps (:mod:`vitreous.methods.hetero.latents`), then all
+maps at once from all images (:mod:`vitreous.methods.hetero.component_sums`). Low frequencies come
+first.
 
-After each pass the model is brought into one of the many forms that say the same: contrasts of mean
-1, z of mean 0 and covariance I over the images, which makes few passes of many, and components
-uncorrelated in what images tell of them, those that tell most first. The embedding gives each of
-them in units of its own uncertainty: where there is nothing to tell, places shrink to one, and
-distances count by how sure they are.
+After each pass the model is brought into a standard form, one of many equivalent ones: contrasts of
+mean 1, latents of mean 0 and covariance I over the images, and components whose information in the
+images is uncorrelated, the most informative one first. This saves many passes. The embedding gives
+each latent in units of its own uncertainty: where images carry no information, points contract,
+and distances are weighted by their certainty.
 
-The maps' prior says that their spectra fall off as the mean's, by a factor found for each. It
-shrinks them at every pass; the covariance I undoes that for what images tell of, or factor and map
-would shrink each other away.
+The prior of the maps assumes that their spectra fall off as that of the mean, by a factor that is
+estimated for each. It shrinks the maps at every pass; the covariance I undoes that for what the
+images inform about, or factor and map would shrink each other to zero.
 
 Sources: M. E. Tipping and C. M. Bishop, J. R. Stat. Soc. B 61 (1999) 611; A. Punjani and D. J.
 Fleet, J. Struct. Biol. 213 (2021) 107702 (whose components are found likewise, but orthonormal and
@@ -39,25 +40,24 @@ from vitreous.methods.reconstruct.gridding import particle_sphere
 from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
-_AT_ONCE = 256  # images: bounds the memory
+_BATCH = 256  # images; bounds the memory
 _MARGIN = 3  # shells between the highest compared and the maps' Nyquist frequency
-_LEAST_POWER = 0.02  # of a component, relative to the mean, that its prior allows it
-_LEAST_NOISE = 0.01  # of the images' power
+_MIN_POWER = 0.02  # of a component's prior, relative to the mean map
+_MIN_NOISE = 0.01  # of the images' power
 
 
 class LinearVariability:
-    """The linear model; a :class:`~vitreous.methods.hetero.latent_model.LatentModel`, one step
-    being one pass.
+    """Solver of the linear model, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
 
-    Nothing is kept for each image.
+    A call of :meth:`step` is one pass over the images. Nothing is stored for each image.
 
     Args:
         images: protein positive.
-        optics: CTF of each; None for none.
+        optics: CTF of each image; None for none.
         pixel_size_angstrom: Å.
-        poses: of each, from a refinement of all of them as one structure.
+        poses: of each image, from a refinement of all of them as one structure.
         config: settings.
-        generator: of the places that images start from, on the CPU.
+        generator: draws the first latents, on the CPU.
         device: where to compute; the CPU by default.
 
     Raises:
@@ -76,17 +76,17 @@ class LinearVariability:
         device: torch.device | None = None,
     ) -> None:
         full, total = images.box_size, len(images)
-        every = torch.ones(total, dtype=torch.long)
-        check_image_rows(images, poses.rotation, poses.shift_angstrom, optics, every, full)
+        half = torch.ones(total, dtype=torch.long)
+        check_image_rows(images, poses.rotation, poses.shift_angstrom, optics, half, full)
         self.images, self.optics, self.poses = images, optics, poses
         self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
         self._device = device or torch.device("cpu")
-        self._top = min(config.radius, (full - 1) // 2)
-        self._n = min(full, 2 * (self._top + _MARGIN))
+        self._max_radius = min(config.radius, (full - 1) // 2)
+        self._n = min(full, 2 * (self._max_radius + _MARGIN))
         self._seed = int(torch.randint(2**62, (), generator=generator))
         points = half_disc(self._n)
-        place = points.ky % self._n * (self._n // 2 + 1) + points.kx
-        self._place = torch.as_tensor(place, device=self._device)
+        index = points.ky % self._n * (self._n // 2 + 1) + points.kx
+        self._index = torch.as_tensor(index, device=self._device)
         kx, ky = (torch.as_tensor(k, device=self._device).double() for k in (points.kx, points.ky))
         self._shell = (kx.square() + ky.square()).sqrt().round().long()
         power = shell_power(images, torch.arange(total))[: self._n // 2 + 1]
@@ -104,7 +104,7 @@ class LinearVariability:
 
     @property
     def progress(self) -> float:
-        """Share of the passes that is done."""
+        """Share of the passes that is done, 0 to 1."""
         return self.passes / self.config.passes
 
     @property
@@ -115,27 +115,30 @@ class LinearVariability:
     @property
     def radius(self) -> int:
         """Highest shell of the next pass."""
-        first = min(self.config.start_radius, self._top)
+        first = min(self.config.start_radius, self._max_radius)
         share = min(1.0, 2 * self.passes / self.config.passes)
-        return round(first + share * (self._top - first))
+        return round(first + share * (self._max_radius - first))
 
     def _weights(self) -> Tensor:
-        """Of every point in a log-likelihood: two over the noise's power, ``(points,)``.
+        """Return the weight of every point in a log-likelihood: two over the noise power.
 
-        A point stands for its opposite too.
+        A point of the half disc counts for its Friedel mate too.
+
+        Returns:
+            ``(points,)``.
         """
         weight = (2 / self.noise_power).float().to(self._device)
-        weight[0] = weight[1]  # images have no mean to speak of
+        weight[0] = weight[1]  # the images' mean is arbitrary
         return weight[self._shell] * (self._shell <= self.radius)
 
     def _batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, their rotations and weighted slices ``(b, points, 3)``."""
-        for piece, read in read_ahead(self.images, rows):
-            for some in torch.split(torch.arange(len(piece)), _AT_ONCE):
-                row = piece[some]
+        """Yield rows, their rotations and weighted slices ``(b, points, 3)``."""
+        for read_rows, images in read_ahead(self.images, rows):
+            for batch in torch.split(torch.arange(len(read_rows)), _BATCH):
+                row = read_rows[batch]
                 optics = None if self.optics is None else self.optics[row].to(self._device)
                 values = weighted_slices(
-                    read[some].to(self._device, torch.float32),
+                    images[batch].to(self._device, torch.float32),
                     self.poses.shift_angstrom[row].to(self._device),
                     optics,
                     self.pixel_size_angstrom,
@@ -144,13 +147,13 @@ class LinearVariability:
                 yield row, self.poses.rotation[row].float().to(self._device), values
 
     def _projections(self, spectra: list[Tensor], rotation: Tensor, compared: Tensor) -> Tensor:
-        """Slices of all maps at the points compared, complex ``(b, d + 1, points)``."""
-        place = self._place[compared]
-        slices = [central_slices(one, rotation, self._n).flatten(1)[:, place] for one in spectra]
+        """Return slices of all maps at the points compared, complex ``(b, d + 1, points)``."""
+        index = self._index[compared]
+        slices = [central_slices(one, rotation, self._n).flatten(1)[:, index] for one in spectra]
         return torch.stack(slices, 1)
 
-    def _told(self, slices: Tensor, values: Tensor, weight: Tensor) -> tuple[Latents, Tensor]:
-        """What images say, and the components' products."""
+    def _posterior(self, slices: Tensor, values: Tensor, weight: Tensor) -> tuple[Latents, Tensor]:
+        """Return the latents of images, and the components' products ``(b, d, d)``."""
         root = (values[..., 2] * weight).sqrt()
         flat = torch.view_as_real(slices * root[:, None]).flatten(2)
         gram = flat @ flat.mT
@@ -159,19 +162,19 @@ class LinearVariability:
         spread = self.config.contrast_spread if self.config.contrast else None
         return infer(gram, cross, spread), gram[:, 1:, 1:]
 
-    def _left(self, slices: Tensor, values: Tensor, found: Latents) -> Tensor:
-        r"""Mean :math:`|y - a c s V(z)|^2 - |y|^2` over images, summed, at every point."""
-        beta, _ = found.moments()
+    def _residual_power(self, slices: Tensor, values: Tensor, latents: Latents) -> Tensor:
+        r"""Return the mean of :math:`|y - a c s V(z)|^2 - |y|^2`, summed over images, by point."""
+        beta, _ = latents.moments()
         model = (beta.to(slices.dtype)[:, None] @ slices)[:, 0]
         cross = (torch.view_as_real(model) * values[..., :2]).sum(-1)
-        root = torch.linalg.cholesky(found.covariance) * found.contrast[:, None, None]
-        unsure = torch.view_as_real(root.mT.to(slices.dtype) @ slices[:, 1:]).square().sum((1, 3))
-        shown = torch.view_as_real(model).square().sum(-1) + unsure
-        return (values[..., 2] * shown - 2 * cross).double().sum(0)
+        root = torch.linalg.cholesky(latents.covariance) * latents.contrast[:, None, None]
+        variance = torch.view_as_real(root.mT.to(slices.dtype) @ slices[:, 1:]).square().sum((1, 3))
+        power = torch.view_as_real(model).square().sum(-1) + variance
+        return (values[..., 2] * power - 2 * cross).double().sum(0)
 
     @torch.no_grad()
     def step(self) -> dict[str, float]:
-        """One pass; numbers of it."""
+        """Do one pass and return its statistics."""
         count, total = self.config.components, len(self.images)
         weight = self._weights()
         compared = ((self._shell > 0) & (self._shell <= self.radius)).nonzero().flatten()
@@ -179,37 +182,38 @@ class LinearVariability:
         sums = ComponentSums(self._n, count + 1, device=self._device)
         first = torch.zeros(count, dtype=torch.float64)
         second = torch.zeros(count, count, dtype=torch.float64)
-        told = torch.zeros(count, count, dtype=torch.float64)
-        left = torch.zeros(len(compared), dtype=torch.float64, device=self._device)
+        information = torch.zeros(count, count, dtype=torch.float64)
+        residual_power = torch.zeros(len(compared), dtype=torch.float64, device=self._device)
         contrast = torch.zeros(2, dtype=torch.float64)
         for row, rotation, values in self._batches(torch.arange(total)):
             if self.passes == 0:
-                found = self._random(row)
-                gram = found.covariance
+                latents = self._random_latents(row)
+                gram = latents.covariance
             else:
                 chosen = values[:, compared]
                 slices = self._projections(spectra, rotation, compared)
-                found, gram = self._told(slices, chosen, weight[compared])
-                left += self._left(slices, chosen, found)
-            beta, products = found.moments()
+                latents, gram = self._posterior(slices, chosen, weight[compared])
+                residual_power += self._residual_power(slices, chosen, latents)
+            beta, products = latents.moments()
             sums.insert(values * weight[:, None], rotation, beta, products)
-            first += found.mean.double().sum(0).cpu()
-            second += (found.mean.mT @ found.mean + found.covariance.sum(0)).double().cpu()
-            told += (found.contrast[:, None, None] ** 2 * gram).double().sum(0).cpu()
-            contrast += torch.stack([found.contrast.sum(), found.contrast.square().sum()]).cpu()
+            z, a = latents.mean, latents.contrast
+            first += z.double().sum(0).cpu()
+            second += (z.mT @ z + latents.covariance.sum(0)).double().cpu()
+            information += (a[:, None, None] ** 2 * gram).double().sum(0).cpu()
+            contrast += torch.stack([a.sum(), a.square().sum()]).cpu()
         radius, mean = self.radius, contrast[0] / total
-        self._improve(sums, float(mean), first / total, second / total, told / total)
+        self._update_maps(sums, float(mean), first / total, second / total, information / total)
         if self.passes > 0:
-            self._update_noise(left / total, compared)
+            self._update_noise(residual_power / total, compared)
         self.passes += 1
         stats = {
             "band_angstrom": self.box_size * self.pixel_size_angstrom / radius,
             "contrast_spread": float((contrast[1] / total - mean**2).clamp_min(0).sqrt()),
         }
-        return stats | {f"told_{k + 1}": float(v) for k, v in enumerate(self.information)}
+        return stats | {f"information_{k + 1}": float(v) for k, v in enumerate(self.information)}
 
-    def _random(self, row: Tensor) -> Latents:
-        """Places to start from, the same for a row in any batch."""
+    def _random_latents(self, row: Tensor) -> Latents:
+        """Draw latents to start from, the same for a row in any batch."""
         count = self.config.components
         drawn = [
             torch.randn(count, generator=torch.Generator().manual_seed((self._seed + i) % 2**63))
@@ -219,7 +223,7 @@ class LinearVariability:
         return Latents(torch.ones_like(z[:, 0]), z, z.new_zeros(len(z), count, count))
 
     def _prior(self) -> Tensor | None:
-        """Inverse variance of the maps' coefficients by shell, ``(d + 1, n // 2 + 1)``, times 2."""
+        """Return twice the inverse variance of the maps by shell, ``(d + 1, n // 2 + 1)``."""
         if self.passes == 0:
             return None
         shell = shell_index(self._n, 3, device=self._device).clamp(max=self._n // 2).flatten()
@@ -227,75 +231,80 @@ class LinearVariability:
         sums = power.new_zeros(len(power), self._n // 2 + 1).index_add_(1, shell, power)
         means = sums[0] / torch.bincount(shell)
         known = min(self.radius, self._n // 2)
-        means[known:] = means[known - 1]  # shells that come in with the next pass
-        share = (sums[:, 1:known].sum(1) / sums[0, 1:known].sum()).clamp_min(_LEAST_POWER)
+        means[known:] = means[known - 1]  # shells that the next pass adds
+        share = (sums[:, 1:known].sum(1) / sums[0, 1:known].sum()).clamp_min(_MIN_POWER)
         return 2 / (share[:, None] * means.clamp_min(1e-6 * means.max()))
 
-    def _improve(
-        self, sums: ComponentSums, contrast: float, mean: Tensor, second: Tensor, told: Tensor
+    def _update_maps(
+        self,
+        sums: ComponentSums,
+        contrast: float,
+        mean: Tensor,
+        second: Tensor,
+        information: Tensor,
     ) -> None:
-        """New maps, in the standard form.
+        """Solve for the maps and bring them into the standard form.
 
         Args:
             sums: of all images.
-            contrast: their mean, which goes into the maps.
+            contrast: mean over the images, which goes into the maps.
             mean: of z over the images, ``(d,)``.
-            second: of its products, ``(d, d)``.
-            told: mean of what images tell of z, ``(d, d)``.
+            second: mean of the products of z, ``(d, d)``.
+            information: mean precision of z in the images, ``(d, d)``.
         """
         diameter = self.config.diameter_angstrom or self.box_size * self.pixel_size_angstrom
         share = diameter / (self.box_size * self.pixel_size_angstrom)
         sphere = particle_sphere(self._n, share, self._device)
         maps = sums.solve(self._prior()) * (sphere * contrast)
         root = torch.linalg.cholesky(second - torch.outer(mean, mean))
-        value, vector = torch.linalg.eigh(root.T @ told @ root)
+        value, vector = torch.linalg.eigh(root.T @ information @ root)
         change = torch.eye(len(mean) + 1, dtype=torch.float64)
         change[0, 1:] = mean
         change[1:, 1:] = (root @ vector).flip(1).T
         self.maps = (change.to(maps) @ maps.flatten(1)).view_as(maps)
         self.information = value.flip(0).clamp_min(0.0).float()
 
-    def _update_noise(self, left: Tensor, compared: Tensor) -> None:
-        """Power by shell of what the maps leave of the images; below, what was there before."""
+    def _update_noise(self, residual_power: Tensor, compared: Tensor) -> None:
+        """Set the noise power by shell to that of the residual at the points compared."""
         shell = self._shell[compared].cpu()
-        sums = torch.zeros_like(self._power).index_add_(0, shell, left.cpu())
+        sums = torch.zeros_like(self._power).index_add_(0, shell, residual_power.cpu())
         counts = torch.bincount(shell, minlength=len(sums))
         power = self._power + sums / counts.clamp_min(1)
-        self.noise_power = torch.maximum(power, _LEAST_NOISE * self._power)
+        self.noise_power = torch.maximum(power, _MIN_NOISE * self._power)
 
     @torch.no_grad()
     def latents(self, rows: Tensor) -> Latents:
-        """What images say of their contrast and z under the present maps, on the CPU.
-
-        Args:
-            rows: ``(m,)``.
-        """
+        """Return contrast and latents of the images ``rows (m,)``, on the CPU."""
         weight = self._weights()
         compared = ((self._shell > 0) & (self._shell <= self.radius)).nonzero().flatten()
         spectra = [oversampled_spectrum(one) for one in self.maps]
         parts = []
         for _, rotation, values in self._batches(rows):
             slices = self._projections(spectra, rotation, compared)
-            parts.append(self._told(slices, values[:, compared], weight[compared])[0])
+            parts.append(self._posterior(slices, values[:, compared], weight[compared])[0])
         columns = zip(*((p.contrast, p.mean, p.covariance) for p in parts), strict=True)
         return Latents(*(torch.cat(column).cpu() for column in columns))
 
-    def _unit(self) -> Tensor:
-        """What z is multiplied with in the embedding: one over its uncertainty, ``(d,)``."""
+    def _embedding_scale(self) -> Tensor:
+        """Return the factor from z to the embedding, one over its uncertainty, ``(d,)``."""
         return self.information.clamp_min(1e-6).sqrt()
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Places ``(m, d)`` float32 of rows ``(m,)``, in units of their uncertainty."""
-        return (self.latents(rows).mean * self._unit()).float().cpu()
+        """Return latents ``(m, d)`` float32 of rows ``(m,)``, in units of their uncertainty."""
+        return (self.latents(rows).mean * self._embedding_scale()).float().cpu()
 
     def volume(self, latent: Tensor) -> Tensor:
-        """The map ``(n, n, n)`` at a place ``(d,)`` of the embedding."""
-        z = (latent.cpu().float() / self._unit()).to(self.maps)
+        """Return the map ``(n, n, n)`` at a latent ``(d,)`` of the embedding."""
+        z = (latent.cpu().float() / self._embedding_scale()).to(self.maps)
         volume = self.maps[0] + torch.einsum("k,kzyx->zyx", z, self.maps[1:])
         return fourier_resize(volume, self.box_size, 3)
 
+    def result(self) -> LinearVariability:
+        """Return the model itself, which embeds images and makes maps."""
+        return self
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on bitwise."""
+        """Return everything that is needed to continue bit for bit."""
         return {
             "passes": self.passes,
             "seed": self._seed,
@@ -305,7 +314,7 @@ class LinearVariability:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a model with the same images and settings.
+        """Continue from a :meth:`state_dict` of a model with the same images and settings.
 
         Raises:
             ValueError: maps of another number or box.

@@ -1,13 +1,13 @@
-"""Classes that are one structure in two frames, told from classes that differ.
+"""Recognise classes that show one structure in two frames.
 
-Particles whose poses were lost together, all by the same turn, are sorted into a class of their
-own; its map is that of another class, turned and moved. A search under both maps leaves them where
-they are. Under the better one alone it finds one frame for all of them.
+Particles that have lost their poses together, all by the same rotation, form a class of their own;
+its map is that of another class, rotated and shifted. A search under both maps leaves them there.
+Under the better map alone it finds one frame for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,34 +17,34 @@ from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_map_pair import Halves
-from vitreous.methods.hetero.class_maps import ClassMap
+from vitreous.methods.hetero.class_maps import ClassMap, ReportProgress
 from vitreous.methods.reconstruct.gridding import particle_sphere
 
-AGREES = 0.9  # of what half maps let expect
-APART_DEG = 10.0
-APART_SHARE = 0.04  # of the box
-_SIGNAL = 0.143  # between half maps, below which a shell tells nothing
+_SAME_STRUCTURE = 0.9  # agreement, relative to what the half maps let expect
+_OTHER_FRAME_DEG = 10.0
+_OTHER_FRAME_SHIFT = 0.04  # of the box
+_SIGNAL = 0.143  # FSC between half maps, below which a shell is left out
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two maps superposed.
+class Superposition:
+    """Two maps aligned.
 
     Args:
-        agreement: :func:`agreement` of the two after that.
-        angle_deg, shift_angstrom: how far the second one had to be turned and moved.
-        apart: whether that is far enough for two frames.
+        agreement: :func:`agreement` of the two after alignment.
+        angle_deg, shift_angstrom: rotation and shift that aligned them.
+        other_frame: whether rotation or shift are large enough for two frames.
     """
 
     agreement: float
     angle_deg: float
     shift_angstrom: float
-    apart: bool
+    other_frame: bool
 
     @property
-    def same(self) -> bool:
-        """Whether they are one structure in two frames."""
-        return self.apart and self.agreement >= AGREES
+    def duplicate(self) -> bool:
+        """Whether the maps show one structure in two frames."""
+        return self.other_frame and self.agreement >= _SAME_STRUCTURE
 
 
 def distinct_maps(
@@ -53,57 +53,55 @@ def distinct_maps(
     *,
     symmetry: str = "C1",
     diameter_angstrom: float | None = None,
-    notify: Callable[[float], object] = float,
+    report_progress: ReportProgress = float,
 ) -> tuple[Tensor, list[int]]:
-    """The maps without those that show another one's structure in another frame.
+    """Return the maps without those that show another one's structure in another frame.
 
-    Of two such maps the one whose halves agree better stays.
+    Of two such maps the one whose half maps agree better stays.
 
     Args:
-        maps: of classes; None is left out, one without halves stays.
+        maps: of classes; None is left out, a map without half maps stays.
         pixel_size_angstrom: of all maps.
-        symmetry: of all about RELION's axes; only what it leaves free is searched.
+        symmetry: of all maps, in RELION's axes; only what it leaves free is searched.
         diameter_angstrom: of the particle.
-        notify: told the share that is done.
+        report_progress: called with the share that is done.
 
     Returns:
-        maps ``(K, n, n, n)`` in the order of their classes; and for each class, from 0 on, the one
-        whose map stands for it, -1 where there is none.
+        maps ``(K, n, n, n)`` in the order of their classes; and for each class, from 0 on, the
+        class whose map replaces its own, -1 where there is none.
 
     Raises:
         ValueError: no class has a map.
     """
-    there = [k for k, one in enumerate(maps) if one is not None]
-    if not there:
-        raise ValueError("no class has particles enough for a map")
-    stands = [k if k in there else -1 for k in range(len(maps))]
+    available = [k for k, class_map in enumerate(maps) if class_map is not None]
+    if not available:
+        raise ValueError("no class has enough particles for a map")
+    map_of_class = [k if k in available else -1 for k in range(len(maps))]
     kept: list[int] = []
-    for done, k in enumerate(sorted(there, key=lambda k: -_quality(maps[k]))):
+    for done, k in enumerate(sorted(available, key=lambda k: -_quality(maps[k]))):
         for other in kept:
-            pair = superposed(
-                maps[k], maps[other], pixel_size_angstrom, symmetry, diameter_angstrom
-            )
-            if pair is not None and pair.same:
-                stands[k] = other
+            pair = superpose(maps[k], maps[other], pixel_size_angstrom, symmetry, diameter_angstrom)
+            if pair is not None and pair.duplicate:
+                map_of_class[k] = other
                 break
         else:
             kept.append(k)
-        notify((done + 1) / len(there))
+        report_progress((done + 1) / len(available))
     kept.sort()
-    return torch.stack([_volume(maps[k]) for k in kept]), stands
+    return torch.stack([_volume(maps[k]) for k in kept]), map_of_class
 
 
-def superposed(
+def superpose(
     moving: ClassMap | None,
     reference: ClassMap | None,
     pixel_size_angstrom: float,
     symmetry: str = "C1",
     diameter_angstrom: float | None = None,
-) -> Pair | None:
-    """How one map lies on another, whose hand it keeps; None where one has no halves."""
+) -> Superposition | None:
+    """Align one map to another without mirroring; None where one of them has no half maps."""
     if moving is None or reference is None or moving.halves is None or reference.halves is None:
         return None
-    found = align_maps(
+    alignment = align_maps(
         moving.volume,
         reference.volume,
         pixel_size_angstrom=pixel_size_angstrom,
@@ -113,49 +111,50 @@ def superposed(
     n = len(moving.volume)
     edge = n * pixel_size_angstrom
     mask = particle_sphere(n, (diameter_angstrom or edge) / edge)
-    angle = float(geodesic_distance_deg(found.rotation, torch.eye(3).to(found.rotation)))
-    shift = float(found.shift_angstrom.norm())
-    return Pair(
-        agreement(found.aligned, reference.volume, (moving.halves, reference.halves), mask),
+    rotation = alignment.rotation
+    angle = float(geodesic_distance_deg(rotation, torch.eye(3).to(rotation)))
+    shift = float(alignment.shift_angstrom.norm())
+    return Superposition(
+        agreement(alignment.aligned, reference.volume, (moving.halves, reference.halves), mask),
         angle,
         shift,
-        apart=angle > APART_DEG or shift > APART_SHARE * edge,
+        other_frame=angle > _OTHER_FRAME_DEG or shift > _OTHER_FRAME_SHIFT * edge,
     )
 
 
 def agreement(a: Tensor, b: Tensor, halves: tuple[Halves, Halves], mask: Tensor) -> float:
-    r"""FSC of two maps over that which their own half maps let expect if they show the same.
+    r"""Return the FSC of two maps, relative to that of two maps of one structure.
 
-    With F the FSC between a map's halves, the whole map's correlation with what it would be
-    without noise is :math:`\sqrt{C}, C = 2F / (1 + F)`, and two maps of the same agree to
+    With F the FSC between a map's halves, the correlation of the full map with the map without
+    noise is :math:`\sqrt{C}, C = 2F / (1 + F)`, so two maps of one structure agree to
     :math:`\sqrt{C_a C_b}`. Both are summed over the shells in which F is at least 0.143 for
     both maps.
 
     Args:
-        a, b: superposed, ``(n, n, n)``.
-        halves: of each, in frames of their own.
-        mask: of the sphere that all are compared in.
+        a, b: aligned maps, ``(n, n, n)``.
+        halves: half maps of each, in frames of their own.
+        mask: of the sphere in which the maps are compared.
 
     Returns:
-        1 for equal structures; 0 where no shell tells anything.
+        1 for equal structures; 0 where no shell holds signal.
     """
-    own = [fsc(one.half1 * mask, one.half2 * mask) for one in halves]
-    telling = (own[0] >= _SIGNAL) & (own[1] >= _SIGNAL)
-    telling[0] = False
-    if not bool(telling.any()):
+    own = [fsc(pair.half1 * mask, pair.half2 * mask) for pair in halves]
+    with_signal = (own[0] >= _SIGNAL) & (own[1] >= _SIGNAL)
+    with_signal[0] = False
+    if not bool(with_signal.any()):
         return 0.0
-    c = [2 * one / (1 + one) for one in own]
+    c = [2 * curve / (1 + curve) for curve in own]
     expected = (c[0] * c[1]).clamp(min=0).sqrt()
-    return float(fsc(a * mask, b * mask)[telling].sum() / expected[telling].sum())
+    return float(fsc(a * mask, b * mask)[with_signal].sum() / expected[with_signal].sum())
 
 
-def _quality(one: ClassMap | None) -> float:
-    """Of a map: mean FSC between its halves."""
-    if one is None or one.halves is None:
+def _quality(class_map: ClassMap | None) -> float:
+    """Return the mean FSC between the half maps."""
+    if class_map is None or class_map.halves is None:
         return 0.0
-    return float(one.halves.curves.unmasked[1:].mean())
+    return float(class_map.halves.curves.unmasked[1:].mean())
 
 
-def _volume(one: ClassMap | None) -> Tensor:
-    assert one is not None
-    return one.volume
+def _volume(class_map: ClassMap | None) -> Tensor:
+    assert class_map is not None
+    return class_map.volume

@@ -1,4 +1,4 @@
-"""Settings of the linear latent model of mixed particles."""
+"""Settings of linear variability."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from vitreous.optim.admm_config import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class LinearVariabilityConfig:
-    """How many components, of what detail, and how long; see
-    :mod:`vitreous.methods.hetero.linear_variability`.
+    """Settings of :class:`~vitreous.methods.hetero.linear_variability.LinearVariability`.
 
     Args:
         components: d. K clearly different structures need K - 1, a motion by more than its own
-            width two or three; what is left over finds nothing and shrinks. 4 to 6 do for most.
+            width two or three; components too many shrink to zero. 4 to 6 suffice for most data.
         passes: over all images; each is one step.
-        radius: highest shell compared, in cycles per box, at most the images' Nyquist: what tells
-            structures apart is coarse, and time and memory grow with its square and cube.
-        start_radius: highest shell of the first passes; it grows to ``radius`` by half of them.
-        contrast: whether every image has a contrast of its own; otherwise it is the first that the
-            components would explain.
+        radius: highest shell compared, in cycles per box, at most the images' Nyquist frequency.
+            Structures differ at low resolution, and time and memory grow with its square and cube.
+        start_radius: highest shell of the first pass; it grows to ``radius`` in half of the passes.
+        contrast: whether every image has a contrast of its own; otherwise the components explain
+            differences of contrast first.
         contrast_spread: standard deviation of the contrasts, whose mean is 1.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
     """
