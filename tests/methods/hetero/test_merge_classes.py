@@ -93,5 +93,5 @@ def test_the_better_map_stands_for_both(whole: Tensor, part: Tensor) -> None:
     assert [torch.equal(one, classes[k].volume) for one, k in zip(maps, (2, 3), strict=True)]
     assert maps.shape == (2, BOX, BOX, BOX)
     assert told[-1] == 1.0
-    with pytest.raises(ValueError, match="no class has particles enough"):
+    with pytest.raises(ValueError, match="no class has enough particles"):
         distinct_maps([None, None], PIXEL)
