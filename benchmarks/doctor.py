@@ -33,7 +33,7 @@ from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
 from vitreous.jobs.check.run import claims_of
 from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.simulate.run import draw_truth, write_dataset
+from vitreous.jobs.simulate.dataset import draw_truth, write_dataset
 from vitreous.physics.poses import GaussianShift, UniformPoses
 
 BOX, PARTICLES, MICROGRAPHS, SNR_DB = 64, 2000, 100, -10.0

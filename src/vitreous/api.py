@@ -21,7 +21,7 @@ from vitreous.doctor.examine import examine as examine_images
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.check.run import claims_of
-from vitreous.jobs.simulate.run import (
+from vitreous.jobs.simulate.dataset import (
     SimulationImaging,
     chunk_size,
     draw_truth,

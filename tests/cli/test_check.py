@@ -55,7 +55,7 @@ def test_a_right_table_passes(vitreous, case, tmp_path):
     code, out, err = vitreous("check", write(), "--fix", "-q")
     assert code == 0
     assert "Nothing wrong was found." in out
-    assert "nothing to mend" in err
+    assert "nothing to correct" in err
     assert not (tmp_path / "set_fixed.star").exists()
 
 

@@ -11,7 +11,7 @@ from vitreous.data.particles import Particles
 from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import read_star
 from vitreous.jobs.run import progress
-from vitreous.jobs.simulate import run as simulation
+from vitreous.jobs.simulate import dataset as simulation
 from vitreous.physics.simulator import simulate
 
 CTF_TEXT = """# CTFFIND4 results
@@ -103,7 +103,7 @@ def test_particles_star_holds_what_a_user_would_have(vitreous, tmp_path, ctf_fil
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["run"]["status"] == "finished"
     assert config["options"]["seed"] == 0
-    assert set(config["inputs"]) == {"ctf"}
+    assert set(config["inputs"]) == {"ctf_file"}
     assert not (out / "noise.star").exists()
 
 

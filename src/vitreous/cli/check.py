@@ -2,110 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from vitreous.cli.options.common import Overwrite, Quiet, Seed, Threads, require_finite
-from vitreous.cli.options.particles import (
-    Q0,
-    AllowOutsideRoot,
-    Apix,
-    Cs,
-    CtfFile,
-    DataRoot,
-    Invert,
-    Kv,
-    Passthrough,
-    PerMicrograph,
-    Permissive,
-)
-from vitreous.core.errors import UsageError
+from vitreous.cli.options.command import options_command
+from vitreous.jobs.check.options import CheckOptions
+from vitreous.jobs.run.messages import reworded
+
+if TYPE_CHECKING:
+    from vitreous.doctor.finding import Finding
 
 WRONG = 3
+_MARKS = {"ok": ("ok", "green"), "wrong": ("WRONG", "red"), "unclear": ("?", "yellow")}
+app = typer.Typer()
 
 
-def command(
-    context: typer.Context,
-    particles: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="Particle table (.star, .cs); or a stack (.mrcs) with --ctf and "
-            "--particles-per-micrograph.",
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Write the evidence here as well: report.html, findings.json.",
-            metavar="FOLDER",
-        ),
-    ] = None,
-    fix: Annotated[
-        bool,
-        typer.Option(
-            "--fix",
-            help="Write a corrected table beside the original: NAME_fixed.star. Images are not "
-            "changed; bad ones are left out.",
-        ),
-    ] = False,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Look at so many images only, evenly spaced: a quick look at a large stack. By "
-            "default every image is read once.",
-        ),
-    ] = None,
-    invert: Invert = False,
-    apix: Apix = None,
-    passthrough: Passthrough = None,
-    data_root: DataRoot = None,
-    allow_outside_root: AllowOutsideRoot = False,
-    permissive: Permissive = False,
-    ctf: CtfFile = None,
-    particles_per_micrograph: PerMicrograph = None,
-    kv: Kv = None,
-    cs: Cs = None,
-    q0: Q0 = None,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    threads: Threads = 0,
-    quiet: Quiet = False,
-) -> None:
-    """Test a particle table against its images: signs, units, conventions, damaged images.
+@app.command(no_args_is_help=True)
+@options_command(CheckOptions)
+def check(options: CheckOptions) -> None:
+    """Test a particle table against its images: signs, units, conventions, damage.
 
-    Needs no map and no model. Rings in the images' power spectra tell whether pixel size, voltage
-    and defocus are right; the particles' centres tell dark protein from white; with orientations,
-    quick reconstructions of two halves tell in which convention angles and shifts were written.
-    Every verdict comes with its evidence and a remedy.
+    No map and no model is needed. Rings in the images' power spectra show whether pixel size,
+    voltage and defocus are right; the particles' centres tell dark protein from white; with
+    orientations, quick reconstructions of two half sets show in which convention angles and shifts
+    were written. Every verdict comes with its evidence and a remedy. PARTICLES is a table, or a
+    stack (.mrcs) with --ctf and --particles-per-micrograph.
 
     Exit code 0: nothing is wrong. 3: something is; the remedy says what to do.
 
     Example: `vitreous check particles.star -o CHECK --fix`
     """
-    require_finite(context.params)
-    if fix and sample is not None:
-        raise UsageError("--fix and --sample exclude each other: a table is mended as a whole")
+    from vitreous.jobs.check.run import check
 
-    from vitreous.jobs.check import run as check_run
-    from vitreous.jobs.inputs.particles import ParticleFiles
-
-    files = ParticleFiles.of(context.params)
-    faults = check_run.check(
-        files,
-        output=output,
-        fix=fix,
-        sample=sample,
-        invert=invert,
-        seed=seed,
-        overwrite=overwrite,
-        threads=threads,
-        quiet=quiet,
-    )
-    if faults:
+    result = check(options)
+    typer.echo(f"{options.particles}: {result.images} images of {result.box_size} px")
+    for finding in result.findings:
+        _print(finding)
+    typer.secho(result.verdict, bold=True)
+    for line in result.notes:
+        typer.echo(line, err=True)
+    if result.faults:
         raise typer.Exit(WRONG)
+
+
+def _print(finding: Finding) -> None:
+    mark, colour = _MARKS.get(finding.verdict, ("note", None))
+    head = typer.style(f"{mark:>6}", fg=colour, bold=finding.verdict == "wrong")
+    typer.echo(f"{head}  {finding.topic}: {finding.claim}")
+    if finding.evidence:
+        typer.echo(f"{'':8}evidence: {finding.evidence}")
+    if finding.remedy:
+        typer.echo(f"{'':8}remedy: {reworded(finding.remedy)}")

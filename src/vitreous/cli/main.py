@@ -21,16 +21,14 @@ DEBUG_VARIABLE = "VITREOUS_DEBUG"
 COMMANDS = {  # by panel of the help: command to the first line of its help
     "Prepare data": {
         "info": "Say what a file is: kind, sizes, pixel size, statistics.",
-        "check": "Test a particle table against its images: signs, units, conventions, damaged "
-        "images.",
+        "check": "Test a particle table against its images: signs, units, conventions, damage.",
         "convert": "Convert a particle table between RELION and cryoSPARC, by the suffixes of "
         "the files.",
         "select": "Write the particles that meet every condition, in their order, all columns "
         "kept.",
         "prepare": "Resample, normalise and invert particle images, into a new stack with its "
         "table.",
-        "backgrounds": "Cut background windows from micrographs: real noise for `vitreous abinit "
-        "--noise`.",
+        "backgrounds": "Cut background windows from micrographs: real noise for `vitreous abinit`.",
     },
     "Find a map": {
         "auto": "From raw particles to a refined map: no orientations, no starting map, one "

@@ -92,7 +92,7 @@ class Micrograph:
     def _require_finite(self, values: NDArray[np.float32]) -> None:
         if not np.isfinite(values).all():
             raise InputError(
-                f"{self.path}: data: NaN or infinite pixels; leave it out with --skip-bad"
+                f"{self.path}: data: NaN or infinite pixels; leave it out with `skip_bad`"
             )
 
     def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:

@@ -67,7 +67,7 @@ def picked_micrographs(
     if not has_own and coordinates is None:
         raise InputError(
             f"{star}: columns _rlnCoordinateX, _rlnCoordinateY: missing; name the folder of .box "
-            "or .star files of picks with --coordinates"
+            "or .star files of picks with `coordinates`"
         )
     own = np.empty((len(names), 0))
     if has_own:
@@ -118,9 +118,9 @@ def _report_missing(
         return
     text = f"{star}: column _{_NAME}: {len(missing)} of {count} micrographs, {missing[0]!r} first"
     if len(missing) == count or not skip_missing:
-        remedy = "name their folder with --micrographs"
+        remedy = "name their folder with `micrographs`"
         if len(missing) < count:
-            remedy += ", or leave them out with --skip-missing"
+            remedy += ", or leave them out with `skip_missing`"
         raise InputError(f"{text}, are not in {folder}; {remedy}")
     warnings.warn(f"{text}, are not in {folder} and are left out", stacklevel=3)
 
@@ -147,7 +147,7 @@ def micrograph_pixel_size(document: StarDocument, header: MrcHeader, apix: float
             if not sizes.min() > 0 or sizes.max() > 1.001 * sizes.min():
                 raise InputError(
                     f"column _{name}: {sizes.min():g} to {sizes.max():g} Å; give the one pixel "
-                    "size of the micrographs with --micrograph-apix"
+                    "size of the micrographs with `micrograph_pixel_size_angstrom`"
                 )
             size, held = float(sizes[0]), header.pixel_size_angstrom
             if held is not None and abs(held - size) > 0.01 * size:
@@ -158,6 +158,7 @@ def micrograph_pixel_size(document: StarDocument, header: MrcHeader, apix: float
             return size
     if header.pixel_size_angstrom is None:
         raise InputError(
-            f"{header.path}: pixel size: none in the header; give it with --micrograph-apix"
+            f"{header.path}: pixel size: none in the header; give it with "
+            "`micrograph_pixel_size_angstrom`"
         )
     return header.pixel_size_angstrom

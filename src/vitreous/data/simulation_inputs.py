@@ -100,7 +100,7 @@ def load_volume(
     if likeness < SYMMETRIC_ENOUGH:
         raise InputError(
             f"{path}: not {sym} about RELION's axes (correlation {likeness:.2f} with its average); "
-            "leave --sym out or orient it first"
+            "leave `symmetry` out or orient it first"
         )
     return symmetric
 
@@ -182,7 +182,7 @@ def load_micrographs(
         )
     if count is not None and count > len(table):
         raise InputError(
-            f"{path}: rows: {len(table)} micrographs, fewer than --n-micrographs {count}"
+            f"{path}: rows: {len(table)} micrographs, fewer than `n_micrographs` {count}"
         )
     chosen = slice(0, count)
     return Micrographs(table.micrograph_names[chosen], table.optics(**common)[chosen])
@@ -288,10 +288,10 @@ def parse_poses(text: str) -> PoseSampler:
     if text == "uniform":
         return UniformPoses()
     if kind == "gaussian":
-        return GaussianEulerPoses(number(rest, f"--poses {text}"))
+        return GaussianEulerPoses(number(rest, f"`poses` {text}"))
     if kind == "star" and rest:
         return TablePoses(_table_rotations(Path(rest)))
-    raise UsageError(f"--poses {text}: choose uniform, gaussian:SIGMA or star:FILE")
+    raise UsageError(f"`poses` {text}: choose uniform, gaussian:SIGMA or star:FILE")
 
 
 def _table_rotations(path: Path) -> Tensor:
@@ -316,12 +316,12 @@ def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
     if text == "none":
         return NoShift()
     if kind in ("triangular", "pixels", "gaussian"):
-        width = number(rest, f"--shift {text}")
+        width = number(rest, f"`shift` {text}")
         if kind == "gaussian":
             return GaussianShift(width)
         return TriangularShift(width, pixel_size_angstrom if kind == "pixels" else None)
     raise UsageError(
-        f"--shift {text}: choose none, triangular:WIDTH, pixels:WIDTH or gaussian:SIGMA (Å)"
+        f"`shift` {text}: choose none, triangular:WIDTH, pixels:WIDTH or gaussian:SIGMA (Å)"
     )
 
 
@@ -331,7 +331,7 @@ def parse_range(text: str, option: str) -> tuple[float, float]:
     Raises:
         UsageError: anything else.
 
-    >>> parse_range("10000:20000", "--defocus")
+    >>> parse_range("10000:20000", "`defocus`")
     (10000.0, 20000.0)
     """
     low, _, high = text.partition(":")

@@ -73,7 +73,7 @@ def test_phase_shift_in_radians(vitreous, plant, grouped):
     out, err, fixed = corrected(vitreous, plant((optics, pose), (wrong, pose), grouped=grouped))
     assert "the phase shift is in radians" in out
     assert "rlnPhaseShift corrected" in err
-    assert "nothing to mend" not in err
+    assert "nothing to correct" not in err
     assert torch.allclose(fixed.optics.phase_shift_deg, optics.phase_shift_deg, atol=1e-3)
 
 
@@ -100,10 +100,10 @@ def test_what_no_table_can_mend_is_said(vitreous, plant, tmp_path):
     conditions = true_conditions()
     code, _, err = vitreous("check", plant(conditions, conditions, sign=-1), "--fix", "-q")
     assert code == 3
-    assert "not mended by a table: contrast: protein is dark: grey values are the images'" in err
+    assert "not corrected by a table: contrast: protein is dark: grey values are the images'" in err
     assert "--invert" in err
-    assert "nothing that a table can mend" in err
-    assert "nothing to mend" not in err
+    assert "nothing that a table can correct" in err
+    assert "nothing to correct" not in err
     assert not (tmp_path / "set_fixed.star").exists()
 
 
@@ -113,7 +113,7 @@ def test_what_a_table_can_mend_is_mended_beside_what_it_cannot(vitreous, plant, 
     table = plant((optics, pose), (optics, wrong), sign=-1)
     code, _, err = vitreous("check", table, "--fix", "-q")
     assert code == 3
-    assert "not mended by a table: contrast" in err
+    assert "not corrected by a table: contrast" in err
     assert "shifts corrected" in err
     code, out, _ = vitreous("check", tmp_path / "set_fixed.star", "-q", "--invert")
     assert code == 0, out

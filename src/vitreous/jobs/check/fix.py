@@ -1,4 +1,4 @@
-"""``vitreous check --fix``: the table as it should have been, beside the original."""
+"""Write the table as it should have been, beside the original."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 
 _POSE_FAULTS = {convention.fault for convention in (*EULER, *SHIFT)} - {""}
 _ROUGH_PHASE = "90 degrees more are a first value: estimate the CTF with phase shift"
-BEYOND_A_TABLE = {  # faults that rewriting the table does not mend, and why
+BEYOND_A_TABLE = {  # faults that a new table does not correct, and why
     "contrast": "grey values are the images', and RELION's tables do not state their sign",
     "header-pixel-size": "the images do not tell which is true, or it is the header that is wrong",
     "saturated": "what was cut off is lost in the images",
@@ -30,7 +30,7 @@ BEYOND_A_TABLE = {  # faults that rewriting the table does not mend, and why
 
 
 def fixed_path(table: Path) -> Path:
-    """Where the corrected table goes.
+    """Return the path of the corrected table.
 
     >>> str(fixed_path(Path("job/particles.star")))
     'job/particles_fixed.star'
@@ -40,11 +40,11 @@ def fixed_path(table: Path) -> Path:
 
 @dataclass(frozen=True)
 class Correction:
-    """What became of a diagnosis.
+    """Corrections of a table.
 
     Args:
-        done: what was mended, in words; empty where no table was written.
-        left: what is wrong and no table can mend, and why.
+        done: what was corrected, in words; empty where no table was written.
+        left: what is wrong and no table can correct, and why.
     """
 
     done: tuple[str, ...]
@@ -52,7 +52,7 @@ class Correction:
 
 
 def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Correction:
-    """Write what a diagnosis mends; nothing where it mends nothing.
+    """Write the corrected table; nothing where there is nothing to correct.
 
     Raises:
         ResourceError: disk full.
@@ -89,7 +89,7 @@ def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Corre
 
 
 def _beyond_a_table(diagnosis: Diagnosis) -> list[str]:
-    """What is wrong and why rewriting the table does not mend it."""
+    """Return what is wrong and why a new table does not correct it."""
     wrong = [f for f in diagnosis.findings if f.fault in BEYOND_A_TABLE]
     return [f"{f.topic}: {f.claim}: {BEYOND_A_TABLE[f.fault]}; {f.remedy}" for f in wrong]
 
@@ -104,14 +104,14 @@ def _changed_optics(before: Optics, after: Optics) -> dict[str, list[str]]:
 
 
 def _without_rivals(document: StarDocument, columns: dict[str, list[str]]) -> StarDocument:
-    """No optics group says otherwise than the particles' new columns, which it would override."""
+    """Remove columns of the optics groups that would override the particles' new ones."""
     optics = document.blocks["optics"]
     kept = {name: values for name, values in optics.columns.items() if name not in columns}
     return StarDocument({**document.blocks, "optics": replace(optics, columns=kept)})
 
 
 def _with_shared(document: StarDocument, shared: dict[str, list[str]]) -> StarDocument:
-    """One value for every optics group; a column of the particles gives way to it."""
+    """Give every optics group one value, and drop the particles' column of that name."""
     optics = dict(document.blocks["optics"].columns)
     particles = dict(document.blocks["particles"].columns)
     for name, values in shared.items():

@@ -24,12 +24,12 @@ MARKS = {"ok": "ok", "wrong": "WRONG", "unclear": "cannot tell", "note": "note"}
 
 
 class Images(Protocol):
-    """Images read a batch at a time."""
+    """Source of images, read a batch at a time."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Images ``(b, n, n)``."""
+        """Return images ``(b, n, n)``."""
         ...
 
 
@@ -49,10 +49,10 @@ def write_check_page(
 
     Args:
         path: the ``.html`` file.
-        name: of the particle table.
+        name: name of the particle table.
         verdict: one line on the whole.
-        images: what was examined.
-        diagnosis: its result.
+        images: images that were examined.
+        diagnosis: result of the examination.
 
     Raises:
         ResourceError: the disk is full.

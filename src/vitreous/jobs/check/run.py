@@ -1,14 +1,12 @@
-"""What ``vitreous check`` does: open, examine, print, and write page and corrected table."""
+"""Check particles: open, examine, and write the page and the corrected table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import typer
 
 from vitreous.core.errors import UsageError
 from vitreous.core.random import generator
@@ -17,71 +15,88 @@ from vitreous.doctor.examine import STEPS, Claims, Diagnosis, evenly_spaced, exa
 from vitreous.doctor.finding import Finding
 from vitreous.io.atomic import atomic_write_text
 from vitreous.jobs.check.fix import Correction, fixed_path, write_fixed
+from vitreous.jobs.check.options import CheckOptions
 from vitreous.jobs.check.page import write_check_page
-from vitreous.jobs.inputs.particles import ParticleFiles
+from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 
 OUTPUTS = ("report.html", "findings.json")
 _SHARE = dict(zip(STEPS, ((0.0, 0.4), (0.4, 0.2), (0.6, 0.05), (0.65, 0.35)), strict=True))
-_MARKS = {"ok": ("ok", "green"), "wrong": ("WRONG", "red"), "unclear": ("?", "yellow")}
 
 
-def check(
-    files: ParticleFiles,
-    *,
-    output: Path | None,
-    fix: bool,
-    sample: int | None,
-    invert: bool,
-    seed: int,
-    overwrite: bool,
-    threads: int,
-    quiet: bool,
-) -> tuple[str, ...]:
-    """Examine particles, show what was found.
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
 
-    Returns:
-        short names of what is wrong.
+    Args:
+        images: number of images that were examined.
+        box_size: their edge in pixels.
+        findings: one for each claim that was tested.
+        faults: short names of what is wrong.
+        verdict: one line on the whole.
+        notes: lines about the files that were written, and about faults that no table corrects.
+        fixed_table: the corrected table; None where none was written.
+    """
+
+    images: int
+    box_size: int
+    findings: tuple[Finding, ...]
+    faults: tuple[str, ...]
+    verdict: str
+    notes: tuple[str, ...]
+    fixed_table: Path | None
+
+
+def check(options: CheckOptions) -> CheckResult:
+    """Test a particle table against its images.
 
     Raises:
         InputError: the table or a stack cannot be read at all.
-        UsageError: an output is there already.
+        UsageError: an output exists already.
     """
-    use_device("cpu", threads)
-    fixed = fixed_path(files.path) if fix else None
-    if fixed is not None and fixed.exists() and not overwrite:
-        raise UsageError(f"{fixed}: is there already; give --overwrite to replace it")
-    particles = files.open(need_ctf=False)
-    if sample is not None:
-        particles = particles.select(evenly_spaced(len(particles), sample))
-    claims = claims_of(particles, invert=invert, ignore_header=files.apix is not None)
-    settings = {"sample": sample, "invert": invert, "seed": seed}
+    use_device("cpu", options.threads)
+    fixed = fixed_path(options.particles) if options.fix else None
+    if fixed is not None and fixed.exists() and not options.overwrite:
+        raise UsageError(f"{fixed}: exists; give `overwrite` to replace it")
+    particles = open_particles(options, need_ctf=False)
+    if options.sample is not None:
+        particles = particles.select(evenly_spaced(len(particles), options.sample))
+    ignore_header = options.pixel_size_angstrom is not None
+    claims = claims_of(particles, invert=options.invert, ignore_header=ignore_header)
+    notes: list[str] = []
     # entered first, so that a folder that must not be written is refused before hours of reading
-    with nullcontext() if output is None else _folder(files, output, settings, overwrite) as folder:
-        diagnosis = _examine(particles, claims, seed, quiet)
-        typer.echo(f"{files.path}: {len(particles)} images of {particles.box_size} px")
-        for finding in diagnosis.findings:
-            _show(finding)
-        typer.secho(summary(diagnosis), bold=True)
+    with _folder(options) as folder:
+        diagnosis = _examine(particles, claims, options.seed, options.quiet)
         if folder is not None:
-            _write(folder, str(files.path), particles, diagnosis)
+            page = _write(folder, str(options.particles), particles, diagnosis)
+            notes.append(f"evidence in {page}")
+    corrected = False
     if fixed is not None:
-        _say_mended(fixed, write_fixed(fixed, particles, diagnosis))
-    return diagnosis.faults
+        correction = write_fixed(fixed, particles, diagnosis)
+        corrected = bool(correction.done)
+        notes += _notes(fixed, correction)
+    return CheckResult(
+        images=len(particles),
+        box_size=particles.box_size,
+        findings=tuple(diagnosis.findings),
+        faults=diagnosis.faults,
+        verdict=summary(diagnosis),
+        notes=tuple(notes),
+        fixed_table=fixed if corrected else None,
+    )
 
 
-def _say_mended(path: Path, mending: Correction) -> None:
-    for one in mending.left:
-        say(f"not mended by a table: {one}")
-    if mending.done:
-        say(f"{path}: {'; '.join(mending.done)}")
+def _notes(path: Path, correction: Correction) -> Iterator[str]:
+    for fault in correction.left:
+        yield f"not corrected by a table: {fault}"
+    if correction.done:
+        yield f"{path}: {'; '.join(correction.done)}"
     else:
-        what = "nothing that a table can mend" if mending.left else "nothing to mend"
-        say(f"{what}; {path} not written")
+        remaining = "nothing that a table can correct" if correction.left else "nothing to correct"
+        yield f"{remaining}; {path} not written"
 
 
 def _examine(particles: Particles, claims: Claims, seed: int, quiet: bool) -> Diagnosis:
@@ -96,7 +111,7 @@ def _examine(particles: Particles, claims: Claims, seed: int, quiet: bool) -> Di
 
 
 def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False) -> Claims:
-    """What the files, and the user, say about the images."""
+    """Return what the files, and the user, state about the images."""
     header = particles.header_pixel_size_angstrom
     stated = particles.pixel_size_angstrom
     differs = header is not None and abs(header - stated) > 0.01 * stated
@@ -110,38 +125,32 @@ def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """One line on the whole."""
+    """Return one line on the whole."""
     wrong = [f for f in diagnosis.findings if f.verdict == "wrong"]
     if not wrong:
         return "Nothing wrong was found."
     return f"Wrong: {'; '.join(f'{f.topic} ({f.claim})' for f in wrong)}."
 
 
-def _show(finding: Finding) -> None:
-    mark, colour = _MARKS.get(finding.verdict, ("note", None))
-    head = typer.style(f"{mark:>6}", fg=colour, bold=finding.verdict == "wrong")
-    typer.echo(f"{head}  {finding.topic}: {finding.claim}")
-    if finding.evidence:
-        typer.echo(f"{'':8}evidence: {finding.evidence}")
-    if finding.remedy:
-        typer.echo(f"{'':8}remedy: {finding.remedy}")
-
-
-def _folder(
-    files: ParticleFiles, output: Path, settings: dict[str, Any], overwrite: bool
-) -> OutputFolder:
-    options = {**asdict(files), **settings}
-    inputs = {"particles": files.path}
+def _folder(options: CheckOptions) -> OutputFolder | nullcontext[None]:
+    if options.output is None:
+        return nullcontext()
     return OutputFolder(
-        output, "check", options, inputs=inputs, outputs=OUTPUTS, overwrite=overwrite
+        options.output,
+        "check",
+        options.recorded(),
+        inputs=options.inputs(),
+        outputs=OUTPUTS,
+        machine=options.machine(),
+        overwrite=options.overwrite,
     )
 
 
-def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> None:
-    told = [asdict(finding) for finding in diagnosis.findings]
-    text = json.dumps({"faults": diagnosis.faults, "findings": told}, indent=1)
+def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> Path:
+    findings = [asdict(finding) for finding in diagnosis.findings]
+    text = json.dumps({"faults": diagnosis.faults, "findings": findings}, indent=1)
     atomic_write_text(folder.path("findings.json"), text + "\n")
     page = folder.path("report.html")
     write_check_page(page, name, summary(diagnosis), particles, diagnosis)
     folder.finish()
-    say(f"evidence in {page}")
+    return page

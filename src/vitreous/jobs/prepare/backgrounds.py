@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,15 @@ from vitreous.core.random import stream_seed
 from vitreous.data.backgrounds import Micrograph, choose_windows
 from vitreous.data.particles import Particles
 from vitreous.data.picks import PickedMicrograph, micrograph_pixel_size, picked_micrographs
-from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Geometry, Preparation, Preparer, describe
+from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Preparer, describe
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import MrcStack, read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
+from vitreous.jobs.inputs.particles import open_particles
+from vitreous.jobs.prepare.options import BackgroundsOptions
+from vitreous.jobs.prepare.run import recipe_of
 from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
 
 STACK, TABLE = "backgrounds.mrcs", "backgrounds.star"
@@ -33,27 +35,18 @@ _CUT_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Request:
-    """What ``vitreous backgrounds`` was asked for."""
+class BackgroundsResult:
+    """Background windows that were cut.
 
-    table: Path
-    particles: Particles
-    recipe: Preparation
-    micrographs: Path
-    output: Path
-    coordinates: Path | None = None
-    micrograph_apix: float | None = None
-    particle_diameter_angstrom: float | None = None
-    float16: bool = False
-    skip_bad: bool = False
-    skip_missing: bool = False
-    allow_outside_root: bool = False
-    permissive: bool = False
-    seed: int = 0
-    resume: bool = False
-    overwrite: bool = False
-    threads: int = 0
-    quiet: bool = False
+    Args:
+        folder: where stack and table are.
+        count: number of windows.
+        text: a line about them; empty where the run in the folder was finished before.
+    """
+
+    folder: Path
+    count: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -143,29 +136,35 @@ class Cutter:
             )
 
 
-def backgrounds(request: Request) -> None:
-    """Run ``vitreous backgrounds``.
+def backgrounds(options: BackgroundsOptions) -> BackgroundsResult:
+    """Cut windows without particles from micrographs, and prepare them as particles are.
 
     Raises:
-        VitreousError: by exit code, as the command line documents them.
+        UsageError: options that do not fit the images.
+        InputError: files that cannot be read, or damaged micrographs.
+        ResourceError: disk full; what was saved stays.
         SystemExit: stopped by a signal, after saving.
     """
-    particles = request.particles
-    geometry = request.recipe.plan(particles.box_size, particles.pixel_size_angstrom)
+    recipe = recipe_of(options)
+    particles = open_particles(options, need_ctf=False)
+    geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
     micrographs = picked_micrographs(
         particles,
-        request.table,
-        request.micrographs,
-        coordinates=request.coordinates,
-        allow_outside_root=request.allow_outside_root,
-        skip_missing=request.skip_missing,
+        options.particles,
+        options.micrographs,
+        coordinates=options.coordinates,
+        allow_outside_root=options.allow_outside_root,
+        skip_missing=options.skip_missing,
     )
-    cutter = _cutter(request, geometry, micrographs)
-    with _folder(request, cutter) as folder:
+    cutter = _cutter(options, particles, Preparer(recipe, geometry), micrographs)
+    text = ""
+    with _folder(options, particles, cutter) as folder:
 
         def conclude(records: Mapping[int, dict[str, Any]], seconds: float) -> None:
+            nonlocal text
             write_star(folder.path(TABLE), _document(particles, cutter, records))
-            _report(request, cutter, records, seconds)
+            _warn(cutter, records)
+            text = _summary(folder.root, cutter, records, seconds)
 
         stream_into(
             folder,
@@ -174,55 +173,58 @@ def backgrounds(request: Request) -> None:
             cutter.cut,
             len(micrographs),
             conclude,
-            float16=request.float16,
-            threads=request.threads,
+            float16=options.float16,
+            threads=options.threads,
             label="cutting",
-            quiet=request.quiet,
+            quiet=options.quiet,
         )
+    return BackgroundsResult(folder.root, read_header(folder.root / STACK).shape[0], text)
 
 
-def _cutter(request: Request, geometry: Geometry, micrographs: list[PickedMicrograph]) -> Cutter:
-    document = request.particles.to_star_document()
-    first = read_header(micrographs[0].path, permissive=request.permissive)
-    pixel = micrograph_pixel_size(document, first, request.micrograph_apix)
+def _cutter(
+    options: BackgroundsOptions,
+    particles: Particles,
+    preparer: Preparer,
+    micrographs: list[PickedMicrograph],
+) -> Cutter:
+    geometry = preparer.geometry
+    document = particles.to_star_document()
+    first = read_header(micrographs[0].path, permissive=options.permissive)
+    pixel = micrograph_pixel_size(document, first, options.micrograph_pixel_size_angstrom)
     edge = geometry.input_box * geometry.input_pixel_angstrom
-    diameter = request.particle_diameter_angstrom or DEFAULT_MASK_FRACTION * edge
+    diameter = options.particle_diameter_angstrom or DEFAULT_MASK_FRACTION * edge
     return Cutter(
         micrographs,
-        Preparer(request.recipe, geometry),
+        preparer,
         pixel,
         diameter,
-        request.seed,
-        skip_bad=request.skip_bad,
-        permissive=request.permissive,
+        options.seed,
+        skip_bad=options.skip_bad,
+        permissive=options.permissive,
     )
 
 
-def _folder(request: Request, cutter: Cutter) -> OutputFolder:
+def _folder(options: BackgroundsOptions, particles: Particles, cutter: Cutter) -> OutputFolder:
     paths = [picked.path for picked in cutter.micrographs]
     centres = np.concatenate([picked.centres for picked in cutter.micrographs])
-    options = {
-        **dataclasses.asdict(request.recipe),
-        "input_box": request.particles.box_size,
-        "input_apix": request.particles.pixel_size_angstrom,
-        "micrograph_apix": cutter.pixel_size_angstrom,
+    settled = {
+        "input_box": particles.box_size,
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
+        "micrograph_pixel_size_angstrom": cutter.pixel_size_angstrom,
         "particle_diameter_angstrom": cutter.particle_diameter_angstrom,
         "micrographs": len(paths),
         "files": files_digest(paths),
         "picks": f"{len(centres)} {centres.sum():.3f}",
-        "float16": request.float16,
-        "skip_bad": request.skip_bad,
-        "seed": request.seed,
     }
     return OutputFolder(
-        request.output,
+        options.output,
         "backgrounds",
-        options,
-        inputs={"particles": request.table},
+        options.recorded() | settled,
+        inputs=options.inputs(),
         outputs=OUTPUTS,
-        machine={"threads": cores(request.threads)},
-        overwrite=request.overwrite,
-        resume=request.resume,
+        machine=options.machine() | {"threads": cores(options.threads)},
+        overwrite=options.overwrite,
+        resume=options.resume,
         resumable=True,
         changeable=False,
     )
@@ -255,32 +257,34 @@ def _document(
     return StarDocument({**document.blocks, "particles": StarBlock(columns)})
 
 
-def _report(
-    request: Request,
-    cutter: Cutter,
-    records: Mapping[int, Mapping[str, Any]],
-    seconds: float,
-) -> None:
+def _warn(cutter: Cutter, records: Mapping[int, Mapping[str, Any]]) -> None:
+    """Warn of micrographs that gave fewer windows than they have particles."""
     counts = {piece: len(record.get("corners", [])) for piece, record in records.items()}
     faults = [record["fault"] for record in records.values() if "fault" in record]
     bare = [cutter.micrographs[i].name for i, count in counts.items() if not count]
     short = [i for i, count in counts.items() if 0 < count < len(cutter.micrographs[i].rows)]
     overlapping = sum(record.get("overlapping", 0) for record in records.values())
     for fault in faults:
-        say(f"warning: left out: {fault}")
+        warnings.warn(f"left out: {fault}", stacklevel=2)
     if len(bare) > len(faults):
-        say(
-            f"warning: {len(bare) - len(faults)} micrographs have no room for a window between "
-            f"their particles ({bare[0]} ...); a smaller --particle-diameter leaves more"
+        warnings.warn(
+            f"{len(bare) - len(faults)} micrographs have no room for a window between their "
+            f"particles ({bare[0]} ...); a smaller `particle_diameter_angstrom` leaves more",
+            stacklevel=2,
         )
     if short:
-        say(f"warning: {len(short)} micrographs have fewer windows than particles")
+        warnings.warn(f"{len(short)} micrographs have fewer windows than particles", stacklevel=2)
     if overlapping:
-        say(f"warning: {overlapping} windows overlap others, for want of room")
-    if not request.quiet:
-        say(
-            f"{sum(counts.values())} backgrounds of {len(counts) - len(bare)} micrographs in "
-            f"{request.output}: windows of {cutter.size} px of {cutter.pixel_size_angstrom:.5g} Å; "
-            f"{describe(cutter.preparer.geometry)}; "
-            f"{len(counts) / max(seconds, 1e-3):.2g} micrographs/s"
-        )
+        warnings.warn(f"{overlapping} windows overlap others, for want of room", stacklevel=2)
+
+
+def _summary(
+    folder: Path, cutter: Cutter, records: Mapping[int, Mapping[str, Any]], seconds: float
+) -> str:
+    counts = [len(record.get("corners", [])) for record in records.values()]
+    return (
+        f"{sum(counts)} backgrounds of {len(counts) - counts.count(0)} micrographs in {folder}: "
+        f"windows of {cutter.size} px of {cutter.pixel_size_angstrom:.5g} Å; "
+        f"{describe(cutter.preparer.geometry)}; "
+        f"{len(counts) / max(seconds, 1e-3):.2g} micrographs/s"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -78,3 +79,34 @@ class PrepareOptions(ImageOptions, ParticleFileOptions, OutputOptions):
         description="Leave out images with NaN or infinite pixels instead of stopping. Constant "
         "images are left out in any case.",
     )
+
+
+class BackgroundsOptions(ImageOptions, ParticleFileOptions, OutputOptions):
+    """Options of :func:`vitreous.jobs.prepare.backgrounds.backgrounds`."""
+
+    micrographs: Path = Field(
+        description="Folder of the micrographs (.mrc, motion-corrected). The table's names are "
+        "looked for below it as they are, then by their last part."
+    )
+    coordinates: Path | None = Field(
+        None,
+        description="Folder of picks, beside the table's rlnCoordinateX/Y or instead of them: "
+        "NAME.box (EMAN), NAME.star or NAME_autopick.star for a micrograph NAME.mrc, in its "
+        "pixels.",
+    )
+    micrograph_pixel_size_angstrom: float | None = Field(
+        None,
+        ge=1e-3,
+        description="Pixel size of the micrographs in Å, if not what the table or the files say.",
+    )
+    particle_diameter_angstrom: float | None = Field(
+        None,
+        ge=1,
+        description="Diameter in Å of the disc around every particle that no window may touch; "
+        "75 % of the particles' box by default.",
+    )
+    skip_missing: bool = Field(
+        False, description="Leave out micrographs that are not in the folder."
+    )
+    skip_bad: bool = Field(False, description="Leave out damaged micrographs instead of stopping.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of windows.")

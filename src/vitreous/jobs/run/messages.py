@@ -23,7 +23,7 @@ def plain_warnings() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in seen:
             seen.add(str(message))
-            print(f"warning: {_reword.get()(one_line(message))}", file=sys.stderr)
+            print(f"warning: {reworded(one_line(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
@@ -43,7 +43,12 @@ def one_line(message: object) -> str:
 
 def say(message: str) -> None:
     """Print a line for the person at the terminal, on stderr: stdout holds results only."""
-    print(_reword.get()(message), file=sys.stderr, flush=True)
+    print(reworded(message), file=sys.stderr, flush=True)
+
+
+def reworded(text: str) -> str:
+    """Return a text as :func:`rewording` has it said."""
+    return _reword.get()(text)
 
 
 @contextmanager

@@ -114,19 +114,24 @@ class OutputOptions(MachineOptions):
     )
 
 
-class RunOptions(OutputOptions):
-    """What every job that reconstructs has: folder, resuming, seed and device."""
+class ComputeOptions(OutputOptions):
+    """What every job that draws random numbers and may use a GPU has."""
 
-    CONTROL = frozenset({"resume"})
     MACHINE = frozenset({"device"})
-    resume: bool = Field(
-        False,
-        description="Go on with the run in the folder from its checkpoint; give the same options.",
-    )
     seed: int = Field(0, ge=0, description="Seed of every random number; recorded in config.toml.")
     device: str = Field(
         "auto",
         description="Where to compute: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.",
+    )
+
+
+class RunOptions(ComputeOptions):
+    """What every job that reconstructs has: folder, resuming, seed and device."""
+
+    CONTROL = frozenset({"resume"})
+    resume: bool = Field(
+        False,
+        description="Go on with the run in the folder from its checkpoint; give the same options.",
     )
 
 

@@ -1,260 +1,162 @@
-"""A simulated data set on disk: draw what each particle is, image it, write it down.
-
-This is the file side of the papers' Algorithm 2; the physics is :mod:`vitreous.physics.simulator`.
-"""
+"""Make a data set with known truth: projections of a molecule with shift, CTF and noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreous.core.params import Pose
-from vitreous.core.random import generator
-from vitreous.data.simulation_inputs import Background, Micrographs
-from vitreous.data.tables import make_document
-from vitreous.io.mrc import MrcStackWriter, write_mrc
-from vitreous.io.star import StarDocument, write_star
-from vitreous.physics.noise import Noise, WhiteGaussian, noise_sigma
-from vitreous.physics.poses import PoseSampler, ShiftSampler
-from vitreous.physics.projector import oversampled_spectrum
-from vitreous.physics.simulator import Conditions, Simulator
-
-OUTPUTS = (
-    "particles.mrcs",
-    "particles.star",
-    "truth.mrc",
-    "truth.star",
-    "noise.mrcs",
-    "noise.star",
-    *(f"truth{state:02d}.mrc" for state in range(1, 100)),
+from vitreous.core.errors import UsageError
+from vitreous.data.simulation_inputs import (
+    Background,
+    Micrographs,
+    load_background,
+    load_micrographs,
+    load_states,
+    load_volume,
+    parse_poses,
+    parse_range,
+    parse_shift,
+    whole_number,
 )
-MOST_STATES = 99
-VARIANCE_SAMPLE = 2000
+from vitreous.jobs.run.device import use_device
+from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.progress import RunProgress
+from vitreous.jobs.run.signals import StopSignals
+from vitreous.jobs.simulate.dataset import MOST_STATES, OUTPUTS, draw_truth, write_dataset
+from vitreous.jobs.simulate.options import SimulateOptions
+from vitreous.physics.ctf import b_factor_from_nyquist_value
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is drawn for each particle before anything is imaged; ``state`` counts from 0."""
+class SimulateResult:
+    """A simulated data set.
 
-    pose: Pose
-    micrograph_id: Tensor
-    state: Tensor
+    Args:
+        folder: where it is.
+        n_particles: number of images.
+        signal_variance: mean variance of the noiseless images.
+        noise_sigma: standard deviation of the noise.
+        text: a line about it.
+    """
 
-    def __len__(self) -> int:
-        """Number of particles."""
-        return len(self.pose)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Numbers of a finished simulation: mean signal variance, and the noise's deviation."""
-
+    folder: Path
+    n_particles: int
     signal_variance: float
     noise_sigma: float
+    text: str
 
 
-def draw_truth(
-    n: int,
-    micrographs: Micrographs,
-    poses: PoseSampler,
-    shifts: ShiftSampler,
-    seed: int,
-    states: int = 1,
-) -> Truth:
-    """Draw micrograph, orientation, shift and state of every particle, each from its own stream.
-
-    Particles are sorted by micrograph, as picked ones are. States are shared out evenly (within
-    one), in random order.
-    """
-    draw = generator(seed, "simulate micrographs")
-    micrograph = torch.randint(len(micrographs.names), (n,), generator=draw).sort().values
-    rotation = poses.sample(n, generator=generator(seed, "simulate poses"))
-    shift = shifts.sample(n, generator=generator(seed, "simulate shifts"))
-    order = torch.randperm(n, generator=generator(seed, "simulate states"))
-    return Truth(Pose(rotation, shift), micrograph, order % states)
-
-
-class SimulationImaging:
-    """The physics simulator set to make each particle of a data set.
-
-    Args:
-        volumes: ``(k, n, n, n)``, one for each state, on the device to compute on.
-        truth: what each particle is.
-        micrographs: optics, by ``truth.micrograph_id``.
-        noise: sampler of unit variance.
-        pixel_size_angstrom: Å.
-    """
-
-    def __init__(
-        self,
-        volumes: Tensor,
-        truth: Truth,
-        micrographs: Micrographs,
-        noise: Noise,
-        pixel_size_angstrom: float,
-    ) -> None:
-        n, place = int(volumes.shape[-1]), volumes.device
-        self._spectra = [oversampled_spectrum(volume) for volume in volumes]
-        self._truth, self._place, self._shape = truth, place, (n, n)
-        self._simulator = Simulator(
-            n,
-            pixel_size_angstrom,
-            micrographs.optics.to(place),
-            torch.arange(len(micrographs.names), device=place),
-            noise=noise,
-        )
-
-    def _row(self, index: Tensor) -> Tensor:
-        return self._truth.micrograph_id[index].to(self._place)
-
-    def clean(self, index: Tensor) -> Tensor:
-        """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
-        images = torch.empty(len(index), *self._shape, device=self._place)
-        state = self._truth.state[index]
-        for k in sorted(set(state.tolist())):
-            of = index[state == k]
-            pose = self._truth.pose[of].to(self._place)
-            conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(of))
-            transfer = self._simulator.transfer(conditions.row)
-            clean = self._simulator.clean(self._spectra[k], conditions, transfer)
-            images[(state == k).to(self._place)] = clean
-        return images
-
-    def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
-        """Unit-variance noise for the same particles."""
-        return self._simulator.noise_like(self._row(index), generator=stream)
-
-
-def chunk_size(box_size: int) -> int:
-    """Images at a time: bounds the memory, depends on nothing but the box, so neither do results.
-
-    >>> chunk_size(32), chunk_size(256)
-    (256, 64)
-    """
-    return max(8, min(256, (1 << 22) // box_size**2))
-
-
-def mean_signal_variance(imaging: SimulationImaging, n_particles: int, box_size: int) -> float:
-    """Variance of a noiseless image over all its pixels, averaged over the data set.
-
-    Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
-    """
-    count = min(n_particles, VARIANCE_SAMPLE)
-    chosen = torch.linspace(0, n_particles - 1, count, dtype=torch.float64).round().long()
-    variances = [
-        imaging.clean(index).double().var((-2, -1), correction=0).cpu()
-        for index in torch.split(chosen, chunk_size(box_size))
-    ]
-    return float(torch.cat(variances).mean())
-
-
-def write_dataset(
-    path: Callable[[str], Path],
-    volumes: Tensor,
-    truth: Truth,
-    micrographs: Micrographs,
-    *,
-    pixel_size_angstrom: float,
-    snr_db: float,
-    seed: int,
-    background: Background | None = None,
-    notify: Callable[[float], None] = lambda fraction: None,
-) -> Summary:
-    """Image every particle and write stack, tables and the true map, or a map for each state.
-
-    Args:
-        path: name to path, such as ``OutputFolder.path``.
-        volumes: ``(k, n, n, n)``, one for each state, on the device to compute on.
-        truth: from :func:`draw_truth`.
-        micrographs: the names for the tables.
-        pixel_size_angstrom: Å, of volume and images.
-        snr_db: mean signal variance over noise variance, in dB.
-        seed: the run's seed; noise has its own stream.
-        background: real noise patches; white Gaussian noise without.
-        notify: told the fraction done after each chunk; may raise to stop.
+def simulate(options: SimulateOptions) -> SimulateResult:
+    """Make a data set with known truth.
 
     Raises:
-        ResourceError: the disk is full.
+        UsageError: options that make no sense together.
+        InputError: an input cannot be read.
+        ResourceError: disk full.
+        SystemExit: stopped by a signal.
     """
-    n = int(volumes.shape[-1])
-    noise = WhiteGaussian() if background is None else background.sampler(micrographs.names)
-    imaging = SimulationImaging(volumes, truth, micrographs, noise, pixel_size_angstrom)
-    variance = mean_signal_variance(imaging, len(truth), n)
-    sigma = noise_sigma(variance, snr_db=snr_db)
-    stream = generator(seed, "simulate noise")
-    done = 0
-    with MrcStackWriter(path("particles.mrcs"), pixel_size_angstrom) as stack:
-        for index in torch.split(torch.arange(len(truth)), chunk_size(n)):
-            images = imaging.clean(index) + sigma * imaging.noise(index, stream)
-            stack.append(images.cpu().numpy())
-            done += len(index)
-            notify(done / len(truth))
-    mixed = len(volumes) > 1
-    for k, volume in enumerate(volumes, 1):
-        name = f"truth{k:02d}.mrc" if mixed else "truth.mrc"
-        write_mrc(path(name), volume.cpu().numpy(), pixel_size_angstrom)
-    if background is not None:
-        _write_background(path, background, micrographs, pixel_size_angstrom)
-    for name, pose in (("truth.star", truth.pose), ("particles.star", None)):
-        table = particle_table(
-            "particles.mrcs",
-            torch.arange(len(truth)),
-            truth.micrograph_id,
+    device = use_device(options.device, options.threads)
+    pixel, b_factor = options.pixel_size_angstrom, options.b_factor_angstrom2
+    if options.envelope_nyquist is not None:
+        b_factor = b_factor_from_nyquist_value(options.envelope_nyquist, pixel)
+    snr_db = options.snr_db or 0.0 if options.snr is None else 10 * math.log10(options.snr)
+    poses, shifts = parse_poses(options.poses), parse_shift(options.shift, pixel)
+    volumes = _volumes(options)
+    micrographs = _micrographs(options, b_factor or 0.0)
+    background = _background(options, len(micrographs.names))
+    with (
+        _folder(options, snr_db, b_factor, str(device)) as folder,
+        StopSignals() as stop,
+        RunProgress("simulating", quiet=options.quiet) as progress,
+    ):
+
+        def notify(fraction: float) -> None:
+            progress.update(fraction)
+            stop.exit_if_requested()
+
+        n, seed = options.n_particles, options.seed
+        truth = draw_truth(n, micrographs, poses, shifts, seed, len(volumes))
+        summary = write_dataset(
+            folder.path,
+            volumes.to(device),
+            truth,
             micrographs,
-            n,
-            pixel_size_angstrom,
-            pose,
-            truth.state + 1 if mixed and pose is not None else None,
+            pixel_size_angstrom=pixel,
+            snr_db=snr_db,
+            seed=seed,
+            background=background,
+            notify=notify,
         )
-        write_star(path(name), table)
-    return Summary(variance, sigma)
+        folder.finish()
+    text = (
+        f"{n} particles of {options.box_size} px at {pixel:g} Å in {folder.root}: "
+        f"{len(micrographs.names)} micrographs, signal variance {summary.signal_variance:.4g}, "
+        f"noise deviation {summary.noise_sigma:.4g} ({snr_db:g} dB)"
+    )
+    return SimulateResult(folder.root, n, summary.signal_variance, summary.noise_sigma, text)
 
 
-def particle_table(
-    stack: str,
-    index: Tensor,
-    micrograph_id: Tensor,
-    micrographs: Micrographs,
-    box_size: int,
-    pixel_size_angstrom: float,
-    pose: Pose | None = None,
-    class_number: Tensor | None = None,
-) -> StarDocument:
-    """Rows for the images ``index (k,)`` of a stack: micrograph, its CTF, what else is given."""
-    return make_document(
-        [f"{i + 1:06d}@{stack}" for i in index.tolist()],
-        micrographs.optics[micrograph_id],
-        pixel_size_angstrom=pixel_size_angstrom,
-        box_size=box_size,
-        micrograph_names=[micrographs.names[i] for i in micrograph_id.tolist()],
-        pose=pose,
-        class_number=None if class_number is None else class_number.tolist(),
+def _volumes(options: SimulateOptions) -> Tensor:
+    """Return the molecules to image, ``(k, n, n, n)``."""
+    grid: dict[str, Any] = {
+        "box_size": options.box_size,
+        "pixel_size_angstrom": options.pixel_size_angstrom,
+        "resolution_angstrom": options.resolution_angstrom,
+    }
+    if options.hinge_degrees is not None:
+        seed = whole_number(options.source.partition(":")[2], options.source)
+        return load_states(seed, options.hinge_degrees, options.states, **grid)
+    sources = (options.source, *options.also)
+    if len(sources) > MOST_STATES:
+        raise UsageError(f"`also`: at most {MOST_STATES} molecules can be mixed")
+    apix, symmetry = options.input_pixel_size_angstrom, options.symmetry
+    return torch.stack(
+        [load_volume(text, input_apix=apix, sym=symmetry, **grid) for text in sources]
     )
 
 
-def _write_background(
-    path: Callable[[str], Path],
-    background: Background,
-    micrographs: Micrographs,
-    pixel_size_angstrom: float,
-) -> None:
-    """The patches as ``noise.mrcs``, whole, and their micrographs.
-
-    Particles got random windows of them; who simulates against these particles must draw windows
-    too, or a critic learns the few fixed ones by heart.
-    """
-    patches = background.patches.numpy()
-    write_mrc(path("noise.mrcs"), patches, pixel_size_angstrom, is_stack=True)
-    table = particle_table(
-        "noise.mrcs",
-        background.patch_index,
-        background.micrograph_id,
-        micrographs,
-        patches.shape[-1],
-        pixel_size_angstrom,
+def _micrographs(options: SimulateOptions, b_factor_angstrom2: float) -> Micrographs:
+    return load_micrographs(
+        options.ctf_file,
+        seed=options.seed,
+        count=options.n_micrographs,
+        defocus_range_angstrom=parse_range(options.defocus, "`defocus`"),
+        voltage_kv=options.voltage_kv,
+        cs_mm=options.cs_mm,
+        amplitude_contrast=options.amplitude_contrast,
+        b_factor_angstrom2=b_factor_angstrom2,
     )
-    write_star(path("noise.star"), table)
+
+
+def _background(options: SimulateOptions, n_micrographs: int) -> Background | None:
+    if options.noise is None:
+        return None
+    return load_background(
+        options.noise,
+        box_size=options.box_size,
+        pixel_size_angstrom=options.pixel_size_angstrom,
+        n_micrographs=n_micrographs,
+        noise_apix=options.noise_pixel_size_angstrom,
+        counts=options.noise_micrographs,
+    )
+
+
+def _folder(
+    options: SimulateOptions, snr_db: float, b_factor: float | None, device: str
+) -> OutputFolder:
+    sources = [Path(text) for text in (options.source, *options.also)]
+    molecules = {f"molecule {k}": path for k, path in enumerate(sources, 1) if path.is_file()}
+    return OutputFolder(
+        options.output,
+        "simulate",
+        options.recorded() | {"snr_db": snr_db, "b_factor_angstrom2": b_factor},
+        inputs=options.inputs() | molecules,
+        outputs=OUTPUTS,
+        machine=options.machine() | {"device": device},
+        overwrite=options.overwrite,
+    )

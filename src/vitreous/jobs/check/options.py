@@ -1,0 +1,45 @@
+"""Options of ``check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from vitreous.core.errors import UsageError
+from vitreous.jobs.inputs.options import StackOpticsOptions
+from vitreous.jobs.run.options import MachineOptions
+
+
+class CheckOptions(StackOpticsOptions, MachineOptions):
+    """Options of :func:`vitreous.jobs.check.run.check`."""
+
+    CONTROL = frozenset({"output", "overwrite", "fix"})
+    output: Path | None = Field(
+        None, description="Folder to write the evidence to: report.html, findings.json."
+    )
+    fix: bool = Field(
+        False,
+        description="Write a corrected table beside the original: NAME_fixed.star. Images are not "
+        "changed; bad ones are left out.",
+    )
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="Examine so many images only, evenly spaced: a quick check of a large stack. "
+        "By default every image is read once.",
+    )
+    invert: bool = Field(False, description="Protein is dark in the images (raw micrographs).")
+    seed: int = Field(0, ge=0, description="Seed of half sets and random poses.")
+    overwrite: bool = Field(
+        False, description="Replace the evidence and the corrected table of an earlier check."
+    )
+
+    @model_validator(mode="after")
+    def _whole_table(self) -> Self:
+        if self.fix and self.sample is not None:
+            raise UsageError(
+                "`fix` and `sample` exclude each other: a table is corrected as a whole"
+            )
+        return self
