@@ -1,12 +1,12 @@
-"""Make the README's picture from the output of the demo, and that of class images.
+"""Make the README's picture from the output of the demo, and that of class averages.
 
     make demo
     .venv/bin/python docs/make_images.py demo        # writes docs/images/demo.png
     .venv/bin/python docs/make_images.py --classes OUT docs/images/classes.png
 
-Three rows: particles as the program is given them; the map that it found, brought onto the true
-one; the true map. Of the maps, the three central slices and the three projections. OUT is that of
-`vitreous classify2d`; its class images are shown eight in a row.
+Three rows: particle images; the map, aligned with the true one; the true map. Of the maps, the
+three central slices and the three projections. OUT is that of `vitreous classify2d`; its class
+averages are shown eight in a row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def views(path: Path) -> Array:
 
 
 def classes(path: Path) -> dict[str, Array]:
-    """Class images in rows, by the numbers of the classes."""
+    """Class averages in rows, by the numbers of the classes."""
     images = [enlarge(image, PIXELS) for image in read_mrc(path)[0]]
     full = range(0, len(images) - len(images) % IN_A_ROW, IN_A_ROW)
     return {f"{k + 1}": np.stack(images[k : k + IN_A_ROW]) for k in full}
@@ -58,8 +58,8 @@ def main() -> None:
         if options.classes
         else {
             "particles": particles(options.demo / "simulated" / "particles.mrcs"),
-            "found": views(options.demo / "aligned.mrc"),
-            "true": views(options.demo / "simulated" / "truth.mrc"),
+            "map": views(options.demo / "aligned.mrc"),
+            "truth": views(options.demo / "simulated" / "truth.mrc"),
         }
     )
     options.picture.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ TAG = re.compile(r"\\tag\{([^}]*)\}")
 def mathml(latex: str, display: str) -> str:
     """Return the MathML of a formula that is escaped for HTML, without its equation number."""
     source = TAG.sub("", html.unescape(latex)).strip()
-    return convert(source.replace("{aligned}", "{align*}"), display=display)
+    result = convert(source.replace("{aligned}", "{align*}"), display=display)
+    return re.sub(r'columnalign="(\w+)"', r'style="text-align: \1"', result)
 
 
 def block(match: re.Match[str]) -> str:

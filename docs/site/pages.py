@@ -131,13 +131,18 @@ def api_text() -> str:
         home = _home(name)
         if home.split(".")[0] != room:
             room = home.split(".")[0]
-            lines += ["", f"## {room}", "", "| name | |", "|---|---|"]
+            lines += ["", f"## vitreous.{room}", "", "| name | |", "|---|---|"]
         path = f"vitreous.{home}.{name}"
         first = (inspect.getdoc(getattr(vitreous, name)) or "").partition("\n\n")[0]
-        summary = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", first)
+        summary = re.sub(r":math:`([^`]+)`", _table_formula, first)
+        summary = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", summary)
         link = f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'
         lines.append(f"| {link} | {_cell(summary)} |")
     return "\n".join([*lines, "", "::: vitreous.api", ""])
+
+
+def _table_formula(match: re.Match[str]) -> str:
+    return f"${match[1]}$".replace("|", r"\vert ")
 
 
 def _home(name: str) -> str:

@@ -8,6 +8,7 @@ an error.
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -29,19 +30,63 @@ def _doctest(match: re.Match[str]) -> str:
     return f"{match[1]}```pycon\n{match[0]}\n{match[1]}```"
 
 
+def _field(value: Any) -> dict[str, str]:
+    """Return the keywords of pydantic's ``Field(...)``; of another value, as the default."""
+    if isinstance(value, griffe.ExprCall) and str(value.function) == "Field":
+        words = {
+            word.name if isinstance(word, griffe.ExprKeyword) else "default": word
+            for word in value.arguments
+        }
+        return {name: str(getattr(word, "value", word)) for name, word in words.items()}
+    return {} if value is None else {"default": str(value)}
+
+
+def _describe_fields(node: Any) -> None:
+    """Give a pydantic dataclass its signature, and the fields of a model their descriptions."""
+    fields = [
+        member
+        for member in node.members.values()
+        if member.is_attribute and member.annotation is not None and member.value is not None
+    ]
+    keywords = {field.name: _field(field.value) for field in fields}
+    for field in fields:
+        text = keywords[field.name].get("description")
+        if text and field.docstring is None:
+            field.docstring = griffe.Docstring(ast.literal_eval(text), parent=field)
+    paths = {getattr(item.value, "canonical_path", "") for item in node.decorators}
+    if "pydantic.dataclasses.dataclass" not in paths or "__init__" in node.members:
+        return
+    kind = griffe.ParameterKind.positional_or_keyword
+    annotated = [m for m in node.members.values() if m.is_attribute and m.annotation is not None]
+    parameters = [
+        griffe.Parameter(
+            field.name,
+            annotation=field.annotation,
+            kind=kind,
+            default=keywords.get(field.name, {}).get("default"),
+        )
+        for field in annotated
+    ]
+    self_ = griffe.Parameter("self", kind=kind)
+    init = griffe.Function("__init__", parameters=griffe.Parameters(self_, *parameters))
+    node.set_member("__init__", init)
+
+
 class Roles(griffe.Extension):
     """Rewrite each docstring of a package once all of it is loaded."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Rewrite the docstrings of a package."""
-        self._walk(pkg, pkg.modules_collection)
+        self._walk(pkg)
 
-    def _walk(self, node: Any, collection: Any) -> None:
+    def _walk(self, node: Any) -> None:
+        if node.is_class:
+            _describe_fields(node)
         if node.docstring is not None:
             node.docstring.value = self._markdown(node)
         for member in node.members.values():
             if not member.is_alias:
-                self._walk(member, collection)
+                self._walk(member)
 
     def _markdown(self, node: Any) -> str:
         text = MATH_BLOCK.sub(_block, node.docstring.value)
