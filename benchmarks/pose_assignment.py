@@ -118,10 +118,15 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         first = other_molecule(options, box, pixel)
     warm = torch.arange(16)  # compiled loops are loaded once
     Refinement(
-        ImagesInMemory(images[warm]), optics[warm], pixel, half[warm], first, config, correlate=fsc
+        ImagesInMemory(images[warm]),
+        optics[warm],
+        half[warm],
+        first,
+        config,
+        pixel_size_angstrom=pixel,
     ).step()
     begin = time.perf_counter()
-    task = Refinement(source, optics, pixel, half, first, config, correlate=fsc)
+    task = Refinement(source, optics, half, first, config, pixel_size_angstrom=pixel)
     spent, rounds = time.perf_counter() - begin, []
     for _ in range(config.rounds):
         begin = time.perf_counter()

@@ -39,7 +39,6 @@ from vitreous.core.random import stream_seed
 from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
-from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import Batches, RandomStartConfig
 from vitreous.methods.em.random_start import RandomStart
 
@@ -94,14 +93,13 @@ def runs(
             task = RandomStart(
                 ImagesInMemory(memory),
                 data.particles.optics[rows],
-                data.pixel_size_angstrom,
                 config,
-                correlate=fsc,
+                pixel_size_angstrom=data.pixel_size_angstrom,
             )
             while not task.done:
                 task.step()
             seconds += time.perf_counter() - begin
-            reached.append(against_truth(task.volume(), truth, data.pixel_size_angstrom)["shells"])
+            reached.append(against_truth(task.result(), truth, data.pixel_size_angstrom)["shells"])
     return sorted(reached), round(seconds, 1)
 
 

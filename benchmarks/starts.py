@@ -43,8 +43,9 @@ from vitreous.core.images import ImageCache
 from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.inputs.working_set import ProcessingOptions, open_working_set
-from vitreous.methods.em.config import SHIFT_SHARE
-from vitreous.methods.em.initial_model import InitialModelConfig, ab_initio
+from vitreous.methods.em.config import InitialModelConfig
+from vitreous.methods.em.initial_model import InitialModelSearch
+from vitreous.optim.loop import run
 
 BACKGROUND_PX, BACKGROUND_APIX = 192, 1.274
 EDGE = {"5a1a": 230.4, "ribosome": 320.0}  # of the box, Å; 230.4 for phantoms too
@@ -127,16 +128,15 @@ def random_start(
     images = ImageCache(
         SignedImages(data.particles, invert=False), data.box_size, torch.device("cpu")
     )
-    first = ab_initio(
+    search = InitialModelSearch(
         images,
         data.particles.optics,
-        data,
-        working,
-        InitialModelConfig(tries=options.tries),
-        SHIFT_SHARE * data.box_size * data.pixel_size_angstrom,
-        notify=lambda share, stats: None,
-        record=lambda row: None,
+        data.half_set,
+        InitialModelConfig(tries=options.tries, symmetry=cell.symmetry, seed=seed),
+        pixel_size_angstrom=data.pixel_size_angstrom,
+        device=data.device,
     )
+    first = run(search)
     seconds = time.perf_counter() - begin
     maps = {"map": 0.5 * (first.half1 + first.half2), "half1": first.half1, "half2": first.half2}
     return {

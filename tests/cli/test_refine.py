@@ -18,10 +18,10 @@ from particle_files import columns, volume
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.io.mrc import MrcStack, write_mrc
-from vitreous.jobs.refine import run as refine_run
+from vitreous.jobs.run import checkpoints
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.em.initial_model import InitialModel
+from vitreous.methods.em.initial_model_result import InitialModel
 
 PIXEL = 6.0
 FILES = {
@@ -90,17 +90,17 @@ def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: P
     assert [row["step"] for row in rows if "step" in row][:3] == [1, 2, 3]
 
 
-def test_abinit_by_em_ends_with_the_start(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+def test_auto_ends_with_the_initial_model_if_asked(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
     out, star = tmp_path / "out", simulated / "particles.star"
-    em = ("abinit", star, "--method", "em", "--sym", "D2", "--threads", "1", "-q", "-o", out)
-    code, _, stderr = vitreous(*em, "--noise", "noise.star")
+    call = ("auto", star, "--only-start", "--sym", "D2", "--threads", "1", "-q", "-o", out)
+    code, _, stderr = vitreous(*call, "--rounds", "3")
     assert code == 2
-    assert "--noise has no meaning for --method em" in stderr
-    code, stdout, stderr = vitreous(*em)
+    assert "--rounds: --only-start ends before the rounds of refinement" in stderr
+    code, stdout, stderr = vitreous(*call)
     assert code == 0, stderr
-    assert stdout.startswith("solved to")
-    run = tomllib.loads((out / "config.toml").read_text())["run"]
-    assert run["command"] == "abinit"
+    assert stdout.startswith("Solved to")
     truth = volume(simulated / "truth.mrc")
     fit = align_maps(volume(out / "map.mrc"), truth, pixel_size_angstrom=PIXEL, point_group="D2")
     assert fsc_resolution(fsc(fit.aligned, truth), 0.5, 32, PIXEL) < 20.0
@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     code, _, stderr = vitreous(*arguments, tmp_path / "whole")
     assert code == 0, stderr
 
-    save = refine_run.save_checkpoint
+    save = checkpoints.save_checkpoint
 
     def save_and_stop(folder: Path, step: int, *rest: Any) -> Path:
         path = save(folder, step, *rest)
@@ -189,10 +189,11 @@ def test_a_stopped_run_goes_on_to_the_same_end(
             raise SystemExit(143)
         return path
 
-    monkeypatch.setattr(refine_run, "save_checkpoint", save_and_stop)
-    code, _, _ = vitreous(*arguments, tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_checkpoint", save_and_stop)
+        patch.setattr(checkpoints.RunCheckpoints, "due", lambda *_: True)
+        code, _, _ = vitreous(*arguments, tmp_path / "parts")
     assert code == 143
-    monkeypatch.setattr(refine_run, "save_checkpoint", save)
     code, _, stderr = vitreous(*arguments, tmp_path / "parts", "--continue")
     assert code == 0, stderr
     whole, parts = (volume(tmp_path / name / "map.mrc") for name in ("whole", "parts"))

@@ -14,7 +14,6 @@ from vitreous.cli.options.common import (
     Quiet,
     Seed,
     Threads,
-    refuse_options,
     require_finite,
 )
 from vitreous.cli.options.particles import (
@@ -34,21 +33,6 @@ from vitreous.cli.options.refine import Sym
 from vitreous.core.errors import UsageError
 
 _OPTICS, _NOISE, _SOLVER = "Optics", "Noise and imaging", "Solver"
-_EM_HAS_NO = [
-    "shift",
-    "noise",
-    "noise_apix",
-    "poses",
-    "preset",
-    "config",
-    "effort",
-    "learning_rate_volume",
-    "learning_rate_critic",
-    "envelope_nyquist",
-    "b_factor",
-    "checkpoint_every",
-    "allow_config_change",
-]
 
 
 def command(
@@ -63,15 +47,6 @@ def command(
     ],
     output: Output,
     sym: Sym = "C1",
-    method: Annotated[
-        Literal["cryogan", "em"],
-        typer.Option(
-            help="`cryogan`: a map whose simulated images a critic cannot tell from the real ones. "
-            "`em`: poses and map in turn, from random blobs; quicker, and what `vitreous auto` "
-            "starts with. It takes --mask-diameter and the options of the particles; noise and "
-            "shifts it finds itself.",
-        ),
-    ] = "cryogan",
     box: Annotated[
         int | None,
         typer.Option(
@@ -236,35 +211,14 @@ def command(
     Example: `vitreous abinit SIM/particles.star --sym D2 -o OUT`
     """
     require_finite(context.params)
-    if method == "em":
-        refuse_options(context, _EM_HAS_NO, method)
     if envelope_nyquist is not None and b_factor is not None:
         raise UsageError("--envelope-nyquist and --b-factor exclude each other; give one")
 
     from vitreous.data.noise_files import NoiseFiles
     from vitreous.jobs.cryogan.run import Request, reconstruct
     from vitreous.jobs.inputs.particles import ParticleFiles
-    from vitreous.jobs.inputs.working_set import ProcessingOptions
-    from vitreous.jobs.refine import run as refine_run
-    from vitreous.jobs.refine.run import refine
 
     files = ParticleFiles.of(context.params)
-    if method == "em":
-        working = ProcessingOptions.of(context.params)
-        found = refine(
-            refine_run.Request(
-                files,
-                output,
-                working,
-                only_start=True,
-                overwrite=overwrite,
-                resume=continue_,
-                quiet=quiet,
-            )
-        )
-        typer.secho(f"{found.verdict}.", bold=True)
-        typer.echo(found.text)
-        return
     patches = NoiseFiles(
         None if noise == "white" else Path(noise),
         apix=noise_apix,

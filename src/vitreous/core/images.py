@@ -93,6 +93,22 @@ class ImageSubset:
         return self._images.read(unique_rows)[inverse]
 
 
+def pixel_size_of(images: ImageSource, given_angstrom: float | None = None) -> float:
+    """Return the pixel size in Å: the given one, or that which the images carry.
+
+    Raises:
+        ValueError: neither is there.
+
+    >>> pixel_size_of(ImagesInMemory(torch.zeros(1, 8, 8)), 2.5)
+    2.5
+    """
+    own = getattr(images, "pixel_size_angstrom", None)
+    pixel_size = own if given_angstrom is None else given_angstrom
+    if pixel_size is None:
+        raise ValueError("pixel_size_angstrom: give it, as the images do not carry one")
+    return float(pixel_size)
+
+
 def read_ahead(
     images: ImageSource, rows: Tensor, *, max_batch: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.star import write_star
 from vitreous.jobs.hetero import solvers as sorters
 from vitreous.jobs.refine import run as refine_run
-from vitreous.jobs.refine.output import Refined
+from vitreous.jobs.refine.options import AutoOptions
 from vitreous.methods.hetero import pose_rescue as hetero_rounds
 from vitreous.methods.hetero.classification3d import Classification
 
@@ -116,11 +117,11 @@ def events(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> Events:
         assert material.pose is not None
         return Columns(found, material.pose, truth)
 
-    def refine(request: refine_run.Request) -> Refined:
+    def auto(request: AutoOptions) -> Any:
         config = request.output / "config.toml"
         assert request.resume == config.is_file()
         assert not request.overwrite
-        assert request.settings["reject"] is False
+        assert request.keep_all
         config.write_text(tomli_w.dumps({"run": {"status": "running"}}))
         found.tell("refine")
         if found.stop_at == len(found.names):
@@ -131,10 +132,10 @@ def events(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> Events:
         write_star(request.output / "particles.star", document)
         told = {"status": "finished", "solved": True, "seconds": CONSENSUS_SECONDS}
         config.write_text(tomli_w.dumps({"run": told}))
-        return Refined(True, "solved", "")
+        return SimpleNamespace(solved=True, verdict="solved")
 
     monkeypatch.setattr(sorters, "build", build)
-    monkeypatch.setattr(refine_run, "refine", refine)
+    monkeypatch.setattr(refine_run, "auto", auto)
     monkeypatch.setattr(Turns, "events", found, raising=False)
     monkeypatch.setattr(hetero_rounds, "Classification", Turns)
     return found
@@ -292,7 +293,9 @@ def test_particles_of_no_structure_are_refused(
     events: Events,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(refine_run, "refine", lambda request: Refined(False, "NOT SOLVED", ""))
+    monkeypatch.setattr(
+        refine_run, "auto", lambda _: SimpleNamespace(solved=False, verdict="NOT SOLVED")
+    )
     run = ("hetero", "run", simulated / "particles.star", *OPTIONS, "-o", tmp_path / "out")
     code, _, stderr = vitreous(*run)
     assert (code, "no structure that all particles agree on" in stderr) == (3, True)

@@ -108,13 +108,13 @@ def test_draws_spread_as_wide_as_the_likelihood() -> None:
         draws=400,
         generator=torch.Generator().manual_seed(1),
     )
-    assert found.drawn is not None
+    assert found.sampled is not None
     best = found.template[0, 0]
-    mine = found.drawn.template[0] == best
+    mine = found.sampled.template[0] == best
     assert mine.float().mean() > 0.9
     fit = task._fit(polar, found.template[:, 0], found.angle_rad[:, 0], found.shift_angstrom[:, 0])
     expected = torch.linalg.inv(fit.precision[0])
-    spread = found.drawn.shift_angstrom[0][mine].var(0).sum()
+    spread = found.sampled.shift_angstrom[0][mine].var(0).sum()
     assert 0.5 < spread / expected.diagonal()[1:].sum() < 2.0
 
 
@@ -142,10 +142,10 @@ def test_without_turns_only_the_class_is_found() -> None:
     found = task(
         still.images, None, torch.ones(30), polar=polar, draws=2, generator=torch.Generator()
     )
-    assert found.drawn is not None
+    assert found.sampled is not None
     assert not found.angle_rad.any()
     assert not found.shift_angstrom.any()
-    assert found.drawn.template.shape == (30, 2)
+    assert found.sampled.template.shape == (30, 2)
     lying = Aligner(
         data.shapes, FrequencyBand(BOX, PIXEL, 10), NOISE, shift_range_angstrom=0, search_radius=10,
         as_they_lie=True,

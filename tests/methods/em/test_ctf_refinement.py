@@ -13,6 +13,7 @@ from vitreous.core.images import ImagesInMemory, shell_power
 from vitreous.core.params import Optics
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
+from vitreous.io.nested import flatten_state, restore_state
 from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.ctf_refinement import (
@@ -185,12 +186,11 @@ def task(data: Planted, **more: object) -> Refinement:
     return Refinement(
         ImagesInMemory(data.images),
         data.optics,
-        PIXEL,
         half,
         data.volume,
         config,
-        correlate=fsc,
-        micrograph=data.micrograph,
+        pixel_size_angstrom=PIXEL,
+        micrograph_id=data.micrograph,
     )
 
 
@@ -199,9 +199,9 @@ def test_rounds_find_planted_errors_and_resume() -> None:
     run = task(data, refine_defocus=True, scale="micrograph")
     for _ in range(4):
         run.step()
-    tensors, numbers = run.state()
+    saved = restore_state(*flatten_state(run.state_dict()))
     resumed = task(data, refine_defocus=True, scale="micrograph")
-    resumed.restore({name: value.clone() for name, value in tensors.items()}, numbers)
+    resumed.load_state_dict(saved)
     for one in (run, resumed):
         one.step()
     for one, other in zip(run.maps(), resumed.maps(), strict=True):
@@ -209,8 +209,8 @@ def test_rounds_find_planted_errors_and_resume() -> None:
     assert run.optics is not None
     assert resumed.optics is not None
     assert torch.equal(run.optics.defocus_u_angstrom, resumed.optics.defocus_u_angstrom)
-    assert run.judged.micrographs is not None
-    for found in run.judged.micrographs.found:
+    assert run.optics_refinement.micrographs is not None
+    for found in run.optics_refinement.micrographs.estimates:
         assert found is not None
         defocus, scale = in_errors(found, data)
         assert rms(defocus) < 1.8
@@ -218,7 +218,9 @@ def test_rounds_find_planted_errors_and_resume() -> None:
         assert found.defocus_error_angstrom.max() < 70
     moved = run.optics.defocus_u_angstrom - data.optics.defocus_u_angstrom
     assert rms(moved - data.change[data.micrograph]) < 60
-    torch.testing.assert_close(run.poses().scale, run.judged.micrographs.scale(), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        run.poses().scale, run.optics_refinement.micrographs.scale(), atol=0.05, rtol=0
+    )
 
 
 def test_particles_enter_by_their_contrast() -> None:
@@ -233,12 +235,12 @@ def test_particles_enter_by_their_contrast() -> None:
         for _ in range(4):
             run.step()
         told[scale] = float(fsc(run.maps()[2], data.volume)[4:24].mean())
-    assert run.judged.single is not None
+    assert run.optics_refinement.particles is not None
     assert told["image"] > told["one"] + 0.01
-    found, true = run.judged.single.scale(), contrast / contrast.mean()
+    found, true = run.optics_refinement.particles.scale(), contrast / contrast.mean()
     assert float(torch.corrcoef(torch.stack([found, true]))[0, 1]) > 0.9
     resumed = task(varied, scale="image")
-    resumed.restore(*run.state())
+    resumed.load_state_dict(restore_state(*flatten_state(run.state_dict())))
     for one in (run, resumed):
         one.step()
     assert torch.equal(run.maps()[2], resumed.maps()[2])
@@ -248,21 +250,20 @@ def test_equal_particles_stay_equal() -> None:
     run = task(planted(False, 40, 4.0), scale="image")
     for _ in range(3):
         run.step()
-    assert run.judged.single is not None
-    assert rms(run.judged.single.scale() - 1) < 0.05
+    assert run.optics_refinement.particles is not None
+    assert rms(run.optics_refinement.particles.scale() - 1) < 0.05
 
 
 def test_micrographs_must_be_given() -> None:
     data = planted(False)
     half = torch.arange(len(data.images)) % 2 + 1
     for more in ({"refine_defocus": True}, {"scale": "micrograph"}):
-        with pytest.raises(ValueError, match="need micrograph and optics"):
+        with pytest.raises(ValueError, match="need micrograph_id and optics"):
             Refinement(
                 ImagesInMemory(data.images),
                 data.optics,
-                PIXEL,
                 half,
                 data.volume,
                 RefinementConfig(30.0, **more),  # type: ignore[arg-type]
-                correlate=fsc,
+                pixel_size_angstrom=PIXEL,
             )

@@ -26,7 +26,7 @@ def test_noiseless_images_find_their_pose_from_nothing(symmetry: str) -> None:
     config = RefinementConfig(24.0, symmetry=symmetry, shift_range_angstrom=9.0)
     assigner = ExpectationStep(data.volume, PIXEL, (8, 13), FLAT, config)
     assigned = assigner(data.images, data.optics, scale=1.0)
-    found, left = assigned.found, assigned.left
+    found, left = assigned.candidates, assigned.residual_power
     assert data.errors_deg(found.rotation[:, :1]).max() < 0.5
     assert (found.shift_angstrom[:, 0] - data.shift).norm(dim=1).max() < 0.3
     total = shell_power(ImagesInMemory(data.images), torch.arange(40))[1:14].sum()
@@ -38,7 +38,7 @@ def test_posteriors_sum_to_one_and_are_sorted() -> None:
     data = case(30, noise=6.0)
     noise = shell_power(ImagesInMemory(data.images), torch.arange(30))
     assigner = ExpectationStep(data.volume, PIXEL, (5,), noise, CONFIG)
-    found = assigner(data.images, data.optics).found
+    found = assigner(data.images, data.optics).candidates
     torch.testing.assert_close(found.posterior.sum(1), torch.ones(30))
     assert (found.posterior.diff(dim=1) <= 0).all()
     assert (found.posterior[:, 0] < 0.9).any()
@@ -59,7 +59,7 @@ def test_the_same_pose_counts_once() -> None:
         torch.zeros(5, 2, 5, 5),
     )
     assigner = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
-    found = assigner(data.images, data.optics, start=start, scale=1.0).found
+    found = assigner(data.images, data.optics, start=start, scale=1.0).candidates
     assert found.log_likelihood_ratio.shape == (5, 1)
     with pytest.raises(ValueError, match="give start poses"):
         assigner(data.images, data.optics)
@@ -69,7 +69,7 @@ def test_scales_of_images_are_found() -> None:
     data = case(20)
     scale = torch.linspace(0.5, 2.0, 20)
     images = data.images * scale[:, None, None]
-    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).candidates
     assert (found.scale[:, 0] / scale - 1).abs().max() < 0.02
 
 
@@ -85,7 +85,7 @@ def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
         torch.ones(200, 1),
         torch.zeros(200, 1, 5, 5),
     )
-    found = assigner(data.images, data.optics, start=start, scale=1.0).found
+    found = assigner(data.images, data.optics, start=start, scale=1.0).candidates
     rotation, shift = found.draw(20, torch.Generator().manual_seed(0))
     error = data.errors_deg(found.rotation[:, :1]).square().mean().sqrt()
     spread = geodesic_distance_deg(rotation, found.rotation[:, :, None]).square().mean().sqrt()
@@ -98,7 +98,7 @@ def test_draws_spread_as_the_errors_of_refined_poses_do() -> None:
 def test_an_empty_image_has_no_pose_but_breaks_nothing() -> None:
     data = case(2)
     images = torch.stack([data.images[0], torch.zeros(BOX, BOX)])
-    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).found
+    found = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG)(images, data.optics).candidates
     assert found.posterior.isfinite().all()
     assert found.rotation.isfinite().all()
     assert found.log_likelihood_ratio[1, 0] == 0
@@ -131,6 +131,6 @@ def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
         monkeypatch.setattr(assignment, "CENTRING_RADIUS", radius)
         assigner = ExpectationStep(data.volume, PIXEL, (10,), noise, config)
         assert (assigner._centring is None) == (radius == 99)
-        found.append(assigner(data.images, data.optics).found)
+        found.append(assigner(data.images, data.optics).candidates)
     first, every = (one.rotation[:, 0] for one in found)
     assert (geodesic_distance_deg(first, every) < 0.5).float().mean() > 0.95

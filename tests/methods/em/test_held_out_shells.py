@@ -39,7 +39,7 @@ def as_always(data: Case, images: Tensor) -> list[Tensor]:
     maps = []
     for rows in HALVES:
         assigner = ExpectationStep(data.volume, PIXEL, [10], power(images[rows]), CONFIG)
-        found = assigner(images[rows], data.optics[rows]).found
+        found = assigner(images[rows], data.optics[rows]).candidates
         sums, _ = accumulate(
             ImagesInMemory(images[rows]),
             found.rotation[:, 0],

@@ -9,6 +9,7 @@ import torch
 
 from matching_case import BOX, PIXEL, Case, case
 from vitreous.core.images import ImagesInMemory
+from vitreous.io.nested import flatten_state, restore_state
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RandomStartConfig
@@ -26,7 +27,7 @@ CONFIG = RandomStartConfig(
 
 
 def search(data: Case, config: RandomStartConfig = CONFIG) -> RandomStart:
-    return RandomStart(ImagesInMemory(data.images), data.optics, PIXEL, config, correlate=fsc)
+    return RandomStart(ImagesInMemory(data.images), data.optics, config, pixel_size_angstrom=PIXEL)
 
 
 def test_blobs_obey_their_symmetry_and_stay_inside() -> None:
@@ -49,7 +50,7 @@ def test_a_map_is_found_without_a_start() -> None:
     assert [stats["start"] for stats in told[:10]] == [1] * 5 + [2] * 5
     assert len(run.rows) == 300
     assert run.best is run.runs[0 if run.misfits[0] <= run.misfits[1] else 1]
-    found = align_maps(run.volume(), data.volume, pixel_size_angstrom=PIXEL, point_group="D2")
+    found = align_maps(run.result(), data.volume, pixel_size_angstrom=PIXEL, point_group="D2")
     assert fsc_resolution(fsc(found.aligned, data.volume), 0.5, BOX, PIXEL) < 20.0
 
 
@@ -60,16 +61,36 @@ def test_images_recognise_a_map_of_other_images_and_noise_does_not() -> None:
     runs = []
     for images in (data.images[:200], data.images[200:], noise[:200], noise[200:]):
         one = RandomStart(
-            ImagesInMemory(images), data.optics[torch.arange(200)], PIXEL, config, correlate=fsc
+            ImagesInMemory(images),
+            data.optics[torch.arange(200)],
+            config,
+            pixel_size_angstrom=PIXEL,
         )
         while not one.done:
             one.step()
         runs.append(one)
-    assert runs[0].recognised_by(runs[1]) > 8
-    assert abs(runs[2].recognised_by(runs[3])) < 4
+    assert runs[0].map_score_on(runs[1]) > 8
+    assert abs(runs[2].map_score_on(runs[3])) < 4
 
 
 def test_too_few_images_are_refused() -> None:
     data = case(4)
     with pytest.raises(ValueError, match="at least four images, got 3"):
-        RandomStart(ImagesInMemory(data.images[:3]), None, PIXEL, CONFIG, correlate=fsc)
+        RandomStart(ImagesInMemory(data.images[:3]), None, CONFIG, pixel_size_angstrom=PIXEL)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_continued_after_a_stop_equals_uninterrupted(stop: int) -> None:
+    data = case(60, symmetry="D2", noise=1.0)
+    config = replace(CONFIG, images=60, rounds=2)
+    whole, begun, resumed = (search(data, config) for _ in range(3))
+    while not whole.done:
+        whole.step()
+    assert whole.steps_done == whole.steps == 11
+    for _ in range(stop):
+        begun.step()
+    resumed.load_state_dict(restore_state(*flatten_state(begun.state_dict())))
+    while not resumed.done:
+        resumed.step()
+    assert resumed.misfits == whole.misfits
+    assert torch.equal(resumed.result(), whole.result())

@@ -11,11 +11,12 @@ from vitreous.jobs.hetero.request import Request
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.refine import run as refine_run
+from vitreous.jobs.refine.options import AutoOptions
 from vitreous.jobs.run.folder import CHECKPOINTS, CONFIG, OutputFolder, read_config
 from vitreous.jobs.run.messages import say
 
 CONSENSUS = "consensus"
-_SETTINGS = {"rounds": 12, "reject": False}  # every particle is to be sorted
+_ROUNDS = 12
 
 
 def first_poses(request: Request, folder: OutputFolder, data: WorkingSet) -> tuple[Pose, float]:
@@ -38,13 +39,30 @@ def first_poses(request: Request, folder: OutputFolder, data: WorkingSet) -> tup
     told = _told(target)
     if not (told.get("status") == "finished" and told.get("solved")):
         say("no poses in the table: all particles are first refined to one structure")
-        found = refine_run.refine(
-            refine_run.Request(
-                request.files,
-                target,
-                request.working,
-                search=request.search,
-                settings=_SETTINGS,
+        files, working, search = request.files, request.working, request.search
+        found = refine_run.auto(
+            AutoOptions(
+                particles=files.path,
+                pixel_size_angstrom=files.apix,
+                passthrough=files.passthrough,
+                data_root=files.data_root,
+                allow_outside_root=files.allow_outside_root,
+                permissive=files.permissive,
+                output=target,
+                symmetry=working.symmetry,
+                box_size=working.box_size,
+                mask_diameter_angstrom=working.mask_diameter_angstrom,
+                invert=working.invert,
+                ignore_ctf=working.ignore_ctf,
+                skip_bad=working.skip_bad,
+                seed=working.seed,
+                device=working.device,
+                threads=working.threads,
+                images=search.images,
+                starts=search.starts,
+                tries=search.tries,
+                rounds=_ROUNDS,
+                keep_all=True,  # every particle is to be sorted
                 resume=(target / CONFIG).is_file(),
                 quiet=request.quiet,
             )

@@ -12,7 +12,7 @@ from vitreous.jobs.hetero.class_maps import Clustering
 from vitreous.jobs.hetero.solvers import Method
 from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.inputs.working_set import ProcessingOptions
-from vitreous.methods.em.initial_model import InitialModelConfig
+from vitreous.methods.em.config import InitialModelConfig
 
 PASSES, ROUNDS = 4, 3
 

@@ -18,23 +18,25 @@ class ParticleFileOptions(Options):
         description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs)."
     )
     pixel_size_angstrom: float | None = Field(
-        None, ge=1e-3, description="Pixel size of the images in Å, instead of the files' own."
+        default=None,
+        ge=1e-3,
+        description="Pixel size of the images in Å, instead of the files' own.",
     )
     passthrough: tuple[Path, ...] = Field(
-        (),
+        default=(),
         description="For a .cs file: a passthrough file with further fields of the same particles, "
         "matched by uid. May be given several times.",
     )
     data_root: Path | None = Field(
-        None,
+        default=None,
         description="Folder that the table's image names are relative to; by default the table's "
         "own, or the nearest above it where the images are.",
     )
     allow_outside_root: bool = Field(
-        False, description="Trust image names that are absolute or lead out of that folder."
+        default=False, description="Trust image names that are absolute or lead out of that folder."
     )
     permissive: bool = Field(
-        False,
+        default=False,
         description="Read MRC files whose MAP id or machine stamp is wrong, with a warning.",
     )
 
@@ -44,21 +46,23 @@ class StackOpticsOptions(ParticleFileOptions):
 
     INPUTS = frozenset({"ctf_file", "particles_per_micrograph"})
     ctf_file: Path | None = Field(
-        None, description="For a stack: CTFFIND4 results, a row for each micrograph."
+        default=None, description="For a stack: CTFFIND4 results, a row for each micrograph."
     )
     particles_per_micrograph: Path | None = Field(
-        None,
+        default=None,
         description="For a stack: how many particles each micrograph has, a number a line, in the "
         "order of `ctf_file`.",
     )
     voltage_kv: float | None = Field(
-        None, ge=1, description="For a stack: voltage in kV; the CTF file's or 300."
+        default=None, ge=1, description="For a stack: voltage in kV; the CTF file's or 300."
     )
     cs_mm: float | None = Field(
-        None, ge=0, description="For a stack: spherical aberration in mm; the CTF file's or 2.7."
+        default=None,
+        ge=0,
+        description="For a stack: spherical aberration in mm; the CTF file's or 2.7.",
     )
     amplitude_contrast: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=0.999,
         description="For a stack: amplitude contrast, a fraction; the CTF file's or 0.1.",
@@ -69,28 +73,30 @@ class ProcessingOptions(Options):
     """How particle images are processed before a method sees them."""
 
     symmetry: str = Field(
-        "C1",
+        default="C1",
         description="Point group of the molecule (C1, C4, D2, T, O, I1 ...), imposed exactly about "
         "RELION's axes. If unsure: C1.",
     )
     box_size: int | None = Field(
-        None,
+        default=None,
         ge=8,
         description="Crop to this many pixels in Fourier space (the field of view stays, the pixel "
         "grows); the particles' own box by default.",
     )
     mask_diameter_angstrom: float | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Diameter in Å of the sphere that holds the molecule; the box by default, and "
         "the FSC's mask is then found from the maps.",
     )
-    invert: bool = Field(False, description="Protein is dark in the images (raw micrographs).")
+    invert: bool = Field(
+        default=False, description="Protein is dark in the images (raw micrographs)."
+    )
     ignore_ctf: bool = Field(
-        False, description="Take the images as free of CTF (already corrected)."
+        default=False, description="Take the images as free of CTF (already corrected)."
     )
     skip_bad: bool = Field(
-        False,
+        default=False,
         description="Look through all images first and leave out those that are constant, NaN or "
         "infinite.",
     )

@@ -1,4 +1,4 @@
-"""What refinement found of micrographs: a table, columns for the particles, a summary."""
+"""Refined defocus and contrast of micrographs: a table, columns of the particles, a summary."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
 CONTRAST = "vitreousContrast"
 
 
-def refined_columns(judged: OpticsRefinement | None) -> dict[str, Tensor]:
-    """The particles' defocus under RELION's names, and their contrast, where it was refined."""
+def refined_columns(optics: OpticsRefinement) -> dict[str, Tensor]:
+    """Return the particles' refined defocus under RELION's names, and their refined contrast."""
     columns = {}
-    micrographs, single = (None, None) if judged is None else (judged.micrographs, judged.single)
-    if micrographs is not None and micrographs.defocus:
-        optics = micrographs.optics()
-        columns["rlnDefocusU"] = optics.defocus_u_angstrom.cpu().double()
-        columns["rlnDefocusV"] = optics.defocus_v_angstrom.cpu().double()
-    if single is not None:
-        columns[CONTRAST] = single.scale().cpu().double()
+    if optics.micrographs is not None and optics.micrographs.defocus:
+        refined = optics.micrographs.optics()
+        columns["rlnDefocusU"] = refined.defocus_u_angstrom.cpu().double()
+        columns["rlnDefocusV"] = refined.defocus_v_angstrom.cpu().double()
+    if optics.particles is not None:
+        columns[CONTRAST] = optics.particles.scale().cpu().double()
     return columns
 
 
 def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
-    """How far defocus and contrast were changed, of micrographs or particles, for the summary."""
-    found = [one for one in micrographs.found if one is not None]
+    """Return how far defocus and contrast of micrographs or particles were changed."""
+    estimates = [one for one in micrographs.estimates if one is not None]
 
     def both(name: str) -> Tensor:
-        return torch.cat([getattr(one, name)[one.particles > 0] for one in found]).cpu()
+        return torch.cat([getattr(one, name)[one.particles > 0] for one in estimates]).cpu()
 
     numbers = {}
     if micrographs.defocus:
@@ -47,7 +46,7 @@ def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
 
 
 def micrographs_csv(micrographs: Micrographs, names: Sequence[str]) -> str:
-    """The text of ``micrographs.csv``: a row for every micrograph and half set."""
+    """Return the text of ``micrographs.csv``: a row for every micrograph and half set."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["micrograph", "half", "particles"]
@@ -56,12 +55,12 @@ def micrographs_csv(micrographs: Micrographs, names: Sequence[str]) -> str:
     if micrographs.contrast:
         head += ["scale", "scale_error"]
     writer.writerow(head)
-    for which, found in enumerate(micrographs.found):
-        if found is None:
+    for half, estimate in enumerate(micrographs.estimates, start=1):
+        if estimate is None:
             continue
-        columns = [getattr(found, name).tolist() for name in head[3:]]
-        for place, count in enumerate(found.particles.tolist()):
+        columns = [getattr(estimate, name).tolist() for name in head[3:]]
+        for number, count in enumerate(estimate.particles.tolist()):
             if count > 0:
-                values = [f"{column[place]:.4f}" for column in columns]
-                writer.writerow([names[place], which + 1, int(count), *values])
+                values = [f"{column[number]:.4f}" for column in columns]
+                writer.writerow([names[number], half, int(count), *values])
     return text.getvalue()

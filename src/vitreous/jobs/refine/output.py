@@ -1,10 +1,11 @@
-"""What ``vitreous refine``, ``auto`` and ``abinit --method em`` write: maps, poses, report."""
+"""What ``vitreous auto`` and ``vitreous refine`` write: maps, poses, report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,69 +17,145 @@ from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
-from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet
+from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.reconstruct.output import report_data, summary, write_files
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
+from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.job import Job
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
-from vitreous.methods.em.initial_model import InitialModel, shells_beyond_doubt
+from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.pose_posterior import RefinedPoses
-from vitreous.methods.em.refinement import Refinement
+from vitreous.methods.em.refinement import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
 from vitreous.report.html import angstrom, write_report
 
-_MORE = "More --images and --starts, another --seed or more particles may lead to another one"
+_MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
 
 @dataclass(frozen=True)
-class Refined:
-    """A finished run: whether there is a structure, one sentence, and the lines below it."""
+class RefineResult:
+    """A finished run of ``auto`` or ``refine``.
 
+    Args:
+        folder: where everything was written.
+        solved: whether there is a structure.
+        verdict: one sentence on the map.
+        text: lines on resolution, time and files.
+        resolution_angstrom: at which the FSC between the half maps falls below 0.143, Å; infinite
+            where they have nothing in common.
+        initial_model: the maps that were started from.
+        refinement: maps and poses; None where nothing was refined.
+    """
+
+    folder: Path
     solved: bool
     verdict: str
     text: str
+    resolution_angstrom: float
+    initial_model: InitialModel
+    refinement: RefinementResult | None
 
 
 def write_results(
-    folder: OutputFolder,
-    working: ProcessingOptions,
+    job: Job,
+    options: PoseOptions,
     data: WorkingSet,
-    first: InitialModel,
-    task: Refinement | None,
-    *,
-    title: str,
-    command: str,
-    history: Sequence[Mapping[str, Any]],
-    seconds: float,
-) -> Refined:
-    """Write every output but checkpoints and history.
+    start: InitialModel,
+    refined: RefinementResult | None,
+) -> RefineResult:
+    """Write every output but checkpoints and history, and finish the job.
 
     Args:
-        folder: where to.
-        working: options.
+        job: entered.
+        options: of the job.
         data: the particles.
-        first: what was started from.
-        task: its rounds; None where there was nothing to be refined.
-        title: of the report.
-        command: name of the subcommand.
-        history: rows of the run.
-        seconds: wall time.
+        start: initial model.
+        refined: its refinement; None where nothing was refined.
 
     Raises:
         ResourceError: the disk is full.
     """
-    if task is None:
-        first, data = _on_own_grid(first, data)
+    seconds = job.seconds()
+    if refined is None:
+        start, data = _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
-    poses = None if task is None else task.poses()
-    half1, half2, average = (
-        (first.half1, first.half2, 0.5 * (first.half1 + first.half2))
-        if task is None
-        else (one.cpu() for one in task.maps())
+    halves, post = _halves(start, refined, options, pixel)
+    verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined)
+    numbers = {} if refined is None else _numbers(refined, post)
+    _write_tables(job.folder, data, halves, refined)
+    _write_maps(job.folder, start, post, pixel, refined=refined is not None)
+    page = report_data(
+        job.command,
+        f"{options.particles.name}: from particles to a map",
+        verdict,
+        halves,
+        half_set=data.half_set,
+        pixel_size_angstrom=pixel,
+        symmetry=options.symmetry,
+        seconds=seconds,
+        options=job.folder.config["options"],
+        warnings=_warnings(halves, start, refined),
+        more_numbers=numbers,
     )
-    post = _postprocessed(half1, half2, working, pixel)
+    write_report(job.path("report.html"), replace(page, history=job.history.rows))
+    job.finish(
+        {
+            "verdict": verdict,
+            "solved": start.solved,
+            "seconds": round(seconds, 1),
+            "resolution_0143_angstrom": halves.headline[0],
+            "resolution_05_angstrom": halves.headline[1],
+            "start": start.verdict,
+            "tries": start.tries,
+        }
+    )
+    return RefineResult(
+        folder=job.folder.root,
+        solved=start.solved,
+        verdict=verdict,
+        text=_text(job.folder, halves, start, numbers, seconds),
+        resolution_angstrom=halves.headline[0],
+        initial_model=start,
+        refinement=refined,
+    )
+
+
+def _on_own_grid(start: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
+    """Return the model without frequencies beyond its band, where there is nothing to compare."""
+    n = start.box_size
+    half1, half2 = (fourier_resize(one, n, 3) for one in (start.half1, start.half2))
+    pixel = data.pixel_size_angstrom * data.box_size / n
+    return (
+        replace(start, half1=half1, half2=half2),
+        replace(data, box_size=n, pixel_size_angstrom=pixel),
+    )
+
+
+def _halves(
+    start: InitialModel,
+    refined: RefinementResult | None,
+    options: PoseOptions,
+    pixel_size_angstrom: float,
+) -> tuple[Halves, Postprocessed]:
+    """Return the maps with their FSC curves, masked and sharpened."""
+    half1, half2, average = (
+        (start.half1, start.half2, start.map)
+        if refined is None
+        else (one.cpu() for one in (refined.half1, refined.half2, refined.map))
+    )
+    diameter, mask = options.mask_diameter_angstrom, None
+    if diameter is not None:
+        mask = sphere(len(half1), diameter, pixel_size_angstrom)
+    post = postprocess(
+        half1,
+        half2,
+        pixel_size_angstrom=pixel_size_angstrom,
+        generator=generator(options.seed, "phases"),
+        mask=mask,
+    )
     halves = Halves(
         half1=half1,
         half2=half2,
@@ -86,192 +163,166 @@ def write_results(
         curves=post.curves,
         masked=post.masked,
         unmasked=post.unmasked,
-        more_curves={"held_out": torch.tensor(first.held_out)} if first.held_out else {},
+        more_curves={"held_out": torch.tensor(start.held_out)} if start.held_out else {},
     )
-    verdict = _verdict(
-        halves, first, len(data.particles), len(half1) * pixel, refined=task is not None
-    )
-    numbers = {} if poses is None else _numbers(poses, post)
-    judged = None if task is None else task.judged
-    for one in judged or ():
-        if any(one.found):
-            numbers |= optics_numbers(one)
-    micrographs = None if judged is None else judged.micrographs
-    if micrographs is not None and any(micrographs.found):
-        table = micrographs_csv(micrographs, data.particles.micrograph_names)
-        atomic_write_text(folder.path("micrographs.csv"), table)
-    _write_tables(folder, data, halves, poses, refined_columns(judged))
-    more = {
-        "start.mrc": 0.5 * (first.half1 + first.half2),
-        "mask.mrc": post.mask,
-        "sharpened.mrc": None if task is None else post.sharpened.map,
-        "local_resolution.mrc": None if task is None else post.local_resolution,
-    }
-    for name, volume in more.items():
-        if volume is not None:
-            write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel)
-    folder.config["run"] |= {
-        "verdict": verdict,
-        "solved": first.solved,
-        "seconds": round(seconds, 1),
-        "resolution_0143_angstrom": halves.headline[0],
-        "resolution_05_angstrom": halves.headline[1],
-        "start": first.verdict,
-        "tries": first.tries,
-    }
-    page = report_data(
-        command,
-        title,
-        verdict,
-        halves,
-        half_set=data.half_set,
-        pixel_size_angstrom=pixel,
-        symmetry=working.symmetry,
-        seconds=seconds,
-        options=folder.config["options"],
-        warnings=_warnings(halves, first, task),
-        more_numbers=numbers,
-    )
-    write_report(folder.path("report.html"), replace(page, history=history))
-    remark = "" if first.solved else "; they mean nothing while it is not solved"
-    told = numbers | ({"starts": _spread(first)} if first.misfits else {})
-    if first.held_out:
-        told["held out"] = (
-            f"FSC {_mean_held_out(first):.2f} on average over shells that took no part in finding "
-            "poses"
-        )
-    lines = [f"{name:<12} {value}" for name, value in told.items()]
-    text = "\n".join([summary(halves, folder, seconds, remark), *lines])
-    return Refined(first.solved, verdict, text)
-
-
-def _on_own_grid(first: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
-    """Without the frequencies beyond the band of the starts, where there is nothing to compare."""
-    n = first.box_size
-    half1, half2 = (fourier_resize(one, n, 3) for one in (first.half1, first.half2))
-    pixel = data.pixel_size_angstrom * data.box_size / n
-    return (
-        replace(first, half1=half1, half2=half2),
-        replace(data, box_size=n, pixel_size_angstrom=pixel),
-    )
-
-
-def _postprocessed(
-    half1: Tensor, half2: Tensor, working: ProcessingOptions, pixel_size_angstrom: float
-) -> Postprocessed:
-    diameter, mask = working.mask_diameter_angstrom, None
-    if diameter is not None:
-        mask = sphere(len(half1), diameter, pixel_size_angstrom)
-    return postprocess(
-        half1,
-        half2,
-        pixel_size_angstrom=pixel_size_angstrom,
-        generator=generator(working.seed, "phases"),
-        mask=mask,
-    )
+    return halves, post
 
 
 def _verdict(
-    halves: Halves, first: InitialModel, count: int, edge_angstrom: float, *, refined: bool
+    halves: Halves,
+    start: InitialModel,
+    count: int,
+    edge_angstrom: float,
+    refined: RefinementResult | None,
 ) -> str:
-    if not first.solved or not refined:
-        return first.verdict
+    """Return one sentence on what was reached."""
+    if not start.solved or refined is None:
+        return start.verdict
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"
-    if first.independent:
-        told = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
+    if start.independent:
+        verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
         if edge_angstrom / reached >= shells_beyond_doubt(len(halves.half1)):
-            return told
-        return f"{told}; so coarse an agreement may be of a wrong map: do not build on it. {_MORE}"
-    if not math.isfinite(reached) or reached > 0.9 * first.resolution_angstrom:
+            return verdict
+        doubt = "so coarse an agreement may be of a wrong map: do not build on it"
+        return f"{verdict}; {doubt}. {_MORE}"
+    shared = start.resolution_angstrom
+    if not math.isfinite(reached) or reached > 0.9 * shared:
         return (
             f"nothing was found beyond the start: the half maps agree to {angstrom(reached)}, and "
-            f"share the start up to {first.resolution_angstrom:.0f} Å; check it, --sym and "
-            "contrast (--invert), or let `vitreous auto` find one"
+            f"share the start up to {shared:.0f} Å; check it, `symmetry` and contrast (`invert`), "
+            "or let `vitreous auto` find one"
         )
-    return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to " + (
-        f"{first.resolution_angstrom:.0f} Å"
-    )
+    return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to {shared:.0f} Å"
 
 
-def _numbers(poses: RefinedPoses, post: Postprocessed) -> dict[str, str]:
-    """The report's cards, and lines for the terminal."""
+def _numbers(refined: RefinementResult, post: Postprocessed) -> dict[str, str]:
+    """Return the report's cards, which are lines for the terminal as well."""
+    poses = refined.poses
     certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
-    found = {
+    numbers = {
         "kept": f"{int(poses.kept.sum()):,} of {len(poses.kept):,}",
         "sure poses": f"{100 * certain:.0f} %",
         "B factor": f"{post.sharpened.b_factor_angstrom2:.0f} Å²",
     }
     if post.local_resolution is not None:
         low, _, high = local_range(post.local_resolution, post.mask)
-        found["local"] = f"{low:.1f} to {high:.1f} Å"
-    return found
+        numbers["local"] = f"{low:.1f} to {high:.1f} Å"
+    for one in refined.optics:
+        if any(one.estimates):
+            numbers |= optics_numbers(one)
+    return numbers
 
 
-def _spread(first: InitialModel) -> str:
-    """How far the starts of either half lay apart."""
-    halves = torch.tensor(first.misfits).view(2, -1)
+def _text(
+    folder: OutputFolder,
+    halves: Halves,
+    start: InitialModel,
+    numbers: Mapping[str, str],
+    seconds: float,
+) -> str:
+    """Return the lines for the terminal, below the verdict."""
+    remark = "" if start.solved else "; they mean nothing while it is not solved"
+    lines = dict(numbers)
+    if start.misfits:
+        lines["starts"] = _misfit_spread(start)
+    if start.held_out:
+        lines["held out"] = (
+            f"FSC {_mean_held_out(start):.2f} on average over shells that took no part in finding "
+            "poses"
+        )
+    shown = [f"{name:<12} {value}" for name, value in lines.items()]
+    return "\n".join([summary(halves, folder, seconds, remark), *shown])
+
+
+def _misfit_spread(start: InitialModel) -> str:
+    """Return how far the random starts of either half lay apart."""
+    halves = torch.tensor(start.misfits).view(2, -1)
     above = [", ".join(f"{value:.1f}" for value in half - half.min()) for half in halves]
     return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
 
 
-def _mean_held_out(first: InitialModel) -> float:
-    return float(torch.tensor(first.held_out)[1:].mean())
+def _mean_held_out(start: InitialModel) -> float:
+    return float(torch.tensor(start.held_out)[1:].mean())
 
 
-def _warnings(halves: Halves, first: InitialModel, task: Refinement | None) -> tuple[str, ...]:
-    found = []
-    if first.held_out:
-        found.append(
-            "Believe the curve of shells held out, which no pose was found by: its mean is "
-            f"{_mean_held_out(first):.2f}. In the others the half maps also agree on what the "
+def _warnings(
+    halves: Halves, start: InitialModel, refined: RefinementResult | None
+) -> tuple[str, ...]:
+    """Return the sentences that the report shows prominently."""
+    warnings = []
+    if start.held_out:
+        warnings.append(
+            "Believe the curve of shells held out, by which no pose was found: its mean is "
+            f"{_mean_held_out(start):.2f}. In the others the half maps also agree on what the "
             "rounds began with."
         )
-    if first.tries > 1 and first.solved:
-        found.append(
-            f"The halves disagreed at first; they came together at try {first.tries}, from other "
+    if start.tries > 1 and start.solved:
+        warnings.append(
+            f"The halves disagreed at first; they came together at try {start.tries}, from other "
             "starts and with more images."
         )
-    if task is not None and not task.settled and task.round >= task.config.rounds:
-        found.append("The halves still came closer in the last round; give more (--rounds).")
+    if refined is not None and not refined.settled:
+        warnings.append("The halves still came closer in the last round; give more (`rounds`).")
     if halves.unmasked[0] > MOST_MASK_GAIN * halves.masked[0]:
-        found.append(
+        warnings.append(
             "The mask gains suspiciously much resolution; look at the unmasked curve as well."
         )
-    return tuple(found)
+    return tuple(warnings)
+
+
+def _write_maps(
+    folder: OutputFolder,
+    start: InitialModel,
+    post: Postprocessed,
+    pixel_size_angstrom: float,
+    *,
+    refined: bool,
+) -> None:
+    """Write start, mask, sharpened map and local resolution."""
+    maps = {
+        "start.mrc": start.map,
+        "mask.mrc": post.mask,
+        "sharpened.mrc": post.sharpened.map if refined else None,
+        "local_resolution.mrc": post.local_resolution if refined else None,
+    }
+    for name, volume in maps.items():
+        if volume is not None:
+            write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
 
 
 def _write_tables(
-    folder: OutputFolder,
-    data: WorkingSet,
-    halves: Halves,
-    poses: RefinedPoses | None,
-    more: Mapping[str, Tensor],
+    folder: OutputFolder, data: WorkingSet, halves: Halves, refined: RefinementResult | None
 ) -> None:
-    """Maps, curves, and the particles with their poses, those left out apart."""
-    if poses is None:
+    """Write half maps, curves, and the particles with their poses; rejected particles apart."""
+    if refined is None:
         write_files(folder, halves, data.particles, data.half_set, data.pixel_size_angstrom)
         return
+    micrographs = refined.optics.micrographs
+    if micrographs is not None and any(micrographs.estimates):
+        table = micrographs_csv(micrographs, data.particles.micrograph_names)
+        atomic_write_text(folder.path("micrographs.csv"), table)
+    optics = refined_columns(refined.optics)
 
     def columns(rows: Tensor) -> dict[str, Any]:
-        return _columns(poses, rows) | {name: more[name][rows].numpy() for name in more}
+        of_optics = {name: values[rows].numpy() for name, values in optics.items()}
+        return _columns(refined.poses, rows) | of_optics
 
-    kept = poses.kept.cpu()
-    used, left_out = kept.nonzero().flatten(), (~kept).nonzero().flatten()
-    some = data.particles.select(used.numpy())
-    half = data.half_set[used]
-    write_files(folder, halves, some, half, data.pixel_size_angstrom, **columns(used))
-    if len(left_out):
-        document = data.particles.select(left_out.numpy()).to_star_document(
+    kept = refined.poses.kept.cpu()
+    used, rejected = kept.nonzero().flatten(), (~kept).nonzero().flatten()
+    particles, half_set = data.particles.select(used.numpy()), data.half_set[used]
+    write_files(folder, halves, particles, half_set, data.pixel_size_angstrom, **columns(used))
+    if len(rejected):
+        document = data.particles.select(rejected.numpy()).to_star_document(
             relative_to=folder.root,
-            rlnRandomSubset=data.half_set[left_out].numpy(),
-            **columns(left_out),
+            rlnRandomSubset=data.half_set[rejected].numpy(),
+            **columns(rejected),
         )
         write_star(folder.path("rejected.star"), document)
 
 
 def _columns(poses: RefinedPoses, rows: Tensor) -> dict[str, Any]:
-    """Poses and what is known of them, under RELION's names."""
+    """Return poses and their probabilities under RELION's names."""
     here = rows.to(poses.posterior.device)
     return {
         **pose_columns(poses.pose[here]),

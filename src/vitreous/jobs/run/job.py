@@ -53,6 +53,14 @@ class JobOptions(Protocol):
         """Return the options that determine the result, as ``config.toml`` records them."""
         ...
 
+    def machine(self) -> dict[str, Any]:
+        """Return the options that are recorded and not compared."""
+        ...
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the input files by role; they are compared by content."""
+        ...
+
 
 class Job:
     """A run of one or more stages that can be stopped at any time and continued bit for bit.
@@ -62,14 +70,14 @@ class Job:
         with Job("refine", options, outputs=FILES, resolved={"images_sha256": digest}) as job:
             if "initial_model" not in job.state:
                 search = InitialModelSearch(...)
-                job.keep("initial_model", asdict(job.run(search, "initial model", share=(0, 0.3))))
+                job.keep("initial_model", job.run(search, "initial model").state_dict())
             refinement = Refinement(...)
             result = job.run(refinement, "refinement", share=(0.3, 1))
             write_maps(job.folder, result)
             job.finish({"verdict": "..."})
 
     A checkpoint is one nested state: the results of the stages that ended (:meth:`keep`), and the
-    state of the solver at hand. It is saved every ``save_seconds``, after every step of a slow
+    state of the present solver. It is saved every ``save_seconds``, after every step of a slow
     solver, at the end of a stage, and on SIGINT, SIGTERM and SIGUSR1, which end the program after
     the step. A continued run restores it; rows of the history that are later than it are dropped,
     as the run writes them again. An error leaves the last checkpoint as it is. An
@@ -81,11 +89,11 @@ class Job:
         outputs: names of the files that the job writes, which ``overwrite`` removes first.
         resolved: values that follow from options and data (a hash of the images, the box size);
             a continued run must have the same.
-        inputs: role to input file, compared by content.
-        machine: what does not determine the result, recorded only; device and threads by default.
+        machine: further values that do not determine the result, such as the device used.
         save_seconds: time between two checkpoints.
 
     Attributes:
+        command: name of the command.
         folder: the output folder.
         state: results of the stages that ended, by name.
         history: the file ``history.jsonl`` and its rows.
@@ -102,19 +110,17 @@ class Job:
         *,
         outputs: Iterable[str],
         resolved: Mapping[str, Any] | None = None,
-        inputs: Mapping[str, Path] | None = None,
         machine: Mapping[str, Any] | None = None,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
-        self._command, self._quiet, self._save_seconds = command, options.quiet, save_seconds
-        device = str(getattr(options, "device", "auto"))
+        self.command, self._quiet, self._save_seconds = command, options.quiet, save_seconds
         self.folder = OutputFolder(
             options.output,
             command,
             {**options.recorded(), **(resolved or {})},
-            inputs=inputs,
+            inputs=options.inputs(),
             outputs=(*outputs, HISTORY),
-            machine=machine or {"device": device, "threads": torch.get_num_threads()},
+            machine={**options.machine(), "threads": torch.get_num_threads(), **(machine or {})},
             overwrite=options.overwrite,
             resume=options.resume,
             allow_config_change=bool(getattr(options, "allow_config_change", False)),
@@ -130,7 +136,7 @@ class Job:
         self._label, self._share = command, (0.0, 1.0)
 
     def __enter__(self) -> Self:
-        """Open or continue the folder, restore the last checkpoint, and heed signals."""
+        """Open or continue the folder, restore the last checkpoint, and watch for signals."""
         with self._stack as stack:
             stack.enter_context(self.folder)
             stack.enter_context(self._stop)
@@ -242,7 +248,7 @@ class Job:
             DivergedError: the state is not finite; the last checkpoint is.
             SystemExit: stopped by a signal, after saving.
         """
-        self._label, self._share = label or self._command, share
+        self._label, self._share = label or self.command, share
         means = _Means()
         if self._stage is not None and self._stage["name"] == stage:
             solver.load_state_dict(self._stage["solver"])
@@ -258,7 +264,8 @@ class Job:
             self._show(progress, stats)
             if rows is None or solver.done or progress - means.progress >= 1 / rows:
                 number = {"step": self.step} if numbered else {}
-                self.record({**number, **(columns or {}), **means.take(progress)})
+                shown = means.take(progress)
+                self.record({**number, **(columns or {}), **(stats if rows is None else shown)})
             stopping = self._stop.requested and not solver.done
             if stopping or solver.done or self.checkpoints.due(seconds):
                 self._stage = {

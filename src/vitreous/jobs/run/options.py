@@ -30,7 +30,7 @@ class Options(BaseModel):
         UsageError: a value is missing, unknown, of the wrong type or out of bounds.
 
     >>> class Example(Options):
-    ...     box_size: int = Field(64, ge=8, description="Box size in pixels.")
+    ...     box_size: int = Field(default=64, ge=8, description="Box size in pixels.")
     >>> Example(box_size=32).recorded()
     {'box_size': 32}
     >>> Example(box_size=3)
@@ -100,8 +100,10 @@ class MachineOptions(Options):
 
     CONTROL = frozenset({"quiet"})
     MACHINE = frozenset({"threads"})
-    threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine offers.")
-    quiet: bool = Field(False, description="Show no progress; results and errors only.")
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads; 0 takes what the machine offers."
+    )
+    quiet: bool = Field(default=False, description="Show no progress; results and errors only.")
 
 
 class OutputOptions(MachineOptions):
@@ -110,7 +112,7 @@ class OutputOptions(MachineOptions):
     CONTROL = frozenset({"output", "overwrite"})
     output: Path = Field(description="Folder to write; made if it does not exist.")
     overwrite: bool = Field(
-        False, description="Replace what an earlier run of this command left in the folder."
+        default=False, description="Replace what an earlier run of this command left in the folder."
     )
 
 
@@ -118,9 +120,11 @@ class ComputeOptions(OutputOptions):
     """What every job that draws random numbers and may use a GPU has."""
 
     MACHINE = frozenset({"device"})
-    seed: int = Field(0, ge=0, description="Seed of every random number; recorded in config.toml.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of every random number; recorded in config.toml."
+    )
     device: str = Field(
-        "auto",
+        default="auto",
         description="Where to compute: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.",
     )
 
@@ -130,7 +134,7 @@ class RunOptions(ComputeOptions):
 
     CONTROL = frozenset({"resume"})
     resume: bool = Field(
-        False,
+        default=False,
         description="Go on with the run in the folder from its checkpoint; give the same options.",
     )
 

@@ -30,6 +30,8 @@ def duration(seconds: float) -> str:
 _SHOWN: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("stage", str),
     ("epoch", lambda v: f"epoch {v:g}" if isinstance(v, (int, float)) else f"epoch {v}"),
+    ("start", lambda v: f"start {v:g}"),
+    ("start_of_half", lambda v: f"half {v}"),
     ("half", lambda v: f"half {v}"),
     ("wasserstein", lambda v: f"W {v:.3g}"),
     ("snr_db", lambda v: f"SNR {v:.1f} dB"),

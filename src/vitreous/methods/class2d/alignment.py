@@ -187,10 +187,10 @@ class Aligner:
         if self._search.band == self.band or scale is None:
             return candidates
         best, precision = self._refined(polar, candidates.ranked(0, _REFINED_CANDIDATES))
-        if candidates.drawn is None:
+        if candidates.sampled is None:
             return best
-        drawn = self._refined_draws(candidates.drawn, best, precision, generator)
-        return replace(best, drawn=drawn)
+        drawn = self._refined_draws(candidates.sampled, best, precision, generator)
+        return replace(best, sampled=drawn)
 
     def in_class_frame(
         self, polar: PolarImages, angle_rad: Tensor, shift_angstrom: Tensor
@@ -234,7 +234,7 @@ class Aligner:
         drawn = torch.softmax(log_likelihood_ratio / 2, 1).multinomial(
             draws, True, generator=generator
         )
-        return replace(best, drawn=candidates(drawn))
+        return replace(best, sampled=candidates(drawn))
 
     def _refined(
         self, polar: PolarImages, candidates: GridCandidates

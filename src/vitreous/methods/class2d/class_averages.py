@@ -285,7 +285,7 @@ class ClassAverages:
         rows, sums = self._rows(), ClassSums(aligner)
         batches = read_ahead(self.images, rows, max_batch=_BATCH)
         for batch_rows, polar, candidates in parallel_map(align, batches, self.device):
-            drawn = candidates.ranked(0, 1) if candidates.drawn is None else candidates.drawn
+            drawn = candidates.ranked(0, 1) if candidates.sampled is None else candidates.sampled
             sums.add(polar, drawn, self.half[batch_rows].to(self.device) - 1)
             best = ClassAssignments.best(candidates)
             self.assignments = self.assignments.updated(batch_rows, best)

@@ -1,4 +1,4 @@
-"""Settings of pose assignment."""
+"""Settings of refinement, of random starts and of the search for an initial model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pydantic.dataclasses import dataclass as validated
 
 from vitreous.optim.admm_config import STRICT
 
+SHIFT_SHARE = 0.08  # of the box: largest shift by default
+
 
 @validated(frozen=True, config=STRICT)
 class Batches:
     """Rounds that use a part of the images each.
 
-    Their maps change more from round to round than those of all images, which would take many
-    times the work to leave a wrong one.
+    Their maps change more from round to round than maps of all images, which would take many times
+    the work to leave a wrong map.
 
     Args:
-        parts: that the images are dealt into at random, and anew when all were used.
-        rounds: how many rounds, from the first on, use one part; later ones use all images.
+        parts: number of random parts of the images, divided anew when all were used.
+        rounds: number of rounds, from the first on, that use one part; later ones use all images.
         radius: highest shell of these rounds' bands, in cycles per box.
     """
 
@@ -31,45 +33,45 @@ class Batches:
 
 @validated(frozen=True, config=STRICT)
 class RefinementConfig:
-    """How poses are searched for, weighed and refined; see ``docs/pose-assignment.md``.
+    """Settings of :class:`~vitreous.methods.em.refinement.Refinement`; see ``docs/em.md``.
 
     Args:
-        start_resolution_angstrom: end of the first round's band; what the start map is good for.
-        symmetry: point group of the map, in RELION's axes.
-        shift_range_angstrom: farthest shift of a particle.
-        rounds: of assignment and reconstruction.
-        searches: how many rounds, from the first on, search among all poses, after the first for
-            images that are not certain; all refine what the one before has kept.
-        certain: posterior of its best pose from which on an image is not searched for again.
+        start_resolution_angstrom: end of the first round's band: the resolution to which the start
+            is good. None: that of the initial model.
+        symmetry: point group of the map, about RELION's axes.
+        shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
+        rounds: most rounds.
+        searches: number of rounds, from the first on, that search all poses; after the first
+            round only for images that are not certain. The others refine the candidates kept.
+        certain: posterior of its best pose from which on an image is not searched again.
         search_radius: highest shell that a search compares, in cycles per box.
         spacing: between the views of a search, in units of one over its highest shell, radians.
         candidates: poses of an image that a search hands on; fewer are kept for the next round.
         steps: most Gauss-Newton steps at each band.
-        assignment: "hard": the best pose; "soft": ``draws`` poses drawn from the likelihood.
-        draws: see ``assignment``.
-        seed: of the draws.
-        scale: "one" for all images, or each "micrograph" or "image" its own, by which images are
-            weighted.
-        refine_defocus: whether the defocus of every micrograph is refined, from the round after
-            the searches on.
-        defocus_range_angstrom: farthest change of it.
+        assignment: "hard": the best pose; "soft": ``draws`` poses sampled from the likelihood.
+        draws: number of samples.
+        seed: of the samples.
+        scale: contrast "one" for all images, or one for each "micrograph" or "image", by which
+            images are weighted.
+        refine_defocus: refine the defocus of every micrograph, from the round after the searches.
+        defocus_range_angstrom: largest change of defocus.
         tolerance: a candidate is dropped when its posterior is below e to the power of minus this,
             relative to the best of its image.
         growth: bound of the band's growth, from round to round (at least by a shell) and from one
             refinement to the next.
-        reject: whether images that are explained better by noise alone than by the particle are
-            left out of the maps, from the round after the searches on.
+        reject: leave images out of the maps that noise alone explains better than the particle,
+            from the round after the searches.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
-        one_map: whether both half sets are assigned under the one map of all images. Nothing of
-            them is independent then and their FSC is too high: for starts alone, which come much
+        one_map: find the poses of both half sets under one map of all images. Nothing of the half
+            maps is independent then, and their FSC is too high: for starts alone, which come much
             further with twice the images behind their map.
         batches: rounds that use a part of the images each; none by default.
     """
 
-    start_resolution_angstrom: float = Field(gt=0)
+    start_resolution_angstrom: float | None = Field(default=None, gt=0)
     symmetry: str = "C1"
-    shift_range_angstrom: float = Field(default=0.0, ge=0)
-    rounds: int = Field(default=8, ge=1)
+    shift_range_angstrom: float | None = Field(default=None, ge=0)
+    rounds: int = Field(default=20, ge=1)
     searches: int = Field(default=2, ge=1)
     certain: float = Field(default=0.99, ge=0)
     search_radius: int = Field(default=10, ge=2)
@@ -89,8 +91,17 @@ class RefinementConfig:
     one_map: bool = False
     batches: Batches | None = None
 
+    def shift_range(self, edge_angstrom: float) -> float:
+        """Return the largest shift in Å of a particle in a box of this edge.
+
+        >>> RefinementConfig().shift_range(100.0)
+        8.0
+        """
+        given = self.shift_range_angstrom
+        return SHIFT_SHARE * edge_angstrom if given is None else given
+
     def radii(self, radius: int, *, search: bool) -> list[int]:
-        """Highest shells of the bands of a round that ends at ``radius``, growing."""
+        """Return the highest shells of the bands of a round that ends at ``radius``, growing."""
         first = min(radius, self.search_radius) if search else radius
         radii = [radius]
         while radii[0] > first:
@@ -100,22 +111,22 @@ class RefinementConfig:
 
 @validated(frozen=True, config=STRICT)
 class RandomStartConfig:
-    """How a map is found without a start; see :mod:`vitreous.methods.em.random_start`.
+    """Settings of :class:`~vitreous.methods.em.random_start.RandomStart`.
 
     Args:
-        symmetry: point group of the map, in RELION's axes.
-        shift_range_angstrom: farthest shift of a particle.
-        images: how many are used, at random.
-        starts: runs from different blobs.
-        batches: rounds of each, after which comes one of all images, and the best goes on.
-        rounds: of all images, the best run's.
+        symmetry: point group of the map, about RELION's axes.
+        shift_range_angstrom: largest shift of a particle.
+        images: number of images used, chosen at random.
+        starts: number of runs from different blobs.
+        batches: rounds of each run, after which comes one of all images, and the best goes on.
+        rounds: of all images, for the best run.
         start_radius: highest shell of the first round's band, in cycles per box.
         search_radius: highest shell that a search compares.
-        box_radius: highest shell that images are kept to.
+        box_radius: highest shell to which images are cropped.
         growth: bound of the band's growth from round to round (at least by a shell).
-        seed: of the images, the blobs and the draws.
+        seed: of the images, the blobs and the samples.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
-        one_map: whether all images share a map, or each half of them has one.
+        one_map: use one map for all images, instead of one for each half of them.
     """
 
     symmetry: str = "C1"
@@ -133,4 +144,24 @@ class RandomStartConfig:
     one_map: bool = True
 
 
-SHIFT_SHARE = 0.08  # of the box: how far particles are looked for, by default
+@validated(frozen=True, config=STRICT)
+class InitialModelConfig:
+    """Settings of the search for an initial model of each half set.
+
+    Args:
+        images: number of each half set in the first try; every further try takes twice as many.
+        starts: random starts of each half set in a try.
+        tries: most tries until both half sets come to the same map.
+        symmetry: point group of the map, about RELION's axes.
+        shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
+        diameter_angstrom: of the sphere that holds the particle; the box by default.
+        seed: of the images, the blobs and the samples.
+    """
+
+    images: int = Field(default=1000, ge=4)
+    starts: int = Field(default=2, ge=1)
+    tries: int = Field(default=3, ge=1)
+    symmetry: str = "C1"
+    shift_range_angstrom: float | None = Field(default=None, ge=0)
+    diameter_angstrom: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)

@@ -42,13 +42,13 @@ class _Searched:
     """Rows of images that were searched for in all of the band, and poses drawn from the grid."""
 
     rows: Tensor
-    drawn: GlobalCandidates
+    sampled: GlobalCandidates
 
 
-def together(device: torch.device, count: int) -> int | None:
-    """How many of so many images are best assigned at once: few on each thread, or all on a GPU.
+def images_at_once(device: torch.device, count: int) -> int | None:
+    """Return the best number of images to process at once: few on each thread, None on a GPU.
 
-    >>> together(torch.device("cpu"), 10_000), together(torch.device("cpu"), 100)
+    >>> images_at_once(torch.device("cpu"), 10_000), images_at_once(torch.device("cpu"), 100)
     (128, 64)
     """
     if device.type != "cpu":
@@ -83,13 +83,14 @@ class ExpectationStep:
     ) -> None:
         n = int(volume.shape[-1])
         self.config = config
+        self._shift_range = config.shift_range(n * pixel_size_angstrom)
         bands = [FrequencyBand(n, pixel_size_angstrom, radius) for radius in radii]
         self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
         self._group = point_group(config.symmetry).matrices.float().to(volume.device)
         self._search: GlobalSearch | None = None
         self._centring: TwoStageSearch[GlobalCandidates] | None = None
         if search:
-            farthest, near = config.shift_range_angstrom, AROUND * bands[0].shift_step_angstrom
+            farthest, near = self._shift_range, AROUND * bands[0].shift_step_angstrom
             if recentre:
                 farthest = min(farthest, near)
             self._search = self._searcher(volume, bands[0], noise_power, farthest)
@@ -149,15 +150,15 @@ class ExpectationStep:
             drawn = self._drawn(result, searched, generator)
         return ExpectationResult(result, self._left(measured, result), drawn)
 
-    def noise_after(self, known: Tensor, left: Tensor) -> Tensor:
+    def updated_noise_power(self, known: Tensor, residual: Tensor) -> Tensor:
         """Power of the noise by shell, with what images leave in the band in the place of it.
 
         Args:
             known: ``(n // 2 + 1,)``, as the assigner was given it.
-            left: mean over images of :attr:`ExpectationResult.left`, ``(K + 1,)``.
+            residual: mean over images of :attr:`ExpectationResult.residual_power`, ``(K + 1,)``.
         """
         band, points = self.refiner.band, self.refiner.points_per_shell().cpu()
-        power = left / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
+        power = residual / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
         told = known.clone()
         told[1 : band.radius + 1] = power[1:].to(told)
         return told
@@ -175,7 +176,7 @@ class ExpectationStep:
         choice = result.posterior.multinomial(draws, True, generator=generator)
         away = torch.zeros_like(choice, dtype=torch.bool)
         if searched is not None:
-            near, found = self._nearest(result[searched.rows], searched.drawn)
+            near, found = self._nearest(result[searched.rows], searched.sampled)
             choice[searched.rows] = torch.where(found, near, choice[searched.rows])
             away[searched.rows] = ~found
         rows = torch.arange(len(result), device=choice.device)[:, None]
@@ -185,10 +186,10 @@ class ExpectationStep:
         )
         if searched is not None and bool(away.any()):
             everywhere = result.rotation.new_zeros(rotation.shape)
-            everywhere[searched.rows] = searched.drawn.rotation
+            everywhere[searched.rows] = searched.sampled.rotation
             rotation = torch.where(away[..., None, None], everywhere, rotation)
             moved = torch.zeros_like(shift)
-            moved[searched.rows] = searched.drawn.shift_angstrom
+            moved[searched.rows] = searched.sampled.shift_angstrom
             shift = torch.where(away[..., None], moved, shift)
         return SampledPoses(rotation, shift)
 
@@ -275,7 +276,7 @@ class ExpectationStep:
             torch.zeros_like(found.log_likelihood_ratio),
             found.log_likelihood_ratio.new_zeros(*found.log_likelihood_ratio.shape, 5, 5),
         )
-        return candidates, found.drawn
+        return candidates, found.sampled
 
     def _refined(
         self, refiner: PoseRefiner, measured: Measured, before: PoseCandidates, scale: Tensor | None
@@ -293,7 +294,7 @@ class ExpectationStep:
                     before.shift_angstrom[i, j],
                     a,
                     self.config.steps,
-                    farthest_angstrom=self.config.shift_range_angstrom,
+                    farthest_angstrom=self._shift_range,
                 )
             )
         fit = PoseFit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})

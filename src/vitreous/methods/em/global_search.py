@@ -31,34 +31,34 @@ class GlobalCandidates:
     Args:
         rotation: ``(b, c, 3, 3)``.
         shift_angstrom: ``(b, c, 2)``.
-        gain: ``(b, c)``, L of each; minus infinity where there are fewer.
-        drawn: poses drawn from all of the grid by their likelihood, in no order; none by default.
+        log_likelihood_ratio: ``(b, c)``, L of each; minus infinity where there are fewer.
+        sampled: poses drawn from all of the grid by their likelihood, in no order; none by default.
     """
 
     rotation: Tensor
     shift_angstrom: Tensor
     log_likelihood_ratio: Tensor
-    drawn: GlobalCandidates | None = None
+    sampled: GlobalCandidates | None = None
 
     def __getitem__(self, index: Tensor) -> GlobalCandidates:
         """Those of some images."""
-        drawn = None if self.drawn is None else self.drawn[index]
+        sampled = None if self.sampled is None else self.sampled[index]
         return GlobalCandidates(
             self.rotation[index],
             self.shift_angstrom[index],
             self.log_likelihood_ratio[index],
-            drawn,
+            sampled,
         )
 
     @classmethod
     def cat(cls, parts: Sequence[GlobalCandidates]) -> GlobalCandidates:
         """Those of several batches."""
-        drawn = [part.drawn for part in parts if part.drawn is not None]
+        sampled = [part.sampled for part in parts if part.sampled is not None]
         return GlobalCandidates(
             torch.cat([part.rotation for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
             torch.cat([part.log_likelihood_ratio for part in parts]),
-            GlobalCandidates.cat(drawn) if drawn else None,
+            GlobalCandidates.cat(sampled) if sampled else None,
         )
 
 
@@ -172,7 +172,7 @@ class GlobalSearch:
             images, optics, scale, centre=centre, draws=draws, generator=generator
         )
         best = self._poses(found)
-        return best if found.drawn is None else replace(best, drawn=self._poses(found.drawn))
+        return best if found.sampled is None else replace(best, sampled=self._poses(found.sampled))
 
     def _poses(self, places: GridCandidates) -> GlobalCandidates:
         """The views turned in their plane."""

@@ -1,8 +1,8 @@
-"""A half set: which of its images a round of pose assignment uses, and what is known of each."""
+"""Half set: the images that a round of refinement uses, and the candidate poses of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,86 +13,84 @@ from vitreous.methods.em.pose_posterior import PoseCandidates, SampledPoses
 
 
 class HalfSet:
-    """Its images, of which a round uses all or a part, and the poses found for them.
+    """Images of a half set, all or a part of which a round uses, and their candidate poses.
 
     Args:
-        which: 0 or 1.
-        rows: of its images among all, in order.
+        index: 0 or 1.
+        rows: of its images among all images, in order.
         device: of the poses.
 
     Attributes:
-        now: rows that this round uses, in order.
-        found: candidates of every image, without any where no round has used it; None before the
-            first round.
-        drawn: poses that this round has drawn for its images; None if none.
+        round_rows: rows that this round uses, in order.
+        candidates: poses of every image, minus infinity for images that no round has used; None
+            before the first round.
+        sampled: poses that this round has sampled for its images; None if none.
     """
 
-    def __init__(self, which: int, rows: Tensor, device: torch.device) -> None:
-        self.which, self.rows, self._device = which, rows, device
-        self.now = rows
-        self.found: PoseCandidates | None = None
-        self.drawn: SampledPoses | None = None
+    def __init__(self, index: int, rows: Tensor, device: torch.device) -> None:
+        self.index, self.rows, self._device = index, rows, device
+        self.round_rows = rows
+        self.candidates: PoseCandidates | None = None
+        self.sampled: SampledPoses | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def deal(self, batches: Batches | None, turn: int, seed: int) -> None:
+    def select_batch(self, batches: Batches | None, round_number: int, seed: int) -> None:
         """Choose the images of a round.
 
         Args:
             batches: of which the round uses one; None to use all images.
-            turn: number of the round.
-            seed: of the dealing.
+            round_number: from 0 on.
+            seed: of the random parts.
         """
         if batches is None or batches.parts > len(self):
-            self.now = self.rows
+            self.round_rows = self.rows
             return
-        again, part = divmod(turn, batches.parts)
-        stream = numbered_generator(torch.device("cpu"), seed, again, self.which)
-        dealt = torch.randperm(len(self), generator=stream)
-        self.now = self.rows[dealt[part :: batches.parts].sort().values]
+        epoch, part = divmod(round_number, batches.parts)
+        generator = numbered_generator(torch.device("cpu"), seed, epoch, self.index)
+        order = torch.randperm(len(self), generator=generator)
+        self.round_rows = self.rows[order[part :: batches.parts].sort().values]
 
-    def start(self) -> PoseCandidates | None:
-        """What is known of the images, if something is known of every one."""
-        return self.found if self.found is not None and self.found.complete else None
+    def starting_candidates(self) -> PoseCandidates | None:
+        """Return the candidates of all images; None while an image has none."""
+        complete = self.candidates is not None and self.candidates.complete
+        return self.candidates if complete else None
 
-    def place(self, rows: Tensor) -> Tensor:
-        """Where some of its images are among them."""
+    def positions(self, rows: Tensor) -> Tensor:
+        """Return the positions of some of its rows within the half set."""
         return torch.searchsorted(self.rows, rows).to(self._device)
 
-    def keep(self, found: PoseCandidates, drawn: SampledPoses | None) -> None:
-        """What was found for this round's images, beside what is known of the others."""
-        if len(found) < len(self):
-            others = len(self) if self.found is None else self.found
-            found = found.among(self.place(self.now), others)
-        self.found, self.drawn = found, drawn
+    def store(self, candidates: PoseCandidates, sampled: SampledPoses | None) -> None:
+        """Store the poses of this round's images beside the candidates of the others."""
+        if len(candidates) < len(self):
+            others = len(self) if self.candidates is None else self.candidates
+            candidates = candidates.among(self.positions(self.round_rows), others)
+        self.candidates, self.sampled = candidates, sampled
 
-    def found_now(self) -> PoseCandidates:
-        """What this round has found, for its images."""
-        assert self.found is not None
-        return self.found if len(self.now) == len(self) else self.found[self.place(self.now)]
+    def round_candidates(self) -> PoseCandidates:
+        """Return the candidates of this round's images."""
+        assert self.candidates is not None
+        if len(self.round_rows) == len(self):
+            return self.candidates
+        return self.candidates[self.positions(self.round_rows)]
 
     def move(self, rotation: Tensor, shift_angstrom: Tensor) -> None:
         """Follow a map that was moved; see :meth:`PoseCandidates.moved`."""
-        if self.found is not None:
-            self.found = self.found.moved(rotation, shift_angstrom)
-        if self.drawn is not None:
-            self.drawn = self.drawn.moved(rotation, shift_angstrom)
+        if self.candidates is not None:
+            self.candidates = self.candidates.moved(rotation, shift_angstrom)
+        if self.sampled is not None:
+            self.sampled = self.sampled.moved(rotation, shift_angstrom)
 
-    @property
-    def _prefix(self) -> str:
-        return f"found.{self.which}."
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state before the next round."""
+        candidates = self.candidates
+        return {"candidates": None if candidates is None else dict(vars(candidates))}
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors from which :meth:`restore` goes on with the next round."""
-        found = {} if self.found is None else vars(self.found)
-        return {self._prefix + name: value for name, value in found.items()}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a :meth:`state`, which may be among other tensors."""
-        fields = {
-            name.removeprefix(self._prefix): value
-            for name, value in tensors.items()
-            if name.startswith(self._prefix)
-        }
-        self.found = PoseCandidates(**fields) if fields else None
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of the same half set."""
+        candidates = state["candidates"]
+        self.candidates = None
+        if candidates is not None:
+            here = {name: value.to(self._device) for name, value in candidates.items()}
+            self.candidates = PoseCandidates(**here)

@@ -25,7 +25,7 @@ from vitreous.core.images import ImagesInMemory
 from vitreous.core.params import Optics
 from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.expectation import ExpectationStep, together
+from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.pose_posterior import PoseCandidates
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
 
@@ -93,10 +93,10 @@ def _assigned(
 
     def batches() -> Iterator[Tensor]:
         rows = torch.arange(len(images))
-        yield from torch.split(rows, together(device, len(rows)) or len(rows))
+        yield from torch.split(rows, images_at_once(device, len(rows)) or len(rows))
 
     def assign(rows: Tensor) -> PoseCandidates:
         some = None if optics is None else optics[rows].to(device)
-        return assigner(images[rows].to(device, torch.float32), some).found
+        return assigner(images[rows].to(device, torch.float32), some).candidates
 
     return PoseCandidates.cat(list(parallel_map(assign, batches(), device)))

@@ -67,7 +67,9 @@ def map_vs_noise_test(
         rows, real, noise = pair
         some = None if optics is None else optics[rows].to(volume.device)
         gains = [
-            assigner(kind.to(volume.device, torch.float32), some).found.log_likelihood_ratio[:, 0]
+            assigner(kind.to(volume.device, torch.float32), some).candidates.log_likelihood_ratio[
+                :, 0
+            ]
             for kind in (real, noise)
         ]
         return gains[0] - gains[1]

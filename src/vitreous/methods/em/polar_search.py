@@ -51,25 +51,25 @@ class GridCandidates:
         template: long ``(b, c)``.
         angle_rad: ``(b, c)``, in-plane, from 0 to below a whole turn.
         shift_angstrom: ``(b, c, 2)``.
-        gain: ``(b, c)``, L of each.
-        drawn: places drawn from all of the grid by their likelihood, in no order; none by default.
+        log_likelihood_ratio: ``(b, c)``, L of each.
+        sampled: positions sampled from the whole grid by their likelihood; none by default.
     """
 
     template: Tensor
     angle_rad: Tensor
     shift_angstrom: Tensor
     log_likelihood_ratio: Tensor
-    drawn: GridCandidates | None = None
+    sampled: GridCandidates | None = None
 
     def __getitem__(self, index: Tensor) -> GridCandidates:
         """Those of some images."""
-        drawn = None if self.drawn is None else self.drawn[index]
+        sampled = None if self.sampled is None else self.sampled[index]
         return GridCandidates(
             self.template[index],
             self.angle_rad[index],
             self.shift_angstrom[index],
             self.log_likelihood_ratio[index],
-            drawn,
+            sampled,
         )
 
     def ranked(self, first: int, last: int) -> GridCandidates:
@@ -85,13 +85,13 @@ class GridCandidates:
     @classmethod
     def cat(cls, parts: Sequence[GridCandidates]) -> GridCandidates:
         """Those of several batches."""
-        drawn = [part.drawn for part in parts if part.drawn is not None]
+        sampled = [part.sampled for part in parts if part.sampled is not None]
         return GridCandidates(
             torch.cat([part.template for part in parts]),
             torch.cat([part.angle_rad for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
             torch.cat([part.log_likelihood_ratio for part in parts]),
-            GridCandidates.cat(drawn) if drawn else None,
+            GridCandidates.cat(sampled) if sampled else None,
         )
 
 
@@ -280,8 +280,8 @@ class PolarSearch:
         if draws == 0:
             return found
         cells = torch.softmax(flat / 2, 1).multinomial(draws, True, generator=generator)
-        drawn = self._locate(image, power, scale, cells, centre, generator)
-        return replace(found, drawn=drawn)
+        sampled = self._locate(image, power, scale, cells, centre, generator)
+        return replace(found, sampled=sampled)
 
     def _peaks(self, best: Tensor) -> Tensor:
         """Highest of ``(b, sectors * v)`` no neighbour exceeds, then others: ``(b, c)``."""

@@ -19,8 +19,8 @@ class PoseCandidates:
     Args:
         rotation: ``(b, c, 3, 3)``.
         shift_angstrom: ``(b, c, 2)``.
-        gain: ``(b, c)``: squared error without the particle less that with it, in units of the
-            noise's power; minus infinity where there is no candidate.
+        log_likelihood_ratio: ``(b, c)``: squared error without the particle less that with it, in
+            units of the noise power; minus infinity where there is no candidate.
         scale: ``(b, c)``, factor of the map in the image.
         posterior: ``(b, c)``, probability of each candidate; sums to 1.
         precision: ``(b, c, 5, 5)``, inverse covariance of each candidate's likelihood: rotation
@@ -155,15 +155,15 @@ class ExpectationResult:
     """What was found for some images.
 
     Args:
-        found: candidates.
-        left: sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in units of
+        candidates: of each image.
+        residual_power: sums over images of ``|residual|^2`` by shell, ``(K + 1,)``, in units of
             ``|rfft2|^2`` of the last band's images.
-        drawn: poses to reconstruct from; None if none were asked for.
+        sampled: poses to reconstruct from; None if none were asked for.
     """
 
-    found: PoseCandidates
-    left: Tensor
-    drawn: SampledPoses | None
+    candidates: PoseCandidates
+    residual_power: Tensor
+    sampled: SampledPoses | None
 
 
 @dataclass(frozen=True)

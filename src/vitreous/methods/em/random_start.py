@@ -1,26 +1,29 @@
-"""A first map from images without poses: several runs from random blobs, the best goes on.
+"""Random start: a map without poses, from the best of several runs from random blobs.
 
 Every run is a :class:`~vitreous.methods.em.refinement.Refinement` of some images at low
-frequencies, in which every round searches among all poses and the band grows slowly. Rounds use a
-part of the images at first: a wrong map is left in as many rounds of a part as of all, if at all.
-After one round of all images the run that leaves least of them goes on alone. The images are split
-in two once more for it, whose FSC leads band and regularisation; as both halves share the map that
-they are assigned under, it says nothing of whether that is right. This is for two such maps of
-independent images to say.
+frequencies, in which every round searches all poses and the band grows slowly. At first a round
+uses a part of the images: a wrong map is left in as many rounds of a part as of all, if at all.
+After one round of all images the run with the lowest misfit goes on alone. Its images are split in
+two once more; the FSC between these leads band and regularisation. As both share the map under
+which poses are found, that FSC does not show whether the map is right. Two such maps of independent
+images do.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.images import ImagesInMemory, ImageSource, ImageSubset
+from vitreous.core.images import ImagesInMemory, ImageSource, ImageSubset, pixel_size_of
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
 from vitreous.methods.em.config import RandomStartConfig, RefinementConfig
 from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
-from vitreous.methods.em.refinement import Correlate, Refinement
+from vitreous.methods.em.refinement import Refinement
 from vitreous.optim.loop import Stats
 
 _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diameter: sigma, radius
@@ -28,7 +31,7 @@ _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diam
 
 @torch.no_grad()
 def random_blobs(n: int, diameter_px: float, symmetry: str, generator: torch.Generator) -> Tensor:
-    """Gaussian blobs at random places of a ball, and their symmetry mates, ``(n, n, n)``.
+    """Return Gaussian blobs at random positions of a ball, and their symmetry mates, ``(n, n, n)``.
 
     Args:
         n: edge of the box, pixels.
@@ -51,15 +54,21 @@ def random_blobs(n: int, diameter_px: float, symmetry: str, generator: torch.Gen
 
 
 class RandomStart:
-    """The runs; one call of :meth:`step` is one round of one of them.
+    """Runs from random blobs, a :class:`~vitreous.optim.loop.Solver`; a step is a round of one run.
 
     Args:
         images: of one half set, protein positive.
-        optics: CTF of each; None for none.
-        pixel_size_angstrom: Å.
+        optics: CTF parameters of each image; None for images without CTF.
         config: settings.
-        correlate: Fourier shell correlation of two maps.
+        pixel_size_angstrom: Å; by default that of the images, if they know it.
         device: where to compute; the CPU by default.
+
+    Attributes:
+        images: those used, cropped to ``box_size``, of ``pixel_size_angstrom``.
+        optics: of each of them.
+        rows: of the given images that are used.
+        runs: begun so far.
+        misfits: of the runs whose trial has ended; lower explains the images better.
 
     Raises:
         ValueError: fewer than four images.
@@ -69,45 +78,45 @@ class RandomStart:
         self,
         images: ImageSource,
         optics: Optics | None,
-        pixel_size_angstrom: float,
         config: RandomStartConfig,
         *,
-        correlate: Correlate,
+        pixel_size_angstrom: float | None = None,
         device: torch.device | None = None,
     ) -> None:
         if len(images) < 4:
             raise ValueError(f"a start needs at least four images, got {len(images)}")
-        self.config, self._correlate = config, correlate
-        self.device = device or torch.device("cpu")
-        self._full = images.box_size
+        self.config, self.device = config, device or torch.device("cpu")
+        self._full_box = images.box_size
         self._stream = torch.Generator().manual_seed(config.seed)
         self.rows = torch.randperm(len(images), generator=self._stream)[: config.images].sort()[0]
-        self.box_size = min(self._full, 2 * (config.box_radius + 3))
-        self.pixel_size_angstrom = pixel_size_angstrom * self._full / self.box_size
+        self.box_size = min(self._full_box, 2 * (config.box_radius + 3))
+        pixel = pixel_size_of(images, pixel_size_angstrom)
+        self.pixel_size_angstrom = pixel * self._full_box / self.box_size
         read = ImageSubset(images, self.rows).read
         self.images = torch.cat(
             [
-                fourier_resize(read(some).float(), self.box_size, 2)
-                for some in torch.split(torch.arange(len(self.rows)), 512)
+                fourier_resize(read(rows).float(), self.box_size, 2)
+                for rows in torch.split(torch.arange(len(self.rows)), 512)
             ]
         )
         self.optics = None if optics is None else optics[self.rows]
-        self._half = torch.arange(len(self.rows)) % 2 + 1
+        self._half_set = torch.arange(len(self.rows)) % 2 + 1
         self.runs: list[Refinement] = []
         self.misfits: list[float] = []
 
     @property
-    def _length(self) -> float:
+    def _edge_angstrom(self) -> float:
         return self.box_size * self.pixel_size_angstrom
 
-    def _begin(self) -> Refinement:
+    def _random_blobs(self) -> Tensor:
+        diameter = self.config.diameter_angstrom or self._edge_angstrom
+        diameter_px = diameter / self.pixel_size_angstrom
+        return random_blobs(self.box_size, diameter_px, self.config.symmetry, self._stream)
+
+    def _run_from(self, start: Tensor) -> Refinement:
         config = self.config
-        diameter = config.diameter_angstrom or self._length
-        start = random_blobs(
-            self.box_size, diameter / self.pixel_size_angstrom, config.symmetry, self._stream
-        )
         settings = RefinementConfig(
-            start_resolution_angstrom=self._length / config.start_radius,
+            start_resolution_angstrom=self._edge_angstrom / config.start_radius,
             symmetry=config.symmetry,
             shift_range_angstrom=config.shift_range_angstrom,
             rounds=self._rounds,
@@ -123,27 +132,31 @@ class RandomStart:
         return Refinement(
             ImagesInMemory(self.images),
             self.optics,
-            self.pixel_size_angstrom,
-            self._half,
+            self._half_set,
             start.to(self.device),
             settings,
-            correlate=self._correlate,
+            pixel_size_angstrom=self.pixel_size_angstrom,
         )
 
     @property
     def _rounds(self) -> int:
-        """Of the best run."""
+        """Rounds of the best run."""
         return self.config.batches.rounds + self.config.rounds
 
     @property
-    def _trial(self) -> int:
+    def _trial_rounds(self) -> int:
         """Rounds of every run."""
         return self.config.batches.rounds + 1
 
     @property
     def steps(self) -> int:
-        """How many steps there are in all."""
-        return self.config.starts * self._trial + self.config.rounds - 1
+        """Number of steps in all."""
+        return self.config.starts * self._trial_rounds + self.config.rounds - 1
+
+    @property
+    def steps_done(self) -> int:
+        """Number of steps done."""
+        return sum(run.round for run in self.runs)
 
     @property
     def done(self) -> bool:
@@ -151,18 +164,23 @@ class RandomStart:
         return len(self.misfits) == self.config.starts and self.best.round >= self._rounds
 
     @property
+    def progress(self) -> float:
+        """Share of the steps that is done."""
+        return self.steps_done / self.steps
+
+    @property
     def best(self) -> Refinement:
-        """Of the runs tried so far, the one that explains the images best."""
+        """Run that explains the images best, of those tried so far."""
         return self.runs[min(range(len(self.misfits)), key=self.misfits.__getitem__)]
 
     def step(self) -> Stats:
-        """One round; its numbers and the run's."""
+        """Do one round of one run and return its statistics, with the number of the run."""
         if len(self.misfits) < self.config.starts:
             if len(self.runs) == len(self.misfits):
-                self.runs.append(self._begin())
+                self.runs.append(self._run_from(self._random_blobs()))
             run = self.runs[-1]
             stats = run.step()
-            if run.round == self._trial:
+            if run.round == self._trial_rounds:
                 self.misfits.append(run.misfit(self._trial_radius))
         else:
             run = self.best
@@ -171,19 +189,48 @@ class RandomStart:
 
     @property
     def _trial_radius(self) -> int:
-        """Shells that every run may have compared by the end of its trial."""
+        """Highest shell that every run may have compared by the end of its trial."""
         batches = self.config.batches
         return min(self.config.start_radius + batches.rounds, batches.radius)
 
-    def volume(self) -> Tensor:
-        """The best run's map, weighted by its FSC, in the images' own box ``(n, n, n)``."""
-        return fourier_resize(self.best.maps()[2], self._full, 3)
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step needs."""
+        return {
+            "runs": [run.state_dict() for run in self.runs],
+            "misfits": list(self.misfits),
+            "stream": self._stream.get_state(),
+        }
 
-    def recognised_by(self, other: RandomStart) -> float:
-        """How sure it is that another half set's images show this map: in standard errors.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a random start of the same images and settings."""
+        blank = torch.zeros((self.box_size,) * 3)
+        self.runs = [self._run_from(blank) for _ in state["runs"]]
+        for run, of_run in zip(self.runs, state["runs"], strict=True):
+            run.load_state_dict(of_run)
+        self.misfits = list(state["misfits"])
+        self._stream.set_state(state["stream"].cpu())
 
-        See :mod:`vitreous.methods.em.map_vs_noise_test`. Rounds have modes that they fall into
-        when there is nothing else, and in which two half sets of noise agree.
+    def result(self) -> Tensor:
+        """Return the best run's map, weighted by its FSC, in the box of the given images."""
+        return fourier_resize(self.best.maps()[2], self._full_box, 3)
+
+    def of_noise(self, images: Tensor) -> RandomStart:
+        """Return a random start with one run of other images of the same optics and settings."""
+        return RandomStart(
+            ImagesInMemory(images),
+            self.optics,
+            replace(self.config, starts=1),
+            pixel_size_angstrom=self.pixel_size_angstrom,
+            device=self.device,
+        )
+
+    def map_score_on(self, other: RandomStart) -> float:
+        """Return how much better another half set's images fit this map than noise does.
+
+        Refinements of noise fall into modes in which two half sets agree.
+
+        Returns:
+            standard errors; see :func:`~vitreous.methods.em.map_vs_noise_test.map_vs_noise_test`.
         """
         best = self.best
         rows = torch.arange(min(MOST_IMAGES, len(other.rows)))

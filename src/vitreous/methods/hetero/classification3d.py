@@ -36,7 +36,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.core.threads import parallel_map
 from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.expectation import ExpectationStep, together
+from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
@@ -214,7 +214,7 @@ class Classification:
         self.classes = classes
         # the residual of a wrong map is more than noise; the smallest is nearest to it
         smallest = residual_power.amin(0) / len(self.images)
-        self.noise_power = steps[0].noise_after(self.noise_power, smallest)
+        self.noise_power = steps[0].updated_noise_power(self.noise_power, smallest)
 
     def _compare(
         self, steps: list[ExpectationStep], rows: Tensor, *, search: bool
@@ -233,9 +233,9 @@ class Classification:
             start = None if search else _moved_to(self._candidates[chosen], self._device)
             return chosen, [step(images, optics, start=start, scale=fixed) for step in steps]
 
-        batches = read_ahead(self.images, rows, max_batch=together(self._device, len(rows)))
+        batches = read_ahead(self.images, rows, max_batch=images_at_once(self._device, len(rows)))
         for chosen, results in parallel_map(assign, batches, self._device):
-            residual_power += torch.stack([result.left for result in results])
+            residual_power += torch.stack([result.residual_power for result in results])
             best, log_likelihood_ratio, best_rotation = _best(results)
             candidates.append(_moved_to(best, torch.device("cpu")))
             likelihood.append(log_likelihood_ratio.cpu() / 2)
@@ -355,7 +355,7 @@ def _best(results: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Ten
         candidates under the best map; log-likelihood ratios ``(b, K)``; best rotations
         ``(b, K, 3, 3)``.
     """
-    by_map = [result.found.best(_KEPT_CANDIDATES) for result in results]
+    by_map = [result.candidates.best(_KEPT_CANDIDATES) for result in results]
     log_likelihood_ratio = torch.stack([one.log_likelihood_ratio[:, 0] for one in by_map], 1)
     count = len(log_likelihood_ratio)
     rows = torch.arange(count, device=log_likelihood_ratio.device)

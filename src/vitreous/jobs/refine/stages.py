@@ -1,0 +1,107 @@
+"""The stages of ``auto`` and ``refine``: an initial model, then rounds until nothing is gained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from vitreous.core.images import ImageCache, ImageSource
+from vitreous.core.params import Optics
+from vitreous.data.working_images import SignedImages
+from vitreous.jobs.inputs.working_set import WorkingSet
+from vitreous.jobs.run.job import Job
+from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
+from vitreous.methods.em.initial_model import InitialModelSearch
+from vitreous.methods.em.initial_model_result import InitialModel
+from vitreous.methods.em.refinement import Refinement, RefinementResult
+
+INITIAL_MODEL, REFINEMENT = "initial_model", "refinement"  # names of the stages in checkpoints
+
+
+@dataclass(frozen=True)
+class PoseData:
+    """Particles as the search for poses sees them.
+
+    Args:
+        working_set: particles, half sets, box and device.
+        images: protein positive, at the working box.
+        optics: CTF parameters of each image; None for images without CTF.
+    """
+
+    working_set: WorkingSet
+    images: ImageSource
+    optics: Optics | None
+
+    @classmethod
+    def of(cls, working_set: WorkingSet, *, invert: bool, ignore_ctf: bool) -> PoseData:
+        """Return the images of a working set.
+
+        Args:
+            working_set: opened particles.
+            invert: whether protein is dark in the files.
+            ignore_ctf: take the images as free of CTF.
+        """
+        signed = SignedImages(working_set.particles, invert=invert)
+        images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
+        return cls(working_set, images, None if ignore_ctf else working_set.particles.optics)
+
+
+def initial_model_stage(
+    job: Job, data: PoseData, config: InitialModelConfig, share: tuple[float, float] = (0.0, 1.0)
+) -> InitialModel:
+    """Return the initial model of a job, searched for or taken from its checkpoint.
+
+    Args:
+        job: entered.
+        data: the particles.
+        config: settings of the search.
+        share: of the progress bar.
+    """
+    if INITIAL_MODEL not in job.state:
+        search = InitialModelSearch(
+            data.images,
+            data.optics,
+            data.working_set.half_set,
+            config,
+            pixel_size_angstrom=data.working_set.pixel_size_angstrom,
+            device=data.working_set.device,
+            progress=job.report_progress,
+        )
+        model = job.run(
+            search, INITIAL_MODEL, share=share, rows=None, numbered=False, allow_infinite=True
+        )
+        job.keep(INITIAL_MODEL, model.state_dict())
+    return InitialModel(**job.state[INITIAL_MODEL])
+
+
+def refinement_stage(
+    job: Job,
+    data: PoseData,
+    start: InitialModel,
+    config: RefinementConfig,
+    share: tuple[float, float] = (0.0, 1.0),
+) -> RefinementResult:
+    """Return what refinement makes of an initial model, from the checkpoint if there is one.
+
+    Args:
+        job: entered.
+        data: the particles.
+        start: the initial model.
+        config: settings; of a start beyond doubt only the first round searches all poses.
+        share: of the progress bar.
+    """
+    device = data.working_set.device
+    if start.beyond_doubt:
+        config = replace(config, searches=1)
+    refinement = Refinement(
+        data.images,
+        data.optics,
+        data.working_set.half_set,
+        replace(start, half1=start.half1.to(device), half2=start.half2.to(device)),
+        replace(config, start_resolution_angstrom=start.resolution_angstrom),
+        pixel_size_angstrom=data.working_set.pixel_size_angstrom,
+        micrograph_id=data.working_set.particles.micrograph_id,
+        progress=job.report_progress,
+    )
+    return job.run(refinement, REFINEMENT, share=share, rows=None, allow_infinite=True)

@@ -1,0 +1,87 @@
+"""``auto`` and ``refine`` called from Python, stopped and continued."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitreous.core.errors import UsageError
+from vitreous.data.maps import read_map
+from vitreous.jobs.refine.options import AutoOptions, RefineOptions
+from vitreous.jobs.refine.run import auto, refine
+from vitreous.methods.em.random_start import RandomStart
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 particles of 16 px, D2, little noise."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "sim"
+    size = ("--box", "16", "--apix", "12", "--n", "120", "--snr-db", "10", "--seed", "3")
+    more = ("--sym", "D2", "--threads", "1", "-q", "-o", str(folder))
+    done = CliRunner().invoke(app, ["simulate", "phantom:3", *size, *more])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def options(simulated: Path, output: Path, **more: Any) -> AutoOptions:
+    small = {"images": 40, "starts": 1, "tries": 1, "symmetry": "D2", "threads": 1, "quiet": True}
+    return AutoOptions(particles=simulated / "particles.star", output=output, **small | more)
+
+
+def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
+    found = auto(options(simulated, tmp_path / "AUTO", only_start=True))
+    assert found.refinement is None
+    assert not found.solved  # too few particles to say so
+    assert "particles" in found.verdict
+    refined = refine(
+        RefineOptions(
+            particles=simulated / "particles.star", start_map=simulated / "truth.mrc", rounds=1,
+            start_resolution_angstrom=60, output=tmp_path / "REFINE", threads=1, quiet=True,
+        )
+    )  # fmt: skip
+    assert refined.solved
+    assert refined.refinement is not None
+    volume, pixel = read_map(refined.folder / "map.mrc")
+    assert torch.allclose(volume, refined.refinement.map.cpu(), atol=1e-6)
+    assert pixel == 12.0
+    assert refined.resolution_angstrom < 60
+
+
+@pytest.mark.slow
+def test_auto_stopped_in_its_random_starts_goes_on_to_the_same_end(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = auto(options(simulated, tmp_path / "WHOLE", only_start=True))
+    step, steps = RandomStart.step, 0
+
+    def step_and_stop(self: RandomStart) -> dict[str, float]:
+        nonlocal steps
+        steps += 1
+        if steps == 45:  # in the random start of half set 2
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(RandomStart, "step", step_and_stop)
+    with pytest.raises(SystemExit):
+        auto(options(simulated, tmp_path / "PARTS", only_start=True))
+    assert steps == 45
+    parts = auto(options(simulated, tmp_path / "PARTS", only_start=True, resume=True))
+    assert torch.equal(parts.initial_model.half1, whole.initial_model.half1)
+    assert torch.equal(parts.initial_model.half2, whole.initial_model.half2)
+    assert parts.verdict == whole.verdict
+    names = ("start.mrc", "particles.star", "fsc.csv")
+    for name in names:
+        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_only_a_start_has_no_rounds(simulated: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`rounds`: `only_start` ends before the rounds"):
+        auto(options(simulated, tmp_path / "OUT", only_start=True, rounds=3))
