@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -27,6 +28,7 @@ ROOMS = (
     "jobs",
 )
 LARGE = ("methods", "jobs")
+SCRIPT = re.compile(r"^Script: \[(examples/\w+\.py)\]\(.*\)$", re.MULTILINE)
 MODULE = re.compile(rf"(?<!\[)`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`")
 
 
@@ -185,9 +187,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def _script(match: re.Match[str]) -> str:
+    text = (SOURCE.parent / match[1]).read_text()
+    return f"`{match[1]}`:\n\n```python\n{text}```"
+
+
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Link each module path in backticks, such as `maps.fsc`, to its reference."""
+    """Show each script that a page names; link each module path in backticks to its reference."""
+    markdown = SCRIPT.sub(_script, markdown)
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
     link = r'<autoref identifier="vitreous.\1" optional><code>\1</code></autoref>'
     parts[::2] = [MODULE.sub(link, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_post_page(output: str, page: Any, **_: object) -> str:
+    """Fail where a page would load something from elsewhere when it is opened."""
+    foreign = re.search(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*="https?:[^>]*>', output)
+    if foreign:
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {foreign[0]}")
+    return output
