@@ -42,8 +42,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "batch 128": {"batch_size": 128, "stages": ((16, 900), (32, 1250))},
     "noise not started": {"noise_start": "one"},
     "no mirrors": {"mirror": False},
-    "turned": {"rotate": True},
-    "not turned": {"rotate": False},
+    "rotated": {"rotate": True},
+    "not rotated": {"rotate": False},
     "short average": {"averaging": 0.9},
     "no clipping constraint": {"floor_centre": None},
 }
