@@ -128,3 +128,19 @@ def test_links_resolve(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_architecture_names_what_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.findall(r"^  (\w+)/ +([a-z_]\w*/?(?: [a-z_]\w*/?)*)$", text, flags=re.MULTILINE)
+    assert {room for room, _ in tree} >= {"core", "physics", "io", "data", "maps", "optim"}
+    for room, names in tree:
+        folder = ROOT / "src" / "vitreous" / room
+        missing = [
+            name
+            for name in names.split()
+            if not (folder / name if name.endswith("/") else folder / f"{name}.py").exists()
+        ]
+        assert not missing, (room, missing)
+    described = set(re.findall(r"^  +(\w+)/", text, flags=re.MULTILINE))
+    assert ROOMS - {"__pycache__"} <= described
