@@ -20,7 +20,7 @@ import torch
 from _circumstances import where_and_when
 from _processes import peak_kb
 from vitreous.data.formats import read_particles_document
-from vitreous.data.tables import ParticleTable
+from vitreous.data.particle_table import ParticleTable
 
 LIMIT_SECONDS = 1.0
 OPTICS = """

@@ -21,7 +21,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.io.mrc_header import Statistics, header_bytes
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
-NOT_THERE = "not found in .* or above; name the folder with --data-root"
+NOT_THERE = "not found in .* or above; name the folder with `data_root`"
 NO_OPTICS = "block data_optics: missing"
 NO_PIXEL_SIZE = "pixel size: none in the header; give `pixel_size_angstrom`"
 BAD_STACK = "MAP id: .* `permissive`"
@@ -222,7 +222,7 @@ def test_groups_of_different_pixel_size_point_to_select(tmp_path: Path) -> None:
         write_mrc(tmp_path / f"{name}.mrcs", np.ones((1, 8, 8)), pixel, is_stack=True)
     (tmp_path / "p.lst").write_text("a.mrcs\nb.mrcs\n")
     with pytest.raises(
-        InputError, match=r"2 Å in optics group 1; 2\.1 Å in .*select --optics-group"
+        InputError, match=r"2 Å in optics group 1; 2\.1 Å in .*select` and `optics_group`"
     ):
         Particles.open(tmp_path / "p.lst")
 
@@ -252,7 +252,7 @@ def test_passthrough_files_and_unknown_kinds(tmp_path: Path) -> None:
     assert document.blocks["particles"].numbers("rlnDefocusU").tolist() == [1e4, 2e4]
     with pytest.raises(InputError, match="blob/path or blob/idx: missing"):
         read_particles_document(tmp_path / "more.cs")
-    with pytest.raises(UsageError, match=r"--passthrough goes with a \.cs"):
+    with pytest.raises(UsageError, match=r"`passthrough` goes with a \.cs"):
         read_particles_document(tmp_path / "p.star", passthrough=[tmp_path / "more.cs"])
     with pytest.raises(InputError, match=r"unknown kind .* \.star \.cs"):
         read_particles_document(tmp_path / "p.xyz")

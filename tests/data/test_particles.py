@@ -15,7 +15,8 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.formats import read_particles_document
-from vitreous.data.particles import Particles, assign_halves
+from vitreous.data.half_sets import assign_half_sets
+from vitreous.data.particles import Particles
 from vitreous.data.tables import make_document, pose_columns
 from vitreous.io.mrc import MrcStackWriter, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
@@ -153,7 +154,7 @@ def test_half_sets_are_kept_or_drawn_from_the_seed(project: Path) -> None:
     assert Particles.open(project).half_set.tolist() == [0] * 8
     drawn = Particles.open(project, half_seed=1)
     assert sorted(drawn.half_set.tolist()) == [1] * 4 + [2] * 4
-    assert torch.equal(drawn.half_set, assign_halves(Particles.open(project), 1))
+    assert torch.equal(drawn.half_set, assign_half_sets(Particles.open(project).half_set, 1))
     with pytest.raises(InputError, match="half sets of 1 and 1"):
         Particles.open(project).select([0, 1]).with_half_sets(1)
 
@@ -216,7 +217,7 @@ def test_job_folders_find_stacks_from_the_project_root(project: Path) -> None:
     moved = job / "run_data.star"
     project.rename(moved)
     assert Particles.open(moved).read([1])[0, 0, 0] == 100.0
-    with pytest.raises(InputError, match=r"not found in .*--data-root"):
+    with pytest.raises(InputError, match=r"not found in .*`data_root`"):
         Particles.open(moved, data_root=job)
     assert len(Particles.open(moved, data_root=project.parent)) == 8
 
@@ -481,7 +482,7 @@ def test_fault_17_paths_that_leave_the_root(project: Path, outside: Path, way: s
         name = "folder/secret.mrcs"
     edit(project, rlnImageName=[f"{i + 1}@{name}" for i in range(8)])
     for data_root in (None, root):
-        with pytest.raises(InputError, match="--allow-outside-root"):
+        with pytest.raises(InputError, match="`allow_outside_root`"):
             Particles.open(project, data_root=data_root)
     particles = Particles.open(project, allow_outside_root=True)
     assert particles.read([0])[0, 0, 0] == 900.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vitreous.core.errors import InputError, UsageError
+from vitreous.data.particle_table import ParticleTable
 from vitreous.data.selection import (
     Condition,
     from_micrograph,
@@ -15,7 +16,6 @@ from vitreous.data.selection import (
     rows_from_file,
     thinned,
 )
-from vitreous.data.tables import ParticleTable
 from vitreous.io.star import StarBlock, StarDocument
 
 TABLE = ParticleTable(
@@ -86,7 +86,7 @@ def test_conditions_that_make_no_sense_for_the_table() -> None:
 def test_groups_and_micrographs() -> None:
     assert in_optics_group(TABLE, "2").tolist() == [False, True, False, False]
     assert in_optics_group(TABLE, "b side").tolist() == [False, True, False, False]
-    with pytest.raises(InputError, match=r"--optics-group 9: .* there are 1, 2"):
+    with pytest.raises(InputError, match=r"`optics_group` 9: .* there are 1, 2"):
         in_optics_group(TABLE, "9")
     assert from_micrograph(TABLE, "a?.mrc").tolist() == [True, True, False, True]
     assert from_micrograph(TABLE, "M/*").tolist() == [True, True, True, False]

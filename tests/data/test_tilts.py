@@ -139,7 +139,7 @@ def test_masks_have_their_share(dose: float) -> None:
 
 @pytest.mark.parametrize("dose", [0.0, 1.5, math.nan])
 def test_impossible_doses_are_refused(dose: float) -> None:
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="fraction"):
         tilt_downsampling(10, dose)
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="fraction"):
         random_downsampling((1, 2, 2), dose, torch.Generator())

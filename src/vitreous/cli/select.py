@@ -83,7 +83,7 @@ def command(
 
     from vitreous.data import selection
     from vitreous.data.formats import read_particles_document, select_rows
-    from vitreous.data.tables import ParticleTable
+    from vitreous.data.particle_table import ParticleTable
 
     conditions = [selection.Condition.parse(text) for text in where or []]
     if class_:

@@ -1,15 +1,15 @@
-r"""Background windows of a micrograph: where there is no particle and nothing else either.
+r"""Background windows of a micrograph, which hold neither particles nor contamination.
 
-The CryoGAN paper (appendix, real data) takes the windows of least variance. Taken literally this
-biases the noise: the variance of a window is dominated by few low frequencies, and choosing the
-least of many keeps those windows where chance made them small. Here variance only *excludes*: a
-window is a candidate if its low-passed variance, less a fitted plane, is within five deviations of
-the lowest tenth of the micrograph, the deviation being that of chance alone,
+The CryoGAN paper (appendix, real data) takes the windows of least variance. This biases the noise:
+few low frequencies dominate the variance of a window, and the minimum over many windows selects
+those where they are small by chance. Here variance only *excludes* windows. A window is a candidate
+if its low-passed variance, less a fitted plane, is within five standard deviations of the lowest
+tenth of the micrograph. The deviation is that of chance,
 
 .. math:: s = \sqrt{2 \sum_k P_k^2} / \sum_k P_k
 
-for a stationary Gaussian texture of power spectrum P, taken from the quieter windows themselves.
-Among candidates the choice does not look at the pixels.
+for a stationary Gaussian texture with the power spectrum P of the quieter windows. The choice among
+candidates does not depend on the pixels.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _COARSE = 32  # pixels across a window in the low-passed micrograph
 _STRIDES = 8  # candidate windows per window width, each way
 _HOT = 8.0  # robust deviations beyond which a pixel is a defect
 _BASE, _DEVIATIONS = 0.1, 5.0
-_TILE, _DEAD = 8, 0.05  # tiles with less than this part of the usual variance hold no noise
+_TILE, _DEAD = 8, 0.05  # tiles with less than this part of the median variance hold no noise
 _SAMPLE_ROWS, _SAMPLE_WINDOWS = 64, 64
 _BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Grey values of a micrograph: the median, and the deviation from the middle 68 %."""
+    """Grey values of a micrograph: median, and standard deviation from the middle 68 %."""
 
     median: float
     deviation: float
@@ -45,11 +45,11 @@ class Levels:
 
 @dataclass(frozen=True)
 class Windows:
-    """Chosen windows.
+    """Selected windows.
 
     Args:
         corners: ``(k, 2)`` lowest x and y of each, pixels.
-        overlapping: how many overlap others, for want of room.
+        overlapping: number of windows that overlap others, for lack of room.
     """
 
     corners: Corners
@@ -60,10 +60,10 @@ class Windows:
 
 
 class Micrograph:
-    """One micrograph, mapped; only windows of it enter memory.
+    """Memory-mapped micrograph.
 
     Args:
-        stack: its file, opened.
+        stack: the open file.
 
     Raises:
         InputError: several images (a movie), constant, or values that are not finite.
@@ -96,14 +96,14 @@ class Micrograph:
             )
 
     def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """A region with defect pixels set to the median."""
+        """Read a region, with defect pixels set to the median."""
         values = self._stack.read_region(0, rows, columns)
         self._require_finite(values)
         median, limit = self.levels.median, _HOT * self.levels.deviation
         return np.where(np.abs(values - median) > limit, np.float32(median), values)
 
     def low_passed(self, factor: int) -> Floats:
-        """Means of ``factor x factor`` pixels, ``(ny // factor, nx // factor)``."""
+        """Return means of ``factor x factor`` pixels, ``(ny // factor, nx // factor)``."""
         ny, nx = (edge // factor for edge in self.shape)
         out = np.empty((ny, nx))
         step = max(1, _BLOCK_VALUES // (factor * self.shape[1]))
@@ -115,7 +115,7 @@ class Micrograph:
         return out
 
     def cut(self, corners: Corners, size: int) -> NDArray[np.float32]:
-        """Windows ``(k, size, size)`` at these corners; defect pixels set to the median."""
+        """Read windows ``(k, size, size)`` at these corners; defect pixels become the median."""
         return np.stack(
             [self._read(slice(y, y + size), slice(x, x + size)) for x, y in corners.tolist()]
         )
@@ -124,14 +124,14 @@ class Micrograph:
 def free_corners(
     shape: tuple[int, int], size: int, stride: int, centres: Floats, radius: float
 ) -> Corners:
-    """Corners ``(k, 2)`` (x, y) of a grid of windows that no particle's disc touches.
+    """Return the corners ``(k, 2)`` (x, y) of a grid of windows that no particle's disc touches.
 
     Args:
-        shape: (ny, nx) of the micrograph.
+        shape: (ny, nx) of the micrograph; all arguments are in pixels.
         size: edge of the windows.
-        stride: of the grid.
-        centres: ``(m, 2)`` of the particles.
-        radius: of their discs; all in pixels.
+        stride: step of the grid.
+        centres: ``(m, 2)``, centres (x, y) of the particles.
+        radius: radius of the particles' discs.
 
     >>> free_corners((10, 30), 10, 5, np.array([[4.0, 5.0]]), 3.0)[:, 0].tolist()
     [10, 15, 20]
@@ -145,23 +145,22 @@ def free_corners(
 
 
 def _window_sum(image: Floats, corners: Corners, size: int) -> Floats:
-    """Sum ``(k,)`` of an image over windows, by its integral."""
+    """Sum ``(k,)`` of an image over windows, from its integral image."""
     total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
     np.cumsum(image, axis=1, out=total[1:, 1:])
     np.cumsum(total, axis=0, out=total)
     x0, y0 = corners.T
     x1, y1 = x0 + size, y0 + size
-    found: Floats = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
-    return found
+    return np.asarray(total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0])
 
 
 def window_variance(image: Floats, corners: Corners, size: int) -> Floats:
-    """Variance of each window about its fitted plane.
+    """Return the variance ``(k,)`` of each window about its fitted plane.
 
     Args:
         image: ``(ny, nx)``.
-        corners: ``(k, 2)`` x and y.
-        size: edge of the windows, pixels, at least 3.
+        corners: ``(k, 2)`` (x, y) in pixels.
+        size: edge of the windows in pixels, at least 3.
 
     >>> y, x = np.mgrid[:8, :8].astype(float)
     >>> bool(window_variance(3 * x - y, np.array([[1, 2]]), 5)[0] < 1e-9)
@@ -186,7 +185,7 @@ def _grid(shape: tuple[int, int], size: int, stride: int) -> Corners:
 
 
 def _alive(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
-    """Which windows have noise everywhere: no padding, no masked area."""
+    """Mask of the windows without padding or masked areas."""
     tile = min(_TILE, size)
     tiles = _grid((image.shape[0], image.shape[1]), tile, tile // 2)
     variance = window_variance(image, tiles, tile)
@@ -197,7 +196,7 @@ def _alive(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
 
 
 def _chance_deviation(image: Floats, corners: Corners, size: int) -> float:
-    """Relative deviation of the variance of windows of this texture, by their mean spectrum."""
+    """Relative deviation of the variance of windows of this texture, from its mean spectrum."""
     step = max(1, len(corners) // _SAMPLE_WINDOWS)
     windows = np.stack([image[y : y + size, x : x + size] for x, y in corners[::step].tolist()])
     axis = np.arange(size) - (size - 1) / 2
@@ -211,12 +210,12 @@ def _chance_deviation(image: Floats, corners: Corners, size: int) -> float:
 
 
 def quiet(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
-    """Which windows hold the usual texture and nothing more: the rule at the top of this module.
+    """Return the mask ``(k,)`` of the windows that hold noise only, by the module's rule.
 
     Args:
         image: low-passed micrograph.
-        corners: ``(k, 2)`` in its pixels.
-        size: edge of the windows in its pixels.
+        corners: ``(k, 2)`` (x, y) in pixels of the image.
+        size: edge of the windows in pixels of the image.
     """
     variance = window_variance(image, corners, size)
     alive = _alive(image, corners, size)
@@ -229,15 +228,15 @@ def quiet(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
 
 
 def _pack(corners: Corners, size: int, count: int, order: Corners) -> list[int]:
-    """Up to ``count`` windows that do not overlap, first come first served."""
-    alive = np.ones(len(corners), dtype=bool)
+    """Choose up to ``count`` windows that do not overlap, in the given order."""
+    free = np.ones(len(corners), dtype=bool)
     chosen: list[int] = []
-    for place in order:
+    for row in order:
         if len(chosen) == count:
             break
-        if alive[place]:
-            chosen.append(int(place))
-            alive &= (np.abs(corners - corners[place]) >= size).any(1)
+        if free[row]:
+            chosen.append(int(row))
+            free &= (np.abs(corners - corners[row]) >= size).any(1)
     return chosen
 
 
@@ -245,10 +244,10 @@ def spread_out(corners: Corners, size: int, count: int, generator: np.random.Gen
     """Choose windows at random, overlapping only where there is no room for all.
 
     Args:
-        corners: ``(k, 2)`` candidates.
-        size: edge of the windows.
-        count: how many are wanted; fewer are returned if there are fewer candidates.
-        generator: decides.
+        corners: ``(k, 2)``, corners (x, y) of the candidates in pixels.
+        size: edge of the windows in pixels.
+        count: number of windows; fewer are returned if there are fewer candidates.
+        generator: random numbers.
 
     >>> grid = np.array([[0, 0], [5, 0], [10, 0]])
     >>> spread_out(grid, 10, 2, np.random.default_rng(0)).corners[:, 0].tolist()
@@ -260,18 +259,17 @@ def spread_out(corners: Corners, size: int, count: int, generator: np.random.Gen
     orders.append(orders[1][::-1])
     chosen: list[int] = []
     for order in orders:
-        found = _pack(corners, size, count, order)
-        chosen = max(chosen, found, key=len)
+        chosen = max(chosen, _pack(corners, size, count, order), key=len)
         if len(chosen) == count:
             break
     apart = len(chosen)
     distance = np.full(len(corners), np.inf)
-    for place in chosen:
-        distance = np.minimum(distance, np.abs(corners - corners[place]).max(1))
+    for row in chosen:
+        distance = np.minimum(distance, np.abs(corners - corners[row]).max(1))
     while len(chosen) < min(count, len(corners)):
-        place = int(distance.argmax())
-        chosen.append(place)
-        distance = np.minimum(distance, np.abs(corners - corners[place]).max(1))
+        row = int(distance.argmax())
+        chosen.append(row)
+        distance = np.minimum(distance, np.abs(corners - corners[row]).max(1))
     return Windows(corners[np.sort(chosen)], len(chosen) - apart)
 
 
@@ -283,15 +281,15 @@ def choose_windows(
     radius: float,
     generator: np.random.Generator,
 ) -> Windows:
-    """Background windows that touch no particle and hold nothing unusual.
+    """Choose background windows that touch no particle and hold noise only.
 
     Args:
-        micrograph: where from.
-        size: edge of the windows, px.
-        count: how many are wanted.
-        centres: ``(m, 2)`` of all particles (x, y), px.
-        radius: of a particle, px.
-        generator: decides among equals.
+        micrograph: source of the windows.
+        size: edge of the windows in pixels.
+        count: number of windows.
+        centres: ``(m, 2)``, centres (x, y) of all particles in pixels.
+        radius: radius of a particle in pixels.
+        generator: random numbers.
 
     Returns:
         at most ``count`` windows; none where there is no room.

@@ -1,17 +1,22 @@
-"""Images that must not enter a reconstruction: not finite, or constant."""
+"""Search for images that must not enter a reconstruction: not finite, or constant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from vitreous.core.errors import InputError
 
 _SCAN_BYTES = 1 << 26
 
 
 def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Which images ``(b, y, x)`` have finite pixels only, and which of these equal ones.
+    """Return masks ``(b,)`` of the images with finite pixels only, and of the constant ones.
+
+    Args:
+        images: ``(b, y, x)``.
 
     >>> import torch
     >>> finite_and_constant(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]], [[torch.nan, 0.0]]]))
@@ -24,7 +29,7 @@ def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BadImages:
-    """0-based places of images that must not enter a reconstruction.
+    """0-based indices of images that must not enter a reconstruction.
 
     Args:
         non_finite: images with NaN or infinite pixels.
@@ -37,22 +42,41 @@ class BadImages:
     def __bool__(self) -> bool:
         return bool(self.non_finite or self.constant)
 
+    def refuse_non_finite(self, ids: Sequence[str], source: object) -> None:
+        """Refuse images with NaN or infinite pixels.
 
-def bad_images(
+        Args:
+            ids: names of all images.
+            source: file of the particles, for messages.
+
+        Raises:
+            InputError: there are such images; the first ten are named.
+        """
+        if not self.non_finite:
+            return
+        names = ", ".join(f"{i} ({ids[i]})" for i in self.non_finite[:10])
+        more = f" and {len(self.non_finite) - 10} more" if len(self.non_finite) > 10 else ""
+        raise InputError(
+            f"{source}: images {names}{more}: NaN or infinite pixels; leave them out with "
+            "`skip_bad`"
+        )
+
+
+def find_bad_images(
     read: Callable[[slice], Tensor],
     count: int,
     box_size: int,
     progress: Callable[[int, int], None] | None = None,
-    look: Callable[[Tensor], object] | None = None,
+    on_images: Callable[[Tensor], object] | None = None,
 ) -> BadImages:
-    """Read every image once, piece by piece, and list what cannot be used.
+    """Read every image once, batch by batch, and list those that cannot be used.
 
     Args:
-        read: images ``(b, n, n)`` of a slice.
-        count: of all.
-        box_size: n.
-        progress: called with images done and images in all.
-        look: shown every piece, in order.
+        read: returns the images ``(b, n, n)`` of a slice.
+        count: number of images.
+        box_size: edge n in pixels.
+        progress: called with the number of images read and of all images.
+        on_images: called with every batch, in order.
     """
     step = max(1, _SCAN_BYTES // (4 * box_size**2))
     non_finite: list[int] = []
@@ -60,8 +84,8 @@ def bad_images(
     for start in range(0, count, step):
         images = read(slice(start, start + step))
         finite, flat = finite_and_constant(images)
-        if look is not None:
-            look(images)
+        if on_images is not None:
+            on_images(images)
         non_finite += (start + (~finite).nonzero().flatten()).tolist()
         constant += (start + flat.nonzero().flatten()).tolist()
         if progress is not None:

@@ -1,9 +1,9 @@
-"""Built-in pieces of cells: what a tilt series of a section shows, made from nothing but a seed.
+"""Cell phantoms for tilt series of sections, generated from a seed.
 
-Modelled on the flagellar pocket of a trypanosome: a cell in a field of empty resin, its membrane,
+The model is the flagellar pocket of a trypanosome: a cell in a field of empty resin, its membrane,
 a pocket with a flagellum (nine doublets of microtubules around a central pair) that leaves the
 cell, vesicles, microtubules, ribosome-like granules, and cytoplasm that varies smoothly. Sizes are
-those of such cells where the field is large enough, and shrink with it where it is not.
+realistic where the field is large enough; in smaller fields they shrink with it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _FIELD_ANGSTROM3 = 10240.0 * 10240.0 * 5120.0
 
 @dataclass
 class _Canvas:
-    """Densities, and the place of each voxel in Å from the centre."""
+    """Density, with the position of each voxel in Å from the centre."""
 
     grey: Grey
     pixel: float
 
     def axis(self, dim: int, first: int = 0, last: int | None = None) -> Grey:
         n = self.grey.shape[dim]
-        places = (np.arange(n) - n // 2) * self.pixel
+        positions = (np.arange(n) - n // 2) * self.pixel
         shape = [-1 if d == dim else 1 for d in range(3)]
-        return np.asarray(places[first:last].reshape(shape), dtype=np.float32)
+        return np.asarray(positions[first:last].reshape(shape), dtype=np.float32)
 
     def near(self, centre: Array, reach: float) -> tuple[slice, slice, slice]:
-        """The box of voxels within ``reach`` of ``centre`` (z, y, x)."""
+        """Return the box of voxels within ``reach`` of ``centre`` (z, y, x)."""
         parts = []
         for dim, n in enumerate(self.grey.shape):
             middle = centre[dim] / self.pixel + n // 2
@@ -53,7 +53,7 @@ class _Canvas:
         return parts[0], parts[1], parts[2]
 
     def distances(self, box: tuple[slice, slice, slice], distance: Distance) -> Grey:
-        """Signed distance in Å of every voxel of a box from a surface."""
+        """Return the signed distance in Å of every voxel of a box from a surface."""
         z, y, x = (self.axis(dim, part.start, part.stop) for dim, part in enumerate(box))
         return distance(z, y, x)
 
@@ -61,7 +61,7 @@ class _Canvas:
         self, box: tuple[slice, slice, slice], distance: Distance, inside: float, wall: float = 0.0,
         thickness: float = 0.0,
     ) -> None:  # fmt: skip
-        """Fill what a surface encloses, and draw a wall of ``thickness`` inside it; soft edges."""
+        """Fill the inside of a surface and draw a wall of ``thickness`` in it, with soft edges."""
         region = self.grey[box]
         if not region.size:
             return
@@ -73,7 +73,7 @@ class _Canvas:
 
 
 def _blend(region: Grey, d: Grey, pixel: float, value: float) -> None:
-    """Set what is inside (d < 0) to a value, over an edge one pixel wide."""
+    """Set the inside (d < 0) to a value, with an edge one pixel wide."""
     share = np.clip(0.5 - d / pixel, 0, 1)
     region += share * (value - region)
 
@@ -84,7 +84,7 @@ def _everywhere(canvas: _Canvas) -> tuple[slice, slice, slice]:
 
 
 def _ellipsoid(centre: Array, axes: Array) -> Distance:
-    """Distance from an ellipsoid, to first order near its surface."""
+    """Return the distance from an ellipsoid, to first order near its surface."""
 
     def distance(z: Grey, y: Grey, x: Grey) -> Grey:
         level: Grey | float = 0.0
@@ -99,7 +99,7 @@ def _ellipsoid(centre: Array, axes: Array) -> Distance:
 
 
 def _capsule(start: Array, end: Array, radius: float) -> Distance:
-    """Distance from a segment with round ends."""
+    """Return the distance from a segment with round ends."""
     along = (end - start).astype(np.float32)
     squared = np.float32(max(float(along @ along), 1e-9))
 
@@ -113,7 +113,7 @@ def _capsule(start: Array, end: Array, radius: float) -> Distance:
 
 
 def _tube(canvas: _Canvas, start: Array, end: Array, radius: float, wall: float) -> None:
-    """A hollow tubule, piece by piece, so that only voxels nearby are visited."""
+    """Draw a hollow tubule piece by piece, visiting nearby voxels only."""
     pieces = max(1, int(np.linalg.norm(end - start) / (6 * radius)))
     reach = np.linalg.norm(end - start) / pieces / 2 + radius
     for k in range(pieces):
@@ -128,7 +128,7 @@ def _direction(rng: np.random.Generator, flatness: float) -> Array:
 
 
 def _frame(along: Array) -> tuple[Array, Array]:
-    """Two unit vectors normal to one."""
+    """Return two unit vectors normal to a unit vector and to each other."""
     other = np.cross(along, np.array([1.0, 0.0, 0.0]))
     other = other / np.linalg.norm(other)
     return other, np.cross(along, other)
@@ -137,39 +137,39 @@ def _frame(along: Array) -> tuple[Array, Array]:
 def _flagellum(
     canvas: _Canvas, rng: np.random.Generator, base: Array, size: float, length: float
 ) -> None:
-    """A membrane around nine doublets and a central pair, from the pocket's ground outwards."""
+    """Draw a membrane around nine doublets and a central pair, from the pocket outwards."""
     along = _direction(rng, 0.25)
     start, end = base - 0.4 * length * along, base + 1.5 * length * along
     canvas.paint(_everywhere(canvas), _capsule(start, end, size), 0.15, _MEMBRANE, size * 0.08)
     tubule = min(_TUBULE_ANGSTROM, 0.1 * size)
     wall = min(_WALL_ANGSTROM, 0.045 * size)
     side, up = _frame(along)
-    turn = rng.uniform(0, 2 * np.pi)
+    first_angle = rng.uniform(0, 2 * np.pi)
     begin = start + 0.2 * length * along
-    places = [0.09 * size * side, -0.14 * size * side]
+    offsets = [0.09 * size * side, -0.14 * size * side]
     for k in range(9):
-        angle = turn + 2 * np.pi * k / 9
+        angle = first_angle + 2 * np.pi * k / 9
         outward = np.cos(angle) * side + np.sin(angle) * up
         across = np.cos(angle) * up - np.sin(angle) * side
-        places += [0.66 * size * outward, 0.66 * size * outward + 1.8 * tubule * across]
-    for place in places:
-        _tube(canvas, begin + place, end + place, tubule, wall)
+        offsets += [0.66 * size * outward, 0.66 * size * outward + 1.8 * tubule * across]
+    for offset in offsets:
+        _tube(canvas, begin + offset, end + offset, tubule, wall)
 
 
-def _place(
+def _place_spheres(
     rng: np.random.Generator,
     canvas: _Canvas,
     free: NDArray[np.bool_],
     count: int,
     radii: tuple[float, float],
 ) -> list[tuple[Array, float]]:
-    """Centres in free voxels and radii of spheres that do not meet."""
+    """Return centres in free voxels and radii of spheres that do not overlap."""
     candidates = np.argwhere(free)
     placed: list[tuple[Array, float]] = []
     if not len(candidates):
         return placed
     middle = np.array(canvas.grey.shape) // 2
-    spheres = np.empty((count, 4))  # centres and radii, to compare with all at once
+    spheres = np.empty((count, 4))  # centres and radii
     for index in rng.integers(len(candidates), size=4 * count):
         centre = (candidates[index] - middle) * canvas.pixel
         radius = float(rng.uniform(*radii))
@@ -184,7 +184,7 @@ def _place(
 
 
 def _texture(canvas: _Canvas, rng: np.random.Generator) -> Grey:
-    """Smooth noise of unit deviation, finest details a twelfth of the field wide."""
+    """Smooth noise of unit deviation; its finest details are a twelfth of the field wide."""
     coarse = rng.normal(size=tuple(max(3, min(12, n)) for n in canvas.grey.shape))
     factors = [n / c for n, c in zip(canvas.grey.shape, coarse.shape, strict=True)]
     return np.asarray(ndimage.zoom(coarse.astype(np.float32), factors, order=3))
@@ -193,12 +193,12 @@ def _texture(canvas: _Canvas, rng: np.random.Generator) -> Grey:
 def cell_phantom(
     shape: tuple[int, int, int], pixel_size_angstrom: float = 40.0, *, seed: int
 ) -> Tensor:
-    """A piece of a cell, the same for the same arguments.
+    """Generate the density of a piece of a cell; equal arguments give equal densities.
 
     Args:
-        shape: ``(z, y, x)`` in voxels; (128, 256, 256) of 40 Å shows all of it.
-        pixel_size_angstrom: voxel edge in Å. Half of it and twice the shape is the same cell.
-        seed: which cell.
+        shape: ``(z, y, x)`` in voxels; (128, 256, 256) of 40 Å shows all of the cell.
+        pixel_size_angstrom: voxel edge in Å. Half of it with twice the shape is the same cell.
+        seed: seed of the cell.
 
     Returns:
         float32 ``(z, y, x)``, dense matter positive, between 0 (resin) and 1.
@@ -241,17 +241,17 @@ def _draw(canvas: _Canvas, rng: np.random.Generator, field: Array, shrink: float
     vesicle = (200.0 * shrink, 600.0 * shrink)
     free = inside & (canvas.distances(everywhere, pocket) > vesicle[1])
     free &= np.abs(canvas.grey - _CYTOPLASM) < 0.15  # not in the flagellum either
-    for place, radius in _place(rng, canvas, free, round(_VESICLES * share), vesicle):
+    for centre, radius in _place_spheres(rng, canvas, free, round(_VESICLES * share), vesicle):
         value = float(rng.uniform(0.05, 0.6))
-        box = canvas.near(place, radius)
-        ball = _ellipsoid(place, np.full(3, radius))
+        box = canvas.near(centre, radius)
+        ball = _ellipsoid(centre, np.full(3, radius))
         canvas.paint(box, ball, value, _MEMBRANE, membrane)
-    for place, _ in _place(rng, canvas, free, round(_TUBULES * share), (0.0, 0.0)):
+    for centre, _ in _place_spheres(rng, canvas, free, round(_TUBULES * share), (0.0, 0.0)):
         along = _direction(rng, 0.3) * rng.uniform(0.15, 0.3) * field.max()
         tubule, wall = _TUBULE_ANGSTROM * shrink, _WALL_ANGSTROM * shrink
-        _tube(canvas, place - along / 2, place + along / 2, tubule, wall)
+        _tube(canvas, centre - along / 2, centre + along / 2, tubule, wall)
     granule = (90.0 * shrink, 130.0 * shrink)
     empty = inside & (np.abs(canvas.grey - _CYTOPLASM) < 0.12)
-    for place, radius in _place(rng, canvas, empty, round(_GRANULES * share), granule):
-        box = canvas.near(place, radius)
-        canvas.paint(box, _ellipsoid(place, np.full(3, radius)), _GRANULE)
+    for centre, radius in _place_spheres(rng, canvas, empty, round(_GRANULES * share), granule):
+        box = canvas.near(centre, radius)
+        canvas.paint(box, _ellipsoid(centre, np.full(3, radius)), _GRANULE)

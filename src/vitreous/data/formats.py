@@ -1,4 +1,4 @@
-"""Particle tables of every format, read to and written from one RELION 3.1 document."""
+"""Reading of particle tables of all formats as RELION 3.1 documents, and writing of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
-from vitreous.io.inflate import read_bounded
+from vitreous.io.inflate import read_text
 from vitreous.io.mrc import MrcHeader, read_header
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
@@ -39,28 +39,28 @@ def read_particles_document(
 
     Args:
         path: ``.star`` (RELION 3.0 to 5), ``.cs`` (cryoSPARC), ``.mrcs`` or ``.mrc`` (a stack: its
-            images are numbered), ``.txt`` or ``.lst`` (a stack a line, ``#`` for comments).
+            images are numbered), ``.txt`` or ``.lst`` (one stack per line, ``#`` for comments).
         passthrough: for ``.cs``: files with further fields of the same particles.
         pixel_size_angstrom: overrides the file's, Å.
-        data_root: folder that image names are relative to, and must stay in.
+        data_root: folder that image names are relative to and must not leave.
         allow_outside_root: accept absolute names and names that leave the root.
         permissive: accept stacks without a valid MAP id or machine stamp.
 
     Returns:
-        blocks ``optics`` and ``particles``, others as they were; stacks of tables need not exist.
+        blocks ``optics`` and ``particles``, others unchanged; stacks of tables need not exist.
 
     Raises:
-        InputError: unknown kind of file, or anything wrong with it.
+        InputError: the kind of file is unknown, or the file is bad.
         UsageError: ``passthrough`` for another format.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if passthrough and kind != ".cs":
-        raise UsageError(f"--passthrough goes with a .cs file, not with {path}")
+        raise UsageError(f"`passthrough` goes with a .cs file, not with {path}")
 
     def header_of(stack: str) -> MrcHeader:
-        found = find_stack(stack, path, data_root=data_root, allow_outside_root=allow_outside_root)
-        return read_header(found, permissive=permissive)
+        file = find_stack(stack, path, data_root=data_root, allow_outside_root=allow_outside_root)
+        return read_header(file, permissive=permissive)
 
     if kind == ".star":
         document = read_star(path)
@@ -91,12 +91,12 @@ def read_particles_document(
 def write_particles_document(
     path: Path | str, document: StarDocument, *, source: Path | None = None
 ) -> None:
-    """Write a RELION 3.1 document as ``.star`` or ``.cs``, by the suffix, whole or not at all.
+    """Write a RELION 3.1 document as ``.star`` or ``.cs``, by the suffix, atomically.
 
     Args:
-        path: where the table shall be.
-        document: with blocks ``optics`` and ``particles``.
-        source: the file it was read from, for messages.
+        path: target file.
+        document: document with blocks ``optics`` and ``particles``.
+        source: file that it was read from, for messages.
 
     Raises:
         UsageError: another suffix.
@@ -115,42 +115,42 @@ def write_particles_document(
 
 
 def require_table_suffix(path: Path) -> None:
-    """Refuse to write a table under another suffix than those known.
+    """Check that a table can be written under the suffix of a path.
 
     Raises:
-        UsageError: neither ``.star`` nor ``.cs``.
+        UsageError: the suffix is neither ``.star`` nor ``.cs``.
     """
     if path.suffix.lower() not in TABLES:
         raise UsageError(f"{path}: tables are written as .star or .cs; change the suffix")
 
 
 def select_rows(document: StarDocument, rows: NDArray[np.int64]) -> StarDocument:
-    """The document with only these particles, in this order.
+    """Return the document with these particles only, in this order.
 
     >>> document = StarDocument({"particles": StarBlock({"a": ["x", "y"]})})
     >>> select_rows(document, np.array([1])).blocks["particles"].columns
     {'a': ['y']}
     """
-    block, places = document.blocks["particles"], rows.tolist()
-    if places == list(range(len(block))):
+    block, indices = document.blocks["particles"], rows.tolist()
+    if indices == list(range(len(block))):
         return document
-    columns = {name: [values[i] for i in places] for name, values in block.columns.items()}
+    columns = {name: [values[i] for i in indices] for name, values in block.columns.items()}
     return StarDocument({**document.blocks, "particles": replace(block, columns=columns)})
 
 
 def relocated(
     document: StarDocument, source: Path, folder: Path, *, data_root: Path | None = None
 ) -> tuple[StarDocument, int]:
-    """The document with image names that find the same stacks from another folder.
+    """Rewrite the image names of a document for another folder.
 
     Args:
-        document: with a block ``particles``.
-        source: the file it was read from.
-        folder: where it will be written.
-        data_root: folder that the names are relative to now, if not ``source``'s.
+        document: document with a block ``particles``.
+        source: file that it was read from.
+        folder: folder that it will be written to.
+        data_root: folder that the names are relative to, if not the source's.
 
     Returns:
-        the document, and how many stacks were not found and keep their name.
+        the document, and the number of stacks that were not found and keep their name.
     """
     block = document.blocks["particles"]
     names = block.text("rlnImageName", source)
@@ -161,7 +161,8 @@ def relocated(
     for stack in dict.fromkeys(stack for _, _, stack in parts):
         if Path(stack).is_absolute():
             continue
-        here, there = _found(stack, source, data_root), _found(stack, folder / source.name, None)
+        here = _find_or_none(stack, source, data_root)
+        there = _find_or_none(stack, folder / source.name, None)
         if here is not None and there is not None and here.resolve() == there.resolve():
             continue
         if here is None:
@@ -170,12 +171,12 @@ def relocated(
             changed[stack] = name_from(folder, here)
     if not changed:
         return document, missing
-    moved = [f"{number}{at}{changed.get(stack, stack)}" for number, at, stack in parts]
-    columns = {**block.columns, "rlnImageName": moved}
+    renamed = [f"{number}{at}{changed.get(stack, stack)}" for number, at, stack in parts]
+    columns = {**block.columns, "rlnImageName": renamed}
     return StarDocument({**document.blocks, "particles": replace(block, columns=columns)}), missing
 
 
-def _found(stack: str, table: Path, data_root: Path | None) -> Path | None:
+def _find_or_none(stack: str, table: Path, data_root: Path | None) -> Path | None:
     try:
         return find_stack(stack, table, data_root=data_root, allow_outside_root=True)
     except InputError:
@@ -185,16 +186,15 @@ def _found(stack: str, table: Path, data_root: Path | None) -> Path | None:
 def _first_stack(
     document: StarDocument, path: Path, header_of: Callable[[str], MrcHeader]
 ) -> tuple[float | None, int | None]:
-    """Pixel size and box of the first image's stack, for a table without; None if not at hand."""
-    having = [block for block in document.blocks.values() if "rlnImageName" in block]
-    if len(having) != 1 or not len(having[0]):
+    """Return pixel size and box of the first image's stack, for a table that has none."""
+    tables = [block for block in document.blocks.values() if "rlnImageName" in block]
+    if len(tables) != 1 or not len(tables[0]):
         return None, None
     optics = document.blocks.get("optics")
-    sized = any("rlnImagePixelSize" in b for b in (optics, having[0]) if b is not None)
-    if optics is not None and sized:
+    if optics is not None and any("rlnImagePixelSize" in block for block in (optics, tables[0])):
         return None, None
     try:
-        _, stacks = split_image_names(having[0].text("rlnImageName", path)[:1], str(path))
+        _, stacks = split_image_names(tables[0].text("rlnImageName", path)[:1], str(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = header_of(stacks[0])
@@ -204,16 +204,13 @@ def _first_stack(
 
 
 def _listed(path: Path) -> list[str]:
-    """Stack names of a text file."""
-    try:
-        lines = read_bounded(path, _LIST_BYTES).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; expected a stack a line") from error
+    """Read the stack names of a text file."""
+    lines = read_text(path, "expected one stack per line", _LIST_BYTES).splitlines()
     if lines and lines[0].startswith(("#LST", "#LSX")):
-        raise InputError(f"{path}: EMAN's list format is not read; list one stack a line")
+        raise InputError(f"{path}: EMAN's list format is not read; list one stack per line")
     names = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not names:
-        raise InputError(f"{path}: names no stack; expected one a line")
+        raise InputError(f"{path}: names no stack; expected one per line")
     for row, name in enumerate(names):
         if not name.isprintable() or Path(name).suffix.lower() not in STACKS:
             raise InputError(
@@ -225,15 +222,15 @@ def _listed(path: Path) -> list[str]:
 def _numbered(
     stacks: Sequence[tuple[str, MrcHeader]], path: Path, pixel_size_angstrom: float | None
 ) -> StarDocument:
-    """A document of every image of these stacks; a group for each pixel size and box."""
+    """Make a document of all images of stacks, one optics group for each pixel size and box."""
     groups: dict[tuple[float | None, int], int] = {}
     names: list[str] = []
-    member: list[str] = []
+    group_of: list[str] = []
     for name, header in stacks:
         size = header.pixel_size_angstrom if pixel_size_angstrom is None else pixel_size_angstrom
         group = groups.setdefault((size, header.shape[-1]), len(groups) + 1)
         names += [f"{i + 1:06d}@{name}" for i in range(header.shape[0])]
-        member += [str(group)] * header.shape[0]
+        group_of += [str(group)] * header.shape[0]
     columns: dict[str, Any] = {
         "rlnOpticsGroup": [str(number) for number in groups.values()],
         "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
@@ -245,5 +242,5 @@ def _numbered(
         raise InputError(f"{path}: pixel size: some stacks have none; give `pixel_size_angstrom`")
     columns["rlnImageSize"] = [str(box) for _, box in groups]
     columns["rlnImageDimensionality"] = ["2"] * len(groups)
-    particles = {"rlnImageName": names, "rlnOpticsGroup": member}
+    particles = {"rlnImageName": names, "rlnOpticsGroup": group_of}
     return StarDocument({"optics": StarBlock(columns), "particles": StarBlock(particles)})

@@ -1,4 +1,4 @@
-"""Maps and curves in and out, for the commands: checked cubes, FSC tables."""
+"""Reading of maps, resampling, and FSC tables."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import read_mrc
 
 
-def read_map(path: Path, apix: float | None = None) -> tuple[Tensor, float]:
-    """A cubic, finite map and its pixel size.
+def read_map(path: Path | str, pixel_size_angstrom: float | None = None) -> tuple[Tensor, float]:
+    """Read a cubic, finite map and its pixel size.
 
     Args:
         path: MRC file.
-        apix: Å, replaces the header's.
+        pixel_size_angstrom: overrides the header's, Å.
 
     Returns:
-        float32 ``(n, n, n)`` and Å.
+        float32 ``(n, n, n)``, and the pixel size in Å.
 
     Raises:
-        InputError: not a cube, NaN or infinity inside, or no pixel size anywhere.
+        InputError: not a cube, NaN or infinite values, or no pixel size.
 
     >>> import tempfile
     >>> from vitreous.io.mrc import write_mrc
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_mrc(f"{folder}/map.mrc", np.zeros((4, 4, 4), np.float32), 2.5)
-    ...     volume, pixel_size_angstrom = read_map(Path(folder) / "map.mrc")
+    ...     volume, pixel_size_angstrom = read_map(f"{folder}/map.mrc")
     >>> volume.shape, pixel_size_angstrom
     (torch.Size([4, 4, 4]), 2.5)
     """
@@ -46,43 +46,49 @@ def read_map(path: Path, apix: float | None = None) -> tuple[Tensor, float]:
         raise InputError(f"{path}: data: {shape} is no cubic map; give a volume")
     if np.iscomplexobj(data) or not np.isfinite(data).all():
         raise InputError(f"{path}: data: complex values, NaN or infinity; give a real, finite map")
-    return torch.from_numpy(data.astype(np.float32)), header.pixel_size_or(apix)
+    volume = torch.from_numpy(data.astype(np.float32))
+    return volume, header.pixel_size_or(pixel_size_angstrom)
 
 
-def read_pair(first: Path, second: Path, apix: float | None) -> tuple[Tensor, Tensor, float]:
-    """Two maps on the same grid, and its pixel size in Å.
+def read_pair(
+    first: Path, second: Path, pixel_size_angstrom: float | None
+) -> tuple[Tensor, Tensor, float]:
+    """Read two maps on the same grid and their pixel size in Å.
 
     Raises:
         InputError: as :func:`read_map`, or box or pixel size differ (by more than 1 %).
     """
-    (a, size_a), (b, size_b) = read_map(first, apix), read_map(second, apix)
+    a, size_a = read_map(first, pixel_size_angstrom)
+    b, size_b = read_map(second, pixel_size_angstrom)
     if a.shape != b.shape:
         raise InputError(f"{second}: box: {len(b)} voxels, but {first} has {len(a)}; resample one")
     if abs(size_a / size_b - 1.0) > 0.01:
         raise InputError(
             f"{second}: pixel size: {size_b:g} Å, but {first} has {size_a:g} Å; resample one, or "
-            "give the true one with --apix"
+            "give the true one, `pixel_size_angstrom`"
         )
     return a, b, size_a
 
 
-def resample_map(volume: Tensor, pixel_size_angstrom: float, box_size: int, apix: float) -> Tensor:
-    """The map at another pixel size and box, centre kept, grey values kept.
+def resample_map(
+    volume: Tensor, pixel_size_angstrom: float, box_size: int, new_pixel_size_angstrom: float
+) -> Tensor:
+    """Resample a map to another pixel size and box, with the same centre and grey values.
 
     The map is padded with zeros to a size whose Fourier crop gives the new pixel size (to 0.1 %
     or the best within twice the box), resampled, then cropped or padded about the centre.
 
     Args:
         volume: ``(n, n, n)``.
-        pixel_size_angstrom: Å per voxel now.
-        box_size: voxels wanted.
-        apix: Å per voxel wanted.
+        pixel_size_angstrom: pixel size of the map in Å.
+        box_size: edge of the result in voxels.
+        new_pixel_size_angstrom: pixel size of the result in Å.
 
     >>> resample_map(torch.ones(8, 8, 8), 2.0, 4, 4.0).shape
     torch.Size([4, 4, 4])
     """
     n = volume.shape[-1]
-    ratio = pixel_size_angstrom / apix
+    ratio = pixel_size_angstrom / new_pixel_size_angstrom
     padded, best = n, math.inf
     for size in range(n, 2 * n + 1):
         error = abs(size * ratio / max(2, round(size * ratio)) - 1.0)
@@ -122,7 +128,7 @@ def low_pass(volume: Tensor, pixel_size_angstrom: float, resolution_angstrom: fl
 
 
 def shell_frequencies(box_size: int, pixel_size_angstrom: float) -> Tensor:
-    """Frequencies in 1/Å of the shells 0 to ``n // 2`` of an FSC curve.
+    """Return the frequencies in 1/Å of the shells 0 to ``n // 2`` of an FSC curve.
 
     >>> shell_frequencies(4, 2.0).tolist()
     [0.0, 0.125, 0.25]
@@ -132,7 +138,7 @@ def shell_frequencies(box_size: int, pixel_size_angstrom: float) -> Tensor:
 
 
 def fsc_csv(curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: float) -> str:
-    """The text of ``fsc.csv``: shell, frequency, resolution, one column per curve.
+    """Return the text of ``fsc.csv``: shell, frequency, resolution, one column per curve.
 
     >>> print(fsc_csv({"fsc": torch.tensor([1.0, 0.5])}, 2, 3.0))
     shell,frequency_inv_angstrom,resolution_angstrom,fsc

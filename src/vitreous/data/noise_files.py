@@ -20,14 +20,14 @@ _PIECE = 512
 
 @dataclass(frozen=True)
 class NoiseFiles:
-    """Where noise comes from.
+    """Files of the background patches that noise is drawn from.
 
     Args:
         path: None for white noise; a STAR table of background patches; or a stack of them, with
             its table of the same name beside it, or with ``counts``, or of any micrograph.
-        apix: pixel size of the patches in Å, instead of their own.
-        counts: how many patches each micrograph has, for a stack without table.
-        invert: as of the particles.
+        apix: overrides the pixel size of the patches, Å.
+        counts: file of the number of patches of each micrograph, for a stack without table.
+        invert: whether protein is dark in the micrographs, as for the particles.
     """
 
     path: Path | None = None
@@ -37,19 +37,19 @@ class NoiseFiles:
 
     @property
     def table(self) -> Path | None:
-        """The patches' STAR table, where there is one."""
+        """STAR table of the patches, where there is one."""
         if self.path is None or self.path.suffix == ".star":
             return self.path
         beside = self.path.with_suffix(".star")
         return beside if beside.is_file() and self.counts is None else None
 
     def load(self, names: tuple[str, ...], box_size: int, pixel_size_angstrom: float) -> Noise:
-        """The sampler for images of this box and pixel size.
+        """Load the noise sampler for images of a box and pixel size.
 
         Args:
-            names: the particles' micrographs; each image's noise comes from its own.
-            box_size: pixels.
-            pixel_size_angstrom: Å.
+            names: micrographs of the particles; noise is drawn from an image's own micrograph.
+            box_size: edge of the images in pixels.
+            pixel_size_angstrom: pixel size of the images in Å.
 
         Raises:
             InputError: a file is bad, or the patches are smaller than the images.
@@ -58,10 +58,10 @@ class NoiseFiles:
             return WhiteGaussian()
         table = self.table
         if table is not None:
-            found = Particles.open(table, pixel_size_angstrom=self.apix)
-            pixel, count = found.pixel_size_angstrom, len(found)
-            read: Callable[[Tensor], Tensor] = found.read
-            owner = _match(found, names, table)
+            stored = Particles.open(table, pixel_size_angstrom=self.apix)
+            pixel, count = stored.pixel_size_angstrom, len(stored)
+            read: Callable[[Tensor], Tensor] = stored.read
+            owner = _match(stored, names, table)
         else:
             stack = MrcStack(self.path)
             if stack.shape[-1] != stack.shape[-2]:
@@ -99,7 +99,7 @@ class NoiseFiles:
 
 
 def _match(patches: Particles, names: tuple[str, ...], where: Path) -> Tensor:
-    """Each patch's micrograph in the particles' numbering; unknown ones get numbers beyond it."""
+    """Return each patch's micrograph in the particles' numbering; unknown ones come after it."""
     number = {name: i for i, name in enumerate(names)}
     known = [number.get(name, len(names) + i) for i, name in enumerate(patches.micrograph_names)]
     owner = torch.tensor(known)[patches.micrograph_id]
@@ -112,11 +112,11 @@ def _match(patches: Particles, names: tuple[str, ...], where: Path) -> Tensor:
 
 
 def warn_of_bare_micrographs(noise: Noise, particles: Particles) -> None:
-    """Say how many micrographs have particles but no patch of their own."""
+    """Warn of micrographs that have particles but no patch of their own."""
     if isinstance(noise, BackgroundPatches) and len(set(noise.micrograph_id.tolist())) > 1:
         bare = set(particles.micrograph_id.tolist()) - set(noise.micrograph_id.tolist())
         if bare:
             warnings.warn(
-                f"{len(bare)} micrographs have no patch of their own and are given any",
+                f"{len(bare)} micrographs have no patch of their own and get any",
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""Particles: images read when asked for, with what is known about each."""
+"""Particle images, read on demand, with their CTFs, poses, micrographs and half sets."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
-from vitreous.core.random import generator
-from vitreous.data.bad_images import BadImages, bad_images
+from vitreous.data.bad_images import BadImages, find_bad_images
 from vitreous.data.formats import read_particles_document, select_rows
-from vitreous.data.stacks import ArraySource, ImageReader, StackSource, name_from, open_stacks
-from vitreous.data.tables import ParticleTable, make_document
-from vitreous.data.working_images import SignedImages
+from vitreous.data.half_sets import assign_half_sets
+from vitreous.data.particle_table import ParticleTable
+from vitreous.data.stacks import ArraySource, ImageReader, StackSource, open_stacks
+from vitreous.data.tables import make_document
+from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
 
 @dataclass(frozen=True)
 class MissingCtf:
-    """Stands for the optics of particles whose table does not give a whole CTF.
+    """Placeholder for the optics of particles whose table has no complete CTF.
 
     Args:
-        reason: what is missing and the remedy, for whoever asks.
+        reason: missing columns and the remedy, for the error text.
     """
 
     reason: str
@@ -38,24 +39,21 @@ class MissingCtf:
 
 @dataclass(frozen=True)
 class Particles:
-    """Images with optics, poses, micrographs and half sets.
+    """Particle images with CTF parameters, poses, micrographs and half sets.
 
-    Made by :meth:`open` or :meth:`from_arrays`.
+    :meth:`open` reads a file; :meth:`from_arrays` takes arrays. The images stay on disk until
+    :meth:`images` or :meth:`read` asks for them.
 
     Args:
-        ctf: CTF parameters of each image, or why there are none; :attr:`optics` is what to ask for.
-        pose: orientations and shifts where known.
-        pixel_size_angstrom: Å.
+        ctf: CTF parameters of each image, or the reason why there are none; use :attr:`optics`.
+        pose: rotation and shift of each image, where known.
+        pixel_size_angstrom: pixel size of the images in Å.
         micrograph_id: long ``(n,)``, index into ``micrograph_names``.
-        micrograph_names: names in order of appearance; kept whole by :meth:`select`.
+        micrograph_names: in order of appearance; :meth:`select` keeps all of them.
         half_set: long ``(n,)``: 1 or 2 as ``rlnRandomSubset``, 0 where not assigned.
         ids: image names, ``000001@stack.mrcs``.
-        excluded: ids left out by :meth:`without_bad`, by reason.
-        stated_contrast: whether the file says that protein is ``dark`` or ``light`` in the images.
-
-    >>> optics = Optics.uniform(3)
-    >>> Particles.from_arrays(torch.zeros(3, 8, 8), optics, pixel_size_angstrom=2.0)
-    Particles(3 of 8 px at 2 Å, with CTF, without poses)
+        excluded: ids that :meth:`without_bad` left out, by reason.
+        stated_contrast: whether the file says that protein is ``dark`` or ``light``.
     """
 
     ctf: Optics | MissingCtf
@@ -89,8 +87,7 @@ class Particles:
         Args:
             path: RELION ``.star``, cryoSPARC ``.cs``, a stack ``.mrcs`` or ``.mrc``, or a ``.txt``
                 or ``.lst`` file with one stack per line.
-            half_seed: seed of the half sets of particles that the file assigns to none; see
-                :meth:`with_half_sets`. None leaves them at 0.
+            half_seed: seed for :meth:`with_half_sets`; None leaves unassigned particles at 0.
             passthrough: for ``.cs``: files with further fields of the same particles.
             pixel_size_angstrom: overrides the pixel size of table and MRC header, Å.
             data_root: folder that image names are relative to and must not leave.
@@ -103,32 +100,45 @@ class Particles:
                 A missing CTF is an error only when :attr:`optics` is read.
             UsageError: ``passthrough`` with another format than ``.cs``.
 
-        >>> Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
-        Particles(10000 of 128 px at 1.31 Å, with CTF, without poses)
+        >>> particles = Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
         """
-        path = Path(path)
-        stack_options: dict[str, Any] = {
-            "data_root": None if data_root is None else Path(data_root),
-            "allow_outside_root": allow_outside_root,
-            "permissive": permissive,
-        }
+        root = None if data_root is None else Path(data_root)
         document = read_particles_document(
-            path, passthrough=passthrough, pixel_size_angstrom=pixel_size_angstrom, **stack_options
+            path,
+            passthrough=passthrough,
+            pixel_size_angstrom=pixel_size_angstrom,
+            data_root=root,
+            allow_outside_root=allow_outside_root,
+            permissive=permissive,
         )
-        table = ParticleTable(document, path, pixel_size_angstrom=pixel_size_angstrom)
+        table = ParticleTable(document, Path(path), pixel_size_angstrom=pixel_size_angstrom)
         table.refuse_unsupported()
+        source = open_stacks(
+            table.text("rlnImageName"),
+            table.path,
+            data_root=root,
+            allow_outside_root=allow_outside_root,
+            permissive=permissive,
+        )
+        particles = cls._from_table(table, source)
+        if skip_bad:
+            particles = particles.without_bad(skip_bad=True)
+        return particles if half_seed is None else particles.with_half_sets(half_seed)
+
+    @classmethod
+    def _from_table(cls, table: ParticleTable, source: StackSource) -> Self:
         ctf = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
-        ids = table.text("rlnImageName")
-        source = open_stacks(ids, path, **stack_options)
         table.check_box_size(source.box_size)
-        pixel_size = _pixel_size(table, source)
-        member, names = table.micrographs([name.partition("@")[2] or name for name in ids])
-        particles = cls(
+        pixel_size = table.pixel_size_with(source.headers[0])
+        ids = table.text("rlnImageName")
+        stacks = [name.partition("@")[2] or name for name in ids]
+        micrograph_id, micrograph_names = table.micrographs(stacks)
+        return cls(
             ctf=ctf,
             pose=table.parse_pose(pixel_size),
             pixel_size_angstrom=pixel_size,
-            micrograph_id=torch.from_numpy(member),
-            micrograph_names=names,
+            micrograph_id=torch.from_numpy(micrograph_id),
+            micrograph_names=micrograph_names,
             half_set=torch.from_numpy(table.half_sets()),
             ids=tuple(ids),
             stated_contrast=table.stated_contrast(),
@@ -136,9 +146,6 @@ class Particles:
             _rows=np.arange(len(ids)),
             _table=table,
         )
-        if skip_bad:
-            particles = particles.without_bad(skip_bad=True)
-        return particles if half_seed is None else particles.with_half_sets(half_seed)
 
     @classmethod
     def from_arrays(
@@ -153,13 +160,13 @@ class Particles:
         half_set: Tensor | None = None,
         ids: Sequence[str] | None = None,
     ) -> Self:
-        """Particles held in memory.
+        """Make particles of images in memory.
 
         Args:
             images: ``(n, y, x)``, square.
-            optics: of each image.
-            pixel_size_angstrom: Å.
-            pose: of each image, where known.
+            optics: CTF parameters of each image.
+            pixel_size_angstrom: pixel size in Å.
+            pose: pose of each image, where known.
             micrograph_id: long ``(n,)``; all from one micrograph by default.
             micrograph_names: one for each micrograph.
             half_set: long ``(n,)`` of 0, 1, 2; all 0 by default.
@@ -175,13 +182,14 @@ class Particles:
         """
         source = ArraySource(images.detach().cpu() if isinstance(images, Tensor) else images)
         n = len(source)
-        member = torch.zeros(n, dtype=torch.long) if micrograph_id is None else micrograph_id.long()
-        count = int(member.max()) + 1 if n else 0
+        zeros = torch.zeros(n, dtype=torch.long)
+        micrograph_id = zeros if micrograph_id is None else micrograph_id.long()
+        count = int(micrograph_id.max()) + 1 if n else 0
         names = micrograph_names or [f"micrograph_{i:05d}.mrc" for i in range(count)]
         lengths = {
             "optics": len(optics),
             "pose": n if pose is None else len(pose),
-            "micrograph_id": len(member),
+            "micrograph_id": len(micrograph_id),
             "half_set": n if half_set is None else len(half_set),
             "ids": n if ids is None else len(ids),
         }
@@ -194,9 +202,9 @@ class Particles:
             ctf=optics,
             pose=pose,
             pixel_size_angstrom=float(pixel_size_angstrom),
-            micrograph_id=member,
+            micrograph_id=micrograph_id,
             micrograph_names=tuple(names),
-            half_set=torch.zeros(n, dtype=torch.long) if half_set is None else half_set.long(),
+            half_set=zeros if half_set is None else half_set.long(),
             ids=tuple(ids or (f"{i + 1:06d}@particles.mrcs" for i in range(n))),
             _source=source,
             _rows=np.arange(n),
@@ -219,13 +227,13 @@ class Particles:
 
     @property
     def header_pixel_size_angstrom(self) -> float | None:
-        """What the first stack's header says, Å; None where it says nothing."""
+        """Pixel size in the header of the first stack, Å; None where it has none."""
         source = self._source
         return source.headers[0].pixel_size_angstrom if isinstance(source, StackSource) else None
 
     @property
     def has_ctf(self) -> bool:
-        """Whether :attr:`optics` can be asked for."""
+        """Whether the particles have CTF parameters, :attr:`optics`."""
         return isinstance(self.ctf, Optics)
 
     @property
@@ -233,7 +241,7 @@ class Particles:
         """CTF parameters of each image.
 
         Raises:
-            InputError: the table gives none, or not all; the missing columns are named.
+            InputError: the table has no complete CTF; the text names the missing columns.
         """
         if isinstance(self.ctf, MissingCtf):
             raise InputError(self.ctf.reason)
@@ -241,7 +249,7 @@ class Particles:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The stacks that the images are in; none for images in memory."""
+        """Stacks of the images; empty for images in memory."""
         if not isinstance(self._source, StackSource):
             return ()
         return tuple(header.path for header in self._source.headers)
@@ -250,7 +258,7 @@ class Particles:
         """Return the images with protein positive, Fourier-cropped to a box, read on demand.
 
         Args:
-            box_size: pixels; the particles' own box by default.
+            box_size: edge in pixels; the particles' own box by default.
             invert: whether protein is dark in the files; by default what the file states
                 (cryoSPARC does), else no.
 
@@ -267,8 +275,19 @@ class Particles:
         dark = self.stated_contrast == "dark" if invert is None else invert
         return SignedImages(self, invert=dark, box_size=box_size)
 
+    def read(self, indices: Rows) -> Tensor:
+        """Read images as stored, float32 ``(b, y, x)`` on the CPU, in the order asked for.
+
+        Args:
+            indices: 0-based; negative ones count from the end; slices and masks work.
+
+        Raises:
+            IndexError: past the end.
+        """
+        return torch.from_numpy(self._source.read(self._rows[as_index(indices)]))
+
     def with_half_sets(self, seed: int) -> Self:
-        """Return these particles with every one in half set 1 or 2; see :func:`assign_halves`.
+        """Return these particles with unassigned ones assigned to half set 1 or 2 at random.
 
         Raises:
             InputError: fewer than two particles in a half set.
@@ -278,125 +297,103 @@ class Particles:
         >>> sorted(particles.with_half_sets(1).half_set.tolist())
         [1, 1, 2, 2]
         """
-        return replace(self, half_set=assign_halves(self, seed))
+        return replace(self, half_set=assign_half_sets(self.half_set, seed))
 
-    def read(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Tensor:
-        """Images float32 ``(b, y, x)`` on the CPU, in the order asked for.
-
-        Args:
-            indices: places among these particles; negative ones count from the end; masks work.
-
-        Raises:
-            IndexError: past the end.
-        """
-        return torch.from_numpy(self._source.read(self._rows[_as_index(indices)]))
-
-    def select(self, indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Self:
-        """The particles at these places; images are shared, not copied."""
-        return self._selected(indices, self.excluded)
-
-    def _selected(self, indices: Any, excluded: Mapping[str, tuple[str, ...]]) -> Self:
-        rows = self._rows[_as_index(indices)]
-        place = torch.from_numpy(np.arange(len(self))[_as_index(indices)])
+    def select(self, indices: Rows) -> Self:
+        """Return the particles of these indices; images are shared, not copied."""
+        index = np.arange(len(self))[as_index(indices)]
+        chosen = torch.from_numpy(index)
         return replace(
             self,
-            ctf=self.ctf[place] if isinstance(self.ctf, Optics) else self.ctf,
-            pose=None if self.pose is None else self.pose[place],
-            micrograph_id=self.micrograph_id[place],
-            half_set=self.half_set[place],
-            ids=tuple(self.ids[i] for i in place.tolist()),
-            excluded=excluded,
-            _rows=rows,
+            ctf=self.ctf[chosen] if isinstance(self.ctf, Optics) else self.ctf,
+            pose=None if self.pose is None else self.pose[chosen],
+            micrograph_id=self.micrograph_id[chosen],
+            half_set=self.half_set[chosen],
+            ids=tuple(self.ids[i] for i in index.tolist()),
+            _rows=self._rows[index],
         )
 
     def find_bad_images(
         self,
         progress: Callable[[int, int], None] | None = None,
-        look: Callable[[Tensor], object] | None = None,
+        on_images: Callable[[Tensor], object] | None = None,
     ) -> BadImages:
-        """Read every image once, piece by piece, and list what cannot be used.
+        """Read every image once and list those that cannot be used.
 
         Args:
-            progress: called with images done and images in all.
-            look: shown every piece ``(b, n, n)``, in order.
+            progress: called with the number of images read and of all images.
+            on_images: called with every batch ``(b, n, n)``, in order.
         """
-        return bad_images(self.read, len(self), self.box_size, progress, look)
+        return find_bad_images(self.read, len(self), self.box_size, progress, on_images)
 
     def without_bad(
         self,
         *,
         skip_bad: bool = False,
         progress: Callable[[int, int], None] | None = None,
-        look: Callable[[Tensor], object] | None = None,
+        on_images: Callable[[Tensor], object] | None = None,
     ) -> Self:
-        """Check every image; constant ones are left out with a warning and recorded.
+        """Check every image; leave out constant ones with a warning, listed in ``excluded``.
 
         Args:
             skip_bad: leave out images that are not finite as well, instead of rejecting the set.
-            progress, look: see :meth:`find_bad_images`.
+            progress, on_images: see :meth:`find_bad_images`.
 
         Raises:
-            InputError: images with NaN or infinite pixels (their names are given), or none left.
+            InputError: images with NaN or infinite pixels (the text names them), or none left.
         """
-        bad = self.find_bad_images(progress, look)
+        bad = self.find_bad_images(progress, on_images)
         if not bad:
             return self
-        where = self._table.path if self._table is not None else "particles"
-        if bad.non_finite and not skip_bad:
-            shown = ", ".join(f"{i} ({self.ids[i]})" for i in bad.non_finite[:10])
-            more = f" and {len(bad.non_finite) - 10} more" if len(bad.non_finite) > 10 else ""
-            raise InputError(
-                f"{where}: images {shown}{more}: NaN or infinite pixels; leave them out with "
-                "`skip_bad`"
-            )
+        source = self._table.path if self._table is not None else "particles"
+        if not skip_bad:
+            bad.refuse_non_finite(self.ids, source)
         dropped = {*bad.non_finite, *bad.constant}
-        keep = [i for i in range(len(self)) if i not in dropped]
-        if not keep:
-            raise InputError(f"{where}: images: all {len(self)} are constant or not finite")
+        kept = [i for i in range(len(self)) if i not in dropped]
+        if not kept:
+            raise InputError(f"{source}: images: all {len(self)} are constant or not finite")
         warnings.warn(
-            f"{where}: left out {len(bad.constant)} constant images and {len(bad.non_finite)} "
+            f"{source}: left out {len(bad.constant)} constant images and {len(bad.non_finite)} "
             "with NaN or infinite pixels",
             stacklevel=2,
         )
-        reasons = {"non_finite": bad.non_finite, "constant": bad.constant}
         excluded = {
-            reason: (*self.excluded.get(reason, ()), *(self.ids[i] for i in places))
-            for reason, places in reasons.items()
+            reason: (*self.excluded.get(reason, ()), *(self.ids[i] for i in rows))
+            for reason, rows in (("non_finite", bad.non_finite), ("constant", bad.constant))
         }
-        return self._selected(keep, excluded)
+        return replace(self.select(kept), excluded=excluded)
 
     def to_star_document(
         self, *, relative_to: Path | str | None = None, **columns: Any
     ) -> StarDocument:
-        """These particles as a RELION 3.1 document, input rows in order, unknown columns kept.
+        """Return a RELION 3.1 document of these particles, in order, with unknown columns kept.
 
         Args:
-            relative_to: folder that the document will be written to; image names are then made
-                relative to the nearest of it and the folders above that holds the stack, where
-                they are looked for (and where RELION is started). None keeps them as they were.
+            relative_to: folder that the document will be written to. Image names are made
+                relative to the nearest folder that holds the stack: this one or one above it,
+                where RELION is started. None keeps the names.
             columns: name -> ``(n,)`` strings or numbers, added or replacing (``rlnAngleRot=...``).
 
         Raises:
             ValueError: a column of the wrong length.
         """
         if self._table is None:
-            document = self._made_document()
+            document = self._new_document()
         else:
             document = select_rows(self._table.document, self._rows)
         table = dict(document.blocks["particles"].columns)
-        if relative_to is not None:
-            table["rlnImageName"] = self._relocated(Path(relative_to))
+        if relative_to is not None and isinstance(self._source, StackSource):
+            table["rlnImageName"] = self._source.names_from(Path(relative_to), self._rows)
         for name, values in columns.items():
             if len(values) != len(self):
                 raise ValueError(
                     f"column {name} has {len(values)} values for {len(self)} particles"
                 )
             text = [v for v in values if isinstance(v, str)]
-            table[name] = text if len(text) == len(self) else format_column(_to_numpy(values))
-        blocks = {**document.blocks, "particles": StarBlock(table)}
-        return StarDocument(blocks)
+            table[name] = text if len(text) == len(self) else format_column(to_numpy(values))
+        return StarDocument({**document.blocks, "particles": StarBlock(table)})
 
-    def _made_document(self) -> StarDocument:
+    def _new_document(self) -> StarDocument:
         return make_document(
             self.ids,
             self.optics,
@@ -406,66 +403,3 @@ class Particles:
             pose=self.pose,
             half_set=self.half_set.tolist() if bool(self.half_set.any()) else None,
         )
-
-    def _relocated(self, folder: Path) -> list[str]:
-        if not isinstance(self._source, StackSource):
-            return list(self.ids)
-        located = list(self._source.locate(self._rows))
-        names = {path: name_from(folder, path) for path in {path for _, path in located}}
-        return [f"{number:06d}@{names[path]}" for number, path in located]
-
-
-def _pixel_size(table: ParticleTable, source: StackSource) -> float:
-    """Pixel size of a set: the override, else STAR, else MRC; a disagreement is warned about."""
-    if table.pixel_size_override_angstrom is not None:
-        return table.pixel_size_override_angstrom
-    first = source.headers[0]
-    stated = table.pixel_size_angstrom()
-    if stated is None:
-        return first.pixel_size_or(None)
-    held = first.pixel_size_angstrom
-    if held is not None and abs(held - stated) > 0.01 * stated:
-        warnings.warn(
-            f"{table.path}: pixel size {stated:g} Å is used; {first.path} says {held:g} Å",
-            stacklevel=3,
-        )
-    return stated
-
-
-def _as_index(indices: Tensor | slice | Sequence[int] | NDArray[Any]) -> Any:
-    if isinstance(indices, slice):
-        return indices
-    index = _to_numpy(indices)
-    if index.size == 0:
-        return np.empty(0, dtype=np.int64)
-    if index.ndim != 1 or index.dtype.kind not in "iub":
-        raise TypeError(f"indices must be a row of whole numbers, got {index.dtype} {index.shape}")
-    return index
-
-
-def _to_numpy(values: Any) -> NDArray[Any]:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-
-
-def assign_halves(particles: Particles, seed: int) -> Tensor:
-    """Half set 1 or 2 of every particle: ``rlnRandomSubset`` where given, else at random.
-
-    Returns:
-        long ``(n,)``.
-
-    Raises:
-        InputError: fewer than two particles in a half.
-    """
-    half = particles.half_set.clone()
-    free = (half == 0).nonzero().flatten()
-    order = free[torch.randperm(len(free), generator=generator(seed, "abinit halves"))]
-    lacking = max(0, min(len(free), len(half) // 2 - int((half == 1).sum())))
-    half[order[:lacking]] = 1
-    half[order[lacking:]] = 2
-    sizes = [int((half == h).sum()) for h in (1, 2)]
-    if min(sizes) < 2:
-        raise InputError(
-            f"particles: half sets of {sizes[0]} and {sizes[1]}: two independent halves need at "
-            "least two particles each; check _rlnRandomSubset"
-        )
-    return half

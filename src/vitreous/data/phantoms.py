@@ -1,15 +1,14 @@
-"""Built-in molecules: protein-like densities made from nothing but a seed.
+"""Phantoms: protein-like densities generated from a seed.
 
-A phantom is built as a protein is: globular domains that touch, each filled with short rods of
-secondary structure that avoid one another, each rod a string of residues with a backbone and a
-side-chain point. Its power spectrum therefore falls steeply at low frequency, has a shoulder near
-1/10 Å (rod packing) and a tail to high resolution. A point group is applied by copying one such
-unit, placed off the axes so that neighbours touch without filling the axis.
+A phantom consists of touching globular domains. Each is filled with short rods of secondary
+structure that avoid one another; each rod is a chain of residues with a backbone and a side-chain
+point. The power spectrum falls steeply at low frequency, has a shoulder near 1/10 Å (rod packing)
+and a tail to high resolution. A point group is applied by copying one such unit, placed off the
+axes so that neighbours touch without filling the axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ Array = NDArray[np.float64]
 RESIDUE_VOLUME_ANGSTROM3 = 136.0
 """Mean volume of a residue: 110 Da at 0.81 Da/Å^3."""
 PHANTOM_SHARE = 0.7
-"""Diameter of a phantom over the edge of its box, where none is given."""
+"""Default diameter of a phantom over the edge of its box."""
 _ROD_SPACING_ANGSTROM = 8.5
 _POINTS_PER_RESIDUE = 2
 _SIGMA_ANGSTROM = 1.0
@@ -51,7 +50,7 @@ def _group_matrices(point_group: str) -> Array:
 
 
 def _seed_direction(rng: np.random.Generator, matrices: Array) -> Array:
-    """A direction far from every symmetry element: the best of many random ones."""
+    """Return a direction far from every symmetry element, the best of many random ones."""
     candidates = _unit_vectors(rng, 400)
     if len(matrices) == 1:
         return np.asarray(candidates[0])
@@ -61,8 +60,8 @@ def _seed_direction(rng: np.random.Generator, matrices: Array) -> Array:
 
 
 def _place_domains(rng: np.random.Generator, matrices: Array, count: int) -> list[_Domain]:
-    """Touching spheres of one asymmetric unit, clear of one another and of all copies."""
-    gap = 0.88  # centres may come this much nearer than the sum of radii
+    """Place touching spheres of one asymmetric unit, clear of one another and of all copies."""
+    gap = 0.88  # smallest distance of centres over the sum of radii
     radii = rng.uniform(0.75, 1.25, size=count)
     direction = _seed_direction(rng, matrices)
     distance = 0.0
@@ -84,14 +83,14 @@ def _place_domains(rng: np.random.Generator, matrices: Array, count: int) -> lis
             self_room = np.linalg.norm(copies - trial[:, None], axis=-1).min(axis=1)
             free &= self_room > gap * 2.0 * radius
         if not free.any():
-            continue  # no room left: a unit with fewer domains is still a molecule
+            continue  # no room: the unit has one domain less
         outward = np.linalg.norm(trial, axis=1) + rng.uniform(0.0, 0.8, size=600)
         domains.append(_Domain(trial[np.argmin(np.where(free, outward, np.inf))], float(radius)))
     return domains
 
 
 def _rods(rng: np.random.Generator, semi_axes: Array, residues: int, scale: float) -> Array:
-    """Residue positions of self-avoiding rods confined to an ellipsoid about the origin."""
+    """Generate residue positions of self-avoiding rods in an ellipsoid about the origin."""
     spacing = _ROD_SPACING_ANGSTROM * scale
     axis_points = np.empty((0, 3))
     chain: list[Array] = []
@@ -115,7 +114,7 @@ def _rods(rng: np.random.Generator, semi_axes: Array, residues: int, scale: floa
         if len(axis_points):
             gaps = np.linalg.norm(middle[:, :, None] - axis_points, axis=-1).min(axis=(1, 2))
             crowding = np.clip(1.0 - gaps / spacing, 0.0, 1.0)
-        restart = np.repeat([0.0, 0.05], 24)  # going on from the last rod is preferred
+        restart = np.repeat([0.0, 0.05], 24)  # starting at the end of the last rod is preferred
         best = int(np.argmin(4.0 * outside + 2.0 * crowding + restart))
         chain.append(_residues(rng, start[best], direction[best], length, rise, helix, scale))
         axis_points = np.concatenate([axis_points, middle[best]])
@@ -134,7 +133,7 @@ def _residues(
     helix: bool,
     scale: float,
 ) -> Array:
-    """Backbone and side-chain points of one helix (100° a residue) or strand (180°)."""
+    """Backbone and side-chain points of one helix (100° per residue) or strand (180°)."""
     across = np.cross(direction, _unit_vectors(rng, 1)[0])
     across /= np.linalg.norm(across)
     third = np.cross(direction, across)
@@ -155,16 +154,16 @@ def phantom_points(
     point_group: str = "C1",
     n_domains: int | None = None,
 ) -> Tensor:
-    """Positions (x, y, z) of the equal point masses of a phantom, in Å about the origin.
+    """Return the positions (x, y, z) of the equal point masses of a phantom, in Å.
 
-    The same molecule can so be rendered at any box and pixel size with :func:`render_points`.
+    :func:`render_points` renders the same molecule at any box and pixel size.
 
     Args:
-        seed: the whole molecule follows from it.
-        diameter_angstrom: every point lies within a sphere of this diameter about the origin.
+        seed: seed of the molecule.
+        diameter_angstrom: diameter of the sphere about the origin that holds every point, Å.
         point_group: Schoenflies name in RELION's axes; the points map onto themselves under it.
         n_domains: globular domains of one asymmetric unit; by default 6 without symmetry, fewer
-            with. Where there is no room the unit has fewer.
+            with symmetry or where there is no room.
 
     Returns:
         float64 ``(m, 3)``.
@@ -181,15 +180,15 @@ def phantom_points(
             f"needs a positive diameter and at least one domain, got {diameter_angstrom} Å "
             f"and {n_domains}"
         )
-    parts, matrices = _parts(seed, diameter_angstrom, point_group, n_domains)
+    parts, matrices = phantom_domains(seed, diameter_angstrom, point_group, n_domains)
     points = np.einsum("gij,nj->gni", matrices, np.concatenate(parts)).reshape(-1, 3)
-    return torch.from_numpy(points * _shrinkage(points, diameter_angstrom))
+    return torch.from_numpy(points * shrink_factor(points, diameter_angstrom))
 
 
-def _parts(
+def phantom_domains(
     seed: int, diameter: float, point_group: str, n_domains: int | None
 ) -> tuple[list[Array], Array]:
-    """Points of each domain of one asymmetric unit, in Å, and the matrices of the group."""
+    """Return the points of each domain of one asymmetric unit, Å, and the group's matrices."""
     rng = np.random.default_rng(seed)
     matrices = _group_matrices(point_group)
     order = len(matrices)
@@ -208,88 +207,22 @@ def _parts(
         ratios = np.exp(rng.normal(scale=0.12, size=3))
         semi_axes = domain.radius * unit * ratios / ratios.prod() ** (1 / 3)
         count = 0.75 * 4.19 * float(semi_axes.prod()) / (RESIDUE_VOLUME_ANGSTROM3 * scale**3)
-        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         local = _rods(rng, semi_axes, max(3, round(count)), scale)
-        parts.append(local @ turn.T + domain.centre * unit)
+        parts.append(local @ rotation.T + domain.centre * unit)
     if order == 1:
         centre = np.concatenate(parts).mean(axis=0)
         parts = [part - centre for part in parts]
     return parts, matrices
 
 
-def _shrinkage(points: Array, diameter: float) -> float:
-    """Factor, at most 1, that brings all points into the sphere of a diameter."""
+def shrink_factor(points: Array, diameter: float) -> float:
+    """Return the factor, at most 1, that brings all points into the sphere of a diameter."""
     return min(1.0, 0.5 * diameter / float(np.linalg.norm(points, axis=1).max()))
 
 
-def hinged_points(
-    seed: int, diameter_angstrom: float, angles_deg: Sequence[float]
-) -> tuple[Tensor, ...]:
-    """The states of a phantom without symmetry that bends at a hinge.
-
-    The domain farthest from the centre turns about an axis through the point where it touches its
-    nearest neighbour; of the axes across, the one that keeps it clearest of the rest. Everything
-    else stays where it is.
-
-    Args:
-        seed: the molecule, that of :func:`phantom_points` up to a common scale.
-        diameter_angstrom: every point of every state lies within a sphere of this diameter.
-        angles_deg: a state for each; 0 is the molecule itself.
-
-    Returns:
-        For each angle the points, float64 ``(m, 3)`` in Å, in the same order.
-
-    Raises:
-        ValueError: no angle, a diameter that is not positive.
-
-    >>> still, bent = hinged_points(3, 60.0, (0.0, 40.0))
-    >>> moved = (bent - still).norm(dim=1) > 1e-9
-    >>> 0.02 < float(moved.double().mean()) < 0.6
-    True
-    """
-    if not diameter_angstrom > 0 or len(angles_deg) == 0:
-        raise ValueError(
-            f"needs a positive diameter and at least one angle, got {diameter_angstrom} Å and "
-            f"{len(angles_deg)} angles"
-        )
-    parts, _ = _parts(seed, diameter_angstrom, "C1", None)
-    centres = np.stack([part.mean(axis=0) for part in parts])
-    moving = int(np.linalg.norm(centres, axis=1).argmax())
-    outward = centres[moving] / np.linalg.norm(centres[moving])
-    others = np.delete(centres, moving, axis=0)
-    neighbour = others[int(np.linalg.norm(others - centres[moving], axis=1).argmin())]
-    hinge = 0.5 * (centres[moving] + neighbour)
-    across = np.linalg.svd(outward[None])[2][1:]
-    turns = np.arange(12) * (np.pi / 6)
-    axes = np.cos(turns)[:, None] * across[0] + np.sin(turns)[:, None] * across[1]
-
-    def turned(points: Array, axis: Array, angle_deg: float) -> Array:
-        return np.asarray(
-            (points - hinge) @ _about(axis, np.deg2rad(angle_deg)).T + hinge, dtype=np.float64
-        )
-
-    def room(axis: Array) -> float:
-        """The nearest that the moving domain's centre comes to another's."""
-        places = np.concatenate([turned(centres[moving][None], axis, a) for a in angles_deg])
-        return float(np.linalg.norm(places[:, None] - others, axis=-1).min())
-
-    axis = max(axes, key=room)
-    rest = np.concatenate([part for i, part in enumerate(parts) if i != moving])
-    states = [np.concatenate([rest, turned(parts[moving], axis, a)]) for a in angles_deg]
-    factor = min(_shrinkage(state, diameter_angstrom) for state in states)
-    return tuple(torch.from_numpy(state * factor) for state in states)
-
-
-def _about(axis: Array, angle: float) -> Array:
-    """The matrix of a turn about a unit axis (Rodrigues)."""
-    x, y, z = axis
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    turn = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
-    return np.asarray(turn)
-
-
 def _splat(points_px: Array, size: int, sigma: float, reach: int) -> Tensor:
-    """Sum of sampled Gaussians of unit mass, truncated to ``2 * reach`` voxels an axis."""
+    """Sum Gaussians of unit mass on a grid, each truncated to ``2 * reach`` voxels per axis."""
     grid = np.zeros(size**3)
     offsets = np.arange(1 - reach, reach + 1)
     for block in np.array_split(points_px[:, ::-1], max(1, len(points_px) // 4096)):
@@ -314,11 +247,11 @@ def render_points(
     *,
     resolution_angstrom: float | None = None,
 ) -> Tensor:
-    r"""Band-limited density of equal Gaussian points on a voxel grid.
+    r"""Render equal Gaussian points as a band-limited density on a voxel grid.
 
     :math:`F(k) = v \sum_j e^{-2 \pi i k \cdot r_j} e^{-2 \pi^2 \sigma^2 |k|^2} w(|k|)` with
     :math:`\sigma` = 1 Å and a raised-cosine cut-off ``w`` from the resolution to a tenth beyond it.
-    Nothing is aliased. Scaled so that a tightly packed protein interior is about 1.
+    There is no aliasing. A tightly packed protein interior has a density of about 1.
 
     Args:
         points_angstrom: ``(m, 3)`` positions (x, y, z) in Å about the origin.
@@ -372,14 +305,14 @@ def protein_phantom(
     n_domains: int | None = None,
     resolution_angstrom: float | None = None,
 ) -> Tensor:
-    """A protein-like molecule in a box, the same for the same arguments.
+    """Generate the density of a protein-like molecule; equal arguments give equal densities.
 
     Args:
         box_size: edge in voxels.
         pixel_size_angstrom: voxel edge in Å.
-        seed: which molecule.
+        seed: seed of the molecule.
         point_group: Schoenflies name in RELION's axes.
-        diameter_angstrom: diameter of the sphere that holds it; 0.7 of the box by default. Give
+        diameter_angstrom: diameter of the sphere that holds it, Å; 0.7 of the box by default. Give
             it to get the same molecule at another box or pixel size.
         n_domains: see :func:`phantom_points`.
         resolution_angstrom: end of the pass band; Nyquist by default.

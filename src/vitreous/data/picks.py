@@ -1,4 +1,4 @@
-"""Micrographs of a particle table: their files, their pixel size, and where particles are."""
+"""Micrographs of a particle table: files, pixel size and coordinates of the particles."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PickedMicrograph:
     """A micrograph and its particles.
 
     Args:
-        name: as in the particle table.
-        path: its file.
-        rows: places of its particles among the particles.
-        centres: ``(m, 2)`` x and y of everything picked in it, pixels; may be more than ``rows``.
+        name: name in the particle table.
+        path: file of the micrograph.
+        rows: rows of its particles in the table.
+        centres: ``(m, 2)``, x and y in pixels of everything picked; may be more than ``rows``.
     """
 
     name: str
@@ -48,18 +48,19 @@ def picked_micrographs(
     allow_outside_root: bool = False,
     skip_missing: bool = False,
 ) -> list[PickedMicrograph]:
-    """The micrographs of a table, in order of appearance.
+    """Find the micrographs of a table, in order of appearance.
 
     Args:
-        particles: of the table.
+        particles: particles of the table.
         star: the table, for messages.
-        folder: of the micrographs; names are looked for below it whole, then by their last part.
+        folder: folder of the micrographs; names are searched below it in full, then by their
+            last part.
         coordinates: folder of ``.box`` or ``.star`` files of picks, used beside the table's own.
         allow_outside_root: accept names that lead out of the folder.
         skip_missing: leave out micrographs without a file, with a warning.
 
     Raises:
-        InputError: no micrograph names, files or coordinates; the first one missing is named.
+        InputError: no micrograph names, files or coordinates; the text names the first missing.
     """
     table = particles.to_star_document().blocks["particles"]
     names = table.text(_NAME, star)
@@ -75,17 +76,17 @@ def picked_micrographs(
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    found, missing = [], []
-    for name, places in rows.items():
+    micrographs, missing = [], []
+    for name, members in rows.items():
         path = _find(name, star, folder, allow_outside_root)
         if path is None:
             missing.append(name)
             continue
-        picks = [own[places]] if has_own else []
+        picks = [own[members]] if has_own else []
         picks += _picks(coordinates, name, required=not has_own)
-        found.append(PickedMicrograph(name, path, tuple(places), np.concatenate(picks)))
+        micrographs.append(PickedMicrograph(name, path, tuple(members), np.concatenate(picks)))
     _report_missing(missing, len(rows), star, folder, skip_missing)
-    return found
+    return micrographs
 
 
 def _find(name: str, star: Path, folder: Path, allow_outside_root: bool) -> Path | None:
@@ -125,19 +126,21 @@ def _report_missing(
     warnings.warn(f"{text}, are not in {folder} and are left out", stacklevel=3)
 
 
-def micrograph_pixel_size(document: StarDocument, header: MrcHeader, apix: float | None) -> float:
-    """Pixel size of a micrograph in Å: the given one, else the table's, else the file's.
+def micrograph_pixel_size(
+    document: StarDocument, header: MrcHeader, override_angstrom: float | None
+) -> float:
+    """Return the pixel size of the micrographs in Å: the override, else the table's or header's.
 
     Args:
-        document: the particles' table.
-        header: of a micrograph.
-        apix: given by hand.
+        document: table of the particles.
+        header: header of a micrograph.
+        override_angstrom: overrides table and header, Å.
 
     Raises:
         InputError: none of them has it, or the table has several.
     """
-    if apix is not None:
-        return apix
+    if override_angstrom is not None:
+        return override_angstrom
     blocks = [document.blocks[name] for name in ("optics", "particles") if name in document.blocks]
     for name in _PIXEL_SIZES:
         for block in blocks:
@@ -149,10 +152,10 @@ def micrograph_pixel_size(document: StarDocument, header: MrcHeader, apix: float
                     f"column _{name}: {sizes.min():g} to {sizes.max():g} Å; give the one pixel "
                     "size of the micrographs with `micrograph_pixel_size_angstrom`"
                 )
-            size, held = float(sizes[0]), header.pixel_size_angstrom
-            if held is not None and abs(held - size) > 0.01 * size:
+            size, stated = float(sizes[0]), header.pixel_size_angstrom
+            if stated is not None and abs(stated - size) > 0.01 * size:
                 warnings.warn(
-                    f"pixel size {size:g} Å (_{name}) is used; {header.path} says {held:g} Å",
+                    f"pixel size {size:g} Å (_{name}) is used; {header.path} says {stated:g} Å",
                     stacklevel=2,
                 )
             return size

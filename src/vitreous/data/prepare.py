@@ -1,8 +1,8 @@
-r"""Preparing particle images: window, resample, flip phases, set the contrast, normalise.
+r"""Preparation of particle images: window, resample, flip phases, invert contrast, normalise.
 
 Every function is pure and batched. The order in :class:`Preparer` is fixed: phase flip (on the
-image as it was extracted), window, Fourier crop, inversion, ramp, normalisation. Normalising last
-means that deviations refer to the pixels that are written.
+extracted image), window, Fourier crop, inversion, ramp, normalisation. The normalisation is last,
+so that its statistics are those of the pixels that are written.
 
 Normalisations, with B the pixels outside a background circle of radius R, S those inside:
 
@@ -33,21 +33,21 @@ from vitreous.physics.ctf import ctf_half
 Normalisation = Literal["ring", "signal", "none"]
 DEFAULT_MASK_FRACTION = 0.75
 SMALLEST_BOX = 8
-_FLAT = 1e-5  # deviation over largest value that single precision cannot tell from none
+_FLAT = 1e-5  # deviation over largest value that is zero in single precision
 _APIX_TOLERANCE = 1e-3
 _TRIM = 0.04
 _FEWEST_RING_PIXELS = 16
 
 
 def crop_window(images: Tensor, size: int) -> Tensor:
-    """The central ``size`` pixels of each edge; the origin ``n // 2`` becomes ``size // 2``.
+    """Crop to the central ``size`` pixels; the origin ``n // 2`` becomes ``size // 2``.
 
     Args:
         images: ``(..., n, n)``.
-        size: at most n.
+        size: edge in pixels, at most n.
 
     Raises:
-        ValueError: larger than the images.
+        ValueError: ``size`` is larger than the images.
 
     >>> crop_window(torch.arange(25.0).reshape(5, 5), 3)[1, 1].item()
     12.0
@@ -60,12 +60,12 @@ def crop_window(images: Tensor, size: int) -> Tensor:
 
 
 def flip_phases(images: Tensor, pixel_size_angstrom: float, optics: Optics) -> Tensor:
-    """Multiply by the sign of the CTF; frequencies where it vanishes are left alone.
+    """Multiply by the sign of the CTF; frequencies where the CTF is zero stay as they are.
 
     Args:
         images: ``(b, n, n)``.
-        pixel_size_angstrom: Å.
-        optics: of each image.
+        pixel_size_angstrom: pixel size of the images in Å.
+        optics: CTF parameters of each image.
 
     >>> images = torch.randn(2, 8, 8)
     >>> twice = flip_phases(flip_phases(images, 2.0, Optics.uniform(2)), 2.0, Optics.uniform(2))
@@ -79,7 +79,7 @@ def flip_phases(images: Tensor, pixel_size_angstrom: float, optics: Optics) -> T
 
 
 def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
-    """Subtract the plane that fits the background pixels best.
+    """Subtract the least-squares plane of the background pixels of each image.
 
     Args:
         images: ``(b, n, n)``.
@@ -98,8 +98,8 @@ def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
     normal = torch.stack(
         [weight.sum(), y, x, y, rows @ axis**2, mixed, x, mixed, columns @ axis**2]
     ).reshape(3, 3)
-    held = torch.where(background, images, 0)
-    rows, columns = held.sum(-1, dtype=torch.float64), held.sum(-2, dtype=torch.float64)
+    masked = torch.where(background, images, 0)
+    rows, columns = masked.sum(-1, dtype=torch.float64), masked.sum(-2, dtype=torch.float64)
     moments = torch.stack([rows.sum(1), rows @ axis, columns @ axis])
     level, down, across = torch.linalg.solve(normal, moments).unsqueeze(-1).to(images.dtype)
     slope = axis.to(images.dtype)
@@ -107,7 +107,7 @@ def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
 
 
 def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean 0 and deviation 1 over the background pixels of each image.
+    """Normalise each image to mean 0 and deviation 1 over its background pixels.
 
     Args:
         images: ``(b, n, n)``.
@@ -126,7 +126,7 @@ def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise_signal(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean 0 over the background, mean 1 over the rest; the sign of the input does not matter.
+    """Normalise each image to mean 0 over the background and mean 1 over the other pixels.
 
     Args:
         images: ``(b, n, n)``.
@@ -156,12 +156,12 @@ def _affine(images: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that a recipe comes to for images of a given size.
+    """Sizes before and after a preparation.
 
     Args:
-        input_box, input_pixel_angstrom: what is read: px, Å.
-        window: what is cut from it, input px.
-        box_size: what is written, px.
+        input_box, input_pixel_angstrom: box in pixels and pixel size in Å of the input.
+        window: edge of the part that is cut from it, pixels of the input.
+        box_size: edge of the output in pixels.
     """
 
     input_box: int
@@ -171,12 +171,12 @@ class Geometry:
 
     @property
     def pixel_size_angstrom(self) -> float:
-        """Of what is written, Å: the window's width over its new number of pixels."""
+        """Pixel size of the output in Å: the window's width over its new number of pixels."""
         return self.window * self.input_pixel_angstrom / self.box_size
 
     @property
     def edge_angstrom(self) -> float:
-        """Width of what is written, Å."""
+        """Edge of the output in Å."""
         return self.window * self.input_pixel_angstrom
 
 
@@ -187,12 +187,12 @@ class Preparation:
     Args:
         box_size: edge to resample to, px; the window's by default.
         target_pixel_size_angstrom: pixel size to resample to, Å. Alone: the nearest even box, the
-            window trimmed by up to 4 % where that meets it to 0.1 %. With ``box_size``: the
-            window that gives both.
+            window trimmed by up to 4 % where that gives the size to 0.1 %. With ``box_size``:
+            the window that gives both.
         window: edge of the central part that is kept, px of the input; all by default.
-        normalise: see the module.
+        normalise: normalisation, as in the module's docstring.
         mask_diameter_angstrom: diameter of the background circle, Å; 75 % of the edge by default.
-        ramp: subtract the plane that fits the background first.
+        ramp: subtract the background's least-squares plane before the normalisation.
         invert: multiply by -1.
         phase_flip: multiply the spectrum by the sign of the CTF.
 
@@ -230,11 +230,11 @@ class Preparation:
             raise UsageError(f"`normalise` {self.normalise}: choose ring, signal or none")
 
     def plan(self, box_size: int, pixel_size_angstrom: float) -> Geometry:
-        """The sizes for images of ``box_size`` px of ``pixel_size_angstrom`` Å.
+        """Return the sizes for images of ``box_size`` px of ``pixel_size_angstrom`` Å.
 
         Raises:
             UsageError: a window larger than the images, a box below 8 px, or a background circle
-                that leaves no background or holds nothing.
+                that leaves no background or no particle.
 
         >>> Preparation(box_size=192).plan(384, 0.637).pixel_size_angstrom
         1.274
@@ -259,7 +259,7 @@ class Preparation:
         return geometry
 
     def _sizes(self, n: int, pixel: float) -> tuple[int, int]:
-        """Window and box, px."""
+        """Return window and box in pixels."""
         window = self.window or n
         if self.target_pixel_size_angstrom is None:
             return window, self.box_size or window
@@ -278,7 +278,7 @@ class Preparation:
         return best[1], best[2] if math.isfinite(best[0]) else 0
 
     def background(self, geometry: Geometry) -> Tensor:
-        """Pixels outside the background circle, bool ``(box_size, box_size)``.
+        """Return the mask of pixels outside the background circle, bool ``(box_size, box_size)``.
 
         Raises:
             UsageError: too few pixels outside, or none inside.
@@ -300,11 +300,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Preparer:
-    """A recipe applied to images of one size.
+    """Preparation of images of one size.
 
     Args:
-        recipe: what to do.
-        geometry: what :meth:`Preparation.plan` made of it.
+        recipe: the preparation.
+        geometry: sizes from :meth:`Preparation.plan`.
     """
 
     recipe: Preparation
@@ -315,23 +315,23 @@ class Preparer:
         return self.recipe.background(self.geometry)
 
     def __call__(self, images: Tensor, optics: Optics | None = None) -> tuple[Tensor, Tensor]:
-        """Prepare images.
+        """Prepare a batch of images.
 
         Args:
             images: finite ``(b, n, n)``, n the geometry's ``input_box``.
-            optics: of each image, needed to flip phases.
+            optics: CTF parameters of each image, needed to flip phases.
 
         Returns:
             float32 ``(b, box_size, box_size)``, and bool ``(b,)``: False where the normalisation
-            would have divided by zero; such images are 0.
+            would divide by zero; such images are 0.
 
         Raises:
-            ValueError: images of another size, or phases to be flipped without optics.
+            ValueError: images of another size, or a phase flip without optics.
         """
         recipe, geometry = self.recipe, self.geometry
         if images.shape[-1] != geometry.input_box:
             raise ValueError(f"expected images of {geometry.input_box} px, got {images.shape[-1]}")
-        # Means may be thousands of deviations away from 0, where single precision would be lost.
+        # without its mean, which may be thousands of deviations, an image keeps single precision
         mean = images.mean((-2, -1), keepdim=True, dtype=torch.float64).float()
         x = images.float() - mean
         if recipe.phase_flip:
@@ -351,7 +351,7 @@ class Preparer:
 
 
 def describe(geometry: Geometry) -> str:
-    """The sizes, on one line.
+    """Return the sizes as one line of text.
 
     >>> from vitreous.data.prepare import Preparation
     >>> describe(Preparation(box_size=64, window=80).plan(100, 2.0))

@@ -1,4 +1,4 @@
-"""The table of prepared particles: the input's rows and columns, brought up to date."""
+"""Table of prepared particles: the rows and columns of the input, updated."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ORIGINS = (("rlnOriginX", "rlnOriginXAngst"), ("rlnOriginY", "rlnOriginYAngst")
 def prepared_document(
     particles: Particles, geometry: Geometry, stack: str, *, phase_flipped: bool = False
 ) -> StarDocument:
-    """RELION 3.1 table of particles that were written to one stack, in order.
+    """Return the RELION 3.1 table of particles that were written to one stack, in order.
 
-    Every column of the input is kept. Image names, pixel size and image size are those of the new
-    stack, the names before go to ``rlnImageOriginalName`` unless it is there, ``rlnMagnification``
-    follows the pixel size, and origins in pixels become origins in Å.
+    All columns of the input are kept. Image names, pixel size and image size become those of the
+    new stack; old names go to ``rlnImageOriginalName`` unless it exists; ``rlnMagnification``
+    follows the pixel size; origins in pixels become origins in Å.
 
     Args:
-        particles: the input, without what was left out.
+        particles: particles that were written.
         geometry: old and new sizes.
         stack: name of the new stack, as written into the table.
         phase_flipped: set ``rlnCtfDataArePhaseFlipped``.
@@ -34,9 +34,9 @@ def prepared_document(
     table.setdefault("rlnImageOriginalName", list(table["rlnImageName"]))
     table["rlnImageName"] = [f"{i + 1:06d}@{stack}" for i in range(len(particles))]
     for pixels, angstrom in _ORIGINS:
-        held = table.pop(pixels, None)
-        if held is not None and angstrom not in table:
-            table[angstrom] = format_column(np.array(held, dtype=np.float64) * old)
+        origin = table.pop(pixels, None)
+        if origin is not None and angstrom not in table:
+            table[angstrom] = format_column(np.array(origin, dtype=np.float64) * old)
     optics = dict(document.blocks["optics"].columns)
     groups = len(document.blocks["optics"])
     updated = {

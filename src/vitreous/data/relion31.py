@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitreous.data.tables import Numbers, ParticleTable
+from vitreous.data.particle_table import ParticleTable
+from vitreous.data.tables import Numbers
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
 _OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")

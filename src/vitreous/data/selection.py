@@ -1,4 +1,4 @@
-"""Choosing particles by what their table says."""
+"""Selection of particles by the columns of their table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError, UsageError
-from vitreous.data.tables import ParticleTable
-from vitreous.io.inflate import read_bounded
+from vitreous.data.particle_table import ParticleTable
+from vitreous.io.inflate import read_text
 
 Mask = NDArray[np.bool_]
 
@@ -33,10 +33,10 @@ _ROWS_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Condition:
-    """A column compared with a value, or with several.
+    """Comparison of a column with one value or several.
 
     Args:
-        column: in the particle or the optics table, without underscore.
+        column: column of the particle or the optics table, without underscore.
         operator: ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``.
         values: one, or with ``in`` any number; numbers where both sides are, else text.
     """
@@ -47,7 +47,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read ``COLUMN OP VALUE`` or ``COLUMN in A,B,C``.
+        """Parse ``COLUMN OP VALUE`` or ``COLUMN in A,B,C``.
 
         Raises:
             UsageError: it is neither.
@@ -57,23 +57,23 @@ class Condition:
         >>> Condition.parse("_rlnClassNumber in 1,3").values
         ('1', '3')
         """
-        if found := _MEMBER.fullmatch(text):
-            column, listed = found.groups()
+        if match := _MEMBER.fullmatch(text):
+            column, listed = match.groups()
             return cls(column, "in", tuple(value.strip() for value in listed.split(",")))
-        if found := _CONDITION.fullmatch(text):
-            column, operator, value = found.groups()
+        if match := _CONDITION.fullmatch(text):
+            column, operator, value = match.groups()
             if value:
                 return cls(column, operator, (value,))
         raise UsageError(
-            f"--where {text!r}: expected 'COLUMN OP VALUE' with == != < <= > >=, or "
+            f"`where` {text!r}: expected 'COLUMN OP VALUE' with == != < <= > >=, or "
             "'COLUMN in A,B,C'"
         )
 
     def mask(self, table: ParticleTable) -> Mask:
-        """The particles that meet the condition.
+        """Return the mask ``(n,)`` of the particles that meet the condition.
 
         Raises:
-            InputError: no such column, or one without numbers is to be ordered.
+            InputError: no such column, or text is compared by order.
         """
         if self.column not in table:
             raise InputError(
@@ -87,11 +87,12 @@ class Condition:
                 f"{table.path}: column _{self.column}: {self.operator} {self.values[0]} needs "
                 "numbers on both sides; compare text with == or !="
             )
-        held: Any = numbers if numeric else np.array(table.joined_text(self.column), dtype=object)
+        text = [] if numeric else table.joined_text(self.column)
+        column: Any = numbers if numeric else np.array(text, dtype=object)
         values: list[Any] = list(wanted if numeric else self.values)
         if self.operator == "in":
-            return np.isin(held, values) if numeric else np.array([v in values for v in held])
-        return np.asarray(_COMPARE[self.operator](held, values[0]), dtype=np.bool_)
+            return np.isin(column, values) if numeric else np.array([v in values for v in column])
+        return np.asarray(_COMPARE[self.operator](column, values[0]), dtype=np.bool_)
 
 
 def _number(text: str) -> float | None:
@@ -102,10 +103,10 @@ def _number(text: str) -> float | None:
 
 
 def in_optics_group(table: ParticleTable, group: str) -> Mask:
-    """Particles of an optics group, given by number or name.
+    """Return the mask ``(n,)`` of the particles of an optics group, given by number or name.
 
     Raises:
-        InputError: no such group; those there are named.
+        InputError: no such group; the text lists the existing ones.
     """
     numbers = table.joined_text("rlnOpticsGroup")
     named = "rlnOpticsGroupName" in table
@@ -113,14 +114,14 @@ def in_optics_group(table: ParticleTable, group: str) -> Mask:
     mask = np.array([group in pair for pair in zip(numbers, names, strict=True)])
     if not mask.any():
         raise InputError(
-            f"{table.path}: --optics-group {group}: no particle is in it; there are "
+            f"{table.path}: `optics_group` {group}: no particle is in it; there are "
             f"{', '.join(sorted(set(numbers)))}"
         )
     return mask
 
 
 def from_micrograph(table: ParticleTable, pattern: str) -> Mask:
-    """Particles whose micrograph's name, with or without its folder, matches a pattern.
+    """Return the mask of particles whose micrograph's name, or its last part, fits a pattern.
 
     Raises:
         InputError: the table names no micrographs.
@@ -134,20 +135,18 @@ def from_micrograph(table: ParticleTable, pattern: str) -> Mask:
 
 
 def rows_from_file(path: Path, count: int) -> Mask:
-    """Rows listed by number from 1 on, separated by blanks, commas or lines.
+    """Read the mask of rows from a list of 1-based numbers, separated by blanks, commas or lines.
 
     Raises:
-        InputError: something else than row numbers of a table of ``count`` rows.
+        InputError: an entry that is no row number of a table of ``count`` rows.
     """
     mask = np.zeros(count, dtype=np.bool_)
-    try:
-        words = read_bounded(path, _ROWS_BYTES).decode("ascii").replace(",", " ").split()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; expected row numbers") from error
-    for place, word in enumerate(words):
-        if not (word.isdecimal() and len(word) < 12 and 1 <= int(word) <= count):
+    words = read_text(path, "expected row numbers", _ROWS_BYTES).replace(",", " ").split()
+    for entry, word in enumerate(words, start=1):
+        row = word.isascii() and word.isdecimal() and len(word) < 12
+        if not (row and 1 <= int(word) <= count):
             raise InputError(
-                f"{path}: entry {place + 1}: {word!r:.40} is no row from 1 to {count}; rows are "
+                f"{path}: entry {entry}: {word!r:.40} is no row from 1 to {count}; rows are "
                 "counted from 1"
             )
         mask[int(word) - 1] = True
@@ -155,7 +154,13 @@ def rows_from_file(path: Path, count: int) -> Mask:
 
 
 def thinned(mask: Mask, *, first: int | None, random: int | None, seed: int) -> Mask:
-    """At most the first, or a random, so many of the chosen rows.
+    """Limit a mask to its first rows, to random ones, or both.
+
+    Args:
+        mask: ``(n,)``.
+        first: number of rows to keep, from the top.
+        random: number of rows to draw at random, before ``first`` is applied.
+        seed: seed of the draw.
 
     >>> thinned(np.array([True, False, True, True]), first=2, random=None, seed=0).tolist()
     [True, False, True, False]

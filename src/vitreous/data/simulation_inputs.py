@@ -1,11 +1,10 @@
-"""What ``vitreous simulate`` is made from: texts and files turned into volumes and samplers."""
+"""Inputs of a simulation: maps, micrographs, backgrounds and samplers from files and text."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,15 +16,12 @@ from vitreous.core.random import generator
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.data.maps import low_pass, read_map, resample_map
-from vitreous.data.phantoms import PHANTOM_SHARE, hinged_points, protein_phantom, render_points
+from vitreous.data.phantoms import protein_phantom
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import read_mrc
 from vitreous.io.star import read_star
-from vitreous.physics.noise import (
-    BackgroundPatches,
-    prepare_patches,
-)
+from vitreous.physics.noise import BackgroundPatches, prepare_patches
 from vitreous.physics.poses import (
     GaussianEulerPoses,
     GaussianShift,
@@ -52,14 +48,14 @@ def load_volume(
     resolution_angstrom: float | None = None,
     sym: str = "C1",
 ) -> Tensor:
-    """The molecule to image: an atomic model, a map, or ``phantom:SEED``.
+    """Load the map of a molecule from an atomic model, a map, or ``phantom:SEED``.
 
     Args:
         text: path, or ``phantom:SEED``.
-        box_size: voxels.
-        pixel_size_angstrom: Å.
-        input_apix: pixel size of a map, instead of its header's.
-        resolution_angstrom: of the density; Nyquist if None.
+        box_size: edge n in voxels.
+        pixel_size_angstrom: voxel edge in Å.
+        input_apix: overrides the pixel size of a map file, Å.
+        resolution_angstrom: resolution of the density; Nyquist if None.
         sym: point group to impose; the molecule must nearly have it about RELION's axes.
 
     Returns:
@@ -67,16 +63,15 @@ def load_volume(
 
     Raises:
         UsageError: unknown kind of input.
-        InputError: the file is bad, the box too small, or the molecule has not that symmetry.
+        InputError: the file is bad, the box too small, or the molecule does not have the symmetry.
     """
     group = point_group(sym)
-    kind, _, rest = text.partition(":")
+    kind, _, number_text = text.partition(":")
     if kind == "phantom":
-        seed = whole_number(rest, text)
         return protein_phantom(
             box_size,
             pixel_size_angstrom,
-            seed=seed,
+            seed=whole_number(number_text, text),
             point_group=sym,
             resolution_angstrom=resolution_angstrom,
         )
@@ -96,42 +91,21 @@ def load_volume(
     if group.order == 1:
         return volume
     symmetric = symmetrise(volume, group)
-    likeness = float(torch.corrcoef(torch.stack([volume.flatten(), symmetric.flatten()]))[0, 1])
-    if likeness < SYMMETRIC_ENOUGH:
+    correlation = float(torch.corrcoef(torch.stack([volume.flatten(), symmetric.flatten()]))[0, 1])
+    if correlation < SYMMETRIC_ENOUGH:
         raise InputError(
-            f"{path}: not {sym} about RELION's axes (correlation {likeness:.2f} with its average); "
-            "leave `symmetry` out or orient it first"
+            f"{path}: not {sym} about RELION's axes (correlation {correlation:.2f} with its "
+            "average); leave `symmetry` out or orient it first"
         )
     return symmetric
 
 
-def load_states(
-    seed: int,
-    degrees: float,
-    count: int,
-    *,
-    box_size: int,
-    pixel_size_angstrom: float,
-    resolution_angstrom: float | None = None,
-) -> Tensor:
-    """A phantom whose outermost domain turns: ``count`` states, evenly from 0 to ``degrees``.
-
-    Returns:
-        float32 ``(count, n, n, n)``.
-    """
-    diameter = PHANTOM_SHARE * box_size * pixel_size_angstrom
-    angles = torch.linspace(0.0, degrees, count, dtype=torch.float64).tolist()
-    render = partial(render_points, resolution_angstrom=resolution_angstrom)
-    states = hinged_points(seed, diameter, angles)
-    return torch.stack([render(points, box_size, pixel_size_angstrom) for points in states])
-
-
-def _from_map(path: Path, box_size: int, apix: float, input_apix: float | None) -> Tensor:
-    volume, pixel = read_map(path, input_apix)
-    resampled = resample_map(volume, pixel, box_size, apix)
-    room = min(1.0, box_size * apix / (len(volume) * pixel))
-    if room < 1.0:
-        whole = resample_map(volume, pixel, math.ceil(len(volume) * pixel / apix) + 2, apix)
+def _from_map(path: Path, box_size: int, pixel_size: float, override: float | None) -> Tensor:
+    volume, pixel = read_map(path, override)
+    resampled = resample_map(volume, pixel, box_size, pixel_size)
+    if box_size * pixel_size / (len(volume) * pixel) < 1.0:
+        edge = math.ceil(len(volume) * pixel / pixel_size) + 2
+        whole = resample_map(volume, pixel, edge, pixel_size)
         lost = 1.0 - float(resampled.double().square().sum() / whole.double().square().sum())
         if lost > LOST_POWER:
             warnings.warn(
@@ -151,29 +125,29 @@ def load_micrographs(
     amplitude_contrast: float | None = None,
     b_factor_angstrom2: float = 0.0,
 ) -> Micrographs:
-    """Micrographs with their optics: CTFFIND4's, or made up.
+    """Load micrographs with their optics from CTFFIND4, or draw random ones.
 
     Args:
         path: CTFFIND4 results; if None, defocus is drawn uniformly from the range, with up to 2 %
             of astigmatism.
-        seed: for made-up defocus.
-        count: use only the first so many micrographs.
-        defocus_range_angstrom: for made-up defocus.
+        seed: seed of the random defocus.
+        count: number of micrographs, from the first on; all by default.
+        defocus_range_angstrom: range of the random defocus, Å.
         voltage_kv, cs_mm, amplitude_contrast: if None, the file's comments, else 300, 2.7, 0.1.
-        b_factor_angstrom2: envelope.
+        b_factor_angstrom2: B-factor of the envelope, Å².
 
     Raises:
         InputError: the file is bad or has fewer micrographs than ``count``.
     """
     table = None if path is None else read_ctffind(path)
 
-    def known(given: float | None, name: str, default: float) -> float:
-        return next(v for v in (given, getattr(table, name, None), default) if v is not None)
+    def first_known(override: float | None, name: str, default: float) -> float:
+        return next(v for v in (override, getattr(table, name, None), default) if v is not None)
 
     common = {
-        "voltage_kv": known(voltage_kv, "voltage_kv", 300.0),
-        "cs_mm": known(cs_mm, "cs_mm", 2.7),
-        "amplitude_contrast": known(amplitude_contrast, "amplitude_contrast", 0.1),
+        "voltage_kv": first_known(voltage_kv, "voltage_kv", 300.0),
+        "cs_mm": first_known(cs_mm, "cs_mm", 2.7),
+        "amplitude_contrast": first_known(amplitude_contrast, "amplitude_contrast", 0.1),
         "b_factor_angstrom2": b_factor_angstrom2,
     }
     if table is None:
@@ -184,8 +158,8 @@ def load_micrographs(
         raise InputError(
             f"{path}: rows: {len(table)} micrographs, fewer than `n_micrographs` {count}"
         )
-    chosen = slice(0, count)
-    return Micrographs(table.micrograph_names[chosen], table.optics(**common)[chosen])
+    first = slice(0, count)
+    return Micrographs(table.micrograph_names[first], table.optics(**common)[first])
 
 
 def _synthetic_micrographs(
@@ -215,11 +189,16 @@ def load_background(
     noise_apix: float | None = None,
     counts: Path | None = None,
 ) -> Background:
-    """Background patches at the images' pixel size, paired with micrographs.
+    """Load background patches at the images' pixel size and pair them with micrographs.
 
-    With ``counts`` (patches per micrograph, one number a line, in the order of the CTF table) each
-    patch belongs to its own micrograph. Without, patches are dealt out to micrographs in turn,
-    over and over until each has one and each is used.
+    Args:
+        path: MRC stack of square patches.
+        box_size: edge of the images in pixels.
+        pixel_size_angstrom: pixel size of the images in Å.
+        n_micrographs: number of micrographs.
+        noise_apix: overrides the pixel size of the patches, Å.
+        counts: file of the number of patches of each micrograph, one per line, in the order of
+            the CTF table. Without it patches are assigned to the micrographs in turn.
 
     Raises:
         InputError: bad file, no pixel size, a constant patch, too small a field, or wrong counts.
@@ -249,14 +228,12 @@ def load_background(
         raise InputError(f"{counts}: no patch belongs to the first {n_micrographs} micrographs")
     bare = n_micrographs - len(set(owner[kept].tolist()))
     if bare:
-        warnings.warn(
-            f"{bare} micrographs have no patch of their own and are given any", stacklevel=2
-        )
+        warnings.warn(f"{bare} micrographs have no patch of their own and get any", stacklevel=2)
     return Background(patches, kept.nonzero().flatten(), owner[kept])
 
 
 def owners(path: Path, n_patches: int) -> Tensor:
-    """Micrograph of each patch (or particle), from a file of numbers per micrograph.
+    """Read the micrograph ``(n_patches,)`` of each patch or particle from a file of counts.
 
     Raises:
         InputError: the file is no list of numbers, or they sum to less than ``n_patches``.
@@ -275,22 +252,22 @@ def owners(path: Path, n_patches: int) -> Tensor:
 
 
 def parse_poses(text: str) -> PoseSampler:
-    """``uniform``, ``gaussian:SIGMA`` or ``star:FILE``.
+    """Parse ``uniform``, ``gaussian:SIGMA`` or ``star:FILE``.
 
     Raises:
-        UsageError: anything else.
+        UsageError: any other text.
         InputError: the STAR file is bad or has no angles.
 
     >>> parse_poses("gaussian:3")
     GaussianEulerPoses(sigma=3.0)
     """
-    kind, _, rest = text.partition(":")
+    kind, _, value = text.partition(":")
     if text == "uniform":
         return UniformPoses()
     if kind == "gaussian":
-        return GaussianEulerPoses(number(rest, f"`poses` {text}"))
-    if kind == "star" and rest:
-        return TablePoses(_table_rotations(Path(rest)))
+        return GaussianEulerPoses(number(value, f"`poses` {text}"))
+    if kind == "star" and value:
+        return TablePoses(_table_rotations(Path(value)))
     raise UsageError(f"`poses` {text}: choose uniform, gaussian:SIGMA or star:FILE")
 
 
@@ -304,19 +281,21 @@ def _table_rotations(path: Path) -> Tensor:
 
 
 def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
-    """``none``, ``triangular:WIDTH``, ``pixels:WIDTH`` (whole pixels) or ``gaussian:SIGMA``, in Å.
+    """Parse ``none``, ``triangular:WIDTH``, ``pixels:WIDTH`` (whole pixels), ``gaussian:SIGMA``.
+
+    Widths are in Å.
 
     Raises:
-        UsageError: anything else.
+        UsageError: any other text.
 
     >>> parse_shift("gaussian:2.5", 1.0)
     GaussianShift(sigma_angstrom=2.5)
     """
-    kind, _, rest = text.partition(":")
+    kind, _, value = text.partition(":")
     if text == "none":
         return NoShift()
     if kind in ("triangular", "pixels", "gaussian"):
-        width = number(rest, f"`shift` {text}")
+        width = number(value, f"`shift` {text}")
         if kind == "gaussian":
             return GaussianShift(width)
         return TriangularShift(width, pixel_size_angstrom if kind == "pixels" else None)
@@ -326,10 +305,10 @@ def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
 
 
 def parse_range(text: str, option: str) -> tuple[float, float]:
-    """``LOW:HIGH`` with 0 < LOW <= HIGH.
+    """Parse ``LOW:HIGH`` with 0 < LOW <= HIGH.
 
     Raises:
-        UsageError: anything else.
+        UsageError: any other text.
 
     >>> parse_range("10000:20000", "`defocus`")
     (10000.0, 20000.0)
@@ -342,10 +321,10 @@ def parse_range(text: str, option: str) -> tuple[float, float]:
 
 
 def number(text: str, where: str) -> float:
-    """A finite number, not negative.
+    """Parse a finite number that is not negative.
 
     Raises:
-        UsageError: anything else.
+        UsageError: any other text.
     """
     try:
         value = float(text)
@@ -357,10 +336,10 @@ def number(text: str, where: str) -> float:
 
 
 def whole_number(text: str, where: str) -> int:
-    """A whole number, not negative.
+    """Parse a whole number that is not negative.
 
     Raises:
-        UsageError: anything else.
+        UsageError: any other text.
     """
     if not text.isdecimal():
         raise UsageError(f"{where}: {text!r} is no whole number; give one, such as phantom:1")
@@ -369,7 +348,7 @@ def whole_number(text: str, where: str) -> int:
 
 @dataclass(frozen=True)
 class Micrographs:
-    """Names of the micrographs, and the optics of each."""
+    """Names and optics of micrographs."""
 
     names: tuple[str, ...]
     optics: Optics
@@ -377,7 +356,7 @@ class Micrographs:
 
 @dataclass(frozen=True)
 class Background:
-    """Real background patches, and which micrograph may be given which.
+    """Background patches and the micrographs that they may be drawn for.
 
     Args:
         patches: ``(m, s, s)`` of zero mean and unit deviation, ``s`` at least the box.
@@ -389,7 +368,7 @@ class Background:
     micrograph_id: Tensor
 
     def sampler(self, names: tuple[str, ...]) -> BackgroundPatches:
-        """Draws for each image a patch of its own micrograph, any patch where that has none."""
+        """Return a sampler of patches of an image's own micrograph, or any where it has none."""
         return BackgroundPatches(
             self.patches[self.patch_index],
             self.micrograph_id,

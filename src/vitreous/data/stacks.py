@@ -1,4 +1,4 @@
-"""Where images come from: stacks on disk found safely and mapped lazily, or an array in memory."""
+"""Sources of images: stacks on disk, checked and mapped on demand, or an array in memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from vitreous.core.errors import InputError
 from vitreous.io.mrc import MrcHeader, MrcStack, read_header
 
-_WALK_UP = 4  # a job's STAR file lies two folders below its RELION project root
-_OPEN_STACKS = 64  # mapped at once, to stay below the limit of open files
+_WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION project
+_OPEN_STACKS = 64  # mapped at the same time, below the limit of open files
 
 
 class ImageReader(Protocol):
-    """Gives images by their 0-based place."""
+    """Source of images by 0-based index."""
 
     @property
     def box_size(self) -> int:
@@ -28,8 +28,8 @@ class ImageReader(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Images ``(b, y, x)`` in the order asked for."""
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read images ``(b, y, x)`` in the order asked for."""
 
 
 class ArraySource:
@@ -52,31 +52,31 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A float32 copy of these images."""
-        return self._images[places].astype(np.float32)
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return a float32 copy of images ``(b, y, x)``."""
+        return self._images[indices].astype(np.float32)
 
 
 class StackSource:
-    """Images spread over stacks, each opened when first read.
+    """Images of several stacks, each opened on first use.
 
     Args:
         headers: one for each stack.
-        stack_of: ``(n,)`` which stack each image is in.
-        place_in: ``(n,)`` 0-based place in its stack.
-        permissive: passed on to the reader.
+        stack_of: ``(n,)``, stack of each image.
+        index_in: ``(n,)``, 0-based index of each image in its stack.
+        permissive: see :func:`vitreous.io.mrc.read_mrc`.
     """
 
     def __init__(
         self,
         headers: Sequence[MrcHeader],
         stack_of: NDArray[np.int64],
-        place_in: NDArray[np.int64],
+        index_in: NDArray[np.int64],
         *,
         permissive: bool = False,
     ) -> None:
         self.headers = tuple(headers)
-        self._stack_of, self._place_in, self._permissive = stack_of, place_in, permissive
+        self._stack_of, self._index_in, self._permissive = stack_of, index_in, permissive
         self._open: OrderedDict[int, MrcStack] = OrderedDict()
 
     @property
@@ -87,11 +87,12 @@ class StackSource:
     def __len__(self) -> int:
         return len(self._stack_of)
 
-    def locate(self, places: NDArray[np.int64]) -> list[tuple[int, Path]]:
-        """1-based image number and file of each of these images."""
-        stacks = self._stack_of[places].tolist()
-        numbers = (self._place_in[places] + 1).tolist()
-        return [(i, self.headers[s].path) for i, s in zip(numbers, stacks, strict=True)]
+    def names_from(self, folder: Path, indices: NDArray[np.int64]) -> list[str]:
+        """Return the names ``000001@stack`` of images as a STAR file in a folder holds them."""
+        stacks = self._stack_of[indices].tolist()
+        numbers = (self._index_in[indices] + 1).tolist()
+        names = {s: name_from(folder, self.headers[s].path) for s in set(stacks)}
+        return [f"{i:06d}@{names[s]}" for i, s in zip(numbers, stacks, strict=True)]
 
     def _stack(self, number: int) -> MrcStack:
         if number in self._open:
@@ -102,10 +103,10 @@ class StackSource:
                 self._open.popitem(last=False)
         return self._open[number]
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Images in the order asked for; each stack is visited once, front to back."""
-        images = np.empty((len(places), self.box_size, self.box_size), np.float32)
-        stacks, inside = self._stack_of[places], self._place_in[places]
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read images in the order asked for; each stack is read once, from front to back."""
+        images = np.empty((len(indices), self.box_size, self.box_size), np.float32)
+        stacks, inside = self._stack_of[indices], self._index_in[indices]
         order = np.lexsort((inside, stacks))
         cuts = np.flatnonzero(np.diff(stacks[order])) + 1
         for group in np.split(order, cuts):
@@ -115,10 +116,10 @@ class StackSource:
 
 
 def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int64], list[str]]:
-    """1-based image numbers and stack names of ``000001@stack.mrcs`` entries.
+    """Split names ``000001@stack.mrcs`` into 1-based image numbers and stack names.
 
     Raises:
-        InputError: the part before ``@`` is no number above 0; the row is named.
+        InputError: the part before ``@`` is no number above 0; the text names the row.
 
     >>> split_image_names(["2@a.mrcs", "b.mrc"], "x.star")[1]
     ['a.mrcs', 'b.mrc']
@@ -139,20 +140,20 @@ def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int6
     return numbers, stacks
 
 
-def _searched(here: Path) -> list[Path]:
-    """A STAR file's folder and those above it where stacks are looked for, never the root."""
+def _search_folders(here: Path) -> list[Path]:
+    """Folders that stacks are searched in: a STAR file's and those above it, without the root."""
     above = list(here.parents)[:_WALK_UP]
     return [here, *(folder for folder in above if folder.parent != folder)]
 
 
 def name_from(folder: Path, stack: Path) -> str:
-    """The name by which a STAR file in ``folder`` finds ``stack``; with ``..`` if it cannot.
+    """Return the name by which a STAR file in ``folder`` finds ``stack``; with ``..`` if not below.
 
     >>> name_from(Path("/data/job/out"), Path("/data/job/sim/particles.mrcs"))
     'sim/particles.mrcs'
     """
     here, path = folder.absolute(), stack.absolute()
-    for base in _searched(here):
+    for base in _search_folders(here):
         if path.is_relative_to(base):
             return str(path.relative_to(base))
     return relpath(path, here)
@@ -161,33 +162,33 @@ def name_from(folder: Path, stack: Path) -> str:
 def find_stack(
     name: str, star: Path, *, data_root: Path | None = None, allow_outside_root: bool = False
 ) -> Path:
-    """The file that a STAR file means by a stack's name.
+    """Find the stack of a name in a STAR file.
 
-    Looked for beside the STAR file and in up to four folders above it (RELION names stacks from
-    the project's root), or, where given, from ``data_root`` and below it only.
+    The search covers the STAR file's folder and up to four folders above it (RELION's names start
+    at the project's root) or, with ``data_root``, only those of them that are not above it.
 
     Raises:
-        InputError: not found; or outside the root (``data_root``, else the folder where it was
-            found) by an absolute name, ``..`` or a symbolic link, unless ``allow_outside_root``.
+        InputError: not found; or outside the root (``data_root``, else the folder of the match)
+            by an absolute name, ``..`` or a symbolic link, unless ``allow_outside_root``.
     """
-    folders = _searched(star.absolute().parent)
+    folders = _search_folders(star.absolute().parent)
     if data_root is not None:
         root = data_root.absolute()
         folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]
     for folder in folders:
-        found = folder / name
-        if not found.is_file():
+        path = folder / name
+        if not path.is_file():
             continue
         root = data_root.absolute() if data_root is not None else folder
-        if not allow_outside_root and not found.resolve().is_relative_to(root.resolve()):
+        if not allow_outside_root and not path.resolve().is_relative_to(root.resolve()):
             raise InputError(
-                f"{star}: image path {name!r}: leads outside {root} (to {found.resolve()}); pass "
-                "--allow-outside-root if you trust it"
+                f"{star}: image path {name!r}: leads outside {root} (to {path.resolve()}); set "
+                "`allow_outside_root` if you trust it"
             )
-        return found
+        return path
     raise InputError(
-        f"{star}: image path {name!r}: not found in {folders[0]} or above; name the folder with "
-        "--data-root"
+        f"{star}: image path {name!r}: not found in {folders[0]} or above; name the folder "
+        "with `data_root`"
     )
 
 
@@ -199,19 +200,19 @@ def open_stacks(
     allow_outside_root: bool = False,
     permissive: bool = False,
 ) -> StackSource:
-    """Find and check every stack that a column of image names mentions; map none yet.
+    """Find and check every stack that a column of image names mentions, without mapping it.
 
     Raises:
         InputError: a stack missing, unsafe or damaged; an image number past its end; images that
             are not square or differ in size.
     """
     numbers, stacks = split_image_names(names, str(star))
-    which = {name: place for place, name in enumerate(dict.fromkeys(stacks))}
+    index = {name: i for i, name in enumerate(dict.fromkeys(stacks))}
     headers = []
-    for name in which:
+    for name in index:
         path = find_stack(name, star, data_root=data_root, allow_outside_root=allow_outside_root)
         headers.append(read_header(path, permissive=permissive))
-    stack_of = np.array([which[name] for name in stacks], dtype=np.int64)
+    stack_of = np.array([index[name] for name in stacks], dtype=np.int64)
     lengths = np.array([header.shape[0] for header in headers], dtype=np.int64)
     past = np.flatnonzero(numbers > lengths[stack_of])
     if past.size:

@@ -1,8 +1,9 @@
-"""Tilt series: images and their angles in and out, tilt schemes, and scan masks."""
+"""Tilt series: reading of images and angles, tilt schemes, and scan masks."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.inflate import open_binary
 from vitreous.io.mrc import read_mrc
 
 LARGEST_TILT_DEGREES = 89.0
@@ -40,12 +42,12 @@ class TiltSeries:
 
     @property
     def dose(self) -> float:
-        """Share of the pixels that were scanned."""
+        """Fraction of the pixels that were scanned."""
         return float(self.scanned.double().mean())
 
 
 def linear_tilts(start: float, stop: float, increment: float) -> Tensor:
-    """Angles from ``start`` in equal steps, up to ``stop``.
+    """Return angles in degrees from ``start`` in equal steps up to ``stop``, float64.
 
     Raises:
         ValueError: an increment that is not positive, or angles beyond 89 degrees.
@@ -60,13 +62,13 @@ def linear_tilts(start: float, stop: float, increment: float) -> Tensor:
 
 
 def saxton_tilts(largest: float, increment: float) -> Tensor:
-    r"""Angles that sample a slab evenly: steps fall with the cosine of the tilt.
+    r"""Return angles that sample a slab evenly: the step falls with the cosine of the tilt.
 
     :math:`\theta_{k+1} = \theta_k + \arcsin(\sin\delta \cos\theta_k)` from 0 up to ``largest``,
     and the same with the opposite sign.
 
     Args:
-        largest: degrees; no angle is beyond it.
+        largest: largest angle in degrees.
         increment: delta, the step at 0 degrees.
 
     Raises:
@@ -100,11 +102,11 @@ def _within(tilts: Tensor) -> Tensor:
 
 
 def tilt_downsampling(tilts: int, dose: float) -> Tensor:
-    """T-DS: which tilts are fully scanned, spread evenly over all.
+    """Choose the tilts that are fully scanned, spread evenly (tilt downsampling, T-DS).
 
     Args:
-        tilts: how many there are.
-        dose: share that is kept; ``round(dose * tilts)`` of them, at least one.
+        tilts: number of tilts.
+        dose: fraction that is scanned; ``round(dose * tilts)`` of them, at least one.
 
     Returns:
         bool ``(tilts,)``.
@@ -126,12 +128,12 @@ def tilt_downsampling(tilts: int, dose: float) -> Tensor:
 def random_downsampling(
     shape: tuple[int, int, int], dose: float, generator: torch.Generator
 ) -> Tensor:
-    """I-DS: pixels drawn at random, the same number of every image.
+    """Draw scanned pixels at random, the same number in every image (image downsampling, I-DS).
 
     Args:
         shape: ``(tilts, y, x)``.
-        dose: share that is scanned; ``round(dose * y * x)`` pixels of each image, at least one.
-        generator: source of the draws.
+        dose: fraction that is scanned; ``round(dose * y * x)`` pixels of each image, at least one.
+        generator: random numbers.
 
     Returns:
         bool ``(tilts, y, x)``.
@@ -154,12 +156,12 @@ def random_downsampling(
 
 def _dose(dose: float) -> float:
     if not 0 < dose <= 1:
-        raise ValueError(f"the dose is a share above 0 and up to 1, got {dose}")
+        raise ValueError(f"the dose is a fraction above 0 and up to 1, got {dose}")
     return dose
 
 
 def read_angles(path: Path | str) -> Tensor:
-    """Tilt angles in the order of the images, from .tlt or .rawtlt (one a line) or .mdoc.
+    """Read tilt angles in the order of the images: .tlt or .rawtlt (one per line) or .mdoc.
 
     Returns:
         float64 ``(tilts,)``, degrees.
@@ -169,35 +171,33 @@ def read_angles(path: Path | str) -> Tensor:
             or an .mdoc whose sections do not count from 0.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
+    with open_binary(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
         if size > _LONGEST_BYTES:
             raise InputError(f"{path}: {size} bytes is no list of tilt angles; give a .tlt file")
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        lines = stream.read().decode("utf-8", errors="replace").splitlines()
     is_mdoc = path.suffix.lower() == ".mdoc"
     angles = _mdoc_angles(path, lines) if is_mdoc else _plain_angles(path, lines)
     if not angles:
-        raise InputError(f"{path}: holds no tilt angles; give one for every image")
+        raise InputError(f"{path}: no tilt angles; give one for every image")
     return torch.tensor(angles, dtype=torch.float64)
 
 
 def _plain_angles(path: Path, lines: Iterable[str]) -> list[float]:
-    """Of .tlt and .rawtlt: the only number on each line; empty lines are skipped."""
+    """Read .tlt and .rawtlt: one number per line; empty lines are skipped."""
     return [_angle(path, i, text) for i, text in enumerate(lines, 1) if text.strip()]
 
 
 def _mdoc_angles(path: Path, lines: Iterable[str]) -> list[float]:
-    """Of SerialEM's .mdoc: ``TiltAngle`` of each section ``[ZValue = k]``, by k."""
+    """Read SerialEM's .mdoc: ``TiltAngle`` of each section ``[ZValue = k]``, by k."""
     by_section: dict[int, float] = {}
     section: int | None = None
     sections: list[int] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if text.startswith("["):
-            found = _SECTION.match(text)
-            section = int(found.group(1)) if found else None
+            match = _SECTION.match(text)
+            section = int(match.group(1)) if match else None
             if section is not None:
                 sections.append(section)
             continue
@@ -207,7 +207,7 @@ def _mdoc_angles(path: Path, lines: Iterable[str]) -> list[float]:
     if sorted(sections) != list(range(len(sections))):
         raise InputError(
             f"{path}: ZValue: sections must count from 0 without gap or repetition, got "
-            f"{sorted(sections)[:8]} ...; give the .mdoc of this very stack"
+            f"{sorted(sections)[:8]} ...; give the .mdoc of this stack"
         )
     missing = [k for k in sections if k not in by_section]
     if missing:
@@ -229,7 +229,7 @@ def _angle(path: Path, line: int, text: str) -> float:
 
 
 def write_angles(path: Path | str, tilts_degrees: Tensor) -> None:
-    """Write a .tlt file: one angle a line.
+    """Write a .tlt file: one angle per line.
 
     Raises:
         ResourceError: the disk is full.
@@ -242,15 +242,15 @@ def read_tilt_series(
     angles: Path | str,
     mask: Path | str | None = None,
     *,
-    apix: float | None = None,
+    pixel_size_angstrom: float | None = None,
 ) -> TiltSeries:
-    """Images, angles and scan mask.
+    """Read images, angles and scan mask of a tilt series.
 
     Args:
         path: MRC stack ``(tilts, y, x)``, tilt axis along y; NaN where not scanned.
-        angles: see :func:`read_angles`.
+        angles: file of the angles, see :func:`read_angles`.
         mask: MRC stack of the same shape, 0 where not scanned. None: all pixels but NaN.
-        apix: pixel size in Å, instead of the header's.
+        pixel_size_angstrom: overrides the header's, Å.
 
     Raises:
         InputError: files that cannot be read or do not match, infinite pixels, nothing scanned,
@@ -270,9 +270,9 @@ def read_tilt_series(
     if mask is not None:
         scanned &= _read_mask(Path(mask), Path(path), tuple(data.shape))
     if not bool(scanned.any()):
-        raise InputError(f"{mask or path}: no pixel is scanned; the mask is 1 where one is")
+        raise InputError(f"{mask or path}: no pixel is scanned; a scan mask is 1 where scanned")
     images = torch.where(scanned, images, torch.zeros(()))
-    return TiltSeries(images, tilts, scanned, header.pixel_size_or(apix))
+    return TiltSeries(images, tilts, scanned, header.pixel_size_or(pixel_size_angstrom))
 
 
 def _read_mask(mask: Path, images: Path, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Particle images with protein positive."""
+"""Particle images with protein positive, as solvers read them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,27 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.core.fourier import fourier_resize
 
 Rows = Tensor | slice | Sequence[int] | NDArray[Any]
+
+
+def as_index(indices: Rows) -> Any:
+    """Return rows as a numpy index.
+
+    Raises:
+        TypeError: not a slice, a mask or a row of whole numbers.
+    """
+    if isinstance(indices, slice):
+        return indices
+    index = to_numpy(indices)
+    if index.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if index.ndim != 1 or index.dtype.kind not in "iub":
+        raise TypeError(f"indices must be a row of whole numbers, got {index.dtype} {index.shape}")
+    return index
+
+
+def to_numpy(values: Any) -> NDArray[Any]:
+    """Return values, which may be a tensor, as a numpy array."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
 class StoredImages(Protocol):
@@ -81,14 +102,14 @@ class SignedImages:
 
 
 class CheckedImages:
-    """Images checked and hashed while they are read, for commands that read them but once.
+    """Images that are checked and hashed while they are read, for commands that read them once.
 
     Args:
-        images: what is read.
-        names: of the images, for errors.
+        images: source of the images.
+        names: names of the images, for error texts.
 
     Attributes:
-        constant: how many images read so far had all pixels equal.
+        constant: number of images read so far whose pixels are all equal.
     """
 
     def __init__(self, images: SignedImages, names: Sequence[str]) -> None:
@@ -98,7 +119,7 @@ class CheckedImages:
 
     @property
     def box_size(self) -> int:
-        """Edge of the images in pixels, as on disk."""
+        """Edge n of the images in pixels."""
         return self._images.box_size
 
     def __len__(self) -> int:
@@ -106,18 +127,18 @@ class CheckedImages:
 
     @property
     def digest(self) -> str:
-        """A hash of all pixels read so far."""
+        """Hash of all pixels read so far."""
         return self._digest.hexdigest()[:16]
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` on the CPU.
+        """Read the images ``(b, n, n)`` of these rows, on the CPU.
 
         Raises:
-            InputError: one of them has NaN or infinite pixels; it is named.
+            InputError: an image has NaN or infinite pixels; the text names it.
         """
         images = self._images.read(indices)
         self._digest.update(images.numpy().data)
-        pixels = images.flatten(1).numpy()  # torch would take threads from the solver
+        pixels = images.flatten(1).numpy()  # torch would use the solver's threads
         low, high = pixels.min(axis=1), pixels.max(axis=1)
         bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
         if bad.size:

@@ -9,8 +9,9 @@ import torch
 
 from vitreous.core.errors import DivergedError, InputError, ResourceError, UsageError, VitreousError
 from vitreous.core.params import Optics
+from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.noise_files import NoiseFiles
-from vitreous.data.particles import Particles, assign_halves
+from vitreous.data.particles import Particles
 from vitreous.data.tables import make_document
 from vitreous.data.working_images import SignedImages
 from vitreous.io.mrc import write_mrc
@@ -46,21 +47,21 @@ def write_stack(path, data, pixel=4.0):
 
 
 def test_halves_are_kept_where_given_and_drawn_from_the_seed_elsewhere():
-    drawn = assign_halves(particles(), 1)
+    drawn = assign_half_sets(particles().half_set, 1)
     assert sorted(drawn.tolist()) == [1] * 5 + [2] * 5
-    assert torch.equal(drawn, assign_halves(particles(), 1))
-    assert any(not torch.equal(drawn, assign_halves(particles(), s)) for s in (2, 3))
+    assert torch.equal(drawn, assign_half_sets(particles().half_set, 1))
+    assert any(not torch.equal(drawn, assign_half_sets(particles().half_set, s)) for s in (2, 3))
     given = torch.tensor([1, 1, 2, 2, 2, 2, 2, 2, 2, 2])
-    assert torch.equal(assign_halves(particles(half_set=given), 1), given)
+    assert torch.equal(assign_half_sets(particles(half_set=given).half_set, 1), given)
     some = torch.tensor([1, 1, 1, 0, 0, 0, 0, 0, 0, 2])
-    filled = assign_halves(particles(half_set=some), 1)
+    filled = assign_half_sets(particles(half_set=some).half_set, 1)
     assert torch.equal(filled[some > 0], some[some > 0])
     assert int((filled == 1).sum()) == 5
 
 
 def test_a_half_without_particles_is_refused():
     with pytest.raises(InputError, match="half sets of 10 and 0"):
-        assign_halves(particles(half_set=torch.ones(10, dtype=torch.long)), 1)
+        assign_half_sets(particles(half_set=torch.ones(10, dtype=torch.long)).half_set, 1)
 
 
 def test_a_stack_with_ctf_table_becomes_particles(tmp_path):

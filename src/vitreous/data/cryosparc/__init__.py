@@ -1,1 +1,1 @@
-"""cryoSPARC tables as particles."""
+"""Conversion between cryoSPARC tables and RELION documents."""

@@ -1,4 +1,4 @@
-"""Fields of a ``.cs`` file as STAR columns, to the last bit, and the record of their types."""
+"""Lossless conversion of ``.cs`` fields to STAR columns, and the record of their types."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SAFE = re.compile(r"[^\s'\"#_;\x00-\x20][^\s'\"#;]*")
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is known of a field.
+    """Type of a field and the way it is stored.
 
     Args:
-        dtype: of one value.
-        shape: of the values in a row.
+        dtype: type of one value.
+        shape: shape of the values of a row.
         stored: ``relion`` (the RELION columns give it), ``text`` or ``hex`` (a column of its own),
             ``absent`` (the RELION columns would give it, but the file did not have it).
     """
@@ -41,7 +41,7 @@ class Recorded:
         return self.stored != "absent"
 
     def cast(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values in the recorded type; text keeps what would not fit."""
+        """Cast values to the recorded type; longer text keeps its length."""
         if self.dtype.kind in "SU":
             wide = values.astype(self.dtype.kind)
             return wide.astype(self.dtype) if wide.itemsize <= self.dtype.itemsize else wide
@@ -49,7 +49,7 @@ class Recorded:
 
 
 def record_block(record: dict[str, Recorded]) -> StarBlock:
-    """The record as a STAR table."""
+    """Return the record as a STAR table."""
     return StarBlock(
         {
             _NAME: list(record),
@@ -61,10 +61,10 @@ def record_block(record: dict[str, Recorded]) -> StarBlock:
 
 
 def read_record(block: StarBlock, path: Path) -> dict[str, Recorded]:
-    """The record from a STAR table.
+    """Read the record from a STAR table.
 
     Raises:
-        InputError: unknown types, shapes or ways of storing.
+        InputError: unknown types, shapes or storage, or a field that appears twice.
     """
     where = f"{path}: block data_cryosparc"
     names, types, shapes, stored = (
@@ -81,7 +81,7 @@ def read_record(block: StarBlock, path: Path) -> dict[str, Recorded]:
 
 
 def encode_column(values: NDArray[Any]) -> tuple[str, list[str]]:
-    """A field as text: readable where that gives it back to the last bit, else as hex digits.
+    """Encode a field as text: readable where decoding is exact, else hexadecimal.
 
     >>> encode_column(np.array([[0.1, 2]], dtype="f4"))
     ('text', ['[0.1,2.0]'])
@@ -119,7 +119,7 @@ def _readable(values: NDArray[Any]) -> list[str] | None:
 
 
 def decode_column(column: list[str], field: Recorded | None, where: str) -> NDArray[Any]:
-    """A field from its text; without record its type is guessed from the values.
+    """Decode a field from its text; without a record its type is guessed from the values.
 
     Raises:
         InputError: values that are not of the recorded type and shape.
@@ -141,11 +141,11 @@ def decode_column(column: list[str], field: Recorded | None, where: str) -> NDAr
         wide = field.dtype if kind is int else np.dtype(np.float64)
         return np.array(list(flat), dtype=wide).astype(field.dtype).reshape(shape)
     except (ValueError, OverflowError, TypeError) as error:
-        raise InputError(f"{where}: is no longer what data_cryosparc says ({error})") from error
+        raise InputError(f"{where}: does not match data_cryosparc ({error})") from error
 
 
 def _guess(name: str, column: list[str]) -> Recorded:
-    """The usual type of a field whose record another program dropped."""
+    """Guess the type of a field whose record another program dropped."""
     first = column[0] if column else ""
     shape = (first.count(",") + 1,) if first.startswith("[") else ()
     parts = [part for value in column for part in value.strip("[]").split(",")]

@@ -1,7 +1,7 @@
-"""What each RELION column is in cryoSPARC's fields, one link for each, in both directions.
+"""Links between RELION columns and cryoSPARC fields, for conversion in both directions.
 
-Angles, shifts and defoci are computed in float64; columns get six decimals, as RELION writes them,
-and the optics table the shortest text that gives the number back.
+Angles, shifts and defoci are computed in float64. Columns have six decimals, as RELION writes them;
+the optics table has the shortest text that gives the number back.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from vitreous.core.rotation import (
     matrix_to_axis_angle,
     matrix_to_euler,
 )
+from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import split_image_names
-from vitreous.data.tables import ANGLES, ParticleTable
+from vitreous.data.tables import ANGLES
 from vitreous.io.star import format_column
 
 _DECIMALS = 6e-6  # RELION writes five or six
@@ -41,7 +42,7 @@ class CsFields:
     Args:
         path: the file, for messages.
         columns: name -> values.
-        names: every field that the file is known to have, those not at hand included.
+        names: all fields of the file, including those without values here.
     """
 
     path: Path
@@ -52,17 +53,17 @@ class CsFields:
         return name in self.columns
 
     def numbers(self, name: str, width: int | None = None) -> Numbers:
-        """A field as finite float64, ``(n,)`` or ``(n, width)``.
+        """Return a field as finite float64, ``(n,)`` or ``(n, width)``.
 
         Raises:
-            InputError: another shape, no numbers, or not finite; the row is named.
+            InputError: another shape, no numbers, or not finite (the text names the row).
         """
         values = self.columns[name]
         if values.dtype.kind not in "biuf" or values.shape[1:] != (
             () if width is None else (width,)
         ):
             raise InputError(
-                f"{self.path}: field {name}: {width or 1} number(s) a row expected, found "
+                f"{self.path}: field {name}: {width or 1} number(s) per row expected, found "
                 f"{values.dtype} of shape {values.shape[1:]}"
             )
         numbers = values.astype(np.float64)
@@ -74,10 +75,10 @@ class CsFields:
         return numbers
 
     def text(self, name: str) -> list[str]:
-        """A field of text.
+        """Return a field of text.
 
         Raises:
-            InputError: no text, or characters that no path holds; the row is named.
+            InputError: no text, or unprintable characters (the text names the row).
         """
         values = self.columns[name]
         if values.dtype.kind not in "SU" or values.ndim != 1:
@@ -95,7 +96,7 @@ class CsFields:
 
 
 def _same_rows(now: ParticleTable, then: ParticleTable, link: Link) -> NDArray[np.bool_]:
-    """Rows whose columns of a link agree in two tables, to the decimals that RELION writes."""
+    """Mask of rows whose columns of a link agree in two tables, to RELION's decimals."""
     same = np.ones(len(now), dtype=np.bool_)
     for name in link.columns:
         if name not in now or name not in then:
@@ -112,14 +113,15 @@ def _same_rows(now: ParticleTable, then: ParticleTable, link: Link) -> NDArray[n
 
 @dataclass(frozen=True)
 class Link:
-    """Fields and columns that say the same.
+    """cryoSPARC fields and RELION columns of the same meaning.
 
     Args:
-        fields: of cryoSPARC.
-        columns: of RELION, in the particle or the optics table.
-        to_star: particle columns from fields; empty where the fields do not say.
-        to_cs: fields from a table, given the file's other fields; empty where it does not say.
-        unchanged: which rows agree in two tables.
+        fields: names in cryoSPARC.
+        columns: names in RELION's particle or optics table.
+        to_star: computes particle columns from fields; empty where the fields are missing.
+        to_cs: computes fields from a table and the file's other fields; empty where the columns
+            are missing.
+        unchanged: computes the mask of rows that agree in two tables.
     """
 
     fields: tuple[str, ...]
@@ -147,12 +149,12 @@ def _bytes(values: list[str]) -> NDArray[np.bytes_]:
 def _image_to_star(a: CsFields) -> Columns:
     if "blob/path" not in a or "blob/idx" not in a:
         return {}
-    places = a.numbers("blob/idx")
-    if (places < 0).any() or (places > np.iinfo(np.uint32).max).any():
+    indices = a.numbers("blob/idx")
+    if (indices < 0).any() or (indices > np.iinfo(np.uint32).max).any():
         raise InputError(
-            f"{a.path}: field blob/idx: {places.min():g} to {places.max():g} are no places"
+            f"{a.path}: field blob/idx: {indices.min():g} to {indices.max():g} are no image indices"
         )
-    numbers = places.astype(np.int64) + 1
+    numbers = indices.astype(np.int64) + 1
     stacks = map(_strip, a.text("blob/path"))
     return {"rlnImageName": [f"{i:06d}@{s}" for i, s in zip(numbers.tolist(), stacks, strict=True)]}
 
@@ -173,13 +175,13 @@ def _image_to_cs(table: ParticleTable, _: CsFields) -> Fields:
 
 
 def _uids(names: list[str]) -> NDArray[np.uint64]:
-    """A 64-bit number for each image, from its name and how often that came before."""
+    """Return a 64-bit number for each image, from its name and the count of earlier equal names."""
     seen: Counter[str] = Counter()
     digests = []
     for name in names:
-        again = f"#{seen[name]}" if name in seen else ""
+        suffix = f"#{seen[name]}" if name in seen else ""
         seen[name] += 1
-        digests.append(hashlib.blake2b((name + again).encode("utf-8"), digest_size=8).digest())
+        digests.append(hashlib.blake2b((name + suffix).encode("utf-8"), digest_size=8).digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
@@ -238,12 +240,16 @@ def _shift_link(kind: str) -> Link:
         elif "rlnImagePixelSize" in table:
             pixel = table.numbers("rlnImagePixelSize")
         else:
-            raise InputError(f"{table.path}: pixel size: none in the table; give it with --apix")
+            raise InputError(
+                f"{table.path}: pixel size: none in the table; give `pixel_size_angstrom`"
+            )
         stored = _single(pixel, table, "rlnImagePixelSize")
         if not (stored > 0).all():
-            raise InputError(f"{table.path}: pixel size: must be positive; give it with --apix")
+            raise InputError(
+                f"{table.path}: pixel size: must be positive; give `pixel_size_angstrom`"
+            )
         origin = np.stack([table.numbers(name) for name in _ORIGINS], axis=-1)
-        # by the size as stored, so that shift times size gives the origin back
+        # by the stored size, so that shift times size gives the origin back
         pixels = origin / stored.astype(np.float64)[:, None]
         return {shift: _single(pixels, table, _ORIGINS[0]), size: stored}
 
@@ -251,7 +257,7 @@ def _shift_link(kind: str) -> Link:
 
 
 def _number_link(name: str, column: str, per: float = 1.0) -> Link:
-    """One number for each particle; ``per`` field units are one column unit."""
+    """Link one number of each particle; ``per`` field units are one column unit."""
 
     def to_star(a: CsFields) -> Columns:
         return {column: format_column(a.numbers(name) / per)} if name in a else {}
@@ -265,7 +271,7 @@ def _number_link(name: str, column: str, per: float = 1.0) -> Link:
 
 
 def _optics_link(name: str, column: str) -> Link:
-    """A number that RELION keeps in the optics table; see :func:`optics_columns`."""
+    """Link a number of RELION's optics table, which has no column of its own per particle."""
 
     def to_cs(table: ParticleTable, _: CsFields) -> Fields:
         if column not in table:
@@ -290,7 +296,7 @@ def _group_to_cs(table: ParticleTable, _: CsFields) -> Fields:
 
 
 def _same_groups(now: ParticleTable, then: ParticleTable, _: Link) -> NDArray[np.bool_]:
-    """All rows, if both tables group them alike under whatever numbers; else none."""
+    """Mask of all rows if both tables have the same groups under any numbers, else of none."""
     pairs = set(zip(now.text("rlnOpticsGroup"), then.text("rlnOpticsGroup"), strict=True))
     alike = len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs)
     return np.full(len(now), alike)
@@ -300,11 +306,9 @@ def _half_to_star(a: CsFields) -> Columns:
     if "alignments3D/split" not in a:
         return {}
     halves = a.numbers("alignments3D/split")
-    return (
-        {"rlnRandomSubset": format_column((halves + 1).astype(np.int64))}
-        if np.isin(halves, (0, 1)).all()
-        else {}
-    )
+    if not np.isin(halves, (0, 1)).all():
+        return {}
+    return {"rlnRandomSubset": format_column((halves + 1).astype(np.int64))}
 
 
 def _half_to_cs(table: ParticleTable, _: CsFields) -> Fields:
@@ -326,40 +330,43 @@ def _class_to_star(a: CsFields) -> Columns:
 
 def _class_to_cs(table: ParticleTable, a: CsFields) -> Fields:
     classes = table.numbers_or_none("rlnClassNumber") if "rlnClassNumber" in table else None
-    if classes is None or not ((classes >= 1) & (classes == classes.round())).all():
+    if classes is None:
         return {}
-    if classes.max() > 1 << 31:
+    if not ((classes >= 1) & (classes == classes.round())).all() or classes.max() > 1 << 31:
         return {}
     known = [name for name in _CLASSES if name in a.names]
     name = known[0] if known else _CLASSES[0 if _has_pose(table) else 1]
     return {name: (classes - 1).astype(np.uint32)}
 
 
+_MICROGRAPH = "location/micrograph_path"
+
+
 def _micrograph_to_star(a: CsFields) -> Columns:
-    if "location/micrograph_path" not in a:
+    if _MICROGRAPH not in a:
         return {}
-    return {"rlnMicrographName": list(map(_strip, a.text("location/micrograph_path")))}
+    return {"rlnMicrographName": list(map(_strip, a.text(_MICROGRAPH)))}
 
 
 def _micrograph_to_cs(table: ParticleTable, _: CsFields) -> Fields:
     if "rlnMicrographName" not in table.particles:
         return {}
-    return {"location/micrograph_path": _bytes(table.text("rlnMicrographName"))}
+    return {_MICROGRAPH: _bytes(table.text("rlnMicrographName"))}
 
 
-def _centre_link(axis: str, place: int) -> Link:
+def _centre_link(axis: str, index: int) -> Link:
     name, shape = f"location/center_{axis}_frac", "location/micrograph_shape"
     column = f"rlnCoordinate{axis.upper()}"
 
     def to_star(a: CsFields) -> Columns:
         if name not in a or shape not in a:
             return {}
-        return {column: format_column(a.numbers(name) * a.numbers(shape, 2)[:, place])}
+        return {column: format_column(a.numbers(name) * a.numbers(shape, 2)[:, index])}
 
     def to_cs(table: ParticleTable, a: CsFields) -> Fields:
         if column not in table.particles or shape not in a:
             return {}
-        edges = a.numbers(shape, 2)[:, place]
+        edges = a.numbers(shape, 2)[:, index]
         if not (edges > 0).all():
             return {}
         return {name: _single(table.numbers(column) / edges, table, column)}
@@ -374,18 +381,13 @@ OPTICS = {
     "blob/psize_A": "rlnImagePixelSize",
     "blob/shape": "rlnImageSize",
 }
-"""Fields that RELION keeps once for each optics group."""
+"""Fields that RELION stores once for each optics group."""
 
 LINKS: tuple[Link, ...] = (
     Link(("blob/path", "blob/idx"), ("rlnImageName",), _image_to_star, _image_to_cs),
     _optics_link("blob/shape", OPTICS["blob/shape"]),
     _optics_link("blob/psize_A", OPTICS["blob/psize_A"]),
-    Link(
-        ("location/micrograph_path",),
-        ("rlnMicrographName",),
-        _micrograph_to_star,
-        _micrograph_to_cs,
-    ),
+    Link((_MICROGRAPH,), ("rlnMicrographName",), _micrograph_to_star, _micrograph_to_cs),
     _centre_link("x", 1),
     _centre_link("y", 0),
     Link(("ctf/exp_group_id",), ("rlnOpticsGroup",), lambda a: {}, _group_to_cs, _same_groups),
@@ -402,4 +404,4 @@ LINKS: tuple[Link, ...] = (
     Link(("alignments2D/pose",), ("rlnAnglePsi",), _in_plane_to_star, _in_plane_to_cs),
     Link(_CLASSES, ("rlnClassNumber",), _class_to_star, _class_to_cs),
 )
-"""Every link, in the order in which cryoSPARC has the fields."""
+"""All links, in cryoSPARC's order of the fields."""

@@ -1,15 +1,15 @@
-"""cryoSPARC tables to RELION 3.1 documents and back, without loss.
+"""Lossless conversion of cryoSPARC tables to RELION 3.1 documents and back.
 
-Every table is one :class:`StarDocument` inside the package. What one format says and the other has
-no name for travels along under a name of its own:
+Inside the package every table is a :class:`StarDocument`. Values without a counterpart in the other
+format are kept under a name of their own:
 
-- a cryoSPARC field that the columns do not give back to the last bit is a column ``cs/FIELD``, and
+- a cryoSPARC field that the columns do not reproduce bit for bit becomes a column ``cs/FIELD``, and
   a block ``data_cryosparc`` lists the type of every field;
-- a STAR column that the fields do not give back to the letter is a field ``star/COLUMN`` of text,
-  and the other blocks are a note after the rows (:mod:`vitreous.io.cryosparc`).
+- a STAR column that the fields do not reproduce literally becomes a text field ``star/COLUMN``, and
+  the other blocks become a note after the rows (:mod:`vitreous.io.cryosparc`).
 
-On the way back the original is restored wherever the known value still says what it said; where it
-was edited, the known value wins.
+Converting back restores an original wherever its counterpart is unchanged; where the counterpart
+was edited, the edited value is converted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vitreous.data.cryosparc.codec import (
     record_block,
 )
 from vitreous.data.cryosparc.links import LINKS, OPTICS, Columns, CsFields, Fields, Link
-from vitreous.data.tables import ParticleTable
+from vitreous.data.particle_table import ParticleTable
 from vitreous.io.cryosparc import CsTable, join_fields
 from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star
 
@@ -40,21 +40,21 @@ _GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 
 
 def _known_document(a: CsFields) -> StarDocument:
-    """The RELION columns that fields give: optics and particles."""
+    """Convert fields to RELION's optics and particle columns."""
     columns: Columns = {}
     for link in LINKS:
         columns |= link.to_star(a)
     if "rlnImageName" not in columns:
         raise InputError(
             f"{a.path}: field blob/path or blob/idx: missing, so there are no particle images; "
-            "give the file that has them, this one as --passthrough"
+            "give the file that has them, and this one as `passthrough`"
         )
     optics, columns[_GROUP] = _optics(a)
     return StarDocument({"optics": optics, "particles": StarBlock(columns)})
 
 
 def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
-    """Optics groups, the distinct sets of what RELION keeps there, and each particle's number."""
+    """Return the optics groups (distinct sets of their columns) and each particle's group."""
     names = [name for name in OPTICS if name in a]
     keys, texts = [np.zeros(len(a.columns["blob/idx"]))], {}
     if "ctf/exp_group_id" in a:
@@ -64,7 +64,7 @@ def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
         values = a.numbers(name, 2)[:, 1] if wide else a.numbers(name)
         keys.append(values)
         texts[OPTICS[name]] = a.columns[name][:, 1] if wide else a.columns[name]
-    _, first, member = np.unique(
+    _, first, group_of = np.unique(
         np.stack(keys, axis=-1), axis=0, return_index=True, return_inverse=True
     )
     numbers = range(1, len(first) + 1)
@@ -74,11 +74,11 @@ def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
         **{column: values[first].astype(str).tolist() for column, values in texts.items()},
         "rlnImageDimensionality": ["2"] * len(first),
     }
-    return StarBlock(columns), (member.reshape(-1) + 1).astype(str).tolist()
+    return StarBlock(columns), (group_of.reshape(-1) + 1).astype(str).tolist()
 
 
 def _known_fields(table: ParticleTable, at_hand: CsFields) -> Fields:
-    """The fields that RELION columns give."""
+    """Convert RELION columns to fields."""
     fields: Fields = {}
     for link in LINKS:
         fields |= link.to_cs(table, at_hand)
@@ -88,7 +88,7 @@ def _known_fields(table: ParticleTable, at_hand: CsFields) -> Fields:
 def _blend(
     mask: NDArray[np.bool_], original: NDArray[Any], computed: NDArray[Any] | None
 ) -> NDArray[Any] | None:
-    """The original where ``mask``, else what was computed, in the original's type."""
+    """Return the original where ``mask``, else the computed value, in the original's type."""
     if mask.all():
         return original
     if computed is None or computed.shape != original.shape:
@@ -101,7 +101,7 @@ def _blend(
 
 
 def _equal_rows(a: NDArray[Any], b: NDArray[Any] | None) -> NDArray[np.bool_]:
-    """Rows that are the same to the last bit."""
+    """Mask of the rows that are equal bit for bit."""
     n = len(a)
     if b is None or a.shape != b.shape or a.dtype.kind != b.dtype.kind:
         return np.zeros(n, dtype=np.bool_)
@@ -114,21 +114,21 @@ def _equal_rows(a: NDArray[Any], b: NDArray[Any] | None) -> NDArray[np.bool_]:
 
 
 def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
-    """A RELION 3.1 document as a ``.cs`` table, nothing lost.
+    """Convert a RELION 3.1 document to a ``.cs`` table without loss.
 
     Args:
-        document: with ``optics`` and ``particles``.
-        path: where it is from, for messages.
+        document: document with blocks ``optics`` and ``particles``.
+        path: file that it was read from, for messages.
 
     Raises:
-        InputError: values that are no numbers, or that ``.cs`` cannot hold; the row is named.
+        InputError: values that are no numbers, or that ``.cs`` cannot hold; the text names the
+            row.
     """
-    plain, record, stored = _taken_apart(document, path)
-    plain = _without_idle_groups(plain) if record else plain
+    plain, record, stored = _split(document, path)
+    plain = _without_empty_groups(plain) if record else plain
     table = ParticleTable(plain, path)
     present = [name for name, field in record.items() if field.is_present]
-    at_hand = CsFields(path, stored, [*present, *stored])
-    computed = _known_fields(table, at_hand)
+    computed = _known_fields(table, CsFields(path, stored, [*present, *stored]))
     computed = {
         name: record[name].cast(values) if name in record else values
         for name, values in computed.items()
@@ -137,18 +137,16 @@ def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
     fields = _restored_fields(table, stored, computed)
     ordered = [name for name in record if name in fields]
     fields = {name: fields[name] for name in dict.fromkeys([*ordered, *fields])}
-    again = _known_document(CsFields(path, fields, fields.keys()))
-    written = again.blocks["particles"].columns
+    restored = _known_document(CsFields(path, fields, fields.keys()))
+    columns = restored.blocks["particles"].columns
     for name, column in plain.blocks["particles"].columns.items():
-        if name not in written or written[name] != column:
+        if name not in columns or columns[name] != column:
             fields[STAR_PREFIX + name] = _text_field(column, f"{path}: column _{name}")
-    return CsTable(join_fields(fields), _note(plain, again))
+    return CsTable(join_fields(fields), _note(plain, restored))
 
 
-def _taken_apart(
-    document: StarDocument, path: Path
-) -> tuple[StarDocument, dict[str, Recorded], Fields]:
-    """The document without what came from cryoSPARC, the record of fields, and those stored."""
+def _split(document: StarDocument, path: Path) -> tuple[StarDocument, dict[str, Recorded], Fields]:
+    """Split off the record of cryoSPARC's fields and the fields stored as columns."""
     blocks = dict(document.blocks)
     record = read_record(blocks.pop(RECORD), path) if RECORD in blocks else {}
     columns, stored = {}, {}
@@ -162,11 +160,11 @@ def _taken_apart(
     return StarDocument(blocks), record, stored
 
 
-def _without_idle_groups(document: StarDocument) -> StarDocument:
-    """Only optics groups that have particles, numbered anew; as a table made from ``.cs`` has."""
+def _without_empty_groups(document: StarDocument) -> StarDocument:
+    """Remove optics groups without particles and renumber, as in a table made from ``.cs``."""
     optics, particles = document.blocks["optics"], document.blocks["particles"]
-    members = particles.text(_GROUP)
-    used = set(members)
+    group_of = particles.text(_GROUP)
+    used = set(group_of)
     rows = [i for i, group in enumerate(optics.text(_GROUP)) if group in used]
     if len(rows) == len(optics) or len(rows) != len(used):
         return document
@@ -174,13 +172,13 @@ def _without_idle_groups(document: StarDocument) -> StarDocument:
     numbers = {old: str(i + 1) for i, old in enumerate(columns[_GROUP])}
     columns[_GROUP] = list(numbers.values())
     columns[_GROUP_NAME] = [f"opticsGroup{number}" for number in numbers.values()]
-    renumbered = {**particles.columns, _GROUP: [numbers[group] for group in members]}
+    renumbered = {**particles.columns, _GROUP: [numbers[group] for group in group_of]}
     blocks = {"optics": StarBlock(columns), "particles": StarBlock(renumbered)}
     return StarDocument({**document.blocks, **blocks})
 
 
 def _restored_fields(table: ParticleTable, stored: Fields, computed: Fields) -> Fields:
-    """Stored originals where the table still says the same, else what the table says."""
+    """Return stored originals where the table is unchanged, else the table's values."""
     fields = computed | stored
     touched = [link for link in LINKS if any(name in stored for name in link.fields)]
     if not touched:
@@ -209,26 +207,29 @@ def _text_field(column: list[str], where: str) -> NDArray[np.bytes_]:
     return np.array(encoded, dtype=f"S{width}")
 
 
-def _note(document: StarDocument, again: StarDocument) -> str:
-    """Blocks and orders that the fields do not give back, as a STAR text without particles."""
-    mine, theirs = (list(d.blocks["particles"].columns) for d in (document, again))
-    rest = {k: v for k, v in document.blocks.items() if k != "particles"}
-    same = rest == {k: v for k, v in again.blocks.items() if k != "particles"}
-    if same and list(document.blocks) == list(again.blocks) and mine == theirs:
+def _note(document: StarDocument, restored: StarDocument) -> str:
+    """Return the blocks and orders that the fields do not give back, as STAR text without rows."""
+    names, restored_names = (list(d.blocks["particles"].columns) for d in (document, restored))
+    others, restored_others = (
+        {name: block for name, block in d.blocks.items() if name != "particles"}
+        for d in (document, restored)
+    )
+    same_order = list(document.blocks) == list(restored.blocks) and names == restored_names
+    if same_order and others == restored_others:
         return ""
-    emptied = StarBlock({name: [] for name in mine})
+    emptied = StarBlock({name: [] for name in names})
     return format_star(StarDocument({**document.blocks, "particles": emptied}))
 
 
 def from_cryosparc(table: CsTable, path: Path) -> StarDocument:
-    """A ``.cs`` table as a RELION 3.1 document, nothing lost.
+    """Convert a ``.cs`` table to a RELION 3.1 document without loss.
 
     Args:
         table: rows and note.
-        path: where it is from, for messages.
+        path: file that it was read from, for messages.
 
     Raises:
-        InputError: no particle images, or values that are not what their field should hold.
+        InputError: no particle images, or values that do not fit their field.
     """
     if not len(table):
         raise InputError(f"{path}: has no rows")
@@ -244,13 +245,13 @@ def from_cryosparc(table: CsTable, path: Path) -> StarDocument:
     if texts or table.note:
         note = parse_star(table.note, path) if table.note else StarDocument()
         document = _restored_document(document, texts, note, fields)
-    return _with_leftovers(document, fields)
+    return _with_unconverted(document, fields)
 
 
 def _restored_document(
     known: StarDocument, texts: Columns, note: StarDocument, fields: CsFields
 ) -> StarDocument:
-    """Original texts and blocks where the fields still say the same."""
+    """Restore original texts and blocks where the fields are unchanged."""
     columns = dict(known.blocks["particles"].columns)
     blocks = {name: block for name, block in note.blocks.items() if name != "particles"}
     optics = _noted_optics(known, texts, note, fields)
@@ -259,11 +260,11 @@ def _restored_document(
     blocks["optics"] = optics or known.blocks["optics"]
     columns |= texts
     draft = StarDocument({"optics": blocks["optics"], "particles": StarBlock(columns)})
-    said = _known_fields(ParticleTable(draft, fields.path), fields)
+    converted = _known_fields(ParticleTable(draft, fields.path), fields)
     for link in LINKS:
         if not any(name in texts for name in link.columns):
             continue
-        _revert_edited(link, columns, known.blocks["particles"].columns, said, fields)
+        _revert_edited(link, columns, known.blocks["particles"].columns, converted, fields)
     order = list(note.blocks["particles"].columns) if "particles" in note.blocks else []
     names = dict.fromkeys([*(name for name in order if name in columns), *columns])
     blocks["particles"] = StarBlock({name: columns[name] for name in names})
@@ -275,14 +276,14 @@ def _revert_edited(
     link: Link,
     columns: Columns,
     known: Any,
-    said: Fields,
+    converted: Fields,
     fields: CsFields,
 ) -> None:
-    """Put what the fields say into rows whose original text says something else."""
+    """Put the fields' values into rows whose original text no longer agrees with them."""
     present = [name for name in link.fields if name in fields]
     mask = np.ones(len(columns["rlnImageName"]), dtype=np.bool_)
     for name in present:
-        mask &= _equal_rows(fields.columns[name], said.get(name))
+        mask &= _equal_rows(fields.columns[name], converted.get(name))
     for name in link.columns:
         if name in known and name in columns and not mask.all():
             rows = zip(mask.tolist(), columns[name], known[name], strict=True)
@@ -292,7 +293,7 @@ def _revert_edited(
 def _noted_optics(
     known: StarDocument, texts: Columns, note: StarDocument, fields: CsFields
 ) -> StarBlock | None:
-    """The note's optics table, if it still says what the fields say."""
+    """Return the note's optics table, if it agrees with the fields."""
     if "optics" not in note.blocks:
         return None
     group = texts.get(_GROUP, known.blocks["particles"].text(_GROUP))
@@ -302,39 +303,41 @@ def _noted_optics(
         table = ParticleTable(
             StarDocument({"optics": note.blocks["optics"], "particles": draft}), fields.path
         )
-        said = _known_fields(table, fields)
+        converted = _known_fields(table, fields)
     except InputError:
         return None
     for name in (*OPTICS, "ctf/exp_group_id"):
-        if name in fields and not _equal_rows(fields.columns[name], said.get(name)).all():
+        if name in fields and not _equal_rows(fields.columns[name], converted.get(name)).all():
             return None
     return note.blocks["optics"]
 
 
-def _with_leftovers(document: StarDocument, fields: CsFields) -> StarDocument:
-    """Add as columns what the document would not give back, and the record of all fields."""
-    said = _known_fields(
+def _with_unconverted(document: StarDocument, fields: CsFields) -> StarDocument:
+    """Add the fields that the document does not reproduce as columns, and the record of all."""
+    converted = _known_fields(
         ParticleTable(document, fields.path), CsFields(fields.path, {}, fields.names)
     )
     extra: Columns = {}
     record: dict[str, Recorded] = {}
     for name, values in fields.columns.items():
         shape = values.shape[1:]
-        same = said.get(name)
-        if same is not None and same.shape == values.shape and same.dtype.kind == values.dtype.kind:
-            same = same.astype(values.dtype)
-        if _equal_rows(values, same).all():
+        back = converted.get(name)
+        if back is not None and back.shape == values.shape and back.dtype.kind == values.dtype.kind:
+            back = back.astype(values.dtype)
+        if _equal_rows(values, back).all():
             record[name] = Recorded(values.dtype, shape, "relion")
             continue
         encoding, extra[CS_PREFIX + name] = encode_column(values)
         record[name] = Recorded(values.dtype, shape, encoding)
-    invented = [name for name in said if name not in fields]
-    usual = [(name, v.dtype, v.shape[1:]) for name, v in said.items()]
-    found = [(name, v.dtype, v.shape[1:]) for name, v in fields.columns.items()]
-    if not extra and usual == found:
+    types, converted_types = (
+        [(name, v.dtype, v.shape[1:]) for name, v in each.items()]
+        for each in (fields.columns, converted)
+    )
+    if not extra and types == converted_types:
         return document
-    for name in invented:
-        record[name] = Recorded(said[name].dtype, said[name].shape[1:], "absent")
+    for name, values in converted.items():
+        if name not in fields:
+            record[name] = Recorded(values.dtype, values.shape[1:], "absent")
     particles = {**document.blocks["particles"].columns, **extra}
     blocks = {**document.blocks, "particles": StarBlock(particles)}
     return StarDocument({**blocks, RECORD: record_block(record)})

@@ -16,8 +16,9 @@ from torch import Tensor
 from vitreous.core.errors import UsageError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.symmetry import point_group
+from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.noise_files import NoiseFiles, warn_of_bare_micrographs
-from vitreous.data.particles import Particles, assign_halves
+from vitreous.data.particles import Particles
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
 from vitreous.jobs.cryogan.half_processes import Comparison, run_pair
 from vitreous.jobs.cryogan.half_worker import HalfImaging, HalfJob, Outcome
@@ -148,7 +149,7 @@ def _plan(request: Request) -> _Plan:
     device = use_device(request.device, threads)
     checked = check_images(request.files.open(), skip_bad=request.skip_bad, quiet=request.quiet)
     particles = checked.particles
-    half_set = assign_halves(particles, request.seed)
+    half_set = assign_half_sets(particles.half_set, request.seed)
     config = solver_config(request, particles)
     box = config.stages[-1].box_size
     pixel = particles.pixel_size_angstrom * particles.box_size / box

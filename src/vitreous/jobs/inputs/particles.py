@@ -187,7 +187,7 @@ def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checke
 
     with RunProgress("checking the images", quiet=quiet) as bar:
         kept = particles.without_bad(
-            skip_bad=skip_bad, progress=lambda done, total: bar.update(done / total), look=look
+            skip_bad=skip_bad, progress=lambda done, total: bar.update(done / total), on_images=look
         )
     rows = np.arange(len(particles), dtype=np.int64)
     if len(kept) < len(particles):

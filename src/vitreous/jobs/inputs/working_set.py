@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
-from vitreous.data.particles import Particles, assign_halves
+from vitreous.data.half_sets import assign_half_sets
+from vitreous.data.particles import Particles
 from vitreous.jobs.inputs.options import ParticleJobOptions
 from vitreous.jobs.inputs.particles import ParticleFiles, check_images, open_particles
 from vitreous.jobs.run.device import use_device
@@ -125,5 +126,5 @@ def open_working_set(
         raise UsageError(
             f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
         )
-    half_set = assign_halves(particles, how.seed)
+    half_set = assign_half_sets(particles.half_set, how.seed)
     return WorkingSet(particles, half_set, n, edge / n, device, digest)

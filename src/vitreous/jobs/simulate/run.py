@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import UsageError
+from vitreous.data.hinged_phantom import hinged_states
 from vitreous.data.simulation_inputs import (
     Background,
     Micrographs,
     load_background,
     load_micrographs,
-    load_states,
     load_volume,
     parse_poses,
     parse_range,
@@ -110,7 +110,7 @@ def _volumes(options: SimulateOptions) -> Tensor:
     }
     if options.hinge_degrees is not None:
         seed = whole_number(options.source.partition(":")[2], options.source)
-        return load_states(seed, options.hinge_degrees, options.states, **grid)
+        return hinged_states(seed, options.hinge_degrees, options.states, **grid)
     sources = (options.source, *options.also)
     if len(sources) > MOST_STATES:
         raise UsageError(f"`also`: at most {MOST_STATES} molecules can be mixed")

@@ -147,7 +147,9 @@ def reconstruct_tilts(request: TomoRequest) -> Tomogram:
     """
     started = time.monotonic()
     place = use_device(request.device, request.threads)
-    series = read_tilt_series(request.tilts, request.angles, request.mask, apix=request.apix)
+    series = read_tilt_series(
+        request.tilts, request.angles, request.mask, pixel_size_angstrom=request.apix
+    )
     scan = Scan(series.images.to(place), series.tilts_degrees, series.scanned.to(place)).compact()
     if len(scan.images) < 2:
         raise InputError(f"{request.tilts}: one scanned image is no tilt series; give more")

@@ -1,0 +1,40 @@
+"""Assignment of particles to half sets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.core.random import generator
+
+
+def assign_half_sets(half_set: Tensor, seed: int) -> Tensor:
+    """Assign every particle to half set 1 or 2, at random where it has none.
+
+    Args:
+        half_set: long ``(n,)`` of 0 (none), 1 and 2; assigned ones are kept.
+        seed: seed of the random choice.
+
+    Returns:
+        long ``(n,)`` of 1 and 2.
+
+    Raises:
+        InputError: fewer than two particles in a half set.
+
+    >>> assign_half_sets(torch.tensor([2, 0, 0, 2]), seed=1).tolist()
+    [2, 1, 1, 2]
+    """
+    half = half_set.clone()
+    free = (half == 0).nonzero().flatten()
+    order = free[torch.randperm(len(free), generator=generator(seed, "abinit halves"))]
+    lacking = max(0, min(len(free), len(half) // 2 - int((half == 1).sum())))
+    half[order[:lacking]] = 1
+    half[order[lacking:]] = 2
+    sizes = [int((half == h).sum()) for h in (1, 2)]
+    if min(sizes) < 2:
+        raise InputError(
+            f"particles: half sets of {sizes[0]} and {sizes[1]}: two independent halves need at "
+            "least two particles each; check _rlnRandomSubset"
+        )
+    return half

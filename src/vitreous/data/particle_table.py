@@ -1,0 +1,356 @@
+"""Reading of RELION particle tables: optics, poses, pixel sizes and half sets."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError
+from vitreous.core.params import Optics, Pose
+from vitreous.core.rotation import euler_to_matrix
+from vitreous.data.tables import ANGLES, CTF_COLUMNS, OPTIONAL_CTF_COLUMNS, Numbers
+from vitreous.io.mrc import MrcHeader
+from vitreous.io.star import StarDocument
+
+_UNUSED = (
+    *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
+    *("cs/ctf/tilt_A", "cs/ctf/trefoil_A", "cs/ctf/tetra_A"),
+)
+_SIGN = "cs/blob/sign"
+_TEXT = ("rlnImageName", "rlnMicrographName")
+_NUMBERS = (
+    *(*CTF_COLUMNS.values(), *OPTIONAL_CTF_COLUMNS.values(), *ANGLES, "rlnOpticsGroup"),
+    *("rlnOriginXAngst", "rlnOriginYAngst", "rlnRandomSubset"),
+)
+
+
+class ParticleTable:
+    """A particle table joined with its optics groups.
+
+    Args:
+        document: RELION 3.1 or later (``data_optics``, ``data_particles``) or 3.0 (one block).
+        path: the file, for messages.
+        pixel_size_angstrom: overrides the table's, Å.
+
+    Raises:
+        InputError: no particle block, no rows, or optics groups that do not fit the particles.
+    """
+
+    def __init__(
+        self, document: StarDocument, path: Path, *, pixel_size_angstrom: float | None = None
+    ) -> None:
+        size = pixel_size_angstrom
+        if size is not None and not (math.isfinite(size) and size > 0):
+            raise InputError(f"`pixel_size_angstrom` {size:g}: must be positive")
+        self.document, self.path, self.pixel_size_override_angstrom = document, path, size
+        self.name = self._particle_block()
+        self.particles = document.blocks[self.name]
+        self.optics = document.blocks.get("optics")
+        if len(self.particles) == 0:
+            raise InputError(f"{path}: block data_{self.name}: has no rows")
+        self.particles.load(numbers=_NUMBERS, text=_TEXT)
+        self._group: NDArray[np.int64] | None = self._groups()
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def _particle_block(self) -> str:
+        blocks = self.document.blocks
+        if "particles" in blocks:
+            return "particles"
+        candidates = [name for name, block in blocks.items() if "rlnImageName" in block]
+        if len(candidates) != 1:
+            listing = ", ".join(f"data_{name}" for name in candidates or blocks)
+            raise InputError(
+                f"{self.path}: block data_particles: missing, and not exactly one block has a "
+                f"column _rlnImageName; found {listing}"
+            )
+        return candidates[0]
+
+    def _groups(self) -> NDArray[np.int64] | None:
+        """Return the optics table's row of each particle; None for RELION 3.0."""
+        if self.optics is None:
+            if "rlnOpticsGroup" in self.particles and "rlnVoltage" not in self.particles:
+                raise InputError(
+                    f"{self.path}: block data_optics: missing; export the particles with it"
+                )
+            return None
+        source = f"{self.path}: block data_optics"
+        if not len(self.optics):
+            raise InputError(f"{source}: has no rows")
+        known = self.optics.integers("rlnOpticsGroup", source)
+        if len(set(known.tolist())) != len(known):
+            raise InputError(f"{source}: column _rlnOpticsGroup: a group appears twice")
+        if "rlnOpticsGroup" not in self.particles and len(known) == 1:
+            return np.zeros(len(self), dtype=np.int64)
+        wanted = self.particles.integers("rlnOpticsGroup", self.path)
+        order = np.argsort(known)
+        row = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+        missing = np.flatnonzero(known[row] != wanted)
+        if missing.size:
+            raise InputError(
+                f"{self.path}: column _rlnOpticsGroup, row {missing[0] + 1}: group "
+                f"{wanted[missing[0]]} is not in data_optics"
+            )
+        return np.asarray(row, dtype=np.int64)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.particles or (self.optics is not None and name in self.optics)
+
+    def numbers(self, name: str) -> Numbers:
+        """Return a number of each particle; the optics table has precedence.
+
+        Raises:
+            InputError: missing, or a value that is no finite number (the text names the row).
+        """
+        if self.optics is not None and name in self.optics and self._group is not None:
+            return self.optics.numbers(name, f"{self.path}: block data_optics")[self._group]
+        return self.particles.numbers(name, self.path)
+
+    def text(self, name: str) -> list[str]:
+        """Return a column of the particle table.
+
+        Raises:
+            InputError: missing.
+        """
+        return self.particles.text(name, self.path)
+
+    def joined_text(self, name: str) -> list[str]:
+        """Return a text of each particle; the optics table has precedence.
+
+        Raises:
+            InputError: missing.
+        """
+        if self.optics is not None and name in self.optics and self._group is not None:
+            values = self.optics.text(name, f"{self.path}: block data_optics")
+            return [values[row] for row in self._group.tolist()]
+        return self.text(name)
+
+    def numbers_or_none(self, name: str) -> Numbers | None:
+        """Return :meth:`numbers` with NaN included, or None if a value is no number."""
+        if self.optics is not None and name in self.optics and self._group is not None:
+            values = self.optics.numbers_or_none(name, self.path)
+            return None if values is None else values[self._group]
+        return self.particles.numbers_or_none(name, self.path)
+
+    def refuse_unsupported(self) -> None:
+        """Refuse images that the CTF model does not describe; warn of aberrations not modelled.
+
+        Raises:
+            InputError: premultiplied or phase-flipped images, or volumes.
+        """
+        for name, refused, remedy in (
+            ("rlnCtfDataAreCtfPremultiplied", 1, "extract them without premultiplying"),
+            ("rlnCtfDataArePhaseFlipped", 1, "extract them without phase flipping"),
+            ("rlnImageDimensionality", 3, "extract 2D images"),
+        ):
+            if name in self and bool((self.numbers(name) == refused).any()):
+                raise InputError(
+                    f"{self.path}: column _{name}: {refused} is not supported; {remedy}"
+                )
+        for name in _UNUSED:
+            block = self.optics if self.optics is not None and name in self.optics else None
+            block = block or (self.particles if name in self.particles else None)
+            if block is not None and any(map(_is_not_zero, set(block.columns[name]))):
+                warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=3)
+
+    def stated_contrast(self) -> Literal["dark", "light"] | None:
+        """Return the contrast of protein from cryoSPARC's ``blob/sign``; None where unknown."""
+        if _SIGN not in self.particles:
+            return None
+        signs = self.particles.numbers_or_none(_SIGN, self.path)
+        if signs is None or not ((signs < 0).all() or (signs > 0).all()):
+            return None
+        return "dark" if signs[0] < 0 else "light"
+
+    @property
+    def missing_ctf(self) -> list[str]:
+        """Columns without which there is no CTF."""
+        return [f"_{name}" for name in CTF_COLUMNS.values() if name not in self]
+
+    @property
+    def ctf_fault(self) -> str:
+        """Error text that names the missing CTF columns and the remedy."""
+        return (
+            f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate the "
+            "CTF or export the particles with it"
+        )
+
+    def parse_optics(self) -> Optics:
+        """Return the CTF parameters of each particle, float32.
+
+        Raises:
+            InputError: columns missing (all named), or values that are no numbers or impossible.
+        """
+        if self.missing_ctf:
+            raise InputError(self.ctf_fault)
+        values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
+        for key, name in OPTIONAL_CTF_COLUMNS.items():
+            values[key] = self.numbers(name) if name in self else np.zeros(len(self))
+        for key, wrong, rule in (
+            ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
+            ("amplitude_contrast", ~_in_unit(values["amplitude_contrast"]), "in [0, 1)"),
+        ):
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                raise InputError(
+                    f"{self.path}: column _{CTF_COLUMNS[key]}, row {row + 1}: must be {rule}, "
+                    f"got {values[key][row]:g}"
+                )
+        return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
+
+    def pixel_sizes(self) -> tuple[str, Numbers] | None:
+        """Return the source and the pixel size of each particle in Å, unchecked; None without."""
+        if "rlnImagePixelSize" in self:
+            return "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
+        if "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
+            factor = self.numbers("rlnMagnification")
+            detector = self.numbers("rlnDetectorPixelSize")
+            sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
+            return "_rlnDetectorPixelSize / _rlnMagnification", sizes
+        return None
+
+    def checked_pixel_sizes(self) -> tuple[str, Numbers] | None:
+        """Return :meth:`pixel_sizes` after checking them.
+
+        Raises:
+            InputError: a size is not positive; the text names the row.
+        """
+        stated = self.pixel_sizes()
+        if stated is None:
+            return None
+        name, sizes = stated
+        bad = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)))
+        if bad.size:
+            raise InputError(
+                f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
+                "with `pixel_size_angstrom`"
+            )
+        return stated
+
+    def pixel_size_angstrom(self) -> float | None:
+        """Return the single pixel size of the table, Å; None where it has none.
+
+        Groups within 0.1 % of each other count as one, with the size of the first particle.
+
+        Raises:
+            InputError: not positive, or groups that differ by more; the text names them.
+        """
+        stated = self.checked_pixel_sizes()
+        if stated is None:
+            return None
+        name, sizes = stated
+        if sizes.max() > 1.001 * sizes.min():
+            raise InputError(
+                f"{self.path}: {name}: particles of several pixel sizes: "
+                f"{self._by_group(sizes, ' Å')}; select one group with `vitreous select` and "
+                "`optics_group`"
+            )
+        return float(sizes[0])
+
+    def pixel_size_with(self, header: MrcHeader) -> float:
+        """Return the pixel size in Å: the override, else the table's, else the header's.
+
+        A header that differs from the table by more than 1 % is warned about.
+
+        Raises:
+            InputError: none of them has one, or the table has several.
+        """
+        if self.pixel_size_override_angstrom is not None:
+            return self.pixel_size_override_angstrom
+        stated, in_header = self.pixel_size_angstrom(), header.pixel_size_angstrom
+        if stated is None:
+            return header.pixel_size_or(None)
+        if in_header is not None and abs(in_header - stated) > 0.01 * stated:
+            warnings.warn(
+                f"{self.path}: pixel size {stated:g} Å is used; {header.path} says {in_header:g} Å",
+                stacklevel=4,
+            )
+        return stated
+
+    def check_box_size(self, box_size: int) -> None:
+        """Compare ``rlnImageSize`` with the edge of the images in pixels.
+
+        Raises:
+            InputError: it differs; the text names the groups.
+        """
+        if "rlnImageSize" in self:
+            sizes = self.numbers("rlnImageSize")
+            if (sizes != box_size).any():
+                raise InputError(
+                    f"{self.path}: column _rlnImageSize: {self._by_group(sizes, ' px')}, but the "
+                    f"images have {box_size} px; select one group with `vitreous select` and "
+                    "`optics_group`, or correct the table"
+                )
+
+    def _by_group(self, values: Numbers, unit: str) -> str:
+        parts = []
+        for value in np.unique(values):
+            rows = np.flatnonzero(values == value)
+            where = f"rows {rows[0] + 1} to {rows[-1] + 1}"
+            if self._group is not None and "rlnOpticsGroup" in self.particles:
+                groups = sorted({self.particles.columns["rlnOpticsGroup"][row] for row in rows})
+                where = f"optics group {', '.join(groups)}"
+            parts.append(f"{value:g}{unit} in {where}")
+        return "; ".join(parts)
+
+    def parse_pose(self, pixel_size_angstrom: float) -> Pose | None:
+        """Return rotations and shifts, float32; None unless the table has all three angles.
+
+        Raises:
+            InputError: values that are no finite numbers; the text names the row.
+        """
+        if any(name not in self.particles for name in ANGLES):
+            return None
+        angles = np.stack([self.particles.numbers(name, self.path) for name in ANGLES], axis=-1)
+        origins = []
+        for axis in "XY":
+            if f"rlnOrigin{axis}Angst" in self.particles:
+                origins.append(self.particles.numbers(f"rlnOrigin{axis}Angst", self.path))
+            elif f"rlnOrigin{axis}" in self.particles:
+                pixels = self.particles.numbers(f"rlnOrigin{axis}", self.path)
+                origins.append(pixels * pixel_size_angstrom)
+            else:
+                origins.append(np.zeros(len(self)))
+        shift = torch.from_numpy(-np.stack(origins, axis=-1))
+        return Pose(euler_to_matrix(torch.from_numpy(angles)).float(), shift.float() + 0.0)
+
+    def micrographs(self, stacks: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Return each particle's micrograph index, and the names; stacks stand in for names."""
+        names = self.particles.columns.get("rlnMicrographName", list(stacks))
+        index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return np.array([index[name] for name in names], dtype=np.int64), tuple(index)
+
+    def half_sets(self) -> NDArray[np.int64]:
+        """Return ``rlnRandomSubset`` ``(n,)``: 1 or 2, 0 where the table has none.
+
+        Raises:
+            InputError: another value.
+        """
+        if "rlnRandomSubset" not in self.particles:
+            return np.zeros(len(self), dtype=np.int64)
+        halves = self.particles.integers("rlnRandomSubset", self.path)
+        bad = np.flatnonzero((halves < 0) | (halves > 2))
+        if bad.size:
+            raise InputError(
+                f"{self.path}: column _rlnRandomSubset, row {bad[0] + 1}: {halves[bad[0]]} is "
+                "neither 1 nor 2"
+            )
+        return halves
+
+
+def _is_not_zero(value: str) -> bool:
+    """Whether a number, or any of a vector ``[a,b]``, is not zero."""
+    return bool(re.search(r"[1-9]", re.sub(r"[eE][-+]?\d+", "", value)))
+
+
+def _in_unit(values: Numbers) -> NDArray[np.bool_]:
+    return np.asarray((values >= 0) & (values < 1))
