@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
 from vitreous.data.simulation_inputs import load_volume
-from vitreous.optim.admm_constraints import Split
-from vitreous.optim.conjugate_gradient import conjugate_gradient, dot
+from vitreous.optim.admm_constraints import Constraint
+from vitreous.optim.admm_linear_step import LinearStep
+from vitreous.optim.conjugate_gradient import conjugate_gradient
 from vitreous.optim.least_squares import LeastSquares
 from vitreous.physics.kaiser_bessel.projector import every
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
@@ -73,22 +74,22 @@ def expanded(coefficients: Tensor, window: KaiserBessel, scale: int, n: int) -> 
     return volume[kept, kept, kept].contiguous()
 
 
-class PlainCg:
+class PlainCg(LinearStep):
     """k conjugate gradients from the last x, as algorithm 2 has them: k + 1 times H^T H."""
 
     def __init__(self, equations: LeastSquares, x: Tensor, iterations: int) -> None:
         self._normal, self._iterations = equations.operator, iterations
         self.applied = self._normal(x)
 
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x."""
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x."""
 
         def stiff(v: Tensor) -> Tensor:
-            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
+            return sum((one.rho * one.normal(v) for one in constraints), torch.zeros_like(v))
 
         x = conjugate_gradient(
             lambda v: self._normal(v) + stiff(v),
-            pull,
+            rhs,
             x,
             applied=self.applied + stiff(x),
             iterations=self._iterations,
@@ -96,10 +97,6 @@ class PlainCg:
         ).x
         self.applied = self._normal(x)
         return x
-
-    def quadratic(self, x: Tensor) -> float:
-        """1/2 x^T H^T H x."""
-        return 0.5 * dot(x, self.applied)
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -55,10 +55,10 @@ from _model_based import (
 from _public_data import BETAGAL
 from vitreous.core.rotation import random_rotations
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.optim.admm import AdmmState, _Admm, admm
+from vitreous.optim.admm import Admm, admm
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.choose_strength import strongest
 from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.priors import TotalVariation
 from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator
 from vitreous.physics.kaiser_bessel.projector import WindowProjector
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
@@ -151,8 +151,6 @@ def solved(equations: LeastSquares, strength: float, solver: str) -> Tensor:
     """ADMM of the thesis or of the package."""
     thesis = solver == "thesis"
     config = AdmmConfig(
-        "tv",
-        strength=strength,
         nonnegative=False,
         linear_step="cg",
         iterations=ITERATIONS,
@@ -162,13 +160,12 @@ def solved(equations: LeastSquares, strength: float, solver: str) -> Tensor:
         tolerance=0.0,
     )
     if not thesis:
-        return admm(equations, config).volume
-    zero = torch.zeros_like(equations.right_hand_side)
-    problem = _Admm(equations, config, AdmmState(zero, (None, None), (None, None, None)), None)
-    problem.linear = PlainCg(equations, zero, CG_ITERATIONS)
+        return admm(equations, TotalVariation(strength), config).volume
+    iterates = Admm(equations, TotalVariation(strength), config)
+    iterates.linear = PlainCg(equations, iterates.x, CG_ITERATIONS)
     for _ in range(ITERATIONS):
-        problem.step()
-    return problem.x
+        iterates.step()
+    return iterates.x
 
 
 def rows_of(
@@ -178,7 +175,7 @@ def rows_of(
     n = truth.shape[-1]
     whole = equations_of(averages, (0, 1), scale)
     halves = [equations_of(averages, (h,), scale) for h in (0, 1)] if options.validate else []
-    top = strongest(whole, AdmmConfig("tv"))
+    top = TotalVariation(0.0).strongest(whole)
     rows: list[dict[str, Any]] = []
     for solver in options.solvers:
         shared = [0.0]

@@ -53,11 +53,11 @@ from _public_data import BETAGAL
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.linop.gradient import Gradient
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.optim.admm import AdmmState, _Admm, admm
+from vitreous.optim.admm import Admm, admm
 from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.admm_linear_step import LinearStep, MajorisedStep
-from vitreous.optim.choose_strength import strongest
 from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.priors import TotalVariation
 from vitreous.optim.prox import lengths
 from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator
 from vitreous.physics.kaiser_bessel.projector import WindowProjector
@@ -76,26 +76,22 @@ class Method:
     cg_iterations: int = 1
     from_thesis: bool = False
 
-    def prepared(self, equations: LeastSquares, strength: float, rho: float) -> _Admm:
+    def prepared(self, equations: LeastSquares, strength: float, rho: float) -> Admm:
         """ADMM before its first iteration, from zero."""
         config = AdmmConfig(
-            "tv",
-            strength=strength,
             linear_step=self.linear_step,
             cg_iterations=self.cg_iterations,
             cg_tolerance=0.0,
             rho=rho,
             adapt_rho=False,
         )
-        zero = torch.zeros_like(equations.right_hand_side)
-        start = AdmmState(zero, (None, None), (None, None, None))
-        problem = _Admm(equations, config, start, None)
+        solver = Admm(equations, TotalVariation(strength), config)
         if self.from_thesis:
-            step: LinearStep = MajorisedStep(equations, zero, circulant=False)
+            step: LinearStep = MajorisedStep(equations, solver.x, circulant=False)
             if self.linear_step == "cg":
-                step = PlainCg(equations, zero, self.cg_iterations)
-            problem.linear = step
-        return problem
+                step = PlainCg(equations, solver.x, self.cg_iterations)
+            solver.linear = step
+        return solver
 
     @property
     def applications(self) -> int:
@@ -152,10 +148,7 @@ def race(
     for _ in range(iterations):
         for problem, curve in zip(problems, curves, strict=True):
             start = time.perf_counter()
-            pull = equations.right_hand_side + sum(split.pull for split in problem.splits)
-            problem.x = problem.linear.solve(problem.x, pull, problem.splits)
-            for split in problem.splits:
-                split.update(problem.x)
+            problem.iterate()
             curve.seconds.append(curve.seconds[-1] + time.perf_counter() - start)
             curve.objective.append(objective(problem.x))
     return curves
@@ -190,11 +183,14 @@ def problem_of(source: str, box: int, seed: int) -> tuple[LeastSquares, Tensor]:
 
 def best_power(equations: LeastSquares, truth: Tensor) -> tuple[float, dict[str, float]]:
     """The power of ten whose map agrees best with the truth, over shells to half Nyquist."""
-    top, n = strongest(equations, AdmmConfig("tv")), truth.shape[-1]
+    top, n = TotalVariation(0.0).strongest(equations), truth.shape[-1]
     shared = {}
     for power in POWERS:
-        config = AdmmConfig("tv", strength=top * 10.0**power, linear_step="cg", iterations=40)
-        curve = fsc(expanded(admm(equations, config).volume, IMAGED, 1, n), truth)
+        config, prior = (
+            AdmmConfig(linear_step="cg", iterations=40),
+            TotalVariation(top * 10.0**power),
+        )
+        curve = fsc(expanded(admm(equations, prior, config).volume, IMAGED, 1, n), truth)
         shared[power] = float(curve[1 : n // 4].mean())
         resolution = fsc_resolution(curve, 0.5, n, FIELD_ANGSTROM / n)
         print(f"lambda 1e{power}: FSC {shared[power]:.3f}, {resolution:.1f} Å", file=sys.stderr)
@@ -211,7 +207,7 @@ def best_rhos(
     equations: LeastSquares, power: float, rhos: Sequence[float], iterations: int
 ) -> dict[str, float]:
     """For each method the rho, in mean eigenvalues, that is close to the least soonest."""
-    strength = strongest(equations, AdmmConfig("tv")) * 10.0**power
+    strength = TotalVariation(0.0).strongest(equations) * 10.0**power
     entries = [(method, rho) for method in METHODS for rho in rhos]
     raced = race(entries, equations, strength, iterations)
     curves = {(curve.method.name, curve.rho): curve for curve in raced}
@@ -300,7 +296,7 @@ def main() -> int:
     rhos = best_rhos(equations, power, options.rhos, options.iterations // 2)
     if small != options.box:
         equations, truth = problem_of(source, options.box, options.seed)
-    strength = strongest(equations, AdmmConfig("tv")) * 10.0**power
+    strength = TotalVariation(0.0).strongest(equations) * 10.0**power
     entries = [(method, rhos[method.name]) for method in METHODS]
     runs = race(entries, equations, strength, options.iterations)
     least = least_of(runs)

@@ -25,6 +25,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,9 @@ from vitreous.io.mrc import read_mrc
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.joint.joint_refinement import JointConfig, JointRefinement
-from vitreous.methods.reconstruct.model_based import (
-    ModelBasedConfig,
-    accumulate,
-    find_strength,
-    support,
-)
-from vitreous.optim.admm import admm
-from vitreous.optim.least_squares import LeastSquares
+from vitreous.methods.reconstruct.model_based import ModelBased, ModelBasedConfig, accumulate
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
+from vitreous.optim.loop import run
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.simulator import simulate
 
@@ -132,17 +128,12 @@ class Trial:
         self.sphere = soft_mask(options.box, 3, options.box / 2 - 4, 3.0)
 
     def reconstruct(self, pose: Pose) -> Tensor:
-        n, half = self.options.box, torch.arange(len(self.images)) % 2 + 1
-        given = (self.images, pose.rotation, pose.shift_angstrom, self.optics, self.pixel, half)
-        first, second = accumulate(*given, window=PRIOR.basis)
-        stage = find_strength((first, second), n, 1, PRIOR)
-        solution = admm(
-            LeastSquares.of_images(first + second),
-            PRIOR.admm(2**0.5 * (stage.strength or 0.0)),
-            start=(stage.halves[0] + stage.halves[1]) / 2,
-            mask=support(n, 1),
+        half = torch.arange(len(self.images)) % 2 + 1
+        particles = PosedParticles(
+            self.images, pose.rotation, pose.shift_angstrom, self.optics, self.pixel, half
         )
-        return PRIOR.basis.expand(solution.volume, n, 1)
+        sums = partial(accumulate, particles, PRIOR.basis)
+        return run(ModelBased(sums, self.options.box, PRIOR)).average
 
     def judge(self, pose: Pose) -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
         """Resolution and median errors of poses, the FSC, and the errors of every image."""

@@ -35,6 +35,7 @@ from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
 from vitreous.maps.fsc import fsc
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import Accumulator, weighted_slices
 from vitreous.physics.kernels.slice_cpu import scatter
 from vitreous.physics.projector import padded_size
@@ -61,7 +62,7 @@ def child(star: Path, target: Path) -> None:
         pose, pixel = chosen.pose, chosen.pixel_size_angstrom
         assert pose is not None
         where = pose.rotation, pose.shift_angstrom, chosen.optics
-        first, second = accumulate(chosen, *where, pixel, half)
+        first, second = accumulate(PosedParticles(chosen, *where, pixel, half))
         return half_map(first + second)
 
     run(particles.select(slice(0, 8)), half[:8])  # compiled loops are loaded once

@@ -31,15 +31,16 @@ from _circumstances import where_and_when
 from vitreous.data.cells import cell_phantom
 from vitreous.data.tilts import linear_tilts, random_downsampling, tilt_downsampling
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.tomography.back_projection import sirt, weighted_back_projection
+from vitreous.methods.tomography.back_projection import Sirt, weighted_back_projection
 from vitreous.methods.tomography.inpainting import inpaint
 from vitreous.methods.tomography.total_variation import (
     SIMULATION_WINDOW,
     WINDOW,
     Scan,
-    total_variation,
+    total_variation_solver,
 )
 from vitreous.metrics.image import psnr
+from vitreous.optim.loop import run
 from vitreous.physics.tomography.projector import TiltProjector, expand_slices
 
 TUNED, REPORTED = 1, 2  # seeds of the cells
@@ -100,9 +101,8 @@ def solve(scan: Scan, depth: int, strength: float, iterations: int, what: str) -
         if step % 10 == 9:
             say(f"{what}: iteration {step + 1}, objective {stats['objective']:.6g}")
 
-    result = total_variation(
-        scan, depth, strength, iterations=iterations, tolerance=0.0, callbacks=[tell]
-    )
+    solver = total_variation_solver(scan, depth, strength, iterations=iterations, tolerance=0.0)
+    result = run(solver, [tell])
     return expand_slices(result.volume, WINDOW)
 
 
@@ -173,7 +173,7 @@ def compare(
             inpaint(random, two["inpainting"]), depth, two["strength"], iterations, "two-step"
         ),
         "WBP of I-DS": lambda: weighted_back_projection(random, depth),
-        "SIRT of I-DS": lambda: expand_slices(sirt(random, depth, iterations=30), WINDOW),
+        "SIRT of I-DS": lambda: expand_slices(run(Sirt(random, depth, iterations=30)), WINDOW),
     }
     rows, volumes, curves = {}, {"truth": sample.truth}, {}
     for name, work in works.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from particle_files import columns, volume
+from vitreous.core.errors import UsageError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
 from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
@@ -152,8 +155,8 @@ def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--wiener", "much"), "--wiener much: give auto or a number from 0 on"),
-        (("--wiener", "-1"), "--wiener -1"),
+        (("--wiener", "much"), "--wiener 'much': must be a valid number"),
+        (("--wiener", "-1"), "--wiener '-1': must be greater than or equal to 0"),
         (("--box", 30), "--box 30: larger than the images (24 px)"),
         (("--mask-diameter", 500), "--mask-diameter 500: wider than the images (144 Å)"),
         (("--sym", "Q"), "unknown point group 'Q'"),
@@ -232,49 +235,114 @@ def test_a_regularised_map_and_what_comes_with_it(
     assert better > 0.02
     assert 0.8 < float((found * truth).sum() / truth.square().sum()) < 1.1
     run = tomllib.loads((out / "config.toml").read_text())
-    assert run["options"]["scale"] == [1]
+    assert run["options"]["scale"] == "1"
     assert run["options"]["strength"] == "auto"
     assert run["run"]["strength"] > 0
     assert (
         run["run"]["images_sha256"]
         == tomllib.loads((plain / "config.toml").read_text())["run"]["images_sha256"]
     )
-    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    rows = history(out)
     columns = (out / "fsc.csv").read_text().splitlines()[0].split(",")
     assert {"confirmed", "direct", "unmasked"} <= set(columns)
-    assert {row["half"] for row in history if "half" in row} == {1, 2}
-    assert any("score" in row for row in history)
+    assert {row["half"] for row in rows if "half" in row} == {1, 2}
+    assert any("score" in row for row in rows)
     page = (out / "report.html").read_text("utf-8")
     assert "Both half maps obey the same prior" in page
     assert "violation of the constraints" in page
 
 
-def test_a_stopped_run_goes_on_without_reading_images_again(
-    vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vitreous.jobs.reconstruct import model_based
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Rows without the time they took."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
-    command = ("reconstruct", few, *TV, "--allow-outside-root", "-o")
+
+@pytest.mark.parametrize("method", ["tv", "wavelet"])
+def test_a_stopped_run_goes_on_without_reading_images_again(
+    vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from vitreous.jobs.reconstruct import run
+
+    command = ("reconstruct", few, *TV, "--method", method, "--allow-outside-root", "-o")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vitreous(*command, whole)[0] == 0
-    for name in ("find_strength", "final_maps"):
+    for more, steps in (((), 2), (("--continue",), 20)):  # amid the search, and amid a map
         with monkeypatch.context() as patch:
-            patch.setattr(model_based, name, lambda *_, **__: signalled())
-            more = ("--continue",) if name == "final_maps" else ()
-            assert vitreous(*command, cut, *more)[0] == 143
-    monkeypatch.setattr(model_based, "pass_over_images", None)
-    monkeypatch.setattr(model_based, "find_strength", None)
+            patch.setattr(run.ModelBased, "step", stopping(run.ModelBased.step, steps))
+            code, _, error = vitreous(*command, cut, *more)
+            assert code == 143
+            assert "with --continue to continue" in error
+        monkeypatch.setattr(run, "pass_over_images", None)
     code, _, error = vitreous(*command, cut, "--continue")
     assert code == 0, error
-    assert "goes on after the strength of scale 2" in error
     for name in ("half1.mrc", "half2.mrc", "map.mrc"):
         assert torch.equal(volume(cut / name), volume(whole / name))
-    assert (cut / "history.jsonl").read_text() == (whole / "history.jsonl").read_text()
+    assert history(cut) == history(whole)
     assert vitreous(*command, cut, "--continue", "--strength", 3)[0] == 3
 
 
-def signalled() -> None:
-    raise SystemExit(143)
+def stopping(step: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
+    """The step of a solver that a signal stops after so many."""
+    done = []
+
+    def stopped(solver: Any) -> Any:
+        done.append(solver)
+        if len(done) == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return step(solver)
+
+    return stopped
+
+
+def test_a_stopped_pass_begins_anew(
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitreous.data.working_images import SignedImages
+
+    command = ("reconstruct", simulated / "truth.star", "-q", "-o")
+    assert vitreous(*command, tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SignedImages, "read", with_signal(SignedImages.read))
+        code, _, error = vitreous(*command, tmp_path / "cut")
+    assert code == 143
+    assert "begin anew" in error
+    assert not (tmp_path / "cut" / "map.mrc").exists()
+    code, _, error = vitreous(*command, tmp_path / "cut", "--continue")
+    assert code == 0, error
+    for name in ("half1.mrc", "half2.mrc", "map.mrc"):
+        assert torch.equal(volume(tmp_path / "cut" / name), volume(tmp_path / "whole" / name))
+
+
+def with_signal(read: Callable[..., Any]) -> Callable[..., Any]:
+    def signalled(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return read(*arguments)
+
+    return signalled
+
+
+def test_from_python(few: Path, tmp_path: Path) -> None:
+    from vitreous.jobs.reconstruct.options import ReconstructOptions
+    from vitreous.jobs.reconstruct.run import reconstruct
+
+    options = ReconstructOptions(
+        particles=few,
+        output=tmp_path / "map",
+        method="l2",
+        scale="2",
+        iterations=5,
+        quiet=True,
+        allow_outside_root=True,
+    )
+    result = reconstruct(options)
+    assert (result.solved, result.folder) == (True, tmp_path / "map")
+    assert 10 < result.resolution_0143_angstrom < 40
+    assert result.strength is not None
+    assert result.strength > 0
+    assert volume(result.folder / "map.mrc").shape == (24, 24, 24)
+    with pytest.raises(UsageError, match="`wiener` has no meaning for `method` tv"):
+        ReconstructOptions(particles=few, output=tmp_path, method="tv", wiener=1)
 
 
 def test_images_that_change_between_passes_are_noticed(
@@ -298,10 +366,9 @@ def test_images_that_change_between_passes_are_noticed(
         (("--scale", "1..2"), "--scale 1..2: give 1 to 4"),
         (("--scale", "x"), "--scale x"),
         (("--scale", "5"), "--scale 5"),
-        (("--strength", "-1"), "--strength -1: give auto or a number"),
+        (("--strength", "-1"), "--strength '-1': must be greater than or equal to 0"),
         (("--wiener", "none"), "--wiener has no meaning for --method tv"),
         (("--method", "direct", "--scale", "2"), "--scale has no meaning for --method direct"),
-        (("--method", "direct", "--continue"), "--continue has no meaning"),
     ],
 )
 def test_options_without_meaning_are_refused(

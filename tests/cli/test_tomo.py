@@ -14,7 +14,7 @@ import torch
 
 from vitreous.data.tilts import read_angles
 from vitreous.io.mrc import read_header, read_mrc, write_mrc
-from vitreous.jobs.tomography import run as tomo_run
+from vitreous.methods.tomography import tomogram
 
 SIZE = ("--shape", "24x20x12", "--increment", "10", "--threads", "1", "-q")
 
@@ -78,7 +78,7 @@ def test_every_method_writes_the_folder(
     code, text, error = vitreous(*command, "--iterations", 15, "--threads", 1, "-o", out)
     assert code == 0, error
     names = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "history.jsonl", "report.html"}
-    assert {path.name for path in out.iterdir()} == names | {"config.toml"}
+    assert {path.name for path in out.iterdir()} == names | {"config.toml", "checkpoints"}
     assert read_header(out / "map.mrc").shape == (12, 20, 24)
     assert correlation(out / "map.mrc", series / "truth.mrc") > 0.55
     assert correlation(out / "half1.mrc", out / "map.mrc") < 0.999
@@ -123,7 +123,7 @@ def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
     code, _, error = vitreous("tomo", "reconstruct", series / "tilts.mrc", *few, *out)
     assert (code, "2 angles" in error) == (3, True)
     code, _, error = vitreous("tomo", "reconstruct", *inputs(series), "--strength", "x", *out)
-    assert (code, "--strength x" in error) == (2, True)
+    assert (code, "--strength 'x'" in error) == (2, True)
     code, _, error = vitreous("tomo", "simulate", "phantom:1", "--shape", "9x9", *out)
     assert (code, "--shape 9x9" in error) == (2, True)
     code, _, error = vitreous("tomo", "simulate", "phantom:x", *out)
@@ -133,21 +133,71 @@ def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_signal_stops_the_run(
-    vitreous: Any, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("method", "stops"), [("tv", (2, 12)), ("sirt", (3,)), ("two-step", (2, 12)), ("wbp", (1, 1))]
+)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    vitreous: Any,
+    series: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    stops: tuple[int, ...],
 ) -> None:
-    solve = tomo_run.total_variation
+    """Stopped amid the search for the strength and amid a map, or between maps."""
+    fixed = ("--method", method, "--iterations", 6, "--threads", 1, "-q", "-o")
+    command = ("tomo", "reconstruct", *inputs(series), *fixed)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert vitreous(*command, whole)[0] == 0
+    step = tomogram.Tomogram.step
+    for k, steps in enumerate(stops):
+        done: list[int] = []
 
-    def stopped(*arguments: Any, **options: Any) -> Any:
-        signal.raise_signal(signal.SIGTERM)
-        return solve(*arguments, **options)
+        def stopped(solver: tomogram.Tomogram, done: list[int] = done, steps: int = steps) -> Any:
+            done.append(1)
+            if len(done) == steps:
+                signal.raise_signal(signal.SIGTERM)
+            return step(solver)
 
-    monkeypatch.setattr(tomo_run, "total_variation", stopped)
-    fixed = ("--strength", 1, "--threads", 1, "-o", tmp_path / "out")
-    assert vitreous("tomo", "reconstruct", *inputs(series), *fixed)[0] == 143
-    assert not (tmp_path / "out" / "half1.mrc").exists()
-    config = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
-    assert config["run"]["status"] == "running"
+        with monkeypatch.context() as patch:
+            patch.setattr(tomogram.Tomogram, "step", stopped)
+            assert vitreous(*command, cut, *(("--continue",) if k else ()))[0] == 143
+        assert not (cut / "half1.mrc").exists()
+        config = tomllib.loads((cut / "config.toml").read_text())
+        assert config["run"]["status"] == "running"
+    code, _, error = vitreous(*command, cut, "--continue")
+    assert code == 0, error
+    for name in ("half1.mrc", "half2.mrc", "map.mrc"):
+        assert np.array_equal(read_mrc(cut / name)[0], read_mrc(whole / name)[0])
+    assert history(cut) == history(whole)
+    assert vitreous(*command, cut, "--continue", "--thickness", 8)[0] == 3
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Rows without the time they took."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_from_python(tmp_path: Path) -> None:
+    from vitreous.jobs.tomography.options import TomoReconstructOptions, TomoSimulateOptions
+    from vitreous.jobs.tomography.run import reconstruct_tilts
+    from vitreous.jobs.tomography.simulate import simulate_tilts
+
+    size = {"shape": "16x12x8", "increment_degrees": 10, "quiet": True}
+    tilts = simulate_tilts(
+        TomoSimulateOptions(source="phantom:3", output=tmp_path / "tilts", **size)
+    ).folder
+    options = TomoReconstructOptions(
+        tilts=tilts / "tilts.mrc",
+        angles=tilts / "tilts.tlt",
+        output=tmp_path / "map",
+        method="sirt",
+        quiet=True,
+    )
+    result = reconstruct_tilts(options)
+    assert (result.solved, result.strengths) == (True, {})
+    assert correlation(result.folder / "map.mrc", tilts / "truth.mrc") > 0.5
 
 
 @pytest.mark.parametrize("command", ["simulate", "reconstruct"])

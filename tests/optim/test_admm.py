@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -16,11 +17,18 @@ from vitreous.core.rotation import random_rotations
 from vitreous.linop.gradient import Gradient
 from vitreous.linop.operator import Identity, LinearOperator
 from vitreous.linop.wavelet import Wavelet
-from vitreous.optim.admm import admm
+from vitreous.optim.admm import Admm, admm
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.admm_linear_step import MajorisedStep, _filtered
-from vitreous.optim.choose_strength import strongest
+from vitreous.optim.admm_linear_step import MajorisedStep, filter_volume
 from vitreous.optim.least_squares import Convolution, LeastSquares, optimal_circulant
+from vitreous.optim.priors import (
+    WEIGHTED,
+    FeasibleSet,
+    Prior,
+    SquaredNorm,
+    TotalVariation,
+    WaveletSparsity,
+)
 from vitreous.physics.ctf import CTF
 from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator
 from vitreous.physics.kaiser_bessel.projector import WindowProjector
@@ -77,8 +85,8 @@ def test_l2_against_a_dense_solve(shape: tuple[int, ...], linear_step: str) -> N
     problem = toy(shape=shape)
     matrix = dense(problem.equations.operator) + 0.7 * torch.eye(problem.truth.numel())
     wanted = torch.linalg.solve(matrix, problem.equations.right_hand_side.flatten()).reshape(shape)
-    config = AdmmConfig("l2", 0.7, nonnegative=False, linear_step=linear_step, **FINE)
-    result = admm(problem.equations, config)
+    config = AdmmConfig(nonnegative=False, linear_step=linear_step, **FINE)
+    result = admm(problem.equations, SquaredNorm(0.7), config)
     assert result.converged
     assert torch.allclose(result.volume, wanted, atol=1e-6)
 
@@ -94,10 +102,9 @@ def test_tv_against_a_primal_dual_method(
     reference = primal_dual(
         problem, 0.1, boundary, lambda v: v.clamp_min(0) * mask if constrained else v
     )
-    config = AdmmConfig(
-        "tv", 0.1, nonnegative=constrained, linear_step=linear_step, boundary=boundary, **FINE
-    )
-    result = admm(problem.equations, config, mask=mask if constrained else None)
+    prior = TotalVariation(0.1, boundary)
+    config = AdmmConfig(nonnegative=constrained, linear_step=linear_step, **FINE)
+    result = admm(problem.equations, prior, config, mask=mask if constrained else None)
     tv = Gradient(SHAPE, boundary)(reference).norm(dim=0).sum()
     objective = problem.equations.misfit(reference) + 0.1 * float(tv)
     assert torch.allclose(result.volume, reference, atol=1e-5)
@@ -115,18 +122,18 @@ def test_wavelets_against_proximal_gradients(linear_step: str) -> None:
         slope = (matrix @ wavelet.adjoint(w).flatten()).reshape(shape) - b
         w = w - step * wavelet(slope)
         w = w - w.clamp(-threshold, threshold)
-    config = AdmmConfig("wavelet", 0.6, nonnegative=False, wavelet="haar", wavelet_levels=1, **FINE)
-    result = admm(problem.equations, replace(config, linear_step=linear_step))
+    config = AdmmConfig(nonnegative=False, linear_step=linear_step, **FINE)
+    result = admm(problem.equations, WaveletSparsity(0.6, "haar", 1), config)
     assert torch.allclose(result.volume, wavelet.adjoint(w), atol=1e-6)
 
 
-@pytest.mark.parametrize("regulariser", ["tv", "wavelet", "l2", "none"])
-def test_every_linear_step_finds_the_same_volume(regulariser: str) -> None:
+@pytest.mark.parametrize("prior", [*(kind(0.3) for kind in WEIGHTED.values()), None])
+def test_every_linear_step_finds_the_same_volume(prior: Prior | None) -> None:
     """Conditioned as projections are, with padded wavelets and odd axes."""
     shape = (5, 6, 7)
     problem = observe(imaging_blur(shape), blocks(shape), 0.3)
-    config = AdmmConfig(regulariser, 0.3, iterations=1000, tolerance=1e-6)
-    results = [admm(problem.equations, replace(config, linear_step=step)) for step in STEPS]
+    config = AdmmConfig(iterations=1000, tolerance=1e-6)
+    results = [admm(problem.equations, prior, replace(config, linear_step=step)) for step in STEPS]
     for result in results[1:]:
         difference = (result.volume - results[0].volume).norm() / results[0].volume.norm()
         assert difference < 5e-3
@@ -140,8 +147,8 @@ def test_denoising_a_step(boundary: str, edges: int) -> None:
     """The two levels of a step of lengths m and n move by lambda / m and lambda / n an edge."""
     step = torch.tensor([0.0] * 4 + [3.0] * 8, dtype=torch.float64).reshape(1, 1, 12)
     equations = LeastSquares(Identity((1, 1, 12)), step, float(step.square().sum()))
-    config = AdmmConfig("tv", 0.8, linear_step="cg", boundary=boundary, **FINE)
-    volume = admm(equations, config).volume.flatten()
+    config = AdmmConfig(linear_step="cg", **FINE)
+    volume = admm(equations, TotalVariation(0.8, boundary), config).volume.flatten()
     assert torch.allclose(volume[:4], torch.tensor(0.8 * edges / 4).double(), atol=1e-7)
     assert torch.allclose(volume[4:], torch.tensor(3 - 0.8 * edges / 8).double(), atol=1e-7)
 
@@ -153,35 +160,29 @@ def test_a_strong_regulariser_leaves_the_best_constant(boundary: str, linear_ste
     """Where the gradient vanishes altogether rho must not run away."""
     shape = (9, 10, 12)
     problem = observe(imaging_blur(shape), blocks(shape), 0.5)
-    config = AdmmConfig(
-        "tv",
-        nonnegative=False,
-        linear_step=linear_step,
-        boundary=boundary,
-        iterations=500,
-        tolerance=1e-6,
-    )
-    strength = 2 * strongest(problem.equations, config)
+    config = AdmmConfig(nonnegative=False, linear_step=linear_step, iterations=500, tolerance=1e-6)
+    prior = TotalVariation(0.0, boundary)
+    prior = replace(prior, strength=2 * prior.strongest(problem.equations))
     ones = torch.ones_like(problem.truth)
     level = (
         problem.equations.right_hand_side.sum() / (ones * problem.equations.operator(ones)).sum()
     )
-    result = admm(problem.equations, replace(config, strength=strength))
+    result = admm(problem.equations, prior, config)
     assert result.converged
     assert torch.allclose(result.volume, level * ones, atol=1e-4)
-    weaker = admm(problem.equations, replace(config, strength=strength / 20))
+    weaker = admm(problem.equations, replace(prior, strength=prior.strength / 20), config)
     assert weaker.volume.std() > 1e-3
 
 
 @pytest.mark.parametrize("linear_step", STEPS)
 def test_constraints_hold_after_a_few_iterations(linear_step: str) -> None:
     problem, mask = toy(2.0), mask_of(SHAPE)
-    config = AdmmConfig("tv", 0.1, linear_step=linear_step, iterations=3)
-    volume = admm(problem.equations, config, mask=mask).volume
+    config, prior = AdmmConfig(linear_step=linear_step, iterations=3), TotalVariation(0.1)
+    volume = admm(problem.equations, prior, config, mask=mask).volume
     assert volume.min() == 0
     assert volume[~mask].abs().max() == 0
     assert volume.max() > 0.5
-    free = admm(problem.equations, replace(config, nonnegative=False), mask=mask).volume
+    free = admm(problem.equations, prior, replace(config, nonnegative=False), mask=mask).volume
     assert free.min() < 0
     assert free[~mask].abs().max() == 0
 
@@ -190,8 +191,8 @@ def test_constraints_hold_after_a_few_iterations(linear_step: str) -> None:
 def test_the_objective_falls_after_the_first_iterations(linear_step: str) -> None:
     shape = (9, 10, 12)
     problem = observe(imaging_blur(shape), blocks(shape), 0.3)
-    config = AdmmConfig("tv", 0.5, nonnegative=False, linear_step=linear_step, iterations=150)
-    history = admm(problem.equations, config).history
+    config = AdmmConfig(nonnegative=False, linear_step=linear_step, iterations=150)
+    history = admm(problem.equations, TotalVariation(0.5), config).history
     objective = torch.tensor([stats["objective"] for stats in history], dtype=torch.float64)
     assert (objective[21:] - objective[20:-1]).max() < 1e-4 * objective[-1]
     assert objective[20] > objective[-1]
@@ -200,23 +201,23 @@ def test_the_objective_falls_after_the_first_iterations(linear_step: str) -> Non
 
 
 def test_adapting_rho_makes_up_for_a_bad_one() -> None:
-    problem = toy()
-    config = AdmmConfig("tv", 0.1, rho=1e-3, iterations=300, tolerance=1e-5)
-    assert admm(problem.equations, config).converged
-    assert not admm(problem.equations, replace(config, adapt_rho=False)).converged
-    good = admm(problem.equations, replace(config, rho=3.0, adapt_rho=False))
+    problem, prior = toy(), TotalVariation(0.1)
+    config = AdmmConfig(rho=1e-3, iterations=300, tolerance=1e-5)
+    assert admm(problem.equations, prior, config).converged
+    assert not admm(problem.equations, prior, replace(config, adapt_rho=False)).converged
+    good = admm(problem.equations, prior, replace(config, rho=3.0, adapt_rho=False))
     assert good.converged
     assert good.state.rho[0] == 3.0
 
 
 @pytest.mark.parametrize("linear_step", STEPS)
 def test_warm_starts(linear_step: str) -> None:
-    problem = toy()
-    config = AdmmConfig("tv", 0.1, linear_step=linear_step, iterations=500, tolerance=1e-6)
-    first = admm(problem.equations, config)
-    again = admm(problem.equations, config, start=first.state)
-    nearby = admm(problem.equations, replace(config, strength=0.11), start=first.state)
-    from_volume = admm(problem.equations, config, start=first.volume)
+    problem, prior = toy(), TotalVariation(0.1)
+    config = AdmmConfig(linear_step=linear_step, iterations=500, tolerance=1e-6)
+    first = admm(problem.equations, prior, config)
+    again = admm(problem.equations, prior, config, start=first.state)
+    nearby = admm(problem.equations, TotalVariation(0.11), config, start=first.state)
+    from_volume = admm(problem.equations, prior, config, start=first.volume)
     assert first.converged
     assert len(again.history) <= 3
     assert len(nearby.history) < len(first.history)
@@ -231,10 +232,10 @@ def test_single_precision_agrees() -> None:
         problem.equations.sum_of_squares,
     )
     for linear_step in STEPS:
-        config = AdmmConfig("tv", 0.1, linear_step=linear_step, tolerance=1e-5, iterations=500)
-        volume = admm(equations, config).volume
+        config = AdmmConfig(linear_step=linear_step, tolerance=1e-5, iterations=500)
+        volume = admm(equations, TotalVariation(0.1), config).volume
         assert volume.dtype == torch.float32
-        wanted = admm(problem.equations, config).volume
+        wanted = admm(problem.equations, TotalVariation(0.1), config).volume
         assert torch.allclose(volume.double(), wanted, atol=2e-3)
 
 
@@ -249,9 +250,10 @@ def test_a_slightly_indefinite_kernel_is_solved_as_it_is() -> None:
     equations = LeastSquares(
         indefinite, problem.equations.right_hand_side, problem.equations.sum_of_squares
     )
-    config = AdmmConfig("tv", 0.1, nonnegative=False, rho=0.02, **FINE)
+    config = AdmmConfig(nonnegative=False, rho=0.02, **FINE)
     volumes = [
-        admm(equations, replace(config, linear_step=step)).volume for step in ("cg", "padded")
+        admm(equations, TotalVariation(0.1), replace(config, linear_step=step)).volume
+        for step in ("cg", "padded")
     ]
     assert torch.allclose(volumes[0], volumes[1], atol=1e-5)
 
@@ -279,24 +281,24 @@ def test_the_nearest_circulant_matrix(shape: tuple[int, ...]) -> None:
     assert torch.allclose(spectrum, wanted.reshape(shape)[..., : shape[2] // 2 + 1], atol=1e-10)
 
 
-def test_callbacks_are_told_and_stop() -> None:
-    problem, told = toy(), []
+def test_callbacks_are_called_and_stop() -> None:
+    problem, calls = toy(), []
 
     def stop(step: int, stats: dict[str, float]) -> bool:
-        told.append((step, stats["objective"]))
+        calls.append((step, stats["objective"]))
         return step == 4
 
-    result = admm(problem.equations, AdmmConfig("tv", 0.1), callbacks=[stop])
-    assert [step for step, _ in told] == [0, 1, 2, 3, 4]
-    assert [stats["objective"] for stats in result.history] == [value for _, value in told]
+    result = admm(problem.equations, TotalVariation(0.1), callbacks=[stop])
+    assert [step for step, _ in calls] == [0, 1, 2, 3, 4]
+    assert [stats["objective"] for stats in result.history] == [value for _, value in calls]
     assert not result.converged
 
 
 def test_auto_takes_the_convolution_where_there_is_one() -> None:
     problem = toy()
-    config = AdmmConfig("tv", 0.1, iterations=5)
-    assert admm(problem.equations, config).state.rho[2] is not None
-    assert admm(problem.equations, replace(config, boundary="neumann")).state.rho[2] is None
+    config, neumann = AdmmConfig(iterations=5), TotalVariation(0.1, "neumann")
+    assert admm(problem.equations, TotalVariation(0.1), config).state.rho[2] is not None
+    assert admm(problem.equations, neumann, config).state.rho[2] is None
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -305,13 +307,17 @@ def test_wrong_arguments_are_named() -> None:
         LeastSquares(problem.equations.operator, problem.truth[..., 1:], 1.0)
     plain = LeastSquares(Identity(SHAPE), problem.truth, 1.0)
     with pytest.raises(ValueError, match="needs H\\^T H as a convolution, got Identity"):
-        admm(plain, AdmmConfig("tv", 1.0, linear_step="padded"))
-    with pytest.raises(ValueError, match="needs periodic boundaries, got 'neumann'"):
-        admm(plain, AdmmConfig("tv", 1.0, linear_step="majorised", boundary="neumann"))
+        admm(plain, TotalVariation(1.0), AdmmConfig(linear_step="padded"))
+    with pytest.raises(ValueError, match="diagonal in Fourier space, got TotalVariation"):
+        admm(plain, TotalVariation(1.0, "neumann"), AdmmConfig(linear_step="majorised"))
     with pytest.raises(ValueError, match="greater than or equal to 0"):
-        AdmmConfig("tv", -1.0)
+        TotalVariation(-1.0)
     with pytest.raises(DivergedError, match="not finite"):
-        admm(LeastSquares(Identity(SHAPE), problem.truth * torch.nan, 1.0), AdmmConfig("tv", 1.0))
+        admm(LeastSquares(Identity(SHAPE), problem.truth * torch.nan, 1.0), TotalVariation(1.0))
+    with pytest.raises(ValueError, match="got none for Identity; give"):
+        admm(Identity(SHAPE), TotalVariation(1.0))
+    with pytest.raises(ValueError, match="got some for LeastSquares; give"):
+        admm(plain, TotalVariation(1.0), data=problem.truth)
 
 
 def test_any_normal_operator_will_do() -> None:
@@ -331,9 +337,9 @@ def test_any_normal_operator_will_do() -> None:
             return self.forward(y)
 
     equations = LeastSquares(Matrix(), (h.mT @ b).reshape(SHAPE), float(b.square().sum()))
-    config = AdmmConfig("tv", 1e-4, iterations=1000, tolerance=1e-5)
+    config = AdmmConfig(iterations=1000, tolerance=1e-5)
     for linear_step in ("auto", "majorised"):
-        result = admm(equations, replace(config, linear_step=linear_step))
+        result = admm(equations, TotalVariation(1e-4), replace(config, linear_step=linear_step))
         assert torch.allclose(result.volume, blocks(SHAPE), atol=2e-3)
         assert result.converged
 
@@ -355,7 +361,7 @@ def test_the_majorant_lies_above_and_close(equations: LeastSquares) -> None:
     for circulant in (True, False):
         step = MajorisedStep(equations, x, circulant=circulant)
         basis = torch.eye(x.numel()).double().reshape(-1, *x.shape)
-        a = torch.stack([_filtered(step._bound, e).flatten() for e in basis], 1)
+        a = torch.stack([filter_volume(step._bound, e).flatten() for e in basis], 1)
         gap = torch.linalg.eigvalsh(a - matrix)
         assert gap.min() >= -1e-3 * gap.max()
         traces.append(float(a.trace()))
@@ -377,9 +383,101 @@ def test_images_with_known_poses() -> None:
     assert isinstance(equations.operator, Convolution)
     x = torch.randn(n, n, n, generator=generator)
     assert torch.equal(equations.operator.crop(equations.operator.pad(x)), x)
-    config = AdmmConfig("tv", 30.0, iterations=300, tolerance=1e-5)
-    results = [admm(equations, replace(config, linear_step=step)) for step in (*STEPS, "auto")]
+    config, prior = AdmmConfig(iterations=300, tolerance=1e-5), TotalVariation(30.0)
+    steps = (*STEPS, "auto")
+    results = [admm(equations, prior, replace(config, linear_step=step)) for step in steps]
     for result in results:
         assert (result.volume - results[0].volume).norm() < 0.03 * results[0].volume.norm()
         assert (result.volume - truth).norm() < 0.5 * truth.norm()
         assert equations.misfit(result.volume) < equations.misfit(0 * truth)
+
+
+class Sparsity:
+    """A user's prior: the summed magnitude of voxels beyond a width."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def __call__(self, z: Tensor) -> float:
+        return self.strength * float(z.abs().sum())
+
+    def prox(self, z: Tensor, step: float) -> Tensor:
+        return z.sign() * (z.abs() - self.strength * step).clamp_min(0)
+
+
+@pytest.mark.parametrize("linear_step", STEPS)
+def test_a_prior_of_the_user_s_own_against_brute_force(linear_step: str) -> None:
+    """Soft thresholds on 8^3 against proximal gradients with the dense matrix."""
+    shape = (8, 8, 8)
+    problem, prior = toy(shape=shape), Sparsity(0.4)
+    matrix, b = dense(problem.equations.operator), problem.equations.right_hand_side.flatten()
+    step = 1 / float(torch.linalg.matrix_norm(matrix, 2))
+    x = 0 * b
+    for _ in range(4000):
+        x = prior.prox(x - step * (matrix @ x - b), step)
+    assert isinstance(prior, Prior)
+    config = AdmmConfig(nonnegative=False, linear_step=linear_step, **FINE)
+    result = admm(problem.equations, prior, config)
+    assert torch.allclose(result.volume.flatten(), x, atol=1e-6)
+    assert 0.1 < float((x == 0).double().mean()) < 0.9
+    objective = problem.equations.misfit(x.reshape(shape)) + prior(x)
+    assert result.history[-1]["objective"] == pytest.approx(objective, rel=1e-7)
+
+
+class Roughness(Sparsity):
+    """A user's prior on differences along x, by an operator that knows no spectrum."""
+
+    def operator(self, shape: tuple[int, ...]) -> LinearOperator:
+        class Differences(LinearOperator):
+            domain_shape = range_shape = shape
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.roll(x, -1, -1) - x
+
+            def adjoint(self, y: Tensor) -> Tensor:
+                return torch.roll(y, 1, -1) - y
+
+        return Differences()
+
+
+def test_a_prior_with_an_operator_of_the_user_s_own() -> None:
+    """A step of lengths 4 and 8: its levels move by 2 lambda over their lengths."""
+    step = torch.tensor([0.0] * 4 + [3.0] * 8, dtype=torch.float64).reshape(1, 1, 12)
+    config = AdmmConfig(**FINE)
+    volume = admm(Identity((1, 1, 12)), Roughness(0.8), config, data=step).volume.flatten()
+    assert torch.allclose(volume[:4], torch.tensor(0.8 * 2 / 4).double(), atol=1e-7)
+    assert torch.allclose(volume[4:], torch.tensor(3 - 0.8 * 2 / 8).double(), atol=1e-7)
+    with pytest.raises(ValueError, match="diagonal in Fourier space"):
+        admm(Identity((1, 1, 12)), Roughness(0.8), AdmmConfig(linear_step="majorised"), data=step)
+
+
+def test_feasible_sets_are_priors() -> None:
+    problem, mask = toy(2.0), mask_of(SHAPE)
+    free = AdmmConfig(nonnegative=False, **FINE)
+    by_prior = admm(problem.equations, FeasibleSet(True, mask), free).volume
+    by_config = admm(problem.equations, None, AdmmConfig(**FINE), mask=mask).volume
+    assert torch.allclose(by_prior, by_config, atol=1e-6)
+
+
+@pytest.mark.parametrize("linear_step", STEPS)
+@pytest.mark.parametrize("steps", [1, 25])
+def test_a_solver_goes_on_bit_for_bit(linear_step: str, steps: int) -> None:
+    """Beyond 20 iterations conjugate gradients compute H^T H x afresh, and rho is adapted."""
+    problem = toy()
+    config = AdmmConfig(linear_step=linear_step, iterations=60, tolerance=0.0, rho=0.1)
+
+    def solver() -> Admm:
+        return Admm(problem.equations, TotalVariation(0.1), config, mask=mask_of(SHAPE))
+
+    whole, first, second = solver(), solver(), solver()
+    for _ in range(steps):
+        first.step()
+    second.load_state_dict(deepcopy(first.state_dict()))
+    while not whole.done:
+        whole.step()
+    while not second.done:
+        second.step()
+    assert second.progress == whole.progress == 1.0
+    assert second.result().history == whole.result().history
+    assert torch.equal(second.result().volume, whole.result().volume)
+    assert second.result().state.rho == whole.result().state.rho

@@ -13,37 +13,44 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError
+from vitreous.linop.operator import LinearOperator
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.admm_constraints import PaddedSplit, Split, TermSplit, feasibility, regulariser
-from vitreous.optim.admm_linear_step import CgStep, LinearStep, MajorisedStep, SplitStep
+from vitreous.optim.admm_constraints import (
+    Constraint,
+    PaddedConstraint,
+    PriorConstraint,
+    is_diagonal_in_fourier,
+)
+from vitreous.optim.admm_linear_step import CgStep, LinearStep, MajorisedStep, PaddedStep
 from vitreous.optim.least_squares import Convolution, LeastSquares
-from vitreous.optim.loop import Callback, Stats, repeat
-from vitreous.optim.prox import project
+from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.priors import FeasibleSet, Prior, operator_of
 
 
 @dataclass(frozen=True)
 class AdmmState:
-    """What another run can go on from.
+    """A warm start: the variables of a run with which another run may begin.
 
     Args:
         x: volume, not yet projected.
-        multipliers: of the regulariser and of nonnegativity and mask; None for absent ones.
-        rho: penalty parameters, one for each split, that of the data last.
+        multipliers: of the prior and of nonnegativity and mask; None for absent ones.
+        rho: penalty parameters, one for each constraint, that of the data last.
     """
 
     x: Tensor
-    multipliers: tuple[Tensor | None, Tensor | None]
-    rho: tuple[float | None, float | None, float | None]
+    multipliers: tuple[Tensor | None, Tensor | None] = (None, None)
+    rho: tuple[float | None, float | None, float | None] = (None, None, None)
 
 
 @dataclass(frozen=True)
 class AdmmResult:
-    """Where ADMM ended.
+    """Solution of ADMM.
 
     Args:
         volume: ``(z, y, x)``, nonnegative and within the mask where that was asked.
@@ -60,140 +67,209 @@ class AdmmResult:
     state: AdmmState
 
 
-class _Admm:
-    """Iterates of one problem."""
+class Admm:
+    """Solver of one problem; one step is one iteration of algorithms 1 and 6.
 
+    Args:
+        equations: H^T H, H^T b and |b|^2; the data themselves are not needed.
+        prior: any object with a value and ``prox``, see :class:`~vitreous.optim.priors.Prior`;
+            None for none.
+        config: how to solve.
+        start: volume ``(z, y, x)``, or the state of an earlier run, of whatever strength; zeros by
+            default.
+        mask: bool ``(z, y, x)``; the volume vanishes where it is false. None: no mask.
+
+    Attributes:
+        x: the volume, not yet projected.
+
+    Raises:
+        ValueError: "padded" steps without a convolution, or a prior that needs "cg".
+
+    >>> from vitreous.linop.operator import Identity
+    >>> from vitreous.optim.priors import SquaredNorm
+    >>> solver = Admm(LeastSquares.of_data(Identity((1, 1, 2)), torch.ones(1, 1, 2)), None)
+    >>> sorted(solver.step())
+    ['change', 'dual', 'misfit', 'objective', 'penalty', 'primal']
+    """
+
+    @torch.no_grad()
     def __init__(
         self,
         equations: LeastSquares,
-        config: AdmmConfig,
-        start: AdmmState,
-        mask: Tensor | None,
+        prior: Prior | None,
+        config: AdmmConfig | None = None,
+        *,
+        start: Tensor | AdmmState | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         self.equations = equations
-        self.config = config
+        self.config = config = config or AdmmConfig()
+        if not isinstance(start, AdmmState):
+            zeros = torch.zeros_like(equations.right_hand_side)
+            start = AdmmState(zeros if start is None else start)
         self.x = start.x
-        self.iteration = 0
-        self.objective = math.inf
+        self.history: list[Stats] = []
         usual = config.rho or max(equations.mean_eigenvalue(), 1e-30)
         rho = [usual if value is None else value for value in start.rho]
-        way = _linear_step(equations, config)
+        linear_step = _linear_step(equations, prior, config)
         y_u, y_v = start.multipliers
-        self.u = regulariser(config, self.x, y_u, rho[0])
-        self.v = feasibility(config, mask, self.x, y_v, rho[1])
-        self.splits: list[Split] = [split for split in (self.u, self.v) if split is not None]
-        self.w: PaddedSplit | None = None
+        self.u = None if prior is None else PriorConstraint(prior, self.x, y_u, rho[0])
+        self._feasible = FeasibleSet(config.nonnegative, mask)
+        bounded = config.nonnegative or mask is not None
+        self.v = PriorConstraint(self._feasible, self.x, y_v, rho[1]) if bounded else None
+        self.w: PaddedConstraint | None = None
         self.linear: LinearStep
-        if way == "cg":
+        if linear_step == "cg":
             self.linear = CgStep(equations, self.x, config.cg_iterations, config.cg_tolerance)
-        elif way == "majorised":
+        elif linear_step == "majorised":
             self.linear = MajorisedStep(equations, self.x)
         else:
-            self.w = PaddedSplit(_convolution(equations), self.x, rho[2])
-            self.splits.append(self.w)
-            self.linear = SplitStep(self.x)
+            self.w = PaddedConstraint(_convolution(equations), self.x, rho[2])
+            self.linear = PaddedStep(self.x)
+        constraints: tuple[Constraint | None, ...] = (self.u, self.v, self.w)
+        self.constraints = [one for one in constraints if one is not None]
 
+    @torch.no_grad()
     def step(self) -> Stats:
-        """One iteration of algorithms 1 and 6."""
-        pull = self.equations.right_hand_side + sum(split.pull for split in self.splits)
-        self.x = self.linear.solve(self.x, pull, self.splits)
-        for split in self.splits:
-            split.update(self.x)
+        """Do one iteration, and return its row of the history.
+
+        Raises:
+            DivergedError: the objective became infinite or NaN.
+        """
+        self.iterate()
         stats = self._measure()
-        self.iteration += 1
-        if self.config.adapt_rho and 2 * self.iteration < self.config.iterations:
-            for split in self.splits:
-                split.balance(stats["dual"])
+        self.history.append(stats)
+        if self.config.adapt_rho and 2 * len(self.history) < self.config.iterations:
+            for constraint in self.constraints:
+                constraint.balance(stats["dual"])
         return stats
 
+    def iterate(self) -> None:
+        """Update x, then the variables and multipliers of all constraints."""
+        rhs = self.equations.right_hand_side + sum(one.right_hand_side for one in self.constraints)
+        self.x = self.linear.solve(self.x, rhs, self.constraints)
+        for constraint in self.constraints:
+            constraint.update(self.x)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule is met."""
+        if not self.history:
+            return False
+        last = self.history[-1]
+        return max(last["primal"], last["dual"], last["change"]) <= self.config.tolerance
+
+    @property
+    def done(self) -> bool:
+        """Whether the stopping rule is met, or the iterations are used up."""
+        return self.converged or len(self.history) >= self.config.iterations
+
+    @property
+    def progress(self) -> float:
+        """Share of the iterations that are done, 1 at the end."""
+        return 1.0 if self.done else len(self.history) / self.config.iterations
+
+    def result(self) -> AdmmResult:
+        """Return the volume, projected, with its history."""
+        rho = _rho(self.u), _rho(self.v), _rho(self.w)
+        state = AdmmState(self.x, (_y(self.u), _y(self.v)), rho)
+        volume = self._feasible.prox(self.x, 1.0)
+        return AdmmResult(volume, tuple(self.history), self.converged, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
+        constraints = [one.state_dict() for one in self.constraints]
+        own = {"x": self.x, "history": [dict(row) for row in self.history]}
+        return {**own, "linear": self.linear.state_dict(), "constraints": constraints}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the :meth:`state_dict` of a solver of the same problem."""
+        self.x = state["x"].to(self.x)
+        self.history = [dict(row) for row in state["history"]]
+        self.linear.load_state_dict(state["linear"])
+        for constraint, saved in zip(self.constraints, state["constraints"], strict=True):
+            constraint.load_state_dict(saved)
+
     def _measure(self) -> Stats:
-        """Objective and relative residuals; "dual" is the Lagrangian's gradient in x."""
-        data = self.linear.quadratic(self.x) + (self.w.cost if self.w else 0.0)
+        """Return objective and relative residuals; "dual" is the Lagrangian's gradient in x."""
+        rhs = self.equations.right_hand_side
+        data = self.linear.quadratic(self.x) + (self.w.penalty if self.w else 0.0)
         misfit = self.equations.misfit_from(self.x, 2 * data)
-        penalty = self.u.cost if self.u else 0.0
-        objective, last = misfit + penalty, self.objective
+        penalty = self.u.penalty if self.u else 0.0
+        objective = misfit + penalty
+        before = self.history[-1]["objective"] if self.history else math.inf
         if not math.isfinite(objective):
             raise DivergedError("ADMM's objective is not finite: is H^T H free of NaN?")
-        self.objective = objective
-        gradient = self.linear.applied - self.equations.right_hand_side
-        gradient = gradient + sum(split.rho * split.dual for split in self.splits)
+        gradient = self.linear.applied - rhs
+        gradient = gradient + sum(one.rho * one.adjoint_d for one in self.constraints)
         tiny = torch.finfo(torch.float64).tiny
-        scale = math.hypot(*(split.primal_scale for split in self.splits), tiny)
+        scale = math.hypot(*(one.primal_scale for one in self.constraints), tiny)
         return {
             "objective": objective,
             "misfit": misfit,
             "penalty": penalty,
-            "primal": math.hypot(*(split.primal for split in self.splits), 0.0) / scale,
-            "dual": float(gradient.norm())
-            / max(float(self.equations.right_hand_side.norm()), tiny),
-            "change": abs(objective - last) / max(abs(objective), tiny),
+            "primal": math.hypot(*(one.primal for one in self.constraints), 0.0) / scale,
+            "dual": float(gradient.norm()) / max(float(rhs.norm()), tiny),
+            "change": abs(objective - before) / max(abs(objective), tiny),
         }
 
-    def state(self) -> AdmmState:
-        """What another run can go on from."""
-        rho = (_rho(self.u), _rho(self.v), _rho(self.w))
-        return AdmmState(self.x, (_y(self.u), _y(self.v)), rho)
 
-
-@torch.no_grad()
 def admm(
-    equations: LeastSquares,
-    config: AdmmConfig,
+    problem: LeastSquares | LinearOperator,
+    prior: Prior | None,
+    config: AdmmConfig | None = None,
     *,
+    data: Tensor | None = None,
     start: Tensor | AdmmState | None = None,
     mask: Tensor | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> AdmmResult:
-    """Minimise the regularised misfit.
+    """Minimise the misfit plus a prior.
 
     Args:
-        equations: H^T H, H^T b and |b|^2; the data themselves are not needed.
-        config: the prior and how to solve.
-        start: volume ``(z, y, x)``, or the state that an earlier run ended in, of whatever
-            strength; zeros by default.
-        mask: bool ``(z, y, x)``; the volume vanishes where it is false. None: no mask.
-        callbacks: told the numbers of each iteration; a true answer stops.
+        problem: normal equations, or the operator H of ``data``.
+        prior: any object with a value and ``prox``, see :class:`~vitreous.optim.priors.Prior`;
+            None for none.
+        config: how to solve.
+        data: b, where ``problem`` is H.
+        start, mask: see :class:`Admm`.
+        callbacks: called with each iteration and its row of the history; a true answer stops.
 
     Raises:
-        ValueError: "padded" steps without a convolution, or Neumann boundaries without "cg".
+        ValueError: an operator without data or equations with; see also :class:`Admm`.
         DivergedError: the objective became infinite or NaN.
 
     >>> from vitreous.linop.operator import Identity
+    >>> from vitreous.optim.priors import SquaredNorm
     >>> b = torch.tensor([[[3.0, -1.0]]])
-    >>> equations = LeastSquares(Identity((1, 1, 2)), b, 10.0)
-    >>> result = admm(equations, AdmmConfig("l2", strength=2.0, tolerance=1e-6))
+    >>> result = admm(Identity((1, 1, 2)), SquaredNorm(2.0), AdmmConfig(tolerance=1e-6), data=b)
     >>> [round(value, 3) for value in result.volume.flatten().tolist()], result.converged
     ([1.0, 0.0], True)
     """
-    if not isinstance(start, AdmmState):
-        x = torch.zeros_like(equations.right_hand_side) if start is None else start
-        start = AdmmState(x, (None, None), (None, None, None))
-    problem = _Admm(equations, config, start, mask)
-    history: list[Stats] = []
-
-    def watch(step: int, stats: Stats) -> bool:
-        history.append(stats)
-        return _settled(stats, config.tolerance)
-
-    repeat(problem.step, 0, config.iterations, [watch, *callbacks])
-    volume = project(problem.x, nonnegative=config.nonnegative, mask=mask)
-    settled = _settled(history[-1], config.tolerance)
-    return AdmmResult(volume, tuple(history), settled, problem.state())
-
-
-def _settled(stats: Stats, tolerance: float) -> bool:
-    return max(stats["primal"], stats["dual"], stats["change"]) <= tolerance
-
-
-def _linear_step(equations: LeastSquares, config: AdmmConfig) -> str:
-    if config.linear_step in ("majorised", "padded") and config.boundary != "periodic":
+    if isinstance(problem, LeastSquares) != (data is None):
         raise ValueError(
-            f"linear_step={config.linear_step!r} needs periodic boundaries, got "
-            f"{config.boundary!r}; take boundary='periodic' or linear_step='cg'"
+            f"`data` belong to an operator, got {'none' if data is None else 'some'} for "
+            f"{type(problem).__name__}; give LeastSquares alone, or an operator and its data"
+        )
+    if not isinstance(problem, LeastSquares):
+        assert data is not None
+        problem = LeastSquares.of_data(problem, data)
+    return run(Admm(problem, prior, config, start=start, mask=mask), callbacks)
+
+
+def _linear_step(equations: LeastSquares, prior: Prior | None, config: AdmmConfig) -> str:
+    """Return the linear step to take, checked."""
+    shape = tuple(equations.right_hand_side.shape)
+    diagonal = prior is None or is_diagonal_in_fourier(operator_of(prior, shape))
+    if config.linear_step in ("majorised", "padded") and not diagonal:
+        raise ValueError(
+            f"linear_step={config.linear_step!r} needs a prior whose operator is diagonal in "
+            f"Fourier space, got {prior}; take periodic boundaries or linear_step='cg'"
         )
     if config.linear_step != "auto":
         return config.linear_step
-    if config.boundary != "periodic" or not isinstance(equations.operator, Convolution):
+    if not diagonal or not isinstance(equations.operator, Convolution):
         return "cg"
     spectrum = equations.operator.spectrum
     return "padded" if -2 * float(spectrum.min()) < float(spectrum.mean()) else "cg"
@@ -208,9 +284,9 @@ def _convolution(equations: LeastSquares) -> Convolution:
     return equations.operator
 
 
-def _y(split: TermSplit | None) -> Tensor | None:
-    return None if split is None else split.y
+def _y(constraint: PriorConstraint | None) -> Tensor | None:
+    return None if constraint is None else constraint.y
 
 
-def _rho(split: Split | None) -> float | None:
-    return None if split is None else split.rho
+def _rho(constraint: Constraint | None) -> float | None:
+    return None if constraint is None else constraint.rho

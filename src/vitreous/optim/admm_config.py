@@ -1,4 +1,4 @@
-"""Settings of the regularised least-squares reconstruction by ADMM."""
+"""Settings of regularised least squares by ADMM."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ STRICT = ConfigDict(extra="forbid", strict=False)
 
 @dataclass(frozen=True, config=STRICT)
 class AdmmConfig:
-    """The problem's prior and how it is solved.
+    """How a problem is solved.
 
     Args:
-        regulariser: "tv" (lengths of the gradient), "wavelet" (sum of the magnitudes of all but the
-            coarsest coefficients), "l2" (half the squared norm) or "none".
-        strength: lambda of eq. (2.10), in units of the misfit per unit of the regulariser.
         nonnegative: whether densities below 0 are forbidden.
-        linear_step: how x is found: "cg" by a few conjugate gradients (algorithms 1 and 2),
+        linear_step: how x is updated: "cg" by a few conjugate gradients (algorithms 1 and 2),
             "majorised" by one step with a circulant matrix above H^T H (algorithm 6),
             "padded" by giving the padded volume a variable of its own (needs a convolution);
             "auto" is "padded" where that is possible and its matrix nearly positive, else "cg".
-        boundary: of the gradient; "neumann" needs "cg".
-        wavelet, wavelet_levels: see :class:`~vitreous.linop.wavelet.Wavelet`.
         iterations: most iterations.
         cg_iterations, cg_tolerance: most inner steps of "cg", and the relative residual, as a share
             of that at the start, at which they end.
@@ -34,13 +29,8 @@ class AdmmConfig:
         tolerance: stop when both relative residuals and the objective's relative change are below.
     """
 
-    regulariser: Literal["tv", "wavelet", "l2", "none"] = "tv"
-    strength: NonNegativeFloat = 0.0
     nonnegative: bool = True
     linear_step: Literal["auto", "cg", "majorised", "padded"] = "auto"
-    boundary: Literal["periodic", "neumann"] = "periodic"
-    wavelet: str = "db2"
-    wavelet_levels: PositiveInt = 3
     iterations: PositiveInt = 200
     cg_iterations: PositiveInt = 2
     cg_tolerance: NonNegativeFloat = 0.1

@@ -1,53 +1,54 @@
-"""Constraints z = K x of ADMM: what each variable z costs, and its multipliers."""
+"""Constraints z = K x of ADMM: the penalty of each variable z, and its multipliers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitreous.linop.gradient import Gradient
-from vitreous.linop.operator import Identity, LinearOperator
-from vitreous.linop.wavelet import Wavelet
-from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.conjugate_gradient import dot
+from vitreous.linop.operator import LinearOperator
+from vitreous.optim.conjugate_gradient import mean_eigenvalue
 from vitreous.optim.least_squares import Convolution
-from vitreous.optim.prox import lengths, project, prox_l1, prox_l21, prox_squared_l2
+from vitreous.optim.priors import Prior, operator_of
 
 _IMBALANCE, _FACTOR = 2.0, 1.5  # rho moves by the factor where residuals are further apart
 _LEAST_SCALE = 1e-2  # of |x|, as |K x| vanishes where nothing but the prior is left
 
 
-class Split(ABC):
+class Constraint(ABC):
     r"""One constraint :math:`z = K x`, with scaled multipliers :math:`d = y / \rho`.
 
     ``update`` does :math:`z \leftarrow \mathrm{prox}(K x + d)` and
-    :math:`d \leftarrow d + K x - z`, and sets what the solver reads:
+    :math:`d \leftarrow d + K x - z`, and sets the attributes that the solver reads.
 
     Args:
-        pulled, dual: :math:`K^T z` and :math:`K^T d`.
-        cost: of z's term, at K x.
-        primal, primal_scale: :math:`\|K x - z\|`, and the larger of :math:`\|K x\|`,
-            :math:`\|z\|` and 0.01 :math:`\|x\|`.
-        drift: norm of the change of :math:`K^T z`.
+        rho: penalty parameter at the start.
+        adjoint_z, adjoint_d: :math:`K^T z` and :math:`K^T d`.
         spectrum: eigenvalues of :math:`K^T K` on the volume's half-spectrum; for conjugate
             gradients those of a circulant matrix close to it will do.
+
+    Attributes:
+        penalty: of z's term, at K x.
+        primal, primal_scale: :math:`\|K x - z\|`, and the larger of :math:`\|K x\|`,
+            :math:`\|z\|` and 0.01 :math:`\|x\|`.
+        change: norm of the last change of :math:`K^T z`.
     """
 
     lowest_rho = 0.0
-    cost = primal = primal_scale = drift = 0.0
+    penalty = primal = primal_scale = change = 0.0
 
-    def __init__(self, rho: float, pulled: Tensor, dual: Tensor, spectrum: Tensor) -> None:
+    def __init__(self, rho: float, adjoint_z: Tensor, adjoint_d: Tensor, spectrum: Tensor) -> None:
         self.rho = rho
         self.spectrum = spectrum
-        self.pulled = pulled
-        self.dual = dual
+        self.adjoint_z = adjoint_z
+        self.adjoint_d = adjoint_d
 
     @abstractmethod
     def normal(self, x: Tensor) -> Tensor:
-        """K^T K x."""
+        """Return K^T K x."""
 
     @abstractmethod
     def update(self, x: Tensor) -> None:
@@ -57,13 +58,21 @@ class Split(ABC):
     def _scale_multipliers(self, factor: float) -> None:
         """Multiply d."""
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables from which :meth:`load_state_dict` goes on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+
     @property
-    def pull(self) -> Tensor:
-        """rho K^T (z - d): this constraint's share of the right-hand side for x."""
-        return self.rho * (self.pulled - self.dual)
+    def right_hand_side(self) -> Tensor:
+        """rho K^T (z - d), this constraint's share of the right-hand side of the step for x."""
+        return self.rho * (self.adjoint_z - self.adjoint_d)
 
     def balance(self, stationarity: float) -> None:
-        """Move rho where relative primal and dual residual are out of balance; y stays.
+        """Change rho where relative primal and dual residual are out of balance; y stays.
 
         Args:
             stationarity: relative residual of the whole problem in x. Above the primal residual
@@ -71,10 +80,10 @@ class Split(ABC):
 
         Source: Wohlberg, arXiv:1704.06209, equations (26) and (27).
         """
-        pull = float(self.dual.norm())
-        if self.primal == 0 or pull == 0:  # the constraint does nothing
+        scale = float(self.adjoint_d.norm())
+        if self.primal == 0 or scale == 0:  # the constraint does nothing
             return
-        primal, dual = self.primal / self.primal_scale, self.drift / pull
+        primal, dual = self.primal / self.primal_scale, self.change / scale
         factor = 1.0
         if primal > _IMBALANCE * max(dual, stationarity):
             factor = _FACTOR
@@ -84,78 +93,72 @@ class Split(ABC):
         if factor != 1.0:
             self.rho *= factor
             self._scale_multipliers(1 / factor)
-            self.dual = self.dual / factor
+            self.adjoint_d = self.adjoint_d / factor
 
-    def _record(self, pulled: Tensor, dual: Tensor) -> None:
-        self.drift = float((pulled - self.pulled).norm())
-        self.pulled, self.dual = pulled, dual
+    def _record(self, adjoint_z: Tensor, adjoint_d: Tensor) -> None:
+        self.change = float((adjoint_z - self.adjoint_z).norm())
+        self.adjoint_z, self.adjoint_d = adjoint_z, adjoint_d
 
 
-class TermSplit(Split):
-    """A term g(z) with a proximal map.
+class PriorConstraint(Constraint):
+    """The variable z = L x of a prior.
 
     Args:
-        operator: K.
-        prox: (u, 1 / rho) to the minimiser of g(z) / rho + 1/2 |z - u|^2.
-        cost: g.
-        x: where to start.
-        y: multipliers to start from, shape of K x; zero by default.
+        prior: value and proximal map, and L where it has an ``operator``.
+        x: volume to start from.
+        y: multipliers to start from, shape of L x; zero by default.
         rho: penalty parameter at the start.
-        spectrum: eigenvalues of the circulant matrix that K^T K is, or is close to.
     """
 
-    def __init__(
-        self,
-        operator: LinearOperator,
-        prox: Callable[[Tensor, float], Tensor],
-        cost: Callable[[Tensor], float],
-        *,
-        x: Tensor,
-        y: Tensor | None,
-        rho: float,
-        spectrum: Tensor,
-    ) -> None:
-        self._operator = operator
-        self._prox = prox
-        self._cost = cost
-        self.z = operator(x)
+    def __init__(self, prior: Prior, x: Tensor, y: Tensor | None, rho: float) -> None:
+        self._prior = prior
+        self._operator = operator_of(prior, tuple(x.shape))
+        self.z = self._operator(x)
         self.d = torch.zeros_like(self.z) if y is None else y / rho
-        super().__init__(rho, operator.adjoint(self.z), operator.adjoint(self.d), spectrum)
+        adjoint = self._operator.adjoint
+        super().__init__(rho, adjoint(self.z), adjoint(self.d), _spectrum(self._operator, x))
 
     @property
     def y(self) -> Tensor:
-        """Multipliers: a subgradient of g at z."""
+        """Multipliers: a subgradient of the prior at z."""
         return self.rho * self.d
 
     def normal(self, x: Tensor) -> Tensor:
-        """K^T K x."""
+        """Return L^T L x."""
         return self._operator.normal(x)
-
-    def value(self, x: Tensor) -> float:
-        """g(K x)."""
-        return self._cost(self._operator(x))
 
     def update(self, x: Tensor) -> None:
         """Minimise over z, then climb in d."""
         kx = self._operator(x)
-        self.z = self._prox(kx + self.d, 1 / self.rho)
+        self.z = self._prior.prox(kx + self.d, 1 / self.rho)
         gap = kx - self.z
-        self.d += gap
-        self.cost = self._cost(kx)
+        self.d = self.d + gap
+        self.penalty = self._prior(kx)
         self.primal = float(gap.norm())
         scales = kx.norm(), self.z.norm(), _LEAST_SCALE * x.norm()
         self.primal_scale = max(map(float, scales))
         self._record(self._operator.adjoint(self.z), self._operator.adjoint(self.d))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables, as :class:`Constraint` has them."""
+        return {"rho": self.rho, "z": self.z, "d": self.d, "adjoint_d": self.adjoint_d}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.rho = float(state["rho"])
+        self.z, self.d = state["z"].to(self.z), state["d"].to(self.d)
+        self.adjoint_z = self._operator.adjoint(self.z)
+        self.adjoint_d = state["adjoint_d"].to(self.adjoint_d)
+
     def _scale_multipliers(self, factor: float) -> None:
         self.d = self.d * factor
 
 
-class PaddedSplit(Split):
-    r"""The data term :math:`\frac12 z^T C z` of the padded volume :math:`z = P x`.
+class PaddedConstraint(Constraint):
+    r"""The variable :math:`z = P x`, the padded volume, with the data term :math:`\frac12 z^T C z`.
 
     Its proximal map divides by :math:`C / \rho + 1` in Fourier space, and :math:`P^T P = I`, so
-    that nothing is left to solve. ``cost`` is :math:`\frac12 x^T H^T H x`.
+    that nothing is left to solve. ``penalty`` is :math:`\frac12 x^T H^T H x`.
 
     Only the spectrum of d is kept: two transforms of the padded grid an iteration.
     """
@@ -168,11 +171,11 @@ class PaddedSplit(Split):
         rho = max(rho, self.lowest_rho)
         self._shape = operator.padded_shape
         self._d_hat = torch.fft.rfftn(operator.pad(x)) * (self._c / rho)
-        dual = operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape))
-        super().__init__(rho, x, dual, x.new_ones(()))
+        adjoint_d = operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape))
+        super().__init__(rho, x, adjoint_d, x.new_ones(()))
 
     def normal(self, x: Tensor) -> Tensor:
-        """P^T P x, which is x."""
+        """Return P^T P x, which is x."""
         return x
 
     def update(self, x: Tensor) -> None:
@@ -181,14 +184,26 @@ class PaddedSplit(Split):
         u_hat = x_hat + self._d_hat
         z_hat = u_hat / (1 + self._c / self.rho)
         self._d_hat = u_hat - z_hat
-        self.cost = 0.5 * self._dot(x_hat, self._c * x_hat)
+        self.penalty = 0.5 * self._dot(x_hat, self._c * x_hat)
         self.primal = self._dot(x_hat - z_hat, x_hat - z_hat) ** 0.5
         self.primal_scale = max(float(x.norm()), self._dot(z_hat, z_hat) ** 0.5)
-        pulled = self._operator.crop(torch.fft.irfftn(z_hat, s=self._shape))
-        self._record(pulled, self.dual + x - pulled)
+        adjoint_z = self._operator.crop(torch.fft.irfftn(z_hat, s=self._shape))
+        self._record(adjoint_z, self.adjoint_d + x - adjoint_z)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables, as :class:`Constraint` has them."""
+        own = {"rho": self.rho, "d_hat": self._d_hat}
+        return {**own, "adjoint_z": self.adjoint_z, "adjoint_d": self.adjoint_d}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.rho = float(state["rho"])
+        self._d_hat = state["d_hat"].to(self._d_hat)
+        self.adjoint_z = state["adjoint_z"].to(self.adjoint_z)
+        self.adjoint_d = state["adjoint_d"].to(self.adjoint_d)
 
     def _dot(self, a: Tensor, b: Tensor) -> float:
-        """Inner product of the volumes whose half-spectra these are."""
+        """Return the inner product of two volumes by their half-spectra."""
         products = torch.sum((a * b.conj()).real, dim=(0, 1), dtype=torch.float64)
         twice = products[1:-1] if self._shape[2] % 2 == 0 else products[1:]
         total = float(products.sum() + twice.sum())
@@ -198,71 +213,17 @@ class PaddedSplit(Split):
         self._d_hat = self._d_hat * factor
 
 
-def regulariser(config: AdmmConfig, x: Tensor, y: Tensor | None, rho: float) -> TermSplit | None:
-    """The split u = L x of lambda R(L x); None where there is no regulariser.
-
-    Args:
-        config: which, and how strong.
-        x, y: volume and multipliers to start from.
-        rho: penalty parameter at the start.
-
-    Raises:
-        ValueError: an unknown wavelet.
-    """
-    shape, strength = tuple(x.shape), config.strength
-    if config.regulariser == "none" or strength == 0:
-        return None
-    operator: Gradient | Wavelet | Identity
-    if config.regulariser == "tv":
-        operator = Gradient(shape, config.boundary)
-        spectrum = Gradient(shape).normal_spectrum(x)
-
-        def prox(u: Tensor, step: float) -> Tensor:
-            return prox_l21(u, strength * step)
-
-        def cost(u: Tensor) -> float:
-            return strength * float(lengths(u).sum(dtype=torch.float64))
-
-    elif config.regulariser == "wavelet":
-        operator = Wavelet(shape, config.wavelet, config.wavelet_levels)
-        spectrum, details = operator.normal_spectrum(x), operator.details(x)
-
-        def prox(u: Tensor, step: float) -> Tensor:
-            return prox_l1(u, strength * step * details)
-
-        def cost(u: Tensor) -> float:
-            return strength * float((details * u.abs()).sum(dtype=torch.float64))
-
-    else:
-        operator = Identity(shape)
-        spectrum = operator.normal_spectrum(x)
-
-        def prox(u: Tensor, step: float) -> Tensor:
-            return prox_squared_l2(u, strength * step)
-
-        def cost(u: Tensor) -> float:
-            return 0.5 * strength * dot(u, u)
-
-    return TermSplit(operator, prox, cost, x=x, y=y, rho=rho, spectrum=spectrum)
+def is_diagonal_in_fourier(operator: LinearOperator) -> bool:
+    """Return whether L^T L is circulant and its eigenvalues are known."""
+    neumann = isinstance(operator, Gradient) and operator.boundary != "periodic"
+    return hasattr(operator, "normal_spectrum") and not neumann
 
 
-def feasibility(
-    config: AdmmConfig,
-    mask: Tensor | None,
-    x: Tensor,
-    y: Tensor | None,
-    rho: float,
-) -> TermSplit | None:
-    """The split v = x of nonnegativity and mask; None where neither is asked."""
-    if not config.nonnegative and mask is None:
-        return None
-    identity = Identity(tuple(x.shape))
-    return TermSplit(
-        identity,
-        lambda u, _: project(u, nonnegative=config.nonnegative, mask=mask),
-        lambda _: 0.0,
-        x=x,
-        y=y,
-        rho=rho,
-        spectrum=identity.normal_spectrum(x),
-    )
+def _spectrum(operator: LinearOperator, x: Tensor) -> Tensor:
+    """Return eigenvalues of the circulant matrix that L^T L is, or is close to."""
+    if isinstance(operator, Gradient):
+        return Gradient(tuple(x.shape)).normal_spectrum(x)
+    if is_diagonal_in_fourier(operator):
+        spectrum: Tensor = operator.normal_spectrum(x)  # type: ignore[attr-defined]  # just asked
+        return spectrum
+    return x.new_tensor(mean_eigenvalue(operator.normal, x))

@@ -1,4 +1,4 @@
-r"""Ways to do ADMM's linear step.
+r"""Linear steps of ADMM: the update of x.
 
 .. math::
 
@@ -9,14 +9,21 @@ Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreous.optim.admm_constraints import Split
-from vitreous.optim.conjugate_gradient import Linear, conjugate_gradient, dot, largest_eigenvalue
+from vitreous.optim.admm_constraints import Constraint
+from vitreous.optim.conjugate_gradient import (
+    Linear,
+    conjugate_gradient,
+    dot,
+    invert_circulant,
+    largest_eigenvalue,
+)
 from vitreous.optim.least_squares import Convolution, LeastSquares, NearCirculant, optimal_circulant
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
@@ -24,47 +31,55 @@ _FLOOR = 3.0  # of the mean eigenvalue: far below it the nearest circulant matri
 _REFRESH = 20  # steps after which H^T H x is computed afresh, against rounding
 
 
-class LinearStep(Protocol):
-    """Finds x for given splits, and keeps H^T H x.
+class LinearStep(ABC):
+    """Update x for given constraints, and keep H^T H x.
 
-    Args:
-        applied: the data term's gradient at x, but for H^T b.
+    Attributes:
+        applied: H^T H x, without what a constraint of the data holds.
     """
 
     applied: Tensor
 
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x; ``pull`` is the right-hand side."""
-        ...
+    @abstractmethod
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x.
+
+        Args:
+            x: the last one.
+            rhs: right-hand side.
+            constraints: left-hand side, besides H^T H.
+        """
 
     def quadratic(self, x: Tensor) -> float:
-        """1/2 x^T H^T H x at the x found last, but for what a split of the data costs."""
-        ...
+        """Return 1/2 x^T H^T H x of the last x, without what a constraint of the data holds."""
+        return 0.5 * dot(x, self.applied)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables from which :meth:`load_state_dict` goes on."""
+        return {"applied": self.applied}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.applied = state["applied"].to(self.applied)
 
 
-def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
-    """Divide the volume's half-spectrum by the eigenvalues of a circulant matrix."""
-    solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
-    return solved
-
-
-def _filtered(spectrum: Tensor, x: Tensor) -> Tensor:
-    """Multiply the volume's half-spectrum."""
+def filter_volume(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Multiply the half-spectrum of a volume."""
     product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * spectrum, s=tuple(x.shape))
     return product
 
 
-def stiffness(splits: Sequence[Split]) -> Tensor:
-    """Eigenvalues of sum rho K^T K, or of a circulant matrix close to it."""
-    return torch.as_tensor(sum(split.rho * split.spectrum for split in splits))
+def stiffness(constraints: Sequence[Constraint]) -> Tensor:
+    """Return the eigenvalues of sum rho K^T K, or of a circulant matrix close to it."""
+    return torch.as_tensor(sum(one.rho * one.spectrum for one in constraints))
 
 
-class CgStep:
+class CgStep(LinearStep):
     """A few conjugate gradients from the last x: algorithms 1 and 2.
 
     The circulant matrix nearest to the whole system preconditions them where H^T H is a
-    convolution, one close to it where H^T H knows that; otherwise H^T H counts as a multiple of
-    the identity in it.
+    convolution, one close to it where H^T H has one; otherwise H^T H counts as a multiple of the
+    identity in it.
     """
 
     def __init__(
@@ -83,38 +98,43 @@ class CgStep:
         self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
         self._solved = 0
 
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x."""
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x."""
 
         def stiff(v: Tensor) -> Tensor:
-            return sum((s.rho * s.normal(v) for s in splits), torch.zeros_like(v))
+            return sum((one.rho * one.normal(v) for one in constraints), torch.zeros_like(v))
 
         applied = self.applied + stiff(x)
-        start = float((pull - applied).norm() / pull.norm().clamp_min(torch.finfo(x.dtype).tiny))
+        start = float((rhs - applied).norm() / rhs.norm().clamp_min(torch.finfo(x.dtype).tiny))
         result = conjugate_gradient(
             lambda v: self._normal(v) + stiff(v),
-            pull,
+            rhs,
             x,
             applied=applied,
-            preconditioner=self._preconditioner(splits),
+            preconditioner=self._preconditioner(constraints),
             iterations=self._iterations,
             tolerance=self._tolerance * start,
         )
         self._solved += 1
         fresh = self._solved % _REFRESH == 0
-        self.applied = self._normal(result.x) if fresh else pull - result.residual - stiff(result.x)
+        self.applied = self._normal(result.x) if fresh else rhs - result.residual - stiff(result.x)
         return result.x
 
-    def _preconditioner(self, splits: Sequence[Split]) -> Linear:
-        spectrum = self._circulant + stiffness(splits)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables."""
+        return {"applied": self.applied, "solved": self._solved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._solved = int(state["solved"])
+
+    def _preconditioner(self, constraints: Sequence[Constraint]) -> Linear:
+        spectrum = self._circulant + stiffness(constraints)
         return lambda v: invert_circulant(spectrum, v)
 
-    def quadratic(self, x: Tensor) -> float:
-        """1/2 x^T H^T H x."""
-        return 0.5 * dot(x, self.applied)
 
-
-class MajorisedStep:
+class MajorisedStep(LinearStep):
     r"""One division in Fourier space: algorithm 6.
 
     The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}` turns the linear step into
@@ -137,36 +157,36 @@ class MajorisedStep:
         root = self._bound.rsqrt()
 
         def relative(v: Tensor) -> Tensor:
-            return _filtered(root, self._normal(_filtered(root, v)))
+            return filter_volume(root, self._normal(filter_volume(root, v)))
 
         self._bound = self._bound * (_MARGIN * largest_eigenvalue(relative, x))
-        self._last, self._hat = x, torch.fft.rfftn(x)  # the last x, and its half-spectrum
+        self._x_hat = torch.fft.rfftn(x)  # of the last x
         self.applied = self._normal(x)
 
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x."""
-        hat = self._hat if x is self._last else torch.fft.rfftn(x)
-        pulled = torch.fft.rfftn(pull - self.applied) + self._bound * hat
-        self._hat = pulled / (self._bound + stiffness(splits))
-        self._last = torch.fft.irfftn(self._hat, s=tuple(x.shape))
-        self.applied = self._normal(self._last)
-        return self._last
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x."""
+        rhs_hat = torch.fft.rfftn(rhs - self.applied) + self._bound * self._x_hat
+        self._x_hat = rhs_hat / (self._bound + stiffness(constraints))
+        x = torch.fft.irfftn(self._x_hat, s=tuple(x.shape))
+        self.applied = self._normal(x)
+        return x
 
-    def quadratic(self, x: Tensor) -> float:
-        """1/2 x^T H^T H x."""
-        return 0.5 * dot(x, self.applied)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the variables."""
+        return {"applied": self.applied, "x_hat": self._x_hat}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._x_hat = state["x_hat"].to(self._x_hat)
 
 
-class SplitStep:
-    """One division in Fourier space, where the data have a split of their own."""
+class PaddedStep(LinearStep):
+    """One division in Fourier space, where the data have a constraint of their own."""
 
     def __init__(self, x: Tensor) -> None:
         self.applied = torch.zeros_like(x)
 
-    def solve(self, x: Tensor, pull: Tensor, splits: Sequence[Split]) -> Tensor:
-        """The next x."""
-        return invert_circulant(stiffness(splits), pull)
-
-    def quadratic(self, x: Tensor) -> float:
-        """Nothing is left."""
-        return 0.0
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x."""
+        return invert_circulant(stiffness(constraints), rhs)

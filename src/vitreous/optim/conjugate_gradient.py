@@ -1,4 +1,4 @@
-"""Conjugate gradients for self-adjoint positive systems, and the largest eigenvalue of one."""
+"""Conjugate gradients for self-adjoint positive systems, and their eigenvalues."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Linear = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CgResult:
-    """Where conjugate gradients ended.
+    """Solution of conjugate gradients.
 
     Args:
         x: the solution.
         residuals: :math:`\\|b - A x\\| / \\|b\\|` at the start and after each step.
-        residual: :math:`b - A x` as the recurrence has it.
+        residual: :math:`b - A x`, by the recurrence.
     """
 
     x: Tensor
@@ -27,7 +27,7 @@ class CgResult:
 
 
 def dot(x: Tensor, y: Tensor) -> float:
-    """Inner product of real tensors, summed in double precision.
+    """Return the inner product of real tensors, summed in double precision.
 
     >>> dot(torch.ones(3), torch.ones(3))
     3.0
@@ -51,8 +51,8 @@ def conjugate_gradient(
     Args:
         operator: x to A x.
         b: right-hand side, real, of any shape.
-        x: where to start; zero by default.
-        applied: A x at the start, if it is known: saves one application.
+        x: start; zero by default.
+        applied: A x at the start, where it is known: saves one application.
         preconditioner: approximates the inverse of A; self-adjoint and positive.
         iterations: most steps, one application of A each.
         tolerance: stop at :math:`\|b - A x\| \le` this times :math:`\|b\|`.
@@ -93,9 +93,9 @@ def conjugate_gradient(
 
 @torch.no_grad()
 def largest_eigenvalue(operator: Linear, like: Tensor, iterations: int = 30) -> float:
-    r"""Largest eigenvalue of a self-adjoint positive operator by power iteration.
+    r"""Return the largest eigenvalue of a self-adjoint positive operator by power iteration.
 
-    Approached from below: k steps on N unknowns leave a relative error of
+    The result is too small: k steps on N unknowns leave a relative error of
     :math:`0.87 \ln N / (k - 1)` at most on average, commonly much less.
 
     Args:
@@ -116,3 +116,21 @@ def largest_eigenvalue(operator: Linear, like: Tensor, iterations: int = 30) -> 
         x = operator(x / x.norm().clamp_min(torch.finfo(x.dtype).tiny))
         value = float(x.norm())
     return value
+
+
+def mean_eigenvalue(operator: Linear, like: Tensor) -> float:
+    """Estimate the trace over the number of unknowns from one random vector.
+
+    Args:
+        operator: x to A x.
+        like: gives shape, dtype and device of x.
+    """
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    return dot(probe, operator(probe)) / dot(probe, probe)
+
+
+def invert_circulant(spectrum: Tensor, x: Tensor) -> Tensor:
+    """Divide the half-spectrum of a volume by the eigenvalues of a circulant matrix."""
+    solved: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) / spectrum, s=tuple(x.shape))
+    return solved

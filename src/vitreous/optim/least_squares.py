@@ -1,4 +1,4 @@
-r"""Least squares known through their normal equations, after which the data are not needed.
+r"""Least squares by their normal equations, which replace the data.
 
 .. math::
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitreous.linop.operator import LinearOperator
-from vitreous.optim.conjugate_gradient import dot
+from vitreous.optim.conjugate_gradient import dot, mean_eigenvalue
 from vitreous.physics.kaiser_bessel.normal_equations import NormalEquations
 
 
@@ -50,7 +50,7 @@ class Convolution(Protocol):
 
 @runtime_checkable
 class NearCirculant(Protocol):
-    """An H^T H that knows a circulant matrix close to it, which preconditions it.
+    """An H^T H with a circulant matrix close to it, which preconditions it.
 
     Args:
         circulant: eigenvalues of that matrix, to be broadcast to ``(z, y, x // 2 + 1)``, FFT order.
@@ -62,9 +62,30 @@ class NearCirculant(Protocol):
         ...
 
 
+class Normal(LinearOperator):
+    """H^T H of an operator H.
+
+    >>> from vitreous.linop.operator import Identity
+    >>> Normal(Identity((2,)))(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self._operator = operator
+        self.domain_shape = self.range_shape = tuple(operator.domain_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return H^T H x."""
+        return self._operator.normal(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the same: H^T H is self-adjoint."""
+        return self._operator.normal(y)
+
+
 @dataclass(frozen=True)
 class LeastSquares:
-    """H^T H, H^T b and |b|^2 of one set of images.
+    """Normal equations of one set of images: H^T H, H^T b and |b|^2.
 
     Args:
         operator: self-adjoint, x to H^T H x, on volumes ``(z, y, x)``; also a
@@ -73,7 +94,7 @@ class LeastSquares:
         sum_of_squares: |b|^2, summed over all measurements.
 
     Raises:
-        ValueError: a right-hand side that is no volume of the operator's.
+        ValueError: a right-hand side whose shape is not the operator's.
 
     >>> from vitreous.linop.operator import Identity
     >>> equations = LeastSquares(Identity((1, 1, 2)), torch.tensor([[[3.0, 4.0]]]), 25.0)
@@ -94,28 +115,34 @@ class LeastSquares:
 
     @classmethod
     def of_images(cls, equations: NormalEquations) -> LeastSquares:
-        """Those that a pass over images has summed."""
+        """Take over the sums of a pass over images."""
         return cls(equations.operator, equations.right_hand_side, equations.sum_of_squares)
 
+    @classmethod
+    def of_data(cls, operator: LinearOperator, data: Tensor) -> LeastSquares:
+        """Make the normal equations of an operator H and its measurements b.
+
+        >>> from vitreous.linop.operator import Identity
+        >>> LeastSquares.of_data(Identity((1, 1, 2)), torch.ones(1, 1, 2)).sum_of_squares
+        2.0
+        """
+        return cls(Normal(operator), operator.adjoint(data), dot(data, data))
+
     def misfit(self, x: Tensor) -> float:
-        """1/2 |H x - b|^2."""
+        """Return 1/2 |H x - b|^2."""
         return self.misfit_from(x, dot(x, self.operator(x)))
 
     def misfit_from(self, x: Tensor, quadratic: float) -> float:
-        """1/2 |H x - b|^2 where x^T H^T H x is known."""
+        """Return 1/2 |H x - b|^2, where x^T H^T H x is known."""
         return 0.5 * quadratic - dot(x, self.right_hand_side) + 0.5 * self.sum_of_squares
 
     def mean_eigenvalue(self) -> float:
-        """Trace of H^T H over the number of voxels, from one random volume."""
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.randn(
-            self.right_hand_side.shape, generator=generator, dtype=torch.float64
-        ).to(self.right_hand_side)
-        return dot(probe, self.operator(probe)) / dot(probe, probe)
+        """Return the trace of H^T H over the number of voxels, from one random volume."""
+        return mean_eigenvalue(self.operator, self.right_hand_side)
 
 
 def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
-    r"""Spectrum of the circulant matrix nearest to :math:`P^T C P`, for preconditioning.
+    r"""Return the spectrum of the circulant matrix nearest to :math:`P^T C P`, for preconditioning.
 
     Along each axis :math:`c_j = ((n - j) r_j + j r_{j - n}) / n`, r the kernel of C. Nonnegative
     where :math:`P^T C P` is.
@@ -133,7 +160,9 @@ def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
 
 
 def nearest_circulant(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Spectrum of the circulant matrix nearest to a convolution; see :func:`optimal_circulant`.
+    """Return the spectrum of the circulant matrix nearest to a convolution.
+
+    See :func:`optimal_circulant`.
 
     Args:
         kernel: on a periodic grid of at least ``2 n - 1`` along each axis of more than one voxel,

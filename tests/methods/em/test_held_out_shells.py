@@ -13,6 +13,7 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep
 from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = RefinementConfig(start_resolution_angstrom=20.0, symmetry="D2", shift_range_angstrom=9.0)
@@ -40,15 +41,15 @@ def as_always(data: Case, images: Tensor) -> list[Tensor]:
     for rows in HALVES:
         assigner = ExpectationStep(data.volume, PIXEL, [10], power(images[rows]), CONFIG)
         found = assigner(images[rows], data.optics[rows]).candidates
-        sums, _ = accumulate(
+        particles = PosedParticles(
             ImagesInMemory(images[rows]),
             found.rotation[:, 0],
             found.shift_angstrom[:, 0],
             data.optics[rows],
             PIXEL,
             torch.ones(len(rows), dtype=torch.long),
-            symmetry="D2",
         )
+        sums, _ = accumulate(particles, symmetry="D2")
         maps.append(half_map(sums))
     return maps
 

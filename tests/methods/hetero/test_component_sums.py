@@ -10,6 +10,7 @@ from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
 from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.reconstruct.gridding import accumulate, wiener_map
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import weighted_slices
 from vitreous.physics.simulator import simulate
 
@@ -21,8 +22,9 @@ def test_one_map_is_that_of_direct_reconstruction() -> None:
     one = torch.ones(100, 1)
     sums.insert(values, data.rotation, one, one[..., None])
     half = torch.ones(100, dtype=torch.long)
-    args = (data.rotation, data.shift, data.optics, PIXEL, half)
-    direct = wiener_map(accumulate(ImagesInMemory(data.images), *args)[0], torch.full((17,), 1e-3))
+    source = ImagesInMemory(data.images)
+    particles = PosedParticles(source, data.rotation, data.shift, data.optics, PIXEL, half)
+    direct = wiener_map(accumulate(particles)[0], torch.full((17,), 1e-3))
     found = sums.solve(None)[0]
     assert (found - direct).norm() < 0.02 * direct.norm()
 

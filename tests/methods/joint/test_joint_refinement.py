@@ -128,7 +128,7 @@ def test_a_run_goes_on_bit_by_bit(done: int) -> None:
         expected = whole.step()
     for _ in range(done):
         first.step()
-    second.restore(*first.state())
+    second.load_state_dict(first.state_dict())
     for _ in range(2):
         found = second.step()
     assert found == expected

@@ -27,6 +27,7 @@ from vitreous.methods.reconstruct.gridding import (
     reconstruct_halves,
     wiener_map,
 )
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.projector import project
 from vitreous.physics.shift import shift_phases
 from vitreous.physics.simulator import simulate
@@ -119,7 +120,7 @@ def test_a_smaller_box_gives_the_cropped_map() -> None:
     truth = molecule(32)
     images, rotations, shift, optics, half = imaged(truth, 1000)
     source = Particles.from_arrays(images, optics, pixel_size_angstrom=PIXEL)
-    sums = accumulate(source, rotations, shift, optics, PIXEL, half, box_size=21)
+    sums = accumulate(PosedParticles(source, rotations, shift, optics, PIXEL, half), box_size=21)
     expected = fourier_resize(truth, 21, 3) * soft_mask(21, 3, 7.5, 3)
     assert (half_map(sums[0]) - expected).norm() < 0.06 * expected.norm()
 
@@ -178,9 +179,11 @@ def test_weights_count_images() -> None:
     images, rotations, shift, optics, half = imaged(molecule(16), 60, noise=1.0)
     source = Particles.from_arrays(images, optics, pixel_size_angstrom=PIXEL)
     weight = torch.where(torch.arange(60) < 40, 1.0, 0.0)
-    some = accumulate(source, rotations, shift, optics, PIXEL, half, weight=2 * weight)
+    some = accumulate(
+        PosedParticles(source, rotations, shift, optics, PIXEL, half), weight=2 * weight
+    )
     half = torch.where(weight > 0, half, 0)
-    same = accumulate(source, rotations, shift, optics, PIXEL, half)
+    same = accumulate(PosedParticles(source, rotations, shift, optics, PIXEL, half))
     assert torch.allclose(some[0].numerator, 2 * same[0].numerator, rtol=1e-4, atol=1e-3)
     assert torch.allclose(some[1].weight, 2 * same[1].weight, rtol=1e-4, atol=1e-4)
 
@@ -189,7 +192,7 @@ def test_the_regularised_map_is_nearest_to_the_truth() -> None:
     truth = molecule(32)
     images, rotations, shift, optics, half = imaged(truth, 600, noise=6.0)
     source = Particles.from_arrays(images, optics, pixel_size_angstrom=PIXEL)
-    sums = accumulate(source, rotations, shift, optics, PIXEL, half)
+    sums = accumulate(PosedParticles(source, rotations, shift, optics, PIXEL, half))
     curve = fsc(half_map(sums[0]), half_map(sums[1]))
     both = sums[0] + sums[1]
 
@@ -205,7 +208,7 @@ def test_the_regularised_map_is_nearest_to_the_truth() -> None:
 def test_without_regularisation_the_wiener_map_is_unfiltered() -> None:
     images, rotations, shift, optics, half = imaged(molecule(16), 80)
     source = Particles.from_arrays(images, optics, pixel_size_angstrom=PIXEL)
-    sums = accumulate(source, rotations, shift, optics, PIXEL, half)
+    sums = accumulate(PosedParticles(source, rotations, shift, optics, PIXEL, half))
     assert torch.equal(wiener_map(sums[0], torch.zeros(9)), half_map(sums[0]))
 
 
@@ -240,6 +243,6 @@ def test_wrong_arguments_are_named() -> None:
         reconstruct_halves(images, rotations[:3], shift, optics, PIXEL, half)
     source = Particles.from_arrays(images, optics, pixel_size_angstrom=PIXEL)
     with pytest.raises(ValueError, match="box_size must be from 2 to the images' 16, got 20"):
-        accumulate(source, rotations, shift, optics, PIXEL, half, box_size=20)
+        accumulate(PosedParticles(source, rotations, shift, optics, PIXEL, half), box_size=20)
     with pytest.raises(ValueError, match="no images"):
         reconstruct_halves(images[:0], rotations[:0], shift[:0], None, PIXEL, half[:0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
@@ -20,14 +21,14 @@ from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
 from vitreous.methods.reconstruct.model_based import (
+    ModelBased,
     ModelBasedConfig,
     ModelBasedMaps,
-    ModelBasedStage,
     accumulate,
-    final_maps,
-    find_strength,
     support,
 )
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
+from vitreous.optim.loop import run
 from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator, NormalEquations
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.simulator import simulate
@@ -64,18 +65,19 @@ def imaged() -> Imaged:
 
 def sums(config: ModelBasedConfig, scale: int, box_size: int | None = None) -> Pair:
     images, rotations, shift, optics, half = imaged()
-    source = ImagesInMemory(images)
-    where = rotations, shift, optics, PIXEL, half
-    return accumulate(source, *where, window=config.basis, scale=scale, box_size=box_size)
+    particles = PosedParticles(ImagesInMemory(images), rotations, shift, optics, PIXEL, half)
+    return accumulate(particles, config.basis, scale, box_size=box_size)
 
 
-def run(config: ModelBasedConfig) -> tuple[ModelBasedMaps, list[ModelBasedStage]]:
-    stages: list[ModelBasedStage] = []
-    for scale in config.scales:
-        equations = sums(config, scale)
-        coarser = stages[-1] if stages else None
-        stages.append(find_strength(equations, N, scale, config, coarser=coarser))
-    return final_maps(equations, N, stages[-1], config), stages
+def solver(config: ModelBasedConfig, radius_px: float | None = None) -> ModelBased:
+    def summed(scale: int, progress: object) -> Pair:
+        return sums(config, scale)
+
+    return ModelBased(summed, N, config, radius_px=radius_px)
+
+
+def solve(config: ModelBasedConfig) -> ModelBasedMaps:
+    return run(solver(config))
 
 
 def agreement(volume: Tensor) -> float:
@@ -86,10 +88,8 @@ def test_both_halves_are_summed_in_one_pass() -> None:
     images, rotations, shift, optics, half = imaged()
     half = torch.where(torch.arange(COUNT) < 3, 0, half)  # 0: in neither
     window = KaiserBessel()
-    found = accumulate(
-        ImagesInMemory(images), rotations, shift, optics, PIXEL, half, window=window, scale=2
-    )
-    for number, equations in zip((1, 2), found, strict=True):
+    particles = PosedParticles(ImagesInMemory(images), rotations, shift, optics, PIXEL, half)
+    for number, equations in zip((1, 2), accumulate(particles, window, 2), strict=True):
         mine = half == number
         alone = NormalAccumulator(N, window, 2)
         alone.insert(images[mine], rotations[mine], shift[mine], optics[mine], PIXEL)
@@ -104,7 +104,7 @@ def summed(rows: tuple[int, int]) -> Pair:
     images, rotations, shift, optics, half = imaged()
     mine = slice(*rows)
     where = rotations[mine], shift[mine], optics[mine], PIXEL, half[mine]
-    return accumulate(ImagesInMemory(images[mine]), *where, window=KaiserBessel(), scale=2)
+    return accumulate(PosedParticles(ImagesInMemory(images[mine]), *where), KaiserBessel(), 2)
 
 
 def test_sums_of_several_processes_add_up() -> None:
@@ -134,7 +134,7 @@ def test_cropped_images_measure_the_cropped_volume() -> None:
 
 @pytest.mark.parametrize(("regulariser", "least"), [("tv", 0.1), ("wavelet", 0.02), ("l2", 0.05)])
 def test_a_prior_beats_none_on_few_noisy_images(regulariser: str, least: float) -> None:
-    maps, _ = run(ModelBasedConfig(regulariser, scales=(1,), iterations=30))
+    maps = solve(ModelBasedConfig(regulariser, scales=(1,), iterations=30))
     images, rotations, shift, optics, half = imaged()
     halves = reconstruct_halves(images, rotations, shift, optics, PIXEL, half)
     assert agreement(maps.average) > agreement((halves[0] + halves[1]) / 2) + least
@@ -143,8 +143,8 @@ def test_a_prior_beats_none_on_few_noisy_images(regulariser: str, least: float) 
 
 
 def test_coarse_to_fine_ends_where_the_fine_scale_alone_does() -> None:
-    alone, (only,) = run(ModelBasedConfig(scales=(1,)))
-    staged, (coarse, fine) = run(ModelBasedConfig(scales=(2, 1)))
+    alone, staged = solve(ModelBasedConfig(scales=(1,))), solve(ModelBasedConfig(scales=(2, 1)))
+    (only,), (coarse, fine) = alone.searches, staged.searches
     assert (coarse.scale, fine.scale) == (2, 1)
     assert len(fine.tried) < len(only.tried)
     assert staged.strength == pytest.approx(alone.strength, rel=0.3)
@@ -152,11 +152,10 @@ def test_coarse_to_fine_ends_where_the_fine_scale_alone_does() -> None:
 
 
 def test_a_given_strength_is_that_of_all_images() -> None:
-    found, stages = run(ModelBasedConfig(scales=(2,)))
-    assert stages[0].strength is not None
-    assert found.strength == pytest.approx(2**0.5 * stages[0].strength)
-    given, stages = run(ModelBasedConfig(scales=(2,), strength=found.strength))
-    assert stages[0].tried == ()
+    found = solve(ModelBasedConfig(scales=(2,)))
+    assert found.strength == pytest.approx(2**0.5 * found.searches[0].strength)
+    given = solve(ModelBasedConfig(scales=(2,), strength=found.strength))
+    assert given.searches == ()
     assert given.strength == found.strength
     assert torch.allclose(
         given.average, found.average, atol=0.02 * float(found.average.abs().max())
@@ -165,14 +164,32 @@ def test_a_given_strength_is_that_of_all_images() -> None:
 
 def test_density_is_within_the_sphere_and_positive() -> None:
     config = ModelBasedConfig(scales=(1,), strength=1.0, iterations=5)
-    equations = sums(config, 1)
-    stage = find_strength(equations, N, 1, config, radius_px=5.0)
-    maps = final_maps(equations, N, stage, config, radius_px=5.0)
-    inside = maps.solutions[2].volume
+    inside = run(solver(config, radius_px=5.0)).coefficients[2]
     assert inside.min() == 0
     assert not inside[~support(N, 1, 5.0)].any()
-    free = replace(config, nonnegative=False)
-    assert final_maps(equations, N, stage, free).solutions[2].volume.min() < 0
+    assert solve(replace(config, nonnegative=False)).coefficients[2].min() < 0
+
+
+@pytest.mark.parametrize("strength", [None, 1.0])
+def test_a_run_goes_on_bit_for_bit(strength: float | None) -> None:
+    """From the start, amid a search at either scale, between parts, and amid a map."""
+    config = ModelBasedConfig(scales=(2, 1), strength=strength, iterations=8, tolerance=0.0)
+    whole, states = solver(config), []
+    with pytest.raises(ValueError, match="not solved yet"):
+        whole.result()
+    while not whole.done:
+        states.append((whole.progress, deepcopy(whole.state_dict())))
+        whole.step()
+    shares = [share for share, _ in states]
+    assert shares == sorted(shares)
+    assert whole.label == {"step": 7}
+    for _, state in states[:: max(1, len(states) // 6)]:
+        again = solver(config)
+        again.load_state_dict(state)
+        found = run(again)
+        assert torch.equal(found.average, whole.result().average)
+        assert torch.equal(found.half2, whole.result().half2)
+        assert found.searches == whole.result().searches
 
 
 def test_settings_are_checked() -> None:
@@ -180,4 +197,4 @@ def test_settings_are_checked() -> None:
         with pytest.raises(ValidationError, match="scales"):
             ModelBasedConfig(scales=scales)
     with pytest.raises(ValidationError, match="regulariser"):
-        ModelBasedConfig("tvv")
+        ModelBasedConfig(regulariser="tvv")

@@ -1,4 +1,4 @@
-"""One pass over the images of ``vitreous reconstruct``, whatever sums them."""
+"""One pass over posed particle images, which are checked and hashed on the way."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Generic, TypeVar
 
 from vitreous.data.working_images import CheckedImages, SignedImages
 from vitreous.jobs.reconstruct.plan import Plan
-from vitreous.jobs.run.progress import RunProgress
-from vitreous.jobs.run.signals import StopSignals
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 Sums = TypeVar("Sums")
 
 
 @dataclass(frozen=True)
-class Passed(Generic[Sums]):
-    """What a pass came to: the sums, a hash of all pixels, and how many images are constant."""
+class ImagePass(Generic[Sums]):
+    """Result of a pass: the sums, a hash of all pixels, and the number of constant images."""
 
     sums: Sums
     digest: str
@@ -24,39 +23,32 @@ class Passed(Generic[Sums]):
 
 
 def pass_over_images(
-    plan: Plan, label: str, stop: StopSignals, accumulate: Callable[..., Sums]
-) -> Passed[Sums]:
-    """Sum over all images, with progress shown.
+    plan: Plan, accumulate: Callable[..., Sums], progress: Callable[[int, int], None] | None
+) -> ImagePass[Sums]:
+    """Sum over all images.
 
     Args:
         plan: the images and their poses.
-        label: of the progress.
-        stop: asked after each batch.
         accumulate: as :func:`vitreous.methods.reconstruct.gridding.accumulate`.
+        progress: called with images done and images in all, after each batch.
 
     Raises:
         InputError: images that cannot be used.
-        SystemExit: stopped by a signal.
     """
-    request = plan.request
-    working = SignedImages(plan.particles, invert=request.invert)
-    images = CheckedImages(working, plan.particles.ids)
-    with RunProgress(label, quiet=request.quiet) as bar:
-
-        def notify(done: int, total: int) -> None:
-            bar.update(done / total)
-            stop.exit_if_requested()
-
-        sums = accumulate(
+    options, particles = plan.options, plan.particles
+    images = CheckedImages(SignedImages(particles, invert=options.invert), particles.ids)
+    sums = accumulate(
+        PosedParticles(
             images,
             plan.pose.rotation,
             plan.pose.shift_angstrom,
-            None if request.ignore_ctf else plan.particles.optics,
-            plan.particles.pixel_size_angstrom,
+            None if options.ignore_ctf else particles.optics,
+            particles.pixel_size_angstrom,
             plan.half_set,
-            box_size=plan.box_size,
-            symmetry=request.symmetry,
-            device=plan.device,
-            progress=notify,
-        )
-    return Passed(sums, images.digest, images.constant)
+        ),
+        box_size=plan.box_size,
+        symmetry=options.symmetry,
+        device=plan.device,
+        progress=progress,
+    )
+    return ImagePass(sums, images.digest, images.constant)

@@ -1,8 +1,9 @@
-"""What every command that reconstructs writes from two half maps: maps, tables, report."""
+"""Files that every command that reconstructs writes from two half maps: maps, tables, report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,15 +34,19 @@ def write_files(
     Raises:
         ResourceError: the disk is full.
     """
-    maps = {"half1.mrc": halves.half1, "half2.mrc": halves.half2, "map.mrc": halves.average}
-    for name, volume in maps.items():
-        write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
+    write_maps(folder, (halves.half1, halves.half2, halves.average), pixel_size_angstrom)
     document = particles.to_star_document(
         relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy(), **columns
     )
     write_star(folder.path("particles.star"), document)
     curves = curves_by_name(halves)
     write_fsc_csv(folder.path("fsc.csv"), curves, len(halves.half1), pixel_size_angstrom)
+
+
+def write_maps(folder: OutputFolder, maps: Sequence[Tensor], pixel_size_angstrom: float) -> None:
+    """Write the maps of half 1, of half 2 and of all data, ``(z, y, x)``."""
+    for name, volume in zip(("half1.mrc", "half2.mrc", "map.mrc"), maps, strict=True):
+        write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
 
 
 def report_data(
@@ -58,13 +63,13 @@ def report_data(
     warnings: tuple[str, ...] = (),
     more_numbers: Mapping[str, str] | None = None,
 ) -> ReportData:
-    """The report's page, without what only one command has to show.
+    """Return the report's page, without what only one command shows.
 
     Args:
         command: name of the subcommand.
         title: of the page.
         verdict: one sentence without full stop.
-        halves: what came out.
+        halves: the maps.
         half_set: long ``(particles,)`` of 1 and 2; None where only maps are known.
         pixel_size_angstrom: of the maps, Å.
         symmetry: point group.
@@ -73,56 +78,97 @@ def report_data(
         warnings: sentences to be shown prominently.
         more_numbers: further cards, after the resolutions.
     """
-    frequency = shell_frequencies(len(halves.half1), pixel_size_angstrom).numpy()
     counts = {}
     if half_set is not None:
         sizes = [int((half_set == half).sum()) for half in (1, 2)]
         counts = {"particles per half": f"{sizes[0]:,} and {sizes[1]:,}"}
-    curves = curves_by_name(halves)
-    resolutions = [
-        Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
-        Resolution("without mask", *halves.unmasked),
-    ]
-    if halves.confirmed_at is not None:
-        resolutions = [
-            Resolution("confirmed without the prior", *halves.confirmed_at),
-            Resolution("between the half maps, which share it", *halves.unmasked),
-        ]
-    return ReportData(
-        title=title,
-        subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
-        verdict=verdict[0].upper() + verdict[1:] + ".",
+    page = map_page(command, title, verdict, halves.average, pixel_size_angstrom, options)
+    return replace(
+        page,
         warnings=warnings,
-        pixel_size_angstrom=pixel_size_angstrom,
         key_numbers={
-            "resolution at 0.143": angstrom(halves.headline[0]),
-            "resolution at 0.5": angstrom(halves.headline[1]),
+            **resolution_cards(halves.headline),
             **(more_numbers or {}),
             **counts,
             "symmetry": symmetry,
             "time": duration(seconds),
         },
-        settings={name: str(plain(value)) for name, value in options.items()},
-        volume=halves.average.cpu().numpy(),
-        fsc_curves={
-            name.replace("_", " "): (frequency, curve.cpu().numpy())
-            for name, curve in curves.items()
-        },
-        resolutions=resolutions,
+        fsc_curves=shown_curves(curves_by_name(halves), len(halves.half1), pixel_size_angstrom),
+        resolutions=_resolution_rows(halves),
     )
 
 
+def map_page(
+    command: str,
+    title: str,
+    verdict: str,
+    volume: Tensor,
+    pixel_size_angstrom: float,
+    options: Mapping[str, object],
+) -> ReportData:
+    """Return a page with title, verdict, map and options."""
+    return ReportData(
+        title=title,
+        subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
+        verdict=verdict[0].upper() + verdict[1:] + ".",
+        pixel_size_angstrom=pixel_size_angstrom,
+        settings={name: str(plain(value)) for name, value in options.items()},
+        volume=volume.cpu().numpy(),
+    )
+
+
+def shown_curves(
+    curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: float
+) -> dict[str, tuple[Any, Any]]:
+    """Return FSC curves by their titles, each with its frequencies in 1/Å."""
+    frequency = shell_frequencies(box_size, pixel_size_angstrom).numpy()
+    return {
+        name.replace("_", " "): (frequency, curve.cpu().numpy()) for name, curve in curves.items()
+    }
+
+
+def resolution_cards(resolution: tuple[float, float]) -> dict[str, str]:
+    """Return the cards of the resolutions at 0.143 and 0.5, Å."""
+    at_0143, at_05 = map(angstrom, resolution)
+    return {"resolution at 0.143": at_0143, "resolution at 0.5": at_05}
+
+
+def resolution_numbers(resolution: tuple[float, float]) -> dict[str, float]:
+    """Return the resolutions at 0.143 and 0.5 under the names of ``config.toml``."""
+    at_0143, at_05 = resolution
+    return {"resolution_0143_angstrom": at_0143, "resolution_05_angstrom": at_05}
+
+
+def _resolution_rows(halves: Halves) -> list[Resolution]:
+    if halves.confirmed_at is not None:
+        return [
+            Resolution("confirmed without the prior", *halves.confirmed_at),
+            Resolution("between the half maps, which share it", *halves.unmasked),
+        ]
+    return [
+        Resolution(f"within {halves.mask_name}, corrected", *halves.masked),
+        Resolution("without mask", *halves.unmasked),
+    ]
+
+
 def summary(halves: Halves, folder: OutputFolder, seconds: float, remark: str = "") -> str:
-    """The lines for the person who waited, to follow the verdict."""
+    """Return the lines to print below the verdict."""
     without = (
         "without mask" if halves.confirmed is None else "between the half maps, which share it"
     )
     kind = "masked, corrected" if halves.confirmed is None else "confirmed without the prior"
+    resolution = (
+        f"{angstrom(halves.headline[0])} at 0.143, {angstrom(halves.headline[1])} at 0.5 ({kind}); "
+        f"{angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} {without}{remark}"
+    )
+    return summary_lines(resolution, folder, duration(seconds))
+
+
+def summary_lines(resolution: str, folder: OutputFolder, time: str) -> str:
+    """Return the lines that tell resolution, time, and where map and report are."""
     lines = (
-        f"resolution   {angstrom(halves.headline[0])} at 0.143, {angstrom(halves.headline[1])} at "
-        f"0.5 ({kind}); {angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} "
-        f"{without}{remark}",
-        f"time         {duration(seconds)}",
+        f"resolution   {resolution}",
+        f"time         {time}",
         f"map          {folder.root / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
         f"report       {folder.root / 'report.html'}",
     )

@@ -1,153 +1,223 @@
-"""The run behind ``vitreous reconstruct``: check, sum over the particles, make the maps, save."""
+"""Job of ``vitreous reconstruct``: check, sum over the particles, make the maps, save."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
-from vitreous.jobs.reconstruct.image_pass import pass_over_images
-from vitreous.jobs.reconstruct.output import report_data, summary, write_files
-from vitreous.jobs.reconstruct.plan import Plan, Request, make_folder, make_plan
-from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.messages import say
-from vitreous.jobs.run.signals import StopSignals
-from vitreous.maps.fsc import FscResult, fsc, fsc_confirmed
+from vitreous.core.errors import InputError
+from vitreous.jobs.reconstruct.image_pass import ImagePass, Sums, pass_over_images
+from vitreous.jobs.reconstruct.options import ReconstructOptions
+from vitreous.jobs.reconstruct.output import report_data, resolution_numbers, summary, write_files
+from vitreous.jobs.reconstruct.plan import Plan, make_plan
+from vitreous.jobs.run.job import Job
+from vitreous.maps.fsc import fsc, fsc_confirmed
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import resolutions
-from vitreous.methods.reconstruct.gridding import accumulate
+from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.half_maps import compare, described, direct_halves
+from vitreous.methods.reconstruct.model_based import HalfEquations, ModelBased, accumulate
 from vitreous.report.html import angstrom, write_report
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """A finished run: one sentence, and the lines to print below it."""
+class ReconstructResult:
+    """Result of a reconstruction.
 
+    Args:
+        solved: whether the half maps have anything in common.
+        verdict: one sentence.
+        text: lines to print below it.
+        folder: with the maps.
+        resolution_0143_angstrom, resolution_05_angstrom: between the half maps.
+        strength: of the regulariser; None for the direct method.
+        digest: hash of all pixels.
+    """
+
+    solved: bool | None
     verdict: str
     text: str
+    folder: Path
+    resolution_0143_angstrom: float
+    resolution_05_angstrom: float
+    strength: float | None
+    digest: str
 
 
-def reconstruct(request: Request) -> Reconstruction:
-    """Run ``vitreous reconstruct``.
+@dataclass(frozen=True)
+class _Maps:
+    """Maps of a method, a hash of the images, and its numbers."""
+
+    halves: Halves
+    digest: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def reconstruct(options: ReconstructOptions) -> ReconstructResult:
+    """Reconstruct a map from particles whose poses are known.
+
+    A pass over the images that was stopped begins anew when the run is continued; everything else
+    goes on from its checkpoint.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal.
     """
-    started = time.monotonic()
-    plan = make_plan(request)
-    folder = make_folder(plan)
-    with folder, StopSignals() as stop:
-        found = _direct(plan, stop) if request.prior is None else _model_based(plan, folder, stop)
-        halves = found.halves
-        seconds = time.monotonic() - started
+    plan = make_plan(options)
+    with plan.job() as job:
+        maps = _model_based(plan, job) if options.regularised else _direct(plan, job)
+        halves, seconds = maps.halves, job.seconds()
+        solved = math.isfinite(halves.headline[0])
         verdict = _verdict(halves, len(plan.particles))
-        folder.config["run"] |= {
-            "verdict": verdict,
-            "seconds": round(seconds, 1),
-            "resolution_0143_angstrom": halves.headline[0],
-            "resolution_05_angstrom": halves.headline[1],
-            "images_sha256": found.digest,
-            **found.numbers,
-        }
-        write_files(folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
+        write_files(job.folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
         page = report_data(
             "reconstruct",
-            f"{request.files.path.name}: {request.method} reconstruction",
+            f"{options.particles.name}: {options.method} reconstruction",
             verdict,
             halves,
             half_set=plan.half_set,
             pixel_size_angstrom=plan.pixel_size_angstrom,
-            symmetry=request.symmetry,
+            symmetry=options.symmetry,
             seconds=seconds,
-            options=folder.config["options"],
+            options=job.folder.config["options"],
             warnings=_warnings(plan),
-            more_numbers={name: f"{value:.3g}" for name, value in found.numbers.items()},
+            more_numbers={name: f"{value:.3g}" for name, value in maps.numbers.items()},
         )
-        write_report(folder.path("report.html"), replace(page, history=found.history))
-        folder.finish()
-    more = [f"{name:<12} {value:.4g}" for name, value in found.numbers.items()]
-    return Reconstruction(verdict, "\n".join([summary(halves, folder, seconds), *more]))
+        write_report(job.path("report.html"), replace(page, history=job.history.rows))
+        resolution = resolution_numbers(halves.headline)
+        facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
+        job.finish({**facts, **resolution, "images_sha256": maps.digest, **maps.numbers})
+    more = [f"{name:<12} {value:.4g}" for name, value in maps.numbers.items()]
+    return ReconstructResult(
+        solved,
+        verdict,
+        "\n".join([summary(halves, job.folder, seconds), *more]),
+        options.output,
+        *halves.headline,
+        strength=maps.numbers.get("strength"),
+        digest=maps.digest,
+    )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a method comes to: maps, a hash of the images, and what else is worth telling."""
-
-    halves: Halves
-    digest: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    history: Sequence[Mapping[str, Any]] = ()
-
-
-def _direct(plan: Plan, stop: StopSignals) -> _Found:
-    """Weighted gridding."""
-    passed = pass_over_images(plan, "reconstructing", stop, accumulate)
-    if passed.constant:
-        say(f"warning: {passed.constant} images are constant; leave them out with --skip-bad")
+def _direct(plan: Plan, job: Job) -> _Maps:
+    """Reconstruct by weighted gridding."""
+    images = _read(plan, job, "reconstructing")
+    wiener = plan.options.wiener
+    ratio = 0.0 if wiener == "none" else None if wiener == "auto" else wiener
     halves = direct_halves(
-        passed.sums,
-        seed=plan.request.seed,
-        noise_to_signal_is=plan.request.noise_to_signal,
+        images.sums,
+        seed=plan.options.seed,
+        noise_to_signal_is=ratio,
         **plan.sizes,
     )
-    return _Found(halves, passed.digest)
+    return _Maps(halves, images.digest)
 
 
-def _model_based(plan: Plan, folder: OutputFolder, stop: StopSignals) -> _Found:
-    """Regularised least squares."""
-    from vitreous.jobs.reconstruct.model_based import solve
+def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
+    """Sum both half sets by gridding."""
 
-    solved = solve(plan, folder, stop)
-    maps = solved.maps
-    half1, half2 = maps.half1.cpu(), maps.half2.cpu()
-    mask, curves = _compare(plan, half1, half2)
-    if not all(solution.converged for solution in maps.solutions):
-        say(
-            "warning: the solution had not settled when its iterations were used up; "
-            "give more (--iterations)"
+    def progress(images: int, total: int) -> None:
+        job.report_progress(images / total, label=label)
+
+    images = pass_over_images(plan, gridding.accumulate, progress)
+    if images.constant:
+        warnings.warn(
+            f"{images.constant} images are constant; leave them out with `skip_bad`", stacklevel=2
         )
-    halves = described(half1, half2, maps.average.cpu(), mask, curves, **plan.sizes)
-    first, second = (one.cpu() for one in solved.direct)
-    confirmed = fsc_confirmed((half1, half2), (first, second))
-    halves = replace(
-        halves,
+    return images
+
+
+def _model_based(plan: Plan, job: Job) -> _Maps:
+    """Solve regularised least squares; half maps without prior tell what to believe of it."""
+    if "direct" not in job.state:
+        images = _read(plan, job, "reading images")
+        first, second = (gridding.half_map(one).cpu() for one in images.sums)
+        job.keep("direct", {"half1": first, "half2": second, "digest": images.digest})
+    direct = job.state["direct"]
+
+    def sums(scale: int, *, progress: gridding.Progress | None) -> HalfEquations:
+        way = partial(accumulate, window=plan.prior.basis, scale=scale)
+        return _unchanged(plan, pass_over_images(plan, way, progress), direct["digest"])
+
+    solver = ModelBased(
+        sums,
+        plan.box_size,
+        plan.prior,
+        radius_px=plan.mask_radius_px,
+        device=plan.device,
+        report_progress=job.report_progress,
+    )
+    maps = job.run(solver, "maps", label="solving", columns=solver.label, rows=None, numbered=False)
+    if not maps.converged:
+        warnings.warn(
+            "the solution had not settled when its iterations were used up; give more "
+            "(`iterations`)",
+            stacklevel=2,
+        )
+    halves = _confirmed(
+        plan,
+        (maps.half1.cpu(), maps.half2.cpu(), maps.average.cpu()),
+        (direct["half1"], direct["half2"]),
+    )
+    return _Maps(halves, direct["digest"], {"strength": maps.strength})
+
+
+def _unchanged(plan: Plan, images: ImagePass[Sums], digest: str) -> Sums:
+    """Return the sums of a pass.
+
+    Raises:
+        InputError: the images are not those of earlier passes.
+    """
+    if images.digest != digest:
+        raise InputError(
+            f"{plan.options.particles}: the images changed during the run; start it anew with "
+            "`overwrite`"
+        )
+    return images.sums
+
+
+def _confirmed(
+    plan: Plan, maps: tuple[Tensor, Tensor, Tensor], direct: tuple[Tensor, Tensor]
+) -> Halves:
+    """Compare half maps that share a prior with half maps without."""
+    half1, half2, average = maps
+    mask, curves = compare(half1, half2, seed=plan.options.seed, **plan.sizes)
+    confirmed = fsc_confirmed((half1, half2), direct)
+    return replace(
+        described(half1, half2, average, mask, curves, **plan.sizes),
         confirmed=confirmed,
         confirmed_at=resolutions(confirmed, plan.box_size, plan.pixel_size_angstrom),
-        more_curves={"direct": fsc(first, second)},
+        more_curves={"direct": fsc(*direct)},
     )
-    return _Found(halves, solved.digest, {"strength": maps.strength}, solved.history)
-
-
-def _compare(plan: Plan, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResult]:
-    return compare(half1, half2, seed=plan.request.seed, **plan.sizes)
 
 
 def _verdict(halves: Halves, count: int) -> str:
-    if halves.headline[0] == float("inf"):
+    if not math.isfinite(halves.headline[0]):
         return (
             f"the half maps of {count:,} particles have nothing in common: check angles and their "
-            "convention, contrast (--invert) and CTF"
+            "convention, contrast (`invert`) and CTF"
         )
     how = "" if halves.confirmed is None else ", confirmed without the prior,"
     return f"{angstrom(halves.headline[0])} at 0.143{how} between half maps of {count:,} particles"
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
-    found = []
+    texts = []
     if not bool((plan.particles.half_set > 0).all()):
-        found.append(
+        texts.append(
             "The half sets were drawn at random. If the poses were refined against one map of all "
             "particles, the half maps share its noise and the resolution is too optimistic."
         )
-    if plan.request.prior is not None:
-        found.append(
+    if plan.options.regularised:
+        texts.append(
             "Both half maps obey the same prior, and what it supplies they have in common: the FSC "
             "between them is too high. Trust the confirmed one, which compares each with a map of "
             "the other half's particles made without prior."
         )
-    return tuple(found)
+    return tuple(texts)

@@ -26,8 +26,9 @@ class HistoryFile:
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
-        """Open and write what was kept."""
-        self._stream = self._path.open("w", encoding="utf-8")
+        """Write what was kept; a run without rows makes no file."""
+        if self.rows or self._path.is_file():
+            self._stream = self._path.open("w", encoding="utf-8")
         for row in self.rows:
             self._write(row)
         return self
@@ -51,7 +52,8 @@ class HistoryFile:
         self._write(clean)
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        assert self._stream is not None
+        if self._stream is None:
+            self._stream = self._path.open("w", encoding="utf-8")
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -288,6 +288,8 @@ class Job:
         """
         self.folder.config["run"] |= numbers or {}
         self.folder.finish()
+        with suppress(OSError):
+            self.folder.checkpoints.rmdir()  # where none was saved
 
     def _save(self, *, last: bool, allow_infinite: bool) -> None:
         state = {

@@ -1,4 +1,4 @@
-"""The run behind ``vitreous tomo simulate``."""
+"""Job of ``vitreous tomo simulate``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
+from vitreous.jobs.tomography.options import TomoSimulateOptions
 from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW
 from vitreous.physics.tomography.projector import TiltProjector
 
@@ -33,122 +34,95 @@ _TILTS_AT_ONCE = 10  # between looks at the clock and at signals
 
 
 @dataclass(frozen=True)
-class SimulationRequest:
-    """The options of the command; see its help. ``shape`` is (z, y, x)."""
+class TomoSimulateResult:
+    """Result of a simulation.
 
-    source: str
-    output: Path
-    shape: tuple[int, int, int]
-    apix: float | None
-    max_tilt: float
-    increment: float
-    scheme: str
-    dose: float
-    downsampling: str
-    snr: float
-    seed: int
-    overwrite: bool
-    device: str
-    threads: int
-    quiet: bool
-
-
-def parse_shape(text: str) -> tuple[int, int, int]:
-    """``XxYxZ`` as (z, y, x).
-
-    Raises:
-        UsageError: not three whole numbers from 8 to 8192.
-
-    >>> parse_shape("64x48x32")
-    (32, 48, 64)
+    Args:
+        verdict: empty.
+        text: line to print.
+        folder: with the tilt series.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdecimal() and 8 <= int(p) <= 8192 for p in parts):
-        raise UsageError(f"--shape {text}: give three edges from 8 to 8192, as in 256x256x128")
-    x, y, z = map(int, parts)
-    return z, y, x
+
+    verdict: str
+    text: str
+    folder: Path
 
 
-def simulate_tilts(request: SimulationRequest) -> str:
-    """Run ``vitreous tomo simulate``; the line to print.
+def simulate_tilts(options: TomoSimulateOptions) -> TomoSimulateResult:
+    """Simulate a tilt series, scanned fully or in part.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal.
     """
-    place = use_device(request.device, request.threads)
-    density, pixel = _density(request)
-    if request.scheme == "linear":
-        tilts = linear_tilts(-request.max_tilt, request.max_tilt, request.increment)
+    device = use_device(options.device, options.threads)
+    density, pixel = _density(options)
+    largest, increment = options.max_tilt_degrees, options.increment_degrees
+    if options.scheme == "linear":
+        tilts = linear_tilts(-largest, largest, increment)
     else:
-        tilts = saxton_tilts(request.max_tilt, request.increment)
-    options = {
-        "shape_zyx": tuple(density.shape),
-        "apix": pixel,
-        **{
-            name: getattr(request, name)
-            for name in ("source", "max_tilt", "increment", "scheme", "dose", "downsampling")
-        },
-        "snr": request.snr,
-        "seed": request.seed,
-    }
-    source = Path(request.source)
+        tilts = saxton_tilts(largest, increment)
+    grid = {"shape": "x".join(map(str, density.shape[::-1])), "pixel_size_angstrom": pixel}
+    source = Path(options.source)
     folder = OutputFolder(
-        request.output,
+        options.output,
         "tomo simulate",
-        options,
-        inputs={"input": source} if source.is_file() else {},
+        {**options.recorded(), **grid},
+        inputs={"source": source} if source.is_file() else {},
         outputs=FILES,
-        machine={"device": str(place), "threads": torch.get_num_threads()},
-        overwrite=request.overwrite,
+        machine={"device": str(device), "threads": torch.get_num_threads()},
+        overwrite=options.overwrite,
     )
-    with folder, StopSignals() as stop, RunProgress("simulating", quiet=request.quiet) as bar:
+    with folder, StopSignals() as stop, RunProgress("simulating", quiet=options.quiet) as bar:
         parts = []
         for chosen in torch.split(torch.arange(len(tilts)), _TILTS_AT_ONCE):
             projector = TiltProjector(tilts[chosen], tuple(density.shape), SIMULATION_WINDOW)
-            parts.append(projector(density.to(place)).cpu())
+            parts.append(projector(density.to(device)).cpu())
             bar.update((int(chosen[-1]) + 1) / len(tilts))
             stop.exit_if_requested()
         truth = projector.expand(density)
-        images, tilts, scanned = _measure(request, torch.cat(parts), tilts)
+        images, tilts, scanned = _measure(options, torch.cat(parts), tilts)
         write_mrc(folder.path("truth.mrc"), truth.numpy(), pixel)
         write_mrc(folder.path("tilts.mrc"), images.numpy(), pixel, is_stack=True)
         mask = scanned.numpy().astype(np.int8)
         write_mrc(folder.path("mask.mrc"), mask, pixel, is_stack=True, mode=0)
         write_angles(folder.path("tilts.tlt"), tilts)
         folder.finish()
-    return (
+    text = (
         f"{len(tilts)} tilts of {images.shape[2]} x {images.shape[1]} px at {pixel:g} Å in "
-        f"{request.output}, {100 * float(scanned.float().mean()):.3g} % of their pixels scanned"
+        f"{options.output}, {100 * float(scanned.float().mean()):.3g} % of their pixels scanned"
     )
+    return TomoSimulateResult("", text, options.output)
 
 
 def _measure(
-    request: SimulationRequest, clean: Tensor, tilts: Tensor
+    options: TomoSimulateOptions, clean: Tensor, tilts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy images, the tilts that they have, and what was scanned of them."""
-    sigma = (clean.var() / request.snr).sqrt()
-    noise = torch.randn(clean.shape, generator=generator(request.seed, "tomo noise"))
+    """Return noisy images, their tilts, and which pixels were scanned."""
+    sigma = (clean.var() / options.snr).sqrt()
+    noise = torch.randn(clean.shape, generator=generator(options.seed, "tomo noise"))
     images = clean + sigma * noise
-    if request.downsampling == "tilt":
-        kept = tilt_downsampling(len(tilts), request.dose)
+    if options.downsampling == "tilt":
+        kept = tilt_downsampling(len(tilts), options.dose)
         images = images[kept]
         return images, tilts[kept], torch.ones(images.shape, dtype=torch.bool)
     height, width = images.shape[1:]
     shape = (len(images), height, width)
-    scanned = random_downsampling(shape, request.dose, generator(request.seed, "tomo scan"))
+    scanned = random_downsampling(shape, options.dose, generator(options.seed, "tomo scan"))
     return images * scanned, tilts, scanned
 
 
-def _density(request: SimulationRequest) -> tuple[Tensor, float]:
-    """What is imaged, ``(z, y, x)``, and Å per voxel."""
-    kind, _, number = request.source.partition(":")
+def _density(options: TomoSimulateOptions) -> tuple[Tensor, float]:
+    """Return the density to image, ``(z, y, x)``, and its voxel edge in Å."""
+    kind, _, number = options.source.partition(":")
     if kind == "phantom":
         if not number.isdecimal():
-            raise UsageError(f"{request.source}: give the phantom's seed, as in phantom:1")
-        pixel = request.apix or _FIELD_ANGSTROM / request.shape[2]
-        return cell_phantom(request.shape, pixel, seed=int(number)), pixel
-    data, header = read_mrc(request.source)
+            raise UsageError(f"{options.source}: give the phantom's seed, as in phantom:1")
+        pixel = options.pixel_size_angstrom or _FIELD_ANGSTROM / options.shape_zyx[2]
+        return cell_phantom(options.shape_zyx, pixel, seed=int(number)), pixel
+    data, header = read_mrc(options.source)
     if np.iscomplexobj(data) or not np.isfinite(data).all():
-        raise InputError(f"{request.source}: data: complex values, NaN or infinity; give a map")
-    return torch.from_numpy(data.astype(np.float32)), header.pixel_size_or(request.apix)
+        raise InputError(f"{options.source}: data: complex values, NaN or infinity; give a map")
+    return torch.from_numpy(data.astype(np.float32)), header.pixel_size_or(
+        options.pixel_size_angstrom
+    )

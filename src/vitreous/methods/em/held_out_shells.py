@@ -28,6 +28,7 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.pose_posterior import PoseCandidates
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 PASSES = 6  # each makes every sixth shell, from poses found by half of the others
 _NEIGHBOURS = 1  # of a shell, which reconstruction mixes with it
@@ -66,16 +67,15 @@ def held_out_map(
         power = torch.where(blind, _BLIND * noise_power, noise_power)
         assigner = ExpectationStep(volume, pixel_size_angstrom, [radius], power, config)
         found = _assigned(assigner, images, optics, volume.device)
-        sums, _ = accumulate(
+        particles = PosedParticles(
             ImagesInMemory(irfft_centered(spectra * _held_out(of_image, which), (n, n))),
             found.rotation[:, 0].cpu(),
             found.shift_angstrom[:, 0].cpu(),
             optics,
             pixel_size_angstrom,
             torch.ones(len(images), dtype=torch.long),
-            symmetry=config.symmetry,
-            device=volume.device,
         )
+        sums, _ = accumulate(particles, symmetry=config.symmetry, device=volume.device)
         held += rfft_centered(half_map(sums), 3) * (shell % PASSES == which)
         progress((which + 1) / PASSES)
     return irfft_centered(held, (n, n, n))

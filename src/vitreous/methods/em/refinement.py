@@ -61,6 +61,7 @@ from vitreous.methods.reconstruct.gridding import (
     particle_sphere,
     wiener_map,
 )
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import Stats
 from vitreous.physics.insertion import Gridding
 
@@ -347,13 +348,10 @@ class Refinement:
         if self.config.scale != "one":  # a c y and a^2 c^2 are to be summed
             scale = self.optics_refinement.scale()[row]
             images, weight = ScaledImages(images, 1 / scale), weight * scale.square()
+        optics = None if self.optics is None else self.optics[row]
+        half_set = self.half_set[row]
         return accumulate(
-            images,
-            rotation,
-            shift,
-            None if self.optics is None else self.optics[row],
-            self.pixel_size_angstrom,
-            self.half_set[row],
+            PosedParticles(images, rotation, shift, optics, self.pixel_size_angstrom, half_set),
             box_size=box,
             symmetry=self.config.symmetry,
             weight=weight,

@@ -16,6 +16,7 @@ from vitreous.methods.hetero.clustering import PrincipalPath, principal_path
 from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.reconstruct.gridding import accumulate
 from vitreous.methods.reconstruct.half_maps import direct_halves
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 _BATCH = 2048
 _MIN_IMAGES = 2  # of each half set that a map is made from
@@ -113,13 +114,16 @@ def reconstruct_class_maps(
         if min(int((half == h).sum()) for h in (1, 2)) < _MIN_IMAGES:
             maps.append(None)
             continue
-        sums = accumulate(
+        particles = PosedParticles(
             ImageSubset(posed.images, rows),
             posed.pose.rotation[rows],
             posed.pose.shift_angstrom[rows],
             None if posed.optics is None else posed.optics[rows],
             posed.pixel_size_angstrom,
             half,
+        )
+        sums = accumulate(
+            particles,
             symmetry=posed.symmetry,
             device=posed.device,
             progress=_progress_of_class(report_progress, k, count),

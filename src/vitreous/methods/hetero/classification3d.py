@@ -46,6 +46,7 @@ from vitreous.methods.reconstruct.gridding import (
     particle_sphere,
     wiener_map,
 )
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.admm_config import STRICT
 
 _KEPT_CANDIDATES = 4  # of each image, for the next round
@@ -262,15 +263,15 @@ class Classification:
             if len(rows) < _MIN_IMAGES:
                 resolution.append(math.inf)
                 continue
-            sums = accumulate(
+            particles = PosedParticles(
                 ImageSubset(self.images, rows),
                 pose.rotation[rows],
                 pose.shift_angstrom[rows],
                 None if self.optics is None else self.optics[rows],
                 self.pixel_size_angstrom,
                 torch.arange(len(rows)) % 2 + 1,
-                device=self._device,
             )
+            sums = accumulate(particles, device=self._device)
             pair = torch.stack([half_map(one) for one in sums])
             halves[k] = pair.to(halves)
             curve = fsc(pair[0] * sphere, pair[1] * sphere).cpu()

@@ -20,7 +20,9 @@ Source: L. Donati, PhD thesis, EPFL 2020, section 4.2.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -35,12 +37,13 @@ from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalSearch
 from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
 from vitreous.methods.reconstruct.model_based import ModelBasedConfig, accumulate, support
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import STRICT
-from vitreous.optim.admm_constraints import regulariser
-from vitreous.optim.choose_strength import cross_validated, strongest
+from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares
-from vitreous.optim.loop import Stats
+from vitreous.optim.loop import Stats, run
+from vitreous.optim.priors import WEIGHTED, penalty
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.kaiser_bessel.normal_equations import NormalEquations
 from vitreous.physics.kaiser_bessel.projector import WindowProjector
@@ -54,7 +57,7 @@ _LEAST_STRENGTH = 1e-3  # of that which leaves nothing of the map, where a guess
 
 @validated(frozen=True, config=STRICT)
 class JointConfig:
-    """How map and poses take turns.
+    """Stages, rounds and poses searched.
 
     Args:
         radii: highest shells of the stages in cycles per box, growing; the last is at most
@@ -93,8 +96,25 @@ class JointConfig:
             raise ValueError(f"prior.scales must be (1,), got {self.prior.scales}; set radii")
 
 
+@dataclass(frozen=True)
+class JointResult:
+    """Map and poses of a run.
+
+    Args:
+        map: ``(n, n, n)``, without what lies beyond the stage's band.
+        coefficients: c ``(m, m, m)``.
+        pose: of every image.
+        strength: lambda.
+    """
+
+    map: Tensor
+    coefficients: Tensor
+    pose: Pose
+    strength: float
+
+
 class JointRefinement:
-    """Map and poses; one call of :meth:`step` is one round of algorithm 3.
+    """Solver for map and poses; one call of :meth:`step` is one round of algorithm 3.
 
     There is one map of all images. For half maps that share nothing, run two of these.
 
@@ -102,7 +122,7 @@ class JointRefinement:
         images: protein positive; their noise is taken for white.
         optics: CTF of each; None for none.
         pixel_size_angstrom: Å.
-        pose: where to start, rotations ``(b, 3, 3)`` and shifts ``(b, 2)``.
+        pose: start, rotations ``(b, 3, 3)`` and shifts ``(b, 2)``.
         config: settings.
         device: where to compute; the CPU by default.
 
@@ -147,8 +167,18 @@ class JointRefinement:
 
     @property
     def rounds(self) -> int:
-        """How many there are in all."""
+        """Number of rounds in all."""
         return len(self.config.radii) * self.config.rounds
+
+    @property
+    def done(self) -> bool:
+        """Whether all rounds are done."""
+        return self.round >= self.rounds
+
+    @property
+    def progress(self) -> float:
+        """Share of the rounds that are done."""
+        return min(self.round / self.rounds, 1.0)
 
     @property
     def stage(self) -> int:
@@ -169,7 +199,7 @@ class JointRefinement:
 
     @torch.no_grad()
     def step(self) -> Stats:
-        """One round: the map of these poses, then the poses under it.
+        """Do one round: the map of these poses, then the poses under it.
 
         Returns:
             J at the start of the round ("before"), under the round's map ("map") and with its poses
@@ -182,45 +212,51 @@ class JointRefinement:
         misfits = self.misfits(self.pose, self.coefficients)
         before = self._objective(self.coefficients, misfits)
         misfits, after = self._update_map(misfits, before)
-        turned, moved, misfits = self._update_poses(misfits, search)
+        turned_deg, moved_angstrom, misfits = self._update_poses(misfits, search)
         stats = {
             "before": before,
             "map": after,
             "objective": self._objective(self.coefficients, misfits),
             "strength": self.strength,
             "band_angstrom": self._pixel * self.box_size / self.config.radii[self.stage],
-            "turned_deg": turned,
-            "moved_angstrom": moved,
+            "turned_deg": turned_deg,
+            "moved_angstrom": moved_angstrom,
         }
         self.round += 1
         return stats
 
     @torch.no_grad()
     def misfits(self, pose: Pose, coefficients: Tensor) -> Tensor:
-        """J_p of every image at the stage's box, equation (4.32), float64 ``(b,)``."""
-        found = []
+        """Return J_p of every image at the stage's box, equation (4.32), float64 ``(b,)``."""
+        misfits = []
         for rows, small in self._small_images():
-            for some in torch.split(torch.arange(len(rows)), _PROJECTED):
-                chosen = rows[some]
-                there = pose[chosen].to(self._device)
-                rest = small[some.to(small.device)] - self._project(there, chosen, coefficients)
-                found.append(0.5 * rest.double().square().sum((1, 2)).cpu())
-        return torch.cat(found)
+            for batch in torch.split(torch.arange(len(rows)), _PROJECTED):
+                chosen = rows[batch]
+                poses = pose[chosen].to(self._device)
+                residual = small[batch.to(small.device)] - self._project(
+                    poses, chosen, coefficients
+                )
+                misfits.append(0.5 * residual.double().square().sum((1, 2)).cpu())
+        return torch.cat(misfits)
 
     def volume(self) -> Tensor:
-        """The map ``(n, n, n)`` as it is, without what lies beyond the stage's band."""
+        """Return the map ``(n, n, n)``, without what lies beyond the stage's band."""
         return fourier_resize(self._expanded(), self.images.box_size, 3)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Tensors and numbers from which :meth:`restore` goes on, bit by bit."""
-        tensors = {"coefficients": self.coefficients, **vars(self.pose)}
-        return tensors, {"round": self.round, "strength": self.strength}
+    def result(self) -> JointResult:
+        """Return the map and the poses as they are."""
+        return JointResult(self.volume(), self.coefficients, self.pose, self.strength)
 
-    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-        """Go on from a :meth:`state` of a task with the same images and settings."""
-        self.round, self.strength = int(numbers["round"]), numbers["strength"]
-        self.coefficients = tensors["coefficients"].to(self._device)
-        self.pose = Pose(tensors["rotation"].cpu(), tensors["shift_angstrom"].cpu())
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
+        numbers = {"round": self.round, "strength": self.strength}
+        return {"coefficients": self.coefficients, **vars(self.pose), **numbers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the :meth:`state_dict` of a run with the same images and settings."""
+        self.round, self.strength = int(state["round"]), float(state["strength"])
+        self.coefficients = state["coefficients"].to(self._device)
+        self.pose = Pose(state["rotation"].cpu(), state["shift_angstrom"].cpu())
         self._equations = None
 
     @property
@@ -228,7 +264,7 @@ class JointRefinement:
         return self.config.prior.basis
 
     def _expanded(self) -> Tensor:
-        """Map ``(m, m, m)`` whose projections are H c; voxels of sampled windows would alias."""
+        """Return the map ``(m, m, m)`` whose projections are H c; sampled windows would alias."""
         m = self.box_size
         k, half = torch.fft.fftfreq(m), torch.fft.rfftfreq(m)
         radius = (k[:, None, None].square() + k[:, None].square() + half.square()).sqrt()
@@ -236,20 +272,14 @@ class JointRefinement:
         return irfft_centered(rfft_centered(self.coefficients, 3) * transfer, (m, m, m))
 
     def _sums(self) -> tuple[NormalEquations, NormalEquations]:
-        return accumulate(
-            self.images,
-            self.pose.rotation,
-            self.pose.shift_angstrom,
-            self.optics,
-            self.pixel_size_angstrom,
-            self._half,
-            window=self._basis,
-            box_size=self.box_size,
-            device=self._device,
+        rotation, shift = self.pose.rotation, self.pose.shift_angstrom
+        particles = PosedParticles(
+            self.images, rotation, shift, self.optics, self.pixel_size_angstrom, self._half
         )
+        return accumulate(particles, self._basis, box_size=self.box_size, device=self._device)
 
     def _start_stage(self) -> None:
-        """A lattice of the stage's box, and lambda for its maps."""
+        """Set up the lattice of the stage's box, and lambda for its maps."""
         growth = self._box_of_stage() / self.box_size
         if self.round > 0:
             grown = fourier_resize(self._expanded(), self._box_of_stage(), 3)
@@ -261,25 +291,22 @@ class JointRefinement:
     def _choose_strength(
         self, sums: tuple[NormalEquations, NormalEquations], guess: float
     ) -> float:
-        """Lambda of all images."""
+        """Return lambda of all images."""
         prior = self.config.prior
         if prior.strength is not None or prior.regulariser == "none":
             return prior.strength or 0.0
         first, second = map(LeastSquares.of_images, sums)
-        settings = prior.admm(0.0)
-        # not from far below, where every strength scores alike
-        around = max(guess, _LEAST_STRENGTH * strongest(first, settings)) if guess > 0 else None
-        found = cross_validated(
-            first,
-            second,
-            settings,
-            mask=support(self.box_size, 1).to(self._device),
-            around=around,
-        ).strength
-        return found * (1.0 if prior.regulariser == "l2" else 2**0.5)
+        weighted = WEIGHTED[prior.regulariser](0.0)
+        around = None
+        if guess > 0:  # not from far below, where every strength scores alike
+            around = max(guess, _LEAST_STRENGTH * weighted.strongest(first))
+        mask = support(self.box_size, 1).to(self._device)
+        among = StrengthRange(around)
+        search = StrengthSearch((first, second), weighted, prior.solver, mask=mask, among=among)
+        return run(search).strength * (2**0.5 if weighted.is_norm else 1.0)
 
     def _small_images(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows and images ``(b, m, m)``, with grey values of projections of larger voxels."""
+        """Yield rows and images ``(b, m, m)``, with grey values of projections of larger voxels."""
         m, n = self.box_size, self.images.box_size
         for rows, read in read_ahead(self.images, torch.arange(len(self.images))):
             yield rows, fourier_resize(read.to(self._device, torch.float32), m, 2) * (m / n)
@@ -288,7 +315,7 @@ class JointRefinement:
         return None if self.optics is None else self.optics[rows].to(self._device)
 
     def _project(self, pose: Pose, rows: Tensor, coefficients: Tensor) -> Tensor:
-        """H c ``(b, m, m)`` of some images."""
+        """Return H c of a batch of images, ``(b, m, m)``."""
         m, optics = self.box_size, self._optics(rows)
         multiplier = shift_phases(m, pose.shift_angstrom, self._pixel)
         if optics is not None:
@@ -296,56 +323,61 @@ class JointRefinement:
         return WindowProjector(pose.rotation, m, self._basis, 1, multiplier)(coefficients)
 
     def _objective(self, c: Tensor, misfits: Tensor) -> float:
-        """J of equation (4.29)."""
-        term = regulariser(self.config.prior.admm(self.strength), c, None, 1.0)
-        return float(misfits.sum()) + (0.0 if term is None else term.value(c))
+        """Return J of equation (4.29)."""
+        return float(misfits.sum()) + penalty(self.config.prior.prior(self.strength), c)
 
     def _update_map(self, misfits: Tensor, before: float) -> tuple[Tensor, float]:
-        """Algorithm 4, unless J grows: misfits and J after it."""
+        """Do algorithm 4, unless J grows; return misfits and J after it."""
         if self._equations is None:
             first, second = self._sums()
             self._equations = first + second
         result = admm(
             LeastSquares.of_images(self._equations),
-            self.config.prior.admm(self.strength),
+            self.config.prior.prior(self.strength),
+            self.config.prior.solver,
             start=self.coefficients,
             mask=support(self.box_size, 1).to(self._device),
         )
         self._equations = None  # poses will move
-        found = self.misfits(self.pose, result.volume)
-        after = self._objective(result.volume, found)
+        new_misfits = self.misfits(self.pose, result.volume)
+        after = self._objective(result.volume, new_misfits)
         if after > before:
             return misfits, before
         self.coefficients = result.volume
-        return found, after
+        return new_misfits, after
 
     def _update_poses(self, misfits: Tensor, search: bool) -> tuple[float, float, Tensor]:
-        """In the place of algorithm 5; median turn in degrees, move in Å, and the misfits."""
+        """Refine all poses, in the place of algorithm 5.
+
+        Returns:
+            the median rotation in degrees and shift in Å, and the misfits.
+        """
         m = self.box_size
         band = FrequencyBand(m, self._pixel, (m - 1) // 2)
         volume = self._expanded()
         flat = torch.ones(m // 2 + 1, device=self._device)  # (4.29) has white noise
         refiner = PoseRefiner(volume, band, flat[: band.radius + 1])
-        everywhere = self._global_search(volume, flat) if search else None
+        global_search = self._global_search(volume, flat) if search else None
         rotation, shift = torch.empty_like(self.pose.rotation), self.pose.shift_angstrom.clone()
         for rows, small in self._small_images():
-            for some in torch.split(torch.arange(len(rows)), refiner.at_once()):
-                fit = self._fit(refiner, everywhere, small[some.to(small.device)], rows[some])
-                rotation[rows[some]] = fit.rotation.cpu()
-                shift[rows[some]] = fit.shift_angstrom.cpu()
+            for batch in torch.split(torch.arange(len(rows)), refiner.at_once()):
+                images = small[batch.to(small.device)]
+                fit = self._fit(refiner, global_search, images, rows[batch])
+                rotation[rows[batch]] = fit.rotation.cpu()
+                shift[rows[batch]] = fit.shift_angstrom.cpu()
         return self._accept(Pose(rotation, shift), misfits)
 
     def _accept(self, pose: Pose, misfits: Tensor) -> tuple[float, float, Tensor]:
         """Take the poses that fit better, now by all of H and not only within the band."""
-        found = self.misfits(pose, self.coefficients)
-        better = found < misfits
+        new_misfits = self.misfits(pose, self.coefficients)
+        better = new_misfits < misfits
         before = self.pose
         rotation = torch.where(better[:, None, None], pose.rotation, before.rotation)
         shift = torch.where(better[:, None], pose.shift_angstrom, before.shift_angstrom)
         self.pose = Pose(rotation, shift)
-        turned = geodesic_distance_deg(rotation, before.rotation).median()
-        moved = (shift - before.shift_angstrom).norm(dim=1).median()
-        return float(turned), float(moved), torch.where(better, found, misfits)
+        turned_deg = geodesic_distance_deg(rotation, before.rotation).median()
+        moved_angstrom = (shift - before.shift_angstrom).norm(dim=1).median()
+        return float(turned_deg), float(moved_angstrom), torch.where(better, new_misfits, misfits)
 
     def _global_search(self, volume: Tensor, noise_power: Tensor) -> GlobalSearch:
         m = self.box_size
@@ -359,20 +391,20 @@ class JointRefinement:
         )
 
     def _fit(
-        self, refiner: PoseRefiner, everywhere: GlobalSearch | None, images: Tensor, rows: Tensor
+        self, refiner: PoseRefiner, search: GlobalSearch | None, images: Tensor, rows: Tensor
     ) -> PoseFit:
-        """Better poses of some images; none with a larger misfit."""
+        """Return poses of a batch of images, none with a larger misfit than it has."""
         optics = self._optics(rows)
         measured = refiner.measure(images, optics)
-        here = self.pose[rows].to(self._device)
-        best = self._descend(refiner, measured, here.rotation, here.shift_angstrom)
-        if everywhere is None:
+        start = self.pose[rows].to(self._device)
+        best = self._descend(refiner, measured, start.rotation, start.shift_angstrom)
+        if search is None:
             return best
         one = torch.ones(len(rows), device=self._device)
-        found = everywhere(everywhere.band.images(images), optics, one)
-        for rank in range(found.log_likelihood_ratio.shape[1]):
+        candidates = search(search.band.images(images), optics, one)
+        for rank in range(candidates.log_likelihood_ratio.shape[1]):
             other = self._descend(
-                refiner, measured, found.rotation[:, rank], found.shift_angstrom[:, rank]
+                refiner, measured, candidates.rotation[:, rank], candidates.shift_angstrom[:, rank]
             )
             best = best.with_better(other)
         return best

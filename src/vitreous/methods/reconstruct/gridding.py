@@ -22,10 +22,14 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import soft_mask
-from vitreous.core.images import ImagesInMemory, ImageSource, check_image_rows, read_ahead
+from vitreous.core.images import ImagesInMemory, read_ahead
 from vitreous.core.params import Optics
 from vitreous.core.threads import single_torch_thread
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
+
+HalfSums = tuple[Gridding, Gridding]
+Progress = Callable[[int, int], None]
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
 _AGREE = 0.143
@@ -35,58 +39,49 @@ _SPAN = 1 << 17  # images summed in single precision before sums are added
 
 @torch.no_grad()
 def accumulate(
-    images: ImageSource,
-    rotations: Tensor,
-    shift_angstrom: Tensor | None,
-    optics: Optics | None,
-    pixel_size_angstrom: float,
-    half: Tensor,
+    particles: PosedParticles,
     *,
     box_size: int | None = None,
     symmetry: str = "C1",
     weight: Tensor | None = None,
     device: torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Gridding, Gridding]:
-    """The sums of both half sets, in one pass over the images.
+    progress: Progress | None = None,
+) -> HalfSums:
+    """Sum both half sets in one pass over the images.
 
     Args:
-        images: protein positive; read in order, a few thousand at a time.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
-        optics: CTF of each image; None for images without.
-        pixel_size_angstrom: of the images as read, Å.
-        half: long ``(b,)`` of 1 and 2; images with another number are left out.
+        particles: images with their poses.
         box_size: crop the images to this many pixels in Fourier space; their own by default.
         symmetry: name of the point group, in RELION's axes.
         weight: ``(b,)`` of each image; 1 by default.
         device: where to sum; the CPU by default.
-        progress: told images done and images in all, after each batch.
+        progress: called with images done and images in all, after each batch.
 
     Raises:
         ValueError: lengths that do not agree, or a box larger than the images'.
     """
     device = device or torch.device("cpu")
-    n = images.box_size if box_size is None else box_size
-    check_image_rows(images, rotations, shift_angstrom, optics, half, n)
+    n = particles.checked_box(box_size)
+    images, shift, optics = particles.images, particles.shift_angstrom, particles.optics
     sums: tuple[Gridding, Gridding] | None = None
     with single_torch_thread() as threads:
         for span in torch.split(torch.arange(len(images)), _SPAN):
-            grown = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
+            part = Accumulator(n, sets=2, symmetry=symmetry, device=device, threads=threads)
             for rows, read in read_ahead(images, span):
                 values = weighted_slices(
                     read.to(device),
-                    None if shift_angstrom is None else shift_angstrom[rows].to(device),
+                    None if shift is None else shift[rows].to(device),
                     None if optics is None else optics[rows].to(device),
-                    pixel_size_angstrom,
+                    particles.pixel_size_angstrom,
                     box_size=n,
                     weight=None if weight is None else weight[rows].to(device),
                     threads=threads,
                 )
-                grown.insert(values, rotations[rows].to(device), half[rows].to(device) - 1)
+                half = particles.half[rows].to(device)
+                part.insert(values, particles.rotations[rows].to(device), half - 1)
                 if progress is not None:
                     progress(int(rows[-1]) + 1, len(images))
-            first, second = grown.gridding(0), grown.gridding(1)
+            first, second = part.gridding(0), part.gridding(1)
             sums = (first, second) if sums is None else (sums[0] + first, sums[1] + second)
     assert sums is not None
     return sums
@@ -102,7 +97,7 @@ def reconstruct_halves(
     *,
     symmetry: str = "C1",
 ) -> tuple[Tensor, Tensor]:
-    """Two unfiltered half maps of images in memory.
+    """Reconstruct two unfiltered half maps of images in memory.
 
     Args:
         images: real ``(b, n, n)``, protein positive.
@@ -120,33 +115,26 @@ def reconstruct_halves(
         ValueError: lengths that do not agree.
 
     >>> half = torch.tensor([1, 2])
-    >>> maps = reconstruct_halves(torch.ones(2, 8, 8), torch.eye(3).repeat(2, 1, 1), None, None,
-    ...     1.0, half)
+    >>> images, rotations = torch.ones(2, 8, 8), torch.eye(3).repeat(2, 1, 1)
+    >>> maps = reconstruct_halves(images, rotations, None, None, 1.0, half)
     >>> [tuple(one.shape) for one in maps]
     [(8, 8, 8), (8, 8, 8)]
     """
-    sums = accumulate(
-        ImagesInMemory(images),
-        rotations,
-        shift_angstrom,
-        optics,
-        pixel_size_angstrom,
-        half,
-        symmetry=symmetry,
-        device=images.device,
-    )
+    source = ImagesInMemory(images)
+    particles = PosedParticles(source, rotations, shift_angstrom, optics, pixel_size_angstrom, half)
+    sums = accumulate(particles, symmetry=symmetry, device=images.device)
     return half_map(sums[0]), half_map(sums[1])
 
 
 def half_map(sums: Gridding) -> Tensor:
-    """Unfiltered map ``(n, n, n)``: B / W, where W counts at least as 0.001 of its shell's mean."""
+    """Return the unfiltered map ``(n, n, n)``: B / W, where W is at least 0.001 of its shell's."""
     mean, shell = shell_means(sums)
     floor = (LEAST_WEIGHT * mean).clamp_min(torch.finfo(torch.float32).tiny)
     return to_map(sums.numerator / torch.maximum(sums.weight, floor[shell]), sums.box_size)
 
 
 def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
-    r"""Regularised map ``(n, n, n)``: :math:`B / (W + \bar W_s\, q_s)`.
+    r"""Return the regularised map ``(n, n, n)``, :math:`B / (W + \bar W_s\, q_s)`.
 
     Args:
         sums: of all particles.
@@ -165,7 +153,7 @@ def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
 def particle_sphere(
     box_size: int, diameter_share: float, device: torch.device | None = None
 ) -> Tensor:
-    """Soft mask ``(n, n, n)`` of the sphere that holds the particle, at most all that is in view.
+    """Return the soft mask ``(n, n, n)`` of a particle's sphere, at most the field of view.
 
     Args:
         box_size: n, voxels.
@@ -177,13 +165,13 @@ def particle_sphere(
 
 
 def agreeing_shells(fsc: Tensor) -> int:
-    """Last shell before the FSC ``(n // 2 + 1,)`` falls below 0.143."""
+    """Return the last shell before the FSC ``(n // 2 + 1,)`` falls below 0.143."""
     below = (fsc[1:] < _AGREE).nonzero().flatten()
     return int(below[0]) if len(below) else len(fsc) - 1
 
 
 def noise_to_signal(fsc: Tensor) -> Tensor:
-    r"""Noise over signal in the sums of both half sets, from the FSC between them.
+    r"""Return noise over signal in the sums of both half sets, from the FSC between them.
 
     :math:`q = (1 - \mathrm{FSC}) / (2\,\mathrm{FSC})`: half of that of one half set. The FSC counts
     as at least 0.001 and at most 0.999.
@@ -199,14 +187,14 @@ def noise_to_signal(fsc: Tensor) -> Tensor:
 
 
 def grid_radius(n: int, device: torch.device) -> Tensor:
-    """Cycles per box of every grid point of a :class:`Gridding`."""
+    """Return the cycles per box of every grid point of a :class:`Gridding`."""
     axis = torch.arange(1 - n, n, device=device, dtype=torch.float32)
     squared = axis[n - 1 :, None, None] ** 2 + axis[:, None] ** 2 + axis**2
     return squared.sqrt() / SPREAD
 
 
 def shell_means(sums: Gridding) -> tuple[Tensor, Tensor]:
-    """Mean of W over every shell ``(n // 2 + 1,)``, and the shell of every grid point."""
+    """Return the mean of W over every shell, ``(n // 2 + 1,)``, and the shell of every point."""
     n = sums.box_size
     shell = grid_radius(n, sums.weight.device).round().long().clamp(max=n // 2)
     flat = shell.flatten()
@@ -216,7 +204,7 @@ def shell_means(sums: Gridding) -> tuple[Tensor, Tensor]:
 
 
 def to_map(spectrum: Tensor, n: int) -> Tensor:
-    """Inverse transform of a half grid within the Nyquist ball, cropped, kernel divided out.
+    """Transform a half grid within the Nyquist ball back, crop it, divide the kernel out.
 
     Zero outside the inscribed sphere, which leaves the field of view in some of the images.
     """
@@ -236,6 +224,6 @@ def to_map(spectrum: Tensor, n: int) -> Tensor:
 
 
 def _central(x: Tensor, n: int, dim: int) -> Tensor:
-    """The ``n`` places around the origin, index 0, which goes to ``n // 2``."""
+    """Return the ``n`` elements around the origin, index 0, which goes to ``n // 2``."""
     before = x.narrow(dim, x.shape[dim] - n // 2, n // 2)
     return torch.cat([before, x.narrow(dim, 0, n - n // 2)], dim)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -26,30 +27,35 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import radius_grid
-from vitreous.core.images import ImageSource, check_image_rows, read_ahead
-from vitreous.core.params import Optics
-from vitreous.optim.admm import AdmmResult, admm
+from vitreous.core.images import read_ahead
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
+from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import STRICT, AdmmConfig
-from vitreous.optim.choose_strength import Told, cross_validated
+from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares
-from vitreous.optim.loop import Callback
+from vitreous.optim.loop import Stats
+from vitreous.optim.priors import WEIGHTED, WeightedPrior
 from vitreous.optim.prox import project
-from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator, NormalEquations
+from vitreous.physics.kaiser_bessel.normal_equations import (
+    ConvolutionOperator,
+    NormalAccumulator,
+    NormalEquations,
+)
 from vitreous.physics.kaiser_bessel.window import KaiserBessel, lattice_size
 
-# R of the same volume on a lattice of spacing s goes with s to the power of minus this.
-_POWER_OF_SCALE = {"tv": 2.0, "wavelet": 1.5, "l2": 3.0}
-_NORMS = ("tv", "wavelet")  # whose strength grows with the root of the number of images
 _SEARCH_ITERATIONS = 30
 _EDGE_PX = 2.0  # of the inscribed sphere that is left free
+
+HalfEquations = tuple[NormalEquations, NormalEquations]
 
 
 @validated(frozen=True, config=STRICT)
 class ModelBasedConfig:
-    """The prior, the basis, and how long to work.
+    """Prior, basis and number of iterations.
 
     Args:
-        regulariser: see :class:`~vitreous.optim.admm_config.AdmmConfig`.
+        regulariser: "tv" (total variation), "wavelet" (sparse wavelet coefficients), "l2" (half the
+            squared norm) or "none"; see :mod:`vitreous.optim.priors`.
         strength: lambda of all images at the last scale; None: by cross-validation.
         scales: spacings of the basis in pixels, from coarse to fine; coarse ones serve to find the
             strength, and are left out where it is given.
@@ -58,7 +64,7 @@ class ModelBasedConfig:
         iterations, tolerance: of ADMM, for each of the last maps.
     """
 
-    regulariser: str = "tv"
+    regulariser: Literal["tv", "wavelet", "l2", "none"] = "tv"
     strength: float | None = Field(default=None, ge=0)
     scales: tuple[int, ...] = Field(default=(2, 1), min_length=1)
     nonnegative: bool = True
@@ -70,13 +76,17 @@ class ModelBasedConfig:
         """Raise ValueError for scales that do not go from coarse to fine."""
         if self.scales[-1] < 1 or any(a <= b for a, b in pairwise(self.scales)):
             raise ValueError(f"scales must fall and be at least 1, got {self.scales}")
-        self.admm(0.0)
 
-    def admm(self, strength: float) -> AdmmConfig:
+    def prior(self, strength: float) -> WeightedPrior | None:
+        """Return the prior of a strength; None where there is none."""
+        if self.regulariser == "none" or strength == 0:
+            return None
+        return WEIGHTED[self.regulariser](strength)
+
+    @property
+    def solver(self) -> AdmmConfig:
         """Settings of one solution."""
         return AdmmConfig(
-            regulariser=self.regulariser,  # type: ignore[arg-type]  # checked by pydantic
-            strength=strength,
             nonnegative=self.nonnegative,
             iterations=self.iterations,
             cg_iterations=1,  # preconditioned: a second one saves no iterations
@@ -84,10 +94,14 @@ class ModelBasedConfig:
         )
 
     @property
+    def searched(self) -> bool:
+        """Whether the strength is chosen by cross-validation."""
+        return self.strength is None and self.regulariser != "none"
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """The scales to go through."""
-        searched = self.strength is None and self.regulariser != "none"
-        return self.scales if searched else self.scales[-1:]
+        return self.scales if self.searched else self.scales[-1:]
 
     @property
     def basis(self) -> KaiserBessel:
@@ -96,89 +110,81 @@ class ModelBasedConfig:
 
 
 @dataclass(frozen=True)
-class ModelBasedStage:
-    """What one scale has found.
+class ScaleSearch:
+    """The strength of one scale.
 
     Args:
         scale: s.
-        strength: lambda of half the images; None where it was not looked for.
+        strength: lambda of half the images.
         tried: strengths and scores of the cross-validation.
-        halves: the solutions of half 1 and half 2, coefficients ``(N, N, N)``.
     """
 
     scale: int
-    strength: float | None
+    strength: float
     tried: tuple[tuple[float, float], ...]
-    halves: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class ModelBasedMaps:
-    """The end of a run.
+    """Maps of a finished run.
 
     Args:
         half1, half2, average: of either half of the images and of all, ``(n, n, n)``.
+        coefficients: of the three maps, ``(N, N, N)``.
         strength: lambda of all images.
-        solutions: of ADMM, for half 1, half 2 and all.
+        searches: of every scale where the strength was looked for.
+        converged: whether the three solutions met the stopping rule.
     """
 
     half1: Tensor
     half2: Tensor
     average: Tensor
+    coefficients: tuple[Tensor, ...]
     strength: float
-    solutions: tuple[AdmmResult, AdmmResult, AdmmResult]
+    searches: tuple[ScaleSearch, ...]
+    converged: bool
 
 
 @torch.no_grad()
 def accumulate(
-    images: ImageSource,
-    rotations: Tensor,
-    shift_angstrom: Tensor | None,
-    optics: Optics | None,
-    pixel_size_angstrom: float,
-    half: Tensor,
-    *,
+    particles: PosedParticles,
     window: KaiserBessel,
     scale: int = 1,
+    *,
     box_size: int | None = None,
     symmetry: str = "C1",
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[NormalEquations, NormalEquations]:
-    """The normal equations of both half sets at one scale, in one pass over the images.
+) -> HalfEquations:
+    """Sum the normal equations of both half sets at one scale, in one pass over the images.
 
     Args:
-        images: protein positive; read in order, the next batch while one is worked on.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
-        optics: CTF of each image; None for images without.
-        pixel_size_angstrom: of the images as read, Å.
-        half: long ``(b,)`` of 1 and 2; images with another number are left out.
+        particles: images with their poses; the next batch is read while one is worked on.
         window, scale: the basis.
         box_size: crop the images to this many pixels in Fourier space; their own by default.
         symmetry: name of the point group, in RELION's axes.
         device: where to sum; the CPU by default.
-        progress: told images done and images in all, after each batch.
+        progress: called with images done and images in all, after each batch.
 
     Raises:
         ValueError: lengths that do not agree, or a box larger than the images'.
     """
     device = device or torch.device("cpu")
-    n = images.box_size if box_size is None else box_size
-    check_image_rows(images, rotations, shift_angstrom, optics, half, n)
-    pixel = pixel_size_angstrom * images.box_size / n
+    n = particles.checked_box(box_size)
+    images, shift, optics = particles.images, particles.shift_angstrom, particles.optics
+    pixel = particles.pixel_size_angstrom * images.box_size / n
     sums = [NormalAccumulator(n, window, scale, symmetry=symmetry, device=device) for _ in (1, 2)]
     for rows, read in read_ahead(images, torch.arange(len(images))):
         # grey values of a map whose voxels are larger: fewer of them are summed by a projection
         small = fourier_resize(read.to(device, torch.float32), n, 2) * (n / images.box_size)
-        for which, grown in zip((1, 2), sums, strict=True):
-            mine = torch.nonzero(half[rows] == which).flatten()
-            if len(mine):
-                chosen = rows[mine]
-                grown.insert(
-                    small[mine.to(device)],
-                    rotations[chosen].to(device),
-                    None if shift_angstrom is None else shift_angstrom[chosen].to(device),
+        for half, half_sums in zip((1, 2), sums, strict=True):
+            in_batch = torch.nonzero(particles.half[rows] == half).flatten()
+            if len(in_batch):
+                chosen = rows[in_batch]
+                half_sums.insert(
+                    small[in_batch.to(device)],
+                    particles.rotations[chosen].to(device),
+                    None if shift is None else shift[chosen].to(device),
                     None if optics is None else optics[chosen].to(device),
                     pixel,
                 )
@@ -189,7 +195,7 @@ def accumulate(
 
 
 def support(n: int, scale: int, radius_px: float | None = None) -> Tensor:
-    """Where coefficients may differ from 0: a sphere, bool ``(N, N, N)``.
+    """Return the sphere in which coefficients may differ from 0, bool ``(N, N, N)``.
 
     Args:
         n: edge of the images in pixels.
@@ -201,102 +207,253 @@ def support(n: int, scale: int, radius_px: float | None = None) -> Tensor:
     return radius_grid(lattice_size(n, scale), 3) <= radius / scale
 
 
-def find_strength(
-    equations: tuple[NormalEquations, NormalEquations],
-    n: int,
-    scale: int,
-    config: ModelBasedConfig,
-    *,
-    coarser: ModelBasedStage | None = None,
-    radius_px: float | None = None,
-    notify: Told | None = None,
-    callbacks: tuple[Callback, ...] = (),
-) -> ModelBasedStage:
-    """Both halves' maps at a scale, and the strength with which they foretell each other's images.
+class SumsOfScale(Protocol):
+    """Function that sums the normal equations of both half sets at a scale."""
 
-    With a given strength, or without a regulariser, there is nothing to find; the halves are zeros.
+    def __call__(self, scale: int, *, progress: Callable[[int, int], None] | None) -> HalfEquations:
+        """Return the sums; call ``progress`` with images done and images in all."""
+        ...
+
+
+class ModelBased:
+    """Solver for the maps of both halves and of all images.
+
+    One step tries one strength of the cross-validation or does one ADMM iteration of a map. The
+    first step of a scale sums the images first.
 
     Args:
-        equations: of half 1 and half 2 at this scale.
+        sums: called with each scale and ``progress``, returns the normal equations of half 1 and
+            half 2, such as ``partial(accumulate, particles, config.basis)``.
         n: edge of the images in pixels.
-        scale: s.
-        config: the prior.
-        coarser: where to start from.
+        config: prior, basis and number of iterations.
         radius_px: see :func:`support`.
-        notify: told every strength that was tried, and its score.
-        callbacks: told the numbers of every iteration.
+        device: of the sums; the CPU by default.
+        report_progress: called with the share that is done, often within long steps.
+
+    Attributes:
+        label: of the last step: the scale of a tried strength, or the number of the iteration and
+            the half of a map.
     """
-    problems = LeastSquares.of_images(equations[0]), LeastSquares.of_images(equations[1])
-    zeros = torch.zeros_like(problems[0].right_hand_side)
-    if config.strength is not None or config.regulariser == "none":
-        return ModelBasedStage(scale, None, (), (zeros, zeros))
-    start, around = (zeros, zeros), None
-    if coarser is not None and coarser.strength is not None:
-        start = _resampled(coarser, n, scale, config)
-        power = _POWER_OF_SCALE[config.regulariser]
-        around = coarser.strength * (scale / coarser.scale) ** power
-    choice = cross_validated(
-        *problems,
-        replace(config.admm(0.0), iterations=min(config.iterations, _SEARCH_ITERATIONS)),
-        mask=support(n, scale, radius_px).to(zeros.device),
-        start=start,
-        around=around,
-        notify=notify,
-        callbacks=callbacks,
-    )
-    first, second = choice.results
-    return ModelBasedStage(scale, choice.strength, choice.tried, (first.volume, second.volume))
 
+    def __init__(
+        self,
+        sums: SumsOfScale,
+        n: int,
+        config: ModelBasedConfig,
+        *,
+        radius_px: float | None = None,
+        device: torch.device | None = None,
+        report_progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self.config, self.n = config, n
+        self._sums, self._radius_px = sums, radius_px
+        self._device = device or torch.device("cpu")
+        self._report_progress = report_progress
+        self._part = 0  # scales to search, then three maps
+        self._scale = config.stages[0]
+        self._equations: HalfEquations | None = None
+        self._halves: tuple[Tensor, Tensor] | None = None  # coefficients of the last search
+        self._searches: list[ScaleSearch] = []
+        self._maps: list[Tensor] = []
+        self._converged = True
+        self._solver: StrengthSearch | Admm | None = None
+        self.label: dict[str, int] = {}  # one object, so that a history may hold on to it
 
-def _resampled(
-    stage: ModelBasedStage, n: int, scale: int, config: ModelBasedConfig
-) -> tuple[Tensor, Tensor]:
-    """The halves of a coarser scale as coefficients at this one."""
-    basis = config.basis
-    first, second = (
-        project(
-            basis.analyse(basis.expand(half, n, stage.scale), scale),
-            nonnegative=config.nonnegative,
+    @property
+    def _parts(self) -> int:
+        return self._scales + 3
+
+    @property
+    def _scales(self) -> int:
+        return len(self.config.stages) if self.config.searched else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all three maps are solved."""
+        return self._part == self._parts
+
+    @property
+    def progress(self) -> float:
+        """Share of scales and maps that are done."""
+        part = 0.0 if self._solver is None else self._solver.progress
+        if not self.done and self._part <= max(0, self._scales - 1):  # begins with a pass
+            part = 0.5 * (self._equations is not None) + 0.5 * part
+        return (self._part + part) / self._parts
+
+    @torch.no_grad()
+    def step(self) -> Stats:
+        """Try a strength ("strength", "score"), or do an iteration of a map (as ADMM's)."""
+        if self._solver is None:
+            self._solver = self._begin()
+        solver = self._solver
+        stats = solver.step()
+        self.label.clear()
+        if isinstance(solver, StrengthSearch):
+            self.label["scale"] = self._scale
+        else:
+            half = self._part - self._scales + 1
+            self.label |= {"step": len(solver.history) - 1, **({"half": half} if half < 3 else {})}
+        if solver.done:
+            self._end(solver)
+        return stats
+
+    def result(self) -> ModelBasedMaps:
+        """Return the maps.
+
+        Raises:
+            ValueError: the run is not done.
+        """
+        if not self.done:
+            raise ValueError("the maps are not solved yet; call step until the solver is done")
+        first, second, third = (
+            self.config.basis.expand(one, self.n, self._scale) for one in self._maps
         )
-        for half in stage.halves
-    )
-    return first, second
+        return ModelBasedMaps(
+            first,
+            second,
+            third,
+            coefficients=tuple(self._maps),
+            strength=self._strengths()[1],
+            searches=tuple(self._searches),
+            converged=self._converged,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
+        sums = [
+            {
+                "spectrum": half.operator.spectrum,
+                "diagonal": half.operator.diagonal,
+                "right_hand_side": half.right_hand_side,
+                "images": half.images,
+                "sum_of_squares": half.sum_of_squares,
+            }
+            for half in self._equations or ()
+        ]
+        return {
+            "part": self._part,
+            "scale": self._scale,
+            "equations": sums,
+            "halves": self._halves,
+            "searches": [vars(one) for one in self._searches],
+            "maps": list(self._maps),
+            "converged": self._converged,
+            "solver": None if self._solver is None else self._solver.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the :meth:`state_dict` of a run with the same images and settings."""
+        self._part, self._scale = int(state["part"]), int(state["scale"])
+        saved = [_restored(half, self._device) for half in state["equations"]]
+        self._equations = (saved[0], saved[1]) if saved else None
+        halves = state["halves"]
+        self._halves = halves and (halves[0].to(self._device), halves[1].to(self._device))
+        self._searches = [
+            ScaleSearch(one["scale"], one["strength"], tuple((a, b) for a, b in one["tried"]))
+            for one in state["searches"]
+        ]
+        self._maps = [one.to(self._device) for one in state["maps"]]
+        self._converged = bool(state["converged"])
+        self._solver = None
+        if state["solver"] is not None:
+            self._solver = self._begin()
+            self._solver.load_state_dict(state["solver"])
+
+    def _begin(self) -> StrengthSearch | Admm:
+        """Make the solver of the next part, with the sums of its scale."""
+        if self._equations is None:
+            self._equations = self._sums(self._scale, progress=self._report_pass)
+        if self._part < self._scales:
+            return self._search()
+        return self._map()
+
+    def _report_pass(self, images: int, total: int) -> None:
+        """Count the sums of a scale as half of its part."""
+        self._report_progress((self._part + 0.5 * images / total) / self._parts)
+
+    def _end(self, solver: StrengthSearch | Admm) -> None:
+        """Keep the result of a part, and go on to the next."""
+        self._solver = None
+        self._part += 1
+        if isinstance(solver, Admm):
+            solution = solver.result()
+            self._maps.append(solution.volume)
+            self._converged &= solution.converged
+            return
+        choice = solver.result()
+        self._searches.append(ScaleSearch(self._scale, choice.strength, choice.tried))
+        self._halves = choice.volumes
+        if self._part < self._scales:
+            coarse, self._scale = self._scale, self.config.stages[self._part]
+            self._halves = self._resampled(self._halves, coarse)
+            self._equations = None
+
+    def _problems(self) -> tuple[LeastSquares, LeastSquares]:
+        assert self._equations is not None
+        first, second = self._equations
+        return LeastSquares.of_images(first), LeastSquares.of_images(second)
+
+    def _all_images(self) -> LeastSquares:
+        assert self._equations is not None
+        return LeastSquares.of_images(self._equations[0] + self._equations[1])
+
+    def _mask(self, like: Tensor) -> Tensor:
+        return support(self.n, self._scale, self._radius_px).to(like.device)
+
+    def _search(self) -> StrengthSearch:
+        """Return the search of this scale, from the volumes and the strength of the coarser one."""
+        problems, config = self._problems(), self.config
+        zeros = torch.zeros_like(problems[0].right_hand_side)
+        prior, guess = WEIGHTED[config.regulariser](0.0), None
+        if self._searches:
+            coarser = self._searches[-1]
+            guess = coarser.strength * (self._scale / coarser.scale) ** prior.power_of_scale
+        return StrengthSearch(
+            problems,
+            prior,
+            replace(config.solver, iterations=min(config.iterations, _SEARCH_ITERATIONS)),
+            mask=self._mask(zeros),
+            start=self._halves or (zeros, zeros),
+            among=StrengthRange(guess),
+            callbacks=(lambda step, stats: self._report_progress(self.progress),),
+        )
+
+    def _map(self) -> Admm:
+        """Return the solver of half 1, half 2 or all images, at the last scale."""
+        which = self._part - self._scales
+        first, second = self._problems()
+        zeros = torch.zeros_like(first.right_hand_side)
+        starts = self._halves or (zeros, zeros)
+        start = starts[which] if which < 2 else (starts[0] + starts[1]) / 2
+        problem = (first, second)[which] if which < 2 else self._all_images()
+        prior = self.config.prior(self._strengths()[which == 2])
+        return Admm(problem, prior, self.config.solver, start=start, mask=self._mask(zeros))
+
+    def _strengths(self) -> tuple[float, float]:
+        """Return lambda of half the images and of all."""
+        weighted = WEIGHTED.get(self.config.regulariser)
+        growth = 2**0.5 if weighted is not None and weighted.is_norm else 1.0
+        if self.config.strength is not None:
+            return self.config.strength / growth, self.config.strength
+        of_half = self._searches[-1].strength if self._searches else 0.0
+        return of_half, growth * of_half
+
+    def _resampled(self, halves: tuple[Tensor, Tensor], coarse: int) -> tuple[Tensor, Tensor]:
+        """Return the volumes of a coarser scale as coefficients at this one."""
+        basis, nonnegative = self.config.basis, self.config.nonnegative
+        first, second = (
+            project(
+                basis.analyse(basis.expand(half, self.n, coarse), self._scale),
+                nonnegative=nonnegative,
+            )
+            for half in halves
+        )
+        return first, second
 
 
-def final_maps(
-    equations: tuple[NormalEquations, NormalEquations],
-    n: int,
-    stage: ModelBasedStage,
-    config: ModelBasedConfig,
-    *,
-    radius_px: float | None = None,
-    callbacks: tuple[Callback, ...] = (),
-) -> ModelBasedMaps:
-    """The maps of both halves and of all images, at the last scale.
-
-    Args:
-        equations: of half 1 and half 2 at the scale of ``stage``.
-        n: edge of the images in pixels.
-        stage: of the last scale.
-        config: the prior.
-        radius_px: see :func:`support`.
-        callbacks: told the numbers of every iteration; the three solutions follow each other.
-    """
-    halves = LeastSquares.of_images(equations[0]), LeastSquares.of_images(equations[1])
-    everything = LeastSquares.of_images(equations[0] + equations[1])
-    growth = 2**0.5 if config.regulariser in _NORMS else 1.0
-    if config.strength is not None:
-        of_half, of_all = config.strength / growth, config.strength
-    else:
-        of_half = stage.strength or 0.0
-        of_all = growth * of_half
-    mean = (stage.halves[0] + stage.halves[1]) / 2
-    mask = support(n, stage.scale, radius_px).to(mean.device)
-    solutions = []
-    tasks = ((halves[0], of_half), (halves[1], of_half), (everything, of_all))
-    for (problem, strength), start in zip(tasks, (*stage.halves, mean), strict=True):
-        settings = config.admm(strength)
-        solutions.append(admm(problem, settings, start=start, mask=mask, callbacks=callbacks))
-    maps = [config.basis.expand(one.volume, n, stage.scale) for one in solutions]
-    first, second, third = solutions
-    return ModelBasedMaps(maps[0], maps[1], maps[2], of_all, (first, second, third))
+def _restored(saved: dict[str, Any], device: torch.device) -> NormalEquations:
+    rhs = saved["right_hand_side"].to(device)
+    spectrum, diagonal = saved["spectrum"].to(device), float(saved["diagonal"])
+    operator = ConvolutionOperator.of_spectrum(spectrum, len(rhs), diagonal)
+    return NormalEquations(operator, rhs, int(saved["images"]), float(saved["sum_of_squares"]))

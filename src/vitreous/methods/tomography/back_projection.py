@@ -1,4 +1,4 @@
-r"""Direct and algebraic reconstruction of tilt series, to compare with.
+r"""Weighted back-projection and SIRT of tilt series.
 
 Weighted back-projection, :math:`\sum_\theta \Delta\theta\, H_\theta^T (r * b_\theta)` with the ramp
 filter r, and SIRT, :math:`c \leftarrow c + C A^T R (b - A c)`, R and C the inverse sums of the rows
@@ -8,7 +8,7 @@ and columns of A = S H.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW, WINDOW, Scan
 from vitreous.optim.conjugate_gradient import dot
-from vitreous.optim.loop import Callback, Stats, repeat
+from vitreous.optim.loop import Stats
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.tomography.scan import ScanMask
 
@@ -24,7 +24,7 @@ _FILL_PX = 0.6  # width of the filling where all is scanned; grows with the dist
 
 
 def fill_unscanned(scan: Scan) -> Tensor:
-    r"""Images whose unscanned pixels are local means of scanned ones.
+    r"""Fill unscanned pixels with local means of scanned ones.
 
     Normalised convolution :math:`(g * S b) / (g * S)` with a Gaussian as wide as 0.6 mean distances
     between scanned pixels; scanned pixels stay.
@@ -55,7 +55,7 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def tilt_weights(tilts_degrees: Tensor) -> Tensor:
-    """The angle in radians that each tilt stands for: half the way to either neighbour.
+    """Return the angle in radians that each tilt covers: half the way to either neighbour.
 
     >>> [round(math.degrees(w), 3) for w in tilt_weights(torch.tensor([0.0, 30.0, 10.0])).tolist()]
     [10.0, 20.0, 15.0]
@@ -73,7 +73,7 @@ def tilt_weights(tilts_degrees: Tensor) -> Tensor:
 def weighted_back_projection(
     scan: Scan, depth: int, *, window: KaiserBessel = SIMULATION_WINDOW
 ) -> Tensor:
-    """The map ``(z, y, x)`` by filtered back-projection, in the grey values of the volume.
+    """Return the map ``(z, y, x)`` by filtered back-projection, in the volume's grey values.
 
     Unscanned pixels are filled first, see :func:`fill_unscanned`. Images are taken as zero beyond
     their edges.
@@ -94,48 +94,73 @@ def weighted_back_projection(
     return scan.projector(depth, window).adjoint(weights[:, None, None] * filtered)
 
 
-def sirt(
-    scan: Scan,
-    depth: int,
-    *,
-    iterations: int = 50,
-    nonnegative: bool = True,
-    window: KaiserBessel = WINDOW,
-    callbacks: Iterable[Callback] = (),
-) -> Tensor:
-    """Coefficients by SIRT; ``expand_slices(coefficients, window)`` is the map.
+class Sirt:
+    """Solver of SIRT; one step is one iteration.
+
+    ``expand_slices(solver.result(), window)`` is the map.
 
     Args:
-        scan: what was measured.
+        scan: measured pixels.
         depth: thickness of the volume in voxels.
         iterations: more fit the data better, and their noise.
         nonnegative: whether densities below 0 are set to 0 after each iteration.
         window: basis of the slices.
-        callbacks: told "residual", |A c - b| / |b|, of each iteration, before its update.
 
     Source: Gregor and Benson, IEEE Trans. Med. Imaging 27 (2008) 918, algorithm 1.
     """
-    scan = scan.compact()
-    projector = scan.projector(depth, window)
-    system = ScanMask(scan.scanned) @ projector
-    x = scan.images.new_zeros(projector.domain_shape)
-    rows = _inverse(projector(torch.ones_like(x)))
-    columns = _inverse(system.adjoint(torch.ones_like(scan.images)))
-    norm = max(dot(scan.images, scan.images), 1e-300) ** 0.5
 
-    def step() -> Stats:
-        nonlocal x
-        residual = scan.images - system(x)
-        x = x + columns * projector.adjoint(rows * residual)
-        if nonnegative:
-            x = x.clamp_min(0)
-        return {"residual": dot(residual, residual) ** 0.5 / norm}
+    def __init__(
+        self,
+        scan: Scan,
+        depth: int,
+        *,
+        iterations: int = 50,
+        nonnegative: bool = True,
+        window: KaiserBessel = WINDOW,
+    ) -> None:
+        scan = scan.compact()
+        self.iterations, self.nonnegative = iterations, nonnegative
+        self._images = scan.images
+        self._projector = scan.projector(depth, window)
+        self._system = ScanMask(scan.scanned) @ self._projector
+        self._iteration = 0
+        self._x = scan.images.new_zeros(self._projector.domain_shape)
+        self._rows = _inverse(self._projector(torch.ones_like(self._x)))
+        self._columns = _inverse(self._system.adjoint(torch.ones_like(scan.images)))
+        self._norm = max(dot(scan.images, scan.images), 1e-300) ** 0.5
 
-    repeat(step, 0, iterations, callbacks)
-    return x
+    def step(self) -> Stats:
+        """Do one iteration; return "residual", |A c - b| / |b|, before its update."""
+        residual = self._images - self._system(self._x)
+        x = self._x + self._columns * self._projector.adjoint(self._rows * residual)
+        self._x = x.clamp_min(0) if self.nonnegative else x
+        self._iteration += 1
+        return {"residual": dot(residual, residual) ** 0.5 / self._norm}
+
+    @property
+    def done(self) -> bool:
+        """Whether all iterations are done."""
+        return self._iteration >= self.iterations
+
+    @property
+    def progress(self) -> float:
+        """Share of the iterations that are done."""
+        return min(self._iteration / self.iterations, 1.0)
+
+    def result(self) -> Tensor:
+        """Return the coefficients ``(z, y, x)``."""
+        return self._x
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
+        return {"iteration": self._iteration, "x": self._x}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the :meth:`state_dict` of a solver of the same scan."""
+        self._iteration, self._x = int(state["iteration"]), state["x"].to(self._x)
 
 
 def _inverse(sums: Tensor) -> Tensor:
-    """1 / sums, 0 where a row or column is empty."""
+    """Return 1 / sums, 0 where a row or column is empty."""
     tiny = 1e-6 * float(sums.max())
     return torch.where(sums > tiny, 1 / sums.clamp_min(max(tiny, 1e-30)), torch.zeros_like(sums))

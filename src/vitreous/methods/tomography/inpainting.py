@@ -12,20 +12,21 @@ describes it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 
 import torch
 
 from vitreous.core.threads import single_torch_thread
-from vitreous.methods.tomography.total_variation import FULL_SHARE, Scan, choose_strength
+from vitreous.methods.tomography.total_variation import FULL_SHARE, Scan, strength_search
 from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.choose_strength import StrengthChoice, Told, cross_validated
+from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.loop import Callback, run
+from vitreous.optim.priors import TotalVariation
 from vitreous.physics.tomography.scan import ScanMask
 
-_CONFIG = AdmmConfig("tv", linear_step="cg", iterations=100, tolerance=1e-3)
+_CONFIG = AdmmConfig(linear_step="cg", iterations=100, tolerance=1e-3)
 _SAMPLES = 5  # projections that the strength of inpainting is chosen on
 
 
@@ -35,15 +36,15 @@ def _equations(scan: Scan, tilt: int) -> LeastSquares:
 
 
 def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda done: None) -> Scan:
-    """The projections completed and denoised; those that were fully scanned stay as they are.
+    """Complete and denoise the projections; those that were fully scanned stay as they are.
 
     Args:
-        scan: what was measured; tilts without a scanned pixel are left out.
+        scan: measured pixels; tilts without a scanned pixel are left out.
         strength: mu.
-        notify: told how many projections are done.
+        notify: called with the number of projections done.
     """
     scan = scan.compact()
-    config = replace(_CONFIG, strength=strength)
+    prior = TotalVariation(strength) if strength else None
     images = scan.images.clone()
     with single_torch_thread():  # images are too small to share, and waiting threads cost more
         for tilt, share in enumerate(scan.shares.tolist()):
@@ -51,49 +52,50 @@ def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda 
                 equations = _equations(scan, tilt)
                 mean = float(equations.right_hand_side.sum() / scan.scanned[tilt].sum())
                 start = torch.full_like(equations.right_hand_side, mean)
-                images[tilt] = admm(equations, config, start=start).volume[0]
+                images[tilt] = admm(equations, prior, _CONFIG, start=start).volume[0]
             notify(tilt + 1)
     return Scan(images, scan.tilts_degrees, torch.ones_like(scan.scanned))
 
 
 def choose_inpainting_strength(scan: Scan, generator: torch.Generator) -> float:
-    """The strength at which either half of a projection's pixels predicts the other half best.
+    """Choose the strength at which either half of a projection's pixels predicts the other best.
 
     The median over five projections.
 
     Args:
-        scan: what was measured.
+        scan: measured pixels.
         generator: splits the pixels.
     """
     sparse = scan[(scan.shares > 0) & (scan.shares <= FULL_SHARE)]
     if not len(sparse.images):
         return 0.0
-    chosen = []
-    places = torch.linspace(0, len(sparse.images) - 1, _SAMPLES).round().long().tolist()
-    for tilt in sorted(set(places)):
+    strengths = []
+    tilts = torch.linspace(0, len(sparse.images) - 1, _SAMPLES).round().long().tolist()
+    for tilt in sorted(set(tilts)):
         halves = sparse[torch.tensor([tilt])].halves(generator)
         first, second = (_equations(half, 0) for half in halves)
-        choice = cross_validated(first, second, _CONFIG, decades=4.0)
-        chosen.append(choice.strength)
-    return statistics.median(chosen)
+        among = StrengthRange(decades=4.0)
+        search = StrengthSearch((first, second), TotalVariation(0.0), _CONFIG, among=among)
+        strengths.append(run(search).strength)
+    return statistics.median(strengths)
 
 
-def choose_two_strengths(
+def two_step_search(
     scan: Scan,
     depth: int,
     inpainting: float,
     generator: torch.Generator,
-    notify: Told | None = None,
-) -> StrengthChoice:
-    """lambda by cross-validation on measured pixels, after each half was inpainted on its own.
+    callbacks: Iterable[Callback] = (),
+) -> StrengthSearch:
+    """Return the search for lambda on measured pixels, with each half inpainted on its own.
 
     Args:
-        scan: what was measured.
+        scan: measured pixels.
         depth: thickness of the volume in voxels.
         inpainting: mu.
         generator: splits the pixels.
-        notify: told each lambda and its score.
+        callbacks: called with every ADMM iteration.
     """
     judges = scan.compact().halves(generator)
     halves = inpaint(judges[0], inpainting), inpaint(judges[1], inpainting)
-    return choose_strength(halves, depth, judges=judges, notify=notify)
+    return strength_search(halves, depth, judges=judges, callbacks=callbacks)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from vitreous.linop.operator import LinearOperator
-from vitreous.optim.admm import AdmmResult, admm
+from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.choose_strength import StrengthChoice, Told, cross_validated, strongest
+from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares, nearest_circulant
 from vitreous.optim.loop import Callback
+from vitreous.optim.priors import TotalVariation
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.tomography.projector import TiltProjector
 from vitreous.physics.tomography.scan import ScanMask
@@ -34,12 +35,12 @@ WINDOW = KaiserBessel(2, 19.0, 4.0)
 FULL_SHARE = 0.9  # of its pixels: an image with more counts as fully scanned
 _STIFFNESS = 30.0  # of the constraints at the start, in mean eigenvalues of H^T S H
 _SEARCH_ITERATIONS = 15
-_GUESS = 3e-3  # where to begin the search, of the strength that leaves nothing
+_GUESS = 3e-3  # start of the search, of the strength that leaves nothing of the map
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A tilt series as the solvers take it.
+    """A tilt series, of which pixels may be missing.
 
     Args:
         images: ``(tilts, y, x)``, 0 where not scanned.
@@ -65,29 +66,29 @@ class Scan:
 
     @property
     def shares(self) -> Tensor:
-        """Share of each image that was scanned, float64 ``(tilts,)``."""
+        """Share of the pixels of each image that were scanned, float64 ``(tilts,)``."""
         return self.scanned.double().mean((1, 2))
 
     def __getitem__(self, tilts: Tensor) -> Scan:
-        """Some of the tilts, by index or mask."""
+        """Select tilts by index or mask."""
         return Scan(self.images[tilts], self.tilts_degrees[tilts], self.scanned[tilts])
 
     def compact(self) -> Scan:
-        """Without tilts of which nothing was scanned."""
+        """Leave out tilts of which nothing was scanned."""
         return self[self.shares > 0]
 
     def only(self, pixels: Tensor) -> Scan:
-        """With only those scanned pixels that are also in ``pixels``."""
+        """Keep only those scanned pixels that are also in ``pixels``."""
         scanned = self.scanned & pixels
         return Scan(self.images * scanned, self.tilts_degrees, scanned)
 
     def slices(self, first: int, last: int) -> Scan:
-        """The part of the volume from slice ``first`` to ``last`` along the tilt axis."""
+        """Select the slices ``first`` to ``last`` along the tilt axis."""
         part = slice(first, last)
         return Scan(self.images[:, part], self.tilts_degrees, self.scanned[:, part])
 
     def busiest(self, count: int) -> Scan:
-        """The ``count`` successive slices with the strongest contrast."""
+        """Select the ``count`` successive slices with the strongest contrast."""
         height = self.images.shape[1]
         if count >= height:
             return self
@@ -99,7 +100,7 @@ class Scan:
         return self.slices(first, first + count)
 
     def halves(self, generator: torch.Generator) -> tuple[Scan, Scan]:
-        """Independent halves of the measurements.
+        """Split the measurements into independent halves.
 
         Every other tilt where images are fully scanned; random halves of the scanned pixels where
         they are not, as few tilts less would cost more there than few pixels less.
@@ -116,12 +117,12 @@ class Scan:
         return self.only(heads), self.only(~heads)
 
     def projector(self, depth: int, window: KaiserBessel = WINDOW) -> TiltProjector:
-        """H, for volumes ``depth`` voxels thick."""
+        """Return H, for volumes ``depth`` voxels thick."""
         shape = (depth, self.images.shape[1], self.images.shape[2])
         return TiltProjector(self.tilts_degrees, shape, window)
 
     def equations(self, depth: int, window: KaiserBessel = WINDOW) -> LeastSquares:
-        """H^T S H, H^T b and |b|^2."""
+        """Return H^T S H, H^T b and |b|^2."""
         projector = self.projector(depth, window)
         squares = float(torch.sum(self.images.square(), dtype=torch.float64))
         normal = ScannedNormal(projector, self.scanned)
@@ -144,23 +145,21 @@ class ScannedNormal(LinearOperator):
         self.circulant = nearest_circulant(kernel, (depth, 1, n))
 
     def forward(self, x: Tensor) -> Tensor:
-        """H^T S H x."""
+        """Return H^T S H x."""
         return self._scanned.normal(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The same: self-adjoint."""
+        """Return the same: H^T S H is self-adjoint."""
         return self._scanned.normal(y)
 
 
 def tomography_config(
-    equations: LeastSquares, strength: float, *, iterations: int = 60, tolerance: float = 1e-3
+    equations: LeastSquares, *, iterations: int = 60, tolerance: float = 1e-3
 ) -> AdmmConfig:
-    """How (3.6) is solved: one preconditioned conjugate-gradient step an iteration."""
+    """Return the settings for (3.6): one preconditioned conjugate-gradient step an iteration."""
     operator = equations.operator
     assert isinstance(operator, ScannedNormal)
     return AdmmConfig(
-        "tv",
-        strength,
         linear_step="cg",
         iterations=iterations,
         cg_iterations=1,
@@ -170,7 +169,7 @@ def tomography_config(
     )
 
 
-def total_variation(
+def total_variation_solver(
     scan: Scan,
     depth: int,
     strength: float,
@@ -179,47 +178,55 @@ def total_variation(
     iterations: int = 60,
     tolerance: float = 1e-3,
     start: Tensor | None = None,
-    callbacks: Iterable[Callback] = (),
-) -> AdmmResult:
-    """Coefficients that solve (3.6); ``expand_slices(result.volume, window)`` is the map.
+) -> Admm:
+    """Return the solver for coefficients that minimise (3.6).
+
+    ``expand_slices(result.volume, window)`` of its result is the map.
 
     Args:
-        scan: what was measured.
+        scan: measured pixels.
         depth: thickness of the volume in voxels.
         strength: lambda.
         window: basis of the slices.
         iterations, tolerance: see :class:`~vitreous.optim.admm_config.AdmmConfig`.
         start: coefficients ``(z, y, x)`` to start from; zeros by default.
-        callbacks: told the numbers of each iteration.
     """
-    scan = scan.compact()
-    equations = scan.equations(depth, window)
-    config = tomography_config(equations, strength, iterations=iterations, tolerance=tolerance)
-    return admm(equations, config, start=start, callbacks=callbacks)
+    equations = scan.compact().equations(depth, window)
+    config = tomography_config(equations, iterations=iterations, tolerance=tolerance)
+    return Admm(equations, TotalVariation(strength) if strength else None, config, start=start)
 
 
-def choose_strength(
+def strength_search(
     halves: tuple[Scan, Scan],
     depth: int,
     *,
     judges: tuple[Scan, Scan] | None = None,
     window: KaiserBessel = WINDOW,
-    notify: Told | None = None,
-) -> StrengthChoice:
-    """The strength at which the map of each half predicts the other half's measurements best.
+    callbacks: Iterable[Callback] = (),
+) -> StrengthSearch:
+    """Return the solver for the strength whose map of each half predicts the other half best.
 
     Args:
         halves: of a few slices: strengths hold for any number of them.
         depth: thickness of the volume in voxels.
         judges: measurements to predict, where those of the halves are not the original ones.
         window: basis of the slices.
-        notify: told each strength and its score.
+        callbacks: called with every ADMM iteration.
     """
+    equations = _equations(halves, depth, window)
+    prior = TotalVariation(0.0)
+    return StrengthSearch(
+        equations,
+        prior,
+        tomography_config(equations[0], iterations=_SEARCH_ITERATIONS, tolerance=1e-2),
+        judges=None if judges is None else _equations(judges, depth, window),
+        among=StrengthRange(_GUESS * prior.strongest(equations[0])),
+        callbacks=callbacks,
+    )
+
+
+def _equations(
+    halves: tuple[Scan, Scan], depth: int, window: KaiserBessel
+) -> tuple[LeastSquares, LeastSquares]:
     first, second = (half.compact().equations(depth, window) for half in halves)
-    config = tomography_config(first, 0.0, iterations=_SEARCH_ITERATIONS, tolerance=1e-2)
-    judged = None
-    if judges is not None:
-        one, two = (judge.compact().equations(depth, window) for judge in judges)
-        judged = (one, two)
-    guess = _GUESS * strongest(first, config)
-    return cross_validated(first, second, config, judges=judged, around=guess, notify=notify)
+    return first, second

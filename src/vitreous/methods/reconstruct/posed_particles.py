@@ -1,0 +1,43 @@
+"""Particle images whose poses are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vitreous.core.images import ImageSource, check_image_rows
+from vitreous.core.params import Optics
+
+
+@dataclass(frozen=True)
+class PosedParticles:
+    """Particle images with their poses, CTFs and half sets.
+
+    Args:
+        images: protein positive; read in order, a few thousand at a time.
+        rotations: ``(b, 3, 3)``, volume to particle coordinates.
+        shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
+        optics: CTF of each image; None for images without.
+        pixel_size_angstrom: of the images as read, Å.
+        half: long ``(b,)`` of 1 and 2; images with another number are left out.
+    """
+
+    images: ImageSource
+    rotations: Tensor
+    shift_angstrom: Tensor | None
+    optics: Optics | None
+    pixel_size_angstrom: float
+    half: Tensor
+
+    def checked_box(self, box_size: int | None) -> int:
+        """Return the box to work in, the images' own by default.
+
+        Raises:
+            ValueError: lengths that do not agree, or a box larger than the images'.
+        """
+        n = self.images.box_size if box_size is None else box_size
+        check_image_rows(
+            self.images, self.rotations, self.shift_angstrom, self.optics, self.half, n
+        )
+        return n
