@@ -62,7 +62,7 @@ from _public_data import CTF
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import read_star
-from vitreous.jobs.hetero.recipe import load_trained
+from vitreous.jobs.hetero.run import load_trained
 from vitreous.jobs.run.class_tables import LATENT
 from vitreous.metrics.clustering import adjusted_rand, normalised_mutual_information
 
@@ -159,11 +159,11 @@ def sort(way: str, source: Path, seed: int, options: argparse.Namespace) -> dict
 
 def model_maps(out: Path, states: Array, source: Path) -> list[dict[str, Any]]:
     """The model's map at the mean latent of each truth's particles, against that truth."""
-    sorter, places = load_trained(out, device="cpu").sorter, latents(out / "particles.star")
+    model, places = load_trained(out, device="cpu").model, latents(out / "particles.star")
     rows = []
     for state in sorted({int(one) for one in states}):
         place = torch.from_numpy(places[states == state].mean(0)).float()
-        told = map_against_truth(sorter.volume(place), source / f"truth{state:02d}.mrc", EDGE)
+        told = map_against_truth(model.volume(place), source / f"truth{state:02d}.mrc", EDGE)
         rows.append({"truth": state, **told})
     return rows
 

@@ -48,7 +48,7 @@ RENAMED: dict[str, str] = {
 _ONE = "--threads 1 --quiet"
 _CPU = f"{_ONE} --device cpu"
 _IGNORED = {"report.html", "config.toml", ".lock"}
-_TIMED = re.compile(r"(^|_)(seconds?|time|version|memory)(_|$)", re.IGNORECASE)
+_TIMED = re.compile(r"(^|_)(seconds?|time|version|memory|progress)(_|$)", re.IGNORECASE)
 _MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _ARRAYS = {".mrc", ".mrcs", ".npy", ".cs"}
 _TEXTS = {".star", ".csv", ".tlt", ".txt", ".json", ".jsonl"}
@@ -363,7 +363,7 @@ def differs(first: Path, second: Path, renamed: Renaming) -> dict[str, Any] | No
         old = {renamed(name): array for name, array in arrays_of(first).items()}
         return arrays_differ(old, arrays_of(second))
     if second.suffix in _TEXTS:
-        return texts_differ(renamed(text_of(first)), text_of(second))
+        return texts_differ(text_of(first, renamed), text_of(second))
     return {"differs": "bytes", "largest_relative_difference": None}
 
 
@@ -418,9 +418,11 @@ def relative(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(x - y)[finite].max() / scale) if scale else 0.0
 
 
-def text_of(path: Path) -> str:
-    """A text without what a clock or a version wrote."""
+def text_of(path: Path, renamed: Renaming | None = None) -> str:
+    """A text without what a clock or a version wrote, with new names for old ones."""
     text = path.read_text("utf-8")
+    if renamed is not None:
+        text = renamed(text)
     if path.suffix == ".json":
         return json.dumps(untimed(json.loads(text)), indent=1)
     if path.suffix == ".jsonl":
@@ -440,7 +442,7 @@ def history(text: str) -> str:
     rows = [untimed(json.loads(line)) for line in text.splitlines()]
     if any("half" in row for row in rows):
         rows = sorted((row for row in rows if "half" in row), key=lambda row: int(row["half"]))
-    return "\n".join(json.dumps(row) for row in rows)
+    return "\n".join(json.dumps(row, sort_keys=True) for row in rows)
 
 
 def untimed(value: Any) -> Any:

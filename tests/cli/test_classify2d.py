@@ -112,10 +112,10 @@ def test_options_that_do_not_go_together_are_refused(
     out = tmp_path / "out"
     code, _, stderr = vitreous("classify2d", star, "--latent", "3", "-o", out)
     assert code == 2
-    assert "--latent: goes with --no-align" in stderr
+    assert "--latent: needs --no-align" in stderr
     code, _, stderr = vitreous("classify2d", star, "--classes", "500", "-q", "-o", out)
     assert code == 3
-    assert "240 particles for 500 classes; ask for fewer (--classes)" in stderr
+    assert "240 particles for 500 classes; ask for fewer --classes" in stderr
     settings = tmp_path / "settings.toml"
     settings.write_text("round = 3\n")
     code, _, stderr = vitreous("classify2d", star, "--config", settings, "-q", "-o", out)

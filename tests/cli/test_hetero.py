@@ -18,11 +18,10 @@ from torch import Tensor
 from particle_files import columns, volume
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.data.particles import Particles
-from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
+from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.star import read_star, write_star
-from vitreous.jobs.hetero import solvers as sorters
-from vitreous.jobs.hetero.output import read_latents
-from vitreous.jobs.run.training import RunState
+from vitreous.jobs.hetero import models
+from vitreous.jobs.hetero.run import load_trained
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
 CLASSES = ("--min-cluster", "20", "--space", "pca")
@@ -64,6 +63,9 @@ class Blobs:
         radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
         return torch.exp(-((radius / (2 + latent[0].abs() / 20)) ** 2))
 
+    def result(self) -> Blobs:
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         made = {"generator": self.generator.get_state(), "offset": self.offset.clone()}
         return {"steps": self.steps, "tensors": made}
@@ -85,13 +87,13 @@ class Flat(Blobs):
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is the stand-in; what it is given is checked."""
 
-    def build(method: str, settings: Any, material: sorters.TrainingData) -> Blobs:
-        assert (material.pose is not None) == (method == "align")
-        assert material.images.box_size == material.data.box_size
-        assert settings["components" if method == "align" else "latent"] == 2
-        return (Flat if method == "classes" else Blobs)(len(material.images))
+    def build(kind: str, settings: Any, data: models.TrainingData) -> Blobs:
+        assert (data.pose is not None) == (kind == "linear")
+        assert data.images.box_size == data.working_set.box_size
+        assert settings["components" if kind == "linear" else "latent"] == 2
+        return (Flat if kind == "vaegan2d" else Blobs)(len(data.images))
 
-    monkeypatch.setattr(sorters, "build", build)
+    monkeypatch.setattr(models, "build_model", build)
     monkeypatch.setattr(Blobs, "stop_at", None)
 
 
@@ -108,6 +110,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.exit_code == 0, done.output
     return folder
+
+
+def read_latents(path: Path) -> Tensor:
+    """Latents ``(n, d)`` of a table."""
+    table = read_star(path).blocks["particles"]
+    names = [name for name in table.columns if name.startswith("vitreousLatent")]
+    return torch.stack([torch.from_numpy(table.numbers(name)) for name in names], -1).float()
 
 
 def digests(folder: Path) -> dict[str, bytes]:
@@ -149,7 +158,6 @@ def test_run_sorts_writes_and_reports(vitreous: Any, simulated: Path, tmp_path: 
     assert run["options"]["solver"]["latent"] == 2
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert rows[-1]["progress"] == 1.0
     assert volume(out / "class01.mrc").shape == (BOX,) * 3
     assert volume(out / "class01_pc1_1.mrc").sum() != volume(out / "class01_pc1_3.mrc").sum()
 
@@ -176,8 +184,8 @@ def test_tables_are_the_input_with_classes_and_latents(
     state = load_checkpoint(out / "checkpoints")
     assert state is not None
     sorter = Blobs(COUNT)
-    sorter.offset = state.tensors["sorter.state.tensors.offset"]
-    latent = read_latents(out / "particles.star", COUNT)
+    sorter.offset = state.tensors["kept.model.model.tensors.offset"]
+    latent = read_latents(out / "particles.star")
     assert torch.equal(latent, sorter.embed(torch.arange(COUNT)))
 
 
@@ -205,52 +213,48 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
 
 
-def test_rows_of_steps_that_are_done_again_are_left_out(tmp_path: Path) -> None:
-    """After a kill the history is ahead of the last checkpoint."""
-
-    class Folder:
-        resuming = True
-        checkpoints = tmp_path
-
-        def path(self, name: str) -> Path:
-            return tmp_path / name
-
-    rows = [{"step": step, "loss": 0.1} for step in (1, 5)] + [{"round": 1, "step": 6}, {"step": 9}]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    save_checkpoint(tmp_path, 6, {}, {"tree": {}, "seconds": 1.0})
-    folder: Any = Folder()
-    assert [row["step"] for row in RunState(folder).history().rows] == [1, 5, 6]
-
-
-def test_steps_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
-    star = simulated / "particles.star"
-    whole, model, embedded, clusters, paths = (
-        tmp_path / name for name in ("whole", "model", "embedded", "clusters", "paths")
-    )
-    latent = ("--latent", "2", *QUIET)
-    assert vitreous("hetero", "run", star, "--no-align", *latent, *CLASSES, "-o", whole)[0] == 0
-    code, stdout, _ = vitreous("hetero", "train", star, "--no-align", *latent, "-o", model)
+def test_stages_one_by_one_are_the_run(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
+    star, whole, parts = simulated / "particles.star", tmp_path / "whole", tmp_path / "parts"
+    latent = ("--no-align", "--latent", "2", *QUIET)
+    assert vitreous("hetero", "run", star, *latent, *CLASSES, "-o", whole)[0] == 0
+    run = ("hetero", "run", star, "-o", parts, *QUIET)
+    code, _, stderr = vitreous(*run, "--stage", "embed")
+    assert (code, "holds no run" in stderr) == (2, True)
+    code, stdout, _ = vitreous(*run, *latent, "--stage", "train")
     assert (code, stdout.splitlines()[0]) == (0, f"Trained in {STEPS} steps.")
-    assert vitreous("hetero", "embed", model, *QUIET, "-o", embedded)[0] == 0
-    saved = safetensors.torch.load_file(embedded / "latents.safetensors")["latent"]
-    assert torch.equal(saved, read_latents(embedded / "particles.star", COUNT))
-    code, _, stderr = vitreous(
-        "hetero", "cluster", embedded / "particles.star", "--model", model, *CLASSES, *QUIET,
-        "-o", clusters,
-    )  # fmt: skip
+    code, stdout, stderr = vitreous(*run, "--stage", "embed")
+    assert (code, "180 particles have latents of 2 dimensions" in stdout) == (0, True), stderr
+    saved = safetensors.torch.load_file(parts / "latents.safetensors")["latent"]
+    assert torch.equal(saved, read_latents(parts / "particles.star"))
+    # what is not given is as the run had it, what the stage cannot change is refused
+    code, _, stderr = vitreous(*run, "--stage", "cluster", "--box", "12")
+    assert (code, "--box: the run in" in stderr) == (2, True)
+    code, _, stderr = vitreous(*run, "--stage", "cluster", *CLASSES)
     assert code == 0, stderr
-    code, stdout, stderr = vitreous(
-        "hetero", "traverse", clusters / "particles.star", "--model", model, *QUIET, "-o", paths
-    )
+    (parts / "latents.safetensors").unlink()
+    assert digests(parts) == digests(whole)
+    assert len(list(parts.glob("class01_pc1_*.mrc"))) == 5
+    code, stdout, stderr = vitreous(*run, "--stage", "traverse", "--points", "3", "--class", "2")
     assert code == 0, stderr
-    for k in (1, 2, 3):
-        one = f"class0{k}.mrc"
-        assert torch.equal(volume(clusters / one), volume(whole / one))
-        one = f"class0{k}_pc1_5.mrc"
-        assert torch.equal(volume(paths / one), volume(whole / one))
-    names = ["rlnClassNumber", "vitreousComponent1", "vitreousLatent2"]
-    one, other = columns(whole / "particles.star"), columns(clusters / "particles.star")
-    assert [one[name] for name in names] == [other[name] for name in names]
+    assert stdout.startswith("3 clusters")
+    assert sorted(f.name for f in parts.glob("*_pc1_*")) == [
+        f"class02_pc1_{k}.mrc" for k in (1, 2, 3)
+    ]
+    assert (parts / "particles.star").read_bytes() == (whole / "particles.star").read_bytes()
+    code, stdout, stderr = vitreous(*run, "--stage", "cluster", "--min-cluster", "100")
+    assert (code, stdout.startswith("One cluster")) == (0, True), stderr
+    assert not list(parts.glob("class02*"))
+
+
+def test_a_trained_model_is_loaded_from_its_folder(
+    vitreous: Any, simulated: Path, tmp_path: Path
+) -> None:
+    run = ("hetero", "run", simulated / "truth.star", "--latent", "2", *CLASSES, *QUIET)
+    assert vitreous(*run, "-o", tmp_path / "out")[0] == 0
+    trained = load_trained(tmp_path / "out", device="cpu")
+    assert torch.equal(trained.latent, read_latents(tmp_path / "out" / "particles.star"))
+    assert torch.equal(trained.model.embed(torch.arange(COUNT)), trained.latent)
+    assert trained.data.pose is trained.data.working_set.particles.pose
 
 
 def test_with_poses_classes_are_reconstructed(
@@ -356,17 +360,13 @@ def test_what_cannot_be_is_refused(
         assert (code, "leave out --no-align" in stderr) == (2, True)
     code, _, stderr = vitreous("hetero", "run", star, "--rounds", "0", "--passes", "2", "-o", out)
     assert (code, "needs --rounds of 1 or more" in stderr) == (2, True)
-    code, _, stderr = vitreous("hetero", "cluster", star, "-o", out)
-    assert (code, "_vitreousLatent1: missing" in stderr) == (3, True)
-    code, _, stderr = vitreous("hetero", "embed", simulated, "-o", out)
+    code, _, stderr = vitreous("hetero", "run", star, "--stage", "embed", "-o", simulated)
     assert (code, "output of 'vitreous simulate'" in stderr) == (2, True)
     monkeypatch.setattr(Blobs, "stop_at", 5)
     model = tmp_path / "model"
-    assert (
-        vitreous("hetero", "train", star, "--no-align", "--latent", "2", *QUIET, "-o", model)[0]
-        == 143
-    )
-    code, _, stderr = vitreous("hetero", "embed", model, "-o", out)
+    train = ("hetero", "run", star, "--no-align", "--latent", "2", *QUIET, "-o", model)
+    assert vitreous(*train)[0] == 143
+    code, _, stderr = vitreous("hetero", "run", star, "--stage", "embed", "-o", model)
     assert (code, "training has not ended" in stderr) == (2, True)
     assert not out.exists()
 
@@ -384,7 +384,7 @@ def test_a_state_that_is_not_finite_is_not_saved(
     out = tmp_path / "out"
     train = (
         "hetero",
-        "train",
+        "run",
         simulated / "particles.star",
         "--no-align",
         "--latent",
@@ -396,7 +396,9 @@ def test_a_state_that_is_not_finite_is_not_saved(
     code, _, stderr = vitreous(*train)
     assert code == 5
     assert "tensors.offset is not finite" in stderr
-    assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
+    saved = load_checkpoint(out / "checkpoints")
+    assert saved is not None
+    assert not [name for name in saved.tensors if name.startswith("stage")]
 
 
 def test_every_command_teaches(vitreous: Any, monkeypatch: pytest.MonkeyPatch) -> None:

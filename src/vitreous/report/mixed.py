@@ -1,4 +1,4 @@
-"""The page about mixed particles: embedding, clusters, their maps, and the way through each."""
+"""Report on mixed particles and 2D classes: embedding, clusters, their maps, maps along them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 
 @dataclass(frozen=True)
 class ClusterShown:
-    """A cluster on the page.
+    """A cluster in the report.
 
     Args:
         name: such as ``class 1``.
         size: particles.
         volume: its map ``(z, y, x)``, None without.
-        resolution: in words, empty where nothing is known.
+        resolution: in words, empty where it is not known.
         path: maps ``(k, z, y, x)`` along its first principal component, may be empty.
         share: of the cluster's variance along that component.
     """
@@ -46,7 +46,7 @@ class ClusterShown:
 
 @dataclass(frozen=True)
 class MixedReport:
-    """Everything the page shows; whatever is empty is left out.
+    """Content of the report; empty parts are left out.
 
     Args:
         title, subtitle, verdict, warnings, key_numbers, settings: as of
@@ -55,10 +55,11 @@ class MixedReport:
         axes: names of its axes.
         label: ``(n,)`` class from 1 on, 0 for noise.
         columns: name to ``(n,)`` numbers that the embedding can be coloured by.
-        clusters: by number.
-        particles: how many there are.
+        clusters: in the order of their numbers.
+        particles: number of particles.
         history: rows of ``history.jsonl``.
-        images: ``(k, n, n)``, one of each class; sizes: particles of each.
+        images: ``(k, n, n)``, class averages.
+        sizes: number of particles of each class.
     """
 
     title: str
@@ -79,7 +80,7 @@ class MixedReport:
 
 
 def write_mixed_report(path: Path, data: MixedReport) -> None:
-    """Write the page, whole or not at all.
+    """Write the report, whole or not at all.
 
     Raises:
         ResourceError: the disk is full.
@@ -89,7 +90,7 @@ def write_mixed_report(path: Path, data: MixedReport) -> None:
 
 
 def render_mixed_report(data: MixedReport) -> str:
-    """The page as text; see :func:`write_mixed_report`."""
+    """Return the report as text; see :func:`write_mixed_report`."""
     curves = stat_plots(data.history)
     plots = list(curves)
     embedding = None
@@ -114,7 +115,7 @@ def embedding_plot(
     columns: Mapping[str, Array],
     axes: tuple[str, str] = ("", ""),
 ) -> Plot:
-    """Points of an embedding, with a menu of what colours them.
+    """Plot an embedding, with a menu that chooses the colours.
 
     Args:
         plane: ``(n, 2)``.
@@ -122,7 +123,7 @@ def embedding_plot(
         columns: further numbers ``(n,)`` by name.
         axes: names of the axes.
 
-    At most 10,000 points are shown, evenly taken.
+    At most 10,000 points are shown, evenly spaced in the table.
 
     Raises:
         ValueError: columns of another length.
@@ -136,12 +137,12 @@ def embedding_plot(
     if wrong or (label is not None and len(label) != count):
         raise ValueError(f"{count} points, but columns {wrong or 'of labels'} of another length")
     rows = np.unique(np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int))
-    choices = {name: _coloured(np.asarray(column)[rows], name) for name, column in columns.items()}
+    colours = {name: _coloured(np.asarray(column)[rows], name) for name, column in columns.items()}
     if label is not None:
-        choices = {"class": _classes(np.asarray(label)[rows]), **choices}
+        colours = {"class": _classes(np.asarray(label)[rows]), **colours}
     marker = {"size": 4 if len(rows) > 1000 else 6, "opacity": 0.75}
-    first = next(iter(choices.values()), {"color": "--series1"})
-    shown = {
+    first = next(iter(colours.values()), {"color": "--series1"})
+    points = {
         "type": "scatter",
         "mode": "markers",
         "name": "particles",
@@ -151,15 +152,33 @@ def embedding_plot(
         "customdata": (rows + 1).tolist(),
         "hovertemplate": "particle %{customdata}<br>%{marker.color:.5g}<extra></extra>",
     }
+    layout = {
+        "xaxis": {"title": {"text": axes[0]}, "zeroline": False},
+        "yaxis": {"title": {"text": axes[1]}, "zeroline": False},
+        "hovermode": "closest",
+        "showlegend": False,
+        "margin": {"l": 55, "r": 12, "t": 40, "b": 45},
+        "updatemenus": [_colour_menu(colours)] if len(colours) > 1 else [],
+    }
+    subset = f" {len(rows):,} of {count:,} are shown." if len(rows) < count else ""
+    caption = (
+        "Every point is a particle; the model sees neighbouring ones alike. The menu chooses what "
+        f"colours them.{subset}"
+    )
+    return Plot("embedding", "Embedding", caption, [points], layout)
+
+
+def _colour_menu(colours: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the menu that chooses the colours of an embedding."""
     buttons = [
         {
             "label": name,
             "method": "restyle",
             "args": [{f"marker.{key}": [value] for key, value in choice.items()}],
         }
-        for name, choice in choices.items()
+        for name, choice in colours.items()
     ]
-    menu = {
+    return {
         "buttons": buttons,
         "active": 0,
         "x": 0,
@@ -170,24 +189,10 @@ def embedding_plot(
         "bordercolor": "--line",
         "font": {"color": "--text"},
     }
-    layout = {
-        "xaxis": {"title": {"text": axes[0]}, "zeroline": False},
-        "yaxis": {"title": {"text": axes[1]}, "zeroline": False},
-        "hovermode": "closest",
-        "showlegend": False,
-        "margin": {"l": 55, "r": 12, "t": 40, "b": 45},
-        "updatemenus": [menu] if len(buttons) > 1 else [],
-    }
-    left_out = f" {len(rows):,} of {count:,} are shown." if len(rows) < count else ""
-    caption = (
-        "Every point is a particle; near ones look alike to the model. Choose what colours them in "
-        f"the menu.{left_out}"
-    )
-    return Plot("embedding", "Embedding", caption, [shown], layout)
 
 
 def _classes(label: NDArray[np.integer]) -> dict[str, Any]:
-    """Colours of classes; noise is pale."""
+    """Return the colours of classes; noise is pale."""
     highest = max(1, int(label.max(initial=1)))
     colours = ["--line", *(_LABELS[k % len(_LABELS)] for k in range(highest))]
     steps = [
@@ -222,7 +227,7 @@ def _coloured(values: Array, name: str) -> dict[str, Any]:
     }
 
 
-_MEANING = {  # of a number, in the history's names; K stands for the number of a component
+_MEANING = {  # of statistics in the history; K stands for the number of a component
     "information_K": (
         "component K",
         "Information of an image about its coordinate along component K, relative to the spread of "
@@ -231,13 +236,13 @@ _MEANING = {  # of a number, in the history's names; K stands for the number of 
     "band_angstrom": ("finest detail compared, Å", "Images are compared up to this resolution."),
     "agreeing_angstrom": (
         "halves agree up to, Å",
-        "Two halves of each class, which were aligned together. Where they agree less far than is "
-        "compared, the next round compares less.",
+        "Resolution to which the half averages of all classes agree; they were aligned to the same "
+        "class averages. The next round compares little beyond it.",
     ),
     "posterior": (
         "certainty",
-        "Mean probability of a particle's best place among the best few: of its class, turn and "
-        "shift.",
+        "Mean probability of a particle's best class, rotation and shift among the best few "
+        "candidates.",
     ),
     "log_likelihood_ratio": (
         "log-likelihood ratio",
@@ -246,23 +251,25 @@ _MEANING = {  # of a number, in the history's names; K stands for the number of 
     ),
     "smallest_class": (
         "smallest class",
-        "Its particles in the round; the last rounds take all particles, the others some.",
+        "Its particles in the round; the last rounds use all particles, the others a subset.",
     ),
     "contrast_spread": ("spread of contrasts", "Standard deviation of the images' contrasts."),
     "wasserstein": (
         "Wasserstein distance",
-        "How well the critic tells real images from simulated ones; it falls as they become alike.",
+        "How well the critic separates real images from simulated ones; it falls as they become "
+        "similar.",
     ),
-    "kl": ("divergence of latents", "Of the encoder's latents from the prior; 0: it says nothing."),
+    "kl": ("divergence of latents", "Of the encoder's latents from the prior; 0: no information."),
     "latent_loss": (
         "latent loss",
-        "How badly the encoder finds what a simulated image was made of; 0.5: it knows nothing.",
+        "Negative log-likelihood of the latents of simulated images under the encoder; 0.5: no "
+        "information.",
     ),
 }
 
 
 def meaning(name: str) -> tuple[str, str]:
-    """Title and caption of a number of the history.
+    """Return title and caption of a statistic in the history.
 
     >>> meaning("information_2")[0], meaning("signal")
     ('component 2', ('signal', 'signal, mean since the row before'))
@@ -277,7 +284,7 @@ def meaning(name: str) -> tuple[str, str]:
 
 
 def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """One plot for each number that a solver reported while it was trained.
+    """Plot each statistic that a solver reported during training.
 
     >>> [plot.title for plot in stat_plots([{"step": 1, "kl": 0.5}, {"step": 2, "kl": 0.4}])]
     ['divergence of latents']
@@ -312,7 +319,7 @@ def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
 
 
 def _class_images(data: MixedReport) -> list[Picture]:
-    """Every class image in a grey range of its own."""
+    """Return the class averages, each in a grey range of its own."""
     if data.images is None:
         return []
     return [
@@ -322,7 +329,7 @@ def _class_images(data: MixedReport) -> list[Picture]:
 
 
 def _map_row(cluster: ClusterShown) -> ParticleRow:
-    """Central slices, then projections."""
+    """Return central slices, then projections, of a cluster's map."""
     assert cluster.volume is not None
     volume = cluster.volume
     limits = figures.contrast_limits(volume, 0.1)
@@ -341,11 +348,11 @@ def _map_row(cluster: ClusterShown) -> ParticleRow:
 
 
 def _path_row(cluster: ClusterShown) -> ParticleRow:
-    """Projections along z of the maps along a path, in one grey range."""
+    """Return projections along z of the maps along a cluster, in one grey range."""
     sums = [figures.projections(volume)["along z"] for volume in cluster.path]
     limits = figures.contrast_limits(np.stack(sums), 0.1)
     shown = [
-        picture(figures.enlarge(plane, _WIDTH), limits, f"{cluster.name}, place {k} of the path")
+        picture(figures.enlarge(plane, _WIDTH), limits, f"{cluster.name}, map {k} of the path")
         for k, plane in enumerate(sums, 1)
     ]
     note = "first principal component"

@@ -167,11 +167,11 @@ def test_images_are_limited_to_the_band_and_normalised() -> None:
     gan = _gan(stages=(SortingStage(16, 2, 0.5),), mirror=False)
     with torch.no_grad():
         batch = gan._batch()
-    for images in (batch.real, batch.made):
+    for images in (batch.real, batch.simulated):
         spectra = torch.fft.rfft2(images).abs()
         assert spectra[:, 0, 4:].max() < 1e-3
         assert torch.allclose(images.std((-2, -1), correction=0), torch.tensor(1.0), atol=1e-3)
-    assert len(batch.made) == 2 * len(batch.real)
+    assert len(batch.simulated) == 2 * len(batch.real)
 
 
 def test_reconstructions_have_the_ctf_of_their_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_latents_begin_late_and_the_encoder_ends_alone() -> None:
 def test_without_a_perceptual_loss_nothing_is_reconstructed() -> None:
     gan = _gan(perceptual=0.0)
     with torch.no_grad():
-        assert len(gan._batch().made) == 4
+        assert len(gan._batch().simulated) == 4
     assert "perceptual" not in gan.step()
 
 

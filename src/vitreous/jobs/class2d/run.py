@@ -1,162 +1,144 @@
-"""The run behind ``vitreous classify2d``: class averages by alignment."""
+"""The work of ``vitreous classify2d``: class averages by alignment, or by latents."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
+from typing import Any
 
 from vitreous.core.errors import InputError
-from vitreous.core.images import ImageCache
 from vitreous.core.random import generator
-from vitreous.data.working_images import SignedImages
+from vitreous.jobs.class2d.latent_classes import average_classes, classify_latents
+from vitreous.jobs.class2d.options import Classify2dOptions
 from vitreous.jobs.class2d.output import (
     CLASS_IMAGES,
     CLASSES,
-    ClassImages,
-    Shown,
-    write_class_images,
+    ClassDetails,
+    Classify2dResult,
+    class_count_text,
+    write_results,
 )
-from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
+from vitreous.jobs.hetero import models
+from vitreous.jobs.hetero.models import TrainingData, model_settings
+from vitreous.jobs.hetero.passes import embedded
+from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import PROBABILITY
 from vitreous.jobs.run.config import load_config
-from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.messages import say
-from vitreous.jobs.run.signals import StopSignals
-from vitreous.jobs.run.summary import Done
-from vitreous.jobs.run.training import RunState, Training
-from vitreous.methods.class2d.class_averages import ClassAverages, ClassConfig
+from vitreous.jobs.run.job import Job
+from vitreous.methods.class2d.class_averages import (
+    ClassAssignments,
+    ClassAverages,
+    ClassAveragesResult,
+    ClassConfig,
+)
 
-FILES = ("particles.star", CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
-_LEAST_GAIN = 1.0  # median; of noise it is 0, of particles tens or hundreds
-_MOST_CLASSES, _EACH = 50, 100  # by default: so many classes, or one for so many particles
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options of the command; see its help."""
-
-    files: ParticleFiles
-    output: Path
-    working: ProcessingOptions
-    classes: int | None = None
-    shift_range_angstrom: float | None = None
-    effort: float = 1.0
-    config: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
-
-    def settings(self, data: WorkingSet) -> ClassConfig:
-        """All settings: defaults that fit the particles, the file's, the command line's.
-
-        Raises:
-            UsageError: an unknown or impossible setting.
-            InputError: the file cannot be read, or fewer particles than classes.
-        """
-        count = len(data.particles)
-        defaults = {
-            "classes": min(_MOST_CLASSES, max(1, count // _EACH)),
-            "shift_range_angstrom": data.shift_range(None),
-        }
-        given = {
-            "classes": self.classes,
-            "shift_range_angstrom": self.shift_range_angstrom,
-            "diameter_angstrom": self.working.mask_diameter_angstrom,
-        }
-        config = load_config(ClassConfig, self.config, given, defaults=defaults)
-        if config.classes > count:
-            raise InputError(
-                f"{self.files.path}: {count} particles for {config.classes} classes; ask for fewer "
-                "(--classes)"
-            )
-        rounds = max(config.last_rounds, round(self.effort * config.rounds))
-        return dataclasses.replace(config, rounds=rounds)
+FILES = ("particles.star", CLASSES, CLASS_IMAGES, "report.html")
+_MIN_RATIO = 1.0  # median log-likelihood ratio; of noise it is 0, of particles tens or hundreds
+_MAX_CLASSES, _PARTICLES_PER_CLASS = 50, 100  # by default
+_LATENT = "latent"
 
 
-def run(request: Request) -> Done:
-    """Rounds of assignment and averaging, then stack, tables and page.
+def classify2d(options: Classify2dOptions) -> Classify2dResult:
+    """Sort particles into 2D classes and average these.
+
+    Args:
+        options: of the command.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
     """
-    data = open_working_set(request.files, request.working, check_all=True, quiet=request.quiet)
-    settings = request.settings(data)
-    with _folder(request, settings, data) as folder, StopSignals() as stop:
-        if folder.was_finished:
-            say(f"{folder.root}: the run was finished already; its results are written once more")
-        solver, journal = _solver(request, settings, data), RunState(folder)
-        training = Training(solver, journal, {}, stop, label="classes", quiet=request.quiet)
-        with journal.history() as history:
-            training.run(history)
-            journal.save(training.state(), done=True)
-            result = solver.result()
-            classes = ClassImages(result.averages, result.frc, result.assignments)
-            done = write_class_images(
-                folder,
-                data.particles,
-                classes,
-                Shown(_verdict(classes), {PROBABILITY: result.assignments.posterior.numpy()}),
-                pixel_size_angstrom=data.pixel_size_angstrom,
-                title=f"{request.files.path.name}: class images",
-                history=history.rows,
-                seconds=journal.seconds(),
-            )
-        folder.finish()
-    return done
+    data = open_working_set(options, check_all=True)
+    return _by_alignment(options, data) if options.align else _by_latents(options, data)
 
 
-def _verdict(classes: ClassImages) -> str:
-    """How many there are, and whether there is anything in them."""
-    log_likelihood_ratio = classes.found.log_likelihood_ratio
-    words = f"{classes.words} of {len(log_likelihood_ratio):,} particles"
-    if float(log_likelihood_ratio.median()) < _LEAST_GAIN:
-        words += (
-            ", which explain them no better than noise does: there is nothing to be seen in them "
-            "(is protein dark, --invert? is the CTF right? are there particles?)"
+def _by_alignment(options: Classify2dOptions, data: WorkingSet) -> Classify2dResult:
+    """Find class, rotation and shift of every particle in rounds."""
+    config = _config(options, data)
+    training_data = TrainingData.of(data, options)
+    with _job(options, data, dataclasses.asdict(config)) as job:
+        solver = ClassAverages(
+            training_data.images,
+            training_data.optics,
+            data.pixel_size_angstrom,
+            data.half_set,
+            config,
+            generator=generator(options.seed, "class averages"),
+            device=data.device,
         )
-    return words
+        classes = job.run(solver, "classes", label="classes")
+        columns = {PROBABILITY: classes.assignments.posterior.numpy()}
+        details = ClassDetails(_verdict(classes), columns)
+        return write_results(job, options, data, classes, details)
 
 
-def _solver(request: Request, settings: ClassConfig, data: WorkingSet) -> ClassAverages:
-    images = SignedImages(data.particles, invert=request.working.invert)
-    return ClassAverages(
-        ImageCache(images, data.box_size, torch.device("cpu")),
-        None if request.working.ignore_ctf else data.particles.optics,
-        data.pixel_size_angstrom,
-        data.half_set,
-        settings,
-        generator=generator(request.working.seed, "class averages"),
-        device=data.device,
-    )
+def _by_latents(options: Classify2dOptions, data: WorkingSet) -> Classify2dResult:
+    """Train a VAE-GAN of images, classify its latents, and align the particles of each class."""
+    settings = model_settings("vaegan2d", options, data)
+    training_data = TrainingData.of(data, options)
+    with _job(options, data, settings) as job:
+        if _LATENT not in job.state:
+            model = models.build_model("vaegan2d", settings, training_data)
+            job.run(model, "training", label="training")
+            job.keep(_LATENT, embedded(job, model, training_data, "embedding"))
+        latent_classes = classify_latents(job.state[_LATENT], options)
+        shift_range = data.shift_range(options.shift_range_angstrom)
+        job.report_progress(0.0, label="classifying")
+        classes = average_classes(
+            training_data, latent_classes.label, shift_range, job.report_progress
+        )
+        return write_results(job, options, data, classes, latent_classes.details())
 
 
-def _folder(request: Request, settings: ClassConfig, data: WorkingSet) -> OutputFolder:
-    working = request.working
-    options = {
-        "images_sha256": data.digest,
-        "method": "averages",
-        "box": data.box_size,
-        "pixel_size": data.pixel_size_angstrom,
-        "invert": working.invert,
-        "ignore_ctf": working.ignore_ctf,
-        "skip_bad": working.skip_bad,
-        "seed": working.seed,
-        "solver": dataclasses.asdict(settings),
+def _config(options: Classify2dOptions, data: WorkingSet) -> ClassConfig:
+    """Return all settings: defaults that fit the particles, the file's, the options'.
+
+    Raises:
+        UsageError: an unknown or impossible setting.
+        InputError: the file cannot be read, or there are fewer particles than classes.
+    """
+    count = len(data.particles)
+    defaults = {
+        "classes": min(_MAX_CLASSES, max(1, count // _PARTICLES_PER_CLASS)),
+        "shift_range_angstrom": data.shift_range(None),
     }
-    return OutputFolder(
-        request.output,
+    given = {
+        "classes": options.classes,
+        "shift_range_angstrom": options.shift_range_angstrom,
+        "diameter_angstrom": options.mask_diameter_angstrom,
+    }
+    config = load_config(ClassConfig, options.settings_file, given, defaults=defaults)
+    if config.classes > count:
+        raise InputError(
+            f"{options.particles}: {count} particles for {config.classes} classes; ask for fewer "
+            "`classes`"
+        )
+    rounds = max(config.last_rounds, round(options.effort * config.rounds))
+    return dataclasses.replace(config, rounds=rounds)
+
+
+def _job(options: Classify2dOptions, data: WorkingSet, settings: dict[str, Any]) -> Job:
+    return Job(
         "classify2d",
         options,
-        inputs={"particles": request.files.path},
         outputs=FILES,
-        machine={"device": str(data.device), "threads": torch.get_num_threads()},
-        overwrite=request.overwrite,
-        resume=request.resume,
-        resumable=True,
-        changeable=False,
+        resolved={
+            "images_sha256": data.digest,
+            "working_box_size": data.box_size,
+            "working_pixel_size_angstrom": data.pixel_size_angstrom,
+            "solver": settings,
+        },
+        machine={"device": str(data.device)},
     )
+
+
+def _verdict(classes: ClassAveragesResult) -> str:
+    """Return the number of classes, and a warning if they explain nothing."""
+    assignments: ClassAssignments = classes.assignments
+    ratio = assignments.log_likelihood_ratio
+    verdict = f"{class_count_text(len(classes.averages))} of {len(ratio):,} particles"
+    if float(ratio.median()) < _MIN_RATIO:
+        verdict += (
+            ", which explain them no better than noise does: there is nothing to be seen in them "
+            "(is protein dark, `invert`? is the CTF right? are there particles?)"
+        )
+    return verdict

@@ -1,31 +1,38 @@
-"""The runs behind ``vitreous hetero train``, ``hetero run`` and ``classify2d``."""
+"""The work of ``vitreous hetero run``: mixed particles to clusters and the maps of these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from vitreous.jobs.class2d.output import CLASS_IMAGES, CLASSES, write_class_images
-from vitreous.jobs.hetero import solvers as sorters
-from vitreous.jobs.hetero.class_images import averaged, classify
-from vitreous.jobs.hetero.class_maps import posed_images, report_progress
-from vitreous.jobs.hetero.consensus import consensus_files, first_poses
-from vitreous.jobs.hetero.output import files_of
-from vitreous.jobs.hetero.recipe import POSES, Recipe, model_pixel_size
-from vitreous.jobs.hetero.report import Sorted, write_results
-from vitreous.jobs.hetero.request import Request
-from vitreous.jobs.hetero.rounds import HeteroRounds, Model
+from vitreous.core.errors import InputError, UsageError
+from vitreous.io.checkpoint import load_checkpoint
+from vitreous.io.nested import restore_state
+from vitreous.jobs.hetero.models import ModelKind, TrainingData, model_settings
+from vitreous.jobs.hetero.options import STAGES, HeteroOptions
+from vitreous.jobs.hetero.passes import (
+    MODEL,
+    POSES,
+    TrainedModel,
+    TrainingPasses,
+    clustered,
+    embedded,
+    restored_model,
+)
+from vitreous.jobs.hetero.results import (
+    ClusteredParticles,
+    HeteroResult,
+    write_latents,
+    write_results,
+    write_trained,
+)
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
-from vitreous.jobs.run.class_tables import UNSORTED
-from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.messages import say
-from vitreous.jobs.run.progress import RunProgress, duration
-from vitreous.jobs.run.signals import StopSignals
-from vitreous.jobs.run.summary import Done, settings_shown, subtitle
-from vitreous.jobs.run.training import RunState
+from vitreous.jobs.run.class_tables import UNSORTED, files_of_classes
+from vitreous.jobs.run.folder import CHECKPOINTS, CONFIG, read_config
+from vitreous.jobs.run.job import Job
 from vitreous.methods.hetero.class_maps import (
     ClassMap,
     class_rows,
@@ -33,194 +40,183 @@ from vitreous.methods.hetero.class_maps import (
     reconstruct_class_maps,
     traverse_classes,
 )
-from vitreous.report.mixed import MixedReport, write_mixed_report
+from vitreous.methods.hetero.clustering import Clusters
 
-__all__ = ["Request", "run"]
+COMMAND = "hetero run"
+FILES = ("particles.star", POSES, UNSORTED, "latents.safetensors", "report.html")
+_CLUSTERS = "clusters"
 
-FILES = ("particles.star", POSES, UNSORTED, CLASSES, CLASS_IMAGES, "history.jsonl", "report.html")
+
+class RepeatedStage(HeteroOptions):
+    """Options of a run in a folder, some of which were changed to redo a stage of it."""
+
+    CONTROL = frozenset({"allow_config_change"})
+    allow_config_change: bool = True
 
 
-def run(request: Request) -> Done:
-    """Train, and for ``run`` embed, cluster, make maps, and report.
+def hetero(options: HeteroOptions) -> HeteroResult:
+    """Train a model of mixed particles, cluster its latents, and make the maps of the clusters.
+
+    With ``options.stage`` only a part of it, see :class:`HeteroOptions`.
+
+    Args:
+        options: of the command.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
     """
-    request.check()
-    data = open_working_set(request.files, request.working, check_all=True, quiet=request.quiet)
-    settings = sorters.settle(
-        request.method, request.config, request.overrides, request.working, data
-    )
-    recipe = Recipe(request.files, request.working, request.method, settings, request.shift)
-    folder = _folder(request, recipe, data)
-    with folder, StopSignals() as stop:
-        if folder.was_finished:
-            say(f"{folder.root}: the run was finished already; its results are written once more")
-        journal, pose = RunState(folder), None
-        if request.method == "align" and not journal.state:
-            pose, seconds = first_poses(request, folder, data)
-            journal.begin_after(seconds)
-        with journal.history() as history:
-            passes = HeteroRounds(request, recipe, data, folder, journal, history, stop)
-            end = _End(request, folder, journal, passes.run(pose), history.rows, stop)
-            if request.clustering is None:
-                done = end.of_training()
-            elif request.method == "classes":
-                done = end.of_classes()
-            else:
-                done = end.of_sorting()
-        folder.finish()
-    return done
+    kind: ModelKind = "linear" if options.align else "vaegan"
+    earlier: Mapping[str, Any] = {}
+    if options.stage not in (None, "train"):
+        earlier = _config_of(options.output)["options"]
+        options = repeated(options, earlier)
+        kind = "linear" if options.align else "vaegan"
+    data = open_working_set(options, check_all=True)
+    if earlier:
+        settings = earlier["solver"]
+        _check_images(options, data, earlier)
+    else:
+        settings = model_settings(kind, options, data)
+    with _job(options, settings, data) as job:
+        if earlier and MODEL not in job.state:
+            raise UsageError(f"{options.output}: training has not ended; `resume` it first")
+        passes = TrainingPasses(job, options, kind, settings, TrainingData.of(data, options))
+        trained = passes.run()
+        if options.stage == "train":
+            return write_trained(job, options, trained)
+        if options.stage == "embed":
+            trained = _embedded_again(job, trained)
+            return write_latents(job, trained)
+        clusters = _clusters(job, options, trained.latent)
+        return write_results(job, options, _clustered_particles(job, options, trained, clusters))
 
 
-# ------------------------------------------------------------------- before and after
-
-
-def _folder(request: Request, recipe: Recipe, data: WorkingSet) -> OutputFolder:
-    options: dict[str, Any] = {
-        "images_sha256": data.digest,
-        **recipe.options(),
-        "box": data.box_size,
-        "pixel_size": data.pixel_size_angstrom,
-    }
-    if request.method == "align":
-        options |= {"search": asdict(request.search)}
-        options |= {"passes": request.passes, "rounds": request.rounds}
-    if request.clustering is not None:
-        options |= asdict(request.clustering)
-        options |= {"points": request.points, "shift_range": request.shift_range_angstrom}
-    return OutputFolder(
-        request.output,
-        request.command,
-        options,
-        inputs={"particles": request.files.path},
-        outputs=(*files_of(request.output, *FILES), *consensus_files(request.output)),
-        machine={"device": str(data.device), "threads": torch.get_num_threads()},
-        overwrite=request.overwrite,
-        resume=request.resume,
-        resumable=True,
-        changeable=False,
-    )
-
-
-class _End:
-    """What is done with a trained model, and what is written of it.
+def load_trained(
+    folder: Path, particles: Path | None = None, *, device: str = "auto"
+) -> TrainedModel:
+    """Return the trained model of a run's folder.
 
     Args:
-        request: of the run.
-        folder: entered.
-        journal: whose clock is that of the whole run.
-        model: trained.
-        rows: of the history.
-        stop: asked all along.
+        folder: that ``hetero`` wrote.
+        particles: table of the particles, if it has moved.
+        device: where to compute.
+
+    Raises:
+        UsageError: no such folder, or training has not ended.
+        InputError: files that cannot be read, or other images than it was trained on.
     """
+    config = _config_of(folder)
+    path = particles or Path(config["inputs"]["particles"]["path"])
+    given = HeteroOptions(particles=path, output=folder, device=device, stage="embed")
+    options = repeated(given, config["options"])
+    checkpoint = load_checkpoint(folder / CHECKPOINTS)
+    kept = {} if checkpoint is None else restore_state(checkpoint.tensors, checkpoint.meta["tree"])
+    if MODEL not in kept.get("kept", {}):
+        raise UsageError(f"{folder}: training has not ended; `resume` it first")
+    data = open_working_set(options, check_all=True)
+    _check_images(options, data, config["options"])
+    return restored_model(
+        "linear" if options.align else "vaegan",
+        config["options"]["solver"],
+        TrainingData.of(data, options),
+        kept["kept"][MODEL],
+    )
 
-    def __init__(
-        self,
-        request: Request,
-        folder: OutputFolder,
-        journal: RunState,
-        model: Model,
-        rows: Sequence[Mapping[str, Any]],
-        stop: StopSignals,
-    ) -> None:
-        self._request, self._folder, self._journal = request, folder, journal
-        self._model, self._data, self._stop = model, model.material.data, stop
-        self._rows = [row for row in rows if "round" not in row]  # others are no curves
 
-    def of_training(self) -> Done:
-        """The page of a model that nothing was done with yet."""
-        folder, seconds = self._folder, self._journal.seconds()
-        steps = f"{self._journal.step:,}"
-        verdict = f"trained in {steps} steps"
-        folder.config["run"] |= {"verdict": verdict, "seconds": round(seconds, 1)}
-        page = MixedReport(
-            title=f"{self._request.files.path.name}: training on mixed particles",
-            subtitle=subtitle(self._request.command),
-            verdict=f"Trained in {steps} steps. See vitreous hetero embed.",
-            key_numbers={"steps": steps, "time": duration(seconds)},
-            settings=settings_shown(folder.config["options"]),
-            history=self._rows,
-        )
-        write_mixed_report(folder.path("report.html"), page)
-        lines = (
-            f"time         {duration(seconds)}",
-            f"report       {folder.root / 'report.html'}",
-            f"next         vitreous hetero embed {folder.root} -o OUT",
-        )
-        return Done(verdict, "\n".join(lines))
+def repeated(options: HeteroOptions, earlier: Mapping[str, Any]) -> RepeatedStage:
+    """Return the options of a run in a folder, changed by those that were given for a stage.
 
-    def of_classes(self) -> Done:
-        """Class images of a model in two dimensions."""
-        request, made = self._request, self._model.material
-        assert request.clustering is not None
-        with RunProgress("classifying", quiet=request.quiet) as bar:
-            notify = report_progress(bar, self._stop)
-            grouped = classify(
-                self._model.sorter,
-                request.clustering,
-                request.points,
-                len(self._data.particles),
-                request.working.seed,
-                lambda share: notify(0.2 * share),
+    Args:
+        options: given; those of the run that the stage cannot change must be equal.
+        earlier: the table ``[options]`` of the run.
+
+    Raises:
+        UsageError: an option was given that the stage cannot change.
+    """
+    assert options.stage is not None
+    fields, recorded = set(HeteroOptions.model_fields), options.recorded()
+    fixed = (set(recorded) | (fields & set(earlier))) - STAGES[options.stage]
+    for name in sorted(options.model_fields_set & fixed):
+        if recorded.get(name) != earlier.get(name):
+            raise UsageError(
+                f"`{name}`: the run in {options.output} has {earlier.get(name, 'none')}; leave it "
+                "out, or start a run in another folder"
             )
-            farthest = self._data.shift_range(request.shift_range_angstrom)
-            classes = averaged(grouped, made, farthest, lambda share: notify(0.2 + 0.8 * share))
-        return write_class_images(
-            self._folder,
-            self._data.particles,
-            classes,
-            grouped.shown(classes),
-            pixel_size_angstrom=self._data.pixel_size_angstrom,
-            title=f"{request.files.path.name}: class images",
-            history=self._rows,
-            seconds=self._journal.seconds(),
+    given = {name: getattr(options, name) for name in options.model_fields_set - fixed}
+    before = {name: value for name, value in earlier.items() if name in fields}
+    return RepeatedStage(**{**before, **given, "resume": True, "overwrite": False})
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """Return what ``config.toml`` of an earlier run holds."""
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"`stage`: {folder} holds no run; run all stages first")
+    config = read_config(folder / CONFIG)
+    command = config.get("run", {}).get("command")
+    if command != COMMAND:
+        raise UsageError(f"{folder}: output of 'vitreous {command}'; give that of {COMMAND}")
+    return config
+
+
+def _check_images(options: HeteroOptions, data: WorkingSet, earlier: Mapping[str, Any]) -> None:
+    if data.digest != earlier.get("images_sha256"):
+        raise InputError(
+            f"{options.particles}: not the images that the model in {options.output} was trained "
+            "on; give theirs"
         )
 
-    def of_sorting(self) -> Done:
-        """Tables and maps of the clusters."""
-        if self._model.passes is not None:
-            self._folder.config["run"] |= {"passes": self._model.passes}
-        with RunProgress("maps", quiet=self._request.quiet) as bar:
-            found = self._sorted(bar)
-        return write_results(
-            self._folder,
-            found,
-            command=self._request.command,
-            title=f"{self._request.files.path.name}: mixed particles",
-            history=self._rows,
-            seconds=self._journal.seconds(),
-        )
 
-    def _sorted(self, bar: RunProgress) -> Sorted:
-        made, sorter = self._model.material, self._model.sorter
-        latent, clusters = self._model.latent, self._model.clusters
-        assert latent is not None
-        assert clusters is not None
-        place, names = 0, ("maps", "maps along clusters")
+def _job(options: HeteroOptions, settings: Mapping[str, Any], data: WorkingSet) -> Job:
+    return Job(
+        COMMAND,
+        options,
+        outputs=(*FILES, *files_of_classes(options.output)),
+        resolved={
+            "images_sha256": data.digest,
+            "working_box_size": data.box_size,
+            "working_pixel_size_angstrom": data.pixel_size_angstrom,
+            "solver": dict(settings),
+        },
+        machine={"device": str(data.device)},
+    )
 
-        def notify(share: float) -> None:
-            bar.update((place + share) / len(names), {"stage": names[place]})
-            self._stop.exit_if_requested()
 
-        maps: list[ClassMap | None] = []
-        if made.pose is None:
-            maps += model_maps(sorter, clusters.centre, notify)
-        else:
-            posed = posed_images(made.data, made.working, made.images, made.pose)
-            maps = reconstruct_class_maps(posed, clusters.label, len(clusters), notify)
-        place = 1
-        rows = class_rows(clusters.label, len(clusters))
-        return Sorted(
-            particles=made.data.particles,
-            half_set=None if made.pose is None else made.data.half_set,
-            latent=latent,
-            clusters=clusters,
-            pose=made.pose,
-            maps=maps,
-            traversals=traverse_classes(sorter, latent, rows, self._request.points, notify),
-            pixel_size_angstrom=model_pixel_size(made.data, sorter),
-            passes=self._model.passes,
-            unsettled=self._model.unsettled,
-        )
+def _embedded_again(job: Job, trained: TrainedModel) -> TrainedModel:
+    """Compute the latents anew and keep them; clusters of the former ones are dropped."""
+    latent = embedded(job, trained.model, trained.data, "embedding")
+    job.state.pop(_CLUSTERS, None)
+    job.keep(MODEL, job.state[MODEL] | {"latent": latent})
+    return TrainedModel(trained.model, trained.data, latent, trained.passes, trained.unsettled)
+
+
+def _clusters(job: Job, options: HeteroOptions, latent: Tensor) -> Clusters:
+    """Return the clusters of the latents; those in the checkpoint unless they are to be redone."""
+    if options.stage == "cluster" or _CLUSTERS not in job.state:
+        job.report_progress(0.0, label="clustering")
+        job.keep(_CLUSTERS, dict(vars(clustered(latent, options))))
+    return Clusters(**job.state[_CLUSTERS])
+
+
+def _clustered_particles(
+    job: Job, options: HeteroOptions, trained: TrainedModel, clusters: Clusters
+) -> ClusteredParticles:
+    """Make the maps of the clusters, and those along them."""
+    rows = class_rows(clusters.label, len(clusters))
+    unknown = sorted(set(options.classes) - set(range(1, len(rows) + 1)))
+    if unknown:
+        raise UsageError(f"`classes` {unknown[0]}: there are classes 1 to {len(rows)}")
+    how = options.maps
+    if how == "auto":
+        how = "model" if trained.data.pose is None else "reconstruct"
+    job.report_progress(0.0, label="maps")
+    maps: list[ClassMap | None] = []
+    if how == "model":
+        maps += model_maps(trained.model, clusters.centre, job.report_progress)
+    elif how == "reconstruct":
+        posed = trained.data.posed()
+        maps = reconstruct_class_maps(posed, clusters.label, len(clusters), job.report_progress)
+    job.report_progress(0.0, label="maps along clusters")
+    model, points = trained.model, options.points
+    traversals = traverse_classes(model, trained.latent, rows, points, job.report_progress)
+    return ClusteredParticles(trained, clusters, maps, traversals, how == "reconstruct")

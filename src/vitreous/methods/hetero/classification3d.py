@@ -288,7 +288,11 @@ class Classification:
         self.round += 1
         shares = torch.bincount(self.classes, minlength=len(self.maps)) / len(self.classes)
         top = self.likelihood.topk(min(2, len(self.maps)), dim=1).values
-        stats = {"changed": self.changed, "margin": float((top[:, 0] - top[:, -1]).median())}
+        stats = {
+            "round": self.round,
+            "changed": self.changed,
+            "margin": float((top[:, 0] - top[:, -1]).median()),
+        }
         if self.dropped:
             stats["dropped"] = float(len(self.dropped))
         for k, (share, angstrom) in enumerate(zip(shares.tolist(), resolution, strict=True)):

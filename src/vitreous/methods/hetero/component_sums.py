@@ -93,10 +93,10 @@ class ComponentSums:
         for one in sums[count:]:
             products += [one.numerator.real[inside], one.weight[inside]]
         # a coefficient of the map has SPREAD^3 points of the grid
-        least = (LEAST_WEIGHT * mean).clamp_min(torch.finfo(torch.float32).tiny)
-        added = least.expand(count, -1)
+        smallest = (LEAST_WEIGHT * mean).clamp_min(torch.finfo(torch.float32).tiny)
+        added = smallest.expand(count, -1)
         if precision is not None:
-            added = torch.maximum(added, precision.to(least) / SPREAD**3)
+            added = torch.maximum(added, precision.to(smallest) / SPREAD**3)
         spectra = torch.zeros((count, *sums[0].weight.shape), dtype=torch.complex64).to(mean.device)
         solved = torch.empty_like(image)
         for batch in torch.split(torch.arange(len(image), device=image.device), _BATCH):

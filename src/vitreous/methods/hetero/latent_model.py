@@ -6,34 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-
-class Steps(Protocol):
-    """A solver that goes step by step, and can go on from where it was."""
-
-    @property
-    def done(self) -> bool:
-        """Whether no step is left."""
-        ...
-
-    @property
-    def progress(self) -> float:
-        """Share of the steps that is done, 0 to 1."""
-        ...
-
-    def step(self) -> dict[str, float]:
-        """One step of training; numbers worth a history line."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on bitwise."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a solver with the same images and settings."""
-        ...
+from vitreous.optim.loop import Solver
 
 
-class LatentModel(Steps, Protocol):
+class LatentModel(Solver[Any], Protocol):
     """Latent variable model of mixed particles, trained step by step.
 
     Images are those of the :class:`~vitreous.core.images.ImageSource` that it was made with.

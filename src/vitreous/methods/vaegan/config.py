@@ -1,4 +1,4 @@
-"""Settings of the VAE-GAN that sorts mixed particles."""
+"""Settings of the VAE-GAN for mixed particles."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 @dataclass(frozen=True, config=_STRICT)
 class SortingStage:
-    """A stretch of the run at one box and band.
+    """A stage of the training at one box size and frequency band.
 
     Args:
         box_size: edge of images and volumes in pixels, a multiple of 4; the field of view never
             changes.
-        iterations: generator updates.
+        iterations: number of generator updates.
         band: radius of the band that real and simulated images are limited to, in Nyquist
-            frequencies of this box: growing from stage to stage it is frequency marching.
+            frequencies of this box; a band that grows from stage to stage is frequency marching.
     """
 
     box_size: PositiveInt
@@ -30,7 +30,9 @@ class SortingStage:
 
 @dataclass(frozen=True, config=_STRICT)
 class VaeGanConfig:
-    """Settings of algorithms 6 and 7 of the thesis.
+    """Settings of :class:`~vitreous.methods.vaegan.solver.VaeGan`.
+
+    Algorithms and equations are those of the thesis on noise-robust VAE-GANs for cryo-EM.
 
     Args:
         stages: boxes, bands and iterations, coarse to fine.
@@ -42,17 +44,18 @@ class VaeGanConfig:
         generator_width, generator_layers, coordinate_grid: of the first.
         basis_maps: of the second; mask_fraction: its mask's radius in box sizes; basis_mixture: its
             weights are positive and have a sum of 1.
-        latent_from: share of the updates that are homogeneous: until then there is one map for all,
-            no encoder, and half as many simulated images.
-        encoder_only: share of the updates at the end, in which the generator stands still and the
-            encoder learns from images made by its running average.
-        invariant: False: encoder and critic of the thesis's ablation. Dense ones are made invariant
-            by their input: all images are moved to where they agree best with the mean of all
-            (:func:`~vitreous.methods.em.centring.centred`); without it, they are not.
-        encoder_view: "image", or "polar": the encoder sees images in polar coordinates, where
-            turning is a cyclic shift.
+        latent_from: share of the updates that are homogeneous: until then all particles have one
+            map, the encoder is not trained, and half as many images are simulated.
+        encoder_only: share of the updates at the end that train the encoder alone, on images of the
+            generator's running average.
+        invariant: whether encoder and critic are invariant to shifts; False is the thesis's
+            ablation. Dense networks are made invariant by their input: all images are shifted to
+            where they agree best with the mean of all
+            (:func:`~vitreous.methods.em.centring.centred`).
+        encoder_view: "image", or "polar": the encoder sees images in polar coordinates, where an
+            in-plane rotation is a cyclic shift.
         encoder_box: edge of the images that the encoder sees; None: that of the first stage. It is
-            the same at all stages, so that the encoder stays as it is when the box changes.
+            the same at all stages, so that the encoder does not change with the box size.
         critic: "convolutional", the thesis's; "dense", CryoGAN's, which learns faster on centred
             particles. encoder: the same for the encoder.
         encoder_width, critic_width: channels of their first blocks; a dense critic has twelve times
@@ -61,21 +64,20 @@ class VaeGanConfig:
             "none".
         noise_kind: "gaussian", eq. (3) of the article, or "poisson", eq. (2).
         camera: "uniform" draws poses from the simulator; "learned" from a network.
-        least_coverage: of orientations, below which a learned camera counts as collapsed, see
+        least_coverage: coverage of orientations below which learned poses count as collapsed, see
             :func:`~vitreous.nn.pose_network.coverage`.
-        batch_size: real images a step; as many are reconstructed, and as many drawn.
+        batch_size: real images of a step; as many are reconstructed, and as many drawn.
         n_critic: critic updates per generator update.
-        penalty: weight of the gradient penalty; penalty_every: take it at every so many critic
-            updates, times as many.
+        penalty: weight of the gradient penalty; penalty_every: it is added at every so many critic
+            updates, multiplied by that number.
         perceptual: weight of the encoder's loss within the generator's, eq. (6).
         perceptual_on: "vector" compares the critic's feature vectors of real and reconstructed
             images, means over the feature map; "map" compares the maps, as the thesis does, which
             depend on the pose.
         kl: weight of the Kullback-Leibler divergence, a mean over dimensions, in eq. (5).
         diversity: weight of eq. (39) in eq. (6).
-        latent_loss: weight, for encoder and generator, of how badly the encoder finds the latent
-            vector that a simulated image was made of (its negative log likelihood); not in the
-            thesis, 0 to leave it out.
+        latent_loss: weight, for encoder and generator, of the negative log-likelihood of the latent
+            vector of a simulated image under the encoder; not in the thesis, 0 leaves it out.
         learning_rate_generator, learning_rate_encoder, learning_rate_critic, learning_rate_scale:
             Adam steps at the start.
         learning_rate_end: factor reached exponentially at the end of the run.
@@ -130,5 +132,5 @@ class VaeGanConfig:
 
     @property
     def iterations(self) -> int:
-        """Generator updates of the whole run."""
+        """Number of generator updates of all stages."""
         return sum(stage.iterations for stage in self.stages)

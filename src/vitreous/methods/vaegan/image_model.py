@@ -1,4 +1,4 @@
-"""From a latent vector to an image as the critic sees it: the generator's side of the VAE-GAN."""
+"""Simulated and real images of the VAE-GAN, as its critic sees them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 
 
 class ImageModel:
-    """Generator, noise network, camera and scales, on the simulator's shift, CTF and noise.
+    """Generator, noise network, pose distribution and scales, with the simulator's imaging model.
 
     Args:
         images: particles; row i belongs to row i of ``simulator.optics``.
@@ -68,7 +68,7 @@ class ImageModel:
         self.moment = torch.eye(4, device=device) / 4
 
     def enter(self, stage: int) -> None:
-        """Box, band and data of a stage; the networks go on as they are."""
+        """Set box size, band and data of a stage; the networks stay as they are."""
         c = self.config
         n, device = c.stages[stage].box_size, self.device
         self.simulator = at_box(self._full, n)
@@ -94,9 +94,9 @@ class ImageModel:
 
     @torch.no_grad()
     def _match_scales(self, noise_share: float, *, first: bool) -> None:
-        """Scales at which the noise has its share of the variance of the images.
+        """Set the scales so that the noise has its share of the variance of the images.
 
-        The signal's is set at the first stage; later ones leave it as it was learned.
+        The scale of the signal is set at the first stage only; then it is learned.
         """
         conditions = self.draw(256)
         transfer = self.simulator.transfer(conditions.row)
@@ -120,12 +120,12 @@ class ImageModel:
     # ---------------------------------------------------------------- images
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers from the stream of latent vectors."""
+        """Draw standard normal numbers from the stream of latent vectors."""
         stream = self.streams["latent"]
         return torch.randn(shape, generator=stream, device=stream.device).to(self.device)
 
     def draw(self, count: int) -> Conditions:
-        """Pose, shift and CTF of simulated images."""
+        """Draw pose, shift and CTF of simulated images."""
         conditions = self.simulator.draw(
             count, poses=self.streams["poses"], optics=self.streams["ctf"]
         )
@@ -138,7 +138,7 @@ class ImageModel:
     def _clean(
         self, latent: Tensor, conditions: Conditions, transfer: Tensor, *, averaged: bool = False
     ) -> Tensor:
-        """Noiseless images, before the learned scale."""
+        """Return noiseless images, before the learned scale."""
         source = self.average if averaged else self.generator
         slices = source.slices(latent, conditions.rotations, radius=self.radius)
         return self.simulator.clean_slices(slices, conditions, transfer)
@@ -146,7 +146,7 @@ class ImageModel:
     def simulated(
         self, latent: Tensor, conditions: Conditions, turn: int, *, averaged: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Images ``(b, n, n)`` as the critic sees them, and the diversity of their noise."""
+        """Return images ``(b, n, n)`` as the critic sees them, and the diversity of their noise."""
         c = self.config
         transfer = self.simulator.transfer(conditions.row)
         images = self.log_signal.exp() * self._clean(
@@ -160,7 +160,7 @@ class ImageModel:
                 z = self.normal(len(latent), self.noise_network.latent)
                 network, half = self.noise_network(z, images.shape[-1]), len(z) // 2
                 scale = scale * network
-                # critics see normalised images: a common factor would be diversity for nothing
+                # the critic sees normalised images: a common factor would be no diversity
                 network = network / network.mean().clamp_min(1e-6)
                 diversity = diversity_loss(
                     network[:half], network[half : 2 * half], z[:half], z[half : 2 * half]
@@ -169,11 +169,11 @@ class ImageModel:
         return self._seen(images, transfer, turn), diversity
 
     def real(self, row: Tensor, turn: int) -> Tensor:
-        """Particles of these rows ``(b,)`` as the critic sees them, turned at random if asked."""
+        """Return the particles ``row (b,)`` as the critic sees them, rotated as configured."""
         return self._seen(self._cache.read(row), self.simulator.transfer(row), turn)
 
     def still(self, row: Tensor, turn: int) -> Tensor:
-        """The same without random turns."""
+        """Return the particles ``row (b,)`` as the critic sees them, without random rotations."""
         return self._seen(self._cache.read(row), self.simulator.transfer(row), turn, still=True)
 
     def _seen(self, images: Tensor, transfer: Tensor, turn: int, *, still: bool = False) -> Tensor:
@@ -191,7 +191,7 @@ class ImageModel:
     # ---------------------------------------------------------------- weights
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the generator's optimiser moves."""
+        """Return the parameters of the generator's optimiser, by group."""
         c = self.config
         rate = c.learning_rate_generator
         groups = [{"params": list(as_module(self.generator).parameters()), "lr": rate}]
@@ -203,11 +203,11 @@ class ImageModel:
         return [*groups, {"params": scales, "lr": c.learning_rate_scale}]
 
     def coverage(self) -> float:
-        """Of the orientations drawn lately, see :func:`~vitreous.nn.pose_network.coverage`."""
+        """Return the coverage of recent orientations, see :mod:`vitreous.nn.pose_network`."""
         return coverage(self.moment)
 
     def vary(self) -> None:
-        """Let the maps beside the mean begin, from the averaged mean."""
+        """Start the maps other than the mean, from the averaged mean."""
         if isinstance(self.generator, BasisGenerator) and isinstance(self.average, BasisGenerator):
             self.generator.load_state_dict(self.average.state_dict())
             self.generator.start_variation(cpu_generator(self.streams["init"]))
@@ -215,23 +215,23 @@ class ImageModel:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Running average of the generator ("GAN unrolling")."""
+        """Update the running average of the generator ("GAN unrolling")."""
         ours, theirs = as_module(self.average), as_module(self.generator)
-        for mine, current in zip(ours.parameters(), theirs.parameters(), strict=True):
-            mine.lerp_(current, 1 - self.config.averaging)
+        for average, current in zip(ours.parameters(), theirs.parameters(), strict=True):
+            average.lerp_(current, 1 - self.config.averaging)
         for kept, now in zip(ours.buffers(), theirs.buffers(), strict=True):
             kept.copy_(now)
 
     @torch.no_grad()
     def volume(self, latent: Tensor) -> Tensor:
-        """The map of a latent vector ``(d,)`` from the averaged weights."""
+        """Return the map of a latent vector ``(d,)`` from the averaged weights."""
         module = as_module(self.average).eval()
         volume = self.average.volume(latent.to(self.device, torch.float32), radius=self.radius)
         module.train()
         return volume * self.log_signal.exp()
 
     def modules(self) -> dict[str, nn.Module]:
-        """The networks by name."""
+        """Return the networks by name."""
         return {
             "generator": as_module(self.generator),
             "average": as_module(self.average),
@@ -240,18 +240,18 @@ class ImageModel:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """What changes beside the networks, the live ones."""
-        found = {
+        """Return the tensors that change besides the networks; they are the live ones."""
+        tensors = {
             "log_signal": self.log_signal.detach(),
             "log_noise": self.log_noise.detach(),
             "weight": self.weight,
             "moment": self.moment,
         }
-        return found if self.template is None else found | {"template": self.template}
+        return tensors if self.template is None else tensors | {"template": self.template}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`tensors` gave."""
+        """Restore what :meth:`tensors` returned."""
         self.log_signal.copy_(tensors["log_signal"])
         self.log_noise.copy_(tensors["log_noise"])
         self.weight = tensors["weight"].to(self.device).clone()

@@ -1,4 +1,4 @@
-"""The networks of the VAE-GAN, made from its settings."""
+"""Networks of the VAE-GAN, made from its settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vitreous.nn.encoder import DenseCritic, DenseEncoder, Encoder, SortingCriti
 from vitreous.nn.siren import SliceGenerator
 from vitreous.nn.slice_source import SliceSource
 
-DENSE = 12  # neurons of a dense network's first layer for each channel of a convolutional one's
+DENSE = 12  # neurons of a dense first layer for each channel of a convolutional one
 
 
 def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
-    """The generator, at the box of the first stage.
+    """Return the generator, at the box size of the first stage.
 
     Args:
         config: settings.
@@ -54,7 +54,7 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
 
 
 def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder | DenseEncoder:
-    """The encoder; ``seed`` draws its weights, on the CPU."""
+    """Return the encoder; ``seed`` draws its weights, on the CPU."""
     c = config
     if c.encoder == "dense":
         return DenseEncoder(encoder_box(c), c.latent, DENSE * c.encoder_width, generator=seed)
@@ -64,7 +64,7 @@ def make_encoder(config: VaeGanConfig, seed: torch.Generator) -> Encoder | Dense
 def make_critic(
     config: VaeGanConfig, box_size: int, seed: torch.Generator
 ) -> SortingCritic | DenseCritic:
-    """The critic of a stage; ``seed`` draws its weights, on the CPU."""
+    """Return the critic of a stage; ``seed`` draws its weights, on the CPU."""
     c = config
     if c.critic == "dense":
         return DenseCritic(box_size, DENSE * c.critic_width, generator=seed)
@@ -72,10 +72,10 @@ def make_critic(
 
 
 def encoder_box(config: VaeGanConfig) -> int:
-    """Edge in pixels of the images that the encoder sees."""
+    """Return the edge of the images that the encoder sees, pixels."""
     return config.encoder_box or config.stages[0].box_size
 
 
 def as_module(source: SliceSource) -> nn.Module:
-    """The same object, as the module that it also is."""
+    """Return the same object, typed as the module that it also is."""
     return cast(nn.Module, source)

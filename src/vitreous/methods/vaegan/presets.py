@@ -6,11 +6,11 @@ from typing import Any
 
 from vitreous.methods.vaegan.config import SortingStage, VaeGanConfig
 
-LARGEST_BOX = 16  # of the VAE-GAN's maps and images, by default
+LARGEST_BOX = 16  # of maps and images, by default
 
 
 def default_config(box_size: int, *, flat: bool = False) -> VaeGanConfig:
-    """Settings of the VAE-GAN for images of a box, as far as they were measured (docs/hetero.md).
+    """Return settings for images of a box size, as measured in docs/hetero.md.
 
     Args:
         box_size: of the images.

@@ -1,14 +1,14 @@
-"""The VAE-GAN that sorts mixed particles without being told how many structures there are.
+"""VAE-GAN of mixed particles, without poses and without the number of structures.
 
 Algorithms 6 and 7 and eqs. (5) to (7) of the thesis on noise-robust VAE-GANs for cryo-EM and of the
 article at its end. A generator turns a latent vector and a pose into the spectrum of an image; the
-simulator's own shift, CTF and noise make a particle image of it; a critic compares simulated with
-real images, and an encoder gives every real image a latent vector whose volume looks like it to the
-critic. No image is given a pose: the reconstruction of an image is seen from anywhere, so what the
-encoder can pass on is the structure.
+simulator adds shift, CTF and noise; a critic compares simulated with real images, and an encoder
+gives every real image a latent vector whose volume looks like it to the critic. No image is given a
+pose: the reconstruction of an image has a random one, so the encoder can only transmit the
+structure.
 
-A reconstruction has the CTF of its image. Fakes of the last critic update serve the generator too,
-under the updated critic.
+A reconstruction has the CTF of its image. The simulated images of the last critic update are used
+for the generator too, under the updated critic.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ __all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
 
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix", "latent")
 ENCODER_BATCH = 4  # times the batch: images of a step in which only the encoder learns
-DIVERSE = 0.5  # noise that differs by so much, eq. (39), need not differ more
-VIEWS = 8  # mirrors and quarter turns over which an embedding is averaged
+MAX_DIVERSITY = 0.5  # of the noise, eq. (39), beyond which it is not rewarded
+VIEWS = 8  # mirrors and quarter turns that an embedding is averaged over
 _PIECE = 256
 
 
 @dataclass
 class _Batch:
-    """Real images, and simulated ones: first drawn from the prior, then reconstructions if any."""
+    """Real images, and simulated ones: drawn from the prior first, then reconstructions if any."""
 
     real: Tensor
-    made: Tensor
+    simulated: Tensor
     latent: Tensor
     mean: Tensor | None  # of the encoder, for the real images
     log_variance: Tensor | None
@@ -58,7 +58,7 @@ class _Batch:
 
 
 class VaeGan(RollsBack):
-    """A latent space for mixed particles; call :meth:`step` until :attr:`done`.
+    """Solver of the VAE-GAN, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
 
     Args:
         images: particles, protein positive; row i belongs to row i of ``simulator.optics``.
@@ -92,32 +92,32 @@ class VaeGan(RollsBack):
 
     @property
     def done(self) -> bool:
-        """Whether every stage has had its iterations."""
+        """Whether all stages are done."""
         return self.iteration >= self.config.iterations
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, by number of iterations."""
+        """Share of the iterations that is done, 0 to 1."""
         return min(1.0, self.iteration / self.config.iterations)
 
     @property
     def sorting(self) -> bool:
-        """Whether latent vectors count by now."""
+        """Whether the homogeneous iterations are over, so that latent vectors are used."""
         return self.encoder is not None and self.progress >= self.config.latent_from
 
     @property
     def encoder_alone(self) -> bool:
-        """Whether only the encoder learns by now."""
+        """Whether the last iterations are reached, which train the encoder alone."""
         share = self.config.encoder_only
         return self.sorting and share > 0 and self.progress >= 1 - share
 
     @property
     def box_size(self) -> int:
-        """Edge of the maps at the present stage, pixels."""
+        """Edge of the maps at the current stage, pixels."""
         return self.config.stages[self.stage].box_size
 
     def _enter(self, stage: int) -> None:
-        """Box, band, critic and optimisers of a stage; other networks go on as they are."""
+        """Set box size, band, critic and optimisers of a stage; other networks stay as they are."""
         c, adam = self.config, torch.optim.Adam
         self.stage = stage
         self.imaging.enter(stage)
@@ -140,24 +140,24 @@ class VaeGan(RollsBack):
     # ---------------------------------------------------------------- images
 
     def _encode(self, encoder: Encoder | DenseEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance for images as the critic sees them."""
+        """Return mean and log variance for images as the critic sees them."""
         m = encoder_box(self.config)
         if images.shape[-1] != m:
             images = normalise_images(fourier_resize(images, m, 2))
         if self.config.encoder_view == "polar":
             images = polar_view(images)
-        found: tuple[Tensor, Tensor] = encoder(images)
-        return found
+        posterior: tuple[Tensor, Tensor] = encoder(images)
+        return posterior
 
     def _turn(self) -> int:
-        """Which mirror and quarter turn all images of a step are seen in."""
+        """Draw the mirror and quarter turn of all images of a step."""
         if not self.config.mirror:
             return 0
         stream = self.generators["batches"]
         return int(torch.randint(VIEWS, (1,), generator=stream, device=stream.device))
 
     def _batch(self) -> _Batch:
-        """Real images, as many drawn from the prior, as many reconstructions if they count."""
+        """Return real images, as many drawn from the prior, as many reconstructions if used."""
         b, stream = self.config.batch_size, self.generators["batches"]
         row = torch.randint(len(self.images), (b,), generator=stream, device=stream.device)
         row, turn = row.to(self.device), self._turn()
@@ -171,15 +171,15 @@ class VaeGan(RollsBack):
             latent = self.imaging.normal(len(conditions.row), self.config.latent)
         if reconstructed and mean is not None and log_variance is not None:
             conditions.row[b:] = row
-            found = mean + torch.exp(0.5 * log_variance) * latent[b:]  # eq. (4)
-            latent = torch.cat([latent[:b], found])
-        made, diversity = self.imaging.simulated(latent, conditions, turn)
-        return _Batch(real, made, latent, mean, log_variance, diversity)
+            encoded = mean + torch.exp(0.5 * log_variance) * latent[b:]  # eq. (4)
+            latent = torch.cat([latent[:b], encoded])
+        simulated, diversity = self.imaging.simulated(latent, conditions, turn)
+        return _Batch(real, simulated, latent, mean, log_variance, diversity)
 
     # ---------------------------------------------------------------- algorithms 6 and 7
 
     def step(self) -> dict[str, float]:
-        """One generator and encoder update after ``n_critic`` of the critic; its numbers."""
+        """Update the critic ``n_critic`` times, then generator and encoder; return statistics."""
         self._set_learning_rates()
         if self.encoder is not None and self.sorting and not self.varied:
             self.imaging.vary()
@@ -201,13 +201,13 @@ class VaeGan(RollsBack):
             **self._update_generator(batch),
         }
         if self.config.camera == "learned":
-            found = self.imaging.coverage()
-            stats["camera_coverage"] = found
-            stats["camera_collapsed"] = float(found < self.config.least_coverage)
+            coverage = self.imaging.coverage()
+            stats["camera_coverage"] = coverage
+            stats["camera_collapsed"] = float(coverage < self.config.least_coverage)
         return self._ended(stats)
 
     def _ended(self, stats: dict[str, float]) -> dict[str, float]:
-        """Count a step, look for NaN, go on to the next stage where one has ended."""
+        """Count a step, look for NaN, and enter the next stage where one has ended."""
         self._guard(stats)
         self.iteration += 1
         end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
@@ -216,18 +216,18 @@ class VaeGan(RollsBack):
         return stats
 
     def _update_critic(self, batch: _Batch) -> dict[str, float]:
-        """Eq. (7); half of the simulated images are drawn, half reconstructed."""
+        """Update the critic, eq. (7); half of the simulated images are reconstructions."""
         c, b = self.config, len(batch.real)
         self.critic.requires_grad_(True)
-        skip = b // 2 if len(batch.made) == 2 * b else 0
-        made = batch.made.detach()[skip : skip + b]
-        scores = self.critic(torch.cat([batch.real, made]))
+        skip = b // 2 if len(batch.simulated) == 2 * b else 0
+        simulated = batch.simulated.detach()[skip : skip + b]
+        scores = self.critic(torch.cat([batch.real, simulated]))
         loss = scores[b:].mean() - scores[:b].mean()
         wasserstein = -float(loss.detach())
         if self.critic_updates % c.penalty_every == 0 and c.penalty > 0:
             mix = self.generators["mix"]
             alpha = torch.rand(b, generator=mix, device=mix.device).to(self.device)
-            penalty = gradient_penalty(self.critic, batch.real, made, alpha)
+            penalty = gradient_penalty(self.critic, batch.real, simulated, alpha)
             loss = loss + c.penalty * c.penalty_every * penalty
         self.critic_updates += 1
         parameters = list(self.critic.parameters())
@@ -235,67 +235,69 @@ class VaeGan(RollsBack):
         return {"wasserstein": wasserstein, "critic_gradient": norm}
 
     def _update_generator(self, batch: _Batch) -> dict[str, float]:
-        """Eqs. (5) and (6), each loss for its own network."""
+        """Update generator and encoder, eqs. (5) and (6), each loss for its own network."""
         c, b = self.config, len(batch.real)
         self.critic.requires_grad_(False)
         stats: dict[str, float] = {}
-        features, vector, scores = self.critic.features_and_score(batch.made)
-        loss = -scores.mean() - c.diversity * batch.diversity.clamp(max=DIVERSE)
+        features, vector, scores = self.critic.features_and_score(batch.simulated)
+        loss = -scores.mean() - c.diversity * batch.diversity.clamp(max=MAX_DIVERSITY)
         encoder_loss = None
         if batch.mean is not None and batch.log_variance is not None and self.encoder is not None:
             divergence = divergence_from_normal(batch.mean, batch.log_variance)
             encoder_loss = c.kl * divergence
             stats["kl"] = float(divergence.detach())
-            if len(batch.made) == 2 * b:
+            if len(batch.simulated) == 2 * b:
                 with torch.no_grad():
-                    told = self.critic.features_and_score(batch.real)
+                    real = self.critic.features_and_score(batch.real)
                 on_map = c.perceptual_on == "map"
-                seen, known = (features, told[0]) if on_map else (vector, told[1])
-                perceptual = (seen[b:] - known).abs().mean()
+                own, target = (features, real[0]) if on_map else (vector, real[1])
+                perceptual = (own[b:] - target).abs().mean()
                 encoder_loss = encoder_loss + perceptual
-                loss = loss + c.perceptual * perceptual  # KL has no slope here
+                loss = loss + c.perceptual * perceptual  # KL has no gradient here
                 stats["perceptual"] = float(perceptual.detach())
             if c.latent_loss > 0:
-                missed = gaussian_nll(batch.latent[:b], *self._encode(self.encoder, batch.made[:b]))
-                encoder_loss = encoder_loss + c.latent_loss * missed
-                loss = loss + c.latent_loss * missed
-                stats["latent_loss"] = float(missed.detach())
-        found: list[Tensor | None] = []
+                nll = gaussian_nll(
+                    batch.latent[:b], *self._encode(self.encoder, batch.simulated[:b])
+                )
+                encoder_loss = encoder_loss + c.latent_loss * nll
+                loss = loss + c.latent_loss * nll
+                stats["latent_loss"] = float(nll.detach())
+        gradients: list[Tensor | None] = []
         weights: list[nn.Parameter] = []
         if encoder_loss is not None and self.encoder is not None:
             weights = list(self.encoder.parameters())
-            found = list(torch.autograd.grad(encoder_loss, weights, retain_graph=True))
+            gradients = list(torch.autograd.grad(encoder_loss, weights, retain_graph=True))
         parameters = [p for g in self.optimisers["generator"].param_groups for p in g["params"]]
         slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
         stats["generator_loss"] = float(loss.detach())
         if weights:
-            stats["encoder_gradient"] = self._apply("encoder", weights, found)
+            stats["encoder_gradient"] = self._apply("encoder", weights, gradients)
         stats["generator_gradient"] = self._apply("generator", parameters, slopes)
         self.imaging.follow()
         return stats
 
     def _update_encoder(self, encoder: Encoder | DenseEncoder) -> dict[str, float]:
-        """The encoder alone learns which latent vector an image was made of."""
+        """Update the encoder alone by the latent vectors of simulated images."""
         count = ENCODER_BATCH * self.config.batch_size
         turn = self._turn()
         with torch.no_grad():
             latent = self.imaging.normal(count, self.config.latent)
             conditions = self.imaging.draw(count)
-            made, _ = self.imaging.simulated(latent, conditions, turn, averaged=True)
-        missed = gaussian_nll(latent, *self._encode(encoder, made))
+            simulated, _ = self.imaging.simulated(latent, conditions, turn, averaged=True)
+        nll = gaussian_nll(latent, *self._encode(encoder, simulated))
         weights = list(encoder.parameters())
-        norm = self._apply("encoder", weights, torch.autograd.grad(missed, weights))
+        norm = self._apply("encoder", weights, torch.autograd.grad(nll, weights))
         return {
             "iteration": float(self.iteration),
             "box": float(self.box_size),
-            "latent_loss": float(missed.detach()),
+            "latent_loss": float(nll.detach()),
             "encoder_gradient": norm,
         }
 
     def _apply(
         self, name: str, parameters: Sequence[Tensor], slopes: Sequence[Tensor | None]
     ) -> float:
-        """An optimiser's step, unless a gradient is not finite; the gradient's norm."""
+        """Do an optimiser's step unless the gradient is not finite; return the gradient's norm."""
         norm = torch.nn.utils.get_total_norm([s for s in slopes if s is not None])
         if bool(torch.isfinite(norm)):
             for parameter, slope in zip(parameters, slopes, strict=True):
@@ -312,7 +314,7 @@ class VaeGan(RollsBack):
         warm = min(1.0, (begun + 1) / max(1, c.warm_up))
         for name, optimiser in self.optimisers.items():
             factor = decay * (warm if name == "generator" else 1.0)
-            if name == "encoder" and c.encoder_only > 0:  # to the end of what it learns by itself
+            if name == "encoder" and c.encoder_only > 0:  # decays while it is trained alone
                 alone = max(0.0, self.progress - 1 + c.encoder_only) / c.encoder_only
                 factor = c.learning_rate_end**alone
             for group, rate in zip(optimiser.param_groups, self._rates[name], strict=True):
@@ -322,41 +324,45 @@ class VaeGan(RollsBack):
 
     @torch.no_grad()
     def embed(self, rows: Tensor) -> Tensor:
-        """Latent means, float32 ``(m, d)`` on the CPU, of particles ``rows (m,)``.
+        """Return latent means, float32 ``(m, d)`` on the CPU, of particles ``rows (m,)``.
 
-        Averaged over mirrors and quarter turns, if trained on them. Draws no random numbers. All
-        zero, ``(m, 1)``, in a homogeneous run.
+        They are averaged over mirrors and quarter turns if the model was trained on them, and zero,
+        ``(m, 1)``, in a homogeneous run. No random numbers are drawn.
         """
         if self.encoder is None or len(rows) == 0:
             return torch.zeros(len(rows), self.config.latent or 1)
-        encoder, found = self.encoder.eval(), []
+        encoder, batches = self.encoder.eval(), []
         views = VIEWS if self.config.mirror else 1
         for piece in torch.split(rows, _PIECE):
             row = piece.to(self.device)
             total = torch.zeros(len(row), self.config.latent, device=self.device)
             for turn in range(views):
                 total += self._encode(encoder, self.imaging.still(row, turn))[0]
-            found.append((total / views).cpu())
+            batches.append((total / views).cpu())
         encoder.train()
-        return torch.cat(found)
+        return torch.cat(batches)
 
     def volume(self, latent: Tensor) -> Tensor:
-        """The map ``(n, n, n)`` of a latent vector ``(d,)``, from the averaged weights.
+        """Return the map ``(n, n, n)`` of a latent vector ``(d,)``, from the averaged weights.
 
-        In 2D an image ``(n, n)``.
+        In two dimensions it is an image ``(n, n)``.
         """
         return self.imaging.volume(latent)
+
+    def result(self) -> VaeGan:
+        """Return the model itself, which embeds images and makes maps."""
+        return self
 
     # ---------------------------------------------------------------- state
 
     def _modules(self) -> dict[str, nn.Module]:
-        made = self.imaging.modules() | {"critic": self.critic}
-        return made if self.encoder is None else made | {"encoder": self.encoder}
+        modules = self.imaging.modules() | {"critic": self.critic}
+        return modules if self.encoder is None else modules | {"encoder": self.encoder}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes, by name: weights, moments, scales and random streams.
+        """Return all tensors that change: weights, moments, scales and random streams.
 
-        The weights and moments are the live ones: clone what must outlast the next step.
+        Weights and moments are the live ones: clone what must outlast the next step.
         """
         out = self.imaging.tensors()
         for name, module in self._modules().items():
@@ -365,17 +371,17 @@ class VaeGan(RollsBack):
         return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
 
     def counters(self) -> dict[str, int]:
-        """Where the run stands, to be stored beside :meth:`tensors`."""
+        """Return the counters, to be stored with :meth:`tensors`."""
         names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "varied")
         return {name: int(getattr(self, name)) for name in names}
 
     def state_dict(self) -> dict[str, Any]:
-        """``tensors``, cloned, and ``counters``: all that a run needs to go on bitwise."""
+        """Return everything that is needed to continue bit for bit."""
         tensors = {k: v.detach().clone() for k, v in self.tensors().items()}
         return {"tensors": tensors, "counters": self.counters()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken; a rollback returns here."""
+        """Continue from a :meth:`state_dict`; a rollback returns here."""
         counters = state["counters"]
         self._enter(int(counters["stage"]))
         for name, value in counters.items():

@@ -1,4 +1,4 @@
-"""Passes of ``vitreous hetero``: stopped anywhere, they come to the same end; no leftovers."""
+"""Passes of ``vitreous hetero run``: stopped anywhere, they come to the same end."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tomli_w
 import torch
 from torch import Tensor
 
 from particle_files import columns
 from vitreous.core.params import Pose
 from vitreous.data.particles import Particles
-from vitreous.io.checkpoint import load_checkpoint
-from vitreous.io.star import write_star
-from vitreous.jobs.hetero import solvers as sorters
-from vitreous.jobs.refine import run as refine_run
-from vitreous.jobs.refine.options import AutoOptions
-from vitreous.methods.hetero import pose_rescue as hetero_rounds
+from vitreous.jobs.hetero import models, passes
+from vitreous.jobs.run.job import Job
+from vitreous.methods.hetero import pose_rescue
 from vitreous.methods.hetero.classification3d import Classification
 
 COUNT, BOX, STEPS, ROUNDS = 90, 16, 4, 2
-CONSENSUS_SECONDS = 1000.0
 OPTIONS = ("--latent", "2", "--min-cluster", "20", "--space", "pca", "--threads", "1", "-q")
 Vitreous = Callable[..., tuple[int, str, str]]
 
@@ -82,6 +77,9 @@ class Columns:
         self.events.tell("volume")
         return torch.full((BOX,) * 3, float(latent[0]))
 
+    def result(self) -> Columns:
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         made = {"generator": self.generator.get_state(), "offset": self.offset.clone()}
         return {"steps": self.steps, **made}
@@ -103,7 +101,7 @@ class Turns(Classification):
         self._candidates = replace(self._candidates, rotation=self._candidates.rotation @ about_z)
         self.maps = self.maps * 1.1
         self.round += 1
-        return {"changed": 1.0}
+        return {"round": self.round, "changed": 1.0}
 
 
 @pytest.fixture
@@ -113,31 +111,22 @@ def events(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> Events:
     truth = Particles.open(simulated / "truth.star").pose
     assert truth is not None
 
-    def build(method: str, settings: Any, material: sorters.TrainingData) -> Columns:
-        assert material.pose is not None
-        return Columns(found, material.pose, truth)
+    def build(kind: str, settings: Any, data: models.TrainingData) -> Columns:
+        assert data.pose is not None
+        return Columns(found, data.pose, truth)
 
-    def auto(request: AutoOptions) -> Any:
-        config = request.output / "config.toml"
-        assert request.resume == config.is_file()
-        assert not request.overwrite
-        assert request.keep_all
-        config.write_text(tomli_w.dumps({"run": {"status": "running"}}))
+    def start(job: Job, *_: Any) -> Any:
         found.tell("refine")
-        if found.stop_at == len(found.names):
-            raise SystemExit(143)
-        document = Particles.open(simulated / "truth.star").to_star_document(
-            relative_to=request.output
-        )
-        write_star(request.output / "particles.star", document)
-        told = {"status": "finished", "solved": True, "seconds": CONSENSUS_SECONDS}
-        config.write_text(tomli_w.dumps({"run": told}))
-        return SimpleNamespace(solved=True, verdict="solved")
+        job.report_progress(0.0)
+        job.state["initial_model"] = {}
+        return SimpleNamespace(solved=True, verdict="")
 
-    monkeypatch.setattr(sorters, "build", build)
-    monkeypatch.setattr(refine_run, "auto", auto)
+    refined = SimpleNamespace(poses=SimpleNamespace(pose=truth))
+    monkeypatch.setattr(models, "build_model", build)
+    monkeypatch.setattr(passes, "initial_model_stage", start)
+    monkeypatch.setattr(passes, "refinement_stage", lambda *_: refined)
     monkeypatch.setattr(Turns, "events", found, raising=False)
-    monkeypatch.setattr(hetero_rounds, "Classification", Turns)
+    monkeypatch.setattr(pose_rescue, "Classification", Turns)
     return found
 
 
@@ -226,64 +215,20 @@ def test_a_run_stopped_at_any_stage_goes_on_to_the_same_end(
     assert again <= 3  # what is quickly done again: clusters, maps along them
 
 
-def test_the_time_is_that_of_all_stages(
-    vitreous: Vitreous, simulated: Path, tmp_path: Path, events: Events
-) -> None:
-    out = tmp_path / "out"
-    events.stop_at = 10
-    run = ("hetero", "run", simulated / "particles.star", *OPTIONS, "--rounds", "1", "-o", out)
-    assert vitreous(*run)[0] == 143
-    events.stop_at = None
-    code, stdout, stderr = vitreous(*run, "--continue")
-    assert code == 0, stderr
-    told = tomllib.loads((out / "config.toml").read_text())["run"]["seconds"]
-    assert CONSENSUS_SECONDS < told < CONSENSUS_SECONDS + 60
-    assert "time         16 min 4" in stdout
-    saved = load_checkpoint(out / "checkpoints")
-    assert saved is not None
-    assert saved.meta["seconds"] > CONSENSUS_SECONDS
-
-
 def test_what_an_earlier_run_left_is_not_read(
     vitreous: Vitreous, simulated: Path, tmp_path: Path, events: Events
 ) -> None:
-    """A consensus and poses of a table without any, then a table that has them, and back."""
+    """A table without poses, then one that has them."""
     out, fresh = tmp_path / "out", tmp_path / "fresh"
     none, some = simulated / "particles.star", simulated / "truth.star"
     few = (*OPTIONS, "--rounds", "1", "--points", "2", "-o")
     assert vitreous("hetero", "run", none, *few, out)[0] == 0
-    assert {"consensus", "poses.star"} <= {one.name for one in out.iterdir()}
+    assert "poses.star" in {one.name for one in out.iterdir()}
     code, _, stderr = vitreous("hetero", "run", some, *OPTIONS, "-o", out, "--overwrite")
     assert code == 0, stderr
     assert vitreous("hetero", "run", some, *OPTIONS, "-o", fresh)[0] == 0
     assert digests(out) == digests(fresh)
-    assert not [one for one in (out / "consensus").rglob("*") if one.is_file()]
     assert columns(out / "particles.star")["rlnAngleRot"] == columns(some)["rlnAngleRot"]
-
-    # planted by hand: a consensus and poses that this run did not make
-    for name in ("poses.star", "consensus/particles.star"):
-        write_star(out / name, _turned(some, out))
-    told = {"run": {"status": "finished", "solved": True}}
-    (out / "consensus" / "config.toml").write_text(tomli_w.dumps(told))
-    code, _, stderr = vitreous("hetero", "run", some, *OPTIONS, "-o", out, "--continue")
-    assert code == 0, stderr
-    assert columns(out / "particles.star")["rlnAngleRot"] == columns(some)["rlnAngleRot"]
-    for source, target in ((out, "one"), (fresh, "other")):
-        code, _, stderr = vitreous("hetero", "embed", source, "-q", "-o", tmp_path / target)
-        assert code == 0, stderr
-    assert digests(tmp_path / "one") == digests(tmp_path / "other")
-
-    # overwritten by a run that has to find poses: it finds its own
-    events.names.clear()
-    code, _, stderr = vitreous("hetero", "run", none, *few, out, "--overwrite")
-    assert code == 0, stderr
-    assert events.names[0] == "refine"
-
-
-def _turned(table: Path, folder: Path) -> Any:
-    """The table with other angles."""
-    angles = [float(v) + 90.0 for v in columns(table)["rlnAngleRot"]]
-    return Particles.open(table).to_star_document(relative_to=folder, rlnAngleRot=angles)
 
 
 def test_particles_of_no_structure_are_refused(
@@ -293,9 +238,8 @@ def test_particles_of_no_structure_are_refused(
     events: Events,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        refine_run, "auto", lambda _: SimpleNamespace(solved=False, verdict="NOT SOLVED")
-    )
+    unsolved = SimpleNamespace(solved=False, verdict="NOT SOLVED")
+    monkeypatch.setattr(passes, "initial_model_stage", lambda *_: unsolved)
     run = ("hetero", "run", simulated / "particles.star", *OPTIONS, "-o", tmp_path / "out")
     code, _, stderr = vitreous(*run)
     assert (code, "no structure that all particles agree on" in stderr) == (3, True)
@@ -328,7 +272,7 @@ def test_a_search_goes_on_from_its_last_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the solver itself; stopped in the second round, whose work is lost."""
-    monkeypatch.setattr(hetero_rounds, "Classification", Classification)
+    monkeypatch.setattr(pose_rescue, "Classification", Classification)
     run = (
         "hetero", "run", simulated / "truth.star", *OPTIONS,
         "--passes", "2", "--rounds", "2", "--points", "2", "-o",

@@ -1,0 +1,164 @@
+"""Latent variable models made from options: the only place that knows them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.images import ImageCache, ImageSource
+from vitreous.core.params import Optics, Pose
+from vitreous.core.random import generator, stream_seed
+from vitreous.data.simulation_inputs import parse_shift
+from vitreous.data.working_images import SignedImages
+from vitreous.jobs.hetero.options import LatentModelOptions
+from vitreous.jobs.inputs.working_set import WorkingSet
+from vitreous.jobs.run.config import build, load_config
+from vitreous.jobs.run.folder import CONFIG
+from vitreous.methods.hetero.class_maps import PosedImages
+from vitreous.methods.hetero.latent_model import LatentModel
+from vitreous.methods.hetero.linear_variability import LinearVariability
+from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
+from vitreous.methods.vaegan.config import VaeGanConfig
+from vitreous.methods.vaegan.presets import default_config
+from vitreous.methods.vaegan.solver import STREAMS, VaeGan
+from vitreous.physics.simulator import Simulator
+
+ModelKind = Literal["linear", "vaegan", "vaegan2d"]  # the last one: images instead of maps
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Particles that a latent model is trained on.
+
+    Args:
+        working_set: particles, half sets, box size and pixel size.
+        options: of the run.
+        images: protein positive, at the working box size.
+        pose: of each particle; None for models without poses.
+    """
+
+    working_set: WorkingSet
+    options: LatentModelOptions
+    images: ImageSource
+    pose: Pose | None = None
+
+    @classmethod
+    def of(cls, working_set: WorkingSet, options: LatentModelOptions) -> TrainingData:
+        """Return the images of a working set, without poses."""
+        signed = SignedImages(working_set.particles, invert=options.invert)
+        images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
+        return cls(working_set, options, images)
+
+    @property
+    def optics(self) -> Optics | None:
+        """CTF of each particle; None where images are free of it."""
+        return None if self.options.ignore_ctf else self.working_set.particles.optics
+
+    def posed(self) -> PosedImages:
+        """Return the images with their poses, for reconstruction."""
+        assert self.pose is not None
+        return PosedImages(
+            images=self.images,
+            pose=self.pose,
+            optics=self.optics,
+            half_set=self.working_set.half_set,
+            pixel_size_angstrom=self.working_set.pixel_size_angstrom,
+            diameter_angstrom=self.options.mask_diameter_angstrom,
+            symmetry=self.options.symmetry,
+            seed=self.options.seed,
+            device=self.working_set.device,
+        )
+
+    def model_pixel_size(self, model: LatentModel) -> float:
+        """Return the pixel size of a model's maps, Å; their field of view is that of the images."""
+        data = self.working_set
+        return data.box_size * data.pixel_size_angstrom / model.box_size
+
+
+def model_settings(
+    kind: ModelKind, options: LatentModelOptions, data: WorkingSet
+) -> dict[str, Any]:
+    """Return all settings of a model: its defaults, those of the file, those of the options.
+
+    Raises:
+        UsageError: an unknown or impossible setting.
+        InputError: the file cannot be read.
+    """
+    diameter, file, effort = (
+        options.mask_diameter_angstrom,
+        options.settings_file,
+        options.effort,
+    )
+    if kind == "linear":
+        given = {"components": options.latent_dimensions, "diameter_angstrom": diameter}
+        linear = load_config(LinearVariabilityConfig, file, given)
+        passes = max(2, round(linear.passes * effort))
+        return dataclasses.asdict(dataclasses.replace(linear, passes=passes))
+    mask_fraction = None  # images have no mask
+    if diameter is not None and kind == "vaegan":
+        mask_fraction = min(1.0, diameter / (2 * data.box_size * data.pixel_size_angstrom))
+    given = {"latent": options.latent_dimensions, "mask_fraction": mask_fraction}
+    preset = dataclasses.asdict(default_config(data.box_size, flat=kind == "vaegan2d"))
+    gan = load_config(VaeGanConfig, file, given, defaults=preset)
+    boxes = [stage.box_size for stage in gan.stages]
+    if boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > data.box_size:
+        raise UsageError(
+            f"stages: boxes {boxes} must grow from 8 or more up to at most {data.box_size}"
+        )
+    stages = tuple(
+        dataclasses.replace(stage, iterations=max(1, round(stage.iterations * effort)))
+        for stage in gan.stages
+    )
+    return dataclasses.asdict(dataclasses.replace(gan, stages=stages))
+
+
+def build_model(kind: ModelKind, settings: Mapping[str, Any], data: TrainingData) -> LatentModel:
+    """Return a model that has not been trained yet.
+
+    Args:
+        kind: of the model.
+        settings: from :func:`model_settings`.
+        data: what it is trained on.
+
+    Raises:
+        UsageError: settings that this version does not know.
+        InputError: no poses for the model that needs them.
+    """
+    device, seed = data.working_set.device, data.options.seed
+    if kind == "linear":
+        if data.pose is None:
+            raise InputError("no poses: the particles' table has none; see `align=False`")
+        return LinearVariability(
+            data.images,
+            data.optics,
+            data.working_set.pixel_size_angstrom,
+            data.pose,
+            build(LinearVariabilityConfig, settings, CONFIG),
+            generator=generator(seed, "variability"),
+            device=device,
+        )
+    streams = {
+        name: torch.Generator(device).manual_seed(stream_seed(seed, f"vaegan/{name}"))
+        for name in STREAMS
+    }
+    return VaeGan(data.images, _simulator(data), build(VaeGanConfig, settings, CONFIG), streams)
+
+
+def _simulator(data: TrainingData) -> Simulator:
+    """Return the imaging conditions of the particles at the working box size."""
+    working_set, optics = data.working_set, data.optics
+    if optics is None:
+        raise UsageError("`ignore_ctf`: the VAE-GAN simulates the CTF; leave out `align=False`")
+    pixel = working_set.pixel_size_angstrom
+    return Simulator(
+        working_set.box_size,
+        pixel,
+        optics.to(working_set.device),
+        working_set.particles.micrograph_id.to(working_set.device),
+        shifts=parse_shift(data.options.shift_distribution, pixel),
+    )

@@ -1,0 +1,75 @@
+"""``hetero`` called from Python, with the linear model itself."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitreous.jobs.hetero.options import HeteroOptions
+from vitreous.jobs.hetero.run import hetero
+from vitreous.methods.hetero.linear_variability import LinearVariability
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 particles of two molecules, 16 px, little noise."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    folder = tmp_path_factory.mktemp("data") / "sim"
+    size = ("--box", "16", "--apix", "10", "--n", "80", "--snr-db", "10", "--seed", "3")
+    kinds = ("phantom:3", "--also", "phantom:4", "--threads", "1", "-q", "-o", str(folder))
+    done = CliRunner().invoke(app, ["simulate", *kinds, *size])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def options(simulated: Path, output: Path, **more: Any) -> HeteroOptions:
+    small = {"latent_dimensions": 2, "effort": 0.3, "space": "pca", "min_cluster_size": 20}
+    return HeteroOptions(
+        particles=simulated / "truth.star", output=output, threads=1, quiet=True, **small | more
+    )
+
+
+def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
+    result = hetero(options(simulated, tmp_path / "OUT", points=2))
+    assert result.clusters is not None
+    assert result.trained.latent.shape == (80, 2)
+    assert len(result.maps) == len(result.traversals) == len(result.clusters)
+    assert result.maps[0] is not None
+    assert result.maps[0].volume.shape == (16, 16, 16)
+    assert (result.folder / "class01.mrc").is_file()
+    assert result.solved is None
+    finer = hetero(options(simulated, tmp_path / "OUT", points=3, stage="traverse"))
+    assert torch.equal(finer.trained.latent, result.trained.latent)
+    assert len(finer.traversals[0].maps) == 3
+
+
+@pytest.mark.slow
+def test_stopped_and_continued_is_bitwise_the_same(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"passes": 2, "rounds": 1, "points": 2}
+    whole = hetero(options(simulated, tmp_path / "WHOLE", **few))
+    step = LinearVariability.step
+
+    def step_and_stop(self: LinearVariability) -> dict[str, float]:
+        if self.passes == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(LinearVariability, "step", step_and_stop)
+    with pytest.raises(SystemExit):
+        hetero(options(simulated, tmp_path / "PARTS", **few))
+    monkeypatch.setattr(LinearVariability, "step", step)
+    parts = hetero(options(simulated, tmp_path / "PARTS", resume=True, **few))
+    assert torch.equal(parts.trained.latent, whole.trained.latent)
+    for name in ("particles.star", "class01.mrc", "class01_pc1_1.mrc"):
+        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
