@@ -43,12 +43,12 @@ class Gradient(LinearOperator):
         self.range_shape = (3, *self.domain_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Differences ``(..., 3, z, y, x)`` of volumes ``(..., z, y, x)``."""
+        """Return the differences ``(..., 3, z, y, x)`` of volumes ``(..., z, y, x)``."""
         steps = [self._inside(torch.roll(x, -1, dim) - x, dim) for dim in (-3, -2, -1)]
         return torch.stack(steps, -4)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Minus the divergence."""
+        """Return minus the divergence."""
         total = torch.zeros_like(y.select(-4, 0))
         for axis, dim in enumerate((-3, -2, -1)):
             flow = self._inside(y.select(-4, axis), dim)
@@ -56,7 +56,7 @@ class Gradient(LinearOperator):
         return total
 
     def normal(self, x: Tensor) -> Tensor:
-        """Minus the Laplacian, straight from the neighbours where the volume is periodic."""
+        """Return minus the Laplacian, straight from the neighbours where the volume is periodic."""
         if self.boundary != "periodic":
             return super().normal(x)
         total = 6 * x
@@ -73,7 +73,7 @@ class Gradient(LinearOperator):
         return kept
 
     def normal_spectrum(self, like: Tensor) -> Tensor:
-        r"""Eigenvalues of :math:`L^T L` on the half-spectrum ``(z, y, x // 2 + 1)`` in FFT order.
+        r"""Return the eigenvalues of :math:`L^T L`, ``(z, y, x // 2 + 1)`` in FFT order.
 
         :math:`\sum_a 2 - 2 \cos(2 \pi k_a / n_a)`.
 

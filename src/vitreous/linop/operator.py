@@ -31,22 +31,22 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A x."""
+        """Return A x."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y: the adjoint itself, never a weighted inverse."""
+        """Return A^T y: the adjoint itself, never a weighted inverse."""
 
     def normal(self, x: Tensor) -> Tensor:
-        """A^T A x; operators that know a shorter way override this."""
+        """Return A^T A x; operators that know a shorter way override this."""
         return self.adjoint(self.forward(x))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A x."""
+        """Return A x."""
         return self.forward(x)
 
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
-        """The composition that applies ``inner`` first, fused where ``inner`` knows how.
+        """Return the composition that applies ``inner`` first, fused where ``inner`` knows how.
 
         Raises:
             ValueError: shapes that do not meet.
@@ -58,14 +58,14 @@ class LinearOperator(ABC):
         return Composition(self, inner) if fused is None else fused
 
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:
-        """One operator that equals ``left @ self``, or None when there is no shorter form."""
+        """Return an operator that equals ``left @ self``, None where none is shorter."""
         return None
 
 
 def _composed_shapes(
     outer: LinearOperator, inner: LinearOperator
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Domain and range of ``outer @ inner``; extra leading dimensions of either are a batch."""
+    """Return domain and range of ``outer @ inner``; leading dimensions of either are a batch."""
     wanted, given = outer.domain_shape, inner.range_shape
     common = min(len(wanted), len(given))
     if wanted[len(wanted) - common :] != given[len(given) - common :]:
@@ -78,7 +78,7 @@ def _composed_shapes(
 
 
 class Identity(LinearOperator):
-    """I, of any shape.
+    """Identity I, of any shape.
 
     >>> Identity((2,)).normal(torch.ones(2)).tolist()
     [1.0, 1.0]
@@ -88,15 +88,15 @@ class Identity(LinearOperator):
         self.domain_shape = self.range_shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The argument itself."""
+        """Return the argument itself."""
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The argument itself."""
+        """Return the argument itself."""
         return y
 
     def normal_spectrum(self, like: Tensor) -> Tensor:
-        """Eigenvalues, to be broadcast; dtype and device of ``like``."""
+        """Return the eigenvalues, to be broadcast; dtype and device of ``like``."""
         return like.new_ones(())
 
 
@@ -117,7 +117,7 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def normal(self, x: Tensor) -> Tensor:
-        """Inner^T (outer^T outer) inner x, with the outer operator's own short way."""
+        """Return inner^T (outer^T outer) inner x, with the outer operator's own short way."""
         return self.inner.adjoint(self.outer.normal(self.inner.forward(x)))
 
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:

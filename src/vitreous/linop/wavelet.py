@@ -49,7 +49,7 @@ class Wavelet(LinearOperator):
         self.range_shape = tuple(-(-n // block) * block for n in shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Coefficients of volumes."""
+        """Return the coefficients of volumes."""
         growth = [m - n for m, n in zip(self.range_shape, self.domain_shape, strict=True)]
         w = functional.pad(x, [0, growth[2], 0, growth[1], 0, growth[0]])
         for level in range(self.levels):
@@ -60,7 +60,7 @@ class Wavelet(LinearOperator):
         return w
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Volumes of coefficients."""
+        """Return the volumes of coefficients."""
         for level in reversed(range(self.levels)):
             part = _corner(y, self._size(level))
             for dim in _AXES:
@@ -69,15 +69,15 @@ class Wavelet(LinearOperator):
         return _corner(y, self.domain_shape).contiguous()
 
     def normal(self, x: Tensor) -> Tensor:
-        """The identity."""
+        """Return the identity."""
         return x.clone()
 
     def normal_spectrum(self, like: Tensor) -> Tensor:
-        """Eigenvalues of the identity, to be broadcast; dtype and device of ``like``."""
+        """Return the eigenvalues of the identity, to be broadcast; dtype and device of ``like``."""
         return like.new_ones(())
 
     def details(self, like: Tensor) -> Tensor:
-        """1 for detail coefficients and 0 for the coarsest averages; dtype and device of ``like``.
+        """Return 1 for detail coefficients and 0 for the coarsest averages, as ``like``.
 
         >>> int(Wavelet((8, 8, 8), "haar", 2).details(torch.zeros(1)).sum())
         504
@@ -103,7 +103,7 @@ def _with_corner(x: Tensor, part: Tensor) -> Tensor:
 
 
 def _analyse(x: Tensor, dim: int, taps: tuple[tuple[float, ...], ...]) -> Tensor:
-    r"""Low and high half: :math:`y_h[k] = \sum_m h[m]\, x[2 k + |h| / 2 - m]`, periodic."""
+    r"""Return the low and high half: :math:`y_h[k] = \sum_m h[m]\, x[2 k + |h| / 2 - m]`, periodic."""
     phases = torch.unflatten(x, dim, (-1, 2)).unbind(dim)
     halves = []
     for taps_h in taps:
@@ -116,7 +116,7 @@ def _analyse(x: Tensor, dim: int, taps: tuple[tuple[float, ...], ...]) -> Tensor
 
 
 def _synthesise(y: Tensor, dim: int, taps: tuple[tuple[float, ...], ...]) -> Tensor:
-    """The adjoint of :func:`_analyse`, which is its inverse; ``dim`` is negative."""
+    """Return the adjoint of :func:`_analyse`, which is its inverse; ``dim`` is negative."""
     halves = y.chunk(2, dim)
     phases = [torch.zeros_like(halves[0]), torch.zeros_like(halves[0])]
     for half, taps_h in zip(halves, taps, strict=True):

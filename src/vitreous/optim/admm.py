@@ -59,6 +59,11 @@ class AdmmResult:
             residuals), "change" (of the objective, relative).
         converged: whether the stopping rule was met.
         state: for a warm start.
+
+    >>> from vitreous.linop.operator import Identity
+    >>> result = admm(Identity((1, 1, 2)), None, data=torch.ones(1, 1, 2))
+    >>> result.converged, "objective" in result.history[-1]
+    (True, True)
     """
 
     volume: Tensor

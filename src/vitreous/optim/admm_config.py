@@ -27,6 +27,9 @@ class AdmmConfig:
         adapt_rho: balance primal and dual residual of each constraint, over the first half of the
             iterations.
         tolerance: stop when both relative residuals and the objective's relative change are below.
+
+    >>> AdmmConfig(iterations=50).linear_step
+    'auto'
     """
 
     nonnegative: bool = True

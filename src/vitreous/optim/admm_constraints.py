@@ -220,7 +220,7 @@ def is_diagonal_in_fourier(operator: LinearOperator) -> bool:
 
 
 def _spectrum(operator: LinearOperator, x: Tensor) -> Tensor:
-    """Return eigenvalues of the circulant matrix that L^T L is, or is close to."""
+    """Return the eigenvalues of the circulant matrix that L^T L is, or is close to."""
     if isinstance(operator, Gradient):
         return Gradient(tuple(x.shape)).normal_spectrum(x)
     if is_diagonal_in_fourier(operator):

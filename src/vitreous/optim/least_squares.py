@@ -40,11 +40,11 @@ class Convolution(Protocol):
         ...
 
     def pad(self, x: Tensor) -> Tensor:
-        """P x."""
+        """Return P x."""
         ...
 
     def crop(self, w: Tensor) -> Tensor:
-        """P^T w."""
+        """Return P^T w."""
         ...
 
 

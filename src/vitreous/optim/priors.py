@@ -35,6 +35,12 @@ class Prior(Protocol):
 
     A prior with ``operator(shape) -> LinearOperator`` takes L x of volumes ``(z, y, x)`` of this
     shape; without one it takes the volume.
+
+    >>> class Sparsity:
+    ...     def __call__(self, z): return float(z.abs().sum())
+    ...     def prox(self, z, step): return z.sign() * (z.abs() - step).clamp_min(0)
+    >>> isinstance(Sparsity(), Prior)
+    True
     """
 
     def __call__(self, z: Tensor) -> float:
@@ -124,6 +130,9 @@ class WaveletSparsity(WeightedPrior):
     Args:
         strength: lambda.
         wavelet, levels: see :class:`~vitreous.linop.wavelet.Wavelet`.
+
+    >>> WaveletSparsity(0.1).prox(torch.ones(8, 8, 8), 1.0).flatten()[-1].item()
+    0.8999999761581421
     """
 
     wavelet: str = "db2"

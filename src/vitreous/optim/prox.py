@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def prox_l1(u: Tensor, mu: float | Tensor) -> Tensor:
-    r"""Soft threshold: the proximal map of :math:`\mu \|z\|_1`, whose :math:`\mu` may vary.
+    r"""Return the soft threshold, the proximal map of :math:`\mu \|z\|_1`; mu may vary.
 
     >>> prox_l1(torch.tensor([-3.0, 0.5, 2.0]), 1.0).tolist()
     [-2.0, 0.0, 1.0]
@@ -23,7 +23,7 @@ def prox_l1(u: Tensor, mu: float | Tensor) -> Tensor:
 
 
 def lengths(u: Tensor, dim: int = -4) -> Tensor:
-    """Length of every vector whose components lie along ``dim``, which is kept with one entry.
+    """Return the lengths of vectors whose components lie along ``dim``, which is kept.
 
     Thirty times faster than torch's norm where components are whole volumes apart.
 
@@ -58,7 +58,7 @@ def prox_squared_l2(u: Tensor, mu: float) -> Tensor:
 
 
 def project(u: Tensor, *, nonnegative: bool = True, mask: Tensor | None = None) -> Tensor:
-    """The nearest volume that is not negative and vanishes outside a mask.
+    """Return the nearest volume that is not negative and vanishes outside a mask.
 
     The proximal map of that set's indicator, whatever the factor in front of it.
 

@@ -17,7 +17,7 @@ from vitreous.methods.hetero.merge_classes import (
     distinct_maps,
     superpose,
 )
-from vitreous.methods.reconstruct.half_maps import compare, described
+from vitreous.methods.reconstruct.half_maps import compare, with_resolution
 
 BOX, PIXEL = 24, 10.0
 TURN = axis_angle_to_matrix(torch.tensor([0.5, -0.8, 0.4]))  # 59 degrees
@@ -52,7 +52,7 @@ def seen(volume: Tensor, noise: float, seed: int) -> ClassMap:
     sizes = {"pixel_size_angstrom": PIXEL, "diameter_angstrom": None}
     mask, curves = compare(parts[0], parts[1], seed=0, **sizes)
     average = 0.5 * (parts[0] + parts[1])
-    return ClassMap(average, described(*parts, average, mask, curves, **sizes))
+    return ClassMap(average, with_resolution(*parts, average, mask, curves, **sizes))
 
 
 def pair(moving: Tensor, reference: Tensor) -> Superposition:

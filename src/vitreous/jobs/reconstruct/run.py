@@ -9,19 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from vitreous.core.errors import InputError
 from vitreous.jobs.reconstruct.image_pass import ImagePass, Sums, pass_over_images
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import report_data, resolution_numbers, summary, write_files
 from vitreous.jobs.reconstruct.plan import Plan, make_plan
 from vitreous.jobs.run.job import Job
-from vitreous.maps.fsc import fsc, fsc_confirmed
 from vitreous.maps.half_map_pair import Halves
-from vitreous.maps.half_maps import resolutions
 from vitreous.methods.reconstruct import gridding
-from vitreous.methods.reconstruct.half_maps import compare, described, direct_halves
+from vitreous.methods.reconstruct.half_maps import direct_halves, regularised_halves
 from vitreous.methods.reconstruct.model_based import HalfEquations, ModelBased, accumulate
 from vitreous.report.html import angstrom, write_report
 
@@ -113,7 +109,7 @@ def _direct(plan: Plan, job: Job) -> _Maps:
     halves = direct_halves(
         images.sums,
         seed=plan.options.seed,
-        noise_to_signal_is=ratio,
+        noise_ratio=ratio,
         **plan.sizes,
     )
     return _Maps(halves, images.digest)
@@ -160,11 +156,8 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
             "(`iterations`)",
             stacklevel=2,
         )
-    halves = _confirmed(
-        plan,
-        (maps.half1.cpu(), maps.half2.cpu(), maps.average.cpu()),
-        (direct["half1"], direct["half2"]),
-    )
+    pair = direct["half1"], direct["half2"]
+    halves = regularised_halves(maps, pair, seed=plan.options.seed, **plan.sizes)
     return _Maps(halves, direct["digest"], {"strength": maps.strength})
 
 
@@ -180,21 +173,6 @@ def _unchanged(plan: Plan, images: ImagePass[Sums], digest: str) -> Sums:
             "`overwrite`"
         )
     return images.sums
-
-
-def _confirmed(
-    plan: Plan, maps: tuple[Tensor, Tensor, Tensor], direct: tuple[Tensor, Tensor]
-) -> Halves:
-    """Compare half maps that share a prior with half maps without."""
-    half1, half2, average = maps
-    mask, curves = compare(half1, half2, seed=plan.options.seed, **plan.sizes)
-    confirmed = fsc_confirmed((half1, half2), direct)
-    return replace(
-        described(half1, half2, average, mask, curves, **plan.sizes),
-        confirmed=confirmed,
-        confirmed_at=resolutions(confirmed, plan.box_size, plan.pixel_size_angstrom),
-        more_curves={"direct": fsc(*direct)},
-    )
 
 
 def _verdict(halves: Halves, count: int) -> str:

@@ -72,6 +72,9 @@ class JointConfig:
         prior: regulariser and basis; scales other than 1 are not for here, iterations are those of
             a round.
         seed: of the halves of the images between which the strength is cross-validated.
+
+    >>> JointConfig(radii=(4, 8)).rounds
+    5
     """
 
     radii: tuple[int, ...] = Field(min_length=1)
@@ -133,6 +136,14 @@ class JointRefinement:
 
     Raises:
         ValueError: lengths that do not agree, a radius beyond Nyquist.
+
+    >>> import vitreous as vt
+    >>> particles = vt.simulate(vt.phantom(16, 8.0), 40, 8.0, snr_db=10, seed=1)
+    >>> config = JointConfig(radii=(5,), rounds=1)
+    >>> solver = JointRefinement(particles.images(), particles.optics, 8.0, particles.pose, config)
+    >>> stats = solver.step()
+    >>> stats["objective"] <= stats["before"], solver.done, tuple(solver.result().map.shape)
+    (True, True, (16, 16, 16))
     """
 
     def __init__(

@@ -77,7 +77,7 @@ def accumulate(
                     weight=None if weight is None else weight[rows].to(device),
                     threads=threads,
                 )
-                half = particles.half[rows].to(device)
+                half = particles.half_set[rows].to(device)
                 part.insert(values, particles.rotations[rows].to(device), half - 1)
                 if progress is not None:
                     progress(int(rows[-1]) + 1, len(images))
@@ -105,7 +105,7 @@ def reconstruct_halves(
         shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
         optics: CTF of each image; None for images without.
         pixel_size_angstrom: Å.
-        half: long ``(b,)`` of 1 and 2; images with another number are left out.
+        half_set: long ``(b,)`` of 1 and 2; images with another number are left out.
         symmetry: name of the point group, in RELION's axes.
 
     Returns:

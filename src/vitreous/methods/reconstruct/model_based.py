@@ -62,6 +62,9 @@ class ModelBasedConfig:
         nonnegative: whether coefficients below 0 are forbidden.
         window: order m, taper alpha and support a of the basis.
         iterations, tolerance: of ADMM, for each of the last maps.
+
+    >>> ModelBasedConfig("wavelet", scales=(4, 2, 1)).stages
+    (4, 2, 1)
     """
 
     regulariser: Literal["tv", "wavelet", "l2", "none"] = "tv"
@@ -178,7 +181,7 @@ def accumulate(
         # grey values of a map whose voxels are larger: fewer of them are summed by a projection
         small = fourier_resize(read.to(device, torch.float32), n, 2) * (n / images.box_size)
         for half, half_sums in zip((1, 2), sums, strict=True):
-            in_batch = torch.nonzero(particles.half[rows] == half).flatten()
+            in_batch = torch.nonzero(particles.half_set[rows] == half).flatten()
             if len(in_batch):
                 chosen = rows[in_batch]
                 half_sums.insert(

@@ -20,7 +20,7 @@ class PosedParticles:
         shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
         optics: CTF of each image; None for images without.
         pixel_size_angstrom: of the images as read, Å.
-        half: long ``(b,)`` of 1 and 2; images with another number are left out.
+        half_set: long ``(b,)`` of 1 and 2; images with another number are left out.
     """
 
     images: ImageSource
@@ -28,7 +28,7 @@ class PosedParticles:
     shift_angstrom: Tensor | None
     optics: Optics | None
     pixel_size_angstrom: float
-    half: Tensor
+    half_set: Tensor
 
     def checked_box(self, box_size: int | None) -> int:
         """Return the box to work in, the images' own by default.
@@ -38,6 +38,6 @@ class PosedParticles:
         """
         n = self.images.box_size if box_size is None else box_size
         check_image_rows(
-            self.images, self.rotations, self.shift_angstrom, self.optics, self.half, n
+            self.images, self.rotations, self.shift_angstrom, self.optics, self.half_set, n
         )
         return n

@@ -111,7 +111,7 @@ class Tomogram:
         self._iteration = 0  # of a map
         self._strengths: dict[str, float] = {}
         self._maps: list[Tensor] = []
-        self._solver: StrengthSearch | Admm | Sirt | _BackProjection | None = None
+        self._solver: StrengthSearch | Admm | Sirt | _WeightedBackProjection | None = None
         self.label: dict[str, Any] = {}  # one object, so that a history may hold on to it
 
     @property
@@ -175,7 +175,7 @@ class Tomogram:
             self._solver = self._begin()
             self._solver.load_state_dict(state["solver"])
 
-    def _begin(self) -> StrengthSearch | Admm | Sirt | _BackProjection:
+    def _begin(self) -> StrengthSearch | Admm | Sirt | _WeightedBackProjection:
         """Make the solver of the next part."""
         config, few_slices = self.config, self._scan.busiest(_SLICES)
         if config.method == "two-step" and "inpainting" not in self._strengths:
@@ -187,7 +187,7 @@ class Tomogram:
             return self._search(few_slices)
         scan, iterations = self._parts[self._part - self._searches], config.iterations
         if config.method == "wbp":
-            return _BackProjection(scan, self._depth)
+            return _WeightedBackProjection(scan, self._depth)
         if config.method == "sirt":
             return Sirt(scan, self._depth, iterations=iterations)
         if config.strength is not None:
@@ -206,13 +206,13 @@ class Tomogram:
             return two_step_search(scan, self._depth, inpainting, draw, callbacks)
         return strength_search(scan.halves(draw), self._depth, callbacks=callbacks)
 
-    def _end(self, solver: StrengthSearch | Admm | Sirt | _BackProjection) -> None:
+    def _end(self, solver: StrengthSearch | Admm | Sirt | _WeightedBackProjection) -> None:
         """Keep the result of a part, and go on to the next."""
         self._solver = None
         self._part, self._iteration = self._part + 1, 0
         if isinstance(solver, StrengthSearch):
             self._strengths["strength"] = solver.result().strength
-        elif isinstance(solver, _BackProjection):
+        elif isinstance(solver, _WeightedBackProjection):
             self._maps.append(solver.result())
         else:
             volume = solver.result().volume if isinstance(solver, Admm) else solver.result()
@@ -222,7 +222,7 @@ class Tomogram:
         self._report_progress(self.progress)
 
 
-class _BackProjection:
+class _WeightedBackProjection:
     """Weighted back-projection as a solver of one step."""
 
     def __init__(self, scan: Scan, depth: int) -> None:

@@ -66,7 +66,7 @@ def _convolve(x: Tensor, spectrum: Tensor) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """Self-adjoint, hence its own backward."""
+    """Convolution by a spectrum; it is self-adjoint, hence its own backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, spectrum: Tensor) -> Tensor:
@@ -116,15 +116,15 @@ class ConvolutionOperator(LinearOperator):
 
     @classmethod
     def of_spectrum(cls, spectrum: Tensor, n: int, diagonal: float) -> ConvolutionOperator:
-        """The operator with this :attr:`spectrum`, edge of its domain and :attr:`diagonal`."""
-        made = cls.__new__(cls)
-        made.domain_shape = made.range_shape = (n, n, n)
-        made.diagonal = diagonal
-        made._spectrum = spectrum
-        return made
+        """Return the operator with this spectrum, edge of its domain and diagonal."""
+        operator = cls.__new__(cls)
+        operator.domain_shape = operator.range_shape = (n, n, n)
+        operator.diagonal = diagonal
+        operator._spectrum = spectrum
+        return operator
 
     def __add__(self, other: ConvolutionOperator) -> ConvolutionOperator:
-        """The convolution with the sum of both kernels.
+        """Return the convolution with the sum of both kernels.
 
         Raises:
             ValueError: other coefficients.
@@ -136,18 +136,18 @@ class ConvolutionOperator(LinearOperator):
         return ConvolutionOperator.of_spectrum(spectrum, n, diagonal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution of ``x (..., N, N, N)``, cropped to the same cube."""
+        """Return the convolution of ``x (..., N, N, N)``, cropped to the same cube."""
         if tuple(x.shape[-3:]) != self.domain_shape:
             raise ValueError(f"coefficients must end in {self.domain_shape}, got {tuple(x.shape)}")
         return _Convolution.apply(x, self._spectrum)  # type: ignore[no-untyped-call]  # torch's own
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The same as :meth:`forward`."""
+        """Return the same as :meth:`forward`."""
         return self.forward(y)
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
-        """Of the cube on which the convolution is circular."""
+        """Shape of the cube on which the convolution is circular."""
         return (self._spectrum.shape[0],) * 3
 
     @property
@@ -156,19 +156,19 @@ class ConvolutionOperator(LinearOperator):
         return self._spectrum
 
     def pad(self, x: Tensor) -> Tensor:
-        """Coefficients at the low corner of the padded cube, zeros elsewhere."""
+        """Return the coefficients at the low corner of the padded cube, zeros elsewhere."""
         growth = self.padded_shape[0] - self.domain_shape[0]
         return functional.pad(x, (0, growth) * 3)
 
     def crop(self, w: Tensor) -> Tensor:
-        """The adjoint of :meth:`pad`."""
+        """Return the adjoint of :meth:`pad`."""
         n = self.domain_shape[0]
         return w[..., :n, :n, :n]
 
 
 @dataclass(frozen=True)
 class NormalEquations:
-    r"""What least squares needs to know of the images, :math:`A = H^T H` and :math:`h = H^T b`.
+    r"""Normal equations of a set of images: :math:`A = H^T H` and :math:`h = H^T b`.
 
     Args:
         operator: A, over coefficients ``(N, N, N)``.
@@ -183,7 +183,7 @@ class NormalEquations:
     sum_of_squares: float
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
-        """Those of both sets of images."""
+        """Return the normal equations of both sets of images together."""
         return NormalEquations(
             self.operator + other.operator,
             self.right_hand_side + other.right_hand_side,
@@ -192,17 +192,17 @@ class NormalEquations:
         )
 
     def objective(self, coefficients: Tensor) -> Tensor:
-        r""":math:`\frac12 \|H c - b\|^2` of coefficients ``(N, N, N)``, the data term of (2.10)."""
+        r"""Return the data term of (2.10), :math:`\frac12 \|H c - b\|^2` of coefficients c."""
         quadratic = (coefficients * self.operator(coefficients)).sum() / 2
         return quadratic - (coefficients * self.right_hand_side).sum() + self.sum_of_squares / 2
 
     def gradient(self, coefficients: Tensor) -> Tensor:
-        """A c - h."""
+        """Return A c - h."""
         return self.operator(coefficients) - self.right_hand_side
 
 
 class NormalAccumulator:
-    """Grows the normal equations batch by batch.
+    """Accumulator of normal equations, batch by batch.
 
     Symmetry is imposed by averaging over the images' symmetric copies, one for each rotation of the
     point group.
@@ -284,7 +284,7 @@ class NormalAccumulator:
         self._images += len(images)
 
     def equations(self) -> NormalEquations:
-        """The normal equations of all images so far."""
+        """Return the normal equations of all images so far."""
         size, scale = self._size, self.scale
         right_hand_side = self._on_lattice(self._matched, every(self._matched.box, size, scale))
         kernel = self._on_lattice(self._lags, every(self._lags.box, 2 * size - 1, scale))
@@ -293,6 +293,6 @@ class NormalAccumulator:
         )
 
     def _on_lattice(self, sums: SliceSum, chosen: slice) -> Tensor:
-        """Mean over the group, at the chosen voxels of each axis."""
+        """Return the mean over the group, at the chosen voxels of each axis."""
         volume = mean_over_rotations(sums.volume() / len(self._copies), self._exact)
         return volume[chosen, chosen, chosen].contiguous()

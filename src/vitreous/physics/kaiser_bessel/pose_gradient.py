@@ -37,7 +37,7 @@ _BLOCK = 4096  # lattice points at a time
 
 @dataclass(frozen=True)
 class PoseGradient:
-    """J_p and how it changes.
+    """J_p and its derivatives.
 
     Args:
         value: :math:`\\frac12 \\|b - H c\\|^2`.
@@ -62,7 +62,7 @@ def pose_gradient(
     *,
     finer: int = 4,
 ) -> PoseGradient:
-    """Misfit of one image and its gradient by theorem 3, in double precision.
+    """Return the misfit of one image and its gradient by theorem 3, in double precision.
 
     Args:
         coefficients: ``(N, N, N)`` with N = ceil(n / s), of a lattice of spacing s.
@@ -101,7 +101,7 @@ def pose_gradient(
 
 
 def _lattice(size: int, scale: int) -> Tensor:
-    """Points (x, y, z) of a lattice centred on index ``size // 2``, ``(size^3, 3)`` in pixels."""
+    """Return points (x, y, z) of a lattice around index ``size // 2``, ``(size^3, 3)``, px."""
     axis = (torch.arange(size, dtype=torch.float64) - size // 2) * scale
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], -1).reshape(-1, 3)
@@ -117,7 +117,7 @@ def _autocorrelation(c: Tensor) -> Tensor:
 def _correlate(
     fine: Tensor, points: Tensor, window: KaiserBessel, scale: int, finer: int
 ) -> tuple[Tensor, Tensor]:
-    r""":math:`(u * P\varphi^\vee)(y)` of a periodic image at points y, and its gradient.
+    r"""Return :math:`(u * P\varphi^\vee)(y)` of a periodic image at points y, and its gradient.
 
     Args:
         fine: u on refined pixels, ``(finer n, finer n)``.

@@ -30,7 +30,7 @@ from vitreous.physics.projector import back_project, oversampled_spectrum, proje
 
 
 def room_around(edge: int, factor: float = 1.5) -> int:
-    """Even edge of the projector's box for a lattice of ``edge`` pixels.
+    """Return the even edge of the projector's box for a lattice of ``edge`` pixels.
 
     Coefficients fill their cube to its corners, where the projector's aliasing is largest. A box
     half as large again lowers it from 1e-2 to 5e-4 of the images, for white coefficients.
@@ -42,7 +42,7 @@ def room_around(edge: int, factor: float = 1.5) -> int:
 
 
 def every(box: int, size: int, scale: int) -> slice:
-    """Voxels of a box, along one axis, that a lattice of ``size`` points holds, centre on centre.
+    """Return the voxels of a box, along one axis, that a lattice in its middle holds.
 
     >>> every(8, 3, 2)
     slice(2, 7, 2)
@@ -59,7 +59,7 @@ def window_transfer(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r""":math:`s^3 \hat\varphi(s q)` on the Hermitian half of ``n x n`` images.
+    r"""Return :math:`s^3 \hat\varphi(s q)` on the Hermitian half of ``n x n`` images.
 
     Args:
         n: edge of the images in pixels.
@@ -78,7 +78,7 @@ def window_transfer(
 
 
 class WindowProjector(LinearOperator):
-    """Lattice coefficients to images, with its exact adjoint; takes the place of ``Projector``.
+    """Projector from lattice coefficients to images, with its exact adjoint.
 
     ``CTF @ Shift @ WindowProjector`` fuses into one multiplication per image. Leading dimensions
     of coefficients or images are a batch, one volume each.
@@ -142,7 +142,7 @@ class WindowProjector(LinearOperator):
         return torch.stack(images).reshape(*x.shape[:-3], *self.range_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """H^T y of images ``(..., b, n, n)``, the transpose of :meth:`forward`."""
+        """Return H^T y of images ``(..., b, n, n)``, the transpose of :meth:`forward`."""
         if tuple(y.shape[-3:]) != self.range_shape:
             raise ValueError(f"images must end in {self.range_shape}, got {tuple(y.shape)}")
         chosen, factor = self._every, self._factor(y)

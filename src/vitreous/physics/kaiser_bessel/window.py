@@ -40,7 +40,7 @@ _FLOOR = 1e-5
 
 
 def lattice_size(n: int, scale: float) -> int:
-    """Coefficients per axis, ceil(n / s), for a box of ``n`` pixels.
+    """Return the coefficients per axis, ceil(n / s), for a box of ``n`` pixels.
 
     >>> lattice_size(65, 2), lattice_size(64, 4)
     (33, 16)
@@ -49,7 +49,7 @@ def lattice_size(n: int, scale: float) -> int:
 
 
 def _bessel_ratio(order: float, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    r""":math:`G_\nu(x) = I_\nu(\sqrt x) / \sqrt x^\nu`, with J in the place of I where x < 0."""
+    r"""Return :math:`G_\nu(x) = I_\nu(\sqrt x) / \sqrt x^\nu`, with J for I where x < 0."""
     z = np.sqrt(np.maximum(np.abs(x), _SERIES_BELOW))
     value = np.where(x > 0, iv(order, z), jv(order, z)) / z**order
     first, second = x / (4 * (order + 1)), x / (8 * (order + 2))
@@ -88,19 +88,19 @@ class KaiserBessel:
             )
 
     def _radial(self, radius: Tensor, order: float) -> tuple[NDArray[np.float64], Any]:
-        r"""r / a and :math:`(\alpha \beta)^\nu \beta^\nu G_\nu / I_m(\alpha)`, zero outside."""
+        r"""Return r / a and :math:`(\alpha \beta)^\nu \beta^\nu G_\nu / I_m(\alpha)`."""
         t = radius.detach().to("cpu", torch.float64).numpy() / self.support
         v = np.maximum(1 - t**2, 0)
         ratio = _bessel_ratio(order, self.alpha**2 * v)
         return t, (self.alpha * v) ** order * ratio / iv(self.m, self.alpha)
 
     def value(self, radius: Tensor) -> Tensor:
-        """The window at ``radius`` (any shape, lattice units); equation (2.4)."""
+        """Return the window at ``radius`` (any shape, lattice units); equation (2.4)."""
         _, value = self._radial(radius, self.m)
         return torch.as_tensor(value).to(radius)
 
     def xray(self, radius: Tensor) -> Tensor:
-        r"""Integral of the window along a line at distance ``radius`` from its centre.
+        r"""Return the integral of the window along a line at distance ``radius`` from its centre.
 
         :math:`a \sqrt{2 \pi / \alpha}\, \beta^{m + 1/2} I_{m + 1/2}(\alpha \beta) / I_m(\alpha)`,
         equation (A.22). For a window dilated by s it is s times that at ``radius / s``.
@@ -113,7 +113,7 @@ class KaiserBessel:
         return torch.as_tensor(factor * value).to(radius)
 
     def xray_slope(self, radius: Tensor) -> Tensor:
-        r"""Derivative of :meth:`xray` over the radius; equation (A.25) is its share of one axis.
+        r"""Return the derivative of :meth:`xray` over the radius; (A.25) is its share of one axis.
 
         :math:`-\sqrt{2 \pi \alpha}\,(r / a)\, \beta^{m - 1/2} I_{m - 1/2}(\alpha \beta)
         / I_m(\alpha)`.
@@ -122,7 +122,7 @@ class KaiserBessel:
         return torch.as_tensor(-math.sqrt(2 * math.pi * self.alpha) * t * value).to(radius)
 
     def transform(self, frequency: Tensor) -> Tensor:
-        r"""Fourier transform of the window in 3D, which is that of its projection in 2D (slices).
+        r"""Return the Fourier transform of the window, in 3D and of its projection in 2D.
 
         :math:`\hat\varphi(q) = (2 \pi)^{3/2} a^3 \alpha^m\,
         G_{m + 3/2}\!\left(\alpha^2 - (2 \pi a q)^2\right) / I_m(\alpha)`. For a window dilated by s
@@ -137,7 +137,7 @@ class KaiserBessel:
         return torch.as_tensor(factor * ratio).to(frequency)
 
     def expand(self, coefficients: Tensor, n: int, scale: float = 1.0) -> Tensor:
-        """Voxel values of the volume that coefficients stand for, equation (4.1).
+        """Return the voxel values of the volume that coefficients stand for, equation (4.1).
 
         Args:
             coefficients: ``(..., N, N, N)``, (z, y, x), origin at ``N // 2``; differentiable.
@@ -180,7 +180,7 @@ class KaiserBessel:
         return out
 
     def analyse(self, volume: Tensor, scale: int = 1) -> Tensor:
-        r"""Coefficients whose expansion is nearest to a map, by division in Fourier space.
+        r"""Return the coefficients whose expansion is nearest to a map, by division in Fourier space.
 
         With :math:`\hat\varphi` the transform of the sampled window and the sums over all
         frequencies that the lattice cannot tell apart,
@@ -217,7 +217,7 @@ class KaiserBessel:
         return torch.fft.fftshift(torch.fft.irfftn(quotient, s=size), dim=axes)
 
     def _sampled(self, box: int, scale: int) -> Tensor:
-        """The dilated window at the voxels of a periodic box, float64, its centre at index 0."""
+        """Return the dilated window on a periodic box, float64, its centre at index 0."""
         axis = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64) / scale
         squared = (axis**2)[:, None, None] + (axis**2)[:, None] + axis**2
         near = squared < self.support**2

@@ -43,7 +43,7 @@ _LARGEST_DEGREES = 89.0
 
 
 def footprint(window: KaiserBessel) -> Tensor:
-    """X-ray transform over its integral: float64, 1024 entries a pixel, distance 0 in the middle.
+    """Return the X-ray transform over its integral, 1024 entries a pixel, float64, centred.
 
     >>> table = footprint(KaiserBessel())
     >>> round(float(table.sum()) / 1024, 6), int(table.argmax()) == len(table) // 2
@@ -56,7 +56,7 @@ def footprint(window: KaiserBessel) -> Tensor:
 
 
 class _Projection(torch.autograd.Function):
-    """H, whose gradient is H^T."""
+    """Projection H as autograd sees it: its gradient is H^T."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: TiltProjector) -> Tensor:
@@ -69,7 +69,7 @@ class _Projection(torch.autograd.Function):
 
 
 class _BackProjection(torch.autograd.Function):
-    """H^T, whose gradient is H."""
+    """Back-projection H^T as autograd sees it: its gradient is H."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, operator: TiltProjector) -> Tensor:
@@ -82,7 +82,7 @@ class _BackProjection(torch.autograd.Function):
 
 
 class TiltProjector(LinearOperator):
-    """Volumes to the images of a tilt series, with the exact adjoint.
+    """Projector from volumes to the images of a tilt series, with its exact adjoint.
 
     The tilt axis runs along y through voxel ``(z // 2, x // 2)`` and pixel ``width // 2``. What
     projects beyond an image's edge is lost. Leading dimensions are a batch.
@@ -132,19 +132,19 @@ class TiltProjector(LinearOperator):
         self.range_shape = (len(tilts), shape[1], self.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
+        """Return the images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
         checked = self._checked(x, self.domain_shape)
         images: Tensor = _Projection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return images
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """H^T y of images ``(..., tilts, y, width)``."""
+        """Return H^T y of images ``(..., tilts, y, width)``."""
         checked = self._checked(y, self.range_shape)
         volume: Tensor = _BackProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return volume
 
     def normal_kernel(self, weights: Tensor) -> Tensor:
-        r"""Response of :math:`H^T W H` to one coefficient, W a number for each tilt.
+        r"""Return the response of :math:`H^T W H` to one coefficient, W a number for each tilt.
 
         Away from the images' edges it is a convolution, but for how lattice and pixels meet.
 
@@ -184,7 +184,7 @@ class TiltProjector(LinearOperator):
         return _stacked(batch).reshape(*y.shape[:-3], *self.domain_shape)
 
     def expand(self, coefficients: Tensor) -> Tensor:
-        """Voxel values ``(..., z, y, x)`` of the volume that coefficients stand for."""
+        """Return the voxel values ``(..., z, y, x)`` of the volume that coefficients stand for."""
         return expand_slices(coefficients, self.window)
 
 

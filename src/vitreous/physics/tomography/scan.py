@@ -40,13 +40,13 @@ class ScanMask(LinearOperator):
         return float(self.scanned.double().mean())
 
     def forward(self, x: Tensor) -> Tensor:
-        """S x."""
+        """Return S x."""
         return x * self.scanned
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """S y."""
+        """Return S y."""
         return y * self.scanned
 
     def normal(self, x: Tensor) -> Tensor:
-        """S x, as S is a projection."""
+        """Return S x, as S is a projection."""
         return x * self.scanned
