@@ -103,7 +103,7 @@ def _with_corner(x: Tensor, part: Tensor) -> Tensor:
 
 
 def _analyse(x: Tensor, dim: int, taps: tuple[tuple[float, ...], ...]) -> Tensor:
-    r"""Return the low and high half: :math:`y_h[k] = \sum_m h[m]\, x[2 k + |h| / 2 - m]`, periodic."""
+    r"""Return both halves: :math:`y_h[k] = \sum_m h[m]\, x[2 k + |h| / 2 - m]`, periodic."""
     phases = torch.unflatten(x, dim, (-1, 2)).unbind(dim)
     halves = []
     for taps_h in taps:

@@ -180,7 +180,7 @@ class KaiserBessel:
         return out
 
     def analyse(self, volume: Tensor, scale: int = 1) -> Tensor:
-        r"""Return the coefficients whose expansion is nearest to a map, by division in Fourier space.
+        r"""Return the coefficients whose expansion is nearest to a map.
 
         With :math:`\hat\varphi` the transform of the sampled window and the sums over all
         frequencies that the lattice cannot tell apart,
