@@ -50,7 +50,8 @@ from vitreous.io.mrc import read_mrc
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.joint.joint_refinement import JointConfig, JointRefinement
-from vitreous.methods.reconstruct.model_based import ModelBased, ModelBasedConfig, accumulate
+from vitreous.methods.reconstruct.model_based import ModelBased, accumulate
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import run
 from vitreous.physics.noise import noise_sigma

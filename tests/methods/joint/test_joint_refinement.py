@@ -22,7 +22,7 @@ from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.joint import joint_refinement
 from vitreous.methods.joint.joint_refinement import JointConfig, JointRefinement
-from vitreous.methods.reconstruct.model_based import ModelBasedConfig
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,11 +22,11 @@ from vitreous.maps.fsc import fsc
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
 from vitreous.methods.reconstruct.model_based import (
     ModelBased,
-    ModelBasedConfig,
     ModelBasedMaps,
     accumulate,
     support,
 )
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import run
 from vitreous.physics.kaiser_bessel.normal_equations import NormalAccumulator, NormalEquations

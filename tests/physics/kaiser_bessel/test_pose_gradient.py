@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from closed_form_pose_gradient import PoseGradient, pose_gradient
 from contracts import random_like
 from vitreous.core.grid import frequency_grid, nyquist_disc
 from vitreous.core.params import Optics
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.physics.ctf import ctf_half
-from vitreous.physics.kaiser_bessel.pose_gradient import PoseGradient, pose_gradient
 from vitreous.physics.kaiser_bessel.projector import WindowProjector, window_transfer
 from vitreous.physics.kaiser_bessel.window import KaiserBessel, lattice_size
 from vitreous.physics.shift import shift_phases

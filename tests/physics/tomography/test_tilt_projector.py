@@ -147,4 +147,3 @@ def test_wrong_shapes_and_masks_are_refused() -> None:
         TiltProjector(TILTS, (4, 4, 4))(torch.zeros(4, 4, 5))
     with pytest.raises(ValueError, match="boolean"):
         ScanMask(torch.ones(3))
-    assert ScanMask(torch.tensor([True, False])).dose == 0.5

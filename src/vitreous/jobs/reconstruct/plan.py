@@ -15,7 +15,7 @@ from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.run.job import Job
 from vitreous.methods.reconstruct.half_maps import Sizes
-from vitreous.methods.reconstruct.model_based import ModelBasedConfig
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 
 POSE_COLUMNS = ("_rlnAngleRot", "_rlnAngleTilt", "_rlnAnglePsi")
 

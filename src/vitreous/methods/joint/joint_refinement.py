@@ -36,7 +36,8 @@ from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalSearch
 from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
-from vitreous.methods.reconstruct.model_based import ModelBasedConfig, accumulate, support
+from vitreous.methods.reconstruct.model_based import accumulate, support
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import STRICT

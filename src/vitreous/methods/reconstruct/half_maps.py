@@ -20,10 +20,10 @@ from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.gridding import EDGE_PX, half_map, noise_to_signal, wiener_map
 from vitreous.methods.reconstruct.model_based import (
     ModelBased,
-    ModelBasedConfig,
     ModelBasedMaps,
     accumulate,
 )
+from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import run
 from vitreous.physics.insertion import Gridding

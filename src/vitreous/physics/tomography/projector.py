@@ -55,7 +55,7 @@ def footprint(window: KaiserBessel) -> Tensor:
     return table * (_STEPS / table.sum())
 
 
-class _Projection(torch.autograd.Function):
+class _TiltProjection(torch.autograd.Function):
     """Projection H as autograd sees it: its gradient is H^T."""
 
     @staticmethod
@@ -68,7 +68,7 @@ class _Projection(torch.autograd.Function):
         return ctx.operator.adjoint(gradients[0]), None
 
 
-class _BackProjection(torch.autograd.Function):
+class _TiltBackProjection(torch.autograd.Function):
     """Back-projection H^T as autograd sees it: its gradient is H."""
 
     @staticmethod
@@ -134,13 +134,13 @@ class TiltProjector(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Return the images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
         checked = self._checked(x, self.domain_shape)
-        images: Tensor = _Projection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
+        images: Tensor = _TiltProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return images
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H^T y of images ``(..., tilts, y, width)``."""
         checked = self._checked(y, self.range_shape)
-        volume: Tensor = _BackProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
+        volume: Tensor = _TiltBackProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
         return volume
 
     def normal_kernel(self, weights: Tensor) -> Tensor:

@@ -34,11 +34,6 @@ class ScanMask(LinearOperator):
         self.scanned = scanned
         self.domain_shape = self.range_shape = tuple(scanned.shape)
 
-    @property
-    def dose(self) -> float:
-        """Share of the pixels that were scanned."""
-        return float(self.scanned.double().mean())
-
     def forward(self, x: Tensor) -> Tensor:
         """Return S x."""
         return x * self.scanned
