@@ -75,7 +75,7 @@ def test_options_change_what_they_say(vitreous, tmp_path, halves):
     quarter = sharpened.flip(1, 2).roll((1, 1), (1, 2))
     assert torch.allclose(sharpened, quarter, atol=1e-4 * float(sharpened.abs().max()))
     settings = tomllib.loads((out / "config.toml").read_text())["options"]
-    assert (settings["symmetry"], settings["b_factor"]) == ("D2", -40.0)
+    assert (settings["symmetry"], settings["b_factor_angstrom2"]) == ("D2", -40.0)
     unsharpened = tmp_path / "unsharpened"
     vitreous("postprocess", *halves, "-o", unsharpened, "--b-factor", "0", "--no-local-resolution")
     high = sharpened.diff(dim=0).square().mean() / sharpened.square().mean()

@@ -47,3 +47,7 @@ IMAGE_PANELS = {
     "Size": ("box_size", "target_pixel_size_angstrom", "window"),
     "Grey values": ("normalise", "mask_diameter_angstrom", "ramp", "invert", "float16"),
 }
+HALF_MAPS: dict[str, Any] = {
+    "half1": typer.Argument(metavar="HALF1.mrc"),
+    "half2": typer.Argument(metavar="HALF2.mrc"),
+}

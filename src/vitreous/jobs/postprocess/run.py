@@ -1,4 +1,4 @@
-"""The run behind ``vitreous postprocess``: read, compute, write maps, tables and report."""
+"""Postprocess half maps: read, compute, write maps, tables and report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from vitreous.core.symmetry import point_group
 from vitreous.data.maps import read_map, read_pair, write_fsc_csv
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
+from vitreous.jobs.postprocess.options import PostprocessOptions
 from vitreous.jobs.reconstruct.output import report_data
+from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
 from vitreous.maps.half_map_pair import Halves, curves_by_name
@@ -39,42 +41,46 @@ FILES = (
 
 
 @dataclass(frozen=True)
-class Request:
-    """The options of ``vitreous postprocess``."""
+class PostprocessResult:
+    """Maps and numbers of a pair of half maps.
 
-    first: Path
-    second: Path
-    output: Path
-    symmetry: str
-    mask: Path | None
-    b_factor_angstrom2: float | None
-    local: bool
-    apix: float | None
-    seed: int
-    overwrite: bool
-    threads: int
+    Args:
+        folder: where the files are.
+        maps: what was computed.
+        verdict: one sentence.
+        text: resolution, B factor and files as lines.
+    """
+
+    folder: Path
+    maps: Postprocessed
+    verdict: str
+    text: str
 
 
-def run(request: Request) -> str:
-    """Run ``vitreous postprocess``; returns what to print.
+def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
+    """Mask, sharpen and measure two half maps, and write maps, tables and report.
 
     Raises:
-        VitreousError: by exit code, as the command line documents them.
+        UsageError: an unknown point group, or a folder that holds something else.
+        InputError: maps that cannot be read or compared.
+        ResourceError: the disk is full.
     """
     started = time.monotonic()
-    symmetry = point_group(request.symmetry).name
-    half1, half2, pixel = read_pair(request.first, request.second, request.apix)
-    mask = None if request.mask is None else _read_mask(request.mask, half1, pixel)
-    with _folder(request, symmetry) as folder:
+    use_device("cpu", options.threads)
+    symmetry = point_group(options.symmetry).name
+    half1, half2, pixel = read_pair(options.half1, options.half2, options.pixel_size_angstrom)
+    mask = None if options.mask is None else _read_mask(options.mask, half1, pixel)
+    b_factor = options.b_factor_angstrom2
+    with _folder(options, symmetry) as folder:
         done = postprocess(
             half1,
             half2,
             pixel_size_angstrom=pixel,
-            generator=generator(request.seed, "phases"),
+            generator=generator(options.seed, "phases"),
             mask=mask,
             symmetry=symmetry,
-            b_factor_angstrom2=request.b_factor_angstrom2,
-            local=request.local,
+            b_factor_angstrom2=None if b_factor == "auto" else b_factor,
+            local=options.local_resolution,
         )
         seconds = time.monotonic() - started
         _write(folder, done, pixel)
@@ -87,10 +93,11 @@ def run(request: Request) -> str:
             "unmasked_0143_angstrom": done.unmasked[0],
             "b_factor_angstrom2": done.sharpened.b_factor_angstrom2,
         }
-        page = _page(request, done, folder, pixel, seconds, symmetry)
+        title = f"{options.half1.name}, {options.half2.name}: postprocessing"
+        page = _page(title, done, folder, pixel, seconds)
         write_report(folder.path("report.html"), page)
         folder.finish()
-    return _told(done, folder, seconds)
+    return PostprocessResult(folder.root, done, done.verdict, _summary(done, folder.root, seconds))
 
 
 def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
@@ -102,27 +109,15 @@ def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
     return mask.clamp(0, 1)
 
 
-def _folder(request: Request, symmetry: str) -> OutputFolder:
-    inputs = {"half1": request.first, "half2": request.second}
-    if request.mask is not None:
-        inputs["mask"] = request.mask
-    wanted = request.b_factor_angstrom2
-    options = {
-        "symmetry": symmetry,
-        "mask": "automatic" if request.mask is None else request.mask,
-        "b_factor": "auto" if wanted is None else wanted,
-        "local_resolution": request.local,
-        "apix": request.apix,
-        "seed": request.seed,
-    }
+def _folder(options: PostprocessOptions, symmetry: str) -> OutputFolder:
     return OutputFolder(
-        request.output,
+        options.output,
         "postprocess",
-        options,
-        inputs=inputs,
+        options.recorded() | {"symmetry": symmetry},
+        inputs=options.inputs(),
         outputs=FILES,
-        machine={"threads": request.threads},
-        overwrite=request.overwrite,
+        machine=options.machine(),
+        overwrite=options.overwrite,
     )
 
 
@@ -155,7 +150,7 @@ def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
 
 
 def guinier_csv(fit: Guinier) -> str:
-    """The Guinier plot as text: shell, 1/d^2, ln of the weighted amplitude, whether fitted.
+    """Return the Guinier plot as text: shell, 1/d^2, ln of the weighted amplitude, whether fitted.
 
     >>> some = torch.tensor([0.0, 0.01])
     >>> fit = Guinier(some, some, some > 0, -50.0, 5.0, 0.0, "")
@@ -174,12 +169,7 @@ _EMPTY = -600.0  # of a logarithm: the FSC is not above zero there
 
 
 def _page(
-    request: Request,
-    done: Postprocessed,
-    folder: OutputFolder,
-    pixel: float,
-    seconds: float,
-    symmetry: str,
+    title: str, done: Postprocessed, folder: OutputFolder, pixel: float, seconds: float
 ) -> ReportData:
     cards = {"B factor": f"{done.sharpened.b_factor_angstrom2:.0f} Å²"}
     plots, pictures = [_guinier_plot(done.sharpened.guinier)], []
@@ -190,19 +180,19 @@ def _page(
         pictures = _resolution_pictures(done.local_resolution, low, high)
     page = report_data(
         "postprocess",
-        f"{request.first.name}, {request.second.name}: postprocessing",
+        title,
         done.verdict,
         _halves(done),
         half_set=None,
         pixel_size_angstrom=pixel,
-        symmetry=symmetry,
+        symmetry=folder.config["options"]["symmetry"],
         seconds=seconds,
         options=folder.config["options"],
         warnings=done.warnings,
         more_numbers=cards,
     )
-    title = "Sharpening and local resolution" if pictures else "Sharpening"
-    return replace(page, more_title=title, more_plots=plots, more_pictures=pictures)
+    heading = "Sharpening and local resolution" if pictures else "Sharpening"
+    return replace(page, more_title=heading, more_plots=plots, more_pictures=pictures)
 
 
 def _guinier_plot(fit: Guinier) -> Plot:
@@ -253,12 +243,12 @@ def _histogram(values: Tensor) -> Plot:
         "yaxis": {"title": {"text": "share of the mask"}, "ticksuffix": " %"},
         "bargap": 0.05,
     }
-    caption = "How much of the mask has which local resolution."
+    caption = "Share of the mask at each local resolution."
     return Plot("local", "Local resolution", caption, [bars], layout)
 
 
 def _resolution_pictures(resolution: Tensor, low: float, high: float) -> list[Picture]:
-    """Central slices, fine resolution white; outside the mask black."""
+    """Return central slices, fine resolution white; outside the mask black."""
     worst = high + 0.15 * max(high - low, 0.1)
     shown = torch.where(resolution > 0, resolution.clamp(max=worst), worst).numpy()
     return [
@@ -272,9 +262,8 @@ def _resolution_pictures(resolution: Tensor, low: float, high: float) -> list[Pi
     ]
 
 
-def _told(done: Postprocessed, folder: OutputFolder, seconds: float) -> str:
-    lines = [done.verdict[0].upper() + done.verdict[1:] + "."]
-    lines += [f"warning: {warning}" for warning in done.warnings]
+def _summary(done: Postprocessed, folder: Path, seconds: float) -> str:
+    lines = [f"warning: {warning}" for warning in done.warnings]
     lines += [
         f"resolution   {angstrom(done.masked[0])} at 0.143, {angstrom(done.masked[1])} at 0.5 "
         f"(masked, corrected); {angstrom(done.unmasked[0])} and {angstrom(done.unmasked[1])} "
@@ -286,7 +275,7 @@ def _told(done: Postprocessed, folder: OutputFolder, seconds: float) -> str:
         lines.append(f"local        {low:.1f} to {high:.1f} Å, median {middle:.1f} Å")
     lines += [
         f"time         {duration(seconds)}",
-        f"map          {folder.root / 'sharpened.mrc'}",
-        f"report       {folder.root / 'report.html'}",
+        f"map          {folder / 'sharpened.mrc'}",
+        f"report       {folder / 'report.html'}",
     ]
     return "\n".join(lines)

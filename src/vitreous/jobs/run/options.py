@@ -95,18 +95,23 @@ class Options(BaseModel):
         return {name for base in cls.__mro__ for name in base.__dict__.get(role, ())}
 
 
-class MachineOptions(Options):
-    """CPU threads, and whether progress is shown."""
+class ThreadOptions(Options):
+    """CPU threads."""
 
-    CONTROL = frozenset({"quiet"})
     MACHINE = frozenset({"threads"})
     threads: int = Field(
         default=0, ge=0, description="CPU threads; 0 takes what the machine offers."
     )
+
+
+class MachineOptions(ThreadOptions):
+    """CPU threads, and whether progress is shown."""
+
+    CONTROL = frozenset({"quiet"})
     quiet: bool = Field(default=False, description="Show no progress; results and errors only.")
 
 
-class OutputOptions(MachineOptions):
+class FolderOptions(Options):
     """The folder that a job writes."""
 
     CONTROL = frozenset({"output", "overwrite"})
@@ -114,6 +119,10 @@ class OutputOptions(MachineOptions):
     overwrite: bool = Field(
         default=False, description="Replace what an earlier run of this command left in the folder."
     )
+
+
+class OutputOptions(FolderOptions, MachineOptions):
+    """What every job that writes a folder has: folder, threads and progress."""
 
 
 class ComputeOptions(OutputOptions):

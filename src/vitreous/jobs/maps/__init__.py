@@ -1,0 +1,1 @@
+"""Two maps compared, aligned, and searched for symmetry."""

@@ -1,0 +1,67 @@
+"""Align a map file to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitreous.core.rotation import matrix_to_euler
+from vitreous.data.maps import read_pair
+from vitreous.io.mrc import write_mrc
+from vitreous.jobs.maps.options import AlignOptions
+from vitreous.jobs.run.device import use_device
+from vitreous.maps.align import Alignment, align_maps
+from vitreous.maps.fsc import fsc, fsc_resolution
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """A map that was aligned to another.
+
+    Args:
+        path: file of the moved map.
+        alignment: rotation, shift, hand and correlation.
+        resolution_05_angstrom, resolution_0143_angstrom: where the FSC of the two falls below 0.5
+            and 0.143.
+        text: the same as lines.
+    """
+
+    path: Path
+    alignment: Alignment
+    resolution_05_angstrom: float
+    resolution_0143_angstrom: float
+    text: str
+
+
+def align(options: AlignOptions) -> AlignResult:
+    """Align a map to another over rotation, shift and hand, and write the moved map.
+
+    Raises:
+        UsageError: unknown device or point group.
+        InputError: maps that cannot be read or compared.
+    """
+    device = use_device(options.device, options.threads)
+    moving, reference, pixel = read_pair(
+        options.moving, options.reference, options.pixel_size_angstrom
+    )
+    found = align_maps(
+        moving.to(device),
+        reference.to(device),
+        pixel_size_angstrom=pixel,
+        point_group=options.symmetry,
+        allow_mirror=options.mirror,
+    )
+    aligned = found.aligned.cpu()
+    write_mrc(options.output, aligned.numpy(), pixel)
+    curve = fsc(aligned, reference)
+    half, low = (fsc_resolution(curve, t, len(reference), pixel) for t in (0.5, 0.143))
+    rot, tilt, psi = matrix_to_euler(found.rotation.cpu()).tolist()
+    x, y, z = found.shift_angstrom.tolist()
+    lines = (
+        f"rot, tilt, psi  {rot:.2f}  {tilt:.2f}  {psi:.2f} degrees",
+        f"shift x, y, z   {x:.2f}  {y:.2f}  {z:.2f} Å",
+        f"hand            {'mirrored' if found.mirrored else 'kept'}",
+        f"correlation     {float(found.correlation):.4f}",
+        f"FSC             {half:.2f} Å at 0.5, {low:.2f} Å at 0.143",
+    )
+    return AlignResult(options.output, found, half, low, "\n".join(lines))

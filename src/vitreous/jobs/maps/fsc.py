@@ -1,0 +1,85 @@
+"""Compare two map files by Fourier shell correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vitreous.core.errors import InputError
+from vitreous.core.random import generator
+from vitreous.data.maps import fsc_csv, read_map, read_pair, write_fsc_csv
+from vitreous.jobs.maps.options import FscOptions
+from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, solvent_mask
+
+
+@dataclass(frozen=True)
+class FscResult:
+    """Curves of two maps.
+
+    Args:
+        curves: ``fsc``; with a mask ``corrected``, ``masked``, ``unmasked`` and ``randomised``.
+        resolution_angstrom: for each curve but the last, where it falls below 0.5 and 0.143.
+        text: curves and resolutions as a table.
+    """
+
+    curves: Mapping[str, Tensor]
+    resolution_angstrom: Mapping[str, tuple[float, float]]
+    text: str
+
+
+def compare(options: FscOptions) -> FscResult:
+    """Compute the FSC of two maps, and write it if a file is named.
+
+    Raises:
+        InputError: maps that cannot be read or compared.
+        ResourceError: the disk is full.
+    """
+    first, second, pixel = read_pair(options.first, options.second, options.pixel_size_angstrom)
+    n = len(first)
+    if options.mask is None and not options.auto_mask:
+        curves = {"fsc": fsc(first, second)}
+    else:
+        mask = (
+            solvent_mask(0.5 * (first + second))
+            if options.mask is None
+            else read_map(options.mask, pixel)[0]
+        )
+        if mask.shape != first.shape:
+            raise InputError(f"{options.mask}: box: {len(mask)} voxels, but the maps have {n}")
+        result = fsc_true(first, second, mask, generator(options.seed, "phases"))
+        curves = {
+            "corrected": result.corrected,
+            "masked": result.masked,
+            "unmasked": result.unmasked,
+            "randomised": result.randomised,
+        }
+    resolutions = {
+        name: (fsc_resolution(curve, 0.5, n, pixel), fsc_resolution(curve, 0.143, n, pixel))
+        for name, curve in curves.items()
+        if name != "randomised"
+    }
+    lines = [columns(fsc_csv(curves, n, pixel))]
+    for name, (half, low) in resolutions.items():
+        lines.append(f"{name:>10}: {half:.2f} Å at 0.5, {low:.2f} Å at 0.143")
+    lines.append(f"{'Nyquist':>10}: {2 * pixel:.2f} Å")
+    if options.output is not None:
+        write_fsc_csv(options.output, curves, n, pixel)
+    return FscResult(curves, resolutions, "\n".join(lines))
+
+
+def columns(text: str) -> str:
+    """Return CSV text as aligned columns, with short heads.
+
+    >>> print(columns("shell,frequency_inv_angstrom,fsc\\n0,0.0,1.0\\n"))
+    shell  1/Å  fsc
+        0  0.0  1.0
+    """
+    heads = {"frequency_inv_angstrom": "1/Å", "resolution_angstrom": "Å"}
+    rows = [line.split(",") for line in text.strip().splitlines()]
+    rows[0] = [heads.get(cell, cell) for cell in rows[0]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [widths[0], *(width + 2 for width in widths[1:])]
+    lines = ("".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(lines)
