@@ -17,23 +17,26 @@ class CheckOptions(StackOpticsOptions, MachineOptions):
 
     CONTROL = frozenset({"output", "overwrite", "fix"})
     output: Path | None = Field(
-        None, description="Folder to write the evidence to: report.html, findings.json."
+        default=None, description="Folder to write the evidence to: report.html, findings.json."
     )
     fix: bool = Field(
-        False,
+        default=False,
         description="Write a corrected table beside the original: NAME_fixed.star. Images are not "
         "changed; bad ones are left out.",
     )
     sample: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Examine so many images only, evenly spaced: a quick check of a large stack. "
         "By default every image is read once.",
     )
-    invert: bool = Field(False, description="Protein is dark in the images (raw micrographs).")
-    seed: int = Field(0, ge=0, description="Seed of half sets and random poses.")
+    invert: bool = Field(
+        default=False, description="Protein is dark in the images (raw micrographs)."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of half sets and random poses.")
     overwrite: bool = Field(
-        False, description="Replace the evidence and the corrected table of an earlier check."
+        default=False,
+        description="Replace the evidence and the corrected table of an earlier check.",
     )
 
     @model_validator(mode="after")

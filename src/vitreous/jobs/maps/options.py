@@ -15,7 +15,7 @@ class MapFileOptions(Options):
     """How map files are read."""
 
     pixel_size_angstrom: float | None = Field(
-        None, ge=1e-3, description="Pixel size in Å, instead of the files' own."
+        default=None, ge=1e-3, description="Pixel size in Å, instead of the files' own."
     )
 
 
@@ -34,15 +34,16 @@ class AlignOptions(MapFileOptions, ThreadOptions):
     reference: Path = Field(description="The map to move it onto.")
     output: Path = Field(description="File of the moved map.")
     symmetry: str = Field(
-        "C1",
+        default="C1",
         description="Point group of both maps about RELION's axes (C1, C4, D2, T, O, I1 ...): only "
         "the rotations that it leaves free are searched.",
     )
     mirror: bool = Field(
-        True, description="Try the other hand as well. Ab initio maps have an arbitrary one."
+        default=True,
+        description="Try the other hand as well. Ab initio maps have an arbitrary one.",
     )
     device: str = Field(
-        "auto",
+        default="auto",
         description="Where to compute: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.",
     )
 
@@ -59,13 +60,15 @@ class FscOptions(MapFileOptions):
     first: Path = Field(description="A map, usually a half map.")
     second: Path = Field(description="The map to compare it with.")
     mask: Path | None = Field(
-        None,
+        default=None,
         description="Soft mask, 0 to 1, on the same grid. The curve is then corrected for the "
         "correlation that the mask itself adds, by phase randomisation (Chen et al. 2013).",
     )
-    auto_mask: bool = Field(False, description="As `mask`, with a mask made from the two maps.")
-    output: Path | None = Field(None, description="Write the curve here as CSV.")
-    seed: int = Field(0, ge=0, description="Seed of the random phases of a masked curve.")
+    auto_mask: bool = Field(
+        default=False, description="As `mask`, with a mask made from the two maps."
+    )
+    output: Path | None = Field(default=None, description="Write the curve here as CSV.")
+    seed: int = Field(default=0, ge=0, description="Seed of the random phases of a masked curve.")
 
     @model_validator(mode="after")
     def _one_mask(self) -> Self:
@@ -80,14 +83,14 @@ class SymmetryOptions(HalfMapOptions, ThreadOptions):
     CONTROL = frozenset({"output", "overwrite"})
     half1: Path = Field(description="Half map 1, made without symmetry (C1).")
     output: Path | None = Field(
-        None,
+        default=None,
         description="Folder for the table and, where a group was found, the half maps and their "
         "mean with its axes where RELION has them.",
     )
     box_size: int = Field(
-        40, ge=16, le=96, description="Working box; larger maps are Fourier-cropped to it."
+        default=40, ge=16, le=96, description="Working box; larger maps are Fourier-cropped to it."
     )
-    seed: int = Field(0, ge=0, description="Seed of the search's random rotations.")
+    seed: int = Field(default=0, ge=0, description="Seed of the search's random rotations.")
     overwrite: bool = Field(
-        False, description="Replace what an earlier run of this command left in the folder."
+        default=False, description="Replace what an earlier run of this command left in the folder."
     )

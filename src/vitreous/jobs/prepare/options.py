@@ -16,50 +16,53 @@ class ImageOptions(Options):
 
     CONTROL = frozenset({"resume"})
     box_size: int | None = Field(
-        None,
+        default=None,
         ge=8,
         le=4096,
         description="Resample to this many pixels per edge by cropping (or padding) the spectrum. "
         "The field of view stays, the pixel size becomes edge / box.",
     )
     target_pixel_size_angstrom: float | None = Field(
-        None,
+        default=None,
         ge=0.01,
         description="Resample to this pixel size in Å: to the nearest even box, after trimming up "
         "to 4 % of the edge where that meets it better. With `box_size`: to the window that gives "
         "both.",
     )
     window: int | None = Field(
-        None, ge=8, description="First cut out the central part: its edge in pixels of the input."
+        default=None,
+        ge=8,
+        description="First cut out the central part: its edge in pixels of the input.",
     )
     normalise: Literal["ring", "signal", "none"] = Field(
-        "ring",
+        default="ring",
         description="`ring`: mean 0, standard deviation 1 outside the background circle, as RELION "
         "does. `signal`: mean 0 outside, mean 1 inside; only for images whose contrast exceeds "
         "their noise, see docs/prepare.md. `none`: grey values stay.",
     )
     mask_diameter_angstrom: float | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Diameter of the background circle in Å; by default 75 % of the edge.",
     )
     ramp: bool = Field(
-        False,
+        default=False,
         description="Subtract the plane that fits the background best (RELION's extraction does).",
     )
     invert: bool = Field(
-        False, description="Multiply by -1: for input with dark protein, such as raw micrographs."
+        default=False,
+        description="Multiply by -1: for input with dark protein, such as raw micrographs.",
     )
     float16: bool = Field(
-        False,
+        default=False,
         description="Write half precision (MRC mode 12): half the size, relative error 5e-4.",
     )
     resume: bool = Field(
-        False,
+        default=False,
         description="Go on with the run in the folder; give the same options.",
     )
     threads: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Pieces processed at a time; 0 takes the cores, at most 8. Each takes 80 MB.",
     )
@@ -69,13 +72,13 @@ class PrepareOptions(ImageOptions, ParticleFileOptions, OutputOptions):
     """Options of :func:`vitreous.jobs.prepare.run.prepare`."""
 
     phase_flip: bool = Field(
-        False,
+        default=False,
         description="Multiply each spectrum by the sign of its CTF, and record it in the table "
         "(rlnCtfDataArePhaseFlipped). For other programs: `vitreous abinit` refuses them.",
     )
-    first_rows: int | None = Field(None, ge=1, description="Only the first so many rows.")
+    first_rows: int | None = Field(default=None, ge=1, description="Only the first so many rows.")
     skip_bad: bool = Field(
-        False,
+        default=False,
         description="Leave out images with NaN or infinite pixels instead of stopping. Constant "
         "images are left out in any case.",
     )
@@ -89,24 +92,26 @@ class BackgroundsOptions(ImageOptions, ParticleFileOptions, OutputOptions):
         "looked for below it as they are, then by their last part."
     )
     coordinates: Path | None = Field(
-        None,
+        default=None,
         description="Folder of picks, beside the table's rlnCoordinateX/Y or instead of them: "
         "NAME.box (EMAN), NAME.star or NAME_autopick.star for a micrograph NAME.mrc, in its "
         "pixels.",
     )
     micrograph_pixel_size_angstrom: float | None = Field(
-        None,
+        default=None,
         ge=1e-3,
         description="Pixel size of the micrographs in Å, if not what the table or the files say.",
     )
     particle_diameter_angstrom: float | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Diameter in Å of the disc around every particle that no window may touch; "
         "75 % of the particles' box by default.",
     )
     skip_missing: bool = Field(
-        False, description="Leave out micrographs that are not in the folder."
+        default=False, description="Leave out micrographs that are not in the folder."
     )
-    skip_bad: bool = Field(False, description="Leave out damaged micrographs instead of stopping.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of windows.")
+    skip_bad: bool = Field(
+        default=False, description="Leave out damaged micrographs instead of stopping."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the choice of windows.")

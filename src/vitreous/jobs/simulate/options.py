@@ -20,86 +20,95 @@ class SimulateOptions(ComputeOptions):
         "`phantom:SEED`, a protein-like molecule made from a number."
     )
     symmetry: str = Field(
-        "C1",
+        default="C1",
         description="Point group of a phantom (C1, C4, D2, T, O, I1 ...). A model or map must "
         "already have it about RELION's axes, and is averaged over it.",
     )
     input_pixel_size_angstrom: float | None = Field(
-        None, ge=1e-3, description="Pixel size of an input map in Å, if not its own."
+        default=None, ge=1e-3, description="Pixel size of an input map in Å, if not its own."
     )
     resolution_angstrom: float | None = Field(
-        None, ge=0.1, description="Resolution of the imaged density in Å; Nyquist by default."
+        default=None,
+        ge=0.1,
+        description="Resolution of the imaged density in Å; Nyquist by default.",
     )
     also: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="Another molecule to mix in, given as the first; may be given several times. "
         "All have equal shares of the particles.",
     )
     hinge_degrees: float | None = Field(
-        None,
+        default=None,
         ge=0.1,
         le=180,
         description="Make a molecule that bends: the outermost domain of a phantom turns by up to "
         "this many degrees, in `states` steps.",
     )
-    states: int = Field(10, ge=2, le=99, description="Number of states of `hinge_degrees`.")
-    box_size: int = Field(64, ge=8, le=4096, description="Box size of the images in pixels.")
-    pixel_size_angstrom: float = Field(4.0, ge=0.1, description="Pixel size of the images in Å.")
-    n_particles: int = Field(10000, ge=1, description="Number of particles.")
+    states: int = Field(default=10, ge=2, le=99, description="Number of states of `hinge_degrees`.")
+    box_size: int = Field(
+        default=64, ge=8, le=4096, description="Box size of the images in pixels."
+    )
+    pixel_size_angstrom: float = Field(
+        default=4.0, ge=0.1, description="Pixel size of the images in Å."
+    )
+    n_particles: int = Field(default=10000, ge=1, description="Number of particles.")
     poses: str = Field(
-        "uniform",
+        default="uniform",
         description="Orientations: `uniform`, `gaussian:SIGMA` (Euler angles of variances SIGMA, 2 "
         "and 1 rad²) or `star:FILE` (drawn from its table).",
     )
     shift: str = Field(
-        "none",
+        default="none",
         description="Shifts in Å: `none`, `triangular:WIDTH` (full width), `pixels:WIDTH` (the "
         "same, whole pixels) or `gaussian:SIGMA`.",
     )
     ctf_file: Path | None = Field(
-        None,
+        default=None,
         description="CTFFIND4 results, a row for each micrograph; particles are spread over them.",
     )
     defocus: str = Field(
-        "10000:25000",
+        default="10000:25000",
         description="Without `ctf_file`: range of defocus in Å, underfocus positive.",
     )
     n_micrographs: int | None = Field(
-        None, ge=1, description="Use only the first so many micrographs."
+        default=None, ge=1, description="Use only the first so many micrographs."
     )
     voltage_kv: float | None = Field(
-        None, ge=1, description="Voltage in kV; the CTF file's or 300."
+        default=None, ge=1, description="Voltage in kV; the CTF file's or 300."
     )
     cs_mm: float | None = Field(
-        None, ge=0, description="Spherical aberration in mm; the CTF file's or 2.7."
+        default=None, ge=0, description="Spherical aberration in mm; the CTF file's or 2.7."
     )
     amplitude_contrast: float | None = Field(
-        None, ge=0, le=0.999, description="Amplitude contrast, a fraction; the CTF file's or 0.1."
+        default=None,
+        ge=0,
+        le=0.999,
+        description="Amplitude contrast, a fraction; the CTF file's or 0.1.",
     )
     envelope_nyquist: float | None = Field(
-        None,
+        default=None,
         ge=1e-6,
         le=1,
         description="Envelope of the CTF by its value at Nyquist, a fraction.",
     )
     b_factor_angstrom2: float | None = Field(
-        None, ge=0, description="Envelope by its B factor in Å²: exp(-B k²/4)."
+        default=None, ge=0, description="Envelope by its B factor in Å²: exp(-B k²/4)."
     )
     snr_db: float | None = Field(
-        None,
+        default=None,
         description="Signal over noise power in dB, over whole images after the CTF; by default 0.",
     )
-    snr: float | None = Field(None, ge=1e-9, description="The same as a ratio.")
+    snr: float | None = Field(default=None, ge=1e-9, description="The same as a ratio.")
     noise: Path | None = Field(
-        None,
+        default=None,
         description="Real background patches, no smaller than the images in Å; without them the "
         "noise is white.",
     )
     noise_pixel_size_angstrom: float | None = Field(
-        None, ge=1e-3, description="Pixel size of the patches in Å, if not their own."
+        default=None, ge=1e-3, description="Pixel size of the patches in Å, if not their own."
     )
     noise_micrographs: Path | None = Field(
-        None,
+        default=None,
         description="How many patches each micrograph has, a number a line, in the order of "
         "`ctf_file`. Without it patches are dealt out in turn.",
     )
