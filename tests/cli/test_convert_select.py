@@ -49,8 +49,8 @@ def star(vitreous, project):
     arguments = [a if a.startswith("--") else project / a for a in both]
     assert vitreous("convert", *arguments) == (
         0,
-        "",
         f"6 particles in {project / 'out/p.star'}\n",
+        "",
     )
     return project / "out" / "p.star"
 
@@ -111,7 +111,7 @@ def test_select(vitreous, project, star, monkeypatch, options, kept):
     monkeypatch.chdir(project)
     Path("rows.txt").write_text("6 2\n")
     code, out, err = vitreous("select", star, "J24/some.cs", *options)
-    assert (code, out, err) == (0, "", f"kept {len(kept)} of 6 particles in J24/some.cs\n")
+    assert (code, out, err) == (0, f"kept {len(kept)} of 6 particles in J24/some.cs\n", "")
     some = Particles.open(project / "J24/some.cs")
     assert some.read(slice(None))[:, 0, 1].tolist() == [5.0 - i for i in kept]
     rows = np.load("J24/some.cs")
@@ -132,7 +132,7 @@ def test_random_selection_follows_its_seed(vitreous, project, star):
     ("arguments", "code", "message"),
     [
         (["convert", "out/p.star", "out/p.star"], 2, "is also an input"),
-        (["convert", "out/p.star", "J24/particles.cs"], 2, "exists; --overwrite it"),
+        (["convert", "out/p.star", "J24/particles.cs"], 2, "exists; give --overwrite"),
         (["convert", "out/p.star", "x.txt"], 2, ".star or .cs"),
         (["convert", "gone.star", "x.cs"], 3, "no such file"),
         (["convert", "out/p.star", "gone/x.cs"], 3, "cannot be written"),

@@ -7,7 +7,8 @@ from vitreous.cli import demo
 
 @pytest.mark.slow
 def test_from_nothing_to_a_report_and_the_truth(vitreous, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "SAMPLE", ("--box", "24", "--apix", "8", "--n", "400", "--snr-db=3"))
+    small = {"box_size": 24, "pixel_size_angstrom": 8.0, "n_particles": 400, "snr_db": 3.0}
+    monkeypatch.setattr(demo, "SAMPLE", demo.SAMPLE | small)
     out = tmp_path / "demo"
     code, stdout, stderr = vitreous("demo", "-o", out, "-q", "--threads", 1)
     assert code == 0, stderr

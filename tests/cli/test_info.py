@@ -30,12 +30,12 @@ def test_map_and_stack(vitreous, tmp_path):
 
 
 def test_statistics_do_not_depend_on_chunks(vitreous, tmp_path, monkeypatch):
-    from vitreous.cli import info
+    from vitreous.data import describe
 
     data = np.random.default_rng(0).normal(5, 2, (7, 5, 5)).astype(np.float32)
     write_mrc(tmp_path / "a.mrcs", data, 1.0, is_stack=True)
     whole = vitreous("info", tmp_path / "a.mrcs")[1]
-    monkeypatch.setattr(info, "_CHUNK_VALUES", 50)
+    monkeypatch.setattr(describe, "_CHUNK_VALUES", 50)
     assert vitreous("info", tmp_path / "a.mrcs")[1] == whole
 
 

@@ -1,58 +1,92 @@
-"""``vitreous demo``: from nothing to a report, by the same commands that a user types."""
+"""``vitreous demo``: from nothing to a report, by the same jobs that the commands call."""
 
 from __future__ import annotations
 
-import shlex
 import time
+from typing import Any
 
 import typer
+from pydantic import Field
 
-from vitreous.cli.options.common import Device, Output, Overwrite, Quiet, Seed, Threads
+from vitreous.cli.options.command import options_command, tell
+from vitreous.jobs.maps.options import AlignOptions
+from vitreous.jobs.refine.options import AutoOptions
 from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.options import ComputeOptions
+from vitreous.jobs.simulate.options import SimulateOptions
 
 SYMMETRY = "D2"
-SAMPLE = ("--box", "64", "--apix", "3.6", "--n", "5000", "--snr-db=-10")
-SHIFT = ("--shift", "triangular:14")
+SAMPLE: dict[str, Any] = {
+    "box_size": 64,
+    "pixel_size_angstrom": 3.6,
+    "n_particles": 5000,
+    "snr_db": -10.0,
+    "shift": "triangular:14",
+}
+app = typer.Typer()
 
 
-def command(
-    output: Output,
-    seed: Seed = 1,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    threads: Threads = 0,
-    quiet: Quiet = False,
-) -> None:
+class DemoOptions(ComputeOptions):
+    """Options of ``demo``."""
+
+    seed: int = Field(default=1, ge=0, description="Seed of every random number.")
+
+
+@app.command(no_args_is_help=True)
+@options_command(DemoOptions)
+def demo(options: DemoOptions) -> None:
     """Show what the program does: make particles of a molecule, find it again, compare.
 
-    Runs three commands and shows them: `vitreous simulate` (5,000 noisy images of a protein-like
-    molecule in random, unrecorded orientations), `vitreous auto` (the map from those images alone)
-    and `vitreous align` (the map against the true one). Takes a minute or two without a GPU.
+    Does the work of three commands and shows them: `vitreous simulate` (5,000 noisy images of a
+    protein-like molecule in random, unrecorded orientations), `vitreous auto` (the map from those
+    images alone) and `vitreous align` (the map against the true one). Takes a minute or two without
+    a GPU.
 
     Example: `vitreous demo -o demo`
     """
-    started = time.monotonic()
-    made, found = output / "simulated", output / "auto"
-    again = ["--overwrite"] if overwrite else []
-    machine = ["--device", device, "--threads", str(threads)]
-    hush = ["--quiet"] if quiet else []
-    sample = ["simulate", "phantom:1", "--sym", SYMMETRY, *SAMPLE, *SHIFT, "--seed", str(seed)]
-    search = ["auto", str(made / "particles.star"), "--sym", SYMMETRY, "--seed", str(seed)]
-    compare = ["align", str(found / "map.mrc"), str(made / "truth.mrc"), "--sym", SYMMETRY]
-    _run([*sample, "-o", str(made), *again], machine + hush)
-    _run([*search, "-o", str(found), *again], machine + hush)
-    typer.echo("\nagainst the true map:")
-    _run([*compare, "-o", str(output / "aligned.mrc")], machine)
-
+    from vitreous.jobs.maps.align import align
+    from vitreous.jobs.refine.run import auto
     from vitreous.jobs.run.progress import duration
+    from vitreous.jobs.simulate.run import simulate
 
+    started = time.monotonic()
+    folder = options.output
+    machine: dict[str, Any] = {"device": options.device, "threads": options.threads}
+    shared: dict[str, Any] = {
+        "symmetry": SYMMETRY,
+        "seed": options.seed,
+        "overwrite": options.overwrite,
+        "quiet": options.quiet,
+        **machine,
+    }
+    sample = SimulateOptions(source="phantom:1", output=folder / "simulated", **SAMPLE, **shared)
+    say(
+        f"$ vitreous simulate phantom:1 --sym {SYMMETRY} --box {sample.box_size} --apix "
+        f"{sample.pixel_size_angstrom:g} --n {sample.n_particles} --snr-db={sample.snr_db:g} "
+        f"--shift {sample.shift} --seed {sample.seed} -o {sample.output}"
+    )
+    tell(simulate(sample))
+    search = AutoOptions(
+        particles=sample.output / "particles.star", output=folder / "auto", **shared
+    )
+    say(
+        f"$ vitreous auto {search.particles} --sym {SYMMETRY} --seed {search.seed} -o "
+        f"{search.output}"
+    )
+    tell(auto(search))
+    found, truth, aligned = (
+        search.output / "map.mrc",
+        sample.output / "truth.mrc",
+        folder / "aligned.mrc",
+    )
+    typer.echo("\nagainst the true map:")
+    say(f"$ vitreous align {found} {truth} --sym {SYMMETRY} -o {aligned}")
+    tell(
+        align(
+            AlignOptions(
+                moving=found, reference=truth, output=aligned, symmetry=SYMMETRY, **machine
+            )
+        )
+    )
     typer.echo(f"\nall of it    {duration(time.monotonic() - started)}")
-    typer.echo(f"open         {found / 'report.html'}")
-
-
-def _run(call: list[str], more: list[str]) -> None:
-    """A command of the program, shown, then run in this process."""
-    from vitreous.cli.main import app
-
-    say(f"$ vitreous {shlex.join(call)}")
-    app([*call, *more], standalone_mode=False)
+    typer.echo(f"open         {search.output / 'report.html'}")

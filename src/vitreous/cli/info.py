@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vitreous.core.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vitreous.io.star import StarBlock
-
-_CHUNK_VALUES = 1 << 24
-_RANGES = (
-    ("rlnDefocusU", "defocus U", "Å"),
-    ("rlnDefocusV", "defocus V", "Å"),
-    ("rlnVoltage", "voltage", "kV"),
-    ("rlnOriginXAngst", "origin x", "Å"),
-    ("rlnOriginYAngst", "origin y", "Å"),
-)
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+app = typer.Typer()
 
 
-def command(
+@app.command(no_args_is_help=True)
+def info(
     file: Annotated[
         Path,
         typer.Argument(
@@ -42,139 +27,7 @@ def command(
 
     Example: `vitreous info SIM/particles.star`
     """
-    if not file.is_file():
-        fault = "a folder; give a file in it" if file.is_dir() else "no such file; check the path"
-        raise InputError(f"{file}: {fault}")
-    for label, value in _describe(file):
+    from vitreous.data.describe import describe
+
+    for label, value in describe(file):
         typer.echo(f"{label:<14}{value}")
-
-
-def _describe(file: Path) -> Iterator[tuple[str, str]]:
-    name = file.name.lower().removesuffix(".gz")
-    if name.endswith((".mrc", ".mrcs", ".map", ".st", ".rec")):
-        yield from _mrc(file)
-    elif name.endswith(".star"):
-        yield from _star(file)
-    elif name.endswith(".cs"):
-        yield from _cs(file)
-    elif name.endswith((".cif", ".pdb", ".ent", ".mmcif")):
-        yield from _atoms(file)
-    elif name.endswith(".txt"):
-        yield from _ctffind(file)
-    else:
-        raise InputError(
-            f"{file}: unknown kind of file; known: .mrc .mrcs .map .st .star .cs .txt .cif .pdb"
-        )
-
-
-def _mrc(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.io.mrc import MrcStack, read_mrc
-
-    if file.name.lower().endswith(".gz"):
-        data, header = read_mrc(file)
-        read: Callable[[slice], NDArray[Any]] = data.__getitem__
-    else:
-        stack = MrcStack(file)
-        header, read = stack.header, stack.read
-    nz, ny, nx = header.shape
-    images = header.is_stack
-    yield "kind", "stack of images" if images else "map"
-    yield "size", f"{nz} images of {nx} x {ny}" if images else f"{nx} x {ny} x {nz}"
-    pixel = header.pixel_size_angstrom
-    yield "pixel size", "not in the header" if pixel is None else f"{pixel:.5g} Å"
-    yield "mode", f"{header.mode} ({header.dtype.name})"
-    yield from _statistics(read, nz, max(1, _CHUNK_VALUES // (ny * nx)))
-
-
-def _statistics(
-    read: Callable[[slice], NDArray[Any]], length: int, step: int
-) -> Iterator[tuple[str, str]]:
-    """Range, mean and deviation of the finite values, a few sections at a time."""
-    import numpy as np
-
-    count, total, squares, bad = 0, 0.0, 0.0, 0
-    low, high = float("inf"), float("-inf")
-    for start in range(0, length, step):
-        part = read(slice(start, start + step))
-        values = np.abs(part) if np.iscomplexobj(part) else part.astype(np.float64)
-        finite = values[np.isfinite(values)]
-        bad += values.size - finite.size
-        count += finite.size
-        total += float(finite.sum())
-        squares += float((finite**2).sum())
-        low, high = min(low, finite.min(initial=low)), max(high, finite.max(initial=high))
-    if count:
-        mean = total / count
-        deviation = max(squares / count - mean**2, 0.0) ** 0.5
-        yield "values", f"{low:.5g} to {high:.5g}, mean {mean:.5g}, deviation {deviation:.5g}"
-    if bad:
-        yield "bad values", f"{bad} are NaN or infinite"
-
-
-def _star(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.io.star import read_star
-
-    document = read_star(file)
-    yield "kind", "STAR table"
-    for name, block in document.blocks.items():
-        rows = f"{len(block)} row{'s' * (len(block) != 1)}" if block.is_loop else "pairs"
-        yield "block", f"data_{name}: {rows}, columns {', '.join(block.columns)}"
-    for block in document.blocks.values():
-        if block.is_loop and len(block):
-            yield from _ranges(file, block)
-
-
-def _cs(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.data.cryosparc.tables import from_cryosparc
-    from vitreous.io.cryosparc import read_cs
-
-    table = read_cs(file)
-    yield "kind", "cryoSPARC table"
-    yield "rows", f"{len(table)}, fields {', '.join(table.fields)}"
-    if "blob/path" not in table.fields:
-        yield "particles", "none (a passthrough file?)"
-        return
-    document = from_cryosparc(table, file)
-    particles, optics = document.blocks["particles"], document.blocks["optics"]
-    yield from _ranges(file, particles)
-    yield from _ranges(file, optics)
-    if "cs/blob/sign" in particles:
-        signs = set(particles.text("cs/blob/sign"))
-        yield "contrast", "protein dark" if signs == {"-1.0"} else f"sign {', '.join(signs)}"
-
-
-def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:
-    if "rlnImageName" in block:
-        yield "particles", f"{len(block)}"
-        known = all(name in block for name in _ANGLES)
-        yield "orientations", "given" if known else "none"
-    if "rlnMicrographName" in block:
-        yield "micrographs", f"{len(set(block.text('rlnMicrographName')))}"
-    for column, label, unit in _RANGES:
-        if column in block:
-            values = block.numbers(column, file)
-            low, high = f"{values.min():g}", f"{values.max():g}"
-            yield label, f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
-
-
-def _ctffind(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.io.ctffind import read_ctffind
-
-    table = read_ctffind(file)
-    yield "kind", "CTFFIND4 results"
-    yield "micrographs", f"{len(table.micrograph_names)}"
-    for label, values in (("defocus U", table.defocus_u_angstrom), ("V", table.defocus_v_angstrom)):
-        yield label, f"{float(values.min()):.0f} to {float(values.max()):.0f} Å"
-    phase = table.phase_shift_deg
-    yield "phase shift", f"{float(phase.min()):g} to {float(phase.max()):g} degrees"
-
-
-def _atoms(file: Path) -> Iterator[tuple[str, str]]:
-    from vitreous.io.atoms import read_atoms
-
-    positions, masses = read_atoms(file)
-    extent = positions.max(axis=0) - positions.min(axis=0)
-    yield "kind", "atomic model"
-    yield "atoms", f"{len(positions)} (no waters, no hydrogens)"
-    yield "mass", f"{masses.sum() / 1000:.0f} kDa"
-    yield "extent", " x ".join(f"{length:.0f}" for length in extent) + " Å"

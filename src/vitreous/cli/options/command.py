@@ -75,7 +75,9 @@ def options_command(
         a decorator. What the function returns is printed: its ``verdict`` and its ``text``.
     """
     table = {**FLAGS, **(flags or {})}
-    shown = {name: table.get(name, "") for name in _ordered(model, panels or {})}
+    positional = [name for name in model.model_fields if isinstance(table.get(name), ArgumentInfo)]
+    order = dict.fromkeys([*positional, *_ordered(model, panels or {})])
+    shown = {name: table.get(name, "") for name in order}
     shown = {name: entry for name, entry in shown.items() if entry is not None}
     panel_of = {
         name: panel

@@ -51,3 +51,7 @@ HALF_MAPS: dict[str, Any] = {
     "half1": typer.Argument(metavar="HALF1.mrc"),
     "half2": typer.Argument(metavar="HALF2.mrc"),
 }
+TABLES: dict[str, Any] = {
+    "source": typer.Argument(metavar="IN"),
+    "output": typer.Argument(metavar="OUT"),
+}

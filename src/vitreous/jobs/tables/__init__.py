@@ -1,0 +1,1 @@
+"""Particle tables converted and selected from."""

@@ -1,0 +1,78 @@
+"""Options of ``convert`` and ``select``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from vitreous.core.errors import UsageError
+from vitreous.jobs.run.options import Options
+
+
+class TableOptions(Options):
+    """A particle table to read and one to write."""
+
+    source: Path = Field(
+        description="RELION .star (3.0 to 5), cryoSPARC .cs, a stack (.mrcs), or a .txt or .lst "
+        "that names a stack a line."
+    )
+    output: Path = Field(description="The table to write: .star (RELION 3.1) or .cs.")
+    passthrough: tuple[Path, ...] = Field(
+        default=(),
+        description="For a .cs file: a passthrough file with further fields of the same particles, "
+        "matched by uid. May be given several times.",
+    )
+    data_root: Path | None = Field(
+        default=None,
+        description="Folder that the table's image names are relative to; by default the table's "
+        "own, or the nearest above it where the images are.",
+    )
+    allow_outside_root: bool = Field(
+        default=False, description="Trust image names that are absolute or lead out of that folder."
+    )
+    overwrite: bool = Field(default=False, description="Replace the output file if it exists.")
+
+
+class ConvertOptions(TableOptions):
+    """Options of :func:`vitreous.jobs.tables.run.convert`."""
+
+    pixel_size_angstrom: float | None = Field(
+        default=None, ge=1e-3, description="Pixel size of the images in Å, instead of the file's."
+    )
+
+
+class SelectOptions(TableOptions):
+    """Options of :func:`vitreous.jobs.tables.run.select`."""
+
+    where: tuple[str, ...] = Field(
+        default=(),
+        description="Keep rows where a column compares so: == != < <= > >=, or `in A,B,C`. Columns "
+        "as `vitreous info` lists them. Several conditions must all hold.",
+    )
+    classes: tuple[int, ...] = Field(
+        default=(), description="Keep this class (rlnClassNumber); may be given several times."
+    )
+    half_set: int | None = Field(
+        default=None, ge=1, le=2, description="Keep one half set (rlnRandomSubset)."
+    )
+    optics_group: str | None = Field(
+        default=None, description="Keep one optics group, by number or name."
+    )
+    micrograph: str | None = Field(
+        default=None, description="Keep micrographs whose name matches, with * and ?."
+    )
+    rows: Path | None = Field(
+        default=None, description="Keep the rows listed in a text file, counted from 1."
+    )
+    first: int | None = Field(default=None, ge=1, description="Only the first so many.")
+    random: int | None = Field(default=None, ge=1, description="Only so many, at random.")
+    seed: int = Field(default=0, ge=0, description="Seed of `random`.")
+    invert: bool = Field(default=False, description="Keep the others instead.")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.first is not None and self.random is not None:
+            raise UsageError("`first` and `random` exclude each other; give one")
+        return self

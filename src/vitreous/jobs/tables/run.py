@@ -1,0 +1,138 @@
+"""Convert particle tables between programs, and select particles from them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitreous.core.errors import InputError, UsageError
+from vitreous.core.random import stream_seed
+from vitreous.data import selection
+from vitreous.data.formats import (
+    read_particles_document,
+    relocated,
+    require_table_suffix,
+    select_rows,
+    write_particles_document,
+)
+from vitreous.data.particle_table import ParticleTable
+from vitreous.io.star import StarDocument
+from vitreous.jobs.tables.options import ConvertOptions, SelectOptions, TableOptions
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """A particle table that was written.
+
+    Args:
+        path: the file.
+        count: number of particles in it.
+        text: a line about it.
+    """
+
+    path: Path
+    count: int
+    text: str
+
+
+def convert(options: ConvertOptions) -> TableResult:
+    """Convert a particle table to the format of the output's suffix.
+
+    Raises:
+        UsageError: the output exists, is an input, or has an unknown suffix.
+        InputError: a file cannot be read or written.
+        ResourceError: the disk is full.
+    """
+    _check_output(options, (options.source, *options.passthrough))
+    document = read_particles_document(
+        options.source,
+        passthrough=options.passthrough,
+        pixel_size_angstrom=options.pixel_size_angstrom,
+        data_root=options.data_root,
+        allow_outside_root=options.allow_outside_root,
+    )
+    _write(document, options)
+    count = len(document.blocks["particles"])
+    return TableResult(options.output, count, f"{count} particles in {options.output}")
+
+
+def select(options: SelectOptions) -> TableResult:
+    """Write the particles of a table that meet every condition, in their order.
+
+    Raises:
+        UsageError: a condition that makes no sense, or the output exists or is an input.
+        InputError: a file cannot be read or written, or no particle meets the conditions.
+        ResourceError: the disk is full.
+    """
+    inputs = [options.source, *options.passthrough]
+    _check_output(options, inputs if options.rows is None else [*inputs, options.rows])
+    conditions = [selection.Condition.parse(text) for text in options.where]
+    if options.classes:
+        classes = tuple(map(str, options.classes))
+        conditions.append(selection.Condition("rlnClassNumber", "in", classes))
+    if options.half_set is not None:
+        half = (str(options.half_set),)
+        conditions.append(selection.Condition("rlnRandomSubset", "==", half))
+    document = read_particles_document(
+        options.source,
+        passthrough=options.passthrough,
+        data_root=options.data_root,
+        allow_outside_root=options.allow_outside_root,
+    )
+    table = ParticleTable(document, options.source)
+    kept = np.flatnonzero(_mask(table, options, conditions))
+    if not len(kept):
+        raise InputError(
+            f"{options.source}: none of {len(table)} particles meets the conditions; relax them"
+        )
+    _write(select_rows(document, kept), options)
+    text = f"kept {len(kept)} of {len(table)} particles in {options.output}"
+    return TableResult(options.output, len(kept), text)
+
+
+def _mask(
+    table: ParticleTable, options: SelectOptions, conditions: Sequence[selection.Condition]
+) -> NDArray[np.bool_]:
+    mask = np.ones(len(table), dtype=np.bool_)
+    for condition in conditions:
+        mask &= condition.mask(table)
+    if options.optics_group is not None:
+        mask &= selection.in_optics_group(table, options.optics_group)
+    if options.micrograph is not None:
+        mask &= selection.from_micrograph(table, options.micrograph)
+    if options.rows is not None:
+        mask &= selection.rows_from_file(options.rows, len(table))
+    seed = stream_seed(options.seed, "select")
+    mask = selection.thinned(mask, first=options.first, random=options.random, seed=seed)
+    return ~mask if options.invert else mask
+
+
+def _check_output(options: TableOptions, inputs: Sequence[Path]) -> None:
+    """Refuse an output that cannot be written or must not be replaced."""
+    output = options.output
+    require_table_suffix(output)
+    for path in inputs:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; check the path")
+        if output.exists() and output.samefile(path):
+            raise UsageError(f"{output}: is also an input; write to another file")
+    if output.exists() and not (options.overwrite and output.is_file()):
+        raise UsageError(f"{output}: exists; give `overwrite`, or write to another file")
+
+
+def _write(document: StarDocument, options: TableOptions) -> None:
+    """Write a particle table so that its images are found from where it will lie."""
+    source, folder = options.source, options.output.absolute().parent
+    moved, missing = relocated(document, source, folder, data_root=options.data_root)
+    write_particles_document(options.output, moved, source=source)
+    if missing:
+        warnings.warn(
+            f"{missing} image stack(s) were not found from {source}; their names are kept as "
+            "they are",
+            stacklevel=2,
+        )
