@@ -58,7 +58,8 @@ def _values(option: Any, context: Any) -> str:
         return f"{low} to {high}"
     if low is not None or high is not None:
         return f"≥ {low}" if high is None else f"≤ {high}"
-    return f"`{option.metavar or option.display_type(context).strip('<>')}`"
+    text = option.metavar or option.display_type(context).strip("<>")
+    return ", ".join(f"`{choice}`" for choice in text.split("|"))
 
 
 def _table(options: list[Any], context: Any) -> list[str]:
