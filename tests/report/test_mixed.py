@@ -9,7 +9,7 @@ import pytest
 
 from vitreous.report import mixed
 from vitreous.report.mixed import (
-    ClusterShown,
+    ClusterSummary,
     MixedReport,
     embedding_plot,
     render_mixed_report,
@@ -30,8 +30,8 @@ def report() -> MixedReport:
         label=np.arange(50) % 3,
         columns={"defocus (Å)": np.linspace(1e4, 2e4, 50), "odd": np.full(50, np.nan)},
         clusters=[
-            ClusterShown("class 1", 30, maps[0], "8.0 Å at 0.143", tuple(maps), 0.4),
-            ClusterShown("class 2", 15),
+            ClusterSummary("class 1", 30, maps[0], "8.0 Å at 0.143", tuple(maps), 0.4),
+            ClusterSummary("class 2", 15),
         ],
         particles=50,
         history=[{"step": i, "kl": 1.0 / (i + 1), "box": 16} for i in range(4)],

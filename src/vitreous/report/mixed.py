@@ -24,7 +24,7 @@ _LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 
 
 @dataclass(frozen=True)
-class ClusterShown:
+class ClusterSummary:
     """A cluster in the report.
 
     Args:
@@ -72,7 +72,7 @@ class MixedReport:
     axes: tuple[str, str] = ("", "")
     label: NDArray[np.integer] | None = None
     columns: Mapping[str, Array] = field(default_factory=dict)
-    clusters: Sequence[ClusterShown] = ()
+    clusters: Sequence[ClusterSummary] = ()
     particles: int = 0
     history: Sequence[Mapping[str, Any]] = ()
     images: Array | None = None
@@ -328,7 +328,7 @@ def _class_images(data: MixedReport) -> list[Picture]:
     ]
 
 
-def _map_row(cluster: ClusterShown) -> ParticleRow:
+def _map_row(cluster: ClusterSummary) -> ParticleRow:
     """Return central slices, then projections, of a cluster's map."""
     assert cluster.volume is not None
     volume = cluster.volume
@@ -347,7 +347,7 @@ def _map_row(cluster: ClusterShown) -> ParticleRow:
     return ParticleRow(cluster.name, note, shown)
 
 
-def _path_row(cluster: ClusterShown) -> ParticleRow:
+def _path_row(cluster: ClusterSummary) -> ParticleRow:
     """Return projections along z of the maps along a cluster, in one grey range."""
     sums = [figures.projections(volume)["along z"] for volume in cluster.path]
     limits = figures.contrast_limits(np.stack(sums), 0.1)

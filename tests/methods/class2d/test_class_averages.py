@@ -22,10 +22,10 @@ def made(data: Planar, config: ClassConfig = CONFIG, seed: int = 1) -> ClassAver
     return ClassAverages(
         ImagesInMemory(data.images),
         data.optics,
-        PIXEL,
         data.half,
         config,
         generator=torch.Generator().manual_seed(seed),
+        pixel_size_angstrom=PIXEL,
     )
 
 

@@ -50,7 +50,9 @@ def task(config: ClassificationConfig = CONFIG) -> tuple[Classification, Case, T
     off = axis_angle_to_matrix(0.05 * torch.randn(COUNT, 3, generator=stream))
     poses = Pose(off @ data.rotation, data.shift + torch.randn(COUNT, 2, generator=stream))
     blurred = fourier_resize(fourier_resize(maps, 12, 3), BOX, 3)
-    run = Classification(ImagesInMemory(data.images), data.optics, PIXEL, poses, blurred, config)
+    run = Classification(
+        ImagesInMemory(data.images), data.optics, poses, blurred, config, pixel_size_angstrom=PIXEL
+    )
     return run, data, maps, classes
 
 
@@ -116,7 +118,9 @@ def test_maps_must_be_of_the_images_box() -> None:
     data, maps, _ = mixed()
     poses = Pose(data.rotation, data.shift)
     with pytest.raises(ValueError, match="maps must be"):
-        Classification(ImagesInMemory(data.images), None, PIXEL, poses, maps[0], CONFIG)
+        Classification(
+            ImagesInMemory(data.images), None, poses, maps[0], CONFIG, pixel_size_angstrom=PIXEL
+        )
 
 
 def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
@@ -124,7 +128,9 @@ def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
     run, *_ = task(replace(CONFIG, search=True, rounds=1))
     turn = axis_angle_to_matrix(torch.tensor([0.4, -1.0, 0.3]))
     maps = torch.cat([rotate_volume(run.maps[:1], turn), run.maps])
-    again = Classification(run.images, run.optics, PIXEL, run.poses, maps, run.config)
+    again = Classification(
+        run.images, run.optics, run.poses, maps, run.config, pixel_size_angstrom=PIXEL
+    )
     assert again.step()["dropped"] == 1.0
     assert again.dropped == [0]
     assert again.maps.shape[0] == again.likelihood.shape[1] == 2

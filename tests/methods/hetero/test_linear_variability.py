@@ -73,7 +73,9 @@ def model(
 ) -> LinearVariability:
     stream = torch.Generator().manual_seed(seed)
     images = ImagesInMemory(data.images)
-    return LinearVariability(images, data.optics, PIXEL, data.poses, config, generator=stream)
+    return LinearVariability(
+        images, data.optics, data.poses, config, generator=stream, pixel_size_angstrom=PIXEL
+    )
 
 
 @lru_cache(maxsize=1)
@@ -189,10 +191,10 @@ def test_images_are_read_in_batches_and_maps_are_of_their_box() -> None:
     run: LatentModel = LinearVariability(
         images,
         data.optics[rows],
-        PIXEL,
         data.poses[rows],
         LinearVariabilityConfig(components=1, passes=2, radius=4),
         generator=torch.Generator().manual_seed(0),
+        pixel_size_angstrom=PIXEL,
     )
     run.step()
     assert images.most <= 2**21 // BOX**2

@@ -112,10 +112,10 @@ def average_classes(
         solver = ClassAverages(
             ImageSubset(data.images, rows),
             None if data.optics is None else data.optics[rows],
-            working_set.pixel_size_angstrom,
             working_set.half_set[rows],
             config,
             generator=generator(data.options.seed, f"class {k}"),
+            pixel_size_angstrom=working_set.pixel_size_angstrom,
             device=working_set.device,
         )
         while not solver.done:

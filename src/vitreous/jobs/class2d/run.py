@@ -59,10 +59,10 @@ def _by_alignment(options: Classify2dOptions, data: WorkingSet) -> Classify2dRes
         solver = ClassAverages(
             training_data.images,
             training_data.optics,
-            data.pixel_size_angstrom,
             data.half_set,
             config,
             generator=generator(options.seed, "class averages"),
+            pixel_size_angstrom=data.pixel_size_angstrom,
             device=data.device,
         )
         classes = job.run(solver, "classes", label="classes")

@@ -136,10 +136,10 @@ def build_model(kind: ModelKind, settings: Mapping[str, Any], data: TrainingData
         return LinearVariability(
             data.images,
             data.optics,
-            data.working_set.pixel_size_angstrom,
             data.pose,
             build(LinearVariabilityConfig, settings, CONFIG),
             generator=generator(seed, "variability"),
+            pixel_size_angstrom=data.working_set.pixel_size_angstrom,
             device=device,
         )
     streams = {

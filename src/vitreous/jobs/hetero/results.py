@@ -33,7 +33,7 @@ from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
 from vitreous.report.figures import Array
 from vitreous.report.html import angstrom
-from vitreous.report.mixed import ClusterShown, MixedReport, write_mixed_report
+from vitreous.report.mixed import ClusterSummary, MixedReport, write_mixed_report
 
 _MAX_LATENTS_SHOWN = 6
 _SMALL = 0.02  # of the particles: clusters below it get a warning
@@ -128,7 +128,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         axes=axes_names(clusters.space),
         label=(clustered.label + 1).numpy(),
         columns=_colour_columns(clustered),
-        clusters=_clusters_shown(clustered),
+        clusters=_cluster_summaries(clustered),
         particles=len(clustered.label),
         history=training_rows(job),
     )
@@ -279,16 +279,16 @@ def _colour_columns(clustered: ClusteredParticles) -> dict[str, Array]:
     return columns
 
 
-def _clusters_shown(clustered: ClusteredParticles) -> list[ClusterShown]:
-    shown = []
+def _cluster_summaries(clustered: ClusteredParticles) -> list[ClusterSummary]:
+    summaries = []
     for k, rows in enumerate(class_rows(clustered.label, len(clustered.clusters))):
         class_map = clustered.maps[k] if clustered.maps else None
         traversal = clustered.traversals[k] if clustered.traversals else None
         resolution = ""
         if class_map is not None and class_map.halves is not None:
             resolution = f"{angstrom(class_map.halves.headline[0])} at 0.143"
-        shown.append(
-            ClusterShown(
+        summaries.append(
+            ClusterSummary(
                 name=f"class {k + 1}",
                 size=len(rows),
                 volume=None if class_map is None else class_map.volume.numpy(),
@@ -297,7 +297,7 @@ def _clusters_shown(clustered: ClusteredParticles) -> list[ClusterShown]:
                 share=None if traversal is None else traversal.path.share,
             )
         )
-    return shown
+    return summaries
 
 
 def _warnings(clustered: ClusteredParticles) -> tuple[str, ...]:
@@ -331,9 +331,9 @@ def _text(
     folder: Path, clustered: ClusteredParticles, numbers: Mapping[str, str], seconds: float
 ) -> str:
     lines = [f"{name:<12} {value}" for name, value in numbers.items()]
-    for shown in _clusters_shown(clustered):
-        resolution = f", {shown.resolution}" if shown.resolution else ""
-        lines.append(f"{shown.name:<12} {shown.size:,} particles{resolution}")
+    for summary in _cluster_summaries(clustered):
+        resolution = f", {summary.resolution}" if summary.resolution else ""
+        lines.append(f"{summary.name:<12} {summary.size:,} particles{resolution}")
     first = folder / f"{class_name(1)}.star"
     lines += [
         f"time         {duration(seconds)}",

@@ -1,30 +1,21 @@
-"""What a job returns to its caller, and the summary lines of its report."""
+"""Summary lines of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from vitreous.jobs.run.folder import plain
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished run: one sentence, and the lines to print below it."""
-
-    verdict: str
-    text: str
-
-
 def subtitle(command: str) -> str:
-    """The line under the page's title."""
+    """Return the line under the title of a report."""
     return f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC"
 
 
 def settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
-    """Options for the page; those of the solver one by one."""
+    """Return options by name for a report; those of a nested table one by one."""
     flat: dict[str, str] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):

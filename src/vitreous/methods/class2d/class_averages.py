@@ -40,7 +40,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
-from vitreous.core.images import ImageSource, read_ahead, shell_power
+from vitreous.core.images import ImageSource, pixel_size_of, read_ahead, shell_power
 from vitreous.core.params import Optics
 from vitreous.core.random import numbered_generator
 from vitreous.core.threads import parallel_map
@@ -156,10 +156,10 @@ class ClassAverages:
     Args:
         images: protein positive.
         optics: CTF of each image; None for none.
-        pixel_size_angstrom: Å.
-        half: long ``(n,)`` of 1 and 2, half sets whose averages are compared.
+        half_set: long ``(n,)`` of 1 and 2; the averages of the half sets are compared.
         config: settings.
         generator: of all random numbers, on the CPU.
+        pixel_size_angstrom: Å; by default that of the images, if they know it.
         device: where to compute; the CPU by default.
 
     Attributes:
@@ -177,19 +177,19 @@ class ClassAverages:
         self,
         images: ImageSource,
         optics: Optics | None,
-        pixel_size_angstrom: float,
-        half: Tensor,
+        half_set: Tensor,
         config: ClassConfig,
         *,
         generator: torch.Generator,
+        pixel_size_angstrom: float | None = None,
         device: torch.device | None = None,
     ) -> None:
         if len(images) < config.classes:
             raise ValueError(
                 f"classes must be at most the number of images {len(images)}, got {config.classes}"
             )
-        self.images, self.optics, self.half = images, optics, half
-        self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
+        self.images, self.optics, self.half_set, self.config = images, optics, half_set, config
+        self.pixel_size_angstrom = pixel_size_of(images, pixel_size_angstrom)
         self._generator, self.device = generator, device or torch.device("cpu")
         n, count = images.box_size, config.classes
         self._max_radius = min(config.radius or n, (n - 1) // 2)
@@ -286,7 +286,7 @@ class ClassAverages:
         batches = read_ahead(self.images, rows, max_batch=_BATCH)
         for batch_rows, polar, candidates in parallel_map(align, batches, self.device):
             drawn = candidates.ranked(0, 1) if candidates.sampled is None else candidates.sampled
-            sums.add(polar, drawn, self.half[batch_rows].to(self.device) - 1)
+            sums.add(polar, drawn, self.half_set[batch_rows].to(self.device) - 1)
             best = ClassAssignments.best(candidates)
             self.assignments = self.assignments.updated(batch_rows, best)
         agreeing = self._average(sums, band)

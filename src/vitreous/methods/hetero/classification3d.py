@@ -29,7 +29,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from vitreous.core.images import ImageSource, ImageSubset, check_image_rows, read_ahead, shell_power
+from vitreous.core.images import (
+    ImageSource,
+    ImageSubset,
+    check_image_rows,
+    pixel_size_of,
+    read_ahead,
+    shell_power,
+)
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
@@ -101,11 +108,11 @@ class Classification:
     Args:
         images: protein positive.
         optics: CTF of each image; None for none.
-        pixel_size_angstrom: Å.
         poses: of each image, to start from, in the frame of the maps.
         maps: ``(K, n, n, n)`` of the images' box size and, unless each image has a scale of its own
             (``config.poses.scale``), of their grey scale.
         config: settings.
+        pixel_size_angstrom: Å; by default that of the images, if they know it.
         report_progress: called with the share of a round that is done, after each batch of images.
         device: where to compute; that of the maps by default.
 
@@ -125,11 +132,11 @@ class Classification:
         self,
         images: ImageSource,
         optics: Optics | None,
-        pixel_size_angstrom: float,
         poses: Pose,
         maps: Tensor,
         config: ClassificationConfig,
         *,
+        pixel_size_angstrom: float | None = None,
         report_progress: Callable[[float], object] | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -139,7 +146,7 @@ class Classification:
         if maps.ndim != 4 or tuple(maps.shape[1:]) != (n, n, n):
             raise ValueError(f"maps must be (K, {n}, {n}, {n}), got {tuple(maps.shape)}")
         self.images, self.optics, self.config = images, optics, config
-        self.pixel_size_angstrom = pixel_size_angstrom
+        self.pixel_size_angstrom = pixel_size_of(images, pixel_size_angstrom)
         self._report_progress = report_progress or float
         self._device = device or maps.device
         self.radius = min(config.radius, (n - 1) // 2)

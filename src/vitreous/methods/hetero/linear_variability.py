@@ -31,7 +31,13 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
-from vitreous.core.images import ImageSource, check_image_rows, read_ahead, shell_power
+from vitreous.core.images import (
+    ImageSource,
+    check_image_rows,
+    pixel_size_of,
+    read_ahead,
+    shell_power,
+)
 from vitreous.core.params import Optics, Pose
 from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.hetero.latents import Latents, infer
@@ -54,10 +60,10 @@ class LinearVariability:
     Args:
         images: protein positive.
         optics: CTF of each image; None for none.
-        pixel_size_angstrom: Å.
         poses: of each image, from a refinement of all of them as one structure.
         config: settings.
         generator: draws the first latents, on the CPU.
+        pixel_size_angstrom: Å; by default that of the images, if they know it.
         device: where to compute; the CPU by default.
 
     Raises:
@@ -68,18 +74,19 @@ class LinearVariability:
         self,
         images: ImageSource,
         optics: Optics | None,
-        pixel_size_angstrom: float,
         poses: Pose,
         config: LinearVariabilityConfig,
         *,
         generator: torch.Generator,
+        pixel_size_angstrom: float | None = None,
         device: torch.device | None = None,
     ) -> None:
         full, total = images.box_size, len(images)
         half = torch.ones(total, dtype=torch.long)
         check_image_rows(images, poses.rotation, poses.shift_angstrom, optics, half, full)
         self.images, self.optics, self.poses = images, optics, poses
-        self.pixel_size_angstrom, self.config = pixel_size_angstrom, config
+        self.pixel_size_angstrom = pixel_size_of(images, pixel_size_angstrom)
+        self.config = config
         self._device = device or torch.device("cpu")
         self._max_radius = min(config.radius, (full - 1) // 2)
         self._n = min(full, 2 * (self._max_radius + _MARGIN))

@@ -46,10 +46,10 @@ def pose_search(
     solver = Classification(
         posed.images,
         posed.optics,
-        posed.pixel_size_angstrom,
         posed.pose,
         maps,
         ClassificationConfig(poses, rounds=rounds),
+        pixel_size_angstrom=posed.pixel_size_angstrom,
         report_progress=lambda share: report_progress((solver.round + share) / rounds),
         device=posed.device,
     )
