@@ -46,7 +46,7 @@ def test_page_holds_everything_and_asks_for_nothing(report: MixedReport, tmp_pat
     assert not re.search(r"(?:src|href)=\"(?!data:)", body)
     assert "&lt;b&gt;stack&lt;/b&gt;.star" in body
     assert body.count("class 1, slice") == 2 * 3  # alt and title
-    assert body.count("class 1, place") == 2 * 3
+    assert body.count("class 1, map") == 2 * 3
     assert "class 2, slice" not in body
     assert "40 % of the variance" in body
     held = re.search(r'id="plots">(.*?)</script>', page, flags=re.DOTALL)
