@@ -1,4 +1,4 @@
-"""Is protein dark or white, how large is it, and how strong is the noise?"""
+"""Test of the contrast: whether protein is dark or white, and how large it is."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from vitreous.core.params import Optics
 from vitreous.doctor.finding import Finding
 from vitreous.physics.ctf import ctf_half
 
-CENTRE, RING = 0.2, (0.4, 0.5)  # radii in boxes
+CENTRE, RING = 0.2, (0.4, 0.5)  # radii over the box
 LEAST_Z = 5.0
-ABOVE_NOISE = 0.05  # of the excess of variance at the centre: the particle's edge
-MANY_TIMES = 4.0  # the scatter of the profile: least height of the excess
-TIGHT, LOOSE = 0.9, 0.25  # diameter in boxes
+ABOVE_NOISE = 0.05  # fraction of the excess variance at the centre that marks the particle's edge
+LEAST_EXCESS = 4.0  # least excess variance at the centre over the scatter of the profile
+TIGHT, LOOSE = 0.9, 0.25  # diameter over the box
 _PIECE = 256
 
 
 @dataclass(frozen=True)
 class ContrastTest:
-    """Brightness of the particles' centre, and spread of grey values over the box.
+    """Brightness of the particles' centre, and variance of grey values over the box.
 
     Args:
         z: mean over images of (centre - surroundings), over its standard error.
         difference: the same mean, in units of the images' deviation.
-        diameter_px: of the region where images differ by more than noise; None if there is none.
-        box_size: pixels.
+        diameter_px: diameter of the region where images differ by more than noise, pixels; None
+            if there is none.
+        box_size: edge n of the images in pixels.
         profile: variance over images by radius, ``(n // 2,)``, relative to the surroundings.
         average: mean image after the CTF's sign, ``(n, n)``.
     """
@@ -42,12 +43,12 @@ class ContrastTest:
 
 
 def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -> ContrastTest:
-    """Undo the CTF's sign, then look at centre and surroundings.
+    """Compare centre and surroundings of the images after correcting the CTF's sign.
 
     Args:
         images: ``(b, n, n)``.
-        optics: of each image; None takes the CTF for positive.
-        pixel_size_angstrom: Å.
+        optics: CTF parameters of each image; None assumes a positive CTF.
+        pixel_size_angstrom: pixel size of the images in Å.
     """
     n = images.shape[-1]
     radius = radius_grid(n, 2) / n
@@ -63,31 +64,25 @@ def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -
         average += part.sum(0)
         differences.append(part[:, centre].mean(1) - part[:, ring].mean(1))
     average /= len(images)
-    seen = torch.cat(differences)
+    difference = torch.cat(differences)
     variance = variances / len(images)
     shell = (radius * n).round().long().clamp(max=n // 2)
     sums = torch.zeros(n // 2 + 1).index_add_(0, shell.flatten(), variance.flatten())
     profile = (sums / torch.bincount(shell.flatten()))[: n // 2]
     scale = float(variance[ring].mean())
-    z = float(seen.mean() / seen.std().clamp_min(1e-30)) * len(seen) ** 0.5
-    return ContrastTest(
-        z,
-        float(seen.mean()) / scale**0.5,
-        _diameter(profile / scale, n),
-        n,
-        profile / scale,
-        average,
-    )
+    z = float(difference.mean() / difference.std().clamp_min(1e-30)) * len(difference) ** 0.5
+    relative, profile = float(difference.mean()) / scale**0.5, profile / scale
+    return ContrastTest(z, relative, _diameter(profile, n), n, profile, average)
 
 
 def _diameter(profile: Tensor, n: int) -> float | None:
-    """Twice the radius at which the excess of variance has fallen to its foot."""
+    """Return twice the radius where the excess variance ends, in pixels; None without excess."""
     outside = profile[int(RING[0] * n) :]
     width = 2 * (n // 48) + 1
     padded = torch.nn.functional.pad(profile[None], (width // 2, width // 2), mode="replicate")
     excess = padded.unfold(1, width, 1).mean(2)[0] - outside.median()
     height = float(excess[: max(3, n // 8)].mean())
-    if height < MANY_TIMES * float(outside.std()):
+    if height < LEAST_EXCESS * float(outside.std()):
         return None
     below = (excess < ABOVE_NOISE * height).nonzero().flatten()
     return 2.0 * float(below[0]) if len(below) else float(n)
@@ -96,12 +91,12 @@ def _diameter(profile: Tensor, n: int) -> float | None:
 def findings(
     test: ContrastTest, *, dark_expected: bool, pixel_size_angstrom: float
 ) -> list[Finding]:
-    """Verdicts on contrast, box and diameter.
+    """Return the findings on contrast, box and diameter.
 
     Args:
-        test: from :func:`measure`.
-        dark_expected: whether the file, or the user, says that protein is dark.
-        pixel_size_angstrom: Å.
+        test: result of :func:`measure`.
+        dark_expected: whether the file or the user states that protein is dark.
+        pixel_size_angstrom: pixel size of the tested images in Å.
     """
     evidence = (
         f"centre {test.difference:+.3f} deviations against the surroundings, z {test.z:+.1f} over "
@@ -118,7 +113,7 @@ def findings(
             "wrong",
             "protein is dark",
             evidence,
-            "give --invert where particles are read, or run `vitreous prepare --invert`",
+            "set `invert` where particles are read, or run `vitreous prepare` with it",
             "contrast",
         )
     else:
@@ -127,7 +122,7 @@ def findings(
             "wrong",
             "protein is white, although stated to be dark",
             evidence,
-            "leave out --invert",
+            "leave out `invert`",
             "contrast",
         )
     return [contrast, _size(test, pixel_size_angstrom)]

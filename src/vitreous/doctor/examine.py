@@ -1,4 +1,4 @@
-"""All tests of a data set, in the order in which one needs the answer of another."""
+"""Examination of a data set: all tests in order, each using the results of earlier ones."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from vitreous.doctor.finding import Finding
 CTF_BOX_SIZE = 128
 CTF_SAMPLE, POSE_SAMPLE = 3000, 5000
 SMALLEST_BOX = 16
-FEWEST = 10  # usable images, below which nothing is said about conventions
+FEWEST = 10  # usable images, below which conventions are not tested
 FEWEST_WITH_POSES = 200
 STEPS = ("images", "CTF", "contrast", "poses")
 _PIECE_VALUES = 1 << 24
 
 
 class Images(Protocol):
-    """Images with names and micrographs, read a batch at a time."""
+    """Images with names and micrographs, read in batches."""
 
     @property
     def box_size(self) -> int:
-        """Edge in pixels."""
+        """Edge n in pixels."""
         ...
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Names."""
+        """Names of the images."""
         ...
 
     @property
@@ -43,19 +43,19 @@ class Images(Protocol):
         ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)``."""
+        """Read images ``(b, n, n)``."""
         ...
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a table says about its images.
+    """Statements of a table about its images.
 
     Args:
-        pixel_size_angstrom: Å.
-        header_pixel_size_angstrom: what the stack's header says, where it differs by over 1 %.
-        optics, pose: of each image, where known.
-        dark: whether protein is said to be dark.
+        pixel_size_angstrom: pixel size in Å.
+        header_pixel_size_angstrom: pixel size in the stack's header, where it differs by over 1 %.
+        optics, pose: CTF parameters and pose of each image, where known.
+        dark: whether protein is stated to be dark.
     """
 
     pixel_size_angstrom: float
@@ -67,14 +67,14 @@ class Claims:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Findings, the tests behind them, and the claims as they should have been.
+    """Result of an examination: findings, tests, and corrected claims.
 
     Args:
         findings: in the order of the tests.
-        claims: what the table says.
-        mended: the same, corrected.
-        suspects: images with something wrong.
-        statistics, ctf, contrast, poses: the tests; None where there was nothing to test.
+        claims: statements of the table.
+        corrected: the statements with all faults corrected.
+        suspects: images with faults.
+        statistics, ctf, contrast, poses: the tests; None where nothing could be tested.
     """
 
     findings: tuple[Finding, ...]
@@ -88,7 +88,7 @@ class Diagnosis:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Short names of what is wrong; empty when all is right."""
+        """Short names of all faults; empty when there are none."""
         return tuple(finding.fault for finding in self.findings if finding.verdict == "wrong")
 
 
@@ -101,26 +101,26 @@ def examine(
     generator: torch.Generator,
     notify: Notify = lambda step, fraction: None,
 ) -> Diagnosis:
-    """Test every claim; each test takes as true what the ones before it have found.
+    """Test every claim about a data set; each test uses the corrections of earlier ones.
 
     Args:
         images: all images of the set.
-        claims: what is said about them.
-        generator: for half sets and random poses.
-        notify: told a step of :data:`STEPS` and its fraction done.
+        claims: statements to test.
+        generator: random numbers for half sets and random poses.
+        notify: called with a step of :data:`STEPS` and its fraction done.
     """
-    found = statistics.collect(
+    numbers = statistics.collect(
         images.read, len(images.ids), images.box_size, lambda f: notify("images", f)
     )
-    odd = statistics.suspects(found, images.micrograph_id)
-    told = statistics.findings(found, odd, images.micrograph_id, images.ids)
-    left_out = {*odd.unusable, *odd.clipped, *odd.outlying}
-    rows = torch.tensor([i for i in range(len(found)) if i not in left_out], dtype=torch.long)
-    diagnosis = Diagnosis(tuple(told), claims, claims, odd, found)
+    suspects = statistics.suspects(numbers, images.micrograph_id)
+    findings = statistics.findings(numbers, suspects, images.micrograph_id, images.ids)
+    excluded = {*suspects.unusable, *suspects.clipped, *suspects.outlying}
+    rows = torch.tensor([i for i in range(len(numbers)) if i not in excluded], dtype=torch.long)
+    diagnosis = Diagnosis(tuple(findings), claims, claims, suspects, numbers)
     if len(rows) < FEWEST or images.box_size < SMALLEST_BOX:
-        what = f"{len(rows)} usable images of {images.box_size} px are too few or too small to tell"
-        few = Finding("conventions", "unclear", what)
-        return replace(diagnosis, findings=(*told, *_headers(claims), few))
+        claim = f"{len(rows)} usable images of {images.box_size} px: too few or too small to test"
+        unclear = Finding("conventions", "unclear", claim)
+        return replace(diagnosis, findings=(*findings, *_headers(claims), unclear))
     n = min(CTF_BOX_SIZE, images.box_size)
     chosen = rows[evenly_spaced(len(rows), CTF_SAMPLE)]
     sample = _read(images, chosen, n)
@@ -130,13 +130,12 @@ def examine(
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
-    """At most so many of the places 0 to ``count - 1``, evenly spaced.
+    """Return at most ``most`` of the indices 0 to ``count - 1``, evenly spaced.
 
     >>> evenly_spaced(10, 4).tolist()
     [0, 3, 6, 9]
     """
-    places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
-    return places.round().long()
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
 
 
 def _read(images: Images, rows: Tensor, n: int) -> Tensor:
@@ -148,6 +147,7 @@ def _read(images: Images, rows: Tensor, n: int) -> Tensor:
 def _with_ctf(
     so_far: Diagnosis, sample: Tensor, chosen: Tensor, images: Images, notify: Notify
 ) -> Diagnosis:
+    """Test the CTF parameters on a sample of the images, rows ``chosen``."""
     claims, scale = so_far.corrected, images.box_size / sample.shape[-1]
     if claims.optics is None:
         missing = Finding("CTF", "note", "the table has no CTF parameters", "", "estimate the CTF")
@@ -161,16 +161,16 @@ def _with_ctf(
         for h in tried
     ]
     test = ctf.compare(sample, sampled, images.micrograph_id[chosen], lambda f: notify("CTF", f))
-    return _settled(so_far, replace(test, hypotheses=tried), len(so_far.findings))
+    return _with_ctf_findings(so_far, replace(test, hypotheses=tried), len(so_far.findings))
 
 
-def _settled(so_far: Diagnosis, test: ctf.CtfTest, place: int) -> Diagnosis:
-    """With the outcome of a test of the CTF: its findings from this place on, claims mended."""
+def _with_ctf_findings(so_far: Diagnosis, test: ctf.CtfTest, position: int) -> Diagnosis:
+    """Insert the findings of a test of the CTF and correct the claims."""
     best = test.hypotheses[test.best]
-    told = _with_header(ctf_findings.findings(test), test, so_far.claims)
+    findings = _with_header(ctf_findings.findings(test), test, so_far.claims)
     return replace(
         so_far,
-        findings=(*so_far.findings[:place], *told, *so_far.findings[place:]),
+        findings=(*so_far.findings[:position], *findings, *so_far.findings[position:]),
         corrected=replace(
             so_far.corrected, optics=best.optics, pixel_size_angstrom=best.pixel_size_angstrom
         ),
@@ -178,55 +178,56 @@ def _settled(so_far: Diagnosis, test: ctf.CtfTest, place: int) -> Diagnosis:
     )
 
 
-def _with_header(told: Sequence[Finding], test: ctf.CtfTest, claims: Claims) -> list[Finding]:
-    """The verdict on the pixel size, where the stack's header says otherwise."""
+def _with_header(findings: Sequence[Finding], test: ctf.CtfTest, claims: Claims) -> list[Finding]:
+    """Replace the finding on the pixel size where the stack's header disagrees with the table."""
     header, stated = claims.header_pixel_size_angstrom, claims.pixel_size_angstrom
-    settled = any(finding.fault == "pixel-size" for finding in told)
-    if header is None or settled:
-        return list(told)
+    if header is None or any(finding.fault == "pixel-size" for finding in findings):
+        return list(findings)
     sizes = [h.pixel_size_angstrom for h in test.hypotheses]
     disagreement = _headers(claims)[0]
     if test.best == 0 and test.beats(0, sizes.index(header)):
         claim = f"the stack's header says {header:.4g} Å, but {stated:.4g} Å fits the rings"
         remedy = "correct the header (the table's value is used)"
         disagreement = replace(disagreement, claim=claim, remedy=remedy)
-    disagreement = replace(disagreement, evidence=told[0].evidence)
-    return [disagreement, *(finding for finding in told if finding.topic != "pixel size")]
+    disagreement = replace(disagreement, evidence=findings[0].evidence)
+    return [disagreement, *(finding for finding in findings if finding.topic != "pixel size")]
 
 
 def _headers(claims: Claims) -> list[Finding]:
-    """Where table and stack differ in pixel size, and nothing tells which is right."""
+    """Return the finding that table and stack differ in pixel size, if they do."""
     header = claims.header_pixel_size_angstrom
     if header is None:
         return []
     claim = f"the table says {claims.pixel_size_angstrom:.4g} Å, the stack's header {header:.4g} Å"
-    remedy = "find out which is true, and give it with --apix"
+    remedy = "find out which is true, and give it as `pixel_size_angstrom`"
     return [Finding("pixel size", "wrong", claim, "", remedy, "header-pixel-size")]
 
 
 def _with_contrast(
     so_far: Diagnosis, sample: Tensor, chosen: Tensor, scale: float, notify: Notify
 ) -> Diagnosis:
+    """Test contrast, particle size and noise."""
     corrected = so_far.corrected
     optics = None if corrected.optics is None else corrected.optics[chosen]
     pixel = corrected.pixel_size_angstrom * scale
     test = contrast.measure(sample, optics, pixel)
-    told = contrast.findings(test, dark_expected=corrected.dark, pixel_size_angstrom=pixel)
+    findings = contrast.findings(test, dark_expected=corrected.dark, pixel_size_angstrom=pixel)
     if so_far.ctf is not None and so_far.ctf.snr > 0:
-        told += _noise(so_far.ctf)
+        findings += _noise(so_far.ctf)
     notify("contrast", 1.0)
-    if any(finding.fault == "contrast" for finding in told):
+    if any(finding.fault == "contrast" for finding in findings):
         corrected = replace(corrected, dark=not corrected.dark)
-    return replace(so_far, findings=(*so_far.findings, *told), corrected=corrected, contrast=test)
+    findings = [*so_far.findings, *findings]
+    return replace(so_far, findings=tuple(findings), corrected=corrected, contrast=test)
 
 
 def _noise(test: ctf.CtfTest) -> list[Finding]:
-    """Strength of the signal against the noise, and the noise's colour, as the rings tell them."""
+    """Return the signal-to-noise ratio and the whiteness of the noise, from the Thon rings."""
     signal = Finding(
         "signal",
         "note",
-        f"signal over noise about {10 * math.log10(test.snr):.0f} dB",
-        "from the rings in the power spectra; rings of ice and carbon count as signal",
+        f"signal-to-noise ratio about {10 * math.log10(test.snr):.0f} dB",
+        "from the Thon rings in the power spectra; rings of ice and carbon count as signal",
     )
     colour = statistics.whiteness(torch.cat([test.noise[:1].expand(ctf.FIRST_SHELL), test.noise]))
     return [signal] if colour is None else [signal, colour]
@@ -235,13 +236,15 @@ def _noise(test: ctf.CtfTest) -> list[Finding]:
 def _with_poses(
     so_far: Diagnosis, images: Images, rows: Tensor, generator: torch.Generator, notify: Notify
 ) -> Diagnosis:
+    """Test orientations and shifts, then the CTF parameters that the rings leave open."""
     corrected = so_far.corrected
     if corrected.pose is None:
-        absent = Finding("poses", "note", "the table has no orientations")
-        return replace(so_far, findings=(*so_far.findings, absent))
+        finding = Finding("poses", "note", "the table has no orientations")
+        return replace(so_far, findings=(*so_far.findings, finding))
     if len(rows) < FEWEST_WITH_POSES:
-        few = Finding("poses", "unclear", f"{len(rows)} images are too few to test orientations")
-        return replace(so_far, findings=(*so_far.findings, few))
+        claim = f"{len(rows)} images are too few to test orientations"
+        finding = Finding("poses", "unclear", claim)
+        return replace(so_far, findings=(*so_far.findings, finding))
     chosen = rows[evenly_spaced(len(rows), POSE_SAMPLE)]
     n = min(poses.BOX_SIZE, images.box_size)
     scale = images.box_size / n
@@ -255,14 +258,14 @@ def _with_poses(
         generator,
         lambda f: notify("poses", 0.6 * f),
     )
-    told = poses.findings(test)
-    if all(finding.fault != "poses-unrelated" for finding in told):
+    findings = poses.findings(test)
+    if all(finding.fault != "poses-unrelated" for finding in findings):
         pose = poses.apply(test.euler, test.shift, corrected.pose, corrected.pixel_size_angstrom)
         corrected = replace(corrected, pose=pose)
         so_far = _with_ctf_by_halves(
             replace(so_far, corrected=corrected), sample, chosen, scale, generator, notify
         )
-    return replace(so_far, findings=(*so_far.findings, *told), poses=test)
+    return replace(so_far, findings=(*so_far.findings, *findings), poses=test)
 
 
 def _with_ctf_by_halves(
@@ -273,7 +276,7 @@ def _with_ctf_by_halves(
     generator: torch.Generator,
     notify: Notify,
 ) -> Diagnosis:
-    """Settle by half maps what rings leave open about the CTF."""
+    """Decide between CTF parameters that the rings do not separate by the half maps."""
     test, corrected = so_far.ctf, so_far.corrected
     if test is None or corrected.pose is None:
         return so_far
@@ -290,7 +293,7 @@ def _with_ctf_by_halves(
         generator,
         lambda f: notify("poses", 0.6 + 0.4 * f),
     )
-    about = [f.topic in ("CTF", "pixel size") for f in so_far.findings]
-    others = [f for f, ours in zip(so_far.findings, about, strict=True) if not ours]
-    so_far = replace(so_far, findings=tuple(others))
-    return _settled(so_far, replace(test, shared=shared), about.index(True))
+    replaced = [f.topic in ("CTF", "pixel size") for f in so_far.findings]
+    kept = [f for f, old in zip(so_far.findings, replaced, strict=True) if not old]
+    so_far = replace(so_far, findings=tuple(kept))
+    return _with_ctf_findings(so_far, replace(test, shared=shared), replaced.index(True))

@@ -1,4 +1,4 @@
-"""A finding: one claim about a data set, tested against its pixels."""
+"""Result of one test of a data set."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Verdict = Literal["ok", "wrong", "unclear", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was tested, how it came out, on what evidence, and what to do.
+    """Result of one test: verdict, evidence and remedy.
 
     Args:
-        topic: what was tested, as a heading: ``contrast``.
-        verdict: ``wrong`` asks for action; ``unclear`` says that the data cannot tell; ``note`` is
-            worth knowing.
-        claim: the outcome in one sentence.
-        evidence: the numbers behind it.
-        remedy: what to do; empty where there is nothing to do.
-        fault: short name of what is wrong, for scripts; empty unless ``wrong``.
+        topic: property that was tested, as a heading: ``contrast``.
+        verdict: ``wrong`` asks for action; ``unclear``: the data are not sufficient; ``note``:
+            information.
+        claim: the result in one sentence.
+        evidence: numbers behind the claim.
+        remedy: action to take; empty where there is none.
+        fault: short name of the fault, for scripts; empty unless ``wrong``.
     """
 
     topic: str

@@ -1,15 +1,15 @@
-r"""Do the stated orientations and shifts fit the images?
+r"""Test of the stated orientations and shifts against the images.
 
-Under each convention that a table may have been written in, both half sets are reconstructed
-directly and the halves compared. Only the true one brings the images into register, so the halves
-then share more: the information that one half map has about the other,
+Both half sets are reconstructed directly under each convention that the table may use, and the half
+maps are compared. Only the true convention aligns the images, so that the information that one half
+map has about the other,
 
 .. math::
 
     I = -\tfrac12 \sum_s n_s \log (1 - \mathrm{FSC}_s^2),
 
-:math:`n_s` the entries of shell s, is many times larger than under any other. Poses dealt out at
-random show what halves share anyway, being of like outline.
+with :math:`n_s` entries in shell s, is many times larger than under any other. Randomly permuted
+poses show how much half maps share by their outline alone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from vitreous.doctor.finding import Finding
 from vitreous.maps.fsc import fsc, hermitian_weight
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
 
-BOX_SIZE = 40  # where conventions are told apart; finer detail costs time and tells nothing more
-CLEARLY_MORE = 1.25  # times the information, before a convention is preferred to the table's
+BOX_SIZE = 40  # finer detail costs time and does not separate conventions better
+CLEARLY_MORE = 1.25  # ratio of information that prefers a convention to the table's
 LEAST_INFORMATION = 100.0
-OF_CHANCE = 1.5  # times that of poses at random: below it poses say nothing
+OF_CHANCE = 1.5  # ratio to the information of random poses, below which poses are unrelated
 
 
 @dataclass(frozen=True)
 class Convention:
-    """A way in which orientations or shifts may have been written.
+    """Convention in which orientations or shifts may be written.
 
     Args:
-        fault: what is wrong with the table if it was; empty for the table's own.
-        claim, remedy: the same as a sentence, and what to do then.
+        fault: short name of the table's fault if it is true; empty for the table's own.
+        claim: the fault as a sentence.
+        remedy: how to correct the table.
     """
 
     fault: str
@@ -99,14 +100,14 @@ SHIFT: dict[Convention, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class PoseTest:
-    """What half maps share under every pair of conventions.
+    """Information shared by half maps under every pair of conventions.
 
     Args:
-        euler, shift: the best convention of each.
+        euler, shift: best convention of orientations and of shifts.
         information: (orientation, shift) -> I.
-        chance: I of the best pair's orientations dealt out at random, with or without shifts.
-        curves: label -> FSC of the halves, ``(BOX_SIZE // 2 + 1,)``.
-        box_size, pixel_size_angstrom: of the reconstructions.
+        chance: I of the best pair's orientations permuted at random, with or without shifts.
+        curves: label -> FSC of the half maps, ``(BOX_SIZE // 2 + 1,)``.
+        box_size, pixel_size_angstrom: box in pixels and pixel size in Å of the reconstructions.
     """
 
     euler: Convention
@@ -119,7 +120,7 @@ class PoseTest:
 
     @property
     def stated(self) -> float:
-        """I of the table as it is."""
+        """I of the table's own conventions."""
         return self.information[STATED, STATED]
 
     @property
@@ -129,7 +130,7 @@ class PoseTest:
 
 
 def information(curve: Tensor, box_size: int) -> float:
-    """I of an FSC curve, over shells 1 to Nyquist.
+    """Return I of an FSC curve, over shells 1 to Nyquist.
 
     >>> information(torch.zeros(5), 8)
     0.0
@@ -140,12 +141,12 @@ def information(curve: Tensor, box_size: int) -> float:
     entries.index_add_(0, shell.flatten(), weight.flatten())
     shells = slice(1, box_size // 2)
     shared = curve[shells].double().clamp(0, 0.999)
-    # an entry and its mirror image tell the same
+    # an entry and its Friedel mate are not independent: half of them count
     return float(-0.25 * (entries[shells] * torch.log(1 - shared.square())).sum()) + 0.0
 
 
 def apply(euler: Convention, shift: Convention, pose: Pose, pixel_size_angstrom: float) -> Pose:
-    """Poses as they are if the table was written in these conventions."""
+    """Return the true poses if the table uses these conventions."""
     rotation = pose.rotation
     if euler is not STATED:
         angles = EULER[euler](matrix_to_euler(rotation.double()))
@@ -162,16 +163,16 @@ def compare(
     generator: torch.Generator,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> PoseTest:
-    """Try every pair of conventions.
+    """Reconstruct half maps under every pair of conventions and compare them.
 
     Args:
         images: ``(b, n, n)``, of a small box (:data:`BOX_SIZE`).
-        pose: of each image, as stated.
-        optics: of each image; None to leave the CTF out.
-        pixel_size_angstrom: of these images, Å.
-        table_pixel_size_angstrom: of the images that the table is about, Å.
-        generator: deals out half sets, and poses at random.
-        notify: told the fraction done.
+        pose: stated pose of each image.
+        optics: CTF parameters of each image; None leaves the CTF out.
+        pixel_size_angstrom: pixel size of these images in Å.
+        table_pixel_size_angstrom: pixel size of the table's images in Å.
+        generator: random numbers for half sets and permuted poses.
+        notify: called with the fraction done.
     """
     n, pixel = images.shape[-1], pixel_size_angstrom
     half = 1 + torch.randperm(len(images), generator=generator) % 2
@@ -190,9 +191,9 @@ def compare(
     shared = {pair: information(values, n) for pair, values in curves.items()}
     best = max(shared, key=lambda pair: shared[pair])
     corrected = apply(*best, pose, table_pixel_size_angstrom)
-    dealt = corrected.rotation[torch.randperm(len(images), generator=generator)]
+    permuted = corrected.rotation[torch.randperm(len(images), generator=generator)]
     chances = [
-        curve(Pose(dealt, shift))
+        curve(Pose(permuted, shift))
         for shift in (corrected.shift_angstrom, torch.zeros_like(corrected.shift_angstrom))
     ]
     chance = max(chances, key=lambda values: information(values, n))
@@ -200,7 +201,7 @@ def compare(
         best = STATED, STATED
     shown = {"as stated": curves[STATED, STATED], "poses at random": chance}
     if best != (STATED, STATED):
-        shown["mended"] = curves[best]
+        shown["corrected"] = curves[best]
     return PoseTest(*best, shared, information(chance, n), shown, n, pixel)
 
 
@@ -212,15 +213,15 @@ def shared_under(
     generator: torch.Generator,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> Tensor:
-    """Information shared by half maps under several CTFs.
+    """Compute the information shared by half maps under several CTFs.
 
     Args:
         images: ``(b, n, n)``, of a small box.
-        pose: of each image.
-        tried: optics of each image and pixel size of these images in Å, for each CTF.
-        splits: random half sets to try, the same for all.
-        generator: deals them out.
-        notify: told the fraction done.
+        pose: pose of each image.
+        tried: for each CTF the optics of each image and the pixel size of these images in Å.
+        splits: number of random splits into half sets, the same for all CTFs.
+        generator: random numbers of the splits.
+        notify: called with the fraction done.
 
     Returns:
         ``(tried, splits)``.
@@ -239,7 +240,7 @@ def shared_under(
 
 
 def findings(test: PoseTest) -> list[Finding]:
-    """Verdicts on orientations and shifts."""
+    """Return the findings on orientations and shifts."""
     evidence = (
         f"information shared by half maps: table {test.stated:.0f}, poses at random "
         f"{test.chance:.0f}"
@@ -251,25 +252,24 @@ def findings(test: PoseTest) -> list[Finding]:
                 "wrong",
                 "orientations do not fit the images under any convention",
                 evidence,
-                "check that table and stack belong together, row by row; search the poses anew",
+                "check that the rows of table and stack belong together; search the poses again",
                 "poses-unrelated",
             )
         ]
     others = sorted((i, p) for p, i in test.information.items() if p != (test.euler, test.shift))
     if test.best > test.stated:
-        evidence += f", mended {test.best:.0f}"
+        evidence += f", corrected {test.best:.0f}"
     elif others:
         claims = "; ".join(c.claim for c in others[-1][1] if c is not STATED)
         evidence += f"; the best other convention ({claims}) {others[-1][0]:.0f}"
-    parts = (("orientations", test.euler), ("shifts", test.shift))
-    tested = {shift for _, shift in test.information}
-    found = []
-    for topic, convention in parts:
+    untested = len({shift for _, shift in test.information}) == 1
+    results = []
+    for topic, convention in (("orientations", test.euler), ("shifts", test.shift)):
         if convention is not STATED:
             verdict = (convention.claim, evidence, convention.remedy, convention.fault)
-            found.append(Finding(topic, "wrong", *verdict))
-        elif topic == "shifts" and len(tested) == 1:
-            found.append(Finding(topic, "note", "none, or too small to matter"))
+            results.append(Finding(topic, "wrong", *verdict))
+        elif topic == "shifts" and untested:
+            results.append(Finding(topic, "note", "none, or too small to matter"))
         else:
-            found.append(Finding(topic, "ok", "fit the images in RELION's convention", evidence))
-    return found
+            results.append(Finding(topic, "ok", "fit the images in RELION's convention", evidence))
+    return results

@@ -1,4 +1,4 @@
-"""Are there images that should not be there, and were all images treated alike?"""
+"""Statistics of images: outliers, copies, normalisation and band limit."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch import Tensor
 from vitreous.core.grid import shell_index
 from vitreous.doctor.finding import Finding
 
-TIES = 0.0025  # share of pixels at an image's very minimum or maximum, before it counts as clipped
+TIES = 0.0025  # fraction of pixels at an image's minimum or maximum, from which it is clipped
 LEAST_TIES = 10
 PEAK = 12.0  # deviations of one pixel from the image's mean
-SPREAD_Z = 10.0  # robust deviations of an image's log-deviation, or of its mean
-FEW = 0.002  # share of the images that may be outliers without alarm
+SPREAD_Z = 10.0  # robust deviations of an image's log-deviation
+FEW = 0.002  # fraction of the images that may be outliers
 OFFSET, GAIN = 0.1, 0.1  # spread over micrographs of means (in deviations) and of deviations
-EMPTY = 1e-3  # power of the outermost shells relative to their neighbourhood
+EMPTY = 1e-3  # power of a shell over the median shell's, below which it is empty
 LISTED = 10
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Numbers of each image, ``(b,)`` unless stated otherwise.
+    """Statistics of each image, ``(b,)`` unless stated otherwise.
 
     Args:
-        finite, constant: bool.
-        mean, deviation: of the grey values.
+        finite, constant: bool; whether all pixels are finite, and whether all are equal.
+        mean, deviation: mean and standard deviation of the grey values.
         peak: largest distance of a pixel from the mean, in deviations.
-        ties: most pixels that share the image's minimum or maximum.
-        digest: a hash of the pixels.
+        ties: number of pixels that share the image's minimum or its maximum, the larger one.
+        digest: hash of the pixels.
         power: ``(n // 2 + 1,)``, mean power of usable images by shell, each image divided by its
             variance.
-        box_size: pixels.
+        box_size: edge n of the images in pixels.
     """
 
     finite: Tensor
@@ -52,15 +52,15 @@ class ImageStatistics:
 
     @property
     def usable(self) -> Tensor:
-        """Images that are finite and not constant."""
+        """Mask of the images that are finite and not constant."""
         return self.finite & ~self.constant
 
 
 class StatisticsOf:
-    """Collects statistics batch by batch.
+    """Accumulator of statistics, batch by batch.
 
     Args:
-        box_size: pixels.
+        box_size: edge n of the images in pixels.
 
     >>> collect = StatisticsOf(8)
     >>> collect.add(torch.zeros(2, 8, 8))
@@ -77,7 +77,7 @@ class StatisticsOf:
         self._counted = 0
 
     def add(self, images: Tensor) -> None:
-        """Take in a batch ``(b, n, n)``."""
+        """Add a batch ``(b, n, n)``."""
         pixels = images.flatten(1)
         finite = pixels.isfinite().all(1)
         clean = torch.where(finite[:, None], pixels, torch.zeros(()))
@@ -97,27 +97,20 @@ class StatisticsOf:
             self._counted += len(good)
 
     def result(self) -> ImageStatistics:
-        """The statistics of all images so far."""
+        """Return the statistics of all images so far."""
         finite, constant, mean, deviation, peak, ties = map(
             torch.cat, zip(*self._parts, strict=True)
         )
         entries = torch.bincount(self._shell, minlength=self._n // 2 + 1)
         power = self._power / entries / max(1, self._counted)
+        digest = tuple(self._digest)
         return ImageStatistics(
-            finite,
-            constant,
-            mean,
-            deviation,
-            peak,
-            ties,
-            tuple(self._digest),
-            power.float(),
-            self._n,
+            finite, constant, mean, deviation, peak, ties, digest, power.float(), self._n
         )
 
 
 def robust_z(values: Tensor) -> Tensor:
-    """Distance from the median in robust deviations (1.4826 median absolute deviations).
+    """Return the distance from the median in robust deviations (1.4826 median deviations).
 
     >>> robust_z(torch.tensor([0.0, 1.0, 2.0])).tolist()[1]
     0.0
@@ -128,7 +121,7 @@ def robust_z(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Suspects:
-    """Places of images with something wrong, by kind, in order."""
+    """Indices of images with faults, by kind, in order."""
 
     non_finite: tuple[int, ...]
     constant: tuple[int, ...]
@@ -138,116 +131,113 @@ class Suspects:
 
     @property
     def unusable(self) -> tuple[int, ...]:
-        """Images that no reconstruction should take, and second copies."""
+        """Images that a reconstruction must not use, second copies included."""
         return tuple(sorted({*self.non_finite, *self.constant, *self.repeated}))
 
 
-def suspects(found: ImageStatistics, micrograph_id: Tensor) -> Suspects:
-    """Which images are not like the others.
+def suspects(statistics: ImageStatistics, micrograph_id: Tensor) -> Suspects:
+    """Return the images that are faulty or unlike the others.
 
     Args:
-        found: statistics.
-        micrograph_id: long ``(b,)``; deviations are compared within a micrograph's scale.
+        statistics: statistics of all images.
+        micrograph_id: long ``(b,)``; deviations are compared within a micrograph.
     """
-    usable = found.usable
-    clipped = usable & (found.ties >= max(LEAST_TIES, TIES * found.box_size**2))
-    seen: set[bytes] = set()
+    usable = statistics.usable
+    clipped = usable & (statistics.ties >= max(LEAST_TIES, TIES * statistics.box_size**2))
+    digests: set[bytes] = set()
     repeated = []
-    for place, digest in enumerate(found.digest):
-        if digest in seen and bool(usable[place]):
-            repeated.append(place)
-        seen.add(digest)
-    outlying = usable & (found.peak > PEAK)
-    places = usable.nonzero().flatten()
-    if len(places) > 10:
-        centre = _centres(found.deviation[places].log(), micrograph_id[places])
-        spread = robust_z(found.deviation[places].log() - centre)
-        # a floor, as deviations of well normalised images differ by less than matters
-        strange = (spread.abs() > SPREAD_Z) & ((found.deviation[places].log() - centre).abs() > 0.2)
-        outlying[places[strange]] = True
+    for index, digest in enumerate(statistics.digest):
+        if digest in digests and bool(usable[index]):
+            repeated.append(index)
+        digests.add(digest)
+    outlying = usable & (statistics.peak > PEAK)
+    rows = usable.nonzero().flatten()
+    if len(rows) > 10:
+        log_deviation = statistics.deviation[rows].log()
+        distance = log_deviation - _group_medians(log_deviation, micrograph_id[rows])
+        # the second condition spares well normalised images, whose deviations hardly differ
+        strange = (robust_z(distance).abs() > SPREAD_Z) & (distance.abs() > 0.2)
+        outlying[rows[strange]] = True
 
-    def listed(mask: Tensor) -> tuple[int, ...]:
+    def indices(mask: Tensor) -> tuple[int, ...]:
         return tuple(mask.nonzero().flatten().tolist())
 
     return Suspects(
-        listed(~found.finite),
-        listed(found.constant),
-        listed(clipped),
+        indices(~statistics.finite),
+        indices(statistics.constant),
+        indices(clipped),
         tuple(repeated),
-        listed(outlying),
+        indices(outlying),
     )
 
 
-def _centres(values: Tensor, group: Tensor) -> Tensor:
-    """Median of each value's group; of all values for groups of fewer than five."""
-    centre = torch.full_like(values, float(values.median()))
+def _group_medians(values: Tensor, group: Tensor) -> Tensor:
+    """Return the median of each value's group, or of all values for groups of fewer than five."""
+    median = torch.full_like(values, float(values.median()))
     order = group.argsort()
-    for places in torch.split(order, torch.bincount(group).tolist()):
-        if len(places) >= 5:
-            centre[places] = values[places].median()
-    return centre
+    for members in torch.split(order, torch.bincount(group).tolist()):
+        if len(members) >= 5:
+            median[members] = values[members].median()
+    return median
 
 
 def findings(
-    found: ImageStatistics, odd: Suspects, micrograph_id: Tensor, ids: Sequence[str]
+    statistics: ImageStatistics, suspects: Suspects, micrograph_id: Tensor, ids: Sequence[str]
 ) -> list[Finding]:
-    """Verdicts on images, one by one and as a set."""
+    """Return the findings on single images and on the set."""
+    total = len(statistics)
+    clipped = ("are clipped at their extremes", "saturated", "extract them again, unclipped")
     kinds = (
-        (odd.non_finite, "have NaN or infinite pixels", "non-finite", "leave them out"),
-        (odd.constant, "are constant", "constant", "leave them out"),
-        (
-            odd.clipped,
-            "are clipped at their extremes",
-            "saturated",
-            "extract them again, unclipped",
-        ),
-        (odd.repeated, "are copies of others", "duplicates", "leave the second copies out"),
+        (suspects.non_finite, "have NaN or infinite pixels", "non-finite", "leave them out"),
+        (suspects.constant, "are constant", "constant", "leave them out"),
+        (suspects.clipped, *clipped),
+        (suspects.repeated, "are copies of others", "duplicates", "leave the second copies out"),
     )
-    wrong = [
+    results = [
         Finding(
             "images",
             "wrong",
-            f"{len(places)} of {len(found)} images {what}",
-            _named(places, ids),
+            f"{len(rows)} of {total} images {claim}",
+            _names(rows, ids),
             remedy,
             fault,
         )
-        for places, what, fault, remedy in kinds
-        if places
+        for rows, claim, fault, remedy in kinds
+        if rows
     ]
-    if odd.outlying:
-        many = len(odd.outlying) > max(1, FEW * len(found))
-        wrong.append(
+    if suspects.outlying:
+        many = len(suspects.outlying) > max(1, FEW * total)
+        results.append(
             Finding(
                 "outliers",
                 "wrong" if many else "note",
-                f"{len(odd.outlying)} of {len(found)} images are far brighter or stronger than the "
-                "rest",
-                _named(odd.outlying, ids),
+                f"{len(suspects.outlying)} of {total} images are far brighter or stronger than "
+                "the others",
+                _names(suspects.outlying, ids),
                 "look at them; leave them out if they are ice or carbon",
                 "outliers" if many else "",
             )
         )
-    if not wrong:
-        claim = f"all {len(found)} are finite, different, unclipped and alike"
-        wrong = [Finding("images", "ok", claim)]
-    together = [_normalisation(found, micrograph_id), _band(found)]
-    return wrong + [finding for finding in together if finding is not None]
+    if not results:
+        claim = f"all {total} are finite, different, unclipped and alike"
+        results = [Finding("images", "ok", claim)]
+    of_set = [_normalisation(statistics, micrograph_id), _band_limit(statistics)]
+    return results + [finding for finding in of_set if finding is not None]
 
 
-def _named(places: Sequence[int], ids: Sequence[str]) -> str:
-    shown = ", ".join(ids[i] for i in places[:LISTED])
-    return shown + (f" and {len(places) - LISTED} more" if len(places) > LISTED else "")
+def _names(rows: Sequence[int], ids: Sequence[str]) -> str:
+    names = ", ".join(ids[i] for i in rows[:LISTED])
+    return names + (f" and {len(rows) - LISTED} more" if len(rows) > LISTED else "")
 
 
-def _normalisation(found: ImageStatistics, micrograph_id: Tensor) -> Finding | None:
-    """Whether offset or gain differ between micrographs."""
-    places = found.usable.nonzero().flatten()
-    if len(places) < 3:
+def _normalisation(statistics: ImageStatistics, micrograph_id: Tensor) -> Finding | None:
+    """Test whether offset or gain differ between micrographs."""
+    rows = statistics.usable.nonzero().flatten()
+    if len(rows) < 3:
         return None
-    scale = float(found.deviation[places].median())
-    means = _centres(found.mean[places], micrograph_id[places])
-    gains = _centres(found.deviation[places].log(), micrograph_id[places])
+    scale = float(statistics.deviation[rows].median())
+    means = _group_medians(statistics.mean[rows], micrograph_id[rows])
+    gains = _group_medians(statistics.deviation[rows].log(), micrograph_id[rows])
     offset, gain = float(means.std()) / scale, float(gains.std())
     evidence = (
         f"spread over micrographs: mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
@@ -256,17 +246,17 @@ def _normalisation(found: ImageStatistics, micrograph_id: Tensor) -> Finding | N
         return Finding(
             "normalisation",
             "wrong",
-            "grey values drift from micrograph to micrograph",
+            "grey values differ from micrograph to micrograph",
             evidence,
-            "run `vitreous prepare --normalise ring`",
+            "run `vitreous prepare` with `normalise` ring",
             "drift",
         )
     return Finding("normalisation", "ok", "all micrographs have the same grey values", evidence)
 
 
-def _band(found: ImageStatistics) -> Finding | None:
-    """Whether the images hold anything up to Nyquist."""
-    power, last = found.power, found.box_size // 2
+def _band_limit(statistics: ImageStatistics) -> Finding | None:
+    """Test whether the images have power up to Nyquist; None if they do."""
+    power, last = statistics.power, statistics.box_size // 2
     if last < 8 or float(power[1:last].max()) <= 0:
         return None
     level = power[1:last] / power[1:last].median()
@@ -279,13 +269,13 @@ def _band(found: ImageStatistics) -> Finding | None:
         "wrong",
         f"images are empty beyond {edge / last:.2f} of Nyquist: filtered, or enlarged",
         f"power there is below {EMPTY:g} of the median shell's",
-        "use the unfiltered images; a smaller box holds the same",
+        "use the unfiltered images, or a smaller box",
         "band-limit",
     )
 
 
 def whiteness(noise: Tensor) -> Finding | None:
-    """How much the noise's power falls from low to high frequencies.
+    """Test how much the noise power falls from low to high frequencies.
 
     Args:
         noise: power by shell, from 0 to the last.
@@ -302,7 +292,7 @@ def whiteness(noise: Tensor) -> Finding | None:
         "note" if coloured else "ok",
         "is coloured" if coloured else "is nearly white",
         f"its power at an eighth to a quarter of Nyquist is {ratio:.3g} times that at the end",
-        "real backgrounds serve better than white noise (`abinit --noise`)" if coloured else "",
+        "use real backgrounds rather than white noise in `vitreous abinit`" if coloured else "",
     )
 
 
@@ -312,17 +302,17 @@ def collect(
     box_size: int,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> ImageStatistics:
-    """Statistics of all images, a piece at a time.
+    """Compute the statistics of all images, batch by batch.
 
     Args:
-        read: images ``(b, n, n)`` of these places.
-        count: how many there are.
-        box_size: n.
-        notify: told the fraction done.
+        read: returns the images ``(b, n, n)`` of rows.
+        count: number of images.
+        box_size: edge n in pixels.
+        notify: called with the fraction done.
     """
     statistics = StatisticsOf(box_size)
     piece = max(1, (1 << 24) // box_size**2)
-    for places in torch.split(torch.arange(count), piece):
-        statistics.add(read(places))
-        notify((int(places[-1]) + 1) / count)
+    for rows in torch.split(torch.arange(count), piece):
+        statistics.add(read(rows))
+        notify((int(rows[-1]) + 1) / count)
     return statistics.result()
