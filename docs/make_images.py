@@ -12,12 +12,13 @@ averages are shown eight in a row.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from vitreous.io.mrc import MrcStack, read_mrc
-from vitreous.report.figures import Array, central_slices, enlarge, projections, save_particle_grid
+from vitreous.report.figures import Array, central_slices, contrast_limits, enlarge, projections
 
 COLUMNS = 6
 PIXELS = 160
@@ -43,6 +44,27 @@ def classes(path: Path) -> dict[str, Array]:
     images = [enlarge(image, PIXELS) for image in read_mrc(path)[0]]
     full = range(0, len(images) - len(images) % IN_A_ROW, IN_A_ROW)
     return {f"{k + 1}": np.stack(images[k : k + IN_A_ROW]) for k in full}
+
+
+def save_particle_grid(path: Path, rows: Mapping[str, Array]) -> None:
+    """Write a PNG with one labelled row of pictures ``(k, n, n)`` per entry."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(len(images) for images in rows.values())
+    figure = Figure(figsize=(1.6 * columns, 1.7 * len(rows) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    for row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=False):
+            low, high = contrast_limits(image)
+            axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+        row[0].set_ylabel(label, fontsize=8)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def main() -> None:

@@ -40,13 +40,3 @@ def test_slices_and_projections_name_the_right_axes():
     assert slices["xy"][2, 4] == slices["xz"][2, 4] == 1.0
     assert slices["yz"].sum() == 0.0
     assert sums["along x"][2, 2] == sums["along z"][2, 4] == 1.0
-
-
-def test_static_figures_are_written(tmp_path):
-    rng = np.random.default_rng(0)
-    figures.save_map_montage(tmp_path / "map.png", rng.normal(size=(8, 8, 8)), 2.0, title="t")
-    rows = {"clean": rng.normal(size=(3, 8, 8)), "real": rng.normal(size=(2, 6, 6))}
-    figures.save_particle_grid(tmp_path / "grid.png", rows)
-    for name in ("map.png", "grid.png"):
-        picture = np.asarray(Image.open(tmp_path / name).convert("L"))
-        assert picture.std() > 10

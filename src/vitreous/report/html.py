@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a reconstruction: no file beside it, no network request.
+"""Self-contained HTML report of a reconstruction, without other files or network requests.
 
 Everything is inline (pictures as data URIs, plotly.js once), every string is escaped, and a
-Content-Security-Policy in the page forbids the browser to fetch anything at all.
+Content-Security-Policy in the page forbids the browser to fetch anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MONTAGE_COLUMNS = 8
 
 
 def angstrom(value: float) -> str:
-    """A resolution for a person.
+    """Format a resolution.
 
     >>> angstrom(7.25), angstrom(float("inf"))
     ('7.2 Å', 'none')
@@ -38,7 +38,7 @@ def angstrom(value: float) -> str:
 
 @dataclass(frozen=True)
 class Resolution:
-    """A row of the resolution table: what was compared, and its resolutions in Å."""
+    """Row of the resolution table: compared maps, and their resolutions in Å."""
 
     label: str
     at_0143_angstrom: float
@@ -47,14 +47,14 @@ class Resolution:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything the page shows; whatever is empty or None is left out.
+    """Content of the page; values that are empty or None are left out.
 
     Args:
         title: name of the run.
-        verdict: one sentence on what came out, and how far to trust it.
-        pixel_size_angstrom: of ``volume`` and of the particle images.
-        subtitle: a line under the title (input, date).
-        warnings: shown prominently under the verdict.
+        verdict: the result and its reliability in one sentence.
+        pixel_size_angstrom: pixel size in Å of ``volume`` and of the particle images.
+        subtitle: line under the title (input, date).
+        warnings: shown under the verdict.
         key_numbers: label to value, the cards at the top ("particles per half": "5,000").
         settings: option to value, printed as a table.
         volume: final map ``(z, y, x)``.
@@ -62,10 +62,10 @@ class ReportData:
         resolutions: rows of the resolution table.
         history: rows as in ``history.jsonl``: ``step``, ``half`` and any keys of
             :data:`vitreous.report.plots.HISTORY_PLOTS`.
-        more_title: heading of a section for what only one command shows.
-        more_plots, more_pictures: its plots and pictures.
+        more_title: heading of a section for plots and pictures of one command.
+        more_plots, more_pictures: plots and pictures of that section.
         clean_projections, ctf_projections, simulated_images, real_images: ``(k, n, n)``, the rows
-            of CryoGAN's figure 3; the first three belong together column by column.
+            of CryoGAN's figure 3; each column of the first three shows one pose.
     """
 
     title: str
@@ -90,7 +90,7 @@ class ReportData:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the page: data URI, text for who cannot see it, line under it."""
+    """Image of the page: data URI, alternative text, caption."""
 
     uri: str
     alt: str
@@ -99,7 +99,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ParticleRow:
-    """A labelled row of particle pictures."""
+    """Labelled row of particle pictures."""
 
     label: str
     note: str
@@ -111,7 +111,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
     Args:
         path: the ``.html`` file.
-        data: what to show.
+        data: content of the page.
 
     Raises:
         ResourceError: the disk is full.
@@ -121,7 +121,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def render_report(data: ReportData) -> str:
-    """The page as text; see :func:`write_report`.
+    """Return the page as text; see :func:`write_report`.
 
     >>> "<h1>Run 1</h1>" in render_report(ReportData("Run 1", "Nothing yet.", 2.0))
     True
@@ -140,13 +140,13 @@ def render_report(data: ReportData) -> str:
 
 
 def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) -> str:
-    """A page of the house: title, verdict, warnings and cards at the top, plots that draw.
+    """Render a page with title, verdict, warnings and cards at the top, and interactive plots.
 
     Args:
-        template: extends ``page.html.j2``.
-        data: has ``title``, ``subtitle``, ``verdict``, ``warnings`` and ``key_numbers``.
-        plots: those that the template shows.
-        values: whatever else the template shows; strings are escaped there.
+        template: template that extends ``page.html.j2``.
+        data: object with ``title``, ``subtitle``, ``verdict``, ``warnings`` and ``key_numbers``.
+        plots: plots of the template.
+        values: further values of the template; it escapes strings.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -187,7 +187,7 @@ def _plotly_js() -> str:
 
 
 def _script_json(value: Any) -> Any:
-    """JSON that cannot end the script element it stands in."""
+    """Encode JSON so that it cannot end the script element that contains it."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -197,7 +197,7 @@ def _script_json(value: Any) -> Any:
 
 
 def _script_text(code: str) -> Any:
-    """A trusted program, with what would end its script element escaped (inside its strings)."""
+    """Escape the text in a trusted program's strings that would end its script element."""
     from markupsafe import Markup
 
     return Markup(code.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
@@ -206,7 +206,7 @@ def _script_text(code: str) -> Any:
 def picture(
     image: Array, limits: tuple[float, float] | None, alt: str, caption: str = ""
 ) -> Picture:
-    """An image ``(y, x)`` as an inline PNG; grey range by ``limits``, else its own."""
+    """Encode an image ``(y, x)`` as an inline PNG with grey ``limits``, or its own."""
     png = figures.png_bytes(figures.to_gray(image, limits))
     uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     return Picture(uri, alt, caption)
@@ -219,7 +219,7 @@ def _checked(volume: Array) -> Array:
 
 
 def _box(shape: tuple[int, ...]) -> str:
-    """Edges x, y, z; one where they are equal.
+    """Format the edges x, y, z; equal edges as one number.
 
     >>> _box((64, 64, 64)), _box((32, 64, 64))
     ('64', '64 x 64 x 32')
@@ -230,25 +230,17 @@ def _box(shape: tuple[int, ...]) -> str:
 def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
     limits = figures.contrast_limits(volume, 0.1)
     edge = f"{volume.shape[2] * pixel_size_angstrom:.0f} Å wide"
-    pictures = [
-        picture(
-            figures.enlarge(plane, 384),
-            limits,
-            f"Central slice of the map in the {name} plane, {edge}",
-            f"slice {name}",
-        )
+    views = [
+        (plane, limits, f"Central slice of the map in the {name} plane, {edge}", f"slice {name}")
         for name, plane in figures.central_slices(volume).items()
     ]
-    pictures += [
-        picture(
-            figures.enlarge(plane, 384),
-            figures.contrast_limits(plane, 0.0),
-            f"Projection of the map {name}, {edge}",
-            f"projection {name}",
-        )
-        for name, plane in figures.projections(volume).items()
+    for name, plane in figures.projections(volume).items():
+        own = figures.contrast_limits(plane, 0.0)
+        views.append((plane, own, f"Projection of the map {name}, {edge}", f"projection {name}"))
+    return [
+        picture(figures.enlarge(plane, 384), grey, alt, caption)
+        for plane, grey, alt, caption in views
     ]
-    return pictures
 
 
 def _section_montage(volume: Array, pixel_size_angstrom: float) -> Picture:
@@ -266,7 +258,7 @@ def _particle_rows(data: ReportData) -> list[ParticleRow]:
     candidates = (
         ("projection", "of the map, no CTF, no noise", data.clean_projections),
         ("with CTF", "the same, after shift and CTF", data.ctf_projections),
-        ("simulated", "the same, with noise: what the critic is shown", data.simulated_images),
+        ("simulated", "the same, with noise: input of the critic", data.simulated_images),
         ("real", "particles of the data set (not the same views)", data.real_images),
     )
     rows = []

@@ -1,6 +1,6 @@
-"""The report's interactive plots, as plain plotly JSON: curves in, dictionaries out.
+"""Interactive plots of the report as plotly JSON.
 
-Colours are names of CSS variables of the page (``--half1`` ...), filled in by the page's script,
+Colours are names of CSS variables of the page (``--half1`` ...). The page's script resolves them,
 so that the plots follow a light or dark theme.
 """
 
@@ -17,41 +17,15 @@ from vitreous.report.figures import Array
 
 CURVE_COLOURS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 MAX_POINTS = 1500
-_NICE_ANGSTROM = (
-    5000,
-    2000,
-    1000,
-    500,
-    300,
-    200,
-    150,
-    100,
-    50,
-    30,
-    20,
-    15,
-    12,
-    10,
-    8,
-    7,
-    6,
-    5,
-    4.5,
-    4,
-    3.5,
-    3,
-    2.7,
-    2.5,
-    2.2,
-    2,
-    1.8,
-    1.5,
+_ROUND_ANGSTROM = (
+    *(5000, 2000, 1000, 500, 300, 200, 150, 100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5),
+    *(4.5, 4, 3.5, 3, 2.7, 2.5, 2.2, 2, 1.8, 1.5),
 )
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: an HTML id, what it shows in words, and plotly's ``data`` and ``layout``."""
+    """Interactive plot: HTML id, title, caption, and plotly's ``data`` and ``layout``."""
 
     key: str
     title: str
@@ -62,14 +36,14 @@ class Plot:
 
 @dataclass(frozen=True)
 class Series:
-    """A quantity of ``history`` to draw: its key there, its label, and whether it is dashed."""
+    """Curve of a history plot: key in ``history``, label, and dash pattern."""
 
     key: str
     label: str
     dash: str = "solid"
 
 
-# What can be drawn from a run's history; a quantity that no row has is left out.
+# Key, title, caption, axis type, unit and curves of each history plot.
 HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = (
     (
         "wasserstein",
@@ -87,8 +61,8 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
     (
         "residuals",
         "Residuals",
-        "How far the iterations are from their end, for the map of either half and of all "
-        "particles: violation of the constraints, and gradient of the objective, both relative.",
+        "Violation of the constraints and gradient of the objective, both relative, for the half "
+        "maps and the map of all particles; both fall to zero at convergence.",
         "log",
         "",
         (Series("primal", "constraints"), Series("dual", "gradient", "dot")),
@@ -96,8 +70,8 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
     (
         "scale",
         "Learned scales",
-        "Amplitudes of signal and noise that the simulator has learned; only their ratio can be "
-        "told from normalised images.",
+        "Learned amplitudes of signal and noise of the simulator; normalised images determine only "
+        "their ratio.",
         "log",
         "",
         (Series("signal", "signal"), Series("noise", "noise", "dot")),
@@ -112,8 +86,9 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
     ),
     (
         "resolution",
-        "Resolution between halves while running",
-        "Where the Fourier shell correlation between the two half maps falls below 0.143 and 0.5.",
+        "Resolution during the run",
+        "Resolution where the Fourier shell correlation of the two half maps falls below 0.143 and "
+        "0.5.",
         "linear",
         " Å",
         (
@@ -125,7 +100,7 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
 
 
 def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
-    """Fourier shell correlation against spatial frequency, with both thresholds.
+    """Plot Fourier shell correlations against spatial frequency, with both thresholds.
 
     Args:
         curves: label to (frequency in 1/Å, correlation), of equal lengths.
@@ -171,11 +146,11 @@ def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
 
 
 def history_plots(history: Iterable[Mapping[str, Any]]) -> list[Plot]:
-    """Curves over steps, one line per half and quantity; only of what the history holds.
+    """Plot the quantities of a history over steps, one line per half and quantity.
 
     Args:
-        history: rows with ``step`` and any of the keys in :data:`HISTORY_PLOTS`; ``half`` (1 or 2)
-            tells the halves apart, rows without it belong to both.
+        history: rows with ``step`` and any of the keys in :data:`HISTORY_PLOTS`; ``half`` is 1 or
+            2, or absent for both.
 
     >>> rows = [{"half": 1, "step": 0, "snr_db": -3.0}, {"half": 1, "step": 9, "snr_db": 0.0}]
     >>> [(plot.key, plot.data[0]["x"]) for plot in history_plots(rows)]
@@ -196,23 +171,23 @@ def history_plots(history: Iterable[Mapping[str, Any]]) -> list[Plot]:
 
 
 def resolution_ticks(highest_inv_angstrom: float) -> list[float]:
-    """Round resolutions in Å whose frequencies are spread out over ``0 .. highest`` in 1/Å.
+    """Return round resolutions in Å whose frequencies spread over ``0 .. highest`` in 1/Å.
 
     >>> resolution_ticks(0.1)
     [100, 50, 30, 20, 15, 12, 10]
     """
-    chosen: list[float] = []
-    for value in _NICE_ANGSTROM:
+    ticks: list[float] = []
+    for value in _ROUND_ANGSTROM:
         frequency = 1.0 / value
         if frequency > highest_inv_angstrom * 1.0001:
             break
-        if frequency - (1.0 / chosen[-1] if chosen else 0.0) >= 0.09 * highest_inv_angstrom:
-            chosen.append(value)
-    return chosen
+        if frequency - (1.0 / ticks[-1] if ticks else 0.0) >= 0.09 * highest_inv_angstrom:
+            ticks.append(value)
+    return ticks
 
 
 def numbers(values: Array | Sequence[float]) -> list[float | None]:
-    """Finite numbers to six significant digits, anything else ``None`` (JSON has no NaN).
+    """Round to six significant digits; values that are not finite become None, as JSON has no NaN.
 
     >>> numbers([1.0, float("nan"), 0.123456789])
     [1.0, None, 0.123457]
@@ -276,5 +251,5 @@ def _threshold_label(level: float) -> dict[str, Any]:
 
 
 def _text(label: str) -> str:
-    """Plotly reads a few HTML tags in labels: show them as written instead."""
+    """Escape a label, since plotly interprets some HTML tags."""
     return label.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
