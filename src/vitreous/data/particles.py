@@ -184,15 +184,11 @@ class Particles:
         n = len(source)
         zeros = torch.zeros(n, dtype=torch.long)
         micrograph_id = zeros if micrograph_id is None else micrograph_id.long()
-        count = int(micrograph_id.max()) + 1 if n else 0
+        count = int(micrograph_id.max()) + 1 if n else 0  # micrographs
         names = micrograph_names or [f"micrograph_{i:05d}.mrc" for i in range(count)]
-        lengths = {
-            "optics": len(optics),
-            "pose": n if pose is None else len(pose),
-            "micrograph_id": len(micrograph_id),
-            "half_set": n if half_set is None else len(half_set),
-            "ids": n if ids is None else len(ids),
-        }
+        columns: dict[str, Any] = {"optics": optics, "pose": pose, "half_set": half_set, "ids": ids}
+        columns["micrograph_id"] = micrograph_id
+        lengths = {key: len(column) for key, column in columns.items() if column is not None}
         wrong = {key: length for key, length in lengths.items() if length != n}
         if wrong or len(names) < count:
             raise ValueError(f"{n} images, {count} micrographs, but {wrong or len(names)}")

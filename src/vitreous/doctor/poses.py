@@ -199,10 +199,10 @@ def compare(
     chance = max(chances, key=lambda values: information(values, n))
     if shared[best] < CLEARLY_MORE * shared[STATED, STATED] + LEAST_INFORMATION:
         best = STATED, STATED
-    shown = {"as stated": curves[STATED, STATED], "poses at random": chance}
+    labelled = {"as stated": curves[STATED, STATED], "poses at random": chance}
     if best != (STATED, STATED):
-        shown["corrected"] = curves[best]
-    return PoseTest(*best, shared, information(chance, n), shown, n, pixel)
+        labelled["corrected"] = curves[best]
+    return PoseTest(*best, shared, information(chance, n), labelled, n, pixel)
 
 
 def shared_under(

@@ -241,18 +241,18 @@ def read_cs_with_passthrough(path: Path | str, passthrough: Sequence[Path | str]
     path = Path(path)
     table = read_cs(path)
     for other in map(Path, passthrough):
-        wanted, more = _uids(path, table), read_cs(other)
+        uids, more = _uids(path, table), read_cs(other)
         offered = _uids(other, more)
         order = np.argsort(offered)
-        place = np.searchsorted(offered, wanted, sorter=order).clip(max=max(len(offered) - 1, 0))
-        place = order[place] if len(offered) else np.zeros(0, dtype=np.int64)
-        lost = len(wanted) if not len(offered) else int((offered[place] != wanted).sum())
-        if lost:
+        row = np.searchsorted(offered, uids, sorter=order).clip(max=max(len(offered) - 1, 0))
+        row = order[row] if len(offered) else np.zeros(0, dtype=np.int64)
+        missing = int((offered[row] != uids).sum()) if len(offered) else len(uids)
+        if missing:
             raise InputError(
-                f"{other}: field uid: {lost} of the {len(wanted)} rows of {path} are missing; give "
-                "the passthrough file of the same job and particles"
+                f"{other}: field uid: {missing} of the {len(uids)} rows of {path} are missing; "
+                "give the passthrough file of the same job and particles"
             )
         columns = {name: table.rows[name] for name in table.fields}
-        columns |= {n: more.rows[n][place] for n in more.fields if n not in columns}
+        columns |= {n: more.rows[n][row] for n in more.fields if n not in columns}
         table = CsTable(join_fields(columns), table.note)
     return table

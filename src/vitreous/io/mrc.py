@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -240,27 +239,21 @@ class MrcStackWriter:
         self._statistics.add(encoded)
         self._images += len(batch)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         stream, self._stream = self._stream, None
-        if kind is None and stream is not None:
+        if error[0] is None and stream is not None:
             try:
-                self._finish(stream)
+                self._write_header(stream)
             except BaseException as failure:
                 self._target.__exit__(type(failure), failure, failure.__traceback__)
                 raise
-        self._target.__exit__(kind, error, trace)
+        self._target.__exit__(*error)
 
-    def _finish(self, stream: BinaryIO) -> None:
+    def _write_header(self, stream: BinaryIO) -> None:
         if self._image_shape is None:
             raise ValueError(f"no image was appended to {self._path}")
-        ny, nx = self._image_shape
+        shape = (self._images, self._image_shape[0], self._image_shape[1])
         stream.seek(0)
-        shape = (self._images, ny, nx)
         stream.write(header_bytes(shape, self._mode, self._pixel, True, self._statistics))
 
 

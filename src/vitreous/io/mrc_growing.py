@@ -12,7 +12,6 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -85,12 +84,7 @@ class GrowingStack:
             raise explain_write_error(self._part, error) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the stack; part and journal stay for the next run."""
         if self._stream is not None:
             with suppress(OSError):  # the last save has reported a full disk

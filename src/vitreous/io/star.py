@@ -139,7 +139,7 @@ class _Reader:
         body = self.lines[start:end]
         if self.has_marks(start, end):
             flat = self.quoted_rows(start, body, width)
-            return {name: flat[place::width] for place, name in enumerate(names)}
+            return {name: flat[position::width] for position, name in enumerate(names)}
         counts = [len(line.split()) for line in body]
         if not set(counts) <= {0, width}:
             wrong = next(i for i, count in enumerate(counts) if count not in (0, width))
@@ -261,7 +261,7 @@ def format_star(document: StarDocument) -> str:
         columns = [_quoted(column) for column in block.columns.values()]
         if block.is_loop and block.columns:
             parts.append("loop_")
-            parts += [f"_{key} #{place + 1}" for place, key in enumerate(block.columns)]
+            parts += [f"_{key} #{number}" for number, key in enumerate(block.columns, 1)]
             parts += map(" ".join, zip(*columns, strict=True))
         else:
             pairs = zip(block.columns, columns, strict=True)
