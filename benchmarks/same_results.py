@@ -43,6 +43,14 @@ RENAMED: dict[str, str] = {
     "vitreousGain": "vitreousLogLikelihoodRatio",  # the field's word, a column of classify2d
     # precision of a latent component in the images, in history.jsonl: "told" said nothing
     **{f"told_{k}": f"information_{k}" for k in range(1, 11)},
+    # words of the findings of check; their numbers stay
+    "log-likelihood above no rings": "log-likelihood ratio to no rings",
+    "the angle of astigmatism turns the wrong way": "the angle of astigmatism has the wrong sign",
+    "signal over noise about": "signal-to-noise ratio about",
+    "from the rings in the power spectra": "from the Thon rings in the power spectra",
+    "real backgrounds serve better than white noise (`abinit --noise`)": (
+        "use real backgrounds rather than white noise in `vitreous abinit`"
+    ),
 }
 
 _ONE = "--threads 1 --quiet"
