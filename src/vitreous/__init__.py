@@ -42,8 +42,20 @@ if TYPE_CHECKING:
     from vitreous.maps.fsc import fsc as fsc
     from vitreous.maps.fsc import fsc_resolution as fsc_resolution
     from vitreous.maps.fsc import solvent_mask as solvent_mask
+    from vitreous.methods.joint.joint_refinement import JointConfig as JointConfig
+    from vitreous.methods.joint.joint_refinement import JointRefinement as JointRefinement
+    from vitreous.methods.reconstruct.half_maps import reconstruct as reconstruct
+    from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig as ModelBasedConfig
+    from vitreous.optim.admm import Admm as Admm
+    from vitreous.optim.admm import admm as admm
+    from vitreous.optim.admm_config import AdmmConfig as AdmmConfig
     from vitreous.optim.loop import Solver as Solver
     from vitreous.optim.loop import run as run
+    from vitreous.optim.priors import FeasibleSet as FeasibleSet
+    from vitreous.optim.priors import Prior as Prior
+    from vitreous.optim.priors import SquaredNorm as SquaredNorm
+    from vitreous.optim.priors import TotalVariation as TotalVariation
+    from vitreous.optim.priors import WaveletSparsity as WaveletSparsity
     from vitreous.physics.ctf import CTF as CTF
     from vitreous.physics.noise import BackgroundPatches as BackgroundPatches
     from vitreous.physics.noise import PoissonNoise as PoissonNoise
@@ -71,6 +83,12 @@ _HOMES = {  # module below vitreous: its public names
     "data.particles": "Particles",
     "linop.operator": "LinearOperator",
     "maps.fsc": "fsc fsc_resolution solvent_mask",
+    "methods.joint.joint_refinement": "JointConfig JointRefinement",
+    "methods.reconstruct.half_maps": "reconstruct",
+    "methods.reconstruct.model_based_config": "ModelBasedConfig",
+    "optim.admm": "Admm admm",
+    "optim.admm_config": "AdmmConfig",
+    "optim.priors": "FeasibleSet Prior SquaredNorm TotalVariation WaveletSparsity",
     "optim.loop": "Solver run",
     "physics.ctf": "CTF",
     "physics.noise": "BackgroundPatches PoissonNoise WhiteGaussian",

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImagesInMemory
-from vitreous.core.params import Optics
+from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
+from vitreous.methods.reconstruct.half_maps import reconstruct
 from vitreous.methods.reconstruct.model_based import (
     ModelBased,
     ModelBasedMaps,
@@ -190,6 +191,20 @@ def test_a_run_goes_on_bit_for_bit(strength: float | None) -> None:
         assert torch.equal(found.average, whole.result().average)
         assert torch.equal(found.half2, whole.result().half2)
         assert found.searches == whole.result().searches
+
+
+def test_one_call_from_images_to_maps() -> None:
+    images, rotations, shift, optics, half = imaged()
+    data = ImagesInMemory(images), Pose(rotations, shift), optics, half, PIXEL
+    config = ModelBasedConfig(scales=(2,), iterations=20)
+    direct, regularised = reconstruct(*data), reconstruct(*data, prior=config)
+    halves = reconstruct_halves(images, rotations, shift, optics, PIXEL, half)
+    assert torch.equal(direct.half1, halves[0])
+    assert direct.confirmed is None
+    assert torch.equal(regularised.average, solve(config).average)
+    assert regularised.confirmed_at == regularised.headline
+    masked = reconstruct(*data, mask_diameter_angstrom=60.0, prior=config).average
+    assert not masked[0].any()
 
 
 def test_settings_are_checked() -> None:
