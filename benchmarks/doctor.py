@@ -27,7 +27,7 @@ import torch
 from _public_data import BACKGROUND, BETAGAL, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.params import Optics
 from vitreous.core.random import generator
-from vitreous.data.simulation_inputs import Micrographs, load_background, load_volume
+from vitreous.data.simulation_inputs import MicrographSet, load_background, load_volume
 from vitreous.doctor.examine import examine
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
@@ -79,7 +79,7 @@ def make(name: str, seed: int, data: Path, folder: Path) -> None:
         defocus_v_angstrom=mean - split,
         defocus_angle_deg=180 * draw[2],
     )
-    micrographs = Micrographs(tuple(f"m{i:03d}.mrc" for i in range(MICROGRAPHS)), optics)
+    micrographs = MicrographSet(tuple(f"m{i:03d}.mrc" for i in range(MICROGRAPHS)), optics)
     background = load_background(
         data / BACKGROUND,
         box_size=BOX,

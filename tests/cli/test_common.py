@@ -38,7 +38,7 @@ def test_handlers_are_put_back():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cpu:0", "auto:1", ""])
 def test_unknown_devices_are_refused(name):
-    with pytest.raises(UsageError, match="--device"):
+    with pytest.raises(UsageError, match="`device`"):
         use_device(name)
 
 

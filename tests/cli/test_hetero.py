@@ -344,7 +344,7 @@ def test_an_overwritten_run_leaves_no_class_of_the_one_before(
     assert vitreous(*run, *CLASSES)[0] == 0
     code, _, stderr = vitreous(*run, *CLASSES)
     assert code == 2
-    assert "--continue or --overwrite it" in stderr
+    assert "give --continue or --overwrite" in stderr
     code, stdout, stderr = vitreous(*run, "--min-cluster", "100", "--space", "pca", "--overwrite")
     assert code == 0, stderr
     assert stdout.startswith("One cluster of 180 particles")

@@ -10,7 +10,7 @@ from vitreous.cli.options.command import options_command
 from vitreous.jobs.maps.options import FscOptions
 
 if TYPE_CHECKING:
-    from vitreous.jobs.maps.fsc import FscResult
+    from vitreous.jobs.maps.fsc import FscComparison
 
 app = typer.Typer()
 
@@ -25,7 +25,7 @@ app = typer.Typer()
         "output": typer.Option("--output", "-o", metavar="FILE.csv"),
     },
 )
-def fsc(options: FscOptions) -> FscResult:
+def fsc(options: FscOptions) -> FscComparison:
     """Compare two maps by Fourier shell correlation.
 
     Prints the curve and where it first falls below 0.5 and 0.143, interpolated between shells. Use

@@ -22,13 +22,16 @@ SOLVER = (
     "keep_all",
 )
 
+app = typer.Typer()
 
+
+@app.command(no_args_is_help=True)
 @options_command(
     RefineOptions,
     {"start_map": typer.Option("--map", metavar="FILE.mrc")},
     panels={"Solver": SOLVER},
 )
-def command(options: RefineOptions) -> RefineResult:
+def refine(options: RefineOptions) -> RefineResult:
     """Refine poses and map from a rough map: find every particle's pose, reconstruct, repeat.
 
     Two half sets (rlnRandomSubset where given, else random) are refined apart; only the FSC between

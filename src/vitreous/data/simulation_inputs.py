@@ -124,7 +124,7 @@ def load_micrographs(
     cs_mm: float | None = None,
     amplitude_contrast: float | None = None,
     b_factor_angstrom2: float = 0.0,
-) -> Micrographs:
+) -> MicrographSet:
     """Load micrographs with their optics from CTFFIND4, or draw random ones.
 
     Args:
@@ -159,12 +159,12 @@ def load_micrographs(
             f"{path}: rows: {len(table)} micrographs, fewer than `n_micrographs` {count}"
         )
     first = slice(0, count)
-    return Micrographs(table.micrograph_names[first], table.optics(**common)[first])
+    return MicrographSet(table.micrograph_names[first], table.optics(**common)[first])
 
 
 def _synthetic_micrographs(
     count: int, defocus_range: tuple[float, float], seed: int, common: dict[str, float]
-) -> Micrographs:
+) -> MicrographSet:
     low, high = defocus_range
     draw = torch.rand(3, count, generator=generator(seed, "simulate optics"))
     mean = low + (high - low) * draw[0]
@@ -177,7 +177,7 @@ def _synthetic_micrographs(
         phase_shift_deg=torch.zeros(count),
         **full,
     )
-    return Micrographs(tuple(f"micrograph_{i + 1:04d}.mrc" for i in range(count)), optics)
+    return MicrographSet(tuple(f"micrograph_{i + 1:04d}.mrc" for i in range(count)), optics)
 
 
 def load_background(
@@ -347,7 +347,7 @@ def whole_number(text: str, where: str) -> int:
 
 
 @dataclass(frozen=True)
-class Micrographs:
+class MicrographSet:
     """Names and optics of micrographs."""
 
     names: tuple[str, ...]

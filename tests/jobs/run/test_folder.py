@@ -119,7 +119,7 @@ def test_resume_with_other_settings_or_data_shows_the_difference(folder, data):
     changed = {"seed": 2, "resume": True, "options": {"mask": "m.mrc"}}
     with pytest.raises(InputError) as caught, folder(**changed):
         pass
-    for part in ("seed: 1 -> 2", "mask: unset -> m.mrc", "content of particles", "--allow-config"):
+    for part in ("seed: 1 -> 2", "mask: unset -> m.mrc", "content of particles", "`allow_config"):
         assert part in str(caught.value)
     with folder(**changed, allow_config_change=True) as out:
         recorded = config_of(out)["run"]["config_changes"]

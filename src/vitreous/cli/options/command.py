@@ -51,6 +51,7 @@ from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from vitreous.cli.options.flags import FLAGS, PANELS
 from vitreous.cli.options.translation import translated, with_flags
+from vitreous.jobs.run.messages import reworded
 from vitreous.jobs.run.options import Options
 
 Model = TypeVar("Model", bound=Options)
@@ -110,7 +111,7 @@ def options_command(
 
 def tell(result: Any) -> None:
     """Print how a job ended: its ``verdict`` in bold, then its ``text``; either may be absent."""
-    verdict, text = getattr(result, "verdict", ""), getattr(result, "text", "")
+    verdict, text = (reworded(getattr(result, name, "")) for name in ("verdict", "text"))
     if verdict:
         typer.secho(f"{verdict[0].upper()}{verdict[1:].removesuffix('.')}.", bold=True)
     if text:

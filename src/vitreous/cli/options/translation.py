@@ -15,7 +15,12 @@ USUAL = {  # of commands that are not built from a model yet
     name: entry if isinstance(entry, str) else str(entry.default)
     for name, entry in FLAGS.items()
     if name != "particles"
-} | {"mask_diameter_angstrom": "--mask-diameter", "overwrite": "--overwrite"}
+} | {
+    "mask_diameter_angstrom": "--mask-diameter",
+    "overwrite": "--overwrite",
+    "device": "--device",
+    "allow_config_change": "--allow-config-change",
+}
 
 
 def with_flags(text: str, names: Mapping[str, str]) -> str:

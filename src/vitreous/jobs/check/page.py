@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
+from vitreous.data.particles import Particles
 from vitreous.doctor.ctf import FIRST_SHELL, CtfTest
 from vitreous.doctor.examine import Diagnosis
 from vitreous.doctor.poses import PoseTest
@@ -23,16 +22,6 @@ SHOWN = 8
 MARKS = {"ok": "ok", "wrong": "WRONG", "unclear": "cannot tell", "note": "note"}
 
 
-class Images(Protocol):
-    """Source of images, read a batch at a time."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """Return images ``(b, n, n)``."""
-        ...
-
-
 @dataclass(frozen=True)
 class _Head:
     title: str
@@ -43,7 +32,7 @@ class _Head:
 
 
 def write_check_page(
-    path: Path, name: str, verdict: str, images: Images, diagnosis: Diagnosis
+    path: Path, name: str, verdict: str, images: Particles, diagnosis: Diagnosis
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -173,7 +162,7 @@ def _profile(profile: Array, width_angstrom: float) -> Plot:
     return Plot("profile", "Where the particles are", caption, data, layout)
 
 
-def _rows(images: Images, diagnosis: Diagnosis) -> Iterator[ParticleRow]:
+def _rows(images: Particles, diagnosis: Diagnosis) -> Iterator[ParticleRow]:
     odd = diagnosis.suspects
     if diagnosis.contrast is not None:
         average = figures.enlarge(diagnosis.contrast.average.numpy(), 160)

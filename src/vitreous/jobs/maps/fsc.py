@@ -15,7 +15,7 @@ from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, solvent_mask
 
 
 @dataclass(frozen=True)
-class FscResult:
+class FscComparison:
     """Curves of two maps.
 
     Args:
@@ -29,7 +29,7 @@ class FscResult:
     text: str
 
 
-def compare(options: FscOptions) -> FscResult:
+def compare(options: FscOptions) -> FscComparison:
     """Compute the FSC of two maps, and write it if a file is named.
 
     Raises:
@@ -66,7 +66,7 @@ def compare(options: FscOptions) -> FscResult:
     lines.append(f"{'Nyquist':>10}: {2 * pixel:.2f} Å")
     if options.output is not None:
         write_fsc_csv(options.output, curves, n, pixel)
-    return FscResult(curves, resolutions, "\n".join(lines))
+    return FscComparison(curves, resolutions, "\n".join(lines))
 
 
 def columns(text: str) -> str:

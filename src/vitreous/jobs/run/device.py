@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def use_device(name: str, threads: int = 0) -> torch.device:
-    """The device for ``--device``, with ``--threads`` set.
+    """Return the device of a name, and set the number of threads.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
@@ -25,10 +25,10 @@ def use_device(name: str, threads: int = 0) -> torch.device:
     """
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (":" in name and not index.isdecimal()):
-        raise UsageError(f"--device {name}: unknown device; choose auto, cpu, cuda or cuda:i")
+        raise UsageError(f"`device` {name}: unknown device; choose auto, cpu, cuda or cuda:i")
     if index and kind != "cuda":
         raise UsageError(
-            f"--device {name}: only cuda takes a number; choose {kind} or cuda:{index}"
+            f"`device` {name}: only cuda takes a number; choose {kind} or cuda:{index}"
         )
     import torch
 
@@ -38,8 +38,8 @@ def use_device(name: str, threads: int = 0) -> torch.device:
     if kind == "cpu" or (kind == "auto" and not present):
         return torch.device("cpu")
     if not present:
-        raise UsageError(f"--device {name}: no CUDA device is visible; use --device cpu")
+        raise UsageError(f"`device` {name}: no CUDA device is visible; use cpu")
     number = int(index or 0)
     if number >= present:
-        raise UsageError(f"--device {name}: only cuda:0 to cuda:{present - 1} are visible")
+        raise UsageError(f"`device` {name}: only cuda:0 to cuda:{present - 1} are visible")
     return torch.device("cuda", number)

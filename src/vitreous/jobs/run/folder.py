@@ -36,15 +36,15 @@ class OutputFolder:
     Args:
         path: the folder; made with its parents if missing.
         command: name of the subcommand.
-        options: what determines the result, ``--seed`` included; None values are left out.
+        options: what determines the result, the seed included; None values are left out.
         inputs: role to file; compared by content, so that moved data can be continued with.
         outputs: names of the files that the command writes, which ``overwrite`` removes first.
         machine: what does not determine the result (device, threads): recorded, not compared.
         overwrite: replace an earlier run of the same command.
         resume: go on with an earlier run of the same command.
         allow_config_change: resume although options or inputs differ; the difference is recorded.
-        resumable: the command has ``--continue``, so that messages may speak of it.
-        changeable: the command has ``--allow-config-change``; likewise.
+        resumable: the job can be continued, so that messages may say so.
+        changeable: the job has ``allow_config_change``; likewise.
 
     Raises (on entering):
         UsageError: in use by another run, or it holds something and neither ``overwrite`` nor
@@ -69,7 +69,7 @@ class OutputFolder:
         changeable: bool = True,
     ) -> None:
         if overwrite and resume:
-            raise UsageError("--overwrite and --continue exclude each other; give one")
+            raise UsageError("`overwrite` and `resume` exclude each other; give one")
         self.root = Path(path)
         self.resuming = self._made = False
         self.was_finished = False
@@ -158,7 +158,7 @@ class OutputFolder:
             self._check_command(earlier)
         if self._resume:
             if earlier is None:
-                raise UsageError(f"--continue: {self.root} holds no run; start one without it")
+                raise UsageError(f"`resume`: {self.root} holds no run; start one without it")
             self._compare(earlier)
         elif self._overwrite and earlier is not None:
             self._remove_outputs()
@@ -174,7 +174,7 @@ class OutputFolder:
             return f"{self.root}: holds the output of 'vitreous {command}'; choose another folder"
         finished = earlier.get("run", {}).get("status") == "finished"
         state = "a finished run" if finished else "an unfinished run"
-        remedy = "--continue or --overwrite it" if self._resumable else "--overwrite it"
+        remedy = "give `resume` or `overwrite`" if self._resumable else "give `overwrite`"
         return f"{self.root}: holds {state}; {remedy}, or choose another folder"
 
     def _check_command(self, earlier: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ class OutputFolder:
         before = earlier.get("run", {})
         changes = differences(earlier, self._config)
         if changes and not self._allow:
-            way_out = "--allow-config-change" if self._changeable else "--overwrite instead"
+            way_out = "`allow_config_change`" if self._changeable else "`overwrite` instead"
             raise InputError(
                 f"{self.root / CONFIG}: the run to continue differs: {'; '.join(changes)}; "
                 f"give the same options and data, or {way_out}"

@@ -132,7 +132,7 @@ def stream_pieces(
                 stack.save({"done": done, "records": records})
                 saved = time.monotonic()
             if stop.requested and done < count:
-                say(f"stopped and saved; go on with --continue -o {stack.path.parent}")
+                say(f"stopped and saved in {stack.path.parent}; go on with `resume`")
                 stop.exit_if_requested()
         if not len(stack):
             raise InputError(f"{stack.path.name}: no image is left to write; check the input")
@@ -158,11 +158,11 @@ def _append(stack: GrowingStack, images: Tensor) -> None:
     try:
         stack.append(images.numpy())
     except ValueError as error:
-        raise InputError(f"{stack.path.name}: {error}; leave out --float16") from error
+        raise InputError(f"{stack.path.name}: {error}; leave out `float16`") from error
 
 
 def cores(threads: int) -> int:
-    """``--threads``; 0 means the cores that this process may use, at most eight for the memory."""
+    """Return the number of pieces at a time; 0 takes the cores, at most 8 for the memory."""
     return threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitreous.core.params import Pose
 from vitreous.core.random import generator
-from vitreous.data.simulation_inputs import Background, Micrographs
+from vitreous.data.simulation_inputs import Background, MicrographSet
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import MrcStackWriter, write_mrc
 from vitreous.io.star import StarDocument, write_star
@@ -59,7 +59,7 @@ class Summary:
 
 def draw_truth(
     n: int,
-    micrographs: Micrographs,
+    micrographs: MicrographSet,
     poses: PoseSampler,
     shifts: ShiftSampler,
     seed: int,
@@ -93,7 +93,7 @@ class SimulationImaging:
         self,
         volumes: Tensor,
         truth: Truth,
-        micrographs: Micrographs,
+        micrographs: MicrographSet,
         noise: Noise,
         pixel_size_angstrom: float,
     ) -> None:
@@ -156,7 +156,7 @@ def write_dataset(
     path: Callable[[str], Path],
     volumes: Tensor,
     truth: Truth,
-    micrographs: Micrographs,
+    micrographs: MicrographSet,
     *,
     pixel_size_angstrom: float,
     snr_db: float,
@@ -218,7 +218,7 @@ def particle_table(
     stack: str,
     index: Tensor,
     micrograph_id: Tensor,
-    micrographs: Micrographs,
+    micrographs: MicrographSet,
     box_size: int,
     pixel_size_angstrom: float,
     pose: Pose | None = None,
@@ -239,7 +239,7 @@ def particle_table(
 def _write_background(
     path: Callable[[str], Path],
     background: Background,
-    micrographs: Micrographs,
+    micrographs: MicrographSet,
     pixel_size_angstrom: float,
 ) -> None:
     """The patches as ``noise.mrcs``, whole, and their micrographs.

@@ -14,7 +14,7 @@ from vitreous.core.errors import UsageError
 from vitreous.data.hinged_phantom import hinged_states
 from vitreous.data.simulation_inputs import (
     Background,
-    Micrographs,
+    MicrographSet,
     load_background,
     load_micrographs,
     load_volume,
@@ -120,7 +120,7 @@ def _volumes(options: SimulateOptions) -> Tensor:
     )
 
 
-def _micrographs(options: SimulateOptions, b_factor_angstrom2: float) -> Micrographs:
+def _micrographs(options: SimulateOptions, b_factor_angstrom2: float) -> MicrographSet:
     return load_micrographs(
         options.ctf_file,
         seed=options.seed,
