@@ -95,7 +95,7 @@ class Known:
 
     def imaged(self, maps: Tensor, states: Tensor, conditions: Conditions) -> Tensor:
         """Noiseless images, each of its own map."""
-        transfer = self.simulator.transfer(conditions.row)
+        transfer = self.simulator.ctf(conditions.row)
         every = [self.simulator.clean(oversampled_spectrum(v), conditions, transfer) for v in maps]
         return torch.stack(every)[states, torch.arange(len(states))]
 
@@ -111,7 +111,7 @@ class Known:
         """Images as networks see them."""
         share = torch.rand(len(images), generator=self.stream)
         angle = 2 * torch.pi * share if turned else None
-        factor = self.weight * self.simulator.transfer(row)
+        factor = self.weight * self.simulator.ctf(row)
         return seen_by_critic(images, factor, angle_rad=angle, turn=view)
 
     def number(self, below: int) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from vitreous.core.rotation import euler_to_matrix, random_rotations
 from vitreous.nn.image_generator import ImageGenerator
-from vitreous.physics.projector import central_slices, images_of_slices, oversampled_spectrum
+from vitreous.physics.projector import central_slices, oversampled_spectrum, slices_to_images
 
 
 def _made(n: int = 16, seed: int = 1) -> ImageGenerator:
@@ -19,7 +19,7 @@ def test_slices_are_the_spectra_of_its_images(n: int, generator: torch.Generator
     made = _made(n)
     latent = torch.randn(2, 3, generator=generator)
     with torch.no_grad():
-        images = images_of_slices(made.slices(latent, None), n)
+        images = slices_to_images(made.slices(latent, None), n)
     assert images.shape == (2, n, n)
     for image, z in zip(images, latent, strict=True):
         assert torch.allclose(image, made.volume(z), atol=1e-4)

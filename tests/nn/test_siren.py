@@ -12,7 +12,7 @@ from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import radius_grid
 from vitreous.core.rotation import random_rotations
 from vitreous.nn.siren import SliceGenerator
-from vitreous.physics.projector import central_slices, images_of_slices, oversampled_spectrum
+from vitreous.physics.projector import central_slices, oversampled_spectrum, slices_to_images
 
 
 def _made(n: int = 16, generator: torch.Generator | None = None, **settings: int) -> SliceGenerator:
@@ -88,9 +88,9 @@ def test_images_are_the_projectors_of_the_volume(generator: torch.Generator) -> 
     latent = torch.randn(1, 3, generator=generator)
     rotation = random_rotations(3, generator=generator)
     with torch.no_grad():
-        ours = images_of_slices(made.slices(latent.expand(3, 3), rotation), 24)
+        ours = slices_to_images(made.slices(latent.expand(3, 3), rotation), 24)
         spectrum = oversampled_spectrum(made.volume(latent[0]))
-        theirs = images_of_slices(central_slices(spectrum, rotation, 24), 24)
+        theirs = slices_to_images(central_slices(spectrum, rotation, 24), 24)
     assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
@@ -133,7 +133,7 @@ def test_first_images_are_of_order_one(generator: torch.Generator) -> None:
     made = SliceGenerator(32, 10, generator=generator)
     rotation = random_rotations(16, generator=generator)
     with torch.no_grad():
-        images = images_of_slices(
+        images = slices_to_images(
             made.slices(torch.randn(16, 10, generator=generator), rotation), 32
         )
     assert 0.2 < images.std().item() < 5

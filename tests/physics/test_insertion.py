@@ -97,7 +97,7 @@ def test_torch_twin_agrees(n: int) -> None:
     values = weighted_slices(images, shift, optic, PIXEL, weight=weight)
     phases = axis_phases(n, shift + (n // 2) * PIXEL, PIXEL)
     spectra, transfer = torch.fft.rfft2(images), ctf_half(n, PIXEL, optic)
-    twin = insertion_torch.weigh(spectra, transfer, phases, weight, n)
+    twin = insertion_torch.weight(spectra, transfer, phases, weight, n)
     twin[:, 0] *= 0.5
     assert torch.allclose(twin, values, atol=2e-5 * float(values.abs().max()))
 

@@ -12,12 +12,12 @@ from vitreous.physics.polar import (
     PolarGrid,
     angular_derivative,
     circle_harmonics,
-    conjugate_products,
+    conjugate_harmonics,
     from_polar,
     half_turn_harmonics,
-    synthesis,
+    rotate_polar,
+    synthesis_matrix,
     to_polar,
-    turn_circles,
 )
 
 
@@ -59,8 +59,8 @@ def test_harmonics_give_the_correlation_at_every_angle() -> None:
     parts = []
     for parity in (0, 1):
         left, right = (circle_harmonics(x)[parity::2] for x in (images, templates))
-        product = torch.bmm(left.repeat(2, 1, 1), conjugate_products(right))
-        table = synthesis(grid.angles, parity, torch.device("cpu")).double()
+        product = torch.bmm(left.repeat(2, 1, 1), conjugate_harmonics(right))
+        table = synthesis_matrix(grid.angles, parity, torch.device("cpu")).double()
         parts.append((table @ product.flatten(1)).view(-1, 2, 3))
     found = torch.cat([parts[0] + parts[1], parts[0] - parts[1]])
     full, other = whole_circles(images), whole_circles(templates)
@@ -75,8 +75,8 @@ def test_even_harmonics_give_the_correlation_of_what_repeats_after_half_a_turn()
     one = random(2, 4, grid.angles // 2).square()
     other = random(3, 4, grid.angles // 2).square()
     left = half_turn_harmonics(one).repeat(2, 1, 1)
-    product = torch.bmm(left, conjugate_products(half_turn_harmonics(other)))
-    table = synthesis(grid.angles, 0, torch.device("cpu")).double()
+    product = torch.bmm(left, conjugate_harmonics(half_turn_harmonics(other)))
+    table = synthesis_matrix(grid.angles, 0, torch.device("cpu")).double()
     found = (table @ product.flatten(1)).view(-1, 2, 3)
     for j in range(grid.angles // 2):
         direct = 2 * (one[:, None] * other.roll(j, -1)).sum((-2, -1))
@@ -123,9 +123,9 @@ def test_circles_are_turned_like_images() -> None:
     back = torch.stack(
         [torch.rot90(one, k, (0, 1)) for one, k in zip(image, (1, 2, 0), strict=True)]
     )
-    torch.testing.assert_close(turn_circles(to_polar(image, grid), steps), to_polar(back, grid))
+    torch.testing.assert_close(rotate_polar(to_polar(image, grid), steps), to_polar(back, grid))
     real = to_polar(image, grid).abs()
-    torch.testing.assert_close(turn_circles(real, steps), to_polar(back, grid).abs())
+    torch.testing.assert_close(rotate_polar(real, steps), to_polar(back, grid).abs())
 
 
 def test_the_derivative_over_the_angle_is_that_of_differences() -> None:

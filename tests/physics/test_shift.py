@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitreous.physics.shift import shift_images, shift_phases
+from vitreous.physics.shift import Shift, shift_phases
+
+
+def shift_images(images: Tensor, shift_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
+    shift = Shift(shift_angstrom, images.shape[-1], pixel_size_angstrom)
+    moved: Tensor = shift(images)
+    return moved
 
 
 def blob(n: int, x: float, y: float, sigma: float = 1.6) -> Tensor:
@@ -67,5 +73,5 @@ def test_batches_and_gradient() -> None:
 def test_refuses_wrong_shapes() -> None:
     with pytest.raises(ValueError, match="shift_angstrom"):
         shift_phases(8, torch.zeros(3), 1.0)
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match="must end in"):
         shift_images(torch.zeros(4, 5), torch.zeros(2), 1.0)

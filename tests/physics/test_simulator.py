@@ -121,12 +121,12 @@ def test_clean_images_are_those_of_simulate(n: int) -> None:
     p, o = streams(1, 2)
     drawn = s.draw(6, poses=p, optics=o)
     volume = noise(n, n, n, dtype=torch.float32)
-    images = s.clean(oversampled_spectrum(volume), drawn, s.transfer(drawn.row))
+    images = s.clean(oversampled_spectrum(volume), drawn, s.ctf(drawn.row))
     assert drawn.shift_angstrom is not None
     expected = simulate(volume, drawn.rotations, drawn.shift_angstrom, s.optics[drawn.row], PIXEL)
     torch.testing.assert_close(images, expected)
     still = Conditions(drawn.rotations, None, drawn.row)
-    centred = s.clean(oversampled_spectrum(volume), still, s.transfer(still.row))
+    centred = s.clean(oversampled_spectrum(volume), still, s.ctf(still.row))
     assert not torch.allclose(centred, images, atol=1e-2)
 
 
@@ -134,7 +134,7 @@ def test_transfer_is_the_ctf_of_the_drawn_rows() -> None:
     s = simulator()
     drawn = Conditions(matrices(3, torch.float32), None, torch.tensor([4, 0, 4]))
     expected = ctf_half(16, PIXEL, s.optics)
-    torch.testing.assert_close(s.transfer(drawn.row), expected[[4, 0, 4]])
+    torch.testing.assert_close(s.ctf(drawn.row), expected[[4, 0, 4]])
 
 
 def test_noise_comes_from_the_micrograph_of_each_ctf() -> None:

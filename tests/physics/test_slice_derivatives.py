@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitreous.core.rotation import axis_angle_to_matrix, random_rotations
 from vitreous.physics.projector import central_slices, oversampled_spectrum
-from vitreous.physics.slice_derivatives import _on_any, band, slice_derivatives
+from vitreous.physics.slice_derivatives import _on_any, band_points, slice_derivatives
 
 
 def stream() -> torch.Generator:
@@ -21,7 +21,7 @@ def test_slices_are_the_projectors_and_derivatives_those_of_turning(n: int) -> N
     spectrum = oversampled_spectrum(volume)
     rotations = random_rotations(4, generator=stream(), dtype=torch.float64)
     jets = slice_derivatives(spectrum, rotations, n, 4.5)
-    kx, ky, place = (torch.as_tensor(t) for t in band(n, 4.5))
+    kx, ky, place = (torch.as_tensor(t) for t in band_points(n, 4.5))
 
     def slices(turn: Tensor) -> Tensor:
         turned = axis_angle_to_matrix(turn) @ rotations
@@ -43,7 +43,7 @@ def test_the_misfits_gradient_is_autograds_through_the_projector() -> None:
     draw = stream()
     volume = torch.randn(n, n, n, generator=draw, dtype=torch.float64)
     spectrum, rotations = oversampled_spectrum(volume), random_rotations(4, generator=draw).double()
-    kx, ky, place = (torch.as_tensor(t) for t in band(n, radius))
+    kx, ky, place = (torch.as_tensor(t) for t in band_points(n, radius))
     transfer = torch.randn(4, len(kx), generator=draw, dtype=torch.float64)
     values = torch.randn(4, len(kx), 2, generator=draw, dtype=torch.float64)
     turn = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-r"""The contrast transfer function, in RELION's conventions.
+r"""Contrast transfer function (CTF), in RELION's conventions.
 
 .. math::
 
@@ -8,12 +8,12 @@ r"""The contrast transfer function, in RELION's conventions.
 
 with :math:`D(\theta) = -[\bar d + \Delta\cos 2(\theta - \alpha)]`, :math:`\bar d = (d_U + d_V) / 2`
 and :math:`\Delta = (d_U - d_V) / 2` (positive defocus is underfocus). The product
-:math:`D(\theta)|k|^2` is a quadratic form in (kx, ky), so no angle of a frequency is ever taken and
-gradients stay finite at zero astigmatism and at the origin.
+:math:`D(\theta)|k|^2` is computed as a quadratic form in (kx, ky), so that gradients are finite at
+zero astigmatism and at the origin.
 
-The phase reaches hundreds of radians at high resolution, where single precision holds barely four
-decimals. It is therefore summed in double precision, in turns, and only the remainder after whole
-turns is cast to the working precision.
+The phase reaches hundreds of radians at high resolution, where single precision holds four
+decimals. It is therefore summed in double precision, in turns, and only the fraction of a turn is
+cast to the working precision.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vitreous.core.params import Optics
 from vitreous.linop.operator import FourierFilter
 
 # RELION's rounding of h / sqrt(2 m e) in Å sqrt(V) and of e / (2 m c^2) in 1/V. Newer values
-# differ by 5e-6, which at hundreds of radians would already be a visible disagreement.
+# differ by 5e-6, which would be visible at hundreds of radians.
 _DE_BROGLIE_ANGSTROM_SQRT_VOLT = 12.2643247
 _RELATIVISTIC_INV_VOLT = 0.978466e-6
 _ANGSTROM_PER_MM = 1.0e7
 
 
 def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
-    r"""Relativistic wavelength of the electron, in Å.
+    r"""Return the relativistic wavelength of the electron, in Å.
 
     :math:`\lambda = 12.2643247 / \sqrt{V (1 + 0.978466 \cdot 10^{-6}\, V)}`, V in volts.
 
@@ -51,9 +51,9 @@ def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
 
 
 def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> float:
-    r"""B factor, in Å^2, of the envelope :math:`e^{-B k^2 / 4}` that has ``value`` at Nyquist.
+    r"""Return the B factor in Å^2 of an envelope :math:`e^{-B k^2 / 4}` from its value at Nyquist.
 
-    :math:`B = -16\, p^2 \ln v` for pixel size p. CryoGAN's papers state envelopes this way.
+    :math:`B = -16\, p^2 \ln v` for pixel size p, the notation of CryoGAN's papers.
 
     Args:
         value: the envelope at ``1 / (2 pixel_size_angstrom)``, in (0, 1].
@@ -72,8 +72,8 @@ def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> flo
     return -16.0 * pixel_size_angstrom**2 * math.log(value) + 0.0  # + 0.0: no negative zero
 
 
-def turn_coefficients(optics: Optics) -> Tensor:
-    """Double-precision coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1).
+def phase_coefficients(optics: Optics) -> Tensor:
+    """Return coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1).
 
     Args:
         optics: fields of shape ``(...)``.
@@ -81,7 +81,7 @@ def turn_coefficients(optics: Optics) -> Tensor:
     Returns:
         float64 ``(..., 5)``, for frequencies in 1/Å.
 
-    >>> round(turn_coefficients(Optics.uniform(1))[0, 0].item(), 3)  # -wavelength defocus / 2
+    >>> round(phase_coefficients(Optics.uniform(1))[0, 0].item(), 3)  # -wavelength defocus / 2
     -147.657
     """
     o = optics.to(torch.float64)
@@ -109,16 +109,15 @@ def ctf(
     *,
     aperture_inv_angstrom: float | None = None,
 ) -> Tensor:
-    r"""Contrast transfer function at given frequencies: the formula at the top of this module.
+    r"""Return the CTF at given frequencies, by the formula at the top of this module.
 
     Args:
         kx_inv_angstrom: x frequencies in 1/Å that broadcast with ``ky_inv_angstrom`` to
-            ``(ny, nx)``; e.g. the two grids of :func:`vitreous.core.grid.frequency_grid`. Double
-            precision is worth having: in single precision the squares alone cost 5e-5 at 1 Å/px
-            and 3 µm.
+            ``(ny, nx)``, such as those of :func:`vitreous.core.grid.frequency_grid`. Give them in
+            double precision: single precision causes errors of 5e-5 at 1 Å/px and 3 µm.
         ky_inv_angstrom: y frequencies in 1/Å.
         optics: batch of optics whose fields have shape ``(...)``.
-        aperture_inv_angstrom: frequencies above this radius, in 1/Å, are set to zero.
+        aperture_inv_angstrom: radius in 1/Å above which the CTF is zero.
 
     Returns:
         real ``(..., ny, nx)`` of the dtype of the optics; Q at the origin without phase plate.
@@ -140,7 +139,7 @@ def ctf(
     xx, yy = kx * kx, ky * ky
     squared = xx + yy
     basis = torch.stack((xx, yy, kx * ky, squared * squared, torch.ones_like(xx))).flatten(1)
-    turns = turn_coefficients(optics) @ basis
+    turns = phase_coefficients(optics) @ basis
     remainder = (turns - turns.detach().round()).to(dtype)
     value = -torch.sin((2 * math.pi) * remainder)
     decay = squared.to(dtype).flatten() / -4
@@ -157,12 +156,12 @@ def ctf_half(
     *,
     aperture_inv_angstrom: float | None = None,
 ) -> Tensor:
-    r"""The CTF on the Hermitian half of an ``n x n`` image, as a multiplier that keeps images real.
+    r"""Return the CTF on the Hermitian half of an ``n x n`` image, as a filter of real images.
 
-    In even boxes the Nyquist frequency of an axis stands for both of its signs, between which
-    astigmatism distinguishes: row and column hold the mean of the two. The multiplier is then that
-    of a real, symmetric kernel, products of filters are exact, and turning the image by quarter
-    turns or mirroring it commutes with turning the astigmatism.
+    In even boxes the Nyquist frequency of an axis stands for both of its signs, which differ with
+    astigmatism: row and column hold their mean. The filter then has a real, symmetric kernel,
+    products of filters are exact, and quarter turns and mirrors of the image commute with those of
+    the astigmatism.
 
     Args:
         n: box size in pixels.
@@ -182,7 +181,7 @@ def ctf_half(
     if n % 2:
         return ctf(kx, ky, optics, aperture_inv_angstrom=aperture_inv_angstrom)
     half = n // 2
-    both = torch.cat((ky, -ky[half : half + 1]))  # the Nyquist row once more, with the other sign
+    both = torch.cat((ky, -ky[half : half + 1]))  # with the Nyquist row of the other sign
     value = ctf(kx, both, optics, aperture_inv_angstrom=aperture_inv_angstrom)
     row = (value[..., half : half + 1, :] + value[..., n:, :]) / 2
     value = torch.cat((value[..., :half, :], row, value[..., half + 1 : n, :]), dim=-2)
@@ -192,7 +191,7 @@ def ctf_half(
 
 
 class CTF(FourierFilter):
-    """The microscope's contrast transfer, one per image; self-adjoint.
+    """CTF of each image as a linear operator; self-adjoint.
 
     Args:
         optics: fields of shape ``(...)``; the domain is ``(..., n, n)``.

@@ -1,7 +1,7 @@
-r"""Inserting CTF-weighted image spectra into a Fourier grid: the sums of direct reconstruction.
+r"""Insertion of CTF-weighted image spectra into a Fourier grid: the sums of direct reconstruction.
 
 By the slice theorem, image i, moved back by its shift, samples the volume's spectrum on the plane
-:math:`R_i^T (k_x, k_y, 0)`, multiplied by its CTF :math:`c_i`. Over all particles are summed
+:math:`R_i^T (k_x, k_y, 0)`, multiplied by its CTF :math:`c_i`. The sums over all particles are
 
 .. math::
 
@@ -9,11 +9,11 @@ By the slice theorem, image i, moved back by its shift, samples the volume's spe
     W = \sum_i w_i\, T_i^*\, [c_i^2],
 
 where :math:`T_i^*` spreads each frequency linearly over the eight nearest points of a grid twice as
-fine as the images' own, and :math:`s_i` is the phase ramp of the shift. B / W is the
-least-squares spectrum as far as neighbouring points do not mix.
+fine as that of the images, and :math:`s_i` is the phase ramp of the shift. B / W is the
+least-squares spectrum, except for the mixing of neighbouring points.
 
-Spreading needs no wider kernel here, unlike reading slices off a grid: the volume fills half of the
-fine grid's field, so that its aliases fall outside and are cut away.
+Unlike reading slices, spreading needs no wider kernel: the volume fills half of the field of the
+fine grid, so that its aliases fall outside and are cut away.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import cosets, point_group
-from vitreous.physics.ctf import ctf_half, turn_coefficients
+from vitreous.physics.ctf import ctf_half, phase_coefficients
 from vitreous.physics.kernels import insertion_cpu, insertion_torch
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 from vitreous.physics.shift import axis_phases
@@ -38,7 +38,7 @@ _NO_CTF = (0.0, 0.0, 0.0, 0.0, -0.25)  # -sin(-pi / 2) = 1
 
 
 class _Insert(Protocol):
-    """What both implementations offer."""
+    """Signature of the compiled and the torch implementation."""
 
     def __call__(
         self,
@@ -60,18 +60,18 @@ def weighted_slices(
     weight: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    r"""What each image adds: :math:`(w c \bar s \hat y,\; w c^2)` on half of the Nyquist disc.
+    r"""Return the terms of each image :math:`(w c \bar s \hat y,\; w c^2)` on half a Nyquist disc.
 
     Args:
         images: real ``(b, n, n)``.
-        shift_angstrom: ``(b, 2)``, displacement (x, y) of the particle in the image, which is taken
-            back; None for none.
+        shift_angstrom: ``(b, 2)``, displacement (x, y) of the particle in the image, which is
+            undone; None for none.
         optics: CTF of each image, ``(b,)``; None for images without CTF.
-        pixel_size_angstrom: of the images, Å.
-        box_size: of the map, at most n; below n its pixels are larger, and frequencies beyond its
-            Nyquist are left out. The map's grey values stay those at box n.
-        weight: ``(b,)``, such as one over the variance of each image's noise; 1 by default.
-        threads: on the CPU; torch's number by default.
+        pixel_size_angstrom: pixel size of the images, Å.
+        box_size: box of the map, at most n; below n frequencies beyond its Nyquist are left out.
+            Grey values stay those at box n.
+        weight: ``(b,)``, such as the inverse noise variance of each image; 1 by default.
+        threads: number of threads on the CPU; torch's by default.
 
     Returns:
         float32 ``(b, points, 3)``: real part, imaginary part, weight.
@@ -82,25 +82,25 @@ def weighted_slices(
     b, full, device = len(images), images.shape[-1], images.device
     n = box_size or full
     shift = torch.zeros(b, 2, device=device) if shift_angstrom is None else shift_angstrom
-    # the origin n // 2 of the image is one more shift
+    # the image origin n // 2 is one more shift
     origin = (full // 2) * pixel_size_angstrom
     phase_x, phase_y = axis_phases(full, shift + origin, pixel_size_angstrom)
     phases = phase_x * (n / full) ** 3, phase_y
     factor = torch.ones(b, device=device) if weight is None else weight
     images = images.to(torch.float32)
     if device.type != "cpu":
-        transfer = torch.ones(b, full, full // 2 + 1, device=device)
+        ctf = torch.ones(b, full, full // 2 + 1, device=device)
         if optics is not None:
-            transfer = ctf_half(full, pixel_size_angstrom, optics)
-        values = insertion_torch.weigh(torch.fft.rfft2(images), transfer, phases, factor, n)
+            ctf = ctf_half(full, pixel_size_angstrom, optics)
+        values = insertion_torch.weight(torch.fft.rfft2(images), ctf, phases, factor, n)
     else:
-        turns = torch.tensor(_NO_CTF, dtype=torch.float64).repeat(b, 1)
-        decay = torch.zeros(b)
+        phase = torch.tensor(_NO_CTF, dtype=torch.float64).repeat(b, 1)
+        b_factor = torch.zeros(b)
         if optics is not None:
-            turns, decay = turn_coefficients(optics), optics.b_factor_angstrom2
+            phase, b_factor = phase_coefficients(optics), optics.b_factor_angstrom2
         step = 1 / (full * pixel_size_angstrom)
-        values = insertion_cpu.weigh(
-            images.contiguous(), (turns, decay, step), phases, factor, n, threads
+        values = insertion_cpu.weight(
+            images.contiguous(), (phase, b_factor, step), phases, factor, n, threads
         )
     values[:, 0] *= 0.5  # zero frequency is its own opposite
     return values
@@ -108,7 +108,7 @@ def weighted_slices(
 
 @dataclass(frozen=True)
 class Gridding:
-    """The sums over one set of particles, complete and symmetric.
+    """Complete, symmetrised sums over one set of particles.
 
     Args:
         numerator: B, complex64 ``(n, 2n - 1, 2n - 1)``: kx from 0 on, ky and kz from 1 - n on, in
@@ -122,24 +122,24 @@ class Gridding:
     box_size: int
 
     def __add__(self, other: Gridding) -> Gridding:
-        """Sums over both sets of particles."""
+        """Return the sums over both sets of particles."""
         if self.box_size != other.box_size:
             raise ValueError(f"boxes differ: {self.box_size} and {other.box_size}")
         return Gridding(self.numerator + other.numerator, self.weight + other.weight, self.box_size)
 
 
 class Accumulator:
-    """Grows the sums of several sets of particles, batch by batch.
+    """Accumulator of the sums of several sets of particles, batch by batch.
 
-    Symmetry is imposed exactly: every image is inserted once for each coset of those rotations of
-    the point group that map the grid onto itself, and the grid is summed over these at the end.
+    Symmetry is exact: every image is inserted once for each coset of those rotations of the point
+    group that map the grid onto itself, and the grid is summed over these at the end.
 
     Args:
-        box_size: n, of the images.
-        sets: how many sums; 2 for half sets.
+        box_size: n, box of the images.
+        sets: number of sums; 2 for half sets.
         symmetry: name of the point group, in RELION's axes.
-        device: where.
-        threads: on the CPU; torch's number by default.
+        device: device of the sums; the CPU by default.
+        threads: number of threads on the CPU; torch's by default.
 
     >>> sums = Accumulator(8, sets=1)
     >>> sums.insert(weighted_slices(torch.ones(1, 8, 8), None, None, 1.0), torch.eye(3)[None])
@@ -178,7 +178,7 @@ class Accumulator:
         Args:
             values: from :func:`weighted_slices`.
             rotations: ``(b, 3, 3)``, volume to particle coordinates.
-            sets: long ``(b,)``, the set of each; other numbers leave an image out. All 0 if None.
+            sets: long ``(b,)``, the set of each image, -1 for none; None: set 0 for all.
 
         Raises:
             ValueError: rotations that are not ``(b, 3, 3)`` for the images.
@@ -195,13 +195,13 @@ class Accumulator:
         self._loop(self._slabs, self._edges, values, copies, sets)
 
     def gridding(self, number: int) -> Gridding:
-        """The sums of one set, so far."""
+        """Return the sums of one set of the images inserted so far."""
         n = self.box_size
         edge = SPREAD * n + 1
         grid = torch.zeros(n + 1, edge, edge, 3, device=self._device)
         for first, slab in zip(self._edges, self._slabs[number], strict=False):
             grid[first : first + len(slab)] += slab
-        # points with kx < 0 were inserted at their opposites; on the plane kx = 0 both belong
+        # points with kx < 0 were inserted at their opposites; the plane kx = 0 holds both
         opposite = grid[0].flip(0, 1)
         grid[0] += torch.stack([opposite[..., 0], -opposite[..., 1], opposite[..., 2]], -1)
         grid = _sum_over(self._exact, grid)[:n, 1:-1, 1:-1]
@@ -210,7 +210,7 @@ class Accumulator:
 
 
 def _sum_over(rotations: Tensor, grid: Tensor) -> Tensor:
-    """Sum of a half grid ``(n + 1, 2n + 1, 2n + 1, 3)`` over signed permutations of its axes."""
+    """Sum a half grid ``(n + 1, 2n + 1, 2n + 1, 3)`` over signed permutations of its axes."""
     if len(rotations) == 1:
         return grid
     n = len(grid) - 1
@@ -219,7 +219,7 @@ def _sum_over(rotations: Tensor, grid: Tensor) -> Tensor:
         values = grid[..., part]
         whole = torch.cat([sign * values[1:].flip(0, 1, 2), values])
         for rotation in rotations.round().long().cpu():
-            taken = rotation.abs().argmax(1)  # axis of the sum that each of the grid's becomes
-            turned = whole.flip([i for i in range(3) if rotation[i, taken[i]] < 0])
-            out[..., part] += turned.permute(*taken.argsort().tolist())[n:]
+            target = rotation.abs().argmax(1)  # axis of the sum for each axis of the grid
+            flipped = whole.flip([i for i in range(3) if rotation[i, target[i]] < 0])
+            out[..., part] += flipped.permute(*target.argsort().tolist())[n:]
     return out

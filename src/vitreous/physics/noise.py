@@ -1,8 +1,8 @@
-"""Noise of the microscope: additive samplers of unit variance, and counting noise.
+"""Noise of images: additive samplers of unit variance, and counting noise.
 
-Additive noise is returned alone and with unit variance, so that a simulator can scale it by a fixed
-sigma (:func:`noise_sigma`) or a learned one. Numbers are drawn on the generator's device and then
-moved, so one seed gives the same noise on every device.
+Samplers return additive noise alone, with unit variance; the simulator scales it by a fixed sigma
+(:func:`noise_sigma`) or a learned one. Numbers are drawn on the generator's device and then moved:
+one seed gives the same noise on every device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitreous.core.fourier import fourier_resize
 
 
 class Noise(Protocol):
-    """Additive noise of zero mean and unit variance."""
+    """Interface of samplers of additive noise of zero mean and unit variance."""
 
     def sample(
         self,
@@ -30,10 +30,9 @@ class Noise(Protocol):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Noise ``(n_images, box_size, box_size)``.
+        """Draw noise ``(n_images, box_size, box_size)``.
 
-        ``micrograph_id (n_images,)`` says which micrograph each image imitates; noise that does not
-        depend on it ignores it.
+        ``micrograph_id (n_images,)`` is the micrograph of each image, for noise that depends on it.
         """
         ...
 
@@ -41,7 +40,7 @@ class Noise(Protocol):
 def noise_sigma(
     signal_variance: float, *, snr: float | None = None, snr_db: float | None = None
 ) -> float:
-    r"""Standard deviation of the noise that gives a signal-to-noise ratio.
+    r"""Return the standard deviation of the noise for a signal-to-noise ratio.
 
     :math:`\sigma = \sqrt{v / \mathrm{SNR}}`, :math:`\mathrm{SNR} = 10^{\mathrm{dB} / 10}`, v the
     variance of the noiseless images after shift and CTF, over the whole image, averaged over the
@@ -49,8 +48,8 @@ def noise_sigma(
 
     Args:
         signal_variance: v, not negative.
-        snr: power ratio, positive; or
-        snr_db: the same in decibel. Give exactly one of the two.
+        snr: power ratio, positive.
+        snr_db: the same in decibel, instead of ``snr``.
 
     Raises:
         ValueError: both or neither ratio, a ratio that is not positive, a negative variance.
@@ -72,7 +71,7 @@ def noise_sigma(
 
 @dataclass(frozen=True)
 class WhiteGaussian:
-    """Independent standard normal pixels.
+    """White Gaussian noise: independent standard normal pixels.
 
     >>> noise = WhiteGaussian()
     >>> noise.sample(2, 8, generator=torch.Generator().manual_seed(0)).shape
@@ -89,7 +88,7 @@ class WhiteGaussian:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Noise ``(n_images, box_size, box_size)``; the micrograph does not matter."""
+        """Draw noise ``(n_images, box_size, box_size)``; ``micrograph_id`` is ignored."""
         shape = (n_images, box_size, box_size)
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
         return noise.to(device or generator.device)
@@ -100,8 +99,8 @@ def prepare_patches(patches: Tensor, size: int, *, chunk: int = 256) -> Tensor:
 
     Args:
         patches: real ``(m, n, n)``, any floating type.
-        size: wanted edge length in pixels (the same field of view, another sampling).
-        chunk: how many patches to transform at a time, which bounds the memory.
+        size: new edge in pixels, at the same field of view.
+        chunk: number of patches transformed together, which bounds the memory.
 
     Returns:
         float32 ``(m, size, size)``.
@@ -119,12 +118,12 @@ def prepare_patches(patches: Tensor, size: int, *, chunk: int = 256) -> Tensor:
     out = torch.empty(len(patches), size, size, device=patches.device)
     bad: list[int] = []
     for start in range(0, len(patches), chunk):
-        piece = fourier_resize(patches[start : start + chunk].float(), size, 2)
-        mean = piece.mean((-2, -1), keepdim=True)
-        deviation = piece.std((-2, -1), correction=0, keepdim=True)
-        sound = ((deviation > 1e-6 * mean.abs()) & deviation.isfinite()).flatten()
-        bad += [start + int(i) for i in (~sound).nonzero()]
-        out[start : start + chunk] = (piece - mean) / deviation
+        resized = fourier_resize(patches[start : start + chunk].float(), size, 2)
+        mean = resized.mean((-2, -1), keepdim=True)
+        deviation = resized.std((-2, -1), correction=0, keepdim=True)
+        valid = ((deviation > 1e-6 * mean.abs()) & deviation.isfinite()).flatten()
+        bad += [start + int(i) for i in (~valid).nonzero()]
+        out[start : start + chunk] = (resized - mean) / deviation
     if bad:
         raise ValueError(f"background patches {bad[:8]} are constant or not finite; drop them")
     return out
@@ -132,19 +131,18 @@ def prepare_patches(patches: Tensor, size: int, *, chunk: int = 256) -> Tensor:
 
 @dataclass(frozen=True)
 class BackgroundPatches:
-    """Real background: a random patch of the very micrograph whose CTF an image imitates.
+    """Real background: random patches of the micrograph that provides an image's CTF.
 
-    CryoGAN's paper, section VI.A and appendix: patch and CTF come from the same micrograph.
+    Source: CryoGAN's paper, section VI.A and appendix.
 
     Args:
-        patches: ``(m, s, s)``, each of zero mean and unit deviation (:func:`prepare_patches`). They
-            may be larger than the images: a random window is then cut out, never wrapping around
-            (the deviation of a window is 1 on average, not exactly).
-        micrograph_id: long ``(m,)``, not negative; the numbering of the particles' micrographs.
-        on_missing: what to do for a micrograph without patches: ``"error"``, or ``"any"`` to draw
-            from all patches.
-        random_dihedral: also flip and transpose at random, which stretches few patches further at
-            the price of turning the direction of astigmatism and drift.
+        patches: ``(m, s, s)``, each of zero mean and unit deviation (:func:`prepare_patches`). From
+            patches larger than the images a random window is cut, whose deviation is 1 on average.
+        micrograph_id: long ``(m,)``, not negative, in the numbering of the particles' micrographs.
+        on_missing: for a micrograph without patches: ``"error"``, or ``"any"`` to draw from all
+            patches.
+        random_dihedral: also flip and transpose at random: more variety from few patches, at the
+            price of changing the direction of astigmatism and drift.
         micrograph_names: names for the error message, indexed by micrograph id.
 
     Raises:
@@ -191,7 +189,7 @@ class BackgroundPatches:
         return f"{micrograph} ({self.micrograph_names[micrograph]})" if known else str(micrograph)
 
     def _draw(self, n_images: int, micrograph_id: Tensor | None, uniform: Tensor) -> Tensor:
-        """Index of one patch per image; ``uniform (n_images,)`` in [0, 1) decides which."""
+        """Return the index of one patch per image, chosen by ``uniform (n_images,)`` in [0, 1)."""
         total = len(self.patches)
         if micrograph_id is None:
             return (uniform * total).long().clamp(max=total - 1)
@@ -199,18 +197,18 @@ class BackgroundPatches:
             raise ValueError(
                 f"micrograph_id must be ({n_images},), got {tuple(micrograph_id.shape)}"
             )
-        wanted = micrograph_id.cpu()
-        place = torch.searchsorted(self._known, wanted).clamp(max=len(self._known) - 1)
-        missing = self._known[place] != wanted
+        requested = micrograph_id.cpu()
+        index = torch.searchsorted(self._known, requested).clamp(max=len(self._known) - 1)
+        missing = self._known[index] != requested
         if self.on_missing == "error" and bool(missing.any()):
-            lost = sorted(set(wanted[missing].tolist()))[:8]
-            names = ", ".join(self._name(i) for i in lost)
+            missing_ids = sorted(set(requested[missing].tolist()))[:8]
+            names = ", ".join(self._name(i) for i in missing_ids)
             raise ValueError(
                 f"no background patch of micrograph {names}; add patches of these micrographs or "
                 "set on_missing='any'"
             )
-        start = torch.where(missing, 0, self._start[place])
-        count = torch.where(missing, total, self._count[place])
+        start = torch.where(missing, 0, self._start[index])
+        count = torch.where(missing, total, self._count[index])
         offset = torch.minimum((uniform * count).long(), count - 1)
         return self._order[start + offset]
 
@@ -224,7 +222,7 @@ class BackgroundPatches:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Patches ``(n_images, box_size, box_size)``; from all of them where no id is given.
+        """Draw patches ``(n_images, box_size, box_size)``, from all if ``micrograph_id`` is None.
 
         Raises:
             ValueError: a micrograph without patches (named), or patches smaller than the box.
@@ -262,15 +260,14 @@ class PoissonNoise:
     :math:`\lambda = \max(d + s\, x, 0)`, :math:`c \sim \mathrm{Poisson}(\lambda)`, and the noisy
     image is :math:`(c - d) / s`: unbiased for x, of variance :math:`(d + s x) / s^2`.
 
-    The value is an exact Poisson sample. Its gradient is that of the Gaussian approximation
-    :math:`c \approx \lambda + \sqrt\lambda\, \epsilon` with :math:`\epsilon` held fixed, so
-    :math:`\partial c / \partial\lambda = (c + \lambda) / (2 \lambda)`, whose mean is exactly 1: a
-    surrogate, good for counts of about ten and more and noisy below one. No gradient flows where
-    the expected count is clipped to zero.
+    The value is an exact Poisson sample. Its gradient is a surrogate: that of the Gaussian
+    approximation :math:`c \approx \lambda + \sqrt\lambda\, \epsilon` at fixed :math:`\epsilon`,
+    :math:`\partial c / \partial\lambda = (c + \lambda) / (2 \lambda)`, of mean 1, accurate from
+    about ten counts on and noisy below one; zero where the expected count is clipped to zero.
 
     Args:
         scale: s, electrons per unit of grey value, positive.
-        dose: d, electrons per pixel behind empty ice, positive.
+        dose: d, electrons per pixel in empty ice, positive.
 
     Raises:
         ValueError: scale or dose not positive.
@@ -290,11 +287,10 @@ class PoissonNoise:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
 
     def apply(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Noisy images of the shape, type and device of ``clean``."""
+        """Return noisy images of the shape, type and device of ``clean``."""
         rate = (self.dose + self.scale * clean).clamp(min=0)
-        drawn = torch.poisson(rate.detach().to(generator.device), generator=generator)
-        counts = drawn.to(clean.device)
         fixed = rate.detach()
+        counts = torch.poisson(fixed.to(generator.device), generator=generator).to(clean.device)
         slope = torch.where(fixed > 0, (counts + fixed) / (2 * fixed), torch.zeros_like(fixed))
         counts = counts + slope * (rate - fixed)
         return (counts - self.dose) / self.scale

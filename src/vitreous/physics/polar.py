@@ -1,4 +1,4 @@
-r"""Images in polar Fourier coordinates, where turning them is a cyclic shift of angles.
+r"""Images in polar Fourier coordinates, where rotations are cyclic shifts of angles.
 
 At radius r and angle :math:`\varphi` an image y of n pixels, origin at ``n // 2``, has the spectrum
 
@@ -6,21 +6,20 @@ At radius r and angle :math:`\varphi` an image y of n pixels, origin at ``n // 2
 
     \hat y(r, \varphi) = \sum_p y(p)\, e^{-2 \pi i\, r (\cos\varphi, \sin\varphi) \cdot p / n},
 
-an exact sum over its pixels: no interpolation. Half of the circle suffices for a real image. There
+an exact sum over its pixels: no interpolation. Half of the circle suffices for a real image.
 
 .. math::
 
     s(\varphi) = \mathrm{Re}\,\hat y + \mathrm{Im}\,\hat y
 
-is a real signal over the *whole* circle whose even harmonics are those of the real and whose odd
-ones those of the imaginary part, so that
+is a real signal over the whole circle. Its even harmonics are those of the real part and its odd
+harmonics those of the imaginary part, so that
 
 .. math::
 
     \int \mathrm{Re}\,[\hat y\, \overline{\hat p}]\, d\varphi = \int s_y\, s_p\, d\varphi,
 
-and all in-plane angles of a correlation come out of one real cyclic correlation, harmonic by
-harmonic.
+and one real cyclic correlation, by harmonics, gives the correlation at all in-plane angles.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolarGrid:
-    r"""Circles of radius 1, 2, ..., ``radius`` cycles per box, each with the same angles.
+    r"""Grid of circles of radius 1, 2, ..., ``radius`` cycles per box with equal angles.
 
     Args:
         box_size: n, edge of the images in pixels.
         radius: K, the largest circle, below ``n / 2``.
-        angles: A, on a whole circle; a multiple of 4. :math:`6 K` tell apart all that an image of n
-            pixels holds up to :math:`0.48\,n` from its centre.
+        angles: A, on a whole circle, a multiple of 4; the default :math:`6 K` samples images fully
+            up to :math:`0.48\,n` from their centre.
 
     Raises:
         ValueError: circles beyond Nyquist, angles that are not a multiple of 4.
@@ -67,12 +66,12 @@ class PolarGrid:
 
     @property
     def angle_rad(self) -> Tensor:
-        """All angles of a whole circle, float64 ``(A,)``."""
+        """Angles of a whole circle, float64 ``(A,)``."""
         return torch.arange(self.angles, dtype=torch.float64) * (2 * math.pi / self.angles)
 
     @property
     def frequencies(self) -> tuple[Tensor, Tensor]:
-        """(kx, ky) in cycles per box over half circles, float64 ``(K, A / 2)``."""
+        """Frequencies (kx, ky) in cycles per box over half circles, float64 ``(K, A / 2)``."""
         radius = torch.arange(1, self.radius + 1, dtype=torch.float64)[:, None]
         angle = self.angle_rad[: self.angles // 2]
         return radius * angle.cos(), radius * angle.sin()
@@ -81,7 +80,7 @@ class PolarGrid:
     def quadrature(self) -> Tensor:
         r"""Weight :math:`2 \pi r / A` of a point, float64 ``(K,)``.
 
-        With it the sum over whole circles stands for the sum over all integer frequencies.
+        The weighted sum over whole circles approximates the sum over all integer frequencies.
         """
         radius = torch.arange(1, self.radius + 1, dtype=torch.float64)
         return radius * (2 * math.pi / self.angles)
@@ -89,7 +88,7 @@ class PolarGrid:
 
 @lru_cache(maxsize=8)
 def _transform(grid: PolarGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Cosines and negative sines ``(n^2, 2 K A / 2)``."""
+    """Return cosines and negative sines ``(n^2, 2 K A / 2)``."""
     axis = torch.arange(grid.box_size, dtype=torch.float64) - grid.box_size // 2
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     kx, ky = (k.flatten() for k in grid.frequencies)
@@ -98,11 +97,11 @@ def _transform(grid: PolarGrid, device: torch.device, dtype: torch.dtype) -> Ten
 
 
 def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
-    """Exact spectra of images on half circles, by one matrix product.
+    """Return exact spectra of images on half circles, by one matrix product.
 
     Args:
         images: real ``(b, n, n)``.
-        grid: of the same box.
+        grid: grid of the same box.
 
     Returns:
         complex ``(b, K, A / 2)``.
@@ -123,20 +122,20 @@ def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
 
 
 def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
-    r"""Images with given spectra on half circles and without a mean: undoes :func:`to_polar`.
+    r"""Return images of zero mean from spectra on half circles: the inverse of :func:`to_polar`.
 
     Over whole circles, with the weights q of :attr:`PolarGrid.quadrature`,
 
     .. math::
 
-        y(p) = n^{-2} \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n},
+        y(p) = n^{-2} \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n}.
 
-    which is the inverse as far as the image holds no frequencies beyond the circles, to 2 % of its
-    range up to ``n / 4`` from its centre and to 5 % up to ``n / 2``.
+    For images without frequencies beyond the circles the error is 2 % of their range up to
+    ``n / 4`` from the centre and 5 % up to ``n / 2``.
 
     Args:
         values: complex ``(b, K, A / 2)``.
-        grid: of the images' box.
+        grid: grid of the images' box.
 
     Returns:
         real ``(b, n, n)``.
@@ -147,8 +146,8 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
     >>> grid = PolarGrid(16, 7)
     >>> axis = torch.arange(16.0) - 8
     >>> dot = torch.exp(-(axis[:, None] ** 2 + (axis - 1) ** 2) / 8)[None]
-    >>> back = from_polar(to_polar(dot - dot.mean(), grid), grid)
-    >>> bool((back - dot + dot.mean())[0, 4:13, 4:13].abs().max() < 0.05)
+    >>> restored = from_polar(to_polar(dot - dot.mean(), grid), grid)
+    >>> bool((restored - dot + dot.mean())[0, 4:13, 4:13].abs().max() < 0.05)
     True
     """
     n, half = grid.box_size, grid.angles // 2
@@ -162,35 +161,35 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
     return (flat @ _transform(grid, values.device, flat.dtype).mT).view(-1, n, n)
 
 
-def turn_circles(values: Tensor, steps: Tensor) -> Tensor:
-    r"""Turn images in their plane: :math:`\hat y(r, \varphi_j)` becomes that at :math:`j + s`.
+def rotate_polar(values: Tensor, steps: Tensor) -> Tensor:
+    r"""Rotate images in their plane: :math:`\hat y(r, \varphi_j)` becomes that at :math:`j + s`.
 
     Args:
-        values: complex spectra of real images on half circles ``(b, K, A / 2)``; or real ones, such
-            as CTFs.
+        values: complex spectra of real images on half circles ``(b, K, A / 2)``, or real values,
+            such as CTFs.
         steps: long ``(b,)``, s, in steps of the grid's angles, from 0 to A - 1.
 
     Returns:
         ``(b, K, A / 2)``.
 
     >>> spectrum = torch.tensor([[[1 + 1j, 2 + 2j]]])
-    >>> turn_circles(spectrum, torch.tensor([1])).tolist()
+    >>> rotate_polar(spectrum, torch.tensor([1])).tolist()
     [[[(2+2j), (1-1j)]]]
     """
     half = values.shape[-1]
-    place = torch.arange(half, device=values.device) + steps[:, None]
-    chosen = values.gather(-1, (place % half)[:, None].expand(values.shape))
+    index = torch.arange(half, device=values.device) + steps[:, None]
+    rotated = values.gather(-1, (index % half)[:, None].expand(values.shape))
     if not values.is_complex():
-        return chosen
-    opposite = (place // half % 2 == 1)[:, None]  # the other half circle
-    return torch.where(opposite, chosen.conj(), chosen)
+        return rotated
+    opposite = (index // half % 2 == 1)[:, None]  # the other half circle
+    return torch.where(opposite, rotated.conj(), rotated)
 
 
 def angular_derivative(values: Tensor) -> Tensor:
-    r"""Derivative over the angle, per radian, of spectra of real images on half circles.
+    r"""Return the derivative over the angle, per radian, of spectra of real images.
 
     Args:
-        values: complex ``(..., K, A / 2)``; the other half circles are their conjugates.
+        values: complex ``(..., K, A / 2)`` on half circles.
 
     >>> grid = PolarGrid(16, 3)
     >>> kx, ky = grid.frequencies
@@ -200,13 +199,13 @@ def angular_derivative(values: Tensor) -> Tensor:
     half = values.shape[-1]
     harmonics = torch.fft.fft(torch.cat([values, values.conj()], -1))
     m = torch.fft.fftfreq(2 * half, 1 / (2 * half), device=values.device, dtype=values.real.dtype)
-    m[half] = 0.0  # the highest is neither sine nor cosine
+    m[half] = 0.0  # the highest harmonic has no sine
     return torch.fft.ifft(1j * m * harmonics)[..., :half]
 
 
 @lru_cache(maxsize=8)
 def _fourier(points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """exp(-2 pi i m j / A) for even and for odd m, ``(2, A / 2, 2 M)``, parts side by side."""
+    """Return exp(-2 pi i m j / A) for even and odd m, ``(2, A / 2, 2 M)``, real part first."""
     j = torch.arange(points, dtype=torch.float64)[:, None]
     even = 2 * torch.arange(points // 2 + 1, dtype=torch.float64)
     odd = even[:-1] + 1
@@ -219,12 +218,18 @@ def _fourier(points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _pairs(flat: Tensor) -> Tensor:
-    """Real and imaginary parts side by side, ``(..., 2 M)`` to ``(..., M, 2)``."""
+    """Reshape interleaved parts ``(..., 2 M)`` to ``(..., M, 2)``."""
     return flat.view(*flat.shape[:-1], -1, 2)
 
 
+def _harmonics_first(parts: Tensor) -> Tensor:
+    """Reorder ``(..., K, m, 2)`` to ``(m, ..., 2 K)``, doubled for the other half circle."""
+    order = (parts.ndim - 2, *range(parts.ndim - 3), parts.ndim - 1, parts.ndim - 3)
+    return (2 * parts.permute(order)).flatten(-2)
+
+
 def circle_harmonics(values: Tensor) -> Tensor:
-    r"""Harmonics of the real signal s of spectra on half circles.
+    r"""Return the harmonics of the real signal s of spectra on half circles.
 
     :math:`\hat s_m = \sum_{j < A} s(\varphi_j) e^{-i m \varphi_j}`, m from 0 to A / 2.
 
@@ -232,7 +237,7 @@ def circle_harmonics(values: Tensor) -> Tensor:
         values: complex ``(..., K, A / 2)``, such as from :func:`to_polar`.
 
     Returns:
-        real ``(A / 2 + 1, ..., 2 K)``: by harmonic, the real parts of all radii and then the
+        real ``(A / 2 + 1, ..., 2 K)``: for each harmonic the real parts of all radii, then the
         imaginary parts.
 
     >>> circle_harmonics(torch.ones(5, 3, 8, dtype=torch.complex64)).shape
@@ -242,14 +247,11 @@ def circle_harmonics(values: Tensor) -> Tensor:
     table = _fourier(half, values.device, values.real.dtype)
     even = _pairs(values.real @ table[0])
     odd = _pairs(values.imag @ table[1])
-    both = torch.stack([even, odd], -2).flatten(-3, -2)[..., : half + 1, :]
-    # (..., K, m, 2) to (m, ..., 2, K): twice, for the other half circle
-    order = (both.ndim - 2, *range(both.ndim - 3), both.ndim - 1, both.ndim - 3)
-    return (2 * both.permute(order)).flatten(-2)
+    return _harmonics_first(torch.stack([even, odd], -2).flatten(-3, -2)[..., : half + 1, :])
 
 
 def half_turn_harmonics(values: Tensor) -> Tensor:
-    """Even harmonics 0, 2, ... of real values that repeat after half a turn.
+    """Return the even harmonics 0, 2, ... of real values that repeat after half a turn.
 
     Args:
         values: real ``(..., K, A / 2)`` over half circles.
@@ -258,29 +260,26 @@ def half_turn_harmonics(values: Tensor) -> Tensor:
         real ``(A / 4 + 1, ..., 2 K)``, of sums over whole circles, laid out as by
         :func:`circle_harmonics`.
     """
-    half = values.shape[-1]
-    table = _fourier(half, values.device, values.dtype)[0]
-    even = _pairs(values @ table)
-    order = (even.ndim - 2, *range(even.ndim - 3), even.ndim - 1, even.ndim - 3)
-    return (2 * even.permute(order)).flatten(-2)
+    table = _fourier(values.shape[-1], values.device, values.dtype)[0]
+    return _harmonics_first(_pairs(values @ table))
 
 
 @lru_cache(maxsize=16)
-def synthesis(angles: int, parity: int, device: torch.device) -> Tensor:
-    r"""Matrix from products of even or odd harmonics to their part of the correlation.
+def synthesis_matrix(angles: int, parity: int, device: torch.device) -> Tensor:
+    r"""Return the matrix from products of even or odd harmonics to their part of the correlation.
 
     :math:`X(\alpha_j) = \frac1A \sum_m \epsilon_m
     \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m \alpha_j}]`, over half of the angles: half a
-    turn later the even part is the same, the odd one its negative.
+    turn later the even part is the same and the odd part changes sign.
 
     Args:
         angles: A.
         parity: 0 for m = 0, 2, ..., A / 2; 1 for m = 1, 3, ...
-        device: where.
+        device: device of the matrix.
 
     Returns:
-        float32 ``(A / 2, 2 M)``: columns for the real parts and then for the imaginary parts of
-        the M products.
+        float32 ``(A / 2, 2 M)``: columns for the real parts, then for the imaginary parts of the M
+        products.
     """
     m = torch.arange(parity, angles // 2 + 1, 2, dtype=torch.float64)
     count = torch.where((m == 0) | (m == angles // 2), 1.0, 2.0) / angles
@@ -291,15 +290,15 @@ def synthesis(angles: int, parity: int, device: torch.device) -> Tensor:
     )
 
 
-def conjugate_products(harmonics: Tensor) -> Tensor:
-    """Templates' harmonics arranged so that one product gives those of the correlation.
+def conjugate_harmonics(harmonics: Tensor) -> Tensor:
+    """Arrange harmonics of templates so that one matrix product gives those of the correlation.
 
     Args:
-        harmonics: ``(M, v, 2 K)``, some or all of those of :func:`circle_harmonics`.
+        harmonics: ``(M, v, 2 K)``, from :func:`circle_harmonics`.
 
     Returns:
-        ``(2 M, 2 K, v)``: multiplied from the left by images' harmonics ``(M, rows, 2 K)`` the
-        first M give the real, the others the imaginary parts of image times conjugate template.
+        ``(2 M, 2 K, v)``: in products with the images' harmonics ``(M, rows, 2 K)`` the first M
+        give the real and the others the imaginary parts of image times conjugate template.
     """
     real, imaginary = harmonics.chunk(2, -1)
     first = torch.cat([real, imaginary], -1)

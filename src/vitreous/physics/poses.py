@@ -1,7 +1,7 @@
 """Samplers of orientations and shifts: frozen configurations with one method, ``sample``.
 
-Numbers are drawn on the generator's device and then moved, so one seed gives the same poses on
-every device.
+Numbers are drawn on the generator's device and then moved: one seed gives the same poses on every
+device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vitreous.core.rotation import euler_to_matrix, random_rotations
 
 
 class PoseSampler(Protocol):
-    """Anything that draws orientations."""
+    """Interface of samplers of orientations."""
 
     def sample(
         self,
@@ -27,12 +27,12 @@ class PoseSampler(Protocol):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """``n`` rotations ``(n, 3, 3)`` from volume to particle coordinates."""
+        """Draw ``n`` rotations ``(n, 3, 3)`` from volume to particle coordinates."""
         ...
 
 
 class ShiftSampler(Protocol):
-    """Anything that draws in-plane shifts."""
+    """Interface of samplers of in-plane shifts."""
 
     def sample(
         self,
@@ -42,37 +42,46 @@ class ShiftSampler(Protocol):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """``n`` shifts ``(n, 2)``: x, y in Å."""
+        """Draw ``n`` shifts ``(n, 2)``: x, y in Å."""
         ...
 
 
+class _Sampler:
+    """Base class: draws on the generator's device, then moves."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draw ``n`` samples: rotations ``(n, 3, 3)``, or shifts ``(n, 2)`` x, y in Å."""
+        return self._draw(n, generator, dtype).to(device or generator.device)
+
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class UniformPoses:
+class UniformPoses(_Sampler):
     """Orientations uniform on SO(3) (Haar measure).
 
     >>> UniformPoses().sample(4, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([4, 3, 3])
     """
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` rotations ``(n, 3, 3)``."""
-        return random_rotations(n, generator=generator, device=device, dtype=dtype)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return random_rotations(n, generator=generator, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class GaussianEulerPoses:
+class GaussianEulerPoses(_Sampler):
     r"""Orientations whose Euler angles are Gaussian: the non-uniform family of CryoGAN's paper.
 
     :math:`(\theta_1, \theta_2, \theta_3) \sim N(0, \mathrm{diag}(\sigma, 2, 1))` in radians, taken
-    as (rot, tilt, psi). The paper (section VI.C, sigma = 2 and 3) says only that samples of the 3D
-    Gaussian give the Euler angles; unit and order are this package's reading.
+    as (rot, tilt, psi). The paper (section VI.C, sigma = 2 and 3) does not state unit and order.
 
     Args:
         sigma: variance of rot in radian^2, not negative.
@@ -90,23 +99,14 @@ class GaussianEulerPoses:
         if not (self.sigma >= 0 and math.isfinite(self.sigma)):
             raise ValueError(f"sigma is a variance and must be >= 0, got {self.sigma}")
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` rotations ``(n, 3, 3)``."""
-        where = generator.device
-        normal = torch.randn(n, 3, generator=generator, device=where, dtype=dtype)
-        deviation = torch.tensor([self.sigma, 2.0, 1.0], device=where, dtype=dtype).sqrt()
-        return euler_to_matrix(torch.rad2deg(normal * deviation)).to(device or where)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        normal = torch.randn(n, 3, generator=generator, device=generator.device, dtype=dtype)
+        deviation = normal.new_tensor([self.sigma, 2.0, 1.0]).sqrt()
+        return euler_to_matrix(torch.rad2deg(normal * deviation))
 
 
 @dataclass(frozen=True)
-class TablePoses:
+class TablePoses(_Sampler):
     """Orientations drawn with replacement from a table, such as the poses of a STAR file.
 
     Args:
@@ -126,53 +126,36 @@ class TablePoses:
         if len(shape) != 3 or shape[1:] != (3, 3) or shape[0] == 0:
             raise ValueError(f"rotations must be (m, 3, 3) with m >= 1, got {shape}")
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` rotations ``(n, 3, 3)``."""
-        where = generator.device
-        row = torch.randint(len(self.rotations), (n,), generator=generator, device=where)
-        chosen = self.rotations[row.to(self.rotations.device)]
-        return chosen.to(device=device or where, dtype=dtype)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        total = len(self.rotations)
+        row = torch.randint(total, (n,), generator=generator, device=generator.device)
+        return self.rotations[row.to(self.rotations.device)].to(dtype)
 
 
 @dataclass(frozen=True)
-class NoShift:
-    """Every particle is centred.
+class NoShift(_Sampler):
+    """Zero shifts: every particle is centred.
 
     >>> NoShift().sample(1, generator=torch.Generator()).tolist()
     [[0.0, 0.0]]
     """
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` zero shifts ``(n, 2)``."""
-        return torch.zeros(n, 2, device=device or generator.device, dtype=dtype)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(n, 2, device=generator.device, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class TriangularShift:
+class TriangularShift(_Sampler):
     r"""Shifts whose components follow a symmetric triangular distribution around zero.
 
     :math:`t = (u_1 - u_2)\, w / 2` with uniform :math:`u_1, u_2`: support [-w/2, w/2], variance
-    :math:`w^2 / 24`. CryoGAN's paper (section VI.B) draws them so, with w of 6 % and 40 % of the
-    image and rounded to whole pixels.
+    :math:`w^2 / 24`. Source: CryoGAN's paper, section VI.B, with w of 6 % and 40 % of the image,
+    rounded to whole pixels.
 
     Args:
         width_angstrom: total width w of the support in Å, not negative.
-        round_to_angstrom: pixel size in Å; shifts are rounded to whole multiples of it. None keeps
-            them continuous.
+        round_to_angstrom: step in Å to whose multiples shifts are rounded, such as the pixel size;
+            None for continuous shifts.
 
     Raises:
         ValueError: negative width, or a rounding step that is not positive.
@@ -192,25 +175,16 @@ class TriangularShift:
         if self.round_to_angstrom is not None and not self.round_to_angstrom > 0:
             raise ValueError(f"round_to_angstrom must be positive, got {self.round_to_angstrom}")
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` shifts ``(n, 2)`` in Å."""
-        where = generator.device
-        uniform = torch.rand(n, 2, 2, generator=generator, device=where, dtype=dtype)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        uniform = torch.rand(n, 2, 2, generator=generator, device=generator.device, dtype=dtype)
         shift = (uniform[..., 0] - uniform[..., 1]) * (self.width_angstrom / 2)
         if self.round_to_angstrom is not None:
             shift = (shift / self.round_to_angstrom).round() * self.round_to_angstrom
-        return shift.to(device or where)
+        return shift
 
 
 @dataclass(frozen=True)
-class GaussianShift:
+class GaussianShift(_Sampler):
     """Shifts whose components are independent, zero-mean Gaussian.
 
     Args:
@@ -229,15 +203,6 @@ class GaussianShift:
         if not (self.sigma_angstrom >= 0 and math.isfinite(self.sigma_angstrom)):
             raise ValueError(f"sigma_angstrom must be >= 0, got {self.sigma_angstrom}")
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """``n`` shifts ``(n, 2)`` in Å."""
-        where = generator.device
-        normal = torch.randn(n, 2, generator=generator, device=where, dtype=dtype)
-        return (normal * self.sigma_angstrom).to(device or where)
+    def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        normal = torch.randn(n, 2, generator=generator, device=generator.device, dtype=dtype)
+        return normal * self.sigma_angstrom

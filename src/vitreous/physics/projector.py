@@ -3,9 +3,9 @@ r"""Fourier-slice projection, its exact adjoint, and gradients to volume and rot
 The image of a particle integrated along its z axis has the spectrum of the volume on a central
 plane (the slice theorem), :math:`\hat P(k_x, k_y) = \hat V(R^T (k_x, k_y, 0))`. The volume is
 divided by the transform of the interpolation kernel, zero-padded 1.5-fold and transformed once;
-slices are read off by a 4 x 4 x 4 Kaiser-Bessel kernel, whose aliasing is some 50 times below
-that of trilinear interpolation of a 2-fold padded spectrum (``docs/projector.md``), from a grid
-2.4 times smaller. Only the Hermitian half is ever stored, and of it only what slices can touch.
+slices are read off by a 4 x 4 x 4 Kaiser-Bessel kernel. Its aliasing is about 50 times below that
+of trilinear interpolation of a 2-fold padded spectrum (``docs/projector.md``), on a grid 2.4 times
+smaller. Only the part of the Hermitian half that slices can touch is stored.
 """
 
 from __future__ import annotations
@@ -35,27 +35,29 @@ __all__ = [
     "SliceSum",
     "back_project",
     "central_slices",
-    "images_of_slices",
     "oversampled_spectrum",
     "padded_size",
     "project",
     "project_spectrum",
+    "slices_to_images",
 ]
 
 
 class _Loops(Protocol):
-    """What both implementations of the loops over slice points and lines offer."""
+    """Loops over slice points and lines that both implementations provide."""
 
     def gather(self, grid: Tensor, rotations: Tensor, n: int) -> Tensor: ...
     def scatter(self, slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor: ...
     def scatter_into(self, grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None: ...
-    def slope(self, grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor: ...
+    def rotation_gradient(
+        self, grid: Tensor, rotations: Tensor, n: int, upstream: Tensor
+    ) -> Tensor: ...
     def pack(self, planes: Tensor) -> Tensor: ...
     def unpack(self, grid: Tensor, n: int) -> Tensor: ...
 
 
 def _loops(device: torch.device) -> _Loops:
-    """Compiled loops on the CPU, torch's own operations anywhere else."""
+    """Return compiled loops for the CPU, torch operations for any other device."""
     return slice_cpu if device.type == "cpu" else slice_torch
 
 
@@ -65,13 +67,13 @@ def _deapodisation(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _quarters(n: int, size: int) -> list[tuple[slice, slice]]:
-    """(in the box, in the padded axis) of its two parts, index ``n // 2`` landing at 0."""
+    """Return slices of the box and of the padded axis for its two parts; ``n // 2`` goes to 0."""
     c = n // 2
     return [(slice(c, n), slice(0, n - c)), (slice(0, c), slice(size - c, size))]
 
 
 def _to_spectrum(volume: Tensor) -> Tensor:
-    """De-apodised, padded transform, as the packed lines of ``_slice_kernel``."""
+    """Return the de-apodised, padded transform as packed lines."""
     n, size = volume.shape[-1], padded_size(volume.shape[-1])
     w = _deapodisation(n, volume.device, volume.dtype)
     plane = w * w[:, None]
@@ -87,7 +89,7 @@ def _from_spectrum(grid: Tensor, n: int) -> Tensor:
     """Transpose of :func:`_to_spectrum`."""
     size = grid.shape[1]
     planes = _loops(grid.device).unpack(torch.fft.ifft(grid, dim=-1, norm="forward"), n)
-    # irfft counts the inner columns twice, the sum once; rows outside the box are not needed.
+    # irfft counts the inner columns twice; rows outside the box are not needed
     x = torch.fft.ifft(planes, dim=-2, norm="forward")
     w = _deapodisation(n, grid.device, grid.real.dtype)
     rows = torch.cat([x[:, to_y] for _, to_y in reversed(_quarters(n, size))], 1)
@@ -98,7 +100,7 @@ def _from_spectrum(grid: Tensor, n: int) -> Tensor:
 
 
 class _Spectrum(torch.autograd.Function):
-    """The padded transform as one step, so that its backward is as lean as its forward."""
+    """Padded transform as one step, so that its backward pass is as fast as its forward pass."""
 
     @staticmethod
     def forward(ctx: Any, volume: Tensor) -> Tensor:
@@ -128,16 +130,14 @@ class _BackProjection(torch.autograd.Function):
 
 
 def oversampled_spectrum(volume: Tensor) -> Tensor:
-    """De-apodised, zero-padded spectrum of a volume, ready for :func:`central_slices`.
-
-    Compute it once per volume and read any number of slices from it.
+    """Return the de-apodised, zero-padded spectrum of a volume, for :func:`central_slices`.
 
     Args:
         volume: real ``(n, n, n)``, (z, y, x), origin at ``n // 2``.
 
     Returns:
-        complex ``(lines, padded_size(n))``, packed for :func:`central_slices` and of no use
-        elsewhere; differentiable.
+        complex ``(lines, padded_size(n))``, in the packed form of :func:`central_slices`;
+        differentiable.
 
     Raises:
         ValueError: the volume is not cubic.
@@ -165,7 +165,7 @@ class _Slices(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_grid = loops.scatter(flat, rotations, ctx.n, ctx.size)
         if ctx.needs_input_grad[1]:
-            to_rotations = loops.slope(grid, rotations, ctx.n, flat).to(rotations.dtype)
+            to_rotations = loops.rotation_gradient(grid, rotations, ctx.n, flat).to(rotations.dtype)
         return to_grid, to_rotations, None
 
 
@@ -177,18 +177,19 @@ def _check_rotations(rotations: Tensor) -> None:
 def central_slices(
     spectrum: Tensor, rotations: Tensor, n: int, *, box: int | None = None
 ) -> Tensor:
-    """Central slices of an oversampled spectrum: the spectra of the projections.
+    """Return central slices of an oversampled spectrum: the spectra of the projections.
 
     Args:
         spectrum: from :func:`oversampled_spectrum`.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         n: edge of the images in pixels.
-        box: edge of the volume, if larger. What projects beyond the edges of an image then comes
-            back in at the opposite ones, and aliasing is that of a finer grid.
+        box: edge of the volume, if larger. Density that projects beyond the edges of an image wraps
+            around, and aliasing is that of a finer grid.
 
     Returns:
-        complex ``(b, n, n // 2 + 1)`` in FFT order with the image origin at ``n // 2`` taken out,
-        zero outside the Nyquist circle; differentiable in ``spectrum`` and ``rotations``.
+        complex ``(b, n, n // 2 + 1)`` in FFT order, without the phases of the image origin at
+        ``n // 2``, zero outside the Nyquist circle; differentiable in ``spectrum`` and
+        ``rotations``.
 
     Raises:
         ValueError: rotations that are not ``(b, 3, 3)``, a spectrum of another box.
@@ -203,7 +204,7 @@ def central_slices(
 
 @lru_cache(maxsize=16)
 def _centring(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Phases that put the image origin at ``n // 2``, folded into the filter of each image."""
+    """Return the phases that put the image origin at ``n // 2``."""
     kx, ky = frequency_grid(n, dtype=torch.float64)
     full = torch.exp(-2j * torch.pi * (kx + ky) * (n // 2))
     return full.to(device=device, dtype=dtype)
@@ -217,7 +218,7 @@ def project_spectrum(
     *,
     box: int | None = None,
 ) -> Tensor:
-    """Projections from a ready spectrum, times an optional Fourier multiplier (CTF, shift).
+    """Return projections from an oversampled spectrum, times a Fourier multiplier (CTF, shift).
 
     Args:
         spectrum: from :func:`oversampled_spectrum`.
@@ -229,11 +230,11 @@ def project_spectrum(
     Returns:
         real ``(b, n, n)``: the integral along the particle's z, in units of grey value times pixel.
     """
-    return images_of_slices(central_slices(spectrum, rotations, n, box=box), n, multiplier)
+    return slices_to_images(central_slices(spectrum, rotations, n, box=box), n, multiplier)
 
 
-def images_of_slices(slices: Tensor, n: int, multiplier: Tensor | None = None) -> Tensor:
-    """Images of central slices, times an optional Fourier multiplier (CTF, shift).
+def slices_to_images(slices: Tensor, n: int, multiplier: Tensor | None = None) -> Tensor:
+    """Return the images of central slices, times an optional Fourier multiplier (CTF, shift).
 
     Args:
         slices: complex ``(b, n, n // 2 + 1)``, from :func:`central_slices` or laid out as by it.
@@ -257,7 +258,7 @@ def back_project(
     *,
     box: int | None = None,
 ) -> Tensor:
-    """Transpose of :func:`project_spectrum` after :func:`oversampled_spectrum`; differentiable.
+    """Apply the transpose of :func:`project_spectrum` after :func:`oversampled_spectrum`.
 
     Args:
         images: real ``(b, n, n)``.
@@ -266,7 +267,7 @@ def back_project(
         box: edge of the volume, that of the images by default.
 
     Returns:
-        real ``(box, box, box)``.
+        real ``(box, box, box)``; differentiable.
     """
     b, n, _ = images.shape
     columns = torch.full((n // 2 + 1,), 2.0, device=images.device, dtype=images.dtype)
@@ -281,12 +282,12 @@ def back_project(
 
 
 class SliceSum:
-    """Transposed central slices of any number of images, summed before they are transformed.
+    """Accumulator of transposed central slices, transformed once at the end.
 
     Args:
         n: edge of the images in pixels.
         box: edge of the volume, at least n; see :func:`central_slices`.
-        device: where.
+        device: device of the sums.
 
     >>> total = SliceSum(4, 8)
     >>> total.insert(torch.ones(1, 4, 3, dtype=torch.complex64), torch.eye(3)[None])
@@ -308,12 +309,12 @@ class SliceSum:
         _loops(self._grid.device).scatter_into(self._grid, flat, rotations, self.n)
 
     def volume(self) -> Tensor:
-        """The sums as a volume ``(box, box, box)``, origin at ``box // 2``."""
+        """Return the sums as a volume ``(box, box, box)``, origin at ``box // 2``."""
         return _from_spectrum(self._grid, self.box)
 
 
 def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None) -> Tensor:
-    """Projections of a volume along the z axis of each rotated particle.
+    """Project a volume along the z axis of each rotated particle.
 
     Args:
         volume: real ``(n, n, n)``.
@@ -339,15 +340,15 @@ def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None)
 
 
 class Projector(LinearOperator):
-    """Volume to projections as a linear operator with an exact adjoint.
+    """Linear operator from a volume to its projections, with an exact adjoint.
 
     Leading dimensions of volume or images are a batch, one volume each.
 
     Args:
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         n: edge of volume and images in pixels.
-        multiplier: half-spectrum factor ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)`` fused into
-            every image; ``FourierFilter @ Projector`` sets it, so CTF and shift cost one
+        multiplier: half-spectrum factor ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)`` of the
+            images; ``FourierFilter @ Projector`` sets it, so that CTF and shift together cost one
             multiplication.
 
     Raises:

@@ -11,7 +11,7 @@ from vitreous.linop.operator import FourierFilter
 
 
 def _axis_phases(frequency_index: Tensor, n: int, shift_px: Tensor) -> Tensor:
-    """exp(-2 pi i j t / n) for one axis, its cosine alone at the Nyquist index of an even box."""
+    """Return exp(-2 pi i j t / n) for one axis, at the Nyquist index of even boxes its cosine."""
     turns = frequency_index * shift_px[..., None] / n
     angle = (-2 * math.pi) * (turns - turns.detach().round())
     sine = torch.where(2 * frequency_index.abs() == n, torch.zeros_like(angle), torch.sin(angle))
@@ -21,7 +21,7 @@ def _axis_phases(frequency_index: Tensor, n: int, shift_px: Tensor) -> Tensor:
 def axis_phases(
     n: int, shift_angstrom: Tensor, pixel_size_angstrom: float
 ) -> tuple[Tensor, Tensor]:
-    """The two factors, along kx and along ky, of :func:`shift_phases`.
+    """Return the two factors, along kx and along ky, of :func:`shift_phases`.
 
     Args:
         n: box size in pixels.
@@ -51,12 +51,12 @@ def axis_phases(
 
 
 def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
-    r"""Multiplier of the Hermitian half-spectrum that moves an image by +t.
+    r"""Return the filter of the Hermitian half-spectrum that moves an image by +t.
 
     :math:`S(k) = e^{-2 \pi i (k_x t_x + k_y t_y)}`. In even boxes the factor of an axis at its
-    Nyquist frequency is the mean over both signs, :math:`\cos(\pi t / p)`: images stay real,
-    multiplying by the conjugate is the exact adjoint, and shifts by whole pixels are exact circular
-    rolls. (A sub-pixel shift of an even box hence damps the Nyquist frequency.)
+    Nyquist frequency is the mean over both signs, :math:`\cos(\pi t / p)`: images stay real, the
+    conjugate is the exact adjoint, and shifts by whole pixels are circular rolls; sub-pixel shifts
+    damp the Nyquist frequency.
 
     Args:
         n: box size in pixels.
@@ -77,37 +77,8 @@ def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> 
     return y[..., :, None] * x[..., None, :]
 
 
-def shift_images(images: Tensor, shift_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
-    """Move each image by its own shift, circularly and with sub-pixel accuracy.
-
-    Args:
-        images: real ``(..., n, n)``.
-        shift_angstrom: ``(..., 2)`` displacement (x, y) in Å, broadcasting with the images.
-        pixel_size_angstrom: pixel size in Å.
-
-    Returns:
-        real ``(..., n, n)``, the content moved by +t.
-
-    Raises:
-        ValueError: images that are not square.
-
-    >>> import torch
-    >>> image = torch.zeros(5, 5, dtype=torch.float64); image[2, 2] = 1.0
-    >>> moved = shift_images(image, torch.tensor([2.0, -4.0], dtype=torch.float64), 2.0)
-    >>> divmod(int(moved.argmax()), 5)
-    (0, 3)
-    """
-    n = images.shape[-1]
-    if images.shape[-2:] != (n, n):
-        raise ValueError(f"images must be (..., n, n), got {tuple(images.shape)}")
-    # A circular convolution does not depend on where the origin is: no centring is needed.
-    phases = shift_phases(n, shift_angstrom, pixel_size_angstrom)
-    moved: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * phases, s=(n, n))
-    return moved
-
-
 class Shift(FourierFilter):
-    """Circular sub-pixel shift of each image by +t.
+    """Circular sub-pixel shift of each image by +t, as a linear operator.
 
     Args:
         shift_angstrom: ``(..., 2)`` displacement (x, y) in Å; the domain is ``(..., n, n)``.

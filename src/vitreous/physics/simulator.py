@@ -1,8 +1,8 @@
-"""The cryo-EM physics simulator: project, shift, apply the CTF, add noise.
+"""Simulator of particle images: project, shift, apply the CTF, add noise.
 
 Algorithm 2 of CryoGAN (IEEE TCI 7, 2021): orientation, shift and CTF are drawn from their
-distributions, the volume is imaged under them, and noise from the same micrograph is added. The
-three linear steps cost one multiplication of each central slice.
+distributions, the volume is imaged, and noise from the same micrograph is added. Shift and CTF cost
+one multiplication of each central slice.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from vitreous.core.params import Optics
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.noise import Noise, WhiteGaussian
 from vitreous.physics.poses import NoShift, PoseSampler, ShiftSampler, UniformPoses
-from vitreous.physics.projector import images_of_slices, oversampled_spectrum, project_spectrum
+from vitreous.physics.projector import oversampled_spectrum, project_spectrum, slices_to_images
 from vitreous.physics.shift import shift_phases
+
+_MAX_TABLE_BYTES = 2**29
 
 
 def simulate(
@@ -27,7 +29,7 @@ def simulate(
     optics: Optics,
     pixel_size_angstrom: float,
 ) -> Tensor:
-    r"""Noiseless images :math:`H_\varphi x = C_c S_t P_\theta x`, eq. (2) of CryoGAN's paper.
+    r"""Return noiseless images :math:`H_\varphi x = C_c S_t P_\theta x` (CryoGAN, eq. (2)).
 
     Args:
         volume: ``(n, n, n)``; differentiable, as are rotations and shifts.
@@ -52,12 +54,12 @@ def simulate(
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was drawn for a batch of simulated images.
+    """Imaging conditions of a batch of simulated images.
 
     Args:
         rotations: ``(b, 3, 3)``.
         shift_angstrom: ``(b, 2)``, None when the simulator does not shift.
-        row: long ``(b,)``, which row of the simulator's optics each image uses.
+        row: long ``(b,)``, the row of the simulator's optics of each image.
     """
 
     rotations: Tensor
@@ -67,21 +69,21 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Simulator:
-    """Draws imaging conditions and makes images of a volume under them (Algorithm 2).
+    """Simulator of images of a volume under random imaging conditions (Algorithm 2).
 
     Args:
         box_size: edge of the images in pixels.
         pixel_size_angstrom: pixel size of volume and images, Å.
-        optics: the CTFs to draw from, with equal chance: one row per particle or per micrograph.
-        micrograph_id: long, the micrograph of each row; noise patches are drawn from it.
-        poses, shifts, noise: the samplers of steps 1, 2 and 5.
-        transfers: CTFs of all rows, where they were worked out in advance (:meth:`tabulated`).
+        optics: CTFs to draw from uniformly, one row per particle or per micrograph.
+        micrograph_id: long, the micrograph of each row, for noise that depends on it.
+        poses, shifts, noise: samplers of steps 1, 2 and 5.
+        ctf_table: CTFs of all rows, computed in advance by :meth:`with_ctf_table`.
 
-    >>> simulator = Simulator(16, 4.0, Optics.uniform(10), torch.zeros(10, dtype=torch.long))
+    >>> simulator = Simulator(16, 2.0, Optics.uniform(3), torch.zeros(3, dtype=torch.long))
     >>> stream = torch.Generator().manual_seed(0)
-    >>> drawn = simulator.draw(5, poses=stream, optics=stream)
+    >>> conditions = simulator.draw(5, poses=stream, optics=stream)
     >>> spectrum = oversampled_spectrum(torch.zeros(16, 16, 16))
-    >>> simulator.clean(spectrum, drawn, simulator.transfer(drawn.row)).shape
+    >>> simulator.clean(spectrum, conditions, simulator.ctf(conditions.row)).shape
     torch.Size([5, 16, 16])
     """
 
@@ -92,19 +94,19 @@ class Simulator:
     poses: PoseSampler = field(default_factory=UniformPoses)
     shifts: ShiftSampler = field(default_factory=NoShift)
     noise: Noise = field(default_factory=WhiteGaussian)
-    transfers: Tensor | None = field(default=None, repr=False, compare=False)
+    ctf_table: Tensor | None = field(default=None, repr=False, compare=False)
 
-    def tabulated(self, *, most_bytes: int = 2**29) -> Simulator:
-        """The same with the CTFs of all rows worked out once, where they fit into memory."""
+    def with_ctf_table(self) -> Simulator:
+        """Return the simulator with the CTFs of all rows computed once, if memory allows."""
         n = self.box_size
-        too_large = len(self.optics) * n * (n // 2 + 1) * 4 > most_bytes
-        if self.transfers is not None or too_large:
+        too_large = len(self.optics) * n * (n // 2 + 1) * 4 > _MAX_TABLE_BYTES
+        if self.ctf_table is not None or too_large:
             return self
-        pieces = torch.split(torch.arange(len(self.optics), device=self.micrograph_id.device), 256)
-        return replace(self, transfers=torch.cat([self.transfer(piece) for piece in pieces]))
+        rows = torch.split(torch.arange(len(self.optics), device=self.micrograph_id.device), 256)
+        return replace(self, ctf_table=torch.cat([self.ctf(part) for part in rows]))
 
     def draw(self, count: int, *, poses: torch.Generator, optics: torch.Generator) -> Conditions:
-        """Steps 1 to 3: orientations and shifts from one stream, CTF rows from another."""
+        """Draw orientations and shifts from one stream, CTF rows from another (steps 1 to 3)."""
         device = self.micrograph_id.device
         row = torch.randint(len(self.optics), (count,), generator=optics, device=optics.device).to(
             device
@@ -114,45 +116,44 @@ class Simulator:
             return Conditions(rotations, None, row)
         return Conditions(rotations, self.shifts.sample(count, generator=poses, device=device), row)
 
-    def transfer(self, row: Tensor) -> Tensor:
-        """CTF of these rows ``(b,)`` on the Hermitian half, ``(b, n, n // 2 + 1)``, real."""
-        if self.transfers is not None:
-            return self.transfers[row]
+    def ctf(self, row: Tensor) -> Tensor:
+        """Return the real CTFs ``(b, n, n // 2 + 1)`` of optics rows ``(b,)``."""
+        if self.ctf_table is not None:
+            return self.ctf_table[row]
         return ctf_half(self.box_size, self.pixel_size_angstrom, self.optics[row])
 
-    def clean(self, spectrum: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
-        """Step 4: noiseless images ``(b, n, n)``.
+    def clean(self, spectrum: Tensor, conditions: Conditions, ctf: Tensor) -> Tensor:
+        """Return noiseless images ``(b, n, n)`` (step 4).
 
         Args:
             spectrum: the volume's, from :func:`~vitreous.physics.projector.oversampled_spectrum`.
             conditions: from :meth:`draw`.
-            transfer: from :meth:`transfer`, or any other half-spectrum multiplier.
+            ctf: from :meth:`ctf`, or any other half-spectrum multiplier.
         """
-        shifted = self._shifted(conditions, transfer)
+        shifted = self._shifted(conditions, ctf)
         return project_spectrum(spectrum, conditions.rotations, self.box_size, shifted)
 
-    def clean_slices(self, slices: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
-        """Step 4 for projections whose spectra are known: noiseless images ``(b, n, n)``.
+    def clean_slices(self, slices: Tensor, conditions: Conditions, ctf: Tensor) -> Tensor:
+        """Return noiseless images ``(b, n, n)`` of given slices (step 4).
 
         Args:
-            slices: ``(b, n, n // 2 + 1)``, laid out as by
-                :func:`~vitreous.physics.projector.central_slices`; their rotations have been
-                applied.
-            conditions: of which the shifts are used.
-            transfer: as for :meth:`clean`.
+            slices: ``(b, n, n // 2 + 1)``, rotated and laid out as by
+                :func:`~vitreous.physics.projector.central_slices`.
+            conditions: of which only the shifts are used.
+            ctf: as for :meth:`clean`.
         """
-        return images_of_slices(slices, self.box_size, self._shifted(conditions, transfer))
+        return slices_to_images(slices, self.box_size, self._shifted(conditions, ctf))
 
-    def _shifted(self, conditions: Conditions, transfer: Tensor) -> Tensor:
-        """A half-spectrum multiplier that also moves each image by its shift."""
+    def _shifted(self, conditions: Conditions, ctf: Tensor) -> Tensor:
+        """Return a half-spectrum multiplier times the phases of each image's shift."""
         if conditions.shift_angstrom is None:
-            return transfer
-        return transfer * shift_phases(
+            return ctf
+        return ctf * shift_phases(
             self.box_size, conditions.shift_angstrom, self.pixel_size_angstrom
         )
 
     def noise_like(self, row: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Step 5: unit-variance noise ``(b, n, n)`` from the micrographs of these rows ``(b,)``."""
+        """Draw unit-variance noise ``(b, n, n)`` of the micrographs of optics rows (step 5)."""
         return self.noise.sample(
             len(row),
             self.box_size,

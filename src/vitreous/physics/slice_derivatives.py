@@ -1,4 +1,4 @@
-r"""Central slices together with how they change when the particle is turned.
+r"""Central slices and their derivatives over the rotation of the particle.
 
 With :math:`R(\omega) = e^{[\omega]_\times} R` a slice point is read at
 :math:`p = s R(\omega)^T k`, :math:`k = (k_x, k_y, 0)`, so that at :math:`\omega = 0`
@@ -9,8 +9,8 @@ With :math:`R(\omega) = e^{[\omega]_\times} R` a slice point is read at
     D = s\, \nabla\hat V \cdot r_z, \qquad
     \partial_{\omega_z} \hat V = s\, \nabla\hat V \cdot (k_y r_x - k_x r_y),
 
-:math:`r_x, r_y, r_z` being the rows of R: three complex numbers a point hold slice and derivatives.
-They come from the packed spectrum of :mod:`vitreous.physics.projector`, in one pass over it.
+:math:`r_x, r_y, r_z` being the rows of R: three complex numbers per point hold the slice and its
+derivatives, read in one pass over the packed spectrum of :mod:`vitreous.physics.projector`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ from numba import njit
 from torch import Tensor
 
 from vitreous.core.threads import compiled, in_threads
-from vitreous.physics.kernels.slice_cpu import _weights
+from vitreous.physics.kernels import slice_torch
+from vitreous.physics.kernels.slice_cpu import (
+    packed_spectrum,
+    point_position,
+    slice_points,
+    tap_weights,
+)
 from vitreous.physics.kernels.slice_kernel import disc, lines, polynomials
-from vitreous.physics.kernels.slice_torch import _Points
-from vitreous.physics.kernels.slice_torch import _weights as _torch_weights
 
 
 @lru_cache(maxsize=32)
-def band(n: int, radius: float) -> tuple[Any, Any, Any]:
-    """(kx, ky) and flat place of the half-plane points with 0 < length <= radius, in cycles.
+def band_points(n: int, radius: float) -> tuple[Any, Any, Any]:
+    """Return (kx, ky) and flat index of the half-plane points with 0 < |k| <= radius, in cycles.
 
-    >>> band(8, 1.0)[0].tolist(), band(8, 1.0)[1].tolist()
+    >>> band_points(8, 1.0)[0].tolist(), band_points(8, 1.0)[1].tolist()
     ([0, 1, 0], [-1, 0, 1])
     """
     kx, ky, target = disc(n)
@@ -45,7 +49,7 @@ def band(n: int, radius: float) -> tuple[Any, Any, Any]:
 
 @njit(nogil=True, cache=True, inline="always")
 def _along_z(grid: Any, start: Any, z: int, size: int, w: Any, d: Any) -> Any:
-    """Interpolated value and slope along one line, real and imaginary parts."""
+    """Interpolate value and slope along one line, real and imaginary parts."""
     z0, z1, z2, z3 = 2 * z, 2 * z + 2, 2 * z + 4, 2 * z + 6
     if not 0 <= z <= size - 4:
         z0, z1 = 2 * (z % size), 2 * ((z + 1) % size)
@@ -68,42 +72,30 @@ def _along_z(grid: Any, start: Any, z: int, size: int, w: Any, d: Any) -> Any:
 
 
 @compiled
-def _jets(
-    grid: Any,
-    size: int,
-    middle: Any,
-    rotations: Any,
-    scale: Any,
-    kx: Any,
-    ky: Any,
-    table: Any,
-    derivatives: Any,
-    out: Any,
-    first: int,
-    last: int,
-) -> None:
+def _derivatives(grid: Any, points: Any, tables: Any, out: Any, first: int, last: int) -> None:
     """Value, D and the derivative about z of slices ``first .. last`` into ``(b, points, 6)``."""
-    real, half = grid.dtype.type, size // 2
+    values, size, middle = grid.values, grid.size, grid.middle
+    table, slopes = tables
+    real, half, scale = values.dtype.type, size // 2, points.scale
     for b in range(first, last):
-        r = rotations[b]
-        for m in range(kx.shape[0]):
-            px = scale * (kx[m] * r[0, 0] + ky[m] * r[1, 0])
-            py = scale * (kx[m] * r[0, 1] + ky[m] * r[1, 1])
-            pz = scale * (kx[m] * r[0, 2] + ky[m] * r[1, 2])
+        r = points.rotations[b]
+        for m in range(points.kx.shape[0]):
+            px, py, pz = point_position(points, b, m)
             # along r_z, and about z
+            kx, ky = points.kx[m], points.ky[m]
             ux, uy, uz = scale * r[2, 0], scale * r[2, 1], scale * r[2, 2]
-            vx = scale * (ky[m] * r[0, 0] - kx[m] * r[1, 0])
-            vy = scale * (ky[m] * r[0, 1] - kx[m] * r[1, 1])
-            vz = scale * (ky[m] * r[0, 2] - kx[m] * r[1, 2])
+            vx = scale * (ky * r[0, 0] - kx * r[1, 0])
+            vy = scale * (ky * r[0, 1] - kx * r[1, 1])
+            vz = scale * (ky * r[0, 2] - kx * r[1, 2])
             mirrored = px < 0
             if mirrored:
                 px, py, pz = -px, -py, -pz
                 ux, uy, uz, vx, vy, vz = -ux, -uy, -uz, -vx, -vy, -vz
             ix, iy, iz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
             fx, fy, fz = real(px - ix - 0.5), real(py - iy - 0.5), real(pz - iz - 0.5)
-            wx, dx = _weights(fx, table), _weights(fx, derivatives)
-            wy, dy = _weights(fy, table), _weights(fy, derivatives)
-            wz, dz = _weights(fz, table), _weights(fz, derivatives)
+            wx, dx = tap_weights(fx, table), tap_weights(fx, slopes)
+            wy, dy = tap_weights(fy, table), tap_weights(fy, slopes)
+            wz, dz = tap_weights(fz, table), tap_weights(fz, slopes)
             a0 = b0 = c0 = e0 = a1 = b1 = c1 = e1 = real(0)
             z = iz - 1 + half
             for c in range(4):
@@ -111,7 +103,7 @@ def _jets(
                 s0 = s1 = t0 = t1 = h0 = h1 = real(0)
                 for d in range(4):
                     start = np.uintp(2 * (line + d) * size)
-                    value0, value1, change0, change1 = _along_z(grid, start, z, size, wz, dz)
+                    value0, value1, change0, change1 = _along_z(values, start, z, size, wz, dz)
                     s0 += wy[d] * value0
                     s1 += wy[d] * value1
                     t0 += dy[d] * value0
@@ -135,27 +127,26 @@ def _jets(
 
 
 def _on_cpu(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
-    source = torch.view_as_real(spectrum.detach().contiguous()).numpy().reshape(-1)
-    size: int = spectrum.shape[1]
-    real: Any = source.dtype.type
-    kx, ky, _ = band(n, radius)
-    out = torch.empty(len(rotations), len(kx), 6, dtype=spectrum.real.dtype)
-    target = out.numpy()
-    matrices = np.ascontiguousarray(rotations.detach().numpy(), dtype=real)
-    common = (source, size, lines(size).middle, matrices, real(size / n))
-    points = (kx.astype(real), ky.astype(real), *polynomials(real))
+    source, wanted = packed_spectrum(spectrum), band_points(n, radius)
+    real: Any = source.values.dtype.type
+    points = slice_points(rotations, n, source.size, real, wanted)
+    out = torch.empty(len(rotations), len(wanted[0]), 6, dtype=spectrum.real.dtype)
+    tables, target = polynomials(real), out.numpy()
     threads = max(1, min(torch.get_num_threads(), len(out)))
     edges = [len(out) * t // threads for t in range(threads + 1)]
-    in_threads(lambda a, b: _jets(*common, *points, target, a, b), edges)
+    in_threads(lambda a, b: _derivatives(source, points, tables, target, a, b), edges)
     return torch.view_as_complex(out.view(*out.shape[:2], 3, 2))
 
 
 def _on_any(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
-    """Torch twin of :func:`_on_cpu`."""
+    """Torch version of :func:`_on_cpu`."""
     real = spectrum.real.dtype
-    points = _Points(rotations, n, spectrum.shape[1], real)
+    points = slice_torch.Points(rotations, n, spectrum.shape[1], real)
     values, slopes = polynomials(np.float64)
-    w, dw = _torch_weights(points.fraction, values), _torch_weights(points.fraction, slopes)
+    w, dw = (
+        slice_torch.tap_weights(points.fraction, values),
+        slice_torch.tap_weights(points.fraction, slopes),
+    )
     flat = spectrum.reshape(-1)
     shape = points.sign.shape
     total = torch.zeros((4, *shape), dtype=spectrum.dtype, device=spectrum.device)
@@ -166,22 +157,22 @@ def _on_any(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tenso
         total[1] += dw[..., 0, c] * y * z * here
         total[2] += x * dw[..., 1, d] * z * here
         total[3] += x * y * dw[..., 2, e] * here
-    slope = total[1:] * points.sign  # at the opposite point the argument runs the other way
+    slope = total[1:] * points.sign  # at the opposite point the argument changes sign
     r = rotations.to(real)[:, None]
     kx, ky = points.k.unbind(-1)
     about = ky[:, None] * r[:, :, 0] - kx[:, None] * r[:, :, 1]
     scale = spectrum.shape[1] / n
     along = torch.einsum("ibp,bi->bp", slope, (scale * r[:, 0, 2]).to(slope.dtype))
-    turned = torch.einsum("ibp,bpi->bp", slope, about.to(slope.dtype))
-    jets = torch.stack([points.mirror(x) for x in (total[0], along, turned)], -1)
-    place = torch.full((n * (n // 2 + 1),), -1, device=spectrum.device)
-    place[points.target] = torch.arange(len(points.target), device=spectrum.device)
-    wanted = torch.as_tensor(band(n, radius)[2], device=spectrum.device)
-    return jets[:, place[wanted]]
+    about_z = torch.einsum("ibp,bpi->bp", slope, about.to(slope.dtype))
+    results = torch.stack([points.mirror(x) for x in (total[0], along, about_z)], -1)
+    index = torch.full((n * (n // 2 + 1),), -1, device=spectrum.device)
+    index[points.target] = torch.arange(len(points.target), device=spectrum.device)
+    target = torch.as_tensor(band_points(n, radius)[2], device=spectrum.device)
+    return results[:, index[target]]
 
 
 def slice_derivatives(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
-    """Slices and their derivatives over rotations, at the low frequencies of half planes.
+    """Return slices and their derivatives over rotations, at low frequencies of half planes.
 
     Args:
         spectrum: from :func:`vitreous.physics.projector.oversampled_spectrum` of a box n.
@@ -190,16 +181,17 @@ def slice_derivatives(spectrum: Tensor, rotations: Tensor, n: int, radius: float
         radius: K, in cycles per box, below n / 2.
 
     Returns:
-        complex ``(b, points, 3)`` at the points of :func:`band`: the slice, D, and the derivative
-        about z per radian; see the top of the module. Not differentiable.
+        complex ``(b, points, 3)`` at the points of :func:`band_points`: the slice, D, and the
+        derivative about z per radian; see the top of the module. Not differentiable.
 
     Raises:
         ValueError: a band that reaches Nyquist, a spectrum of another box.
 
     >>> from vitreous.physics.projector import oversampled_spectrum
     >>> v = torch.zeros(8, 8, 8); v[4, 4, 4] = 1.0
-    >>> slice_derivatives(oversampled_spectrum(v), torch.eye(3)[None], 8,
-    2.0).abs().max().round().item() 1.0
+    >>> slices = slice_derivatives(oversampled_spectrum(v), torch.eye(3)[None], 8, 2.0)
+    >>> slices.abs().max().round().item()
+    1.0
     """
     if not radius < n / 2:
         raise ValueError(f"radius must be below half of the box, got {radius} for a box of {n}")

@@ -340,7 +340,7 @@ def test_filter_is_the_square_root_of_the_signals_share(generator: torch.Generat
     n, count = 16, 3000
     simulator = _simulator(n, count)
     power = torch.tensor([30.0, 10.0, 4.0, 2.0, 1.0, 0.5, 0.3, 0.2])
-    transfer = simulator.transfer(torch.arange(count))
+    transfer = simulator.ctf(torch.arange(count))
     largest = _shell_means(n, transfer.square().mean(0)).max()
     white = torch.randn(2, count, n, n, generator=generator)
     factor = _radial(n, power).sqrt() * transfer / largest.sqrt()
@@ -363,7 +363,7 @@ def test_filter_makes_coloured_noise_white(generator: torch.Generator) -> None:
     patches, images = torch.fft.irfft2(torch.fft.rfft2(white) * colour, s=(n, n))
     simulator = _simulator(n, count, noise=BackgroundPatches(patches, torch.arange(count) % 4))
     weight = matched_weight(Images(images), simulator, 0.5, generator)
-    transfer = _shell_means(n, simulator.transfer(torch.arange(count)).square().mean(0))
+    transfer = _shell_means(n, simulator.ctf(torch.arange(count)).square().mean(0))
     signal = transfer.max() / transfer
     wanted = (signal / (1 + signal)).sqrt()
     got = _shell_means(n, weight * colour)
@@ -553,7 +553,7 @@ def test_next_stage_starts_from_the_averaged_volume(monkeypatch: pytest.MonkeyPa
     assert not gan.optimisers["volume"].state
     with torch.no_grad():
         conditions = gan._draw(400)
-        transfer = gan.simulator.transfer(conditions.row)
+        transfer = gan.simulator.ctf(conditions.row)
         clean = gan._clean(oversampled_spectrum(gan.volume()), conditions, transfer)
         noise = gan.simulator.noise_like(conditions.row, generator=gan.generators["noise"])
         power = _limited(gan.log_signal.exp() * clean + gan.log_noise.exp() * noise).var()

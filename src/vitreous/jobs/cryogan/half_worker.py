@@ -232,7 +232,7 @@ class _Half:
         with torch.no_grad():
             spectrum = oversampled_spectrum(gan.volume())
             conditions = gan.simulator.draw(count, poses=probe, optics=probe)
-            transfer = gan.simulator.transfer(conditions.row) * (4.0 / gan.n)
+            transfer = gan.simulator.ctf(conditions.row) * (4.0 / gan.n)
             seen = gan.log_signal.exp() * gan.simulator.clean(spectrum, conditions, transfer)
             noise = gan.log_noise.exp() * gan.simulator.noise_like(conditions.row, generator=probe)
             return {

@@ -119,7 +119,7 @@ class SimulationImaging:
             of = index[state == k]
             pose = self._truth.pose[of].to(self._place)
             conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(of))
-            transfer = self._simulator.transfer(conditions.row)
+            transfer = self._simulator.ctf(conditions.row)
             clean = self._simulator.clean(self._spectra[k], conditions, transfer)
             images[(state == k).to(self._place)] = clean
         return images

@@ -67,7 +67,7 @@ def matched_weight(
         for index, kind in enumerate((real, noise)):
             normal = _normal_in_band(kind, band)
             power[index] += torch.fft.rfft2(normal).abs().square().sum(0)
-        power[2] += simulator.transfer(row).square().sum(0)
+        power[2] += simulator.ctf(row).square().sum(0)
     sums = torch.zeros(4, n // 2 + 1, device=device)
     sums.index_add_(1, shell.flatten(), torch.cat([power * band, band[None]]).flatten(1))
     of_images, of_noise, of_transfer = sums[:3] / sums[3].clamp_min(1)
@@ -156,6 +156,6 @@ def at_box(simulator: Simulator, n: int) -> Simulator:
             noise = _resampled_windows(noise, full, n)
         pixel = simulator.pixel_size_angstrom * full / n
         simulator = dataclasses.replace(
-            simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise, transfers=None
+            simulator, box_size=n, pixel_size_angstrom=pixel, noise=noise, ctf_table=None
         )
-    return simulator.tabulated()
+    return simulator.with_ctf_table()

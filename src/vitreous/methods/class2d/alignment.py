@@ -26,7 +26,7 @@ from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
 from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, TwoStageSearch
-from vitreous.physics.polar import PolarGrid, angular_derivative, to_polar, turn_circles
+from vitreous.physics.polar import PolarGrid, angular_derivative, rotate_polar, to_polar
 
 _REFINED_CANDIDATES = 4  # of a search
 # candidates whose log-likelihood ratio is below the best by more than share + margin are dropped
@@ -203,8 +203,8 @@ class Aligner:
             shift_angstrom: ``(p, 2)``.
         """
         steps = self._fine.steps(angle_rad)
-        rotated = turn_circles(polar.values * self._fine.ramp(shift_angstrom), steps)
-        return rotated, turn_circles(polar.transfer, steps)
+        rotated = rotate_polar(polar.values * self._fine.ramp(shift_angstrom), steps)
+        return rotated, rotate_polar(polar.transfer, steps)
 
     def _unaligned(
         self, polar: PolarImages, scale: Tensor | None, draws: int, generator: torch.Generator

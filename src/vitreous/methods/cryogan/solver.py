@@ -136,7 +136,7 @@ class CryoGan(RollsBack):
     def _matching_scales(self, noise_share: float) -> tuple[Tensor, Tensor]:
         """Log scales at which signal and noise have their shares of the images' unit variance."""
         conditions = self._draw(256)
-        transfer = self.simulator.transfer(conditions.row)
+        transfer = self.simulator.ctf(conditions.row)
         clean = self._clean(oversampled_spectrum(self.volume()), conditions, transfer)
         noise = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
         deviations = [self._filtered(x).std() for x in (clean, noise)]
@@ -159,7 +159,7 @@ class CryoGan(RollsBack):
     def _simulated(self, spectrum: Tensor, count: int) -> Tensor:
         """Algorithm 2, with learned scales of signal and noise, as the critic sees it."""
         conditions = self._draw(count)
-        transfer = self.simulator.transfer(conditions.row)
+        transfer = self.simulator.ctf(conditions.row)
         clean = self._clean(spectrum, conditions, transfer)
         noise = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
         images = self.log_signal.exp() * clean + self.log_noise.exp() * noise
@@ -171,7 +171,7 @@ class CryoGan(RollsBack):
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
         )
-        return self._seen(self._cache.read(row), self.simulator.transfer(row.to(self.device)))
+        return self._seen(self._cache.read(row), self.simulator.ctf(row.to(self.device)))
 
     def _seen(self, images: Tensor, transfer: Tensor) -> Tensor:
         """Band limit, matched filter, blur, turns and mirrors, then normalisation."""

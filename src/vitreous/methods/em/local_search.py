@@ -30,8 +30,7 @@ from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
-from vitreous.physics.slice_derivatives import band as band_points
-from vitreous.physics.slice_derivatives import slice_derivatives
+from vitreous.physics.slice_derivatives import band_points, slice_derivatives
 
 BLOCK_BYTES = 2**22  # of derivatives at a time
 _DAMPING = 0.02

@@ -32,9 +32,9 @@ from vitreous.physics.ctf import ctf
 from vitreous.physics.polar import (
     PolarGrid,
     circle_harmonics,
-    conjugate_products,
+    conjugate_harmonics,
     half_turn_harmonics,
-    synthesis,
+    synthesis_matrix,
     to_polar,
 )
 
@@ -163,11 +163,11 @@ class PolarSearch:
             power.append(half_turn_harmonics(polar.abs().square()))
         harmonics = torch.cat(value, 1)
         dtype = torch.bfloat16 if self._short else torch.float32
-        value_of = [conjugate_products(harmonics[parity::2]) for parity in (0, 1)]
+        value_of = [conjugate_harmonics(harmonics[parity::2]) for parity in (0, 1)]
         # to go through all templates, and to look up few of them
         self._coarse = [one.to(dtype) for one in value_of]
         self._value = [one.permute(2, 0, 1).contiguous() for one in value_of]
-        self._power = conjugate_products(torch.cat(power, 1))
+        self._power = conjugate_harmonics(torch.cat(power, 1))
         self._power_of = self._power.permute(2, 0, 1).contiguous()
 
     def _frequencies(self) -> tuple[Tensor, Tensor]:
@@ -219,7 +219,7 @@ class PolarSearch:
         rows = image.shape[1:-1]
         left = image.reshape(len(image), -1, image.shape[-1]).to(templates.dtype)
         product = torch.bmm(torch.cat([left, left]), templates)
-        table = synthesis(self.grid.angles, parity, image.device).to(templates.dtype)
+        table = synthesis_matrix(self.grid.angles, parity, image.device).to(templates.dtype)
         return (table @ product.flatten(1)).view(-1, *rows, templates.shape[-1])
 
     def __call__(
@@ -336,7 +336,7 @@ class PolarSearch:
         own = templates[chosen].permute(0, 2, 3, 1)  # (b, 2 M, 2 K, c)
         rows = image.permute(2, 0, 1, 3)  # (b, M, S, 2 K)
         product = torch.matmul(torch.cat([rows, rows], 1), own)  # (b, 2 M, S, c)
-        table = synthesis(self.grid.angles, parity, image.device)
+        table = synthesis_matrix(self.grid.angles, parity, image.device)
         return torch.einsum("am,bmsc->asbc", table, product)
 
 

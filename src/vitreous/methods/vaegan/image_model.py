@@ -99,7 +99,7 @@ class ImageModel:
         The scale of the signal is set at the first stage only; then it is learned.
         """
         conditions = self.draw(256)
-        transfer = self.simulator.transfer(conditions.row)
+        transfer = self.simulator.ctf(conditions.row)
         latent = self.normal(256, self.generator.latent)
         unit = self.simulator.noise_like(conditions.row, generator=self.streams["noise"])
         if self.config.noise == "network":
@@ -148,7 +148,7 @@ class ImageModel:
     ) -> tuple[Tensor, Tensor]:
         """Return images ``(b, n, n)`` as the critic sees them, and the diversity of their noise."""
         c = self.config
-        transfer = self.simulator.transfer(conditions.row)
+        transfer = self.simulator.ctf(conditions.row)
         images = self.log_signal.exp() * self._clean(
             latent, conditions, transfer, averaged=averaged
         )
@@ -170,11 +170,11 @@ class ImageModel:
 
     def real(self, row: Tensor, turn: int) -> Tensor:
         """Return the particles ``row (b,)`` as the critic sees them, rotated as configured."""
-        return self._seen(self._cache.read(row), self.simulator.transfer(row), turn)
+        return self._seen(self._cache.read(row), self.simulator.ctf(row), turn)
 
     def still(self, row: Tensor, turn: int) -> Tensor:
         """Return the particles ``row (b,)`` as the critic sees them, without random rotations."""
-        return self._seen(self._cache.read(row), self.simulator.transfer(row), turn, still=True)
+        return self._seen(self._cache.read(row), self.simulator.ctf(row), turn, still=True)
 
     def _seen(self, images: Tensor, transfer: Tensor, turn: int, *, still: bool = False) -> Tensor:
         c, angle_rad = self.config, None

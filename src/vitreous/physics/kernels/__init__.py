@@ -1,1 +1,1 @@
-"""Compute kernels of the projector, its adjoint and the tilt projector: CPU and torch twins."""
+"""Loops of the projectors and of insertion: compiled for the CPU, and in torch."""

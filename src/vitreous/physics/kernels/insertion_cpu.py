@@ -1,14 +1,14 @@
-"""Compiled CPU loops that weigh image spectra and insert them into a Fourier grid.
+"""Compiled CPU loops that weight image spectra and insert them into a Fourier grid.
 
-Threads split images when weighing. When inserting, each works on one set of particles and on a slab
-of the grid's kx planes which it alone writes, so that nothing is locked and no grid is held twice.
+When weighting, threads split the images. When inserting, each thread handles one set of particles
+and one slab of kx planes of the grid, to which no other thread writes: no locks, one grid a set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -23,9 +23,18 @@ from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 _DEGREE = 6
 
 
+class CtfTerms(NamedTuple):
+    """CTFs of images: phase coefficients, B factors, frequency step (1/Å), sine polynomial."""
+
+    phase: Any
+    b_factor: Any
+    step: float
+    sine: Any
+
+
 @lru_cache(maxsize=1)
 def _sine() -> NDArray[np.float32]:
-    r"""P with :math:`\sin 2 \pi x = x (1 - 4 x^2) P(x^2)` for x in [-1/2, 1/2], to 2e-7."""
+    r"""Fit P in :math:`\sin 2 \pi x = x (1 - 4 x^2) P(x^2)` for x in [-1/2, 1/2], to 2e-7."""
     x = 0.5 * np.cos(np.pi * (np.arange(64) + 0.5) / 128)
     values = np.sin(2 * np.pi * x) / (x * (1 - 4 * x**2))
     fit = np.polynomial.Chebyshev.fit(x**2, values, _DEGREE)
@@ -33,9 +42,9 @@ def _sine() -> NDArray[np.float32]:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
-def _ctf_row(turns: Any, fy: Any, step: Any, first: int, last: int, sine: Any, out: Any) -> None:
+def _ctf_row(phase: Any, fy: Any, step: Any, first: int, last: int, sine: Any, out: Any) -> None:
     """-sin(gamma) at kx = ``first .. last`` of one row; see ``vitreous.physics.ctf``."""
-    a, b, c, d, e = turns[0], turns[1], turns[2], turns[3], turns[4]
+    a, b, c, d, e = phase[0], phase[1], phase[2], phase[3], phase[4]
     for kx in range(first, last):
         fx = kx * step
         squared = fx * fx + fy * fy
@@ -49,35 +58,26 @@ def _ctf_row(turns: Any, fy: Any, step: Any, first: int, last: int, sine: Any, o
 
 
 @compiled
-def _weigh(
-    spectra: Any,
-    turns: Any,
-    decay: Any,
-    step: float,
-    phase_x: Any,
-    phase_y: Any,
-    weight: Any,
-    table: Any,
-    sine: Any,
-    out: Any,
-    begin: int,
-    end: int,
+def _weight(
+    spectra: Any, ctf: Any, shifts: Any, weight: Any, table: Any, out: Any, begin: int, end: int
 ) -> None:
     """(c conj(s) y, c^2) times the weight, of images ``begin .. end``, into ``out (b, points, 3)``.
 
-    ``spectra`` are those of these images only; ``table`` is that of :class:`HalfDisc`.
+    ``spectra`` holds these images only; ``table`` is that of :class:`HalfDisc`.
     """
+    step, b_factor = ctf.step, ctf.b_factor
+    phase_x, phase_y = shifts
     c = np.empty(spectra.shape[2] // 2, np.float32)
     envelope = np.ones(len(c), np.float32)
     for b in range(begin, end):
-        if decay[b] != 0:
+        if b_factor[b] != 0:
             for kx in range(len(envelope)):
-                envelope[kx] = np.exp(-0.25 * decay[b] * (kx * step) ** 2)
+                envelope[kx] = np.exp(-0.25 * b_factor[b] * (kx * step) ** 2)
         for row in range(table.shape[0]):
             ky, first, last, place = table[row]
-            _ctf_row(turns[b], ky * step, step, first, last, sine, c)
-            if decay[b] != 0:
-                along = np.float32(np.exp(-0.25 * decay[b] * (ky * step) ** 2))
+            _ctf_row(ctf.phase[b], ky * step, step, first, last, ctf.sine, c)
+            if b_factor[b] != 0:
+                along = np.float32(np.exp(-0.25 * b_factor[b] * (ky * step) ** 2))
                 for kx in range(first, last):
                     c[kx] *= along * envelope[kx]
             yr, yi = phase_y[b, ky, 0], phase_y[b, ky, 1]
@@ -93,7 +93,7 @@ def _weigh(
 
 @njit(nogil=True, cache=True, inline="always")
 def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int) -> Any:
-    """The kx of ``first .. last`` for which ``slope kx + start`` may lie in [low, high]."""
+    """Return the kx of ``first .. last`` for which ``slope kx + start`` may lie in [low, high]."""
     if slope < 0:
         slope, start, low, high = -slope, -start, -high, -low
     if slope * last < 1e-3:  # nearly parallel: all or none
@@ -106,14 +106,14 @@ def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
 def _cells(
-    edge: int, low: int, high: int, along: Any, start: Any, begin: int, end: int, room: Any
+    edge: int, low: int, high: int, along: Any, start: Any, begin: int, end: int, buffers: Any
 ) -> int:
-    """Cells and fractions of the points ``begin .. end`` of a row into ``room``; how many are ours.
+    """Write cells and fractions of points ``begin .. end`` of a row to ``buffers``, if in the slab.
 
-    Apart from the sums, whose waits for memory then overlap: twice as fast.
+    Returns the number of these points. Apart from :func:`_add`, whose memory accesses then overlap.
     """
-    place, source, fraction = room
-    half, found = edge // 2, 0
+    cell, source, fraction = buffers
+    half, count = edge // 2, 0
     for kx in range(begin, end):
         x, y, z = kx * along[0] + start[0], kx * along[1] + start[1], kx * along[2] + start[2]
         sign = np.float32(-1) if x < 0 else np.float32(1)
@@ -121,30 +121,30 @@ def _cells(
         floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
         ix, iy, iz = np.int32(floor_x), np.int32(floor_y) + half, np.int32(floor_z) + half
         outside = iy < 0 or iz < 0 or iy >= edge - 1 or iz >= edge - 1
-        if ix < low or ix >= high or outside:  # another slab's, or no rotation
+        if ix < low or ix >= high or outside:  # in another slab, or not a rotation
             continue
-        place[found] = ((ix - low) * edge + iy) * edge + iz
-        source[found] = kx - begin
-        fraction[found, 0] = x - floor_x
-        fraction[found, 1] = y - floor_y
-        fraction[found, 2] = z - floor_z
-        fraction[found, 3] = sign
-        found += 1
-    return found
+        cell[count] = ((ix - low) * edge + iy) * edge + iz
+        source[count] = kx - begin
+        fraction[count, 0] = x - floor_x
+        fraction[count, 1] = y - floor_y
+        fraction[count, 2] = z - floor_z
+        fraction[count, 3] = sign
+        count += 1
+    return count
 
 
 @njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
-def _add(grid: Any, edge: int, values: Any, room: Any, found: int) -> None:
-    """Trilinear insertion of the points that :func:`_cells` found."""
-    place, source, fraction = room
+def _add(grid: Any, edge: int, values: Any, buffers: Any, count: int) -> None:
+    """Insert the points of :func:`_cells` by trilinear weights."""
+    cell, source, fraction = buffers
     step_y, step_x, one = 3 * edge, 3 * edge * edge, np.float32(1)
-    for m in range(found):
+    for m in range(count):
         v = values[source[m]]
         fx, fy, fz = fraction[m, 0], fraction[m, 1], fraction[m, 2]
         re, im, weight = v[0], fraction[m, 3] * v[1], v[2]
         a0, a1, a2 = (one - fz) * re, (one - fz) * im, (one - fz) * weight
         b0, b1, b2 = fz * re, fz * im, fz * weight
-        corner = np.uintp(3 * place[m])
+        corner = np.uintp(3 * cell[m])
         for c in range(2):
             wx = fx if c else one - fx
             for d in range(2):
@@ -162,7 +162,7 @@ def _add(grid: Any, edge: int, values: Any, room: Any, found: int) -> None:
 
 @njit(nogil=True, cache=True, inline="always")
 def _runs(slope: Any, start: Any, low: int, high: int, first: int, last: int) -> Any:
-    """Two runs of kx, in order and apart, outside which no abs(x) lies in [low, high)."""
+    """Return two disjoint runs of kx, in order, outside which no abs(x) lies in [low, high)."""
     a, b = _crossing(slope, start, -high, -low, first, last)
     c, d = _crossing(slope, start, low, high, first, last)
     if slope < 0:
@@ -177,7 +177,7 @@ def _insert(
     """Add images to the cells ``low .. high`` of kx, hence to planes up to ``high`` included."""
     along, start = np.empty(3, np.float32), np.empty(3, np.float32)
     longest = edge // 4 + 2
-    room = (
+    buffers = (
         np.empty(longest, np.int64),
         np.empty(longest, np.int64),
         np.empty((longest, 4), np.float32),
@@ -194,33 +194,38 @@ def _insert(
                 a0, a1, b0, b1 = first, last, last, last
                 if not whole:
                     a0, a1, b0, b1 = _runs(along[0], start[0], low, high, first, last)
-                found = _cells(edge, low, high, along, start, a0, a1, room)
-                _add(grid, edge, values[b, place + a0 - first : place + last - first], room, found)
+                count = _cells(edge, low, high, along, start, a0, a1, buffers)
+                run = values[b, place + a0 - first : place + last - first]
+                _add(grid, edge, run, buffers, count)
                 if b1 > b0:
-                    found = _cells(edge, low, high, along, start, b0, b1, room)
+                    count = _cells(edge, low, high, along, start, b0, b1, buffers)
                     run = values[b, place + b0 - first : place + last - first]
-                    _add(grid, edge, run, room, found)
+                    _add(grid, edge, run, buffers, count)
 
 
-def weigh(
+def weight(
     images: Tensor,
     optics: tuple[Tensor, Tensor, float],
     phases: tuple[Tensor, Tensor],
-    weight: Tensor,
+    factor: Tensor,
     n: int,
     threads: int | None,
 ) -> Tensor:
-    """See :func:`vitreous.physics.insertion.weighted_slices`; optics: turns, decay, 1/Å per kx."""
+    """Implement :func:`vitreous.physics.insertion.weighted_slices`.
+
+    ``optics`` holds phase coefficients, B factors, and the frequency step of kx in 1/Å.
+    """
     points = half_disc(n)
     out = torch.empty((len(images), len(points.kx), 3))
     source, target = images.numpy(), out.numpy()
-    turns, decay, step = optics
+    phase, b_factor, step = optics
+    ctf = CtfTerms(phase.numpy(), b_factor.double().numpy(), step, _sine())
     phase_x, phase_y = (torch.view_as_real(p.to(torch.complex64)).numpy() for p in phases)
-    rest = phase_x, phase_y, weight.float().numpy(), points.table, _sine(), target
+    common = ctf, (phase_x, phase_y), factor.float().numpy(), points.table, target
 
     def work(first: int, last: int) -> None:
         spectra = scipy.fft.rfft2(source[first:last], workers=1).view(np.float32)
-        _weigh(spectra, turns.numpy(), decay.double().numpy(), step, *rest, first, last)
+        _weight(spectra, *common, first, last)
 
     parts = max(1, min(threads or torch.get_num_threads(), len(out)))
     in_threads(work, [len(out) * t // parts for t in range(parts + 1)])
@@ -228,7 +233,7 @@ def weigh(
 
 
 def slab_edges(n: int, slabs: int) -> list[int]:
-    """kx at which a grid is cut into about as many parts, with equal shares of the points."""
+    """Return the kx that cut a grid into about ``slabs`` parts with equal shares of the points."""
     slabs = max(1, min(slabs, n // 4))
     # uniformly oriented slices have 1 - kx / n of their points beyond kx
     return [round(n * (1 - (1 - s / slabs) ** 0.5)) for s in range(slabs + 1)]
@@ -241,7 +246,7 @@ def insert(
     rotations: Tensor,
     sets: Tensor,
 ) -> None:
-    """See :meth:`vitreous.physics.insertion.Accumulator.insert`; adds to ``slabs`` in place."""
+    """Implement :meth:`vitreous.physics.insertion.Accumulator.insert`; changes ``slabs``."""
     edge = slabs[0][0].shape[1]
     table = half_disc(edge // 2).table
     matrices = rotations.float().contiguous().numpy()

@@ -1,10 +1,9 @@
-"""Geometry shared by the compiled and the torch loops that insert slices into a Fourier grid.
+"""Geometry of the Fourier grid into which slices are inserted.
 
-The grid samples the spectrum at 1 / :data:`SPREAD` cycles per box. Only kx >= 0 is held: planes kx
-from 0 to its end, each with every ky and kz of both signs, zero frequency in the middle; real part,
-imaginary part and weight lie side by side, so that the two taps along kz are six numbers in a row.
-Tables list half of the Nyquist disc, of each pair of opposite
-frequencies one.
+The grid samples the spectrum in steps of 1 / :data:`SPREAD` cycles per box. It holds planes of
+kx >= 0 with ky and kz of both signs, zero frequency in the middle; real part, imaginary part and
+weight are adjacent, so that the two taps along kz are six consecutive numbers. Tables list half of
+the Nyquist disc: one of each pair of opposite frequencies.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ SPREAD = 2
 
 @dataclass(frozen=True)
 class HalfDisc:
-    """One of each pair of opposite frequencies strictly inside the Nyquist circle, row by row.
+    """Half of the frequencies strictly inside the Nyquist circle, row by row.
 
     Args:
         kx, ky: ``(points,)`` cycles per box, kx >= 0; on the line kx = 0 only ky >= 0.
-        table: ``(rows, 4)`` ky, first kx, last kx (excluded) and place of the first point.
+        table: ``(rows, 4)`` ky, first kx, last kx (excluded) and index of the first point.
     """
 
     kx: NDArray[np.int64]
@@ -34,7 +33,7 @@ class HalfDisc:
 
 @lru_cache(maxsize=16)
 def half_disc(n: int) -> HalfDisc:
-    """Table of the points of images of ``n`` pixels; the zero frequency comes first.
+    """Return the points of images of ``n`` pixels; the zero frequency comes first.
 
     >>> half_disc(4).table.tolist()
     [[0, 0, 2, 0], [1, 0, 2, 2], [-1, 1, 2, 4]]

@@ -1,6 +1,6 @@
-"""Torch twin of the compiled loops that weigh and insert slices, for any device.
+"""Torch version of the compiled loops that weight and insert slices, for any device.
 
-Sums on a GPU are atomic, so their last bits vary.
+Sums on a GPU are atomic, so that their last bits vary.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ from torch import Tensor
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 
 
-def weigh(
-    spectra: Tensor,
-    transfer: Tensor,
-    phases: tuple[Tensor, Tensor],
-    weight: Tensor,
-    n: int,
+def weight(
+    spectra: Tensor, ctf: Tensor, phases: tuple[Tensor, Tensor], factor: Tensor, n: int
 ) -> Tensor:
-    """See :func:`vitreous.physics.insertion.weighted_slices`."""
+    """Implement :func:`vitreous.physics.insertion.weighted_slices`."""
     device = spectra.device
     points = half_disc(n)
     kx, ky = (torch.as_tensor(a, device=device) for a in (points.kx, points.ky))
-    c = transfer[:, ky, kx]
+    c = ctf[:, ky, kx]
     phase = phases[0][:, kx] * phases[1][:, ky]
     values = torch.view_as_real((c * phase.conj() * spectra[:, ky, kx]).resolve_conj())
-    return torch.cat([values, c.square()[..., None]], -1) * weight[:, None, None]
+    return torch.cat([values, c.square()[..., None]], -1) * factor[:, None, None]
 
 
 def insert(
@@ -38,7 +34,7 @@ def insert(
     rotations: Tensor,
     sets: Tensor,
 ) -> None:
-    """See :meth:`vitreous.physics.insertion.Accumulator.insert`; adds to ``slabs`` in place."""
+    """Implement :meth:`vitreous.physics.insertion.Accumulator.insert`; changes ``slabs``."""
     assert len(edges) == 2, "only compiled loops cut grids into slabs"
     edge = slabs[0][0].shape[1]
     half = edge // 2
@@ -46,8 +42,8 @@ def insert(
     device, real = values.device, values.dtype
     k = torch.stack([torch.as_tensor(a, device=device) for a in (points.kx, points.ky)], -1)
     for (number, (grid,)), copy in itertools.product(enumerate(slabs), range(rotations.shape[1])):
-        chosen = (sets == number).nonzero().flatten()
-        position = SPREAD * k.to(real) @ rotations[chosen, copy, :2].to(real)
+        members = (sets == number).nonzero().flatten()
+        position = SPREAD * k.to(real) @ rotations[members, copy, :2].to(real)
         sign = torch.where(position[..., :1] < 0, -1.0, 1.0).to(real)
         position = position * sign
         base = position.floor()
@@ -56,7 +52,7 @@ def insert(
         inside = (
             (cell >= 0) & (cell < torch.tensor([half, edge - 1, edge - 1], device=device))
         ).all(-1)
-        source = values[chosen] * inside[..., None]
+        source = values[members] * inside[..., None]
         source = torch.stack([source[..., 0], source[..., 1] * sign[..., 0], source[..., 2]], -1)
         cell = cell * inside[..., None]
         flat = grid.view(-1, 3)

@@ -1,14 +1,14 @@
 """Compiled CPU loops of the Fourier-slice projector.
 
-Every routine works on the packed spectrum of :mod:`vitreous.physics.kernels.slice_kernel`. A slice
-point reads 4 x 4 lines and four neighbours, eight numbers in a row, of each. Threads split images
-(gather, slope) or columns kx of the grid (scatter): each number is summed by one thread in one
-order, so results do not depend on the number of threads.
+All loops work on the packed spectrum of :mod:`vitreous.physics.kernels.slice_kernel`. A slice point
+reads four neighbours, eight consecutive numbers, from each of 4 x 4 lines. Threads split images
+(gather, gradient) or columns kx of the grid (scatter): each number is summed by one thread in one
+order, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,27 @@ from vitreous.physics.kernels.slice_kernel import deapodisation, disc, lines, po
 _BLOCK = 16  # z values moved together when lines are packed: two cache lines of complex64
 
 
+class PackedSpectrum(NamedTuple):
+    """Packed spectrum: flat real and imaginary parts, length of a line, index of each line kx."""
+
+    values: Any
+    size: int
+    middle: Any
+
+
+class SlicePoints(NamedTuple):
+    """Points of slices: rotations, spectrum points per cycle, frequencies, index in the slice."""
+
+    rotations: Any
+    scale: Any
+    kx: Any
+    ky: Any
+    target: Any
+
+
 @njit(nogil=True, cache=True, inline="always")
-def _weights(f: Any, table: Any) -> Any:
-    """Four kernel weights at fraction ``f``, by Horner's rule on all taps at once."""
+def tap_weights(f: Any, table: Any) -> Any:
+    """Return four kernel weights at fraction ``f``, by Horner's rule on all taps at once."""
     a, b, c, d = table[0, 0], table[0, 1], table[0, 2], table[0, 3]
     for p in range(1, table.shape[0]):
         a = a * f + table[p, 0]
@@ -33,43 +51,39 @@ def _weights(f: Any, table: Any) -> Any:
     return a, b, c, d
 
 
+@njit(nogil=True, cache=True, inline="always")
+def point_position(points: Any, b: int, m: int) -> Any:
+    """Return R^T (kx, ky, 0) of point ``m`` of slice ``b``, in points of the spectrum."""
+    r, x, y = points.rotations[b], points.kx[m], points.ky[m]
+    px = points.scale * (x * r[0, 0] + y * r[1, 0])
+    py = points.scale * (x * r[0, 1] + y * r[1, 1])
+    pz = points.scale * (x * r[0, 2] + y * r[1, 2])
+    return px, py, pz
+
+
 @compiled
-def _gather(
-    grid: Any,
-    size: int,
-    middle: Any,
-    rotations: Any,
-    scale: Any,
-    kx: Any,
-    ky: Any,
-    target: Any,
-    table: Any,
-    out: Any,
-    first: int,
-    last: int,
-) -> None:
+def _gather(grid: Any, points: Any, table: Any, out: Any, first: int, last: int) -> None:
     """Interpolate slices ``first .. last`` into ``out (b, points, 2)``."""
-    zero, half = grid.dtype.type(0), size // 2
-    limit = grid.dtype.type(half * half)
-    wx, wy = np.empty(4, grid.dtype), np.empty(4, grid.dtype)
+    values, size, middle = grid.values, grid.size, grid.middle
+    zero, half = values.dtype.type(0), size // 2
+    limit = values.dtype.type(half * half)
+    wx, wy = np.empty(4, values.dtype), np.empty(4, values.dtype)
     for b in range(first, last):
-        r = rotations[b]
-        for m in range(kx.shape[0]):
-            px = scale * (kx[m] * r[0, 0] + ky[m] * r[1, 0])
-            py = scale * (kx[m] * r[0, 1] + ky[m] * r[1, 1])
-            pz = scale * (kx[m] * r[0, 2] + ky[m] * r[1, 2])
+        for m in range(points.kx.shape[0]):
+            px, py, pz = point_position(points, b, m)
+            to = points.target[m]
             squared = px * px + py * py + pz * pz
             if not squared < limit:  # beyond Nyquist: no rotation; NaN stays NaN
-                out[b, target[m], 0] = out[b, target[m], 1] = zero * squared
+                out[b, to, 0] = out[b, to, 1] = zero * squared
                 continue
             mirrored = px < 0
             if mirrored:
                 px, py, pz = -px, -py, -pz
             ix, iy, iz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
             fx, fy, fz = px - ix - 0.5, py - iy - 0.5, pz - iz - 0.5
-            wx[0], wx[1], wx[2], wx[3] = _weights(grid.dtype.type(fx), table)
-            wy[0], wy[1], wy[2], wy[3] = _weights(grid.dtype.type(fy), table)
-            u0, u1, u2, u3 = _weights(grid.dtype.type(fz), table)
+            wx[0], wx[1], wx[2], wx[3] = tap_weights(values.dtype.type(fx), table)
+            wy[0], wy[1], wy[2], wy[3] = tap_weights(values.dtype.type(fy), table)
+            u0, u1, u2, u3 = tap_weights(values.dtype.type(fz), table)
             z = iz - 1 + half
             a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zero
             if 0 <= z <= size - 4:
@@ -78,14 +92,14 @@ def _gather(
                     for d in range(4):
                         w = wx[c] * wy[d]
                         i = np.uintp(2 * ((line + d) * size + z))
-                        a0 += w * grid[i]
-                        a1 += w * grid[i + np.uintp(1)]
-                        a2 += w * grid[i + np.uintp(2)]
-                        a3 += w * grid[i + np.uintp(3)]
-                        a4 += w * grid[i + np.uintp(4)]
-                        a5 += w * grid[i + np.uintp(5)]
-                        a6 += w * grid[i + np.uintp(6)]
-                        a7 += w * grid[i + np.uintp(7)]
+                        a0 += w * values[i]
+                        a1 += w * values[i + np.uintp(1)]
+                        a2 += w * values[i + np.uintp(2)]
+                        a3 += w * values[i + np.uintp(3)]
+                        a4 += w * values[i + np.uintp(4)]
+                        a5 += w * values[i + np.uintp(5)]
+                        a6 += w * values[i + np.uintp(6)]
+                        a7 += w * values[i + np.uintp(7)]
             else:
                 z0, z1, z2, z3 = z % size, (z + 1) % size, (z + 2) % size, (z + 3) % size
                 for c in range(4):
@@ -93,47 +107,32 @@ def _gather(
                     for d in range(4):
                         w = wx[c] * wy[d]
                         i = (line + d) * size
-                        a0 += w * grid[2 * (i + z0)]
-                        a1 += w * grid[2 * (i + z0) + 1]
-                        a2 += w * grid[2 * (i + z1)]
-                        a3 += w * grid[2 * (i + z1) + 1]
-                        a4 += w * grid[2 * (i + z2)]
-                        a5 += w * grid[2 * (i + z2) + 1]
-                        a6 += w * grid[2 * (i + z3)]
-                        a7 += w * grid[2 * (i + z3) + 1]
+                        a0 += w * values[2 * (i + z0)]
+                        a1 += w * values[2 * (i + z0) + 1]
+                        a2 += w * values[2 * (i + z1)]
+                        a3 += w * values[2 * (i + z1) + 1]
+                        a4 += w * values[2 * (i + z2)]
+                        a5 += w * values[2 * (i + z2) + 1]
+                        a6 += w * values[2 * (i + z3)]
+                        a7 += w * values[2 * (i + z3) + 1]
             im = u0 * a1 + u1 * a3 + u2 * a5 + u3 * a7
-            out[b, target[m], 0] = u0 * a0 + u1 * a2 + u2 * a4 + u3 * a6
-            out[b, target[m], 1] = -im if mirrored else im
+            out[b, to, 0] = u0 * a0 + u1 * a2 + u2 * a4 + u3 * a6
+            out[b, to, 1] = -im if mirrored else im
 
 
 @compiled
-def _scatter(
-    grid: Any,
-    size: int,
-    middle: Any,
-    rotations: Any,
-    scale: Any,
-    kx: Any,
-    ky: Any,
-    target: Any,
-    table: Any,
-    slices: Any,
-    first: int,
-    last: int,
-) -> None:
+def _scatter(grid: Any, points: Any, table: Any, slices: Any, first: int, last: int) -> None:
     """Transpose of :func:`_gather` into the columns ``first .. last`` (counted from kx = -1)."""
+    values, size, middle = grid.values, grid.size, grid.middle
     half = size // 2
-    limit = grid.dtype.type(half * half)
-    wx, wy = np.empty(4, grid.dtype), np.empty(4, grid.dtype)
-    for b in range(rotations.shape[0]):
-        r = rotations[b]
-        for m in range(kx.shape[0]):
-            px = scale * (kx[m] * r[0, 0] + ky[m] * r[1, 0])
-            py = scale * (kx[m] * r[0, 1] + ky[m] * r[1, 1])
-            pz = scale * (kx[m] * r[0, 2] + ky[m] * r[1, 2])
+    limit = values.dtype.type(half * half)
+    wx, wy = np.empty(4, values.dtype), np.empty(4, values.dtype)
+    for b in range(points.rotations.shape[0]):
+        for m in range(points.kx.shape[0]):
+            px, py, pz = point_position(points, b, m)
             if not px * px + py * py + pz * pz < limit:
                 continue
-            re, im = slices[b, target[m], 0], slices[b, target[m], 1]
+            re, im = slices[b, points.target[m], 0], slices[b, points.target[m], 1]
             if px < 0:
                 px, py, pz, im = -px, -py, -pz, -im
             ix = int(np.floor(px))
@@ -141,9 +140,9 @@ def _scatter(
                 continue
             iy, iz = int(np.floor(py)), int(np.floor(pz))
             fx, fy, fz = px - ix - 0.5, py - iy - 0.5, pz - iz - 0.5
-            wx[0], wx[1], wx[2], wx[3] = _weights(grid.dtype.type(fx), table)
-            wy[0], wy[1], wy[2], wy[3] = _weights(grid.dtype.type(fy), table)
-            u0, u1, u2, u3 = _weights(grid.dtype.type(fz), table)
+            wx[0], wx[1], wx[2], wx[3] = tap_weights(values.dtype.type(fx), table)
+            wy[0], wy[1], wy[2], wy[3] = tap_weights(values.dtype.type(fy), table)
+            u0, u1, u2, u3 = tap_weights(values.dtype.type(fz), table)
             v0, v1, v2, v3 = u0 * re, u0 * im, u1 * re, u1 * im
             v4, v5, v6, v7 = u2 * re, u2 * im, u3 * re, u3 * im
             z = iz - 1 + half
@@ -154,66 +153,53 @@ def _scatter(
                     w = wx[c] * wy[d]
                     if inner:
                         i = np.uintp(2 * ((line + d) * size + z))
-                        g0, g1 = grid[i], grid[i + np.uintp(1)]
-                        g2, g3 = grid[i + np.uintp(2)], grid[i + np.uintp(3)]
-                        g4, g5 = grid[i + np.uintp(4)], grid[i + np.uintp(5)]
-                        g6, g7 = grid[i + np.uintp(6)], grid[i + np.uintp(7)]
-                        grid[i] = g0 + w * v0
-                        grid[i + np.uintp(1)] = g1 + w * v1
-                        grid[i + np.uintp(2)] = g2 + w * v2
-                        grid[i + np.uintp(3)] = g3 + w * v3
-                        grid[i + np.uintp(4)] = g4 + w * v4
-                        grid[i + np.uintp(5)] = g5 + w * v5
-                        grid[i + np.uintp(6)] = g6 + w * v6
-                        grid[i + np.uintp(7)] = g7 + w * v7
+                        g0, g1 = values[i], values[i + np.uintp(1)]
+                        g2, g3 = values[i + np.uintp(2)], values[i + np.uintp(3)]
+                        g4, g5 = values[i + np.uintp(4)], values[i + np.uintp(5)]
+                        g6, g7 = values[i + np.uintp(6)], values[i + np.uintp(7)]
+                        values[i] = g0 + w * v0
+                        values[i + np.uintp(1)] = g1 + w * v1
+                        values[i + np.uintp(2)] = g2 + w * v2
+                        values[i + np.uintp(3)] = g3 + w * v3
+                        values[i + np.uintp(4)] = g4 + w * v4
+                        values[i + np.uintp(5)] = g5 + w * v5
+                        values[i + np.uintp(6)] = g6 + w * v6
+                        values[i + np.uintp(7)] = g7 + w * v7
                     else:
                         for e, v in enumerate(((v0, v1), (v2, v3), (v4, v5), (v6, v7))):
                             j = 2 * ((line + d) * size + (z + e) % size)
-                            grid[j] += w * v[0]
-                            grid[j + 1] += w * v[1]
+                            values[j] += w * v[0]
+                            values[j + 1] += w * v[1]
 
 
 @compiled
-def _slope(
-    grid: Any,
-    size: int,
-    middle: Any,
-    rotations: Any,
-    scale: Any,
-    kx: Any,
-    ky: Any,
-    target: Any,
-    table: Any,
-    derivatives: Any,
-    upstream: Any,
-    out: Any,
-    first: int,
-    last: int,
+def _rotation_gradient(
+    grid: Any, points: Any, tables: Any, upstream: Any, out: Any, first: int, last: int
 ) -> None:
     """Gradient of ``sum(upstream * _gather(grid))`` over the rotations, into ``out (b, 3, 3)``."""
-    real, half = grid.dtype.type, size // 2
+    values, size, middle = grid.values, grid.size, grid.middle
+    table, slopes = tables
+    real, half = values.dtype.type, size // 2
     limit = real(half * half)
-    wx, wy, wz = np.empty(4, grid.dtype), np.empty(4, grid.dtype), np.empty(4, grid.dtype)
-    dx, dy, dz = np.empty(4, grid.dtype), np.empty(4, grid.dtype), np.empty(4, grid.dtype)
+    wx, wy, wz = np.empty(4, values.dtype), np.empty(4, values.dtype), np.empty(4, values.dtype)
+    dx, dy, dz = np.empty(4, values.dtype), np.empty(4, values.dtype), np.empty(4, values.dtype)
     for b in range(first, last):
-        r = rotations[b]
-        for m in range(kx.shape[0]):
-            px = scale * (kx[m] * r[0, 0] + ky[m] * r[1, 0])
-            py = scale * (kx[m] * r[0, 1] + ky[m] * r[1, 1])
-            pz = scale * (kx[m] * r[0, 2] + ky[m] * r[1, 2])
+        for m in range(points.kx.shape[0]):
+            px, py, pz = point_position(points, b, m)
             if not px * px + py * py + pz * pz < limit:
                 continue
-            re, im, factor = upstream[b, target[m], 0], upstream[b, target[m], 1], scale
+            factor = points.scale
+            re, im = upstream[b, points.target[m], 0], upstream[b, points.target[m], 1]
             if px < 0:
                 px, py, pz, im, factor = -px, -py, -pz, -im, -factor
             ix, iy, iz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
             fx, fy, fz = real(px - ix - 0.5), real(py - iy - 0.5), real(pz - iz - 0.5)
-            wx[0], wx[1], wx[2], wx[3] = _weights(fx, table)
-            wy[0], wy[1], wy[2], wy[3] = _weights(fy, table)
-            wz[0], wz[1], wz[2], wz[3] = _weights(fz, table)
-            dx[0], dx[1], dx[2], dx[3] = _weights(fx, derivatives)
-            dy[0], dy[1], dy[2], dy[3] = _weights(fy, derivatives)
-            dz[0], dz[1], dz[2], dz[3] = _weights(fz, derivatives)
+            wx[0], wx[1], wx[2], wx[3] = tap_weights(fx, table)
+            wy[0], wy[1], wy[2], wy[3] = tap_weights(fy, table)
+            wz[0], wz[1], wz[2], wz[3] = tap_weights(fz, table)
+            dx[0], dx[1], dx[2], dx[3] = tap_weights(fx, slopes)
+            dy[0], dy[1], dy[2], dy[3] = tap_weights(fy, slopes)
+            dz[0], dz[1], dz[2], dz[3] = tap_weights(fz, slopes)
             gx = gy = gz = real(0)
             for c in range(4):
                 line = middle[ix + c] + iy - 1
@@ -221,22 +207,22 @@ def _slope(
                     value = change = real(0)
                     for e in range(4):
                         i = 2 * ((line + d) * size + (iz - 1 + half + e) % size)
-                        match = re * grid[i] + im * grid[i + 1]
-                        value += wz[e] * match
-                        change += dz[e] * match
+                        product = re * values[i] + im * values[i + 1]
+                        value += wz[e] * product
+                        change += dz[e] * product
                     gx += dx[c] * wy[d] * value
                     gy += wx[c] * dy[d] * value
                     gz += wx[c] * wy[d] * change
             for i, g in enumerate((gx, gy, gz)):
-                out[b, 0, i] += factor * kx[m] * g
-                out[b, 1, i] += factor * ky[m] * g
+                out[b, 0, i] += factor * points.kx[m] * g
+                out[b, 1, i] += factor * points.ky[m] * g
 
 
 @compiled
 def _pack(
     planes: Any, weights: Any, reach: Any, middle: Any, out: Any, first: int, last: int
 ) -> None:
-    """Lay planes ``(n, N, N / 2 + 1)`` out as weighted lines, for ky in ``first .. last``."""
+    """Write planes ``(n, N, N / 2 + 1)`` as weighted lines, for ky in ``first .. last``."""
     n, size, columns = planes.shape
     centre = n // 2
     for ky in range(first, last):
@@ -271,7 +257,7 @@ def _unpack(
                 kx, sign, mirrored = column - 1, 1, False
                 if kx < 0 or kx >= columns:
                     kx, sign, mirrored = (-kx if kx < 0 else size - kx), -1, True
-                # At most three stored ky are this row: ky itself and its aliases past the edges.
+                # up to three stored ky belong to this row: ky and its aliases beyond the edges
                 for alias in range(-1, 2):
                     stored = sign * ky + alias * size
                     if abs(stored) > reach[column]:
@@ -289,7 +275,7 @@ def _even_edges(first: int, last: int) -> list[int]:
 
 
 def _column_edges(columns: int) -> list[int]:
-    """Columns with equal shares of the points of uniformly oriented slices, 1 - kx / (N / 2)."""
+    """Split columns into equal shares of the points of uniform slices, 1 - kx / (N / 2)."""
     threads = max(1, min(torch.get_num_threads(), columns // 4))
     return [round(columns * (1 - (1 - t / threads) ** 0.5)) for t in range(threads + 1)]
 
@@ -298,23 +284,28 @@ def _real_view(x: Tensor) -> Any:
     return torch.view_as_real(x.detach().resolve_conj().contiguous()).numpy()
 
 
-def _points(rotations: Tensor, n: int, size: int, real: Any) -> tuple[Any, ...]:
-    """Arguments common to the loops over slice points."""
-    kx, ky, target = disc(n)
+def packed_spectrum(grid: Tensor) -> PackedSpectrum:
+    """Return the arguments of the loops for a packed spectrum ``(lines, size)``."""
+    size = grid.shape[1]
+    return PackedSpectrum(_real_view(grid).reshape(-1), size, lines(size).middle)
+
+
+def slice_points(
+    rotations: Tensor, n: int, size: int, real: Any, points: tuple[Any, Any, Any] | None = None
+) -> SlicePoints:
+    """Return the arguments of the loops for points (kx, ky, target), all of a slice by default."""
+    kx, ky, target = points or disc(n)
     matrices = np.ascontiguousarray(rotations.detach().numpy(), dtype=real)
-    return matrices, real(size / n), kx.astype(real), ky.astype(real), target
+    return SlicePoints(matrices, real(size / n), kx.astype(real), ky.astype(real), target)
 
 
 def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
-    """Slices ``(b, n * (n // 2 + 1))`` of a packed spectrum."""
-    source, size = _real_view(grid), grid.shape[1]
+    """Read slices ``(b, n * (n // 2 + 1))`` off a packed spectrum."""
     out = torch.zeros((rotations.shape[0], n * (n // 2 + 1)), dtype=grid.dtype)
-    common = (source.reshape(-1), size, lines(size).middle)
-    points = _points(rotations, n, size, source.dtype.type)
-    target, table = _real_view(out), polynomials(source.dtype.type)[0]
-    in_threads(
-        lambda a, b: _gather(*common, *points, table, target, a, b), _even_edges(0, len(out))
-    )
+    source, target = packed_spectrum(grid), _real_view(out)
+    real = target.dtype.type
+    points, table = slice_points(rotations, n, source.size, real), polynomials(real)[0]
+    in_threads(lambda a, b: _gather(source, points, table, target, a, b), _even_edges(0, len(out)))
     return out
 
 
@@ -326,42 +317,38 @@ def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
 
 
 def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
-    """Add to a packed spectrum, in place, what :func:`scatter` gives."""
-    size = grid.shape[1]
-    table = lines(size)
-    target, source = _real_view(grid), _real_view(slices)
-    points = _points(rotations, n, size, source.dtype.type)
-    common = (target.reshape(-1), size, table.middle)
-    weights = polynomials(source.dtype.type)[0]
+    """Add the result of :func:`scatter` to a packed spectrum in place."""
+    target, source = packed_spectrum(grid), _real_view(slices)
+    real = source.dtype.type
+    points, table = slice_points(rotations, n, target.size, real), polynomials(real)[0]
     in_threads(
-        lambda a, b: _scatter(*common, *points, weights, source, a, b),
-        _column_edges(len(table.middle)),
+        lambda a, b: _scatter(target, points, table, source, a, b),
+        _column_edges(len(target.middle)),
     )
 
 
-def slope(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
-    """Gradient ``(b, 3, 3)`` over the rotations of the slices against ``upstream``."""
-    source, size = _real_view(grid), grid.shape[1]
-    real = source.dtype.type
+def rotation_gradient(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
+    """Return the gradient ``(b, 3, 3)`` of slices over rotations, contracted with ``upstream``."""
+    source, above = packed_spectrum(grid), _real_view(upstream)
+    real = above.dtype.type
     out = torch.zeros((rotations.shape[0], 3, 3), dtype=grid.real.dtype)
-    common = (source.reshape(-1), size, lines(size).middle)
-    points = _points(rotations, n, size, real)
-    tables, above, target = polynomials(real), _real_view(upstream), out.numpy()
+    points = slice_points(rotations, n, source.size, real)
+    tables, target = polynomials(real), out.numpy()
     in_threads(
-        lambda a, b: _slope(*common, *points, *tables, above, target, a, b),
+        lambda a, b: _rotation_gradient(source, points, tables, above, target, a, b),
         _even_edges(0, len(out)),
     )
     return out
 
 
 def _z_weights(n: int, real: Any) -> Any:
-    """De-apodisation along z, its alternating sign putting kz = -N / 2 first in every line."""
+    """Return the de-apodisation along z; its alternating sign puts kz = -N / 2 first in a line."""
     sign = 1 - 2 * (np.abs(np.arange(n) - n // 2) % 2)
     return (deapodisation(n) * sign).astype(real)
 
 
 def pack(planes: Tensor) -> Tensor:
-    """Lines ``(lines, N)`` over z, zero-padded and weighted, of planes ``(n, N, N / 2 + 1)``."""
+    """Return zero-padded, weighted lines ``(lines, N)`` over z of planes ``(n, N, N / 2 + 1)``."""
     n, size, _ = planes.shape
     table = lines(size)
     out = torch.zeros((table.count, size), dtype=planes.dtype)

@@ -1,9 +1,9 @@
-"""Geometry shared by the compiled and the torch loops of the Fourier-slice projector.
+"""Interpolation kernel and packed spectrum of the Fourier-slice projector.
 
 The oversampled spectrum is stored as lines along kz, one for each (kx, ky) that a central slice
 can touch: kx from -1 to N / 2 + 1 and, at each kx, |ky| up to the edge of the Nyquist sphere plus
-the width of the interpolation kernel. So the four taps along z lie side by side, no tap along x or
-y ever wraps or mirrors, and the corners outside the sphere are neither stored nor transformed.
+the width of the interpolation kernel. The four taps along z are adjacent, taps along x and y never
+wrap or mirror, and the corners outside the sphere are neither stored nor transformed.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def padded_size(n: int) -> int:
-    """Edge of the oversampled spectrum of an ``n`` box: even, free of primes above 5.
+    """Return the edge of the oversampled spectrum of an ``n`` box: even, no primes above 5.
 
     >>> padded_size(64), padded_size(65)
     (96, 100)
     """
     size = math.ceil(OVERSAMPLING * n)
     while True:
-        rest = size
+        cofactor = size
         for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and size % 2 == 0:
+            while cofactor % prime == 0:
+                cofactor //= prime
+        if cofactor == 1 and size % 2 == 0:
             return size
         size += 1
 
 
 def kernel(u: FloatArray) -> FloatArray:
-    """Kaiser-Bessel window at ``u`` grid units from its centre, 1 there and 0 from 2 on."""
+    """Return the Kaiser-Bessel window ``u`` grid units from its centre, 1 there, 0 from 2 on."""
     root = np.sqrt(np.maximum(1 - (2 * u / TAPS) ** 2, 0))
     value: FloatArray = i0(BETA * root) / i0(BETA)
     return value
@@ -53,11 +53,11 @@ def kernel(u: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=4)
 def polynomials(dtype: type) -> tuple[FloatArray, FloatArray]:
-    """The taps' weights and their slopes as polynomials of the fraction in [-0.5, 0.5).
+    """Fit the weights of the taps and their slopes by polynomials of the fraction in [-0.5, 0.5).
 
     Returns:
-        Two arrays ``(terms, TAPS)``, highest power first. The slopes are exactly the derivatives
-        of the weights, so gradients to rotations are those of what is computed.
+        two arrays ``(terms, TAPS)``, highest power first. The slopes are the exact derivatives of
+        the weights, so that gradients to rotations are exact too.
     """
     f = 0.5 * np.cos(np.pi * (np.arange(256) + 0.5) / 256)
     values, slopes = [], []
@@ -71,7 +71,7 @@ def polynomials(dtype: type) -> tuple[FloatArray, FloatArray]:
 
 @lru_cache(maxsize=16)
 def deapodisation(n: int) -> FloatArray:
-    """One axis of the reciprocal transform of the kernel over the ``n`` box, float64 ``(n,)``."""
+    """Return one axis of the reciprocal transform of the kernel in the ``n`` box, float64."""
     x = (np.arange(n) - n // 2) / padded_size(n)
     root = np.sqrt((BETA**2 - (np.pi * TAPS * x) ** 2).astype(complex))
     transform = (TAPS * np.sinh(root) / root).real / i0(BETA)
@@ -80,7 +80,7 @@ def deapodisation(n: int) -> FloatArray:
 
 @lru_cache(maxsize=16)
 def disc(n: int) -> tuple[IntArray, IntArray, IntArray]:
-    """(kx, ky) and flat target of the half-plane points strictly inside the Nyquist circle.
+    """Return (kx, ky) and flat index of the half-plane points strictly inside the Nyquist circle.
 
     In tiles of 8 x 8, so that successive points touch the same cache lines.
     """
@@ -95,7 +95,7 @@ def disc(n: int) -> tuple[IntArray, IntArray, IntArray]:
 
 @dataclass(frozen=True)
 class Lines:
-    """Where the line of each (kx, ky) lies in the packed spectrum.
+    """Index of the line of each (kx, ky) in the packed spectrum.
 
     Args:
         size: N, edge of the oversampled grid and length of every line.
@@ -112,7 +112,7 @@ class Lines:
 
 @lru_cache(maxsize=16)
 def lines(size: int) -> Lines:
-    """Table of the stored lines of an oversampled grid of edge ``size``."""
+    """Return the table of stored lines of an oversampled grid of edge ``size``."""
     half = size // 2
     nearest = np.maximum(np.arange(-1, half + 2) - 2, 0)  # least kx whose taps reach this column
     edge = np.ceil(np.sqrt(half**2 - nearest**2)).astype(np.int64)

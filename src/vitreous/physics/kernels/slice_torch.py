@@ -1,7 +1,7 @@
-"""Torch twin of the compiled loops of the Fourier-slice projector, for any device.
+"""Torch version of the loops of the Fourier-slice projector, for any device.
 
-Same packed spectrum and same arithmetic as :mod:`vitreous.physics.kernels.slice_cpu`; used on GPUs
-and, in the tests, against the compiled loops. Sums on a GPU are atomic, so their last bits vary.
+Same packed spectrum and arithmetic as :mod:`vitreous.physics.kernels.slice_cpu`; used on GPUs, and
+in tests as a reference. Sums on a GPU are atomic, so that their last bits vary.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vitreous.physics.kernels.slice_kernel import (
 )
 
 
-def _weights(fraction: Tensor, coefficients: FloatArray) -> Tensor:
-    """Horner evaluation: ``(..., 3)`` fractions to ``(..., 3, TAPS)`` weights."""
+def tap_weights(fraction: Tensor, coefficients: FloatArray) -> Tensor:
+    """Return weights ``(..., 3, TAPS)`` at fractions ``(..., 3)``, by Horner's rule."""
     table = torch.as_tensor(coefficients, device=fraction.device, dtype=fraction.dtype)
     value = table[0].expand(*fraction.shape, TAPS)
     for row in table[1:]:
@@ -32,7 +32,7 @@ def _weights(fraction: Tensor, coefficients: FloatArray) -> Tensor:
     return value
 
 
-class _Points:
+class Points:
     """Cells, fractions and mirror signs of all points of a batch of slices."""
 
     def __init__(self, rotations: Tensor, n: int, size: int, real: torch.dtype) -> None:
@@ -40,14 +40,11 @@ class _Points:
         self.size = size
         kx, ky, self.target = (torch.as_tensor(a, device=device) for a in disc(n))
         self.k = torch.stack([kx, ky], -1).to(real) * (size / n)
-        first, second = (
-            rotations.detach()[:, None, 0].to(real),
-            rotations.detach()[:, None, 1].to(real),
-        )
+        first, second = (rotations.detach()[:, None, row].to(real) for row in (0, 1))
         position = self.k[:, :1] * first + self.k[:, 1:] * second  # (b, points, 3): R^T (kx, ky, 0)
         squared = position.square().sum(-1)
         inside = squared < (size // 2) ** 2
-        # 0 beyond Nyquist, where no rotation leads; NaN stays NaN
+        # 0 beyond Nyquist, which no rotation reaches; NaN stays NaN
         self.inside = torch.where(inside, 1.0, 0.0 * squared).to(real)
         position = torch.where(inside[..., None], position, torch.zeros_like(position))
         self.sign = torch.where(position[..., 0] < 0, -1.0, 1.0).to(real)
@@ -57,7 +54,7 @@ class _Points:
         self.middle = torch.as_tensor(lines(size).middle, device=device)
 
     def neighbours(self) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
-        """Flat index into the packed spectrum, and taps along (x, y, z), of the 64 neighbours."""
+        """Yield flat indices into the packed spectrum and taps (x, y, z) of the 64 neighbours."""
         x, y, z = self.base.unbind(-1)
         for c in range(TAPS):
             line = self.middle[x + c] + y - 1
@@ -67,15 +64,15 @@ class _Points:
                     yield start + (z + (self.size // 2 - 1 + e)) % self.size, (c, d, e)
 
     def mirror(self, values: Tensor) -> Tensor:
-        """Conjugate where the point was read at its opposite; nothing beyond Nyquist."""
+        """Conjugate values read at the opposite point, and set those beyond Nyquist to zero."""
         return torch.complex(values.real * self.inside, values.imag * self.sign * self.inside)
 
 
 def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
-    """Slices ``(b, n * (n // 2 + 1))`` of a packed spectrum."""
+    """Read slices ``(b, n * (n // 2 + 1))`` off a packed spectrum."""
     real = grid.real.dtype
-    points = _Points(rotations, n, grid.shape[1], real)
-    w = _weights(points.fraction, polynomials(np.float64)[0])
+    points = Points(rotations, n, grid.shape[1], real)
+    w = tap_weights(points.fraction, polynomials(np.float64)[0])
     flat = grid.reshape(-1)
     total = torch.zeros(points.sign.shape, dtype=grid.dtype, device=grid.device)
     for index, (c, d, e) in points.neighbours():
@@ -94,10 +91,10 @@ def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
 
 
 def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
-    """Add to a packed spectrum, in place, what :func:`scatter` gives."""
+    """Add the result of :func:`scatter` to a packed spectrum in place."""
     real, size = slices.real.dtype, grid.shape[1]
-    points = _Points(rotations, n, size, real)
-    w = _weights(points.fraction, polynomials(np.float64)[0])
+    points = Points(rotations, n, size, real)
+    w = tap_weights(points.fraction, polynomials(np.float64)[0])
     source = torch.view_as_real(points.mirror(slices[:, points.target]))
     out = torch.view_as_real(grid).view(-1, 2)
     for index, (c, d, e) in points.neighbours():
@@ -105,19 +102,19 @@ def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> Non
         out.index_add_(0, index.reshape(-1), value.reshape(-1, 2))
 
 
-def slope(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
-    """Gradient ``(b, 3, 3)`` over the rotations of the slices against ``upstream``."""
+def rotation_gradient(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
+    """Return the gradient ``(b, 3, 3)`` of slices over rotations, contracted with ``upstream``."""
     real = grid.real.dtype
-    points = _Points(rotations, n, grid.shape[1], real)
+    points = Points(rotations, n, grid.shape[1], real)
     values, slopes = polynomials(np.float64)
-    w, dw = _weights(points.fraction, values), _weights(points.fraction, slopes)
+    w, dw = tap_weights(points.fraction, values), tap_weights(points.fraction, slopes)
     above, flat = points.mirror(upstream[:, points.target]), grid.reshape(-1)
     total = torch.zeros_like(points.fraction)
     for index, (c, d, e) in points.neighbours():
-        match = (above.conj() * flat[index]).real
-        total[..., 0] += dw[..., 0, c] * w[..., 1, d] * w[..., 2, e] * match
-        total[..., 1] += w[..., 0, c] * dw[..., 1, d] * w[..., 2, e] * match
-        total[..., 2] += w[..., 0, c] * w[..., 1, d] * dw[..., 2, e] * match
+        product = (above.conj() * flat[index]).real
+        total[..., 0] += dw[..., 0, c] * w[..., 1, d] * w[..., 2, e] * product
+        total[..., 1] += w[..., 0, c] * dw[..., 1, d] * w[..., 2, e] * product
+        total[..., 2] += w[..., 0, c] * w[..., 1, d] * dw[..., 2, e] * product
     out = torch.zeros((rotations.shape[0], 3, 3), dtype=real, device=grid.device)
     out[:, :2] = torch.einsum("pk,bpi->bki", points.k, total * points.sign[..., None])
     return out
@@ -125,7 +122,7 @@ def slope(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _line_tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat (ky, kx) source of every line, and whether the line is its conjugate."""
+    """Return the flat (ky, kx) source of every line, and a mask of the conjugated lines."""
     table = lines(size)
     columns = size // 2 + 1
     kx = np.repeat(np.arange(-1, columns + 1), 2 * table.reach + 1)
@@ -143,7 +140,7 @@ def _z_weights(n: int, like: Tensor) -> Tensor:
 
 
 def pack(planes: Tensor) -> Tensor:
-    """Lines ``(lines, N)`` over z, zero-padded and weighted, of planes ``(n, N, N / 2 + 1)``."""
+    """Return zero-padded, weighted lines ``(lines, N)`` over z of planes ``(n, N, N / 2 + 1)``."""
     n, size, _ = planes.shape
     index, mirrored = _line_tables(size, planes.device)
     x = (planes * _z_weights(n, planes)[:, None, None]).reshape(n, -1)[:, index].T

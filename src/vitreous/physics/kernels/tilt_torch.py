@@ -1,4 +1,4 @@
-"""The tilt-series projector in plain torch: for other devices, and the oracle of the CPU loops."""
+"""Torch version of the loops of the tilt-series projector: any device, and a test reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _taps(
     table: Tensor,
     steps: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each tap of one tilt: the pixel that every (z, x) lands on, and its weight there."""
+    """Yield for each tap of one tilt the target pixel of every (z, x) and its weight there."""
     z = torch.arange(shape[0], dtype=torch.float64) - centres[0]
     x = torch.arange(shape[1], dtype=torch.float64) - centres[1]
     u = (centres[2] + x * angle[0] + z[:, None] * angle[1]).flatten().to(like.device)
@@ -38,7 +38,7 @@ def project(
     x: Tensor, cosines_sines: Tensor, centres: tuple[int, int, int], width: int, table: Tensor,
     steps: int,
 ) -> Tensor:  # fmt: skip
-    """See :func:`vitreous.physics.kernels.tilt_cpu.project`."""
+    """Implement :func:`vitreous.physics.kernels.tilt_cpu.project`."""
     depth, slices, n = x.shape
     lines = x.permute(0, 2, 1).reshape(depth * n, slices)
     out = x.new_zeros(len(cosines_sines), width, slices)
@@ -52,7 +52,7 @@ def back_project(
     y: Tensor, cosines_sines: Tensor, centres: tuple[int, int, int], shape: tuple[int, int],
     table: Tensor, steps: int,
 ) -> Tensor:  # fmt: skip
-    """See :func:`vitreous.physics.kernels.tilt_cpu.back_project`."""
+    """Implement :func:`vitreous.physics.kernels.tilt_cpu.back_project`."""
     _, slices, width = y.shape
     out = y.new_zeros(shape[0] * shape[1], slices)
     for image, angle in zip(y.permute(0, 2, 1), cosines_sines, strict=True):
