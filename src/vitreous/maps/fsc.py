@@ -1,4 +1,4 @@
-"""Fourier shell correlation, the resolutions read off it, its correction for a mask, and masks."""
+"""Fourier shell correlation (FSC), resolution, correction for masks, and solvent masks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vitreous.core.grid import shell_index
 
 @dataclass(frozen=True)
 class FscResult:
-    """Curves over shells 0 to n // 2.
+    """FSC curves over shells 0 to n // 2.
 
     Args:
-        corrected: masked FSC corrected for the mask's own correlation.
-        unmasked, masked: FSC of the maps as given and within the mask.
-        randomised: FSC within the mask after phases beyond ``randomised_from`` were randomised.
+        corrected: masked FSC corrected for the correlation of the mask itself.
+        unmasked, masked: FSC of the maps without and with the mask.
+        randomised: FSC within the mask after randomising phases from ``randomised_from`` on.
         randomised_from: first shell with random phases; n // 2 + 1 when there is none.
     """
 
@@ -40,7 +40,7 @@ def _cubic_box(volume: Tensor, name: str) -> int:
 
 
 def hermitian_weight(n: int, *, device: torch.device | None = None) -> Tensor:
-    """How many entries of the full spectrum each column of the Hermitian half stands for.
+    """Return the number of entries of the full spectrum per column of the Hermitian half.
 
     >>> hermitian_weight(4).tolist(), hermitian_weight(5).tolist()
     ([1.0, 2.0, 1.0], [1.0, 2.0, 2.0])
@@ -53,7 +53,7 @@ def hermitian_weight(n: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def _shells(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Shell of each Hermitian-half entry: its frequency in cycles per longest edge, rounded."""
+    """Return the shell of each Hermitian-half entry, in rounded cycles per longest edge."""
     n = max(shape)
     if len(set(shape)) == 1:
         return shell_index(n, 3, device=device)
@@ -63,7 +63,7 @@ def _shells(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sum of real Hermitian-half values ``(..., z, y, x//2+1)`` over shells 0 to longest // 2."""
+    """Sum real Hermitian-half values ``(..., z, y, x//2+1)`` over shells 0 to longest // 2."""
     last = max(shape) // 2
     shell = _shells(shape, values.device).flatten()
     weight = hermitian_weight(shape[-1], device=values.device)
@@ -76,13 +76,13 @@ def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _fsc_of_spectra(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
     cross = shell_sums((a * b.conj()).real, shape)
     power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
-    # Shells that hold nothing but rounding error count as empty.
+    # shells that hold only rounding errors count as empty
     empty = power <= power.amax(-1, keepdim=True) * 1e-26
     return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
 
 
 def fsc(a: Tensor, b: Tensor) -> Tensor:
-    r"""Fourier shell correlation of two volumes.
+    r"""Return the Fourier shell correlation of two volumes.
 
     :math:`\mathrm{FSC}(s) = \mathrm{Re} \sum_{k \in s} A(k) B^*(k) /
     \sqrt{\sum |A|^2 \sum |B|^2}` over the full spectrum's entries whose rounded radius is s.
@@ -118,7 +118,7 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
 def fsc_resolution(
     curve: Tensor, threshold: float, box_size: int, pixel_size_angstrom: float
 ) -> float:
-    """Resolution in Å at which an FSC curve first falls below a threshold.
+    """Return the resolution in Å at which an FSC curve first falls below a threshold.
 
     The crossing is interpolated linearly in frequency. Shell 0 (the mean) is ignored.
 
@@ -126,11 +126,11 @@ def fsc_resolution(
         curve: ``(n // 2 + 1,)`` from :func:`fsc`.
         threshold: 0.143 between half maps, 0.5 against a known map.
         box_size: n in pixels, the longest edge.
-        pixel_size_angstrom: Å.
+        pixel_size_angstrom: pixel size in Å.
 
     Returns:
-        Å; twice the pixel size (Nyquist) if the curve never falls below, infinity if it is below
-        already at the first shell.
+        Å; twice the pixel size (Nyquist) if the curve never falls below the threshold, infinity if
+        it is below at the first shell.
 
     Raises:
         ValueError: curve of another length than ``n // 2 + 1``.
@@ -155,12 +155,12 @@ def fsc_resolution(
 def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generator) -> Tensor:
     """Replace the phases of shells from ``first_shell`` on by uniform random ones.
 
-    Random phases are those of white noise drawn in real space, so the result stays real.
+    The phases are those of white noise drawn in real space, so that the result stays real.
 
     Args:
         volume: real ``(..., n, n, n)``.
-        first_shell: first shell to be changed, cycles per box.
-        generator: source of the noise; drawn on its own device.
+        first_shell: first shell that changes, cycles per box.
+        generator: draws the noise, on its own device.
 
     Raises:
         ValueError: volume not cubic.
@@ -182,22 +182,26 @@ def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generato
 
 
 def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Generator) -> FscResult:
-    r"""FSC of two half maps within a mask, corrected for the correlation that the mask brings.
+    r"""Return the FSC of two half maps within a mask, corrected for the correlation of the mask.
 
-    :math:`\mathrm{FSC}_{true} = (\mathrm{FSC}_t - \mathrm{FSC}_n) / (1 - \mathrm{FSC}_n)`, where
-    t is masked as is and n is masked after the phases beyond the shell at which the unmasked FSC
-    first falls below 0.8 were randomised. Up to two shells past it the masked FSC stands as is,
-    for there the mask mixes random with true phases.
+    :math:`\mathrm{FSC}_{true} = (\mathrm{FSC}_t - \mathrm{FSC}_n) / (1 - \mathrm{FSC}_n)`, t of the
+    masked maps, n of the maps masked after randomising phases from the shell on at which the
+    unmasked FSC first falls below 0.8. Up to two shells beyond it, where the mask mixes random with
+    true phases, the masked FSC is kept.
 
     Args:
         half1, half2: ``(n, n, n)``.
         mask: ``(n, n, n)`` from 0 to 1, see :func:`solvent_mask`.
-        generator: for the random phases.
+        generator: draws the random phases.
 
     Raises:
         ValueError: not cubic, or different boxes.
 
     Source: Chen et al., Ultramicroscopy 135 (2013) 24, equation (4).
+
+    >>> v = torch.randn(8, 8, 8)
+    >>> fsc_true(v, v, torch.ones(8, 8, 8), torch.Generator()).corrected.round().tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     n = _cubic_box(half1, "half1")
     if mask.shape[-3:] != half1.shape[-3:]:
@@ -218,31 +222,32 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
     return FscResult(corrected, unmasked, masked, randomised, first)
 
 
-_SMOOTH = 3  # shells to either side
-_SIGNIFICANT = 3.0  # deviations of chance
-_PLAIN = 0.25  # correlation that is enough in small shells
+_SMOOTH = 3  # shells averaged to either side
+_SIGNIFICANT = 3.0  # standard deviations of a correlation by chance
+_PLAIN = 0.25  # sufficient correlation in small shells
 
 
 def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tensor]) -> Tensor:
-    r"""FSC of half maps that share a prior, as far as maps without it confirm them.
+    r"""Return the FSC of half maps that share a prior, corrected by half maps without it.
 
-    What a prior (or positivity, or a mask) supplies, both half maps have in common, so that
-    the FSC between them is too high. A half map's correlation with a map of the *other* half that
-    was made without prior cannot know of it. With p and d the maps with and without prior, and C
-    the correlation of p with the truth,
+    A prior (or positivity, or a mask) makes half maps alike, so that the FSC between them is too
+    high. The correlation of a half map with a map of the *other* half made without prior is not
+    affected. With p and d the maps with and without prior, and C the correlation of p with the
+    truth,
 
     .. math::
 
         \mathrm{FSC}(p_1, d_2) = C\, r, \quad \mathrm{FSC}(d_1, d_2) = r^2, \qquad
         \mathrm{FSC}_{conf} = C^2 = \mathrm{FSC}(p, d)^2 / \mathrm{FSC}(d_1, d_2),
 
-    which is what two half maps of p's quality would have, were they independent. Both averaged
-    over three shells to either side; 0 from the shell on where :math:`\mathrm{FSC}(d_1, d_2)` is
-    not three deviations above chance (0.25 is enough), never above :math:`\mathrm{FSC}(p_1, p_2)`.
+    which is the FSC of two independent half maps of p's quality. Both are averaged over three
+    shells to either side. The result is 0 from the first shell on where
+    :math:`\mathrm{FSC}(d_1, d_2)` is less than three deviations of chance, or 0.25 if that is less;
+    it is never above :math:`\mathrm{FSC}(p_1, p_2)`.
 
     Args:
-        halves: of half 1 and half 2, made with the prior, ``(n, n, n)``.
-        independent: of half 1 and half 2, made without, such as by direct reconstruction.
+        halves: half maps 1 and 2 made with the prior, ``(n, n, n)``.
+        independent: half maps 1 and 2 made without it, such as by direct reconstruction.
 
     Returns:
         float64 ``(n // 2 + 1,)``.
@@ -259,14 +264,14 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
     free = _running_mean(fsc(d1, d2))
     counts = torch.bincount(shell_index(n, 3).flatten())[: n // 2 + 1].to(free)
     chance = _running_mean(1 / counts, of_means=True).sqrt()
-    found = crossed.clamp_min(0).square() / free.clamp_min(1e-6)
-    known = free > (_SIGNIFICANT * chance).clamp(max=_PLAIN)
-    known[0] = True
-    return torch.minimum(found, fsc(p1, p2)).clamp(0, 1) * known.long().cumprod(0)
+    confirmed = crossed.clamp_min(0).square() / free.clamp_min(1e-6)
+    significant = free > (_SIGNIFICANT * chance).clamp(max=_PLAIN)
+    significant[0] = True
+    return torch.minimum(confirmed, fsc(p1, p2)).clamp(0, 1) * significant.long().cumprod(0)
 
 
 def _running_mean(curve: Tensor, *, of_means: bool = False) -> Tensor:
-    """Mean over the shells around each one but the zeroth, as many to either side.
+    """Average over the shells around each shell but the zeroth, as many to either side.
 
     Args:
         curve: ``(shells,)``.
@@ -289,16 +294,17 @@ def solvent_mask(
     dilate_px: int = 2,
     edge_px: int = 4,
 ) -> Tensor:
-    """Soft mask around the largest connected piece of a map.
+    """Return a soft mask around the largest connected region of a map.
 
-    The map is smoothed by a Gaussian, cut at a fraction of its maximum (99.9th percentile), holes
-    are filled, the largest piece is kept, dilated, and given a raised-cosine edge.
+    The map is smoothed by a Gaussian and thresholded at a fraction of its maximum (99.9th
+    percentile); holes are filled, the largest region is kept, dilated, and given a raised-cosine
+    edge.
 
     Args:
         volume: ``(n, n, n)``, protein positive.
         lowpass_px: sigma of the smoothing, pixels.
         threshold: fraction of the maximum.
-        dilate_px, edge_px: growth of the piece and width of the edge, pixels.
+        dilate_px, edge_px: dilation of the region and width of the edge, pixels.
 
     Returns:
         ``(n, n, n)`` from 0 to 1, dtype and device of the volume; all ones for a map without

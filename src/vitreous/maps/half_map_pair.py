@@ -1,4 +1,4 @@
-"""A pair of half maps and the curves between them."""
+"""Pair of half maps and the FSC curves between them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vitreous.maps.fsc import FscResult
 
 @dataclass(frozen=True)
 class Halves:
-    """Two half maps and what is made of them.
+    """Two half maps, their filtered mean, FSC curves and resolutions.
 
     Args:
         half1, half2: unfiltered ``(n, n, n)``, in one frame.
-        average: the map to look at.
-        curves: FSC between the halves.
+        average: filtered mean of the half maps.
+        curves: FSC between the half maps.
         masked: resolutions in Å at 0.143 and 0.5 within the mask, corrected for it.
         unmasked: the same without mask.
-        mask_name: of the mask, for the report.
-        confirmed, confirmed_at: FSC of half maps that share a prior, as far as it is confirmed
-            without (:func:`~vitreous.maps.fsc.fsc_confirmed`), and its resolutions.
-        more_curves: further ones to be written and shown.
+        mask_name: name of the mask in the report.
+        confirmed, confirmed_at: FSC of half maps that share a prior, confirmed by half maps without
+            it (:func:`~vitreous.maps.fsc.fsc_confirmed`), and its resolutions.
+        more_curves: further curves for ``fsc.csv`` and the report.
     """
 
     half1: Tensor
@@ -39,24 +39,15 @@ class Halves:
 
     @property
     def headline(self) -> tuple[float, float]:
-        """The resolutions to be quoted."""
+        """Resolutions in Å at 0.143 and 0.5 to quote."""
         return self.masked if self.confirmed_at is None else self.confirmed_at
 
 
 def curves_by_name(halves: Halves) -> dict[str, Tensor]:
-    """The curves under the names that ``fsc.csv`` and the report give them."""
+    """Return the curves by their names in ``fsc.csv`` and the report."""
     curves = halves.curves
+    plain = {"unmasked": curves.unmasked, "masked": curves.masked}
     if halves.confirmed is not None:
-        return {
-            "confirmed": halves.confirmed,
-            "unmasked": curves.unmasked,
-            "masked": curves.masked,
-            **halves.more_curves,
-        }
-    return {
-        "corrected": curves.corrected,
-        "unmasked": curves.unmasked,
-        "masked": curves.masked,
-        "phase_randomised": curves.randomised,
-        **halves.more_curves,
-    }
+        return {"confirmed": halves.confirmed, **plain, **halves.more_curves}
+    randomised = {"phase_randomised": curves.randomised}
+    return {"corrected": curves.corrected, **plain, **randomised, **halves.more_curves}

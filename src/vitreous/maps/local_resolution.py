@@ -1,9 +1,9 @@
-r"""Resolution at every place of a map, from its half maps.
+r"""Local resolution of a map from its half maps.
 
 Frequencies are divided into overlapping bands, whose filters (raised cosines of log k) sum to one.
-The correlation of the half maps in a band, within a soft ball about each voxel, is that voxel's
-FSC at the band's frequency. The ball is 5 periods of the band wide, so that it is as small as the
-statistics allow at every frequency.
+The correlation of the half maps in a band, within a soft ball around each voxel, is the voxel's
+FSC at the band's frequency. The ball is 5 periods of the band wide: as small as the statistics
+allow at every frequency.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _WIDEST = 0.8  # of the box
 
 @dataclass(frozen=True)
 class ShellBand:
-    """A band of frequencies and the window in which its correlation is taken.
+    """Band of frequencies, and the window of its local correlation.
 
     Args:
-        shell: its centre, cycles per box.
+        shell: centre of the band, cycles per box.
         below, above: centres of the neighbouring bands, where its filter is zero.
         window_px: diameter of the window, pixels.
     """
@@ -42,14 +42,14 @@ class ShellBand:
     window_px: float
 
     def filter(self, radius: Tensor) -> Tensor:
-        """The band's filter at radii in cycles per box; the filters of all bands sum to one."""
+        """Return the filter at radii in cycles per box; the filters of all bands sum to one."""
         low = (radius.clamp(min=1e-6) / self.below).log() / math.log(self.shell / self.below)
         high = (self.above / radius.clamp(min=1e-6)).log() / math.log(self.above / self.shell)
         return 0.5 - 0.5 * torch.cos(math.pi * torch.minimum(low, high).clamp(0, 1))
 
 
 def bands(box_size: int) -> list[ShellBand]:
-    """The bands of a box, from low to high, all with centres below Nyquist.
+    """Return the bands of a box, from low to high, with centres below Nyquist.
 
     Neighbours are one shell apart, or 15 % where that is more.
 
@@ -67,14 +67,14 @@ def bands(box_size: int) -> list[ShellBand]:
 
 
 def chance(band_filter: Tensor, window: Tensor) -> float:
-    r"""Standard deviation of a local correlation where the half maps have nothing in common.
+    r"""Return the standard deviation of a local correlation of independent noise.
 
     For white noise, :math:`\sigma^2 = \sum_d (w \star w)(d)\, \rho(d)^2 / (\sum w)^2`, with w the
     window and :math:`\rho` the noise's autocorrelation after the band's filter.
 
     Args:
         band_filter: Hermitian half ``(n, n, n // 2 + 1)``.
-        window: spectrum of the window, likewise.
+        window: spectrum of the window, of the same shape.
     """
     n = band_filter.shape[0]
     size, axes = (n, n, n), (0, 1, 2)
@@ -86,10 +86,10 @@ def chance(band_filter: Tensor, window: Tensor) -> float:
 
 
 def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand, Tensor, float]]:
-    r"""Correlation of two maps about every voxel, band by band.
+    r"""Yield the local correlation of two maps around every voxel, band by band.
 
     :math:`\rho(r) = (w * a b) / \sqrt{(w * a^2)(w * b^2)}`, a and b the maps in the band, w its
-    window. Boxes are periodic, as the Fourier transform has them.
+    window, in a periodic box.
 
     Args:
         half1, half2: ``(n, n, n)``.
@@ -107,40 +107,34 @@ def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand
     spectra = [torch.fft.rfftn(half.float(), dim=axes) for half in (half1, half2)]
     radius = shell_radius(n, device=half1.device).float()
     for band in bands(n):
-        gain = band.filter(radius)
+        band_filter = band.filter(radius)
         window = _window(n, band.window_px, half1.device)
-        a, b = (torch.fft.irfftn(s * gain, s=(n, n, n), dim=axes) for s in spectra)
+        a, b = (torch.fft.irfftn(s * band_filter, s=(n, n, n), dim=axes) for s in spectra)
         cross, power_a, power_b = (_smooth(x, window) for x in (a * b, a * a, b * b))
         power = (power_a.clamp(min=0) * power_b.clamp(min=0)).sqrt()
-        # Where a map is empty, as outside its support, nothing correlates.
-        floor = 1e-6 * float(power.max()) + 1e-30
-        yield (
-            band,
-            torch.where(power > floor, cross / power.clamp(min=floor), 0),
-            chance(gain, window),
-        )
+        floor = 1e-6 * float(power.max()) + 1e-30  # below it, as outside a support, 0
+        correlation = torch.where(power > floor, cross / power.clamp(min=floor), 0)
+        yield band, correlation, chance(band_filter, window)
 
 
 def local_resolution(
     half1: Tensor, half2: Tensor, mask: Tensor | None, pixel_size_angstrom: float
 ) -> Tensor:
-    """Resolution in Å about every voxel: where its local FSC first falls below 0.143.
+    """Return the resolution in Å around every voxel, at which its local FSC falls below 0.143.
 
-    The threshold is 0.143, or three deviations of chance where that is more: a window of 5 periods
-    holds few independent coefficients, and noise alone would pass 0.143 in many places. Between
-    bands the crossing is interpolated in frequency.
-
-    A window cannot be smaller than a few periods, so the map of resolutions is smooth on a scale
-    of about 5 times its own value and mixes regions nearer to each other than half of that.
+    The threshold is 0.143, or three standard deviations of noise where that is more: a window of 5
+    periods holds few independent coefficients, and noise alone would often exceed 0.143. The
+    crossing is interpolated in frequency between bands. Resolutions are smooth on a scale of about
+    5 times their value, the width of a window.
 
     Args:
         half1, half2: unfiltered, independent half maps ``(n, n, n)``, in one frame.
-        mask: ``(n, n, n)``; 0 where nothing shall be reported. None reports everywhere.
-        pixel_size_angstrom: Å.
+        mask: ``(n, n, n)``, outside of which the result is 0; None for no mask.
+        pixel_size_angstrom: pixel size in Å.
 
     Returns:
         float32 ``(n, n, n)`` in Å, from twice the pixel size (Nyquist) to that of the coarsest
-        band, box / 3.5, which also stands where nothing correlates; 0 outside the mask.
+        band, box / 3.5, also where nothing correlates; 0 outside the mask.
 
     Raises:
         ValueError: boxes differ.
@@ -155,19 +149,19 @@ def local_resolution(
     if mask is not None and mask.shape != half1.shape:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
     last = torch.full_like(half1, bands(n)[0].shell, dtype=torch.float32)
-    going = torch.ones_like(half1, dtype=torch.bool)
-    before = torch.zeros_like(last)
+    resolved = torch.ones_like(half1, dtype=torch.bool)
+    previous_excess = torch.zeros_like(last)
     previous = 0.0
     for band, correlation, deviation in local_correlations(half1, half2):
         excess = correlation - max(CUTOFF, DEVIATIONS * deviation)
         passed = excess >= 0
         if previous:
-            ended = going & ~passed
-            step = before / (before - excess).clamp(min=1e-6)
+            ended = resolved & ~passed
+            step = previous_excess / (previous_excess - excess).clamp(min=1e-6)
             last = torch.where(ended, previous + step * (band.shell - previous), last)
-        going &= passed
-        before, previous = excess, band.shell
-    shell = torch.where(going, n / 2, last)
+        resolved &= passed
+        previous_excess, previous = excess, band.shell
+    shell = torch.where(resolved, n / 2, last)
     resolution = (n * pixel_size_angstrom / shell).clamp(min=2 * pixel_size_angstrom)
     return resolution if mask is None else torch.where(mask > 0, resolution, 0)
 
@@ -175,14 +169,14 @@ def local_resolution(
 def local_low_pass(
     volume: Tensor, resolution_angstrom: Tensor, pixel_size_angstrom: float
 ) -> Tensor:
-    """A map from which, at every voxel, frequencies beyond its local resolution are taken.
+    """Low-pass filter a map at every voxel to its local resolution.
 
-    Each band counts in full up to the local resolution and fades over one band beyond it.
+    Bands have full weight up to the local resolution and fade over one band beyond it.
 
     Args:
         volume: ``(n, n, n)``, sharpened or not.
         resolution_angstrom: ``(n, n, n)`` from :func:`local_resolution`; 0 counts as its coarsest.
-        pixel_size_angstrom: Å.
+        pixel_size_angstrom: pixel size in Å.
 
     Raises:
         ValueError: boxes differ.
@@ -203,26 +197,26 @@ def local_low_pass(
     limit = n * pixel_size_angstrom / known.clamp(min=1e-6)
     axes = (0, 1, 2)
     spectrum = torch.fft.rfftn(volume.float(), dim=axes)
-    low, gains = _partition(n, volume.device)
+    low, filters = _partition(n, volume.device)
     out = torch.fft.irfftn(spectrum * low, s=(n, n, n), dim=axes)
-    for band, gain in zip(bands(n), gains, strict=True):
-        share = ((limit - band.below) / (band.shell - band.below)).clamp(0, 1)
-        out = out + share * torch.fft.irfftn(spectrum * gain, s=(n, n, n), dim=axes)
+    for band, band_filter in zip(bands(n), filters, strict=True):
+        weight = ((limit - band.below) / (band.shell - band.below)).clamp(0, 1)
+        out = out + weight * torch.fft.irfftn(spectrum * band_filter, s=(n, n, n), dim=axes)
     return out.to(volume.dtype)
 
 
 def _partition(n: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """Filters that sum to one: below the first band, and the bands, the last one to the corners."""
+    """Return filters that sum to one: one below the bands, and the bands up to the corners."""
     radius = shell_radius(n, device=device).float()
-    gains = [band.filter(radius) for band in bands(n)]
-    rest = 1 - torch.stack(gains).sum(0)
+    filters = [band.filter(radius) for band in bands(n)]
+    remainder = 1 - torch.stack(filters).sum(0)
     below = radius < bands(n)[0].shell
-    gains[-1] = gains[-1] + torch.where(below, 0, rest)
-    return torch.where(below, rest, 0), gains
+    filters[-1] = filters[-1] + torch.where(below, 0, remainder)
+    return torch.where(below, remainder, 0), filters
 
 
 def _window(n: int, diameter_px: float, device: torch.device) -> Tensor:
-    """Spectrum of a raised-cosine ball, centred on index 0."""
+    """Return the spectrum of a raised-cosine ball centred on index 0."""
     distance = radius_grid(n, 3, device=device) / (diameter_px / 2)
     ball = 0.5 + 0.5 * torch.cos(math.pi * distance.clamp(max=1))
     return torch.fft.rfftn(torch.fft.ifftshift(ball), dim=(0, 1, 2))

@@ -1,4 +1,4 @@
-"""From two half maps to what is looked at: mask, FSC, sharpened map, local resolution."""
+"""Postprocessing of half maps: mask, FSC, sharpened map, local resolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitreous.maps.fsc import FscResult, fsc_true, solvent_mask
 from vitreous.maps.half_maps import FEWEST_SHELLS, MOST_MASK_GAIN, resolutions
 from vitreous.maps.local_resolution import local_low_pass, local_resolution
 from vitreous.maps.sharpening import Sharpened, sharpen
-from vitreous.maps.symmetry_search import HOLDS, symmetry_agreement
+from vitreous.maps.symmetry_search import LEAST_AGREEMENT, symmetry_agreement
 
 _SMOOTHING_ANGSTROM = 5.0
 _EDGE_ANGSTROM = 8.0
@@ -22,18 +22,18 @@ _MOST_FROM_MASK = 0.2
 
 @dataclass(frozen=True)
 class Postprocessed:
-    """What two half maps give.
+    """Result of :func:`postprocess`.
 
     Args:
-        half1, half2: as given, or symmetrised.
+        half1, half2: the half maps, symmetrised if asked.
         average: their mean, unfiltered.
-        mask: soft, 0 to 1.
+        mask: soft mask from 0 to 1.
         curves: FSC with and without the mask, and corrected for it.
-        masked, unmasked: resolutions in Å at 0.143 and 0.5; masked is of the corrected curve.
-        sharpened: of the average; not masked.
-        local_resolution: Å, 0 outside the mask; None if not wanted.
+        masked, unmasked: resolutions in Å at 0.143 and 0.5; masked by the corrected curve.
+        sharpened: the sharpened average, not masked.
+        local_resolution: Å, 0 outside the mask; None if not computed.
         locally_filtered: the sharpened map, low-passed at its local resolution.
-        symmetry_agreement: how well the half maps as given obey the symmetry; 1 for C1.
+        symmetry_agreement: agreement of the given half maps with the symmetry; 1 for C1.
         warnings: sentences.
         verdict: one sentence without full stop.
     """
@@ -54,11 +54,11 @@ class Postprocessed:
 
 
 def automatic_mask(average: Tensor, pixel_size_angstrom: float) -> Tensor:
-    """:func:`~vitreous.maps.fsc.solvent_mask`, smoothing and edge in Å where pixels are fine.
+    """Return a :func:`~vitreous.maps.fsc.solvent_mask` with smoothing and edge in Å.
 
     Args:
         average: mean of the half maps, unfiltered, protein positive.
-        pixel_size_angstrom: Å.
+        pixel_size_angstrom: pixel size in Å.
 
     >>> v = torch.zeros(16, 16, 16); v[6:10, 6:10, 6:10] = 1.0
     >>> automatic_mask(v, 4.0)[8, 8, 8].item()
@@ -84,41 +84,47 @@ def postprocess(
     b_factor_angstrom2: float | None = None,
     local: bool = True,
 ) -> Postprocessed:
-    """Mask, FSC, sharpening and local resolution of two independent half maps.
+    """Compute mask, FSC, sharpened map and local resolution of two independent half maps.
 
     The FSC within the mask, corrected for it, gives the resolution and weights the sharpened map.
 
     Args:
         half1, half2: unfiltered, independent half maps ``(n, n, n)``, in one frame.
-        pixel_size_angstrom: Å.
-        generator: for the random phases of the mask's correction.
+        pixel_size_angstrom: pixel size in Å.
+        generator: draws the random phases of the mask's correction.
         mask: ``(n, n, n)`` from 0 to 1; made from the average if None.
-        symmetry: both are first averaged over this group, about RELION's axes.
-        b_factor_angstrom2: to be applied; fitted if None.
-        local: local resolution too, which is most of the work.
+        symmetry: point group, about RELION's axes, over which both are averaged first.
+        b_factor_angstrom2: B factor to apply; fitted if None.
+        local: compute the local resolution too, which takes most of the time.
 
     Raises:
         ValueError: boxes differ.
         UsageError: unknown point group.
+
+    >>> halves = torch.randn(2, 16, 16, 16)
+    >>> stream = torch.Generator().manual_seed(0)
+    >>> result = postprocess(*halves, pixel_size_angstrom=4.0, generator=stream, local=False)
+    >>> result.sharpened.map.shape
+    torch.Size([16, 16, 16])
     """
     n, group = int(half1.shape[-1]), point_group(symmetry)
-    obeyed = symmetry_agreement(half1, half2, symmetry)
+    agreement = symmetry_agreement(half1, half2, symmetry)
     half1, half2 = symmetrise(half1, group), symmetrise(half2, group)
     average = 0.5 * (half1 + half2)
     soft = automatic_mask(average, pixel_size_angstrom) if mask is None else mask
     curves = fsc_true(half1, half2, soft, generator)
-
     masked = resolutions(curves.corrected, n, pixel_size_angstrom)
     unmasked = resolutions(curves.unmasked, n, pixel_size_angstrom)
-    sharpened = sharpen(
-        average,
-        curves.corrected,
-        pixel_size_angstrom,
-        mask=soft,
-        b_factor_angstrom2=b_factor_angstrom2,
+    b = b_factor_angstrom2
+    corrected, edge = curves.corrected, n * pixel_size_angstrom
+    sharp = sharpen(average, corrected, pixel_size_angstrom, mask=soft, b_factor_angstrom2=b)
+    at = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
+    filtered = None if at is None else local_low_pass(sharp.map, at, pixel_size_angstrom)
+    warnings = (
+        *_symmetry_warnings(group.name, agreement),
+        *_mask_warnings(curves, masked[0], unmasked[0], edge),
+        *_blur_warnings(sharp),
     )
-    where = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
-    filtered = None if where is None else local_low_pass(sharpened.map, where, pixel_size_angstrom)
     return Postprocessed(
         half1=half1,
         half2=half2,
@@ -127,21 +133,17 @@ def postprocess(
         curves=curves,
         masked=masked,
         unmasked=unmasked,
-        sharpened=sharpened,
-        local_resolution=where,
+        sharpened=sharp,
+        local_resolution=at,
         locally_filtered=filtered,
-        symmetry_agreement=obeyed,
-        warnings=(
-            *_symmetry_warnings(group.name, obeyed),
-            *_mask_warnings(curves, masked[0], unmasked[0], n * pixel_size_angstrom),
-            *_blur_warnings(sharpened),
-        ),
-        verdict=_verdict(n * pixel_size_angstrom, sharpened, where, soft),
+        symmetry_agreement=agreement,
+        warnings=warnings,
+        verdict=_verdict(edge, sharp, at, soft),
     )
 
 
 def local_range(resolution: Tensor, mask: Tensor) -> tuple[float, float, float]:
-    """5th, 50th and 95th percentile in Å of a local-resolution map where the mask is over 1/2.
+    """Return the 5th, 50th and 95th percentile of local resolutions where the mask is over 1/2.
 
     >>> local_range(torch.full((4, 4, 4), 8.0), torch.ones(4, 4, 4))
     (8.0, 8.0, 8.0)
@@ -152,50 +154,50 @@ def local_range(resolution: Tensor, mask: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _verdict(edge_angstrom: float, sharpened: Sharpened, where: Tensor | None, mask: Tensor) -> str:
+def _verdict(edge_angstrom: float, sharpened: Sharpened, local: Tensor | None, mask: Tensor) -> str:
     resolution = sharpened.resolution_angstrom
     if edge_angstrom / resolution < FEWEST_SHELLS:
         return (
             f"the half maps have nothing in common beyond {FEWEST_SHELLS:g} shells: they must be "
             "independent maps of one particle, in one frame (vitreous align)"
         )
-    told = f"{resolution:.1f} Å at 0.143; {sharpened.note}"
-    if where is None:
-        return told
-    low, middle, high = local_range(where, mask)
-    return f"{told}; locally {low:.1f} to {high:.1f} Å, median {middle:.1f} Å"
+    verdict = f"{resolution:.1f} Å at 0.143; {sharpened.note}"
+    if local is None:
+        return verdict
+    low, middle, high = local_range(local, mask)
+    return f"{verdict}; locally {low:.1f} to {high:.1f} Å, median {middle:.1f} Å"
 
 
-def _symmetry_warnings(group: str, obeyed: float) -> list[str]:
-    if not obeyed < HOLDS:
+def _symmetry_warnings(group: str, agreement: float) -> list[str]:
+    if not agreement < LEAST_AGREEMENT:
         return []
     return [
-        f"The half maps do not obey {group} about these axes: rotated by its rotations they keep "
-        f"{100 * max(obeyed, 0):.0f} % of their agreement, so that averaging destroys what they "
-        "show, and the FSC does not tell. Find group and axes with vitreous symmetry."
+        f"The half maps do not obey {group} about these axes: under its rotations they keep "
+        f"{100 * max(agreement, 0):.0f} % of their agreement, so averaging destroys structure, "
+        "and the FSC does not show it. Find group and axes with vitreous symmetry."
     ]
 
 
 def _mask_warnings(
     curves: FscResult, masked: float, unmasked: float, edge_angstrom: float
 ) -> list[str]:
-    """What the mask brings: suspicious if much of the FSC is left when phases are random."""
+    """Warn if the mask correlates random phases, or gains much resolution."""
     if not math.isfinite(masked):
         return []
     shell = min(int(edge_angstrom / masked), len(curves.randomised) - 1)
     if shell < curves.randomised_from + 2:
         return []
-    left = float(curves.randomised[curves.randomised_from + 2 : shell + 1].mean())
-    if left > _MOST_FROM_MASK:
+    from_mask = float(curves.randomised[curves.randomised_from + 2 : shell + 1].mean())
+    if from_mask > _MOST_FROM_MASK:
         return [
-            f"The mask alone correlates maps with random phases by {left:.2f} up to the "
-            "resolution: it is too tight or too sharp. Give a wider, softer one with --mask."
+            f"The mask alone correlates maps with random phases by {from_mask:.2f} up to the "
+            "resolution: it is too tight or too sharp. Give a wider, softer `mask`."
         ]
     if unmasked > MOST_MASK_GAIN * masked:
         without = f"{unmasked:.1f} Å" if math.isfinite(unmasked) else "nothing"
         return [
             f"Without mask the half maps agree to {without} only: there is much noise outside. "
-            "Check that the sharpened map shows what its resolution promises."
+            "Check that the sharpened map shows the detail of its resolution."
         ]
     return []
 

@@ -1,7 +1,7 @@
-"""Search engine behind map alignment: whitened spectra, exhaustive search, Gauss-Newton refinement.
+"""Registration of two maps: whitened spectra, exhaustive search, Gauss-Newton refinement.
 
-The moving map's spectrum, rotated, phase-shifted and perhaps conjugated (the other hand), is
-compared with the reference's at the integer frequencies of half a ball.
+The spectrum of the moving map, rotated, phase-shifted and, for the other hand, conjugated, is
+compared with that of the reference at the integer frequencies of half a ball.
 """
 
 from __future__ import annotations
@@ -39,17 +39,16 @@ class RegistrationCandidates:
     score: Tensor
 
     def __getitem__(self, index: Tensor | slice) -> RegistrationCandidates:
-        """Select candidates."""
+        """Select candidates along the batch dimension."""
         return RegistrationCandidates(
             self.rotation[index], self.shift_px[index], self.mirrored[index], self.score[index]
         )
 
 
 def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
-    """Integer frequencies (x, y, z) with 0.5 <= |k| < radius + 0.5, one of each +-k pair.
+    """Return integer frequencies (x, y, z) with 0.5 <= |k| < radius + 0.5, one of each +-k pair.
 
-    Where there are more than ``most``, the lowest half of them whole
-    and a fixed random choice of the others.
+    At most ``most``: the lowest half of them, and a fixed random choice of the others.
 
     >>> len(half_ball(1, 100, torch.device("cpu")))
     9
@@ -60,33 +59,32 @@ def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
     points = points[len(points) // 2 + 1 :]
     points = points[points.square().sum(-1) < (radius + 0.5) ** 2]
     if len(points) > most:
-        # Low frequencies are kept whole: thinned shells would change their power as they turn.
+        # all low frequencies: the power of a thinned shell would change with rotation
         points = points[points.square().sum(-1).argsort(stable=True)]
-        whole, rest = points[: most // 2], points[most // 2 :]
-        chosen = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))
-        points = torch.cat([whole, rest[chosen[: most - most // 2]]])
+        low, high = points[: most // 2], points[most // 2 :]
+        order = torch.randperm(len(high), generator=torch.Generator().manual_seed(0))
+        points = torch.cat([low, high[order[: most - most // 2]]])
     return points.to(device)
 
 
 def _cut(volume: Tensor, mask: Tensor) -> Tensor:
-    """Volume within a soft sphere on a zero background.
+    """Cut a soft sphere out of a volume and subtract the mean outside it.
 
-    The background is the mean outside: any other constant would leave a step at the sphere's edge,
-    which both maps share wherever their particles sit and which would pull the shift to zero.
+    Any other background would leave a step at the edge of the sphere in both maps, which would pull
+    the shift to zero.
     """
     outside = 1 - mask
     return (volume - (volume * outside).sum() / outside.sum()) * mask
 
 
 class Registration:
-    """Two maps ready to be compared at any relative rotation, shift and hand.
+    """Comparison of two maps at any relative rotation, shift and hand.
 
     Args:
         moving, reference: ``(n, n, n)`` float32 of the same box; a soft sphere is cut out of both.
     """
 
     def __init__(self, moving: Tensor, reference: Tensor) -> None:
-        """Transform both maps once; see the class."""
         n = self.n = int(moving.shape[-1])
         self.device = moving.device
         mask = soft_mask(n, 3, 0.4 * n, 0.1 * n - 0.5, device=self.device)
@@ -97,22 +95,21 @@ class Registration:
         self.points = torch.zeros(0, 3)
 
     def _padded_spectrum(self, cubic: bool) -> Tensor:
-        """Spectrum in the doubled box, the kernel's transform divided out in real space."""
+        """Return the spectrum in the doubled box, the kernel's transform divided out."""
         if cubic not in self._spectra:
             n = self.n
             axis = torch.sinc((torch.arange(n, device=self.device) - n // 2) / (2 * n))
             axis = axis**4 if cubic else axis**2
             window = 1 / (axis[:, None, None] * axis[:, None] * axis)
-            low = n - n // 2  # places index n // 2 at index n of the doubled box
+            low = n - n // 2  # moves index n // 2 to index n of the doubled box
             padded = F.pad(self._moving * window, [low, n - low] * 3)
             self._spectra[cubic] = rfft_centered(padded, 3)
         return self._spectra[cubic]
 
     def use(self, radius: int, most: int = 20_000, *, cubic: bool = False) -> None:
-        """Compare at frequencies up to ``radius`` cycles per box, at most ``most`` of them.
+        """Set the compared frequencies: up to ``radius`` cycles per box, at most ``most``.
 
-        Linear interpolation of the doubled spectrum is quick; ``cubic`` is eight times as much
-        work and as good as exact.
+        ``cubic`` interpolation is eight times slower than linear and nearly exact.
         """
         self.radius = radius
         self.cubic = cubic
@@ -121,8 +118,7 @@ class Registration:
         size = 2 * self.n
         index = torch.arange(-reach, reach + 1, device=self.device) % size
         right = self._padded_spectrum(cubic)[index[:, None], index][..., : reach + 1]
-        # F(-k) = conj F(k) fills the left half of the cube.
-        left = right[..., 1:].flip(0, 1, 2).conj()
+        left = right[..., 1:].flip(0, 1, 2).conj()  # F(-k) = conj F(k)
         cube = torch.cat([left, right], dim=-1)
         self._grid = torch.view_as_real(cube).permute(3, 0, 1, 2)[None].contiguous()
         self._shell = self.points.norm(dim=-1).round().long()
@@ -145,16 +141,19 @@ class Registration:
 
     def _white(self, value: Tensor) -> Tensor:
         """Divide by the root mean square of each shell; empty shells become zero."""
-        power = torch.zeros(self.radius + 1, device=self.device)
-        count = torch.zeros_like(power)
-        power.index_add_(0, self._shell, value.abs().square())
-        count.index_add_(0, self._shell, torch.ones_like(value.real))
+        power = self._shell_sum(value.abs().square())
+        count = self._shell_sum(torch.ones_like(value.real))
         rms = (power / count.clamp(min=1)).sqrt()
-        gain = torch.where(rms > rms.max() * 1e-7, 1 / rms.clamp(min=1e-30), torch.zeros_like(rms))
-        return value * gain[self._shell]
+        scale = torch.where(rms > rms.max() * 1e-7, 1 / rms.clamp(min=1e-30), torch.zeros_like(rms))
+        return value * scale[self._shell]
+
+    def _shell_sum(self, value: Tensor) -> Tensor:
+        """Sum real values ``(..., p)`` at the points over shells, ``(..., radius + 1)``."""
+        sums = torch.zeros(*value.shape[:-1], self.radius + 1, device=self.device)
+        return sums.index_add_(-1, self._shell, value)
 
     def sample(self, rotation: Tensor) -> Tensor:
-        """Whitened moving spectrum at ``R^T k``, ``(b, 3, 3)`` to complex ``(b, p)``."""
+        """Return the whitened moving spectrum at ``R^T k``, ``(b, 3, 3)`` to complex ``(b, p)``."""
         size = self._grid.shape[-1]
         position = (self.points @ rotation) * 2 + size // 2  # two grid cells per cycle
         if not self.cubic:
@@ -166,22 +165,22 @@ class Registration:
         return value * self._moving_scale
 
     def _look_up(self, position: Tensor) -> Tensor:
-        place = position[None, :, :, None] * (2 / (self._grid.shape[-1] - 1)) - 1
-        out = F.grid_sample(self._grid, place, align_corners=True)
+        grid = position[None, :, :, None] * (2 / (self._grid.shape[-1] - 1)) - 1
+        out = F.grid_sample(self._grid, grid, align_corners=True)
         return torch.complex(out[0, 0, ..., 0], out[0, 1, ..., 0])
 
     def moved(self, rotation: Tensor, shift_px: Tensor, mirrored: Tensor) -> Tensor:
-        """Whitened spectrum of the moved map at the points, complex ``(b, p)``."""
+        """Return the whitened spectrum of the transformed map at the points, complex ``(b, p)``."""
         value = self.sample(rotation)
         value = torch.where(mirrored[:, None], value.conj(), value)
         angle = (shift_px @ self.points.mT) * (-2 * math.pi / self.n)
         return value * torch.polar(torch.ones_like(angle), angle)
 
     def correlation(self, value: Tensor) -> Tensor:
-        """Weighted correlation of ``(b, p)`` spectra with the reference's.
+        """Return the weighted correlation of whitened spectra ``(b, p)`` with the reference.
 
-        Both are white, hence of known power: dividing by the power at hand would reward places
-        where interpolation happens to damp the moving map's noise.
+        Divided by the power of whitened spectra: the actual power would reward rotations at which
+        interpolation damps the noise of the moving map.
         """
         cross = (value * self._reference.conj()).real @ self.weight
         return cross / self._power
@@ -191,14 +190,14 @@ class Registration:
         return self.weight.sum().clamp(min=1e-30)
 
     def shell_correlation(self, rotation: Tensor, shift_px: Tensor) -> Tensor:
-        """FSC of the moved map with the reference, for shells 0 (left 0) to the radius in use.
+        """Return the FSC of the transformed map with the reference, up to the current radius.
 
         Args:
             rotation: ``(b, 3, 3)``.
             shift_px: ``(b, 3)`` in (x, y, z).
 
         Returns:
-            ``(b, radius + 1)``; the moved map's power is its own, however interpolation damps it.
+            ``(b, radius + 1)``, 0 in shell 0; normalised by the power after interpolation.
         """
         size = max(1, _CHUNK // len(self.points))
         unmirrored = torch.zeros(1, dtype=torch.bool, device=self.device)
@@ -207,37 +206,32 @@ class Registration:
             torch.split(rotation, size), torch.split(shift_px, size), strict=True
         ):
             value = self.moved(turns, shifts, unmirrored)
-            sums = torch.zeros(3, len(value), self.radius + 1, device=self.device)
-            cross = (value * self._reference.conj()).real
-            power = value.abs().square()
-            reference = self._reference.abs().square().expand_as(power)
-            for total, part in zip(sums, (cross, power, reference), strict=True):
-                total.index_add_(-1, self._shell, part)
-            curves.append(sums[0] / (sums[1] * sums[2]).sqrt().clamp(min=1e-12))
+            cross = self._shell_sum((value * self._reference.conj()).real)
+            power = self._shell_sum(value.abs().square())
+            reference = self._shell_sum(self._reference.abs().square().expand_as(value.real))
+            curves.append(cross / (power * reference).sqrt().clamp(min=1e-12))
         return torch.cat(curves)
 
-    def weigh_by_shell(self, weight: Tensor) -> None:
+    def weight_by_shell(self, weight: Tensor) -> None:
         """Weight the frequencies by shell: ``(radius + 1,)`` or longer."""
         self.weight = weight.to(self.points)[self._shell]
 
-    def weigh_by_agreement(self, best: RegistrationCandidates) -> int:
+    def weight_by_agreement(self, best: RegistrationCandidates) -> int:
         """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
 
-        That is the best weight for two maps of equal noise; c is averaged over three shells.
+        This weight is optimal for two maps of equal noise; c is averaged over three shells.
 
         Returns:
             the highest shell that agrees better than by chance; 0 when none does.
         """
         value = self.moved(best.rotation[:1], best.shift_px[:1], best.mirrored[:1])[0]
-        cross = torch.zeros(self.radius + 1, device=self.device)
-        count = torch.zeros_like(cross)
-        cross.index_add_(0, self._shell, (value * self._reference.conj()).real)
-        count.index_add_(0, self._shell, torch.ones_like(value.real))
+        cross = self._shell_sum((value * self._reference.conj()).real)
+        count = self._shell_sum(torch.ones_like(value.real))
         padded = F.pad(cross, [1, 1]) + F.pad(cross, [2, 0]) + F.pad(cross, [0, 2])
         counts = F.pad(count, [1, 1]) + F.pad(count, [2, 0]) + F.pad(count, [0, 2])
         counts = counts[1:-1].clamp(min=1)
         agreement = padded[1:-1] / counts
-        # Shells that agree no better than chance would only add their noise.
+        # shells that agree no better than by chance would only add noise
         agreement = torch.where(agreement > 2 / counts.sqrt(), agreement.clamp(max=0.999), 0.0)
         weight = (agreement / (1 - agreement**2))[self._shell]
         significant = agreement.nonzero()
@@ -249,12 +243,12 @@ class Registration:
     def search(
         self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]
     ) -> RegistrationCandidates:
-        """Best shift and its score for every rotation and hand.
+        """Find the best shift and its score for every rotation and hand.
 
         Args:
             rotations: ``(m, 3, 3)``.
             shift_axes: ``(a, 3)`` free directions: none, one, or all three.
-            hands: which of False (as is) and True (mirrored) to try.
+            hands: hands to try, False for the given and True for the mirrored one.
         """
         box = 2 * self.radius + 2
         size = max(1, _CHUNK // len(self.points))
@@ -289,9 +283,9 @@ class Registration:
         return rotations, shift.to(self.points), hand, best / self._power
 
     def _shift_scan(self, cross: Tensor, box: int) -> tuple[Tensor, Tensor]:
-        """Maximum over all whole-grid shifts of the cross-correlation, and its flat index."""
-        # The correlation at shift t is Re sum cross exp(-2 pi i k t / n): an inverse transform of
-        # the conjugate.
+        """Return the maximum of the cross-correlation over all grid shifts, and its flat index."""
+        # the correlation at shift t is Re sum cross exp(-2 pi i k t / n), an inverse transform of
+        # the conjugate
         x, y, z = self.points.long().unbind(-1)
         sign = torch.where(x < 0, -1, 1)
         flat = (((sign * z) % box) * box + (sign * y) % box) * (box // 2 + 1) + x.abs()
@@ -300,7 +294,7 @@ class Registration:
         spectrum = cross.new_zeros(len(cross), box * box * (box // 2 + 1))
         spectrum[:, flat] = values * both
         cube = spectrum.reshape(-1, box, box, box // 2 + 1)
-        # Real part of the half with x = 0 only needs its own mirror image, half of it each.
+        # the plane x = 0 must be Hermitian: half of it and half of its mirror image
         plane = cube[..., 0]
         mirror = plane.flip(1, 2).roll((1, 1), (1, 2)).conj()
         cube[..., 0] = (plane + mirror) / 2
@@ -315,14 +309,14 @@ class Registration:
         shift_axes: Tensor,
         iterations: int,
     ) -> RegistrationCandidates:
-        r"""Gauss-Newton with Levenberg damping of each candidate, best first.
+        r"""Refine each candidate by damped Gauss-Newton steps; sorted, best first.
 
         Maximises :math:`\mathrm{Re} \sum_k w B(k) A_{R,t}^*(k)` over rotations
         :math:`\exp(\omega) R` with :math:`\omega` in the span of ``rotation_axes`` and shifts in
         the span of ``shift_axes``; the Hessian is that of the least-squares fit.
         """
-        found = self.improve(start, rotation_axes, shift_axes, iterations)
-        return found[found.score.argsort(descending=True)]
+        refined = self.improve(start, rotation_axes, shift_axes, iterations)
+        return refined[refined.score.argsort(descending=True)]
 
     def improve(
         self,
@@ -331,7 +325,7 @@ class Registration:
         shift_axes: Tensor,
         iterations: int,
     ) -> RegistrationCandidates:
-        """:meth:`refine`, the candidates left in their order."""
+        """Refine as :meth:`refine`, keeping the order of the candidates."""
         rotation, shift = start.rotation, start.shift_px
         value = self.moved(rotation, shift, start.mirrored)
         score = self.correlation(value)
@@ -350,10 +344,10 @@ class Registration:
             rotation = torch.where(better[:, None, None], new_rotation, rotation)
             shift = torch.where(better[:, None], new_shift, shift)
             value = torch.where(better[:, None], new_value, value)
-            gain = (new_score - score).clamp(min=0).max()
+            increase = (new_score - score).clamp(min=0).max()
             score = torch.where(better, new_score, score)
             damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
-            if bool(better.any()) and float(gain) < 1e-5:
+            if bool(better.any()) and float(increase) < 1e-5:
                 break
         return RegistrationCandidates(rotation, shift, start.mirrored, score)
 
@@ -392,13 +386,13 @@ class Registration:
 def distinct(
     candidates: RegistrationCandidates, most: int, angle_deg: float
 ) -> RegistrationCandidates:
-    """The best candidates, each at least ``angle_deg`` from every better one of its hand."""
+    """Return the best candidates, each at least ``angle_deg`` from better ones of its hand."""
     pool = candidates[candidates.score.argsort(descending=True)[: 12 * most]]
     near = geodesic_distance_deg(pool.rotation[:, None], pool.rotation) < angle_deg
     near &= pool.mirrored[:, None] == pool.mirrored
     close = near.tolist()
-    chosen: list[int] = []
+    kept: list[int] = []
     for i in range(len(close)):
-        if len(chosen) < most and not any(close[i][j] for j in chosen):
-            chosen.append(i)
-    return pool[torch.tensor(chosen, device=pool.score.device)]
+        if len(kept) < most and not any(close[i][j] for j in kept):
+            kept.append(i)
+    return pool[torch.tensor(kept, device=pool.score.device)]

@@ -1,4 +1,4 @@
-"""Sharpening: the B factor of a map by a Guinier fit, and the map with it taken away."""
+"""Sharpening of maps: the B factor by a Guinier fit, and its correction."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EDGE_SHELLS = 2.0
 
 @dataclass(frozen=True)
 class Guinier:
-    r"""A straight line through the logarithm of a map's amplitudes against 1/d^2.
+    r"""Guinier fit: a line through the logarithm of a map's amplitudes against 1/d^2.
 
     Args:
         inv_d2: ``(shells,)`` frequencies squared, 1/Å^2.
         log_amplitude: ``(shells,)`` ln of the FSC-weighted root mean square of each shell.
-        fitted: bool ``(shells,)``, which shells the line goes through.
-        b_factor_angstrom2: four times the slope; negative where amplitudes fall. 0 without a fit.
-        error_angstrom2: standard error of it, from the scatter about the line; NaN without a fit.
-        intercept: of the line.
-        note: one sentence: what was fitted, or why nothing was.
+        fitted: bool ``(shells,)``, True for the shells of the fit.
+        b_factor_angstrom2: four times the slope, negative where amplitudes fall; 0 without a fit.
+        error_angstrom2: its standard error, from the scatter about the line; NaN without a fit.
+        intercept: intercept of the line.
+        note: one sentence on the fit, or why there is none.
     """
 
     inv_d2: Tensor
@@ -42,14 +42,14 @@ class Guinier:
 
 @dataclass(frozen=True)
 class Sharpened:
-    """A sharpened map and how it came about.
+    """Sharpened map with its B factor, filter and Guinier fit.
 
     Args:
         map: ``(n, n, n)``.
-        b_factor_angstrom2: what was applied, as in :math:`\\exp(-B k^2 / 4)`: negative sharpens.
-        automatic: whether it is that of the fit.
-        weight: ``(n // 2 + 1,)`` by which each shell was multiplied.
-        resolution_angstrom: where the FSC falls below 0.143, the end of the pass band.
+        b_factor_angstrom2: applied B in :math:`\\exp(-B k^2 / 4)`: negative sharpens.
+        automatic: True if B is that of the fit.
+        weight: ``(n // 2 + 1,)`` factor of each shell.
+        resolution_angstrom: resolution at FSC 0.143, the end of the pass band.
         guinier: the fit.
         note: one sentence on the B factor.
     """
@@ -64,7 +64,7 @@ class Sharpened:
 
 
 def reference_weight(fsc: Tensor) -> Tensor:
-    r"""Expected correlation of the mean of two half maps with the truth, in each shell.
+    r"""Return the expected correlation of the mean of two half maps with the truth, by shell.
 
     :math:`C_{ref} = \sqrt{2\,\mathrm{FSC} / (1 + \mathrm{FSC})}`, 0 where the FSC is negative.
 
@@ -73,8 +73,8 @@ def reference_weight(fsc: Tensor) -> Tensor:
     >>> reference_weight(torch.tensor([1.0, 1 / 7, -0.2])).round(decimals=4).tolist()
     [1.0, 0.5, 0.0]
     """
-    kept = fsc.double().clamp(0, 1)
-    return (2 * kept / (1 + kept)).sqrt()
+    clamped = fsc.double().clamp(0, 1)
+    return (2 * clamped / (1 + clamped)).sqrt()
 
 
 def guinier_fit(
@@ -88,20 +88,19 @@ def guinier_fit(
     r"""Fit a B factor to the fall of a map's amplitudes.
 
     :math:`\ln (C_{ref}(k)\, F(k)) = a + \tfrac{B}{4} k^2`, F the root mean square of a shell of
-    the average. :math:`C_{ref}^2` is the share of its power that is signal, so the left side is
-    the signal's alone. Least squares over the shells from ``from_angstrom`` to the first whose
-    FSC is below 0.143.
+    the average; :math:`C_{ref}^2` is the signal's share of its power. Least squares over the shells
+    from ``from_angstrom`` to the first whose FSC is below 0.143.
 
-    At resolutions worse than about 10 Å amplitudes follow the molecule's outline and the packing
-    of its domains, not a B factor: then, or with fewer than 5 shells, nothing is fitted.
+    At resolutions worse than about 10 Å amplitudes follow the outline of the molecule and the
+    packing of its domains, not a B factor: then, or with fewer than 5 shells, there is no fit.
 
     Args:
         average: mean of the half maps, unfiltered, ``(n, n, n)``.
         fsc: ``(n // 2 + 1,)`` between the half maps.
-        pixel_size_angstrom: Å.
-        mask: ``(n, n, n)``; the amplitudes are those within it. Give it if the FSC is that
-            within it, for the noise of the solvent would count as signal.
-        from_angstrom: where the fit begins.
+        pixel_size_angstrom: pixel size in Å.
+        mask: ``(n, n, n)``, within which amplitudes are taken. Needed if the FSC is that within the
+            mask, since the noise of the solvent would count as signal.
+        from_angstrom: lowest resolution of the fit.
 
     Raises:
         ValueError: the FSC does not belong to the box.
@@ -147,17 +146,17 @@ def sharpen(
     mask: Tensor | None = None,
     b_factor_angstrom2: float | None = None,
 ) -> Sharpened:
-    r"""Take the fall of a map's amplitudes away, as far as the half maps agree.
+    r"""Sharpen a map up to the resolution of its half maps.
 
-    Each shell is multiplied by :math:`C_{ref}(k) \exp(-B k^2 / 4)`; from the resolution at 0.143
-    on a raised cosine two shells wide ends the pass band.
+    Each shell is multiplied by :math:`C_{ref}(k) \exp(-B k^2 / 4)`; a raised cosine two shells
+    wide, from the resolution at 0.143 on, ends the pass band.
 
     Args:
         average: mean of the half maps, unfiltered, ``(n, n, n)``.
         fsc: ``(n // 2 + 1,)`` between the half maps.
-        pixel_size_angstrom: Å.
+        pixel_size_angstrom: pixel size in Å.
         mask: for the fit only, see :func:`guinier_fit`; the map is not masked.
-        b_factor_angstrom2: to be applied instead of the fitted one; negative sharpens.
+        b_factor_angstrom2: B factor to apply, negative to sharpen; None: the fitted one.
 
     Raises:
         ValueError: the FSC does not belong to the box.
@@ -188,7 +187,7 @@ def _pass_band(fsc: Tensor, last_shell: float) -> Tensor:
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Slope, intercept and the slope's standard error by least squares."""
+    """Return slope, intercept and standard error of the slope by least squares."""
     centred = x - x.mean()
     spread = float(centred.square().sum())
     slope = float((centred * y).sum()) / spread

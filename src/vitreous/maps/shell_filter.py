@@ -1,4 +1,4 @@
-"""Volumes by Fourier shell: root mean square of each, and weights put on them."""
+"""Root mean squares and weights of the Fourier shells of volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitreous.maps.fsc import shell_sums
 
 
 def shell_radius(n: int, *, device: torch.device | None = None) -> Tensor:
-    """Radius in cycles per box of each Hermitian-half entry, float64 ``(n, n, n // 2 + 1)``.
+    """Return the radius in cycles per box of each Hermitian-half entry, float64.
 
     >>> shell_radius(4)[0, 0].tolist()
     [0.0, 1.0, 2.0]
@@ -21,7 +21,7 @@ def shell_radius(n: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def shell_rms(volume: Tensor) -> Tensor:
-    """Root mean square of the Fourier coefficients in each shell.
+    """Return the root mean square of the Fourier coefficients in each shell.
 
     Args:
         volume: real ``(..., n, n, n)``.
@@ -44,7 +44,7 @@ def weight_shells(volume: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         volume: real ``(n, n, n)``.
-        weight: ``(n // 2 + 1,)``; beyond the last shell its value stays.
+        weight: ``(n // 2 + 1,)``; the last value holds beyond the last shell.
 
     Returns:
         dtype and device of the volume.

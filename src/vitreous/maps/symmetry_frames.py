@@ -1,4 +1,4 @@
-"""Where a point group's axes may lie in a map: frames from pairs of axes, and their refinement.
+"""Frames of point groups in a map, from pairs of axes, and their refinement.
 
 A frame is a rotation F and a centre c: ``x -> F (x - c)`` brings the map into the group's standard
 setting, and the group's rotation g is ``R = F^T g F``, ``t = c - R c`` in the map as it is.
@@ -26,7 +26,7 @@ GROUPS = tuple(f"C{n}" for n in FOLDS) + tuple(f"D{n}" for n in FOLDS) + ("T", "
 _SPACING_DEG = 15.0
 _MOST_ROTATIONS = 100
 _MOST_AXES = 40
-_LEAST_TURN_DEG = 24.0  # smaller ones overlap with themselves, unturned
+_LEAST_ANGLE_DEG = 24.0  # under smaller rotations any map is similar to itself
 _SAME_AXIS_DEG = 8.0
 _ANGLE_TOLERANCE_DEG = 8.0
 _MAIN_AXES, _SIDE_AXES = 3, 10
@@ -35,7 +35,7 @@ _CHUNK = 250_000  # spectrum samples per batch, to stay in cache
 
 @dataclass(frozen=True)
 class Frame:
-    """A point group placed in a map.
+    """Point group with its orientation and centre in a map.
 
     Args:
         group: the group.
@@ -50,16 +50,16 @@ class Frame:
     score: float
 
     def operators(self) -> tuple[Tensor, Tensor]:
-        """Rotations ``(g - 1, 3, 3)`` and shifts ``(g - 1, 3)`` in the map, but the identity."""
+        """Return rotations ``(g - 1, 3, 3)`` and shifts ``(g - 1, 3)``, without the identity."""
         turns = self.rotation.mT @ self.group.matrices[1:] @ self.rotation
         return turns, self.centre_px - turns @ self.centre_px
 
 
 def find_frames(engine: Registration) -> list[Frame]:
-    """The best frame of each of :data:`GROUPS` for which axes at the right angles were found.
+    """Find the best frame of each of :data:`GROUPS` that has axes at the right angles.
 
     Args:
-        engine: of a map with itself, at low resolution.
+        engine: registration of a map with itself, at low resolution.
     """
     axes = _candidate_axes(engine)
     by_fold = {fold: _fold_scores(engine, axes, fold) for fold in FOLDS}
@@ -73,12 +73,12 @@ def find_frames(engine: Registration) -> list[Frame]:
 
 
 def refine_frames(engine: Registration, frames: list[Frame], iterations: int) -> list[Frame]:
-    """Refine every operator by itself, then fit each group's frame through all of its axes.
+    """Refine every operator independently, then fit the frame of each group to its axes.
 
     Args:
-        engine: of a map with itself, at the wanted resolution and weights.
-        frames: where to start.
-        iterations: of Gauss-Newton, for the operators.
+        engine: registration of a map with itself, at the resolution and weights of the refinement.
+        frames: initial frames.
+        iterations: number of Gauss-Newton iterations of the operators.
     """
     if not frames:
         return []
@@ -86,33 +86,33 @@ def refine_frames(engine: Registration, frames: list[Frame], iterations: int) ->
     turns = torch.cat([turn for turn, _ in operators]).float().to(engine.device)
     shifts = torch.cat([shift for _, shift in operators]).float().to(engine.device)
     eye = torch.eye(3, device=engine.device)
-    kept = torch.zeros(len(turns), dtype=torch.bool, device=engine.device)
-    start = RegistrationCandidates(turns, shifts, kept, torch.zeros_like(shifts[:, 0]))
+    mirrored = torch.zeros(len(turns), dtype=torch.bool, device=engine.device)
+    start = RegistrationCandidates(turns, shifts, mirrored, torch.zeros_like(shifts[:, 0]))
     size = max(1, _CHUNK // len(engine.points))
-    found = [
+    refined = [
         engine.improve(start[i : i + size], eye, eye, iterations)
         for i in range(0, len(turns), size)
     ]
     sizes = [frame.group.order - 1 for frame in frames]
     columns = [
-        torch.split(torch.cat([getattr(part, name) for part in found]).double().cpu(), sizes)
+        torch.split(torch.cat([getattr(part, name) for part in refined]).double().cpu(), sizes)
         for name in ("rotation", "shift_px", "score")
     ]
     return [_fit(*one) for one in zip(frames, *columns, strict=True)]
 
 
 def _fit(frame: Frame, turns: Tensor, shifts: Tensor, scores: Tensor) -> Frame:
-    """Frame and centre nearest to operators that were refined one by one."""
+    """Fit frame and centre to operators that were refined independently."""
     standard = matrix_to_axis_angle(frame.group.matrices[1:])
     angle = standard.norm(dim=-1, keepdim=True)
     standard = standard / angle
-    found = torch.nn.functional.normalize(matrix_to_axis_angle(turns), dim=-1)
+    axes = torch.nn.functional.normalize(matrix_to_axis_angle(turns), dim=-1)
     expected = standard @ frame.rotation
-    found = found * (found * expected).sum(-1, keepdim=True).sign()
-    # an axis is known the better the wider its turn
+    axes = axes * (axes * expected).sum(-1, keepdim=True).sign()
+    # the larger the angle of rotation, the more certain its axis
     weight = scores.clamp(min=0.01)[:, None] * (angle / 2).sin().square()
-    overlap = (weight * standard).mT @ found
-    # what the axes leave free, as the turn about a single one, stays as it was
+    overlap = (weight * standard).mT @ axes
+    # directions that the axes do not fix, as with a single axis, keep their start
     rotation = nearest_rotation(overlap + 1e-3 * float(weight.sum()) * frame.rotation)
     exact = rotation.mT @ frame.group.matrices[1:] @ rotation
     system = (torch.eye(3, dtype=torch.float64) - exact).reshape(-1, 3)
@@ -121,23 +121,23 @@ def _fit(frame: Frame, turns: Tensor, shifts: Tensor, scores: Tensor) -> Frame:
 
 
 def _candidate_axes(engine: Registration) -> Tensor:
-    """Unit axes ``(a, 3)`` about which the map may look alike, best first; their sign is free."""
+    """Return candidate symmetry axes ``(a, 3)``, unit vectors of either sign, best first."""
     eye = torch.eye(3, device=engine.device)
-    found = engine.search(so3_grid(_SPACING_DEG, device=engine.device), eye, (False,))
-    best = engine.refine(distinct(found, _MOST_ROTATIONS, 18.0), eye, eye, 6)
+    candidates = engine.search(so3_grid(_SPACING_DEG, device=engine.device), eye, (False,))
+    best = engine.refine(distinct(candidates, _MOST_ROTATIONS, 18.0), eye, eye, 6)
     vectors = matrix_to_axis_angle(best.rotation.double().cpu())
-    wide = vectors[vectors.norm(dim=-1) > math.radians(_LEAST_TURN_DEG)]
-    chosen: list[Tensor] = []
+    wide = vectors[vectors.norm(dim=-1) > math.radians(_LEAST_ANGLE_DEG)]
+    axes: list[Tensor] = []
     limit = math.cos(math.radians(_SAME_AXIS_DEG))
     for vector in wide:
         axis = vector / vector.norm()
-        if len(chosen) < _MOST_AXES and not any(abs(float(axis @ c)) > limit for c in chosen):
-            chosen.append(axis)
-    return torch.stack(chosen) if chosen else torch.zeros(0, 3, dtype=torch.float64)
+        if len(axes) < _MOST_AXES and not any(abs(float(axis @ c)) > limit for c in axes):
+            axes.append(axis)
+    return torch.stack(axes) if axes else torch.zeros(0, 3, dtype=torch.float64)
 
 
 def _fold_scores(engine: Registration, axes: Tensor, fold: int) -> Tensor:
-    """Correlation ``(a,)`` of the map with itself under the worst of the turns about each axis."""
+    """Return the self-correlation ``(a,)`` under the worst rotation of a fold about each axis."""
     if not len(axes):
         return torch.zeros(0)
     steps = torch.arange(1, fold // 2 + 1, dtype=torch.float64)  # the others are their inverses
@@ -150,13 +150,13 @@ def _fold_scores(engine: Registration, axes: Tensor, fold: int) -> Tensor:
 
 
 def _self_scores(engine: Registration, turns: Tensor) -> Tensor:
-    """Scores of rotations at their best shifts, in the order given."""
+    """Return the scores of rotations at their best shifts."""
     eye = torch.eye(3, device=engine.device)
     return engine.search(turns.float().to(engine.device), eye, (False,)).score.cpu()
 
 
 def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]) -> list[Tensor]:
-    """Frames that take a good main axis, and where there is one a side axis, to the group's."""
+    """Return frames that map a good main axis, and any side axis, to those of the group."""
     main_fold, side_fold = _folds(group)
     mains = axes[by_fold[main_fold].argsort(descending=True)[:_MAIN_AXES]] if len(axes) else axes
     main = _axes_of(group, main_fold)[0]
@@ -165,7 +165,7 @@ def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]
     if group.name[0] == "D":
         main = torch.tensor([0.0, 0, 1], dtype=torch.float64)
     side = _nearest_side(group, main, side_fold)
-    wanted = float(main @ side)
+    expected = float(main @ side)
     sides = axes[by_fold[side_fold].argsort(descending=True)[:_SIDE_AXES]] if len(axes) else axes
     tolerance = math.radians(_ANGLE_TOLERANCE_DEG)
     turns = []
@@ -174,9 +174,9 @@ def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]
             cosine = float(a @ b)
             if abs(abs(cosine) - 1) < 1e-6:
                 continue
-            if abs(math.acos(min(1.0, abs(cosine))) - math.acos(abs(wanted))) > tolerance:
+            if abs(math.acos(min(1.0, abs(cosine))) - math.acos(abs(expected))) > tolerance:
                 continue
-            second = b if cosine * wanted >= 0 else -b
+            second = b if cosine * expected >= 0 else -b
             turns.append(_onto(a, second, main, side))
             if group.name == "T":  # the dual tetrahedron has the same axes
                 turns.append(_onto(-a, -second, main, side))
@@ -184,7 +184,7 @@ def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]
 
 
 def _folds(group: PointGroup) -> tuple[int, int | None]:
-    """Folds of the axes that fix a group's frame."""
+    """Return the folds of the axes that fix the frame of a group."""
     special = {"T": (3, 2), "O": (4, 3), "I": (5, 3)}
     if group.name in special:
         return special[group.name]
@@ -193,11 +193,11 @@ def _folds(group: PointGroup) -> tuple[int, int | None]:
 
 
 def _axes_of(group: PointGroup, fold: int) -> Tensor:
-    """Unit axes of the group's rotations by exactly 1 / fold of a turn."""
+    """Return unit axes of the group's rotations by exactly 1 / fold of a turn."""
     vectors = matrix_to_axis_angle(group.matrices[1:])
     angle = vectors.norm(dim=-1)
-    mine = (angle - 2 * math.pi / fold).abs() < 1e-6
-    return vectors[mine] / angle[mine][:, None]
+    of_fold = (angle - 2 * math.pi / fold).abs() < 1e-6
+    return vectors[of_fold] / angle[of_fold][:, None]
 
 
 def _nearest_side(group: PointGroup, main: Tensor, fold: int) -> Tensor:
@@ -214,7 +214,7 @@ def _perpendicular(axis: Tensor) -> Tensor:
 
 
 def _onto(a: Tensor, b: Tensor, main: Tensor, side: Tensor) -> Tensor:
-    """Rotation that takes a to ``main`` and b into its half plane with ``side``."""
+    """Return the rotation of a to ``main`` and of b into its half plane with ``side``."""
 
     def triad(first: Tensor, second: Tensor) -> Tensor:
         across = torch.nn.functional.normalize(second - (second @ first) * first, dim=0)
@@ -224,13 +224,13 @@ def _onto(a: Tensor, b: Tensor, main: Tensor, side: Tensor) -> Tensor:
 
 
 def _best_frame(engine: Registration, group: PointGroup, turns: Tensor) -> Frame:
-    """Of several frames the one whose worst operator fits best."""
+    """Return the frame whose worst operator fits best."""
     operators = turns.mT[:, None] @ group.matrices[1:] @ turns[:, None]
     eye = torch.eye(3, device=engine.device)
-    found = engine.search(operators.reshape(-1, 3, 3).float().to(engine.device), eye, (False,))
-    worst = found.score.cpu().reshape(len(turns), -1).amin(-1)
+    results = engine.search(operators.reshape(-1, 3, 3).float().to(engine.device), eye, (False,))
+    worst = results.score.cpu().reshape(len(turns), -1).amin(-1)
     best = int(worst.argmax())
     start = Frame(group, turns[best], torch.zeros(3, dtype=torch.float64), float(worst[best]))
-    shifts = found.shift_px.double().cpu().reshape(len(turns), -1, 3)[best]
-    scores = found.score.double().cpu().reshape(len(turns), -1)[best]
+    shifts = results.shift_px.double().cpu().reshape(len(turns), -1, 3)[best]
+    scores = results.score.double().cpu().reshape(len(turns), -1)[best]
     return _fit(start, operators[best], shifts, scores)

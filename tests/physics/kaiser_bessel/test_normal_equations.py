@@ -193,7 +193,7 @@ def test_the_torch_loops_add_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     volumes = []
     for twin in (False, True):
         if twin:
-            monkeypatch.setattr("vitreous.physics.projector._slice_cpu", slice_torch)
+            monkeypatch.setattr("vitreous.physics.projector.slice_cpu", slice_torch)
         total = SliceSum(8, 20)
         total.insert(slices, rotations)
         total.insert(2 * slices, rotations)

@@ -15,7 +15,7 @@ from vitreous.core.images import ImageSource, ImageSubset, pixel_size_of
 from vitreous.core.params import Optics
 from vitreous.core.random import generator, stream_seed
 from vitreous.maps.fsc import fsc
-from vitreous.maps.half_maps import BETTER_THAN_CHANCE, HalvesResult, combine_halves
+from vitreous.maps.half_maps import BETTER_THAN_CHANCE, HalvesResult, SolvedCriteria, combine_halves
 from vitreous.methods.em.config import SHIFT_SHARE, InitialModelConfig, RandomStartConfig
 from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
@@ -255,8 +255,7 @@ class InitialModelSearch:
             symmetry=self._config.symmetry,
             n_particles=sum(len(start.rows) for start in halves),
             generator=generator(self._config.seed, f"combine {tries}"),
-            remedy=_REMEDY,
-            fewest_particles=FEWEST_PARTICLES,
+            criteria=SolvedCriteria(FEWEST_PARTICLES, _REMEDY),
         )
 
     def _agreement_by_chance(self, halves: list[RandomStart], tries: int) -> float:
