@@ -28,7 +28,6 @@ def rfft_centered(x: Tensor, ndim: int) -> Tensor:
     Returns:
         complex ``(..., n, [n,] n // 2 + 1)`` in FFT order.
 
-    >>> import torch
     >>> delta = torch.zeros(4, 4); delta[2, 2] = 1.0
     >>> bool((rfft_centered(delta, 2) == 1).all())
     True
@@ -39,7 +38,6 @@ def rfft_centered(x: Tensor, ndim: int) -> Tensor:
 def irfft_centered(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Invert :func:`rfft_centered`; ``shape`` is the real-space shape of the transformed axes.
 
-    >>> import torch
     >>> x = torch.randn(5, 5, dtype=torch.float64)
     >>> torch.allclose(irfft_centered(rfft_centered(x, 2), (5, 5)), x)
     True
@@ -65,7 +63,6 @@ def fourier_resize(x: Tensor, size: int, ndim: int) -> Tensor:
     Raises:
         ValueError: ``size`` below 2 or axes of different length.
 
-    >>> import torch
     >>> round(fourier_resize(torch.ones(1, 8, 8), 5, 2).mean().item(), 5)
     1.0
     """

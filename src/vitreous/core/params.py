@@ -102,17 +102,9 @@ class Optics(_Batched):
         >>> Optics.uniform(2, voltage_kv=200.0).voltage_kv.tolist()
         [200.0, 200.0]
         """
-        full = torch.full
-        return cls(
-            defocus_u_angstrom=full((n,), defocus_angstrom),
-            defocus_v_angstrom=full((n,), defocus_angstrom),
-            defocus_angle_deg=full((n,), 0.0),
-            phase_shift_deg=full((n,), phase_shift_deg),
-            voltage_kv=full((n,), voltage_kv),
-            cs_mm=full((n,), cs_mm),
-            amplitude_contrast=full((n,), amplitude_contrast),
-            b_factor_angstrom2=full((n,), b_factor_angstrom2),
-        )
+        defocus = defocus_angstrom, defocus_angstrom, 0.0
+        others = phase_shift_deg, voltage_kv, cs_mm, amplitude_contrast, b_factor_angstrom2
+        return cls(*(torch.full((n,), value) for value in (*defocus, *others)))
 
     def __len__(self) -> int:
         return int(self.defocus_u_angstrom.shape[0])

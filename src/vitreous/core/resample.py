@@ -17,7 +17,6 @@ _OVERSAMPLING = 2  # of the grid before interpolation
 def is_signed_permutation(matrix: Tensor) -> bool:
     """Return whether ``(..., 3, 3)`` matrices map the grid axes onto each other (entries 0, +-1).
 
-    >>> import torch
     >>> is_signed_permutation(torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]))
     True
     """
@@ -39,7 +38,6 @@ def permute_volume(volume: Tensor, matrix: Tensor) -> Tensor:
     Raises:
         ValueError: not a signed permutation.
 
-    >>> import torch
     >>> v = torch.zeros(4, 4, 4); v[2, 2, 3] = 1.0  # at x = +1
     >>> permute_volume(v, -torch.eye(3))[2, 2, 1].item()
     1.0
@@ -80,7 +78,6 @@ def spline_pairs(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor,
 
     Source: Sigg & Hadwiger, GPU Gems 2 (2005), chapter 20.
 
-    >>> import torch
     >>> (low, _), (high, _) = spline_pairs(torch.tensor(0.5))
     >>> low.item(), high.item()
     (0.5, 0.5)
@@ -127,7 +124,6 @@ def rotate_volume(volume: Tensor, rotation: Tensor, shift_px: Tensor | None = No
     Raises:
         ValueError: volume not cubic or rotation not ``(3, 3)``.
 
-    >>> import torch
     >>> v = torch.zeros(4, 4, 4); v[2, 2, 3] = 1.0  # at x = +1
     >>> quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # x to y
     >>> rotate_volume(v, quarter)[2, 3, 2].item()
@@ -158,7 +154,6 @@ def mean_over_rotations(volume: Tensor, rotations: Tensor) -> Tensor:
     Raises:
         ValueError: volume not cubic.
 
-    >>> import torch
     >>> v = torch.randn(4, 4, 4)
     >>> torch.equal(mean_over_rotations(v, torch.eye(3)[None]), v)
     True

@@ -41,7 +41,6 @@ def euler_to_matrix(angles_deg: Tensor) -> Tensor:
 
     Source: Heymann, Chagoyen & Belnap, J. Struct. Biol. 151 (2005) 196, the 3DEM convention.
 
-    >>> import torch
     >>> (euler_to_matrix(torch.tensor([90.0, 0.0, 0.0])).round() + 0.0).tolist()
     [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
@@ -72,7 +71,6 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
 
-    >>> import torch
     >>> angles = torch.tensor([30.0, 60.0, -120.0], dtype=torch.float64)
     >>> [round(a, 9) for a in matrix_to_euler(euler_to_matrix(angles)).tolist()]
     [30.0, 60.0, -120.0]
@@ -109,7 +107,6 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
 
-    >>> import torch
     >>> axis_angle_to_matrix(torch.tensor([0.0, 0.0, torch.pi / 2])).round().abs().tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
@@ -145,7 +142,6 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
 
-    >>> import torch
     >>> v = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
     >>> torch.allclose(matrix_to_axis_angle(axis_angle_to_matrix(v)), v)
     True
@@ -171,7 +167,6 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
 
-    >>> import torch
     >>> quaternion_to_matrix(torch.tensor([2.0, 0.0, 0.0, 0.0])).trace().item()
     3.0
     """
@@ -203,7 +198,6 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
     Source: Shepperd, J. Guidance Control 1 (1978) 223.
 
-    >>> import torch
     >>> matrix_to_quaternion(torch.diag(torch.tensor([1.0, -1.0, -1.0]))).abs().tolist()
     [0.0, 1.0, 0.0, 0.0]
     """
@@ -239,7 +233,6 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
 
     Source: Zhou et al., CVPR 2019, equation (15).
 
-    >>> import torch
     >>> rotation_6d_to_matrix(torch.tensor([2.0, 0, 0, 1.0, 3.0, 0])).trace().item()
     3.0
     """
@@ -262,7 +255,6 @@ def random_rotations(
     Normal quaternions are drawn on the generator's device and then moved to ``device``: one seed
     gives the same rotations on every device.
 
-    >>> import torch
     >>> r = random_rotations(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> torch.allclose(r @ r.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
     True
@@ -322,7 +314,6 @@ def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
 
-    >>> import torch
     >>> geodesic_distance_deg(torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0]))).item()
     180.0
     """
@@ -344,7 +335,6 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
 
     Source: Kabsch, Acta Cryst. A32 (1976) 922.
 
-    >>> import torch
     >>> nearest_rotation(3 * torch.eye(3)).trace().item()
     3.0
     """

@@ -143,7 +143,6 @@ def symmetrise(volume: Tensor, group: PointGroup) -> Tensor:
     Raises:
         ValueError: volume not cubic.
 
-    >>> import torch
     >>> v = symmetrise(torch.randn(5, 5, 5), point_group("C2"))
     >>> torch.equal(v, v.flip(-1, -2))
     True
@@ -217,7 +216,6 @@ class SymmetryMap:
 
     Source: cubic kernel of Keys, IEEE Trans. ASSP 29 (1981) 1153, equation (15).
 
-    >>> import torch
     >>> unit = SymmetryMap(8, point_group("D2"))
     >>> v = torch.randn(8, 8, 8)
     >>> torch.allclose(unit.expand(unit.extract(v)), symmetrise(v, point_group("D2")), atol=1e-6)

@@ -83,7 +83,6 @@ def align_maps(
         ValueError: boxes differ, a map is not cubic or not finite.
         UsageError: unknown point group.
 
-    >>> import torch
     >>> v = torch.zeros(16, 16, 16)
     >>> v[9, 8, 5], v[4, 8, 8], v[8, 11, 9], v[12, 6, 7] = 1.0, 2.0, 3.0, 4.0
     >>> half_turn = v.flip(0, 1).roll((1, 1), (0, 1))  # about x

@@ -99,7 +99,6 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
 
     Source: Harauz & van Heel, Optik 73 (1986) 146, equation (2).
 
-    >>> import torch
     >>> v = torch.randn(6, 6, 6)
     >>> fsc(v, -2 * v).round(decimals=9).tolist()
     [-1.0, -1.0, -1.0, -1.0]
@@ -135,7 +134,6 @@ def fsc_resolution(
     Raises:
         ValueError: curve of another length than ``n // 2 + 1``.
 
-    >>> import torch
     >>> round(fsc_resolution(torch.tensor([1.0, 1.0, 0.6, 0.4, 0.0]), 0.5, 8, 1.0), 4)
     3.2
     """
@@ -165,7 +163,6 @@ def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generato
     Raises:
         ValueError: volume not cubic.
 
-    >>> import torch
     >>> v = torch.randn(6, 6, 6)
     >>> torch.allclose(randomise_phases(v, 9, torch.Generator()), v, atol=1e-6)
     True
@@ -313,7 +310,6 @@ def solvent_mask(
     Raises:
         ValueError: volume not ``(n, n, n)``.
 
-    >>> import torch
     >>> v = torch.zeros(16, 16, 16); v[6:10, 6:10, 6:10] = 1.0
     >>> m = solvent_mask(v, lowpass_px=0.5, dilate_px=1, edge_px=2)
     >>> m[8, 8, 8].item(), m[0, 0, 0].item()

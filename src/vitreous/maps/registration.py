@@ -308,24 +308,15 @@ class Registration:
         rotation_axes: Tensor,
         shift_axes: Tensor,
         iterations: int,
+        *,
+        sort: bool = True,
     ) -> RegistrationCandidates:
-        r"""Refine each candidate by damped Gauss-Newton steps; sorted, best first.
+        r"""Refine each candidate by damped Gauss-Newton steps; best first if ``sort``.
 
         Maximises :math:`\mathrm{Re} \sum_k w B(k) A_{R,t}^*(k)` over rotations
         :math:`\exp(\omega) R` with :math:`\omega` in the span of ``rotation_axes`` and shifts in
         the span of ``shift_axes``; the Hessian is that of the least-squares fit.
         """
-        refined = self.improve(start, rotation_axes, shift_axes, iterations)
-        return refined[refined.score.argsort(descending=True)]
-
-    def improve(
-        self,
-        start: RegistrationCandidates,
-        rotation_axes: Tensor,
-        shift_axes: Tensor,
-        iterations: int,
-    ) -> RegistrationCandidates:
-        """Refine as :meth:`refine`, keeping the order of the candidates."""
         rotation, shift = start.rotation, start.shift_px
         value = self.moved(rotation, shift, start.mirrored)
         score = self.correlation(value)
@@ -349,7 +340,8 @@ class Registration:
             damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e6)
             if bool(better.any()) and float(increase) < 1e-5:
                 break
-        return RegistrationCandidates(rotation, shift, start.mirrored, score)
+        refined = RegistrationCandidates(rotation, shift, start.mirrored, score)
+        return refined[score.argsort(descending=True)] if sort else refined
 
     def _step(
         self,

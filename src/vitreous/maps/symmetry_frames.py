@@ -90,7 +90,7 @@ def refine_frames(engine: Registration, frames: list[Frame], iterations: int) ->
     start = RegistrationCandidates(turns, shifts, mirrored, torch.zeros_like(shifts[:, 0]))
     size = max(1, _CHUNK // len(engine.points))
     refined = [
-        engine.improve(start[i : i + size], eye, eye, iterations)
+        engine.refine(start[i : i + size], eye, eye, iterations, sort=False)
         for i in range(0, len(turns), size)
     ]
     sizes = [frame.group.order - 1 for frame in frames]

@@ -24,7 +24,6 @@ def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     Raises:
         ValueError: trailing axes differ.
 
-    >>> import torch
     >>> v = torch.randn(3, 8, 8)
     >>> correlation(v, 1 - 2 * v, 2).round(decimals=5).tolist()
     [-1.0, -1.0, -1.0]
@@ -51,7 +50,6 @@ def psnr(image: Tensor, reference: Tensor, ndim: int) -> Tensor:
     Raises:
         ValueError: trailing axes differ.
 
-    >>> import torch
     >>> reference = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     >>> round(psnr(reference + 0.1, reference, 2).item(), 4)
     20.0
@@ -77,7 +75,6 @@ def snr_db(clean: Tensor, noisy: Tensor, ndim: int) -> Tensor:
     Raises:
         ValueError: trailing axes differ.
 
-    >>> import torch
     >>> g = torch.Generator().manual_seed(0)
     >>> clean = torch.randn(50, 32, 32, generator=g)
     >>> noise = torch.randn(50, 32, 32, generator=g)

@@ -29,7 +29,6 @@ class Critic(nn.Module):
     Raises:
         ValueError: a box too small to halve twice, no neurons.
 
-    >>> import torch
     >>> Critic(32, 4, "strided")(torch.zeros(3, 32, 32)).shape
     torch.Size([3])
     """

@@ -42,7 +42,6 @@ def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
     Args:
         voltage_kv: acceleration voltage in kV, any shape.
 
-    >>> import torch
     >>> round(electron_wavelength_angstrom(torch.tensor(300.0, dtype=torch.float64)).item(), 5)
     0.01969
     """
@@ -125,8 +124,6 @@ def ctf(
     Raises:
         ValueError: the frequencies do not broadcast to two dimensions.
 
-    >>> import torch
-    >>> from vitreous.core.params import Optics
     >>> origin = torch.zeros(1, 1)
     >>> round(ctf(origin, origin, Optics.uniform(1, amplitude_contrast=0.1)).item(), 6)
     0.1
@@ -172,7 +169,6 @@ def ctf_half(
     Returns:
         real ``(..., n, n // 2 + 1)`` in FFT order, dtype and device of the optics.
 
-    >>> from vitreous.core.params import Optics
     >>> ctf_half(8, 2.0, Optics.uniform(3)).shape
     torch.Size([3, 8, 5])
     """

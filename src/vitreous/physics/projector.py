@@ -324,7 +324,6 @@ def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None)
     Returns:
         real ``(..., n, n)``, differentiable in all arguments.
 
-    >>> import torch
     >>> ball = torch.zeros(8, 8, 8); ball[4, 4, 4] = 1.0
     >>> project(ball, torch.eye(3)).shape
     torch.Size([8, 8])

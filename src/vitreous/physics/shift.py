@@ -69,7 +69,6 @@ def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> 
     Raises:
         ValueError: shifts that do not end in 2.
 
-    >>> import torch
     >>> shift_phases(4, torch.tensor([3.0, 0.0]), 3.0)[0].real.round().tolist()
     [1.0, 0.0, -1.0]
     """
