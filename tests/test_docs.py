@@ -143,3 +143,9 @@ def test_architecture_names_what_exists() -> None:
         assert not missing, (room, missing)
     described = set(re.findall(r"^  +(\w+)/", text, flags=re.MULTILINE))
     assert ROOMS - {"__pycache__"} <= described
+
+
+def test_every_example_is_documented() -> None:
+    text = (ROOT / "docs" / "howto" / "python.md").read_text()
+    scripts = {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+    assert not {name for name in scripts if name not in text}
