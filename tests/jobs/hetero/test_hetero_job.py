@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from particle_files import columns
 from vitreous.jobs.hetero.options import HeteroOptions
 from vitreous.jobs.hetero.run import hetero
+from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.hetero.linear_variability import LinearVariability
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,3 +76,40 @@ def test_stopped_and_continued_is_bitwise_the_same(
     assert torch.equal(parts.trained.latent, whole.trained.latent)
     for name in ("particles.star", "class01.mrc", "class01_pc1_1.mrc"):
         assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_poses_that_the_table_lacks_are_refined_in_the_same_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the refinement of all particles to one structure, and continued."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    size = ("--sym", "D2", "--box", "24", "--apix", "8", "--n", "240", "--snr-db", "0")
+    more = ("--seed", "3", "--shift", "triangular:20", "--b-factor", "200", "--threads", "1", "-q")
+    command = ["simulate", "phantom:3", *size, *more, "-o", str(tmp_path / "sim")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    given = options(
+        tmp_path / "sim", tmp_path / "OUT", symmetry="D2", box_size=16, seed=1, min_cluster_size=60
+    ).replaced(particles=tmp_path / "sim" / "particles.star", passes=2, rounds=1, points=2)
+    step = Refinement.step
+
+    def step_and_stop(self: Refinement) -> dict[str, float]:
+        if self.round == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(Refinement, "step", step_and_stop)
+    with pytest.raises(SystemExit):
+        hetero(given)
+    monkeypatch.setattr(Refinement, "step", step)
+    result = hetero(given.replaced(resume=True))
+    assert result.clusters is not None
+    assert len(result.clusters) == 1
+    assert result.trained.data.pose is not None
+    assert "rlnAngleRot" in columns(result.folder / "particles.star")
+    steps = [json.loads(row) for row in (result.folder / "history.jsonl").read_text().splitlines()]
+    numbers = [row["step"] for row in steps if "step" in row]
+    assert numbers == list(range(1, len(numbers) + 1))

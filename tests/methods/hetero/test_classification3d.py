@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,6 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.hetero.classification3d import (
     Classification,
     ClassificationConfig,
-    duplicate_maps,
 )
 from vitreous.physics.simulator import simulate
 
@@ -136,37 +134,3 @@ def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
     assert again.maps.shape[0] == again.likelihood.shape[1] == 2
     assert (again.likelihood.argmax(1) == again.classes).all()
     assert set(again.classes.tolist()) == {0, 1}
-
-
-def test_of_copies_the_one_in_a_frame_of_its_own_goes() -> None:
-    """Whichever costs less by chance, and however many images either has: maps 1 and 2 belong."""
-    turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
-    for counts, chance in (((30, 10, 10), 0.1), ((10, 30, 10), -0.1)):
-        own = torch.arange(3).repeat_interleave(torch.tensor(counts))
-        likelihood = torch.full((len(own), 3), 90.0)
-        likelihood[torch.arange(len(own)), own] = 100.0
-        likelihood[own == 0, 1], likelihood[own == 1, 0] = 99.0 - chance, 99.0 + chance
-        rotation = torch.eye(3).expand(len(own), 3, 3, 3).clone()
-        rotation[:, 0] = turned
-        assert duplicate_maps(likelihood, rotation, 0.25) == [0]
-
-
-def test_what_is_superfluous_is_information_by_likelihood_and_frame() -> None:
-    """Ten images of each of four maps; the second is like the first, the fourth unlike all."""
-    own = torch.arange(4).repeat_interleave(10)
-    likelihood = torch.full((40, 4), 20.0)
-    likelihood[torch.arange(40), own] = 100.0
-    likelihood[own == 1, 0], likelihood[own == 2, 0] = 90.0, 85.0
-    turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
-    rotation = torch.eye(3).expand(40, 4, 3, 3).clone()
-    assert duplicate_maps(likelihood, rotation, 0.25) == []  # all in one frame
-    rotation[:, 1], rotation[:, 3] = turned, turned
-    assert duplicate_maps(likelihood, rotation, 0.25) == [1]
-    assert duplicate_maps(likelihood, rotation, 0.05) == []
-    rotation[:, 2] = axis_angle_to_matrix(torch.tensor([1.0, 0.0, 0.0]))
-    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
-    half_turn = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi]))
-    rotation[:, 1], rotation[:, 2] = half_turn, half_turn
-    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
-    assert duplicate_maps(likelihood, rotation, 0.25, "C2") == []
-    assert duplicate_maps(likelihood, None, 0.25) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from vitreous.methods.hetero.merge_classes import (
     _SAME_STRUCTURE,
     Superposition,
     distinct_maps,
+    duplicate_maps,
     superpose,
 )
 from vitreous.methods.reconstruct.half_maps import compare, with_resolution
@@ -95,3 +98,37 @@ def test_the_better_map_stands_for_both(whole: Tensor, part: Tensor) -> None:
     assert told[-1] == 1.0
     with pytest.raises(ValueError, match="no class has enough particles"):
         distinct_maps([None, None], PIXEL)
+
+
+def test_of_copies_the_one_in_a_frame_of_its_own_goes() -> None:
+    """Whichever costs less by chance, and however many images either has: maps 1 and 2 belong."""
+    turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
+    for counts, chance in (((30, 10, 10), 0.1), ((10, 30, 10), -0.1)):
+        own = torch.arange(3).repeat_interleave(torch.tensor(counts))
+        likelihood = torch.full((len(own), 3), 90.0)
+        likelihood[torch.arange(len(own)), own] = 100.0
+        likelihood[own == 0, 1], likelihood[own == 1, 0] = 99.0 - chance, 99.0 + chance
+        rotation = torch.eye(3).expand(len(own), 3, 3, 3).clone()
+        rotation[:, 0] = turned
+        assert duplicate_maps(likelihood, rotation, 0.25) == [0]
+
+
+def test_duplicates_are_recognised_by_likelihood_and_frame() -> None:
+    """Ten images of each of four maps; the second is like the first, the fourth unlike all."""
+    own = torch.arange(4).repeat_interleave(10)
+    likelihood = torch.full((40, 4), 20.0)
+    likelihood[torch.arange(40), own] = 100.0
+    likelihood[own == 1, 0], likelihood[own == 2, 0] = 90.0, 85.0
+    turned = axis_angle_to_matrix(torch.tensor([0.0, 1.0, 0.0]))
+    rotation = torch.eye(3).expand(40, 4, 3, 3).clone()
+    assert duplicate_maps(likelihood, rotation, 0.25) == []  # all in one frame
+    rotation[:, 1], rotation[:, 3] = turned, turned
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1]
+    assert duplicate_maps(likelihood, rotation, 0.05) == []
+    rotation[:, 2] = axis_angle_to_matrix(torch.tensor([1.0, 0.0, 0.0]))
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
+    half_turn = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi]))
+    rotation[:, 1], rotation[:, 2] = half_turn, half_turn
+    assert duplicate_maps(likelihood, rotation, 0.25) == [1, 2]
+    assert duplicate_maps(likelihood, rotation, 0.25, "C2") == []
+    assert duplicate_maps(likelihood, None, 0.25) == []

@@ -14,7 +14,8 @@ they do not find them.
 Images that have lost their poses together, often those of some views, make a map of their own. It
 explains them better than the map of their structure does, because that one lacks their views. Such
 a map can be recognised: under the other maps its images have poses in another frame, at little cost
-of likelihood (:func:`duplicate_maps`). The first round, if it searches, drops such maps.
+of likelihood (:func:`~vitreous.methods.hetero.merge_classes.duplicate_maps`). The first round, if
+it searches, drops such maps.
 """
 
 from __future__ import annotations
@@ -38,13 +39,12 @@ from vitreous.core.images import (
     shell_power,
 )
 from vitreous.core.params import Optics, Pose
-from vitreous.core.rotation import geodesic_distance_deg
-from vitreous.core.symmetry import point_group
 from vitreous.core.threads import parallel_map
 from vitreous.maps.fsc import fsc
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates
+from vitreous.methods.hetero.merge_classes import duplicate_maps
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
     agreeing_shells,
@@ -58,8 +58,6 @@ from vitreous.optim.admm_config import STRICT
 
 _KEPT_CANDIDATES = 4  # of each image, for the next round
 _MIN_IMAGES = 2  # of a class whose map is reconstructed again
-_EQUAL_COST = 0.02  # share of the likelihood: costs that differ by less count as equal
-_SAME_ROTATION_DEG = 20.0
 
 
 @validated(frozen=True, config=STRICT)
@@ -384,61 +382,3 @@ def _replaced(
     for name, value in vars(replacement).items():
         values[name][rows] = value
     return PoseCandidates(**values)
-
-
-def duplicate_maps(
-    likelihood: Tensor, rotation: Tensor | None, loss: float, symmetry: str = "C1"
-) -> list[int]:
-    """Find maps that show the structure of another map in another frame.
-
-    Of the maps that qualify the one that costs least is dropped; then the others are tested again.
-    Of maps that cost the same, as copies in two frames do, the one is dropped whose frame fewer
-    images share.
-
-    Args:
-        likelihood: ``(b, K)``, log-likelihood of each image under each map minus that of noise.
-        rotation: ``(b, K, 3, 3)``, best of each image under each map; None drops nothing.
-        loss: a map is dropped only if its images lose less than this share of their likelihood.
-        symmetry: point group of all maps.
-
-    Returns:
-        numbers of the maps, from 0 on, rising. A map stays if half of its images keep their
-        rotation, to 20 degrees, under the next best map: then it is a structure of its own in the
-        common frame, however similar to another one.
-    """
-    kept = list(range(likelihood.shape[1]))
-    if rotation is None:
-        return []
-    group = point_group(symmetry).matrices.to(rotation)
-    while len(kept) > 1:
-        log_likelihood_ratio = likelihood[:, kept]
-        own = log_likelihood_ratio.argmax(1)
-        costs: dict[int, float] = {}
-        for i, k in enumerate(kept):
-            rows = (own == i).nonzero().flatten()
-            if not len(rows):
-                continue
-            others = log_likelihood_ratio[rows].clone()
-            others[:, i] = -math.inf
-            next_best, next_map = others.max(1)
-            cost = 1 - float(next_best.sum() / log_likelihood_ratio[rows, i].sum().clamp(min=1e-9))
-            next_rotation = rotation[rows, torch.tensor(kept)[next_map]]
-            if cost < loss and _same_frame_share(rotation[rows, k], next_rotation, group) < 0.5:
-                costs[k] = cost
-        if not costs:
-            break
-        best_map = torch.tensor(kept)[own]
-        best = rotation[torch.arange(len(own)), best_map]
-        cheapest = [k for k in costs if costs[k] <= min(costs.values()) + _EQUAL_COST]
-        shared = {
-            k: _same_frame_share(rotation[best_map != k, k], best[best_map != k], group)
-            for k in cheapest
-        }
-        kept.remove(min(cheapest, key=lambda k: (shared[k], costs[k])))
-    return [k for k in range(likelihood.shape[1]) if k not in kept]
-
-
-def _same_frame_share(rotation: Tensor, other: Tensor, group: Tensor) -> float:
-    """Return the share of images with equal rotations ``(b, 3, 3)`` but for symmetry."""
-    distance_deg = geodesic_distance_deg(rotation[:, None], other[:, None] @ group)
-    return float((distance_deg.amin(1) <= _SAME_ROTATION_DEG).double().mean())

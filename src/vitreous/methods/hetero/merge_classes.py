@@ -1,4 +1,4 @@
-"""Recognise classes that show one structure in two frames.
+"""Recognise classes that show one structure in two frames, by their maps and by their images.
 
 Particles that have lost their poses together, all by the same rotation, form a class of their own;
 its map is that of another class, rotated and shifted. A search under both maps leaves them there.
@@ -7,6 +7,7 @@ Under the better map alone it finds one frame for all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.rotation import geodesic_distance_deg
+from vitreous.core.symmetry import point_group
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_map_pair import Halves
@@ -23,6 +25,8 @@ from vitreous.methods.reconstruct.gridding import particle_sphere
 _SAME_STRUCTURE = 0.9  # agreement, relative to what the half maps let expect
 _OTHER_FRAME_DEG = 10.0
 _OTHER_FRAME_SHIFT = 0.04  # of the box
+_EQUAL_COST = 0.02  # share of the likelihood: costs that differ by less count as equal
+_SAME_ROTATION_DEG = 20.0
 _SIGNAL = 0.143  # FSC between half maps, below which a shell is left out
 
 
@@ -158,3 +162,61 @@ def _quality(class_map: ClassMap | None) -> float:
 def _volume(class_map: ClassMap | None) -> Tensor:
     assert class_map is not None
     return class_map.volume
+
+
+def duplicate_maps(
+    likelihood: Tensor, rotation: Tensor | None, loss: float, symmetry: str = "C1"
+) -> list[int]:
+    """Find maps that show the structure of another map in another frame.
+
+    Of the maps that qualify the one that costs least is dropped; then the others are tested again.
+    Of maps that cost the same, as copies in two frames do, the one is dropped whose frame fewer
+    images share.
+
+    Args:
+        likelihood: ``(b, K)``, log-likelihood of each image under each map minus that of noise.
+        rotation: ``(b, K, 3, 3)``, best of each image under each map; None drops nothing.
+        loss: a map is dropped only if its images lose less than this share of their likelihood.
+        symmetry: point group of all maps.
+
+    Returns:
+        numbers of the maps, from 0 on, rising. A map stays if half of its images keep their
+        rotation, to 20 degrees, under the next best map: then it is a structure of its own in the
+        common frame, however similar to another one.
+    """
+    kept = list(range(likelihood.shape[1]))
+    if rotation is None:
+        return []
+    group = point_group(symmetry).matrices.to(rotation)
+    while len(kept) > 1:
+        log_likelihood_ratio = likelihood[:, kept]
+        own = log_likelihood_ratio.argmax(1)
+        costs: dict[int, float] = {}
+        for i, k in enumerate(kept):
+            rows = (own == i).nonzero().flatten()
+            if not len(rows):
+                continue
+            others = log_likelihood_ratio[rows].clone()
+            others[:, i] = -math.inf
+            next_best, next_map = others.max(1)
+            cost = 1 - float(next_best.sum() / log_likelihood_ratio[rows, i].sum().clamp(min=1e-9))
+            next_rotation = rotation[rows, torch.tensor(kept)[next_map]]
+            if cost < loss and _same_frame_share(rotation[rows, k], next_rotation, group) < 0.5:
+                costs[k] = cost
+        if not costs:
+            break
+        best_map = torch.tensor(kept)[own]
+        best = rotation[torch.arange(len(own)), best_map]
+        cheapest = [k for k in costs if costs[k] <= min(costs.values()) + _EQUAL_COST]
+        shared = {
+            k: _same_frame_share(rotation[best_map != k, k], best[best_map != k], group)
+            for k in cheapest
+        }
+        kept.remove(min(cheapest, key=lambda k: (shared[k], costs[k])))
+    return [k for k in range(likelihood.shape[1]) if k not in kept]
+
+
+def _same_frame_share(rotation: Tensor, other: Tensor, group: Tensor) -> float:
+    """Return the share of images with equal rotations ``(b, 3, 3)`` but for symmetry."""
+    distance_deg = geodesic_distance_deg(rotation[:, None], other[:, None] @ group)
+    return float((distance_deg.amin(1) <= _SAME_ROTATION_DEG).double().mean())
