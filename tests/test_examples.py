@@ -84,3 +84,25 @@ def test_relion_project_to_tensors(tmp_path: Path, vitreous) -> None:
     selected = vt.Particles.open(tmp_path / "data" / "selected.star")
     assert 0 < len(selected) < 40
     assert bool((selected.optics.defocus_u_angstrom > 15000).all())
+
+
+def test_refine_from_tensor(tmp_path: Path) -> None:
+    """A start that is a tensor, images of the user's own, progress by callback."""
+    printed = run_example("refine_from_tensor.py", tmp_path).splitlines()
+    assert [line.split(":")[0] for line in printed[:4]] == [f"round {i}" for i in range(1, 5)]
+    refined, _ = vt.read_map(tmp_path / "refined.mrc")
+    truth = vt.phantom(32, 7.0, symmetry="D2")
+    assert vt.fsc_resolution(vt.fsc(refined, truth), 0.5, 32, 7.0) < 17
+
+
+@pytest.mark.slow
+def test_particles_to_map(tmp_path: Path, vitreous) -> None:
+    """The example of the README, on fewer images with less noise than there."""
+    size = ("--box", 64, "--apix", 3.6, "--n", 600, "--snr-db", 3, "--seed", 1)
+    assert vitreous("simulate", "phantom:1", "--sym", "D2", *size, "-o", tmp_path / "DATA")[0] == 0
+    run_example("particles_to_map.py", tmp_path, "DATA/truth.star", "D2")
+    (refined, _), (truth, _) = (
+        vt.read_map(tmp_path / name) for name in ("map.mrc", "DATA/truth.mrc")
+    )
+    aligned = vt.align(refined, truth, 3.6, symmetry="D2").aligned
+    assert vt.fsc_resolution(vt.fsc(aligned, truth), 0.5, 64, 3.6) < 10

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from vitreous.maps.fsc import fsc as fsc
     from vitreous.maps.fsc import fsc_resolution as fsc_resolution
     from vitreous.maps.fsc import solvent_mask as solvent_mask
+    from vitreous.methods.em.config import InitialModelConfig as InitialModelConfig
+    from vitreous.methods.em.config import RefinementConfig as RefinementConfig
+    from vitreous.methods.em.initial_model import initial_model as initial_model
+    from vitreous.methods.em.initial_model_result import InitialModel as InitialModel
+    from vitreous.methods.em.refinement import Refinement as Refinement
     from vitreous.methods.joint.joint_refinement import JointConfig as JointConfig
     from vitreous.methods.joint.joint_refinement import JointRefinement as JointRefinement
     from vitreous.methods.reconstruct.half_maps import reconstruct as reconstruct
@@ -83,6 +88,10 @@ _HOMES = {  # module below vitreous: its public names
     "data.particles": "Particles",
     "linop.operator": "LinearOperator",
     "maps.fsc": "fsc fsc_resolution solvent_mask",
+    "methods.em.config": "InitialModelConfig RefinementConfig",
+    "methods.em.initial_model": "initial_model",
+    "methods.em.initial_model_result": "InitialModel",
+    "methods.em.refinement": "Refinement",
     "methods.joint.joint_refinement": "JointConfig JointRefinement",
     "methods.reconstruct.half_maps": "reconstruct",
     "methods.reconstruct.model_based_config": "ModelBasedConfig",

@@ -66,6 +66,9 @@ class RefinementConfig:
             maps is independent then, and their FSC is too high: for starts alone, which come much
             further with twice the images behind their map.
         batches: rounds that use a part of the images each; none by default.
+
+    >>> RefinementConfig(symmetry="D2", start_resolution_angstrom=30.0).rounds
+    20
     """
 
     start_resolution_angstrom: float | None = Field(default=None, gt=0)
@@ -156,6 +159,9 @@ class InitialModelConfig:
         shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
         seed: of the images, the blobs and the samples.
+
+    >>> InitialModelConfig(symmetry="D2", seed=1).tries
+    3
     """
 
     images: int = Field(default=1000, ge=4)

@@ -53,6 +53,17 @@ def initial_model(
 
     Returns:
         half maps and their resolution; ``solved`` says whether the half sets came to the same map.
+
+    >>> import vitreous as vt
+    >>> particles = vt.simulate(vt.phantom(16, 8.0), 20, 8.0, snr_db=0, seed=1).with_half_sets(1)
+    >>> images, optics, half_set = particles.images(), particles.optics, particles.half_set
+    >>> start = initial_model(images, optics, half_set, seed=1)  # doctest: +SKIP
+
+    The same step by step, which can be stopped and continued:
+
+    >>> search = InitialModelSearch(images, optics, half_set, InitialModelConfig(seed=1))
+    >>> search.step()["round_of_start"]
+    1
     """
     config = config or InitialModelConfig()
     config = replace(

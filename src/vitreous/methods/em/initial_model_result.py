@@ -39,6 +39,12 @@ class InitialModel:
         misfits: of the random starts of the last try, half 1 before half 2; lower explains more.
         held_out: of half maps that are not solved, FSC by shell of ``box_size`` between maps whose
             shells took no part in finding poses (:mod:`vitreous.methods.em.held_out_shells`).
+
+    >>> import torch
+    >>> start = torch.ones(8, 8, 8)
+    >>> model = InitialModel(start, start, resolution_angstrom=40.0)
+    >>> model.map.shape, model.independent
+    (torch.Size([8, 8, 8]), False)
     """
 
     half1: Tensor

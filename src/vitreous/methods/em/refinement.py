@@ -128,6 +128,18 @@ class Refinement:
         ValueError: lengths or boxes that do not agree, a half set without images, a start
             resolution that leaves nothing to compare, no micrographs where they are needed, two
             starts for one map.
+
+    >>> import vitreous as vt
+    >>> start = vt.phantom(16, 8.0, symmetry="D2")
+    >>> particles = vt.simulate(start, 60, 8.0, snr_db=3, seed=1).with_half_sets(seed=1)
+    >>> config = RefinementConfig(symmetry="D2", start_resolution_angstrom=40.0, rounds=1)
+    >>> refinement = Refinement(
+    ...     particles.images(), particles.optics, particles.half_set, start, config
+    ... )
+    >>> stats = refinement.step()
+    >>> result = refinement.result()
+    >>> result.map.shape, refinement.done
+    (torch.Size([16, 16, 16]), True)
     """
 
     def __init__(
