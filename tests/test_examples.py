@@ -86,6 +86,13 @@ def test_relion_project_to_tensors(tmp_path: Path, vitreous) -> None:
     assert bool((selected.optics.defocus_u_angstrom > 15000).all())
 
 
+def test_own_prior(tmp_path: Path) -> None:
+    """A prior with nothing but a value and a proximal map makes the map of few images better."""
+    printed = run_example("own_prior.py", tmp_path).splitlines()
+    without, with_prior = (float(line.split()[-2]) for line in printed)
+    assert with_prior < 0.8 * without
+
+
 def test_refine_from_tensor(tmp_path: Path) -> None:
     """A start that is a tensor, images of the user's own, progress by callback."""
     printed = run_example("refine_from_tensor.py", tmp_path).splitlines()

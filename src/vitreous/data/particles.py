@@ -54,6 +54,10 @@ class Particles:
         ids: image names, ``000001@stack.mrcs``.
         excluded: ids that :meth:`without_bad` left out, by reason.
         stated_contrast: whether the file says that protein is ``dark`` or ``light``.
+
+    >>> optics = Optics.uniform(3)
+    >>> Particles.from_arrays(torch.zeros(3, 8, 8), optics, pixel_size_angstrom=2.0)
+    Particles(3 of 8 px at 2 Å, with CTF, without poses)
     """
 
     ctf: Optics | MissingCtf
