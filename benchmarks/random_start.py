@@ -37,8 +37,8 @@ from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.images import ImagesInMemory
 from vitreous.core.random import stream_seed
 from vitreous.data.working_images import SignedImages
-from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import ProcessingOptions, WorkingSet, open_working_set
+from vitreous.jobs.inputs.options import ParticleJobOptions
+from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.methods.em.config import Batches, RandomStartConfig
 from vitreous.methods.em.random_start import RandomStart
 
@@ -121,8 +121,14 @@ def main() -> int:
     for molecule in options.molecule:
         for seed in options.seeds:
             folder = simulate(molecule, seed, options)
-            working = ProcessingOptions(seed=seed, device="cpu", threads=options.threads)
-            data = open_working_set(ParticleFiles(folder / "particles.star"), working)
+            working = ParticleJobOptions(
+                particles=folder / "particles.star",
+                output=folder,
+                seed=seed,
+                device="cpu",
+                threads=options.threads,
+            )
+            data = open_working_set(working)
             truth = read_map(folder / "truth.mrc")
             for way in WAYS:
                 reached, seconds = runs(data, truth, way, seed, options)

@@ -41,8 +41,8 @@ from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.images import ImageCache
 from vitreous.data.working_images import SignedImages
-from vitreous.jobs.inputs.particles import ParticleFiles
-from vitreous.jobs.inputs.working_set import ProcessingOptions, open_working_set
+from vitreous.jobs.inputs.options import ParticleJobOptions
+from vitreous.jobs.inputs.working_set import open_working_set
 from vitreous.methods.em.config import InitialModelConfig
 from vitreous.methods.em.initial_model import InitialModelSearch
 from vitreous.optim.loop import run
@@ -120,11 +120,17 @@ def random_start(
     cell: Cell, seed: int, simulation: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The first step of `vitreous auto`, in this process; three maps against the truth."""
-    working = ProcessingOptions(
-        symmetry=cell.symmetry, seed=seed, device=options.device, threads=options.threads
+    working = ParticleJobOptions(
+        particles=simulation / "particles.star",
+        output=simulation,
+        symmetry=cell.symmetry,
+        seed=seed,
+        device=options.device,
+        threads=options.threads,
+        quiet=True,
     )
     begin = time.perf_counter()
-    data = open_working_set(ParticleFiles(simulation / "particles.star"), working, check_all=True)
+    data = open_working_set(working, check_all=True)
     images = ImageCache(
         SignedImages(data.particles, invert=False), data.box_size, torch.device("cpu")
     )

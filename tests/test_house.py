@@ -24,7 +24,6 @@ FLAGS_TO_TRANSLATE = {
     "doctor/statistics.py",
     "jobs/cryogan/half_processes.py",
     "jobs/cryogan/run.py",
-    "jobs/inputs/working_set.py",
     "maps/half_maps.py",
     "maps/postprocess.py",
     "methods/cryogan/solver.py",
@@ -50,7 +49,7 @@ MANY_ARGUMENTS = {
     "physics/kernels/tilt_cpu.py:_bands",
     "physics/slice_derivatives.py:_jets",
 }
-CLASSES_TWICE = {"ProcessingOptions"}
+CLASSES_TWICE: set[str] = set()
 
 
 def tree_of(name: str) -> ast.Module:

@@ -7,7 +7,6 @@ from vitreous.data.particles import Particles
 from vitreous.io.cryosparc import CsTable, join_fields, write_cs
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import read_star
-from vitreous.jobs.inputs.particles import ParticleFiles
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_there_and_back(vitreous, project, star):
         for name in table.dtype.names:
             assert rows[name].tobytes() == table[name].tobytes()
     assert Particles.open(back).read([1])[0, 0, 1] == 4.0
-    opened = ParticleFiles(back).open()  # as abinit does
+    opened = Particles.open(back)  # as abinit does
     assert opened.optics.defocus_u_angstrom.tolist() == pytest.approx(np.linspace(1e4, 2e4, 6))
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vitreous.core.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
-
 
 Device = Annotated[
     str,
@@ -61,41 +57,3 @@ def require_finite(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--{name.replace('_', '-')}: {value} is not finite; give a number")
-
-
-def refuse_options(context: typer.Context, names: Iterable[str], method: str) -> None:
-    """Refuse options given on the command line that the chosen method would ignore.
-
-    Raises:
-        UsageError: naming the option.
-    """
-    for name in sorted(names):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = "--continue" if name == "resume" else f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} has no meaning for --method {method}; leave it out")
-
-
-def number_or_auto(option: str, text: str, *, signed: bool = False) -> float | None:
-    """The number of an option that is ``auto`` or a number from 0 on; None stands for ``auto``.
-
-    Args:
-        option: its name, for the message.
-        text: what was given.
-        signed: negative numbers will do as well.
-
-    Raises:
-        UsageError: neither.
-
-    >>> number_or_auto("--strength", "auto"), number_or_auto("--strength", "12.5")
-    (None, 12.5)
-    """
-    if text == "auto":
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and (signed or number >= 0)):
-        raise UsageError(f"{option} {text}: give auto or a number{'' if signed else ' from 0 on'}")
-    return number

@@ -27,18 +27,6 @@ Passthrough = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images with NaN or infinite pixels.")
 ]
-IgnoreCtf = Annotated[
-    bool,
-    typer.Option("--ignore-ctf", help="Take the images as free of CTF (already corrected)."),
-]
-WorkingBox = Annotated[
-    int | None,
-    typer.Option(
-        min=8,
-        help="Crop to this many pixels in Fourier space (the field of view stays, the pixel "
-        "grows); the particles' own box by default.",
-    ),
-]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -64,14 +52,6 @@ CtfFile = Annotated[
     Path | None,
     typer.Option(
         help="CTFFIND4 results, a row for each micrograph.",
-        metavar="FILE.txt",
-        rich_help_panel=_OPTICS,
-    ),
-]
-PerMicrograph = Annotated[
-    Path | None,
-    typer.Option(
-        help="How many particles each micrograph has, a number a line, in the order of --ctf.",
         metavar="FILE.txt",
         rich_help_panel=_OPTICS,
     ),
