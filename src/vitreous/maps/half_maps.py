@@ -113,8 +113,7 @@ def combine_halves(
     """
     n = int(half1.shape[-1])
     alignment = _align(half2, half1, pixel_size_angstrom, symmetry)
-    aligned = alignment.aligned
-    average = 0.5 * (half1 + aligned)
+    aligned, average = alignment.aligned, 0.5 * (half1 + alignment.aligned)
     soft = solvent_mask(average) if mask is None else mask
     curves = fsc_true(half1, aligned, soft, generator)
     structure = _structure_resolution(half1, aligned, pixel_size_angstrom)
@@ -126,10 +125,6 @@ def combine_halves(
     if n_particles < criteria.fewest_particles:
         doubt = _too_few(structure, chance, n_particles)
     quoted = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
-    solved = (
-        f"solved to {quoted:.1f} Å (0.143 between independent halves; {n_particles:,} "
-        f"particles, chance alone reaches {chance:.0f} Å)"
-    )
     return HalvesResult(
         half2=aligned,
         alignment=alignment,
@@ -143,7 +138,7 @@ def combine_halves(
         chance_angstrom=chance,
         average=weight_by_fsc(average, curves.corrected),
         solved=not doubt,
-        verdict=f"NOT SOLVED: {doubt}" if doubt else solved,
+        verdict=f"NOT SOLVED: {doubt}" if doubt else _solved(quoted, chance, n_particles),
     )
 
 
@@ -261,6 +256,13 @@ def _too_few(structure: float, chance: float, n_particles: int) -> str:
     return (
         f"{n_particles:,} particles are too few (thousands are needed to find a structure "
         f"without poses); {_agreement(structure, chance)}. Collect or pick more particles"
+    )
+
+
+def _solved(resolution: float, chance: float, n_particles: int) -> str:
+    return (
+        f"solved to {resolution:.1f} Å (0.143 between independent halves; {n_particles:,} "
+        f"particles, chance alone reaches {chance:.0f} Å)"
     )
 
 

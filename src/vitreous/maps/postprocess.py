@@ -126,14 +126,7 @@ def postprocess(
         *_blur_warnings(sharp),
     )
     return Postprocessed(
-        half1=half1,
-        half2=half2,
-        average=average,
-        mask=soft,
-        curves=curves,
-        masked=masked,
-        unmasked=unmasked,
-        sharpened=sharp,
+        *(half1, half2, average, soft, curves, masked, unmasked, sharp),
         local_resolution=at,
         locally_filtered=filtered,
         symmetry_agreement=agreement,
