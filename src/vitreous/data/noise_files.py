@@ -91,10 +91,7 @@ class NoiseFiles:
         except ValueError as error:
             raise InputError(f"{self.path}: data: {error}") from error
         return BackgroundPatches(
-            -patches if self.invert else patches,
-            owner,
-            on_missing="any",
-            micrograph_names=names,
+            -patches if self.invert else patches, owner, on_missing="any", micrograph_names=names
         )
 
 
@@ -117,6 +114,5 @@ def warn_of_bare_micrographs(noise: Noise, particles: Particles) -> None:
         bare = set(particles.micrograph_id.tolist()) - set(noise.micrograph_id.tolist())
         if bare:
             warnings.warn(
-                f"{len(bare)} micrographs have no patch of their own and get any",
-                stacklevel=2,
+                f"{len(bare)} micrographs have no patch of their own and get any", stacklevel=2
             )

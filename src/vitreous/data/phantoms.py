@@ -148,11 +148,7 @@ def _residues(
 
 
 def phantom_points(
-    seed: int,
-    diameter_angstrom: float,
-    *,
-    point_group: str = "C1",
-    n_domains: int | None = None,
+    seed: int, diameter_angstrom: float, *, point_group: str = "C1", n_domains: int | None = None
 ) -> Tensor:
     """Return the positions (x, y, z) of the equal point masses of a phantom, in Å.
 

@@ -39,10 +39,7 @@ def prepared_document(
             table[angstrom] = format_column(np.array(origin, dtype=np.float64) * old)
     optics = dict(document.blocks["optics"].columns)
     groups = len(document.blocks["optics"])
-    updated = {
-        "rlnImagePixelSize": format_column([new])[0],
-        "rlnImageSize": str(geometry.box_size),
-    }
+    updated = {"rlnImagePixelSize": format_column([new])[0], "rlnImageSize": str(geometry.box_size)}
     if phase_flipped:
         updated["rlnCtfDataArePhaseFlipped"] = "1"
     for name, value in updated.items():

@@ -273,11 +273,7 @@ def _restored_document(
 
 
 def _revert_edited(
-    link: Link,
-    columns: Columns,
-    known: Any,
-    converted: Fields,
-    fields: CsFields,
+    link: Link, columns: Columns, known: Any, converted: Fields, fields: CsFields
 ) -> None:
     """Put the fields' values into rows whose original text no longer agrees with them."""
     present = [name for name in link.fields if name in fields]
