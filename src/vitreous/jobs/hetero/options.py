@@ -22,7 +22,7 @@ STAGES: dict[str, frozenset[str]] = {  # of a run, and the options that may chan
 
 
 class LatentModelOptions(ParticleJobOptions):
-    """A model that gives every particle a latent, and the clusters of these."""
+    """Options of a latent variable model and of the clusters of its latents."""
 
     CONTROL = frozenset({"settings_file"})
     latent_dimensions: int | None = Field(

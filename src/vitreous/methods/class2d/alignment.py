@@ -84,7 +84,7 @@ class AlignmentFit:
 
 
 class Aligner:
-    """Aligns particles to class images.
+    """Alignment of particles to class images.
 
     Args:
         averages: class images ``(k, n, n)``, full box, on the grey scale of the particles.

@@ -32,7 +32,7 @@ _SIGNAL = 0.143  # FSC between half maps, below which a shell is left out
 
 @dataclass(frozen=True)
 class Superposition:
-    """Two maps aligned.
+    """Alignment of two maps, and how well they agree after it.
 
     Args:
         agreement: :func:`agreement` of the two after alignment.
