@@ -12,7 +12,7 @@ from vitreous.jobs.maps.options import AlignOptions
 if TYPE_CHECKING:
     from vitreous.jobs.maps.align import AlignResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

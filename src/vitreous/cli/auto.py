@@ -13,7 +13,7 @@ from vitreous.jobs.refine.options import AutoOptions
 if TYPE_CHECKING:
     from vitreous.jobs.refine.output import RefineResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

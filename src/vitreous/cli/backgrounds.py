@@ -13,7 +13,7 @@ from vitreous.jobs.prepare.options import BackgroundsOptions
 if TYPE_CHECKING:
     from vitreous.jobs.prepare.backgrounds import BackgroundsResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WRONG = 3
 _MARKS = {"ok": ("ok", "green"), "wrong": ("WRONG", "red"), "unclear": ("?", "yellow")}
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

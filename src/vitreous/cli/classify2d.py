@@ -13,7 +13,7 @@ from vitreous.jobs.class2d.options import Classify2dOptions
 if TYPE_CHECKING:
     from vitreous.jobs.class2d.output import Classify2dResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

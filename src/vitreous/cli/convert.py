@@ -13,7 +13,7 @@ from vitreous.jobs.tables.options import ConvertOptions
 if TYPE_CHECKING:
     from vitreous.jobs.tables.run import TableResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

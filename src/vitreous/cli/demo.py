@@ -23,7 +23,7 @@ SAMPLE: dict[str, Any] = {
     "snr_db": -10.0,
     "shift": "triangular:14",
 }
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 class DemoOptions(ComputeOptions):

@@ -29,6 +29,7 @@ MODEL = (
 CLUSTERS = ("min_cluster_size", "min_samples", "space")
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Mixed particles: sort them into structures without being told how many there are.",

@@ -69,7 +69,7 @@ def load(name: str) -> Any:
     module = importlib.import_module(f"vitreous.cli.{name}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer()
+        app = typer.Typer(add_completion=False)
         app.command(no_args_is_help=True)(module.command)
     app.rich_markup_mode = "markdown"
     return typer.main.get_command(app)

@@ -13,7 +13,7 @@ from vitreous.jobs.postprocess.options import PostprocessOptions
 if TYPE_CHECKING:
     from vitreous.jobs.postprocess.run import PostprocessResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

@@ -13,7 +13,7 @@ from vitreous.jobs.prepare.options import PrepareOptions
 if TYPE_CHECKING:
     from vitreous.jobs.prepare.run import PrepareResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

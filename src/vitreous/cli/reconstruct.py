@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vitreous.jobs.reconstruct.run import ReconstructResult
 
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

@@ -22,7 +22,7 @@ SOLVER = (
     "keep_all",
 )
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

@@ -12,7 +12,7 @@ from vitreous.jobs.simulate.options import SimulateOptions
 if TYPE_CHECKING:
     from vitreous.jobs.simulate.run import SimulateResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

@@ -13,7 +13,7 @@ from vitreous.jobs.maps.options import SymmetryOptions
 if TYPE_CHECKING:
     from vitreous.jobs.maps.symmetry import SymmetryResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(no_args_is_help=True)

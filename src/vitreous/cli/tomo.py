@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vitreous.jobs.tomography.simulate import TomoSimulateResult
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Tomography: simulate and reconstruct single-axis tilt series, scanned fully or sparsely.",

@@ -89,7 +89,7 @@ def test_help_shows_every_field_once_in_its_panel(call, monkeypatch):
     text = call("--help").output
     size = text[text.index("Size ─") :]
     assert text.count("Edge; see --apix.") == 1
-    assert size.index("--box") < size.index("Particle files ─") < size.index("Run ─")
+    assert size.index("--box") < size.index("Input files ─") < size.index("Run ─")
     assert "--align" in text
     assert "--no-align" in text
     assert "--hidden" not in text

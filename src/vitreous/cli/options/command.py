@@ -15,7 +15,7 @@ How to turn a command into this form:
 3. ``cli/<command>.py``: a function of the options under :func:`options_command`. Its docstring is
    the help: one sentence, details, an example. It imports the job when it is called::
 
-       app = typer.Typer()
+       app = typer.Typer(add_completion=False)
 
        @app.command()
        @options_command(

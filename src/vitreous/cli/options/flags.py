@@ -22,7 +22,7 @@ FLAGS: dict[str, Any] = {  # of fields whose flag is not their name without unit
     "quiet": typer.Option("--quiet", "-q"),
 }
 PANELS = {
-    "Particle files": (
+    "Input files": (
         "pixel_size_angstrom",
         "passthrough",
         "data_root",
