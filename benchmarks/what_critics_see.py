@@ -45,7 +45,7 @@ from vitreous.methods.adversarial.matched_filter import (
     matched_weight,
     seen_by_critic,
 )
-from vitreous.methods.em.centring import centred, centring_template, found_centres
+from vitreous.methods.em.centring import best_centres, centred, centring_template
 from vitreous.nn.encoder import DenseCritic, DenseEncoder, Encoder
 from vitreous.physics.poses import TriangularShift
 from vitreous.physics.projector import oversampled_spectrum
@@ -182,7 +182,7 @@ def off_centre(known: Known) -> dict[str, dict[str, float]]:
     """Of 3,000 particles, before and after centring."""
     rows, n = torch.arange(3000), known.images.box_size
     seen = known.seen(known.images.read(rows), rows, 0)
-    found = (found_centres(seen, centring_template(seen)) - n // 2) * (EDGE / n)
+    found = (best_centres(seen, centring_template(seen)) - n // 2) * (EDGE / n)
     return {
         name: {"deviation": round(float(x.std()), 1), "median": round(float(x.abs().median()), 1)}
         for name, x in (("as they are", known.shift[rows]), ("centred", known.shift[rows] - found))

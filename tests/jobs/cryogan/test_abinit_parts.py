@@ -17,12 +17,13 @@ from vitreous.data.working_images import SignedImages
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.cryogan import half_worker
-from vitreous.jobs.cryogan.half_processes import WorkerBugError, _listen
-from vitreous.jobs.cryogan.half_worker import HalfImaging, HalfJob, Outcome
-from vitreous.jobs.cryogan.run import Request, solver_config
-from vitreous.jobs.inputs.particles import ParticleFiles, check_images
+from vitreous.jobs.cryogan.half_processes import WorkerBugError, listen_to
+from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome
+from vitreous.jobs.cryogan.options import CryoGanOptions
+from vitreous.jobs.cryogan.run import solver_config
+from vitreous.jobs.inputs.options import StackOpticsOptions
+from vitreous.jobs.inputs.particles import check_images, open_particles
 from vitreous.jobs.run.history import HistoryFile
-from vitreous.jobs.run.signals import StopSignals
 from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 
 CTF_TEXT = "a.mrc 1 15000 14000 20 0 0.1 4\nb.mrc 2 22000 21000 70 0.5 0.1 4\n"
@@ -68,10 +69,13 @@ def test_a_stack_with_ctf_table_becomes_particles(tmp_path):
     stack = write_stack(tmp_path / "p.mrcs", images(5))
     (tmp_path / "ctf.txt").write_text(CTF_TEXT)
     (tmp_path / "counts.txt").write_text("2\n7\n")
-    files = ParticleFiles(
-        stack, ctf=tmp_path / "ctf.txt", per_micrograph=tmp_path / "counts.txt", voltage_kv=200.0
+    files = StackOpticsOptions(
+        particles=stack,
+        ctf_file=tmp_path / "ctf.txt",
+        particles_per_micrograph=tmp_path / "counts.txt",
+        voltage_kv=200.0,
     )
-    found = files.open()
+    found = open_particles(files)
     assert found.micrograph_id.tolist() == [0, 0, 1, 1, 1]
     assert found.optics.defocus_u_angstrom.tolist() == [15000.0] * 2 + [22000.0] * 3
     assert found.optics.voltage_kv.tolist() == [200.0] * 5
@@ -81,9 +85,9 @@ def test_a_stack_with_ctf_table_becomes_particles(tmp_path):
     assert document.blocks["particles"].columns["rlnImageName"][4] == "000005@p.mrcs"
     (tmp_path / "counts.txt").write_text("1\n1\n9\n")
     with pytest.raises(InputError, match="has only 2 micrographs"):
-        files.open()
+        open_particles(files)
     with pytest.raises(UsageError, match="a stack alone has no CTF"):
-        ParticleFiles(stack).open()
+        open_particles(StackOpticsOptions(particles=stack))
 
 
 def test_dark_protein_is_inverted():
@@ -175,8 +179,9 @@ def test_patches_follow_the_working_pixel_and_must_cover_the_box(tmp_path):
 def settled(tmp_path, text="", **options):
     path = tmp_path / "c.toml"
     path.write_text(text)
-    request = Request(
-        ParticleFiles(path), NoiseFiles(), tmp_path, config=path if text else None, **options
+    settings = path if text else None
+    request = CryoGanOptions(
+        particles=path, output=tmp_path / "OUT", settings_file=settings, **options
     )
     return solver_config(request, particles(box=48))
 
@@ -187,7 +192,7 @@ def test_settings_come_from_preset_then_file_then_command_line(tmp_path):
     from_file = settled(tmp_path, "width = 5\nlearning_rate_volume = 0.5", preset="paper")
     assert (from_file.width, from_file.learning_rate_volume) == (5, 0.5)
     assert from_file.critic == "paper"
-    both = settled(tmp_path, "learning_rate_volume = 0.5", overrides={"learning_rate_volume": 0.25})
+    both = settled(tmp_path, "learning_rate_volume = 0.5", learning_rate_volume=0.25)
     assert both.learning_rate_volume == 0.25
     assert settled(tmp_path, symmetry="D2").symmetry == "D2"
     # the sphere is 96 of 192 Å wide
@@ -197,7 +202,8 @@ def test_settings_come_from_preset_then_file_then_command_line(tmp_path):
 def test_effort_multiplies_every_stage(tmp_path):
     once, twice = settled(tmp_path), settled(tmp_path, effort=2.0)
     assert [s.iterations * 2 for s in once.stages] == [s.iterations for s in twice.stages]
-    assert all(s.iterations == 1 for s in settled(tmp_path, effort=1e-5).stages)
+    short = settled(tmp_path, "stages = [{box_size = 48, iterations = 100}]", effort=1e-3)
+    assert [s.iterations for s in short.stages] == [1]
 
 
 @pytest.mark.parametrize(
@@ -245,8 +251,7 @@ def listened(messages, closed=()):
     heard = []
     links = {half: pair[0] for half, pair in pipes.items()}
     try:
-        with StopSignals() as stop:
-            return _listen(links, {1: Process(), 2: Process()}, stop, heard.append)
+        return listen_to(links, {1: Process(), 2: Process()}, lambda: False, heard.append)
     finally:
         for half, (_, theirs) in pipes.items():
             told = not theirs.closed and theirs.poll() and theirs.recv()
@@ -286,20 +291,25 @@ def job(tmp_path):
     stack = write_stack(tmp_path / "p.mrcs", images(12))
     (tmp_path / "ctf.txt").write_text(CTF_TEXT)
     (tmp_path / "counts.txt").write_text("6\n6\n")
+    options = CryoGanOptions(
+        particles=stack,
+        ctf_file=tmp_path / "ctf.txt",
+        particles_per_micrograph=tmp_path / "counts.txt",
+        output=tmp_path,
+        seed=1,
+        save_minutes=1e6,
+    )
     return HalfJob(
         half=1,
-        files=ParticleFiles(
-            stack, ctf=tmp_path / "ctf.txt", per_micrograph=tmp_path / "counts.txt"
-        ),
+        options=options,
         rows=np.arange(0, 12, 2),
-        noise=NoiseFiles(),
-        imaging=HalfImaging(16, 4.0, "uniform", "none", None, False),
         config=CryoGanConfig(stages=(TrainingStage(16, 6),), width=2, batch_size=4),
-        seed=1,
+        box_size=16,
+        pixel_size_angstrom=4.0,
+        b_factor_angstrom2=None,
         device="cpu",
         threads=1,
         checkpoints=tmp_path / "half1",
-        checkpoint_seconds=1e9,
         marks=(3,),
         resume=False,
         parent=os.getppid(),
@@ -309,7 +319,7 @@ def job(tmp_path):
 def conversation(job):
     """Everything that a half says, run in this process."""
     ours, theirs = multiprocessing.Pipe()
-    last = half_worker._attempt(job, theirs)
+    last = half_worker.attempt(job, theirs)
     theirs.close()
     said = []
     while ours.poll():
@@ -343,7 +353,7 @@ def test_watching_draws_nothing_from_the_runs_own_streams(job, monkeypatch):
     import dataclasses
 
     often = conversation(job)[-1][1].volume
-    monkeypatch.setattr(half_worker._Half, "_snr_db", lambda self: 0.0)
+    monkeypatch.setattr(half_worker.HalfRun, "_snr_db", lambda self: 0.0)
     seldom = conversation(dataclasses.replace(job, marks=()))[-1][1].volume
     assert np.array_equal(often, seldom)
     other = conversation(dataclasses.replace(job, half=2))[-1][1].volume  # its own streams
@@ -351,12 +361,12 @@ def test_watching_draws_nothing_from_the_runs_own_streams(job, monkeypatch):
 
 
 def test_a_value_that_is_not_finite_is_never_saved(job):
-    half = half_worker._Half(job, multiprocessing.Pipe()[1])
+    half = half_worker.HalfRun(job, multiprocessing.Pipe()[1])
     with torch.no_grad():
         half.gan.average[0] = float("nan")
-    half._save(last=False)
+    half.save(last=False)
     with pytest.raises(DivergedError, match="average is not finite"):
-        half._save(last=True)
+        half.save(last=True)
     assert not list(job.checkpoints.parent.glob("half1/*"))
 
 
@@ -364,7 +374,7 @@ def test_an_orphan_writes_nothing(job):
     import dataclasses
 
     orphan = dataclasses.replace(job, parent=1 if os.getppid() != 1 else 2)
-    with pytest.raises(half_worker._ParentGoneError):
+    with pytest.raises(half_worker.ParentGoneError):
         conversation(orphan)
     assert not job.checkpoints.exists()
 

@@ -400,7 +400,7 @@ def test_batches_are_split_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch
     assert gan.iteration == 3
     assert all(math.isfinite(one["wasserstein"]) for one in stats)
     other = _gan(batch_size=12)
-    other.load(_copy(gan), gan.counters())
+    other.load_state_dict({"tensors": _copy(gan), "counters": gan.counters()})
     assert other.pieces == 4
 
 
@@ -857,7 +857,7 @@ def test_stopped_and_continued_is_bitwise_the_run_left_alone(stop: int) -> None:
     _steps(first, stop)
     tensors, counters = _copy(first), first.counters()
     second = _gan(seed=9, **_TWO_STAGES)
-    second.load(tensors, counters)
+    second.load_state_dict({"tensors": tensors, "counters": counters})
     assert _equal(second.tensors(), tensors)
     assert _steps(second, 8 - stop) == told[stop:]
     assert _equal(second.tensors(), whole.tensors())
@@ -871,7 +871,7 @@ def test_continuing_keeps_the_count_of_failures() -> None:
     _steps(gan, 24)
     assert gan.counters() | {"skipped": 4, "rollbacks": 2} == gan.counters()
     other = _gan(stages=(TrainingStage(16, 200),))
-    other.load(_copy(gan), gan.counters())
+    other.load_state_dict({"tensors": _copy(gan), "counters": gan.counters()})
     _poison(other)
     _steps(other, 6)
     assert other.rollbacks == 3

@@ -106,7 +106,7 @@ def test_gain_is_that_of_the_ctf_with_another_defocus() -> None:
     moved = with_defocus_change(data.optics, change[data.micrograph])
     refiner = sums.refiner
     measured = refiner.measure(refiner.band.images(data.images), moved)
-    values, slices = refiner.compared(measured, data.rotation, data.shift)
+    values, slices = refiner.shift_corrected(measured, data.rotation, data.shift)
     model = slices * measured.transfer
     cross, power = torch.zeros(2, MICROGRAPHS, dtype=torch.float64)
     cross.index_add_(0, data.micrograph, (values.conj() * model).real.sum(1).double())
@@ -118,7 +118,7 @@ def test_gain_is_that_of_the_ctf_with_another_defocus() -> None:
 
 def test_planted_errors_are_found_within_their_errors() -> None:
     data = planted(True)
-    found = tally(data).found(defocus=True, scale=True)
+    found = tally(data).estimates(defocus=True, scale=True)
     defocus, scale = in_errors(found, data)
     assert rms(data.change) > 150
     assert rms(found.defocus_change_angstrom - data.change) < 45
@@ -135,10 +135,10 @@ def test_nothing_changes_where_nothing_is_wrong() -> None:
     change, variance = sums.changes()
     assert 0.4 < rms(change / variance.sqrt()) < 1.6
     assert abs(float(change.mean())) < 3 * float(variance.sqrt().mean()) / MICROGRAPHS**0.5
-    found = sums.found(defocus=True, scale=True)
+    found = sums.estimates(defocus=True, scale=True)
     assert rms(found.defocus_change_angstrom) < 0.5 * rms(change) + 1e-6
     assert rms(found.scale - 1) < 0.01
-    still = sums.found(defocus=False, scale=False)
+    still = sums.estimates(defocus=False, scale=False)
     assert still.defocus_change_angstrom.abs().max() == 0
     assert bool((still.scale == 1).all())
 
@@ -150,7 +150,7 @@ def test_a_blurred_map_is_no_wrong_defocus() -> None:
         for i in range(3)
     )
     blurred = torch.fft.ifftn(torch.fft.fftn(data.volume) * torch.exp(-100 * squared)).real
-    found = tally(data, blurred).found(defocus=True, scale=False)
+    found = tally(data, blurred).estimates(defocus=True, scale=False)
     assert abs(float(found.defocus_change_angstrom.mean())) < 30
 
 
@@ -164,7 +164,7 @@ def test_micrographs_without_particles_or_signal_stay() -> None:
              torch.ones(0), nobody)  # fmt: skip
     sums.add(0 * data.images[:3], data.optics[:3], data.rotation[:3], data.shift[:3],
              torch.ones(3), torch.zeros(3).long())  # fmt: skip
-    found = sums.found(defocus=True, scale=True)
+    found = sums.estimates(defocus=True, scale=True)
     assert found.defocus_change_angstrom.tolist() == [0, 0]
     assert found.scale.isfinite().all()
     assert found.scale[1] == 1

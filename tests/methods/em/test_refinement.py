@@ -22,6 +22,7 @@ from vitreous.methods.em import expectation as assignment
 from vitreous.methods.em import refinement as pose_assignment
 from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.initial_model_result import InitialModel
+from vitreous.methods.em.maximisation import inserted_poses
 from vitreous.methods.em.refinement import Refinement
 from vitreous.optim import loop
 
@@ -219,7 +220,7 @@ def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
     monkeypatch.setattr(pose_assignment, "ExpectationStep", assigner)
     for _ in range(7):
         told.append(run.step())
-        rows.append(run._inserted_poses()[0].unique())
+        rows.append(inserted_poses(run._halves, run._kept).row.unique())
     assert [len(some) for some in rows] == [20] * 5 + [60] * 2
     assert torch.equal(torch.cat(rows[:3]).sort().values, torch.arange(60))
     assert not torch.equal(rows[0], rows[3])  # dealt anew

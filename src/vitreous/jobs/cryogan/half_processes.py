@@ -1,4 +1,4 @@
-"""Two half sets at once: starts their processes, listens to them, ends them together."""
+"""Two half sets at once: start their processes, listen to them, end them together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import DivergedError, InputError, ResourceError, UsageError, VitreousError
 from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome, work
-from vitreous.jobs.run.signals import STOP_SIGNALS, StopSignals
+from vitreous.jobs.run.signals import STOP_SIGNALS
 
 _ERRORS = {kind.exit_code: kind for kind in (UsageError, InputError, ResourceError, DivergedError)}
 _LISTEN_SECONDS = 0.5
@@ -30,15 +30,15 @@ class WorkerBugError(Exception):
 
 
 def run_pair(
-    jobs: Sequence[HalfJob], stop: StopSignals, listen: Listener
+    jobs: Sequence[HalfJob], stop_requested: Callable[[], bool], listen: Listener
 ) -> dict[int, Outcome] | None:
     """Run the halves side by side to their end.
 
     Args:
         jobs: one for each half.
-        stop: when it has received a signal, the halves are told to save and stop.
-        listen: told every ``row``, ``state`` and ``mark`` message; and ``("idle",)`` at least
-            twice a second.
+        stop_requested: once it answers true, the halves save and stop.
+        listen: called with every ``row``, ``state`` and ``mark`` message; and with ``("idle",)``
+            at least twice a second.
 
     Returns:
         outcomes by half, or None if they were stopped by a signal.
@@ -62,7 +62,7 @@ def run_pair(
                 theirs.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        return _listen(links, processes, stop, listen)
+        return listen_to(links, processes, stop_requested, listen)
     finally:
         for process in processes.values():
             if process.is_alive():
@@ -70,12 +70,13 @@ def run_pair(
             process.join()
 
 
-def _listen(
+def listen_to(
     links: Mapping[int, Connection],
     processes: Mapping[int, Any],
-    stop: StopSignals,
+    stop_requested: Callable[[], bool],
     listen: Listener,
 ) -> dict[int, Outcome] | None:
+    """Listen until every half has ended; see :func:`run_pair`."""
     open_links = dict(links)
     outcomes: dict[int, Outcome] = {}
     failure: Exception | None = None
@@ -98,9 +99,9 @@ def _listen(
             else:
                 listen(message)
         listen(("idle",))
-        if deadline is None and (failure is not None or stop.requested):
+        if deadline is None and (failure is not None or stop_requested()):
             deadline = time.monotonic() + _GRACE_SECONDS
-            _tell(open_links)
+            _ask_to_stop(open_links)
         if deadline is not None and time.monotonic() > deadline:
             break
     if failure is not None:
@@ -109,14 +110,14 @@ def _listen(
 
 
 def _receive(link: Connection) -> tuple[Any, ...] | None:
-    """The next message, None when the other side has gone."""
+    """Return the next message, None when the other side has gone."""
     try:
         return tuple(link.recv())
     except (EOFError, ConnectionError):
         return None
 
 
-def _tell(links: Mapping[int, Connection]) -> None:
+def _ask_to_stop(links: Mapping[int, Connection]) -> None:
     for link in links.values():
         try:
             link.send("stop")
@@ -130,7 +131,7 @@ def _death(half: int, process: Any) -> Exception:
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     return VitreousError(
         f"half {half}: its process died ({how}; 9 often means out of memory); the other half was "
-        "stopped and saved, go on with --continue"
+        "stopped and saved, go on with `resume`"
     )
 
 
@@ -141,7 +142,7 @@ def _failure(message: tuple[Any, ...]) -> Exception | None:
 
 
 class Comparison:
-    """Resolution between the halves while they run, found in the background at low priority.
+    """Resolution between the halves while they run, measured in the background at low priority.
 
     Args:
         compare: two volumes to resolutions in Å at 0.143 and 0.5.
@@ -153,12 +154,12 @@ class Comparison:
         self._compare = compare
         self._waiting: dict[int, dict[int, NDArray[Any]]] = {}
         self._pairs: queue.SimpleQueue[tuple[int, Any, Any] | None] = queue.SimpleQueue()
-        self._found: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="between halves", daemon=True)
         self._thread.start()
 
     def add(self, half: int, step: int, volume: NDArray[Any]) -> None:
-        """A half's volume at a mark; compared once the other half has come there too."""
+        """Add the volume of a half at a mark; it is compared once the other half has come there."""
         pair = self._waiting.setdefault(step, {})
         pair[half] = volume
         if len(pair) == 2:
@@ -166,14 +167,14 @@ class Comparison:
             self._pairs.put((step, pair[1], pair[2]))
 
     def results(self) -> list[dict[str, float]]:
-        """History rows that were finished since the last call."""
+        """Return the history rows that were finished since the last call."""
         rows = []
-        while not self._found.empty():
-            rows.append(self._found.get())
+        while not self._finished.empty():
+            rows.append(self._finished.get())
         return rows
 
     def close(self) -> None:
-        """Finish what is being compared, drop what waits."""
+        """Finish the comparison at hand and drop those that wait."""
         while not self._pairs.empty():
             self._pairs.get()
         self._pairs.put(None)
@@ -187,6 +188,6 @@ class Comparison:
         while (pair := self._pairs.get()) is not None:
             step, first, second = pair
             at_0143, at_05 = self._compare(first, second)
-            self._found.put(
+            self._finished.put(
                 {"step": step, "resolution_angstrom": at_0143, "resolution_0.5_angstrom": at_05}
             )

@@ -28,7 +28,7 @@ from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.pose_posterior import RefinedPoses
-from vitreous.methods.em.refinement import RefinementResult
+from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
 from vitreous.report.html import angstrom, write_report
 
@@ -69,14 +69,10 @@ def write_results(
     """Write every output but checkpoints and history, and finish the job.
 
     Args:
-        job: entered.
-        options: of the job.
+        job, options: the run.
         data: the particles.
         start: initial model.
         refined: its refinement; None where nothing was refined.
-
-    Raises:
-        ResourceError: the disk is full.
     """
     seconds = job.seconds()
     if refined is None:

@@ -14,7 +14,8 @@ from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.initial_model import InitialModelSearch
 from vitreous.methods.em.initial_model_result import InitialModel
-from vitreous.methods.em.refinement import Refinement, RefinementResult
+from vitreous.methods.em.refinement import Refinement
+from vitreous.methods.em.refinement_result import RefinementResult
 
 INITIAL_MODEL, REFINEMENT = "initial_model", "refinement"  # names of the stages in checkpoints
 

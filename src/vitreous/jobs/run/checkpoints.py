@@ -93,9 +93,9 @@ class RunCheckpoints:
         )
         if broken and last:
             raise DivergedError(
-                f"{self._name}{broken} is not finite, so it was not saved; continue from the last "
-                "checkpoint with other settings, such as lower learning rates, or start again with "
-                "another `seed`"
+                f"{broken} is not finite, so it was not saved; continue from the last checkpoint "
+                "with other settings, such as lower learning rates, or start again with another "
+                "`seed`"
             )
         if broken:
             say(f"warning: {self._name}{broken} is not finite; nothing was saved")

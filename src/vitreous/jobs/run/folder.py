@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 
 class OutputFolder:
-    """One run's folder, held exclusively from ``with`` to its end.
+    """Output folder of one run, held exclusively from ``with`` to its end.
 
     ``config.toml`` records command, options, seed, versions and a SHA-256 of every input, and
     whether the run is ``running`` or ``finished``.
@@ -39,9 +39,9 @@ class OutputFolder:
         options: what determines the result, the seed included; None values are left out.
         inputs: role to file; compared by content, so that moved data can be continued with.
         outputs: names of the files that the command writes, which ``overwrite`` removes first.
-        machine: what does not determine the result (device, threads): recorded, not compared.
+        machine: values that do not determine the result (device, threads): recorded, not compared.
         overwrite: replace an earlier run of the same command.
-        resume: go on with an earlier run of the same command.
+        resume: continue an earlier run of the same command.
         allow_config_change: resume although options or inputs differ; the difference is recorded.
         resumable: the job can be continued, so that messages may say so.
         changeable: the job has ``allow_config_change``; likewise.
@@ -115,7 +115,7 @@ class OutputFolder:
             self.root.rmdir()
 
     def path(self, *parts: str) -> Path:
-        """A path inside the folder; its parent is made.
+        """Return a path inside the folder; its parent is made.
 
         Raises:
             InputError: the path leaves the folder (``..``, absolute, or through a link).
@@ -129,12 +129,12 @@ class OutputFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder for checkpoints."""
+        """Folder of the checkpoints."""
         return self.path(CHECKPOINTS, "step").parent
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``config.toml`` holds."""
+        """Content of ``config.toml``."""
         return self._config
 
     def finish(self) -> None:
@@ -143,7 +143,7 @@ class OutputFolder:
         self._write_config()
 
     def discard(self) -> None:
-        """Remove what the run wrote, its configuration included: the input was rejected."""
+        """Remove all that the run wrote, its configuration included: the input was rejected."""
         self._remove_outputs()
         (self.root / CONFIG).unlink(missing_ok=True)
         checkpoints = self.root / CHECKPOINTS
@@ -230,7 +230,7 @@ class OutputFolder:
 
 
 class _Lock:
-    """An advisory lock that the system drops with its process, and says who holds it."""
+    """Advisory lock that the system drops with its process, and that says who holds it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -281,7 +281,7 @@ class _Lock:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Path, size and SHA-256 of an input file.
+    """Return path, size and SHA-256 of an input file.
 
     Raises:
         InputError: it cannot be read.
@@ -298,7 +298,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What changed between two configurations, as ``name: before -> after``; inputs by content.
+    """Return what changed between two configurations, as ``name: before -> after``.
 
     >>> differences({"options": {"box": 32, "sym": "C1"}}, {"options": {"box": 64, "sym": "C1"}})
     ['box: 32 -> 64']
@@ -323,7 +323,7 @@ def _shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value that TOML can hold: paths as text, tuples as lists, None inside them as ''.
+    """Return a value that TOML can hold: paths as text, tuples as lists, None inside them as ''.
 
     >>> plain((Path("a"), 1.5))
     ['a', 1.5]
@@ -338,10 +338,10 @@ def plain(value: Any) -> Any:
 
 
 def read_config(path: Path, advice: str = "choose another folder") -> dict[str, Any]:
-    """What ``config.toml`` of a run holds.
+    """Return the content of a run's ``config.toml``.
 
     Args:
-        path: of the file.
+        path: the file.
         advice: what to do if it is broken.
 
     Raises:

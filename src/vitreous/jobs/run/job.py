@@ -91,6 +91,8 @@ class Job:
             a continued run must have the same.
         machine: further values that do not determine the result, such as the device used.
         save_seconds: time between two checkpoints.
+        in_parts: other processes run the solvers and keep checkpoints of their own, in folders
+            below that of the checkpoints. They send the rows of a half set again when continued.
 
     Attributes:
         command: name of the command.
@@ -112,7 +114,9 @@ class Job:
         resolved: Mapping[str, Any] | None = None,
         machine: Mapping[str, Any] | None = None,
         save_seconds: float = SAVE_SECONDS,
+        in_parts: bool = False,
     ) -> None:
+        self._in_parts = in_parts
         self.command, self._quiet, self._save_seconds = command, options.quiet, save_seconds
         self.folder = OutputFolder(
             options.output,
@@ -147,14 +151,19 @@ class Job:
                 )
             self.checkpoints = RunCheckpoints(
                 self.folder.checkpoints,
-                resume=self.folder.resuming,
+                resume=self.folder.resuming and not self._in_parts,
                 save_seconds=self._save_seconds,
             )
             state = self.checkpoints.state
             self.state, self._stage = dict(state.get("kept", {})), state.get("stage")
             self.step = int(state.get("step", 0))
             self.history = HistoryFile(self.folder.path(HISTORY), keep=False)
-            self.history.rows = read_rows(self.folder.path(HISTORY))[: int(state.get("rows", 0))]
+            rows = read_rows(self.folder.path(HISTORY)) if self.folder.resuming else []
+            self.history.rows = (
+                [row for row in rows if "half" not in row]
+                if self._in_parts
+                else rows[: int(state.get("rows", 0))]
+            )
             stack.enter_context(self.history)
             self._stack = stack.pop_all()
         return self
@@ -168,9 +177,19 @@ class Job:
         """Close everything; remove what a run wrote whose input was rejected at its start."""
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
-        if isinstance(error, InputError) and not (self.checkpoints.saved or self.folder.resuming):
+        if isinstance(error, InputError) and not self._has_checkpoint:
             self.folder.discard()
         self._stack.__exit__(kind, error, trace)
+
+    @property
+    def _has_checkpoint(self) -> bool:
+        parts = self.folder.checkpoints.glob("*/step_*.json") if self._in_parts else ()
+        return self.folder.resuming or self.checkpoints.saved or any(parts)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal came."""
+        return self._stop.requested
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the output folder; its parent is made."""
@@ -210,9 +229,9 @@ class Job:
         """
         if label is not None:
             self._label, self._share = label, (0.0, 1.0)
-        self._show(share, stats)
+        self.show_progress(share, stats)
         if self._stop.requested:
-            saved = "continue from the last checkpoint" if self.checkpoints.saved else "begin anew"
+            saved = "continue from the last checkpoint" if self._has_checkpoint else "begin anew"
             say(f"stopped; run again with `resume` to {saved}: {self.folder.root}")
             self._stop.exit_if_requested()
 
@@ -261,24 +280,27 @@ class Job:
             self.step += numbered
             means.add(stats)
             progress = solver.progress
-            self._show(progress, stats)
+            self.show_progress(progress, stats)
             if rows is None or solver.done or progress - means.progress >= 1 / rows:
                 number = {"step": self.step} if numbered else {}
                 shown = means.take(progress)
                 self.record({**number, **(columns or {}), **(stats if rows is None else shown)})
             stopping = self._stop.requested and not solver.done
             if stopping or solver.done or self.checkpoints.due(seconds):
-                self._stage = {
-                    "name": stage,
-                    "solver": solver.state_dict(),
-                    "sums": means.sums,
-                    "progress": means.progress,
-                }
+                self._stage = {"name": stage, "solver": solver.state_dict(), **vars(means)}
                 self._save(last=stopping or solver.done, allow_infinite=allow_infinite)
             if stopping:
-                say(f"stopped and saved; run again with `resume` to continue: {self.folder.root}")
-                self._stop.exit_if_requested()
+                self.leave()
         return solver.result()
+
+    def leave(self) -> None:
+        """Leave the program after a signal; the state is saved.
+
+        Raises:
+            SystemExit: always, with 128 + the number of the signal.
+        """
+        say(f"stopped and saved; run again with `resume` to continue: {self.folder.root}")
+        raise SystemExit(self._stop.exit_code)
 
     def finish(self, numbers: Mapping[str, Any] | None = None) -> None:
         """Mark the run as finished.
@@ -302,8 +324,13 @@ class Job:
             state, last=last, checked="stage.solver", allow_infinite=allow_infinite
         )
 
-    def _show(self, progress: float, stats: Mapping[str, Any] | None) -> None:
-        """Show the share of the stage on the bar of the present label."""
+    def show_progress(self, progress: float, stats: Mapping[str, Any] | None = None) -> None:
+        """Show progress without a look at signals.
+
+        Args:
+            progress: share of the present stage that is done, 0 to 1.
+            stats: numbers to show.
+        """
         if self._bar is None or self._bar.label != self._label:
             if self._bar is not None:
                 self._bar.__exit__(None, None, None)

@@ -25,7 +25,7 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
-from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, TwoStageSearch
+from vitreous.methods.em.two_stage_search import CENTRING_RADIUS, NEAR_STEPS, TwoStageSearch
 from vitreous.physics.polar import PolarGrid, angular_derivative, rotate_polar, to_polar
 
 _REFINED_CANDIDATES = 4  # of a search
@@ -116,7 +116,7 @@ class Aligner:
         )
         self._search = self._polar_search(coarse, shift_range_angstrom)
         self._centring: TwoStageSearch[GridCandidates] | None = None
-        one_stage_range = AROUND * coarse.shift_step_angstrom
+        one_stage_range = NEAR_STEPS * coarse.shift_step_angstrom
         if shift_range_angstrom > one_stage_range and coarse.radius > CENTRING_RADIUS:
             centring = FrequencyBand(band.full_box, band.full_pixel_angstrom, CENTRING_RADIUS)
             first_stage = self._polar_search(centring, shift_range_angstrom)

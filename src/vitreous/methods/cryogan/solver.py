@@ -57,8 +57,8 @@ class CryoGan(RollsBack):
     """
 
     remedy = (
-        "lower the learning rates (--learning-rate-volume, --learning-rate-critic, with "
-        "--allow-config-change if you --continue) or look for broken particles"
+        "lower the learning rates (`learning_rate_volume`, `learning_rate_critic`, with "
+        "`allow_config_change` if you `resume`) or look for broken particles"
     )
 
     def __init__(
@@ -359,18 +359,20 @@ class CryoGan(RollsBack):
             "pieces": self.pieces,
         }
 
-    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`tensors` and :meth:`counters` were taken.
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step needs."""
+        return {"tensors": self.tensors(), "counters": self.counters()}
 
-        A rollback afterwards returns to this state, not to one before it.
-        """
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state_dict`; a later rollback returns to it, not further back."""
+        counters = state["counters"]
         self._enter(int(counters["stage"]), None)
         self.iteration = int(counters["iteration"])
         self.critic_updates = int(counters["critic_updates"])
         self.skipped = int(counters["skipped"])
         self.rollbacks = int(counters["rollbacks"])
         self.pieces = int(counters["pieces"])
-        self._load_tensors(tensors, generators=True)
+        self._load_tensors(state["tensors"], generators=True)
         self._keep_snapshot()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Images moved so that a cyclic shift of the input changes nothing: invariance by alignment."""
+"""Centring of images, so that a cyclic shift of the input changes nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from vitreous.core.grid import radius_grid
 
 @torch.no_grad()
 def centring_template(images: Tensor) -> Tensor:
-    """What images are centred by: the mean over images and directions, ``(n, n)``, mean 0.
+    """Return the template that images are centred by: their mean over images and directions.
 
     Poses are uniform and shifts have no preferred direction, so that the mean image of all
     particles is round but for chance.
 
     Args:
         images: ``(b, n, n)``, as they are to be centred.
+
+    Returns:
+        ``(n, n)``, mean 0.
     """
     n = images.shape[-1]
     ring = radius_grid(n, 2, device=images.device).round().long().clamp(max=n - 1).flatten()
@@ -27,12 +30,15 @@ def centring_template(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def found_centres(images: Tensor, template: Tensor) -> Tensor:
-    """The pixel, as (x, y) long ``(b, 2)``, about which each image agrees best with a template.
+def best_centres(images: Tensor, template: Tensor) -> Tensor:
+    """Return the pixel about which each image agrees best with a template.
 
     Args:
         images: ``(b, n, n)``.
         template: ``(n, n)``, its centre at ``n // 2``.
+
+    Returns:
+        (x, y), long ``(b, 2)``.
     """
     n = images.shape[-1]
     origin = torch.fft.rfft2(torch.fft.ifftshift(template))
@@ -42,10 +48,10 @@ def found_centres(images: Tensor, template: Tensor) -> Tensor:
 
 
 def centred(images: Tensor, template: Tensor) -> Tensor:
-    """Images shifted cyclically by whole pixels to where they agree best with a template.
+    """Return images shifted cyclically by whole pixels to where they agree best with a template.
 
-    A network of the result does not change when its input is shifted cyclically, however it is
-    made. The shift is a constant to gradients.
+    The output of any network of the result does not change when its input is shifted cyclically.
+    The shift is a constant to gradients.
 
     Args:
         images: ``(b, n, n)``.
@@ -58,6 +64,6 @@ def centred(images: Tensor, template: Tensor) -> Tensor:
     """
     n = images.shape[-1]
     step = torch.arange(n, device=images.device) - n // 2
-    x, y = ((centre[:, None] + step) % n for centre in found_centres(images, template).unbind(-1))
+    x, y = ((centre[:, None] + step) % n for centre in best_centres(images, template).unbind(-1))
     pixel = y[:, :, None] * n + x[:, None, :]
     return images.flatten(1).gather(1, pixel.flatten(1)).view(-1, n, n)

@@ -1,8 +1,8 @@
-r"""Defocus and contrast of every micrograph, from its particles under a map and their poses.
+r"""Estimate of defocus and contrast of micrographs, from their particles under a map.
 
 With :math:`\Delta` the change of the mean defocus and :math:`\theta = \pi\lambda |k|^2 \Delta`, the
 CTF is :math:`c(\Delta) = c\cos\theta + q\sin\theta`, where q is the CTF with 90 degrees more phase.
-What the particles of a micrograph gain,
+The log likelihood ratio of the particles of a micrograph,
 
 .. math::
 
@@ -11,16 +11,15 @@ What the particles of a micrograph gain,
 
 with the slice of the map under each pose, hence needs five sums only, of :math:`c X`, :math:`q X`,
 :math:`c^2 P`, :math:`c q P` and :math:`q^2 P` in bins of :math:`|k|`: slices are made once, and
-any change costs nothing. The best scale is :math:`a = \sum c X / \sum c^2 P`. The change is found
+any change costs little. The best scale is :math:`a = \sum c X / \sum c^2 P`. The change is found
 on a grid, then by Gauss-Newton steps; its matrix gives the errors.
 
-The map must be one that the particles had no part in: their own noise in it carries their present
-CTF, and holds on to it. Its amplitudes are first brought to those in the images, bin by bin and
-the same for all micrographs, since a map that is blurred or filtered would look like a wrong
-defocus.
+The map must be made without these particles: their own noise in it carries their present CTF and
+biases the estimate towards it. Its amplitudes are first scaled to those in the images, bin by bin
+and the same for all micrographs, since a blurred or filtered map would look like a wrong defocus.
 
-Estimates are shrunk towards no change by a normal prior, whose width is what the estimates spread
-beyond their errors (empirical Bayes): micrographs that know little stay.
+Estimates are shrunk towards no change by a normal prior, whose width is the spread of the estimates
+beyond their errors (empirical Bayes): micrographs with little information stay.
 """
 
 from __future__ import annotations
@@ -48,15 +47,15 @@ _SPREAD_STEPS = 30
 
 @dataclass(frozen=True)
 class MicrographOptics:
-    """What was found for each micrograph, every field float64 ``(m,)``.
+    """Estimates for each micrograph, every field float64 ``(m,)``.
 
     Args:
-        particles: how many it was found from.
+        particles: number of particles used.
         defocus_change_angstrom: to be added to U and V.
-        defocus_error_angstrom: standard deviation of what the particles alone say; infinite where
-            they say nothing.
+        defocus_error_angstrom: standard deviation by the particles alone, without the prior;
+            infinite where they carry no information.
         scale: of the particles' contrast, 1 on average over particles.
-        scale_error: likewise.
+        scale_error: standard deviation of the scale.
     """
 
     particles: Tensor
@@ -68,7 +67,7 @@ class MicrographOptics:
 
 @dataclass(frozen=True)
 class ScaledImages:
-    """Images of a source, each times a factor ``(b,)``."""
+    """Images of a source, each multiplied by a factor ``(b,)``."""
 
     images: ImageSource
     factor: Tensor
@@ -82,13 +81,13 @@ class ScaledImages:
         return len(self.images)
 
     def read(self, indices: Tensor) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
+        """Return the images ``(b, n, n)`` of these rows."""
         read = self.images.read(indices)
         return read * self.factor[indices].to(read)[:, None, None]
 
 
 def with_defocus_change(optics: Optics, change_angstrom: Tensor) -> Optics:
-    """Optics with both defocus values changed by as much.
+    """Return optics with both defocus values changed by the same amount.
 
     >>> with_defocus_change(Optics.uniform(1), torch.tensor([100.0])).defocus_u_angstrom.item()
     15100.0
@@ -102,13 +101,13 @@ def with_defocus_change(optics: Optics, change_angstrom: Tensor) -> Optics:
 
 
 def shrunk(value: Tensor, variance: Tensor) -> Tensor:
-    """Means under a normal prior around 0 that is as wide as the values tell.
+    """Return posterior means under a normal prior around 0, whose width the values give.
 
     Args:
-        value: ``(m,)``, normal with this variance around what is looked for.
+        value: ``(m,)``, normal with this variance around the truth.
         variance: ``(m,)``; infinite where nothing is known.
 
-    >>> shrunk(torch.tensor([0.5, -0.5]), torch.ones(2))  # no more than chance
+    >>> shrunk(torch.tensor([0.5, -0.5]), torch.ones(2))  # no more than by chance
     tensor([0., -0.])
     >>> shrunk(torch.tensor([2.0, -2.0]), torch.ones(2))
     tensor([ 1.5000, -1.5000])
@@ -126,11 +125,11 @@ def shrunk(value: Tensor, variance: Tensor) -> Tensor:
 
 
 class OpticsTally:
-    """Sums over particles from which defocus and scale of their micrographs follow.
+    """Sums over particles that give defocus and scale of their micrographs.
 
     Args:
-        refiner: of a map that the particles had no part in, and of the band to compare in.
-        micrographs: how many there are.
+        refiner: of a map made without the particles, and of the band to compare in.
+        micrographs: number of micrographs.
         range_angstrom: largest change of defocus to either side.
     """
 
@@ -159,11 +158,11 @@ class OpticsTally:
         scale: Tensor,
         micrograph: Tensor,
     ) -> None:
-        """Take in some particles.
+        """Add particles to the sums.
 
         Args:
             images: full box, ``(b, n, n)``.
-            optics: what changes are counted from.
+            optics: to which the changes refer.
             rotation: ``(b, 3, 3)``.
             shift_angstrom: ``(b, 2)``.
             scale: ``(b,)``, of each particle, relative to its micrograph's.
@@ -171,28 +170,30 @@ class OpticsTally:
         """
         if len(images) == 0:
             return
-        turned = replace(optics, phase_shift_deg=optics.phase_shift_deg + 90)
+        quadrature = replace(optics, phase_shift_deg=optics.phase_shift_deg + 90)
         wavelength = electron_wavelength_angstrom(optics.voltage_kv.double())
         self._count.index_add_(0, micrograph, torch.ones_like(wavelength))
         self._wavelength.index_add_(0, micrograph, wavelength)
         every = torch.arange(len(images), device=images.device)
-        for some in torch.split(every, self.refiner.at_once()):
-            small = self.refiner.band.images(images[some])
-            measured = self.refiner.measure(small, optics[some])
-            q = self.refiner.measure(small, turned[some]).transfer
+        for batch in torch.split(every, self.refiner.batch_size()):
+            small = self.refiner.band.images(images[batch])
+            measured = self.refiner.measure(small, optics[batch])
+            q = self.refiner.measure(small, quadrature[batch]).transfer
             c = measured.transfer
-            values, slices = self.refiner.compared(measured, rotation[some], shift_angstrom[some])
-            slices = slices * scale[some, None]
+            values, slices = self.refiner.shift_corrected(
+                measured, rotation[batch], shift_angstrom[batch]
+            )
+            slices = slices * scale[batch, None]
             cross = (values.conj() * slices).real
             power = slices.real.square() + slices.imag.square()
             products = (c * cross, q * cross, c * c * power, c * q * power, q * q * power)
             for total, product in zip(self._sums, products, strict=True):
-                binned = total.new_zeros(len(some), total.shape[1])
+                binned = total.new_zeros(len(batch), total.shape[1])
                 binned.index_add_(1, self._bin, product.double())
-                total.index_add_(0, micrograph[some], binned)
+                total.index_add_(0, micrograph[batch], binned)
 
-    def found(self, *, defocus: bool, scale: bool) -> MicrographOptics:
-        """The micrographs' optics.
+    def estimates(self, *, defocus: bool, scale: bool) -> MicrographOptics:
+        """Return the estimates for each micrograph.
 
         Args:
             defocus: whether it may change.
@@ -216,13 +217,13 @@ class OpticsTally:
         return MicrographOptics(self._count.clone(), change, variance.sqrt(), factor, spread.sqrt())
 
     def changes(self) -> tuple[Tensor, Tensor]:
-        """Best changes of defocus and their variances ``(m,)``, not shrunk."""
+        """Return the best changes of defocus and their variances ``(m,)``, not shrunk."""
         step = _GRID_RAD / (math.pi * 0.02 * self._edge)
         side = max(_LEAST_GRID, math.ceil(self.range_angstrom / step))
         grid = torch.linspace(-1, 1, 2 * side + 1).to(self._count) * self.range_angstrom
-        gains = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
-        best = grid[gains.argmax(0)]
-        log_likelihood_ratio = gains.amax(0)
+        ratios = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
+        best = grid[ratios.argmax(0)]
+        log_likelihood_ratio = ratios.amax(0)
         reach = torch.full_like(best, self.range_angstrom / side)
         for _ in range(_STEPS):
             slope, information = self._newton(best)
@@ -241,21 +242,21 @@ class OpticsTally:
         return torch.where(known, best, 0.0), variance
 
     def _calibrate(self) -> None:
-        """Bring the map's amplitudes, in every bin, to those in the images."""
+        """Scale the map's amplitudes, in every bin, to those in the images."""
         cx, _, cc, _, _ = self._sums.sum(1)
         factor = (cx / cc.clamp_min(1e-300)).clamp(0, _MOST_AMPLITUDE)
         self._sums[:2] *= factor
         self._sums[2:] *= factor**2
 
     def _turn(self, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosine and sine of theta, and theta by change, ``(m, bins)``."""
+        """Return cosine and sine of theta, and theta by change, ``(m, bins)``."""
         wavelength = self._wavelength / self._count.clamp_min(1)
         rate = math.pi * wavelength[:, None] * self._squared
         theta = rate * change[:, None]
         return theta.cos(), theta.sin(), rate
 
     def _fit(self, change: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Gain with the best scale, that scale, and sums of m^2, m m' / a and m'^2 / a^2."""
+        """Return L with the best scale, that scale, and sums of m^2, m m' / a and m'^2 / a^2."""
         cx, qx, cc, cq, qq = self._sums
         cos, sin, rate = self._turn(change)
         cross = (cx * cos + qx * sin).sum(1)
@@ -266,7 +267,7 @@ class OpticsTally:
         return a * cross, a, (p, pq, dd)
 
     def _newton(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope of half the gain over the change, and its information, the scale being free."""
+        """Return the slope of L / 2 over the change, and its information, the scale being free."""
         cx, qx = self._sums[:2]
         cos, sin, rate = self._turn(change)
         _, a, (p, pq, dd) = self._fit(change)

@@ -1,4 +1,4 @@
-r"""Poses of images under one map: global search, then refinement at growing bands, then weights.
+r"""Expectation step: poses of images under one map, searched, refined and weighted.
 
 Candidates of an image compete: by the Laplace approximation each stands for the probability
 
@@ -6,9 +6,9 @@ Candidates of an image compete: by the Laplace approximation each stands for the
 
     p_j \propto e^{L_j / 2} \sqrt{\det H_j^{-1}}
 
-of its neighbourhood, L being the gain and H the Gauss-Newton matrix. What falls below a bound
-relative to the best of its image is dropped before finer work, and so is what has come to the
-same pose as a better candidate.
+of its neighbourhood, L being the log likelihood ratio and H the Gauss-Newton matrix. A candidate
+that falls below a bound relative to the best of its image is dropped before finer work, and so is
+one that has come to the same pose as a better candidate.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from vitreous.core.symmetry import point_group
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalCandidates, GlobalSearch
-from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
+from vitreous.methods.em.local_search import PoseFit, PoseRefiner, WhitenedSpectra
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates, SampledPoses
-from vitreous.methods.em.two_stage_search import AROUND, CENTRING_RADIUS, TwoStageSearch
+from vitreous.methods.em.two_stage_search import CENTRING_RADIUS, NEAR_STEPS, TwoStageSearch
 
-_GRID_LOSS = 0.3  # of the best gain: what a candidate may lack by lying between points of the grid
-_TOGETHER = 64, 128  # images on one thread, fewest and most
-_SHARES = 8  # of what there is, for as many threads
+_GRID_LOSS = 0.3  # of the best log likelihood ratio, lost by lying between points of the grid
+_BATCH_LIMITS = 64, 128  # images on one thread, fewest and most
+_BATCHES = 8  # into which images are split at best
 _SAME = 0.3  # radians times K
-_NEAR = 1.5  # steps of the grid: what is as near to a candidate stands for it
+_NEAR = 1.5  # steps of the grid: a sample that is as near to a candidate stands for it
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """Rows of images that were searched for in all of the band, and poses drawn from the grid."""
+class _GridSamples:
+    """Rows of images that were searched in the whole band, and poses sampled from the grid."""
 
     rows: Tensor
     sampled: GlobalCandidates
@@ -53,12 +53,12 @@ def images_at_once(device: torch.device, count: int) -> int | None:
     """
     if device.type != "cpu":
         return None
-    fewest, most = _TOGETHER
-    return min(most, max(fewest, math.ceil(count / _SHARES)))
+    fewest, most = _BATCH_LIMITS
+    return min(most, max(fewest, math.ceil(count / _BATCHES)))
 
 
 class ExpectationStep:
-    """Assigns poses under one map; templates are made once, for all images.
+    """Estimate of poses under one map; templates are made once, for all images.
 
     Args:
         volume: ``(n, n, n)``, the map.
@@ -90,7 +90,7 @@ class ExpectationStep:
         self._search: GlobalSearch | None = None
         self._centring: TwoStageSearch[GlobalCandidates] | None = None
         if search:
-            farthest, near = self._shift_range, AROUND * bands[0].shift_step_angstrom
+            farthest, near = self._shift_range, NEAR_STEPS * bands[0].shift_step_angstrom
             if recentre:
                 farthest = min(farthest, near)
             self._search = self._searcher(volume, bands[0], noise_power, farthest)
@@ -114,7 +114,7 @@ class ExpectationStep:
 
     @property
     def refiner(self) -> PoseRefiner:
-        """That of the last band."""
+        """Pose refiner of the last band."""
         return self._refiners[-1]
 
     def __call__(
@@ -126,15 +126,15 @@ class ExpectationStep:
         scale: float | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> ExpectationResult:
-        """Poses of images, and the power of what is left of them.
+        """Return poses of images, and the power of the residual images.
 
         Args:
             images: full box, ``(b, n, n)``, protein positive.
             optics: CTF of each; None for none.
-            start: candidates to refine. A search is then for images whose best pose is not
-                certain, around the shift of the best.
+            start: candidates to refine. Only images whose best pose is not certain are searched
+                then, around the shift of the best.
             scale: of the map in all images, or in each ``(b,)``; None: the best for each pose.
-            generator: for poses drawn from the likelihood, on the map's device; none are without.
+            generator: of poses sampled from the likelihood, on the map's device; None for none.
 
         Raises:
             ValueError: neither a search nor a start.
@@ -144,33 +144,33 @@ class ExpectationStep:
         result, searched = self._start(images, optics, start, scale, generator)
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)
-            result = self._refined(refiner, measured, result, scale)
-        drawn = None
+            result = self._refine(refiner, measured, result, scale)
+        sampled = None
         if generator is not None:
-            drawn = self._drawn(result, searched, generator)
-        return ExpectationResult(result, self._left(measured, result), drawn)
+            sampled = self._sampled(result, searched, generator)
+        return ExpectationResult(result, self._residual_power(measured, result), sampled)
 
     def updated_noise_power(self, known: Tensor, residual: Tensor) -> Tensor:
-        """Power of the noise by shell, with what images leave in the band in the place of it.
+        """Return the noise power by shell, that of the residual images inside the band.
 
         Args:
-            known: ``(n // 2 + 1,)``, as the assigner was given it.
+            known: ``(n // 2 + 1,)``, as this step was given it.
             residual: mean over images of :attr:`ExpectationResult.residual_power`, ``(K + 1,)``.
         """
         band, points = self.refiner.band, self.refiner.points_per_shell().cpu()
         power = residual / points.clamp_min(1) * (band.full_box / band.box_size) ** 6
-        told = known.clone()
-        told[1 : band.radius + 1] = power[1:].to(told)
-        return told
+        updated = known.clone()
+        updated[1 : band.radius + 1] = power[1:].to(updated)
+        return updated
 
-    def _drawn(
-        self, result: PoseCandidates, searched: _Searched | None, generator: torch.Generator
+    def _sampled(
+        self, result: PoseCandidates, searched: _GridSamples | None, generator: torch.Generator
     ) -> SampledPoses:
-        """Poses of every image to reconstruct from.
+        """Return poses of every image to reconstruct from.
 
-        Of images whose poses were searched in all of the band, they are drawn from the whole grid:
-        one that is near a candidate stands for it, and others for themselves. Of the others, from
-        the candidates.
+        For images whose poses were searched in the whole band, they are sampled from the whole
+        grid: a sample that is near a candidate is replaced by it. For the others, they are sampled
+        from the candidates.
         """
         draws = self.config.draws
         choice = result.posterior.multinomial(draws, True, generator=generator)
@@ -193,16 +193,16 @@ class ExpectationStep:
             shift = torch.where(away[..., None], moved, shift)
         return SampledPoses(rotation, shift)
 
-    def _nearest(self, result: PoseCandidates, drawn: GlobalCandidates) -> tuple[Tensor, Tensor]:
-        """Of every drawn pose the nearest candidate, and whether it is as near as the grid."""
+    def _nearest(self, result: PoseCandidates, sampled: GlobalCandidates) -> tuple[Tensor, Tensor]:
+        """Return the nearest candidate of every sampled pose, and whether it is near enough."""
         assert self._search is not None
         angle = torch.full(
-            (*drawn.log_likelihood_ratio.shape, result.log_likelihood_ratio.shape[1]), 180.0
-        ).to(drawn.log_likelihood_ratio)
+            (*sampled.log_likelihood_ratio.shape, result.log_likelihood_ratio.shape[1]), 180.0
+        ).to(sampled.log_likelihood_ratio)
         for matrix in self._group:
-            turned = result.rotation[:, None] @ matrix
-            angle = angle.minimum(geodesic_distance_deg(drawn.rotation[:, :, None], turned))
-        apart = (drawn.shift_angstrom[:, :, None] - result.shift_angstrom[:, None]).norm(dim=-1)
+            mates = result.rotation[:, None] @ matrix
+            angle = angle.minimum(geodesic_distance_deg(sampled.rotation[:, :, None], mates))
+        apart = (sampled.shift_angstrom[:, :, None] - result.shift_angstrom[:, None]).norm(dim=-1)
         band = self._search.band
         steps = torch.maximum(
             torch.deg2rad(angle) * band.radius / self.config.spacing,
@@ -219,30 +219,30 @@ class ExpectationStep:
         start: PoseCandidates | None,
         scale: Tensor | None,
         generator: torch.Generator | None,
-    ) -> tuple[PoseCandidates, _Searched | None]:
-        """What there is to refine: known candidates, those of a search where they are in doubt."""
+    ) -> tuple[PoseCandidates, _GridSamples | None]:
+        """Return the candidates to refine: known ones; those of a search where in doubt."""
         if self._search is None:
             if start is None:
-                raise ValueError("give start poses, or an Assigner that searches")
+                raise ValueError("start: give candidates, or make the step with search=True")
             return start, None
         if start is None:
             every = torch.arange(len(images), device=images.device)
-            again, drawn = self._searched(images, optics, None, scale, generator)
-            return again, None if drawn is None else _Searched(every, drawn)
-        doubted = start.posterior[:, 0] < self.config.certain
-        rows = doubted.nonzero().flatten()
+            again, sampled = self._search_candidates(images, optics, None, scale, generator)
+            return again, None if sampled is None else _GridSamples(every, sampled)
+        uncertain = start.posterior[:, 0] < self.config.certain
+        rows = uncertain.nonzero().flatten()
         if len(rows) == 0:
             return start, None
         some = None if optics is None else optics[rows]
         a = None if scale is None else scale[rows]
         centre = start.shift_angstrom[rows, 0]
-        again, drawn = self._searched(images[rows], some, centre, a, generator)
+        again, sampled = self._search_candidates(images[rows], some, centre, a, generator)
         both = PoseCandidates.cat([start, again])
         take = torch.arange(len(start), device=rows.device)
         take[rows] = len(start) + torch.arange(len(rows), device=rows.device)
-        return both[take], None if drawn is None else _Searched(rows, drawn)
+        return both[take], None if sampled is None else _GridSamples(rows, sampled)
 
-    def _searched(
+    def _search_candidates(
         self,
         images: Tensor,
         optics: Optics | None,
@@ -250,7 +250,7 @@ class ExpectationStep:
         scale: Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[PoseCandidates, GlobalCandidates | None]:
-        """Candidates of a search, less those that no refinement could save, and poses drawn."""
+        """Return candidates of a search without those too poor to refine, and sampled poses."""
         assert self._search is not None
         draws = self.config.draws if generator is not None and len(self._refiners) == 1 else 0
         if centre is not None or self._centring is None:
@@ -278,13 +278,19 @@ class ExpectationStep:
         )
         return candidates, found.sampled
 
-    def _refined(
-        self, refiner: PoseRefiner, measured: Measured, before: PoseCandidates, scale: Tensor | None
+    def _refine(
+        self,
+        refiner: PoseRefiner,
+        measured: WhitenedSpectra,
+        before: PoseCandidates,
+        scale: Tensor | None,
     ) -> PoseCandidates:
-        """Candidates after some steps at a band, sorted, the hopeless dropped."""
+        """Return candidates after some steps at a band, sorted, without those beyond tolerance."""
         image, rank = before.log_likelihood_ratio.isfinite().nonzero(as_tuple=True)
         fits: list[PoseFit] = []
-        for some in torch.split(torch.arange(len(image), device=image.device), refiner.at_once()):
+        for some in torch.split(
+            torch.arange(len(image), device=image.device), refiner.batch_size()
+        ):
             i, j = image[some], rank[some]
             a = None if scale is None else scale[i]
             fits.append(
@@ -309,10 +315,10 @@ class ExpectationStep:
             "scale": before.scale.index_put((image, rank), fit.scale),
             "precision": before.precision.index_put((image, rank), fit.precision),
         }
-        return self._weighed(filled, value, refiner.band.radius)
+        return self._weighted(filled, value, refiner.band.radius)
 
-    def _weighed(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> PoseCandidates:
-        """Sorted by ``value``, without repetitions and without what is beyond tolerance."""
+    def _weighted(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> PoseCandidates:
+        """Return candidates sorted by ``value``, without repetitions or those beyond tolerance."""
         value, order = value.sort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(value), device=value.device)[:, None]
         filled = {name: tensor[rows, order] for name, tensor in filled.items()}
@@ -321,7 +327,7 @@ class ExpectationStep:
         for matrix in self._group:
             angle = geodesic_distance_deg(rotation[:, :, None] @ matrix, rotation[:, None])
             near |= torch.deg2rad(angle) < _SAME / radius
-        repeated = near.tril(-1).any(2)  # of a better one
+        repeated = near.tril(-1).any(2)  # the same pose as a better one
         dropped = repeated | ~(value > value[:, :1] - 2 * self.config.tolerance)
         dropped[:, 0] = False
         value = value.masked_fill(dropped, -torch.inf)
@@ -336,12 +342,12 @@ class ExpectationStep:
         )
         return PoseCandidates(**filled, posterior=torch.softmax(value / 2, 1))
 
-    def _left(self, measured: Measured, result: PoseCandidates) -> Tensor:
-        """Sums by shell of the squared residuals of the best candidates."""
+    def _residual_power(self, measured: WhitenedSpectra, result: PoseCandidates) -> Tensor:
+        """Return the sums by shell of the squared residuals of the best candidates."""
         sums = torch.zeros(self.refiner.band.radius + 1, dtype=torch.float64)
         for rows in torch.split(
             torch.arange(len(result), device=result.log_likelihood_ratio.device),
-            self.refiner.at_once(),
+            self.refiner.batch_size(),
         ):
             fit = PoseFit(
                 result.rotation[rows, 0],

@@ -1,4 +1,4 @@
-"""Low frequencies of images: a smaller box that holds them, and the shifts that they tell apart."""
+"""Low frequencies of images: a smaller box that holds them, and the shifts they resolve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARGIN = 3  # shells between the band and the Nyquist frequency of the cropped 
 
 @dataclass(frozen=True)
 class FrequencyBand:
-    """The low frequencies of images, and the smaller box that holds them.
+    """Low frequencies of images, and the smaller box that holds them.
 
     Args:
         full_box: edge of the images in pixels.
@@ -25,7 +25,7 @@ class FrequencyBand:
     Raises:
         ValueError: shells beyond Nyquist.
 
-    >>> FrequencyBand(64, 3.0, 10).box_size, Band(64, 3.0, 31).box_size
+    >>> FrequencyBand(64, 3.0, 10).box_size, FrequencyBand(64, 3.0, 31).box_size
     (26, 64)
     """
 
@@ -56,7 +56,7 @@ class FrequencyBand:
         return 0.75 * self.box_size * self.pixel_size_angstrom / (math.pi * self.radius)
 
     def images(self, images: Tensor) -> Tensor:
-        """Cropped images ``(b, m, m)``, their grey values those of projections of :meth:`volume`.
+        """Return cropped images ``(b, m, m)``, scaled as projections of :meth:`volume` are.
 
         >>> FrequencyBand(8, 2.0, 1).images(torch.ones(1, 8, 8)).mean().item()
         1.0
@@ -64,11 +64,11 @@ class FrequencyBand:
         return fourier_resize(images, self.box_size, 2) * (self.box_size / self.full_box)
 
     def volume(self, volume: Tensor) -> Tensor:
-        """Cropped volume ``(m, m, m)``."""
+        """Return the cropped volume ``(m, m, m)``."""
         return fourier_resize(volume, self.box_size, 3)
 
     def noise_power(self, full: Tensor) -> Tensor:
-        """Power by shell, ``(K + 1,)``, in the spectra of cropped images.
+        """Return the power by shell, ``(K + 1,)``, in the spectra of cropped images.
 
         Args:
             full: mean of ``|rfft2|^2`` by shell in the full images, ``(n // 2 + 1,)``.
@@ -77,7 +77,7 @@ class FrequencyBand:
 
 
 def shift_grid(range_angstrom: float, step_angstrom: float) -> Tensor:
-    """Shifts (x, y) of a square grid that covers a disc, ``(s, 2)`` in Å, the nearest to 0 first.
+    """Return shifts (x, y) of a square grid on a disc, ``(s, 2)`` in Å, the nearest to 0 first.
 
     >>> len(shift_grid(0.0, 2.0)), len(shift_grid(2.0, 2.0)), len(shift_grid(4.0, 2.0))
     (1, 9, 21)

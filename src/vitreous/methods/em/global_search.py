@@ -26,13 +26,13 @@ _NEIGHBOURS = 6
 
 @dataclass(frozen=True)
 class GlobalCandidates:
-    """The best poses of each image, best first.
+    """Best poses of each image on the grid, best first.
 
     Args:
         rotation: ``(b, c, 3, 3)``.
         shift_angstrom: ``(b, c, 2)``.
         log_likelihood_ratio: ``(b, c)``, L of each; minus infinity where there are fewer.
-        sampled: poses drawn from all of the grid by their likelihood, in no order; none by default.
+        sampled: poses sampled from the whole grid by their likelihood; None by default.
     """
 
     rotation: Tensor
@@ -41,7 +41,7 @@ class GlobalCandidates:
     sampled: GlobalCandidates | None = None
 
     def __getitem__(self, index: Tensor) -> GlobalCandidates:
-        """Those of some images."""
+        """Return the candidates of some images."""
         sampled = None if self.sampled is None else self.sampled[index]
         return GlobalCandidates(
             self.rotation[index],
@@ -52,7 +52,7 @@ class GlobalCandidates:
 
     @classmethod
     def cat(cls, parts: Sequence[GlobalCandidates]) -> GlobalCandidates:
-        """Those of several batches."""
+        """Return the candidates of several batches, joined."""
         sampled = [part.sampled for part in parts if part.sampled is not None]
         return GlobalCandidates(
             torch.cat([part.rotation for part in parts]),
@@ -63,11 +63,13 @@ class GlobalCandidates:
 
 
 def views(spacing_rad: float, group: PointGroup) -> Tensor:
-    """Rotations whose viewing directions cover the asymmetric unit evenly (Fibonacci spiral).
+    """Return rotations whose viewing directions cover the asymmetric unit evenly.
+
+    The directions are a Fibonacci spiral.
 
     Args:
         spacing_rad: edge of a cell.
-        group: of the volume; of every orbit of directions about one is kept.
+        group: of the volume; about one direction of every orbit is kept.
 
     Returns:
         ``(v, 3, 3)`` with in-plane angle 0.
@@ -91,7 +93,7 @@ def views(spacing_rad: float, group: PointGroup) -> Tensor:
 
 
 def _nearest(rotations: Tensor, group: PointGroup) -> Tensor:
-    """The views nearest to each, symmetry counted, ``(v, neighbours)``; itself among them."""
+    """Return the views nearest to each, ``(v, neighbours)``, itself included, up to symmetry."""
     direction = rotations[:, 2].double()
     closeness = torch.full((len(direction),) * 2, -2.0, dtype=torch.float64)
     for matrix in group.matrices:
@@ -100,7 +102,7 @@ def _nearest(rotations: Tensor, group: PointGroup) -> Tensor:
 
 
 class GlobalSearch:
-    """Finds the best poses of images among all of a grid.
+    """Search for the best poses of images among all of a grid.
 
     Templates are made once, for all images.
 
@@ -108,12 +110,13 @@ class GlobalSearch:
         volume: ``(n, n, n)``, full box.
         band: the frequencies to compare.
         noise_power: of the cropped images by shell, ``(K + 1,)``; see
-        :meth:`FrequencyBand.noise_power`. symmetry: point group of the volume, in RELION's axes.
+            :meth:`FrequencyBand.noise_power`.
+        symmetry: point group of the volume, about RELION's axes.
         shift_range_angstrom: farthest shift, Å.
         spacing: between views, in units of 1 / K radians.
-        candidates: how many poses to keep for each image, each the best of its neighbourhood.
-        short: compare in bfloat16; None: where the processor multiplies it faster. Candidates'
-            poses and gains are worked out in single precision either way.
+        candidates: number of poses to keep for each image, each the best of its neighbourhood.
+        short: compare in bfloat16; None: where the processor multiplies it faster. Poses and
+            likelihoods of the candidates are computed in single precision either way.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class GlobalSearch:
         group = point_group(symmetry)
         rotations = views(spacing / band.radius, group)
         self.rotations = rotations.to(volume.device)
-        self._circles = PolarSearch(
+        self._polar = PolarSearch(
             _slices(band.volume(volume.float()), self.rotations, band),
             band,
             noise_power,
@@ -143,9 +146,9 @@ class GlobalSearch:
         )
 
     def with_shifts(self, range_angstrom: float) -> GlobalSearch:
-        """The same with another range of shifts; templates are shared."""
+        """Return the same search with another range of shifts; templates are shared."""
         other = copy(self)
-        other._circles = self._circles.with_shifts(range_angstrom)
+        other._polar = self._polar.with_shifts(range_angstrom)
         return other
 
     def __call__(
@@ -158,35 +161,38 @@ class GlobalSearch:
         draws: int = 0,
         generator: torch.Generator | None = None,
     ) -> GlobalCandidates:
-        """The best poses of images.
+        """Return the best poses of images.
 
         Args:
             images: cropped to the band, ``(b, m, m)``.
             optics: CTF of each image; None for none.
             scale: a of each image ``(b,)``; None to take the best for each pose.
             centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
-            draws: how many poses to draw as well.
-            generator: for them, on the device.
+            draws: number of poses to sample as well.
+            generator: of the samples, on the device.
         """
-        found = self._circles(
+        candidates = self._polar(
             images, optics, scale, centre=centre, draws=draws, generator=generator
         )
-        best = self._poses(found)
-        return best if found.sampled is None else replace(best, sampled=self._poses(found.sampled))
+        best = self._poses(candidates)
+        sampled = candidates.sampled
+        return best if sampled is None else replace(best, sampled=self._poses(sampled))
 
-    def _poses(self, places: GridCandidates) -> GlobalCandidates:
-        """The views turned in their plane."""
+    def _poses(self, candidates: GridCandidates) -> GlobalCandidates:
+        """Return the views rotated in their plane."""
         axis = torch.zeros(
-            *places.log_likelihood_ratio.shape, 3, device=places.log_likelihood_ratio.device
+            *candidates.log_likelihood_ratio.shape, 3, device=candidates.log_likelihood_ratio.device
         )
-        axis[..., 2] = places.angle_rad
-        rotation = axis_angle_to_matrix(axis) @ self.rotations[places.template]
-        return GlobalCandidates(rotation, places.shift_angstrom, places.log_likelihood_ratio)
+        axis[..., 2] = candidates.angle_rad
+        rotation = axis_angle_to_matrix(axis) @ self.rotations[candidates.template]
+        return GlobalCandidates(
+            rotation, candidates.shift_angstrom, candidates.log_likelihood_ratio
+        )
 
 
 def _slices(volume: Tensor, rotations: Tensor, band: FrequencyBand) -> Iterator[Tensor]:
-    """Spectra of all views on half circles."""
+    """Yield the spectra of all views on half circles."""
     spectrum, n = oversampled_spectrum(volume), band.box_size
     grid = PolarGrid(n, band.radius)
-    for some in torch.split(rotations, 256):
-        yield to_polar(project_spectrum(spectrum, some, n), grid)
+    for batch in torch.split(rotations, 256):
+        yield to_polar(project_spectrum(spectrum, batch, n), grid)

@@ -80,3 +80,29 @@ class InitialModel:
     def state_dict(self) -> dict[str, Any]:
         """Return the fields by name; ``InitialModel(**state)`` restores them."""
         return dict(vars(self))
+
+
+Start = Tensor | tuple[Tensor, Tensor] | InitialModel
+
+
+def start_maps(start: Start, box_size: int) -> tuple[tuple[Tensor, Tensor], bool, float | None]:
+    """Return a map for each half set, whether they are independent, and their resolution in Å.
+
+    Args:
+        start: one map for both half sets, one for each, or an initial model.
+        box_size: that the maps must have.
+
+    Raises:
+        ValueError: another box.
+    """
+    if isinstance(start, InitialModel):
+        maps, independent = (start.half1, start.half2), start.independent
+        resolution: float | None = start.resolution_angstrom
+    else:
+        maps = (start, start) if isinstance(start, Tensor) else start
+        independent, resolution = not isinstance(start, Tensor), None
+    shape = (box_size,) * 3
+    for volume in maps:
+        if tuple(volume.shape) != shape:
+            raise ValueError(f"start must be {shape} as the images are, got {tuple(volume.shape)}")
+    return maps, independent, resolution

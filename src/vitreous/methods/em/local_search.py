@@ -1,19 +1,18 @@
-r"""Local refinement of poses and shifts by Gauss-Newton, and what likelihood they have.
+r"""Local refinement of poses and shifts by Gauss-Newton, and their likelihood.
 
-Within a band, on the images' own frequencies (no polar grid, nothing but the slices interpolated),
+Within a band, on the images' own frequencies (no polar grid, only the slices are interpolated),
 
 .. math::
 
     E(\omega, t, a) = \sum_k w_k\, |\hat y_k - a\, c_k\, s_t(k)\, \hat V(R(\omega)^T k)|^2 ,
 
-:math:`w_k` being one over the noise's power in the shell of k. The residual is linear in the slice,
+:math:`w_k` being one over the noise power in the shell of k. The residual is linear in the slice,
 whose derivatives come with it (:mod:`vitreous.physics.slice_derivatives`), so that one pass gives
-error,
-gradient and the Gauss-Newton matrix H of three rotations and two shifts: Levenberg-Marquardt steps
-of all images at once. The scale is either given or, for every pose anew, the best one.
+error, gradient and the Gauss-Newton matrix H of three rotations and two shifts, for
+Levenberg-Marquardt steps of all images at once. The scale is given, or the best one of every pose.
 
 :math:`e^{-E / 2}` is the likelihood, and :math:`\sqrt{\det (2 \pi H^{-1})}\, e^{-E / 2}` its
-integral over a whole neighbourhood (Laplace): what each of several candidates weighs.
+integral over a whole neighbourhood (Laplace): the weight of a candidate among others.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from vitreous.physics.slice_derivatives import band_points, slice_derivatives
 
 BLOCK_BYTES = 2**22  # of derivatives at a time
 _DAMPING = 0.02
-_LEAST_GAIN = 0.1  # that a step must promise: a fiftieth of what chance alone gives to a pose
+_LEAST_GAIN = 0.1  # that a step must promise: a fiftieth of the gain of a pose by chance
 _LARGEST_STEP = 0.5  # radians times K, and pixels of half a period
 
 
 @dataclass(frozen=True)
-class Measured:
+class WhitenedSpectra:
     """Whitened spectra of images at the points of a band.
 
     Args:
@@ -50,19 +49,19 @@ class Measured:
     values: Tensor
     transfer: Tensor
 
-    def __getitem__(self, index: Tensor) -> Measured:
-        """Those of some images."""
-        return Measured(self.values[index], self.transfer[index])
+    def __getitem__(self, index: Tensor) -> WhitenedSpectra:
+        """Return the spectra of some images."""
+        return WhitenedSpectra(self.values[index], self.transfer[index])
 
 
 @dataclass(frozen=True)
 class PoseFit:
-    """Poses and how well they fit.
+    """Poses and their likelihood.
 
     Args:
         rotation: ``(b, 3, 3)``.
         shift_angstrom: ``(b, 2)``.
-        gain: ``(b,)``, squared error without the particle less that with it.
+        log_likelihood_ratio: ``(b,)``, squared error without the particle less that with it.
         scale: ``(b,)``, a.
         precision: ``(b, 5, 5)``, H: inverse covariance of the pose's likelihood, radians and Å.
     """
@@ -81,7 +80,7 @@ class PoseFit:
         return (-0.5 * logarithm).float()
 
     def with_better(self, other: PoseFit, rows: Tensor | None = None) -> PoseFit:
-        """Those of the other that have more gain in their places, which are ``rows``, or all."""
+        """Return poses with those of the other, of ``rows`` or of all, that are more likely."""
         if rows is None:
             rows = torch.arange(
                 len(self.log_likelihood_ratio), device=self.log_likelihood_ratio.device
@@ -92,7 +91,7 @@ class PoseFit:
 
 
 class PoseRefiner:
-    """Fits poses near given ones, within a band.
+    """Fit of poses near given ones, within a band.
 
     Args:
         volume: ``(n, n, n)``, full box.
@@ -115,46 +114,52 @@ class PoseRefiner:
         self.noise_power = power
         self._weight = (self.multiplicity / power[self.shell]).sqrt()
 
-    def measure(self, images: Tensor, optics: Optics | None) -> Measured:
-        """Spectra and CTFs of images cropped to the band, ``(b, m, m)``."""
+    def measure(self, images: Tensor, optics: Optics | None) -> WhitenedSpectra:
+        """Return spectra and CTFs of images cropped to the band, ``(b, m, m)``."""
         spectrum = rfft_centered(images.float(), 2).flatten(1)[:, self._place]
         transfer = torch.ones(len(images), len(self._place), device=images.device)
         if optics is not None:
             pixel = self.band.pixel_size_angstrom
             transfer = ctf_half(self.band.box_size, pixel, optics).flatten(1)[:, self._place]
-        return Measured(spectrum * self._weight, transfer.float() * self._weight)
+        return WhitenedSpectra(spectrum * self._weight, transfer.float() * self._weight)
 
-    def _pull_back(self, measured: Measured, shift_angstrom: Tensor) -> Tensor:
-        """Values with the shift undone."""
+    def _pull_back(self, spectra: WhitenedSpectra, shift_angstrom: Tensor) -> Tensor:
+        """Return the values with the shift undone."""
         turn = shift_angstrom * (2 * math.pi / (self.band.box_size * self.band.pixel_size_angstrom))
         angle = turn[:, :1] * self._kx + turn[:, 1:] * self._ky
-        return measured.values * torch.complex(angle.cos(), angle.sin())
+        return spectra.values * torch.complex(angle.cos(), angle.sin())
 
     def evaluate(
-        self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor, scale: Tensor | None
+        self,
+        spectra: WhitenedSpectra,
+        rotation: Tensor,
+        shift_angstrom: Tensor,
+        scale: Tensor | None,
     ) -> tuple[PoseFit, Tensor]:
-        """Fit of given poses, and the gradient's negative half ``(b, 5)``.
+        """Return the fit of given poses, and the gradient's negative half ``(b, 5)``.
 
         Variables: the rotation vector in radians, then the shift in Å.
         """
-        jets = slice_derivatives(self._spectrum, rotation, self.band.box_size, self.band.radius)
-        values = self._pull_back(measured, shift_angstrom)
-        jets = jets * measured.transfer[..., None]
-        slices = jets[..., 0]
+        derivatives = slice_derivatives(
+            self._spectrum, rotation, self.band.box_size, self.band.radius
+        )
+        values = self._pull_back(spectra, shift_angstrom)
+        derivatives = derivatives * spectra.transfer[..., None]
+        slices = derivatives[..., 0]
         cross = (values.conj() * slices).real.sum(1)
         power = (slices.real.square() + slices.imag.square()).sum(1)
         best = (cross / power.clamp_min(1e-20)).clamp_min(0)
         a = best if scale is None else scale
         log_likelihood_ratio = 2 * a * cross - a.square() * power
-        matrix, downhill = self._normal_equations(jets, values, a)
+        matrix, downhill = self._normal_equations(derivatives, values, a)
         return PoseFit(rotation, shift_angstrom, log_likelihood_ratio, a, matrix), downhill
 
     def _normal_equations(
-        self, jets: Tensor, values: Tensor, scale: Tensor
+        self, derivatives: Tensor, values: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
         a = scale[:, None]
         length = self.band.box_size * self.band.pixel_size_angstrom
-        slices, tilted, turned = jets.unbind(-1)
+        slices, tilted, turned = derivatives.unbind(-1)
         ramp = torch.complex(slices.imag, -slices.real) * (a * (2 * math.pi / length))  # -i V
         tilted = tilted * a
         columns = torch.stack(
@@ -174,7 +179,7 @@ class PoseRefiner:
 
     def refine(
         self,
-        measured: Measured,
+        spectra: WhitenedSpectra,
         rotation: Tensor,
         shift_angstrom: Tensor,
         scale: Tensor | None,
@@ -182,40 +187,40 @@ class PoseRefiner:
         *,
         farthest_angstrom: float | None = None,
     ) -> PoseFit:
-        """Levenberg-Marquardt from given poses; none gets worse, and those that are there stay.
+        """Refine given poses by Levenberg-Marquardt steps; none gets worse, converged ones stay.
 
         Args:
-            measured: of each pose's image, ``(b, ...)``.
+            spectra: of each pose's image, ``(b, ...)``.
             rotation: ``(b, 3, 3)``.
             shift_angstrom: ``(b, 2)``.
             scale: a of each ``(b,)``; None: the best for each pose.
-            steps: how many at most.
+            steps: most steps.
             farthest_angstrom: bound of the shifts' lengths.
         """
-        best, downhill = self.evaluate(measured, rotation, shift_angstrom, scale)
+        best, downhill = self.evaluate(spectra, rotation, shift_angstrom, scale)
         damping = torch.full_like(best.log_likelihood_ratio, _DAMPING)
-        some = torch.arange(len(rotation), device=rotation.device)
+        active = torch.arange(len(rotation), device=rotation.device)
         for _ in range(steps):
-            step = self._step(best.precision[some], downhill[some], damping[some])
-            promising = (step * downhill[some]).sum(1) > _LEAST_GAIN
-            some, step = some[promising], step[promising]
-            if len(some) == 0:
+            step = self._step(best.precision[active], downhill[active], damping[active])
+            promising = (step * downhill[active]).sum(1) > _LEAST_GAIN
+            active, step = active[promising], step[promising]
+            if len(active) == 0:
                 break
-            turned = axis_angle_to_matrix(step[:, :3]) @ best.rotation[some]
-            moved = best.shift_angstrom[some] + step[:, 3:]
+            rotated = axis_angle_to_matrix(step[:, :3]) @ best.rotation[active]
+            moved = best.shift_angstrom[active] + step[:, 3:]
             if farthest_angstrom is not None:
                 length = moved.norm(dim=1, keepdim=True).clamp_min(1e-9)
                 moved = moved * (farthest_angstrom / length).clamp(max=1.0)
-            a = None if scale is None else scale[some]
-            tried, tried_downhill = self.evaluate(measured[some], turned, moved, a)
-            better = tried.log_likelihood_ratio > best.log_likelihood_ratio[some]
-            best = best.with_better(tried, some)
-            downhill[some[better]] = tried_downhill[better]
-            damping[some] *= torch.where(better, 0.3, 8.0)
+            a = None if scale is None else scale[active]
+            tried, tried_downhill = self.evaluate(spectra[active], rotated, moved, a)
+            better = tried.log_likelihood_ratio > best.log_likelihood_ratio[active]
+            best = best.with_better(tried, active)
+            downhill[active[better]] = tried_downhill[better]
+            damping[active] *= torch.where(better, 0.3, 8.0)
         return best
 
     def _step(self, matrix: Tensor, downhill: Tensor, damping: Tensor) -> Tensor:
-        """That of Levenberg and Marquardt, ``(b, 5)``, not beyond where the model can hold."""
+        """Return the Levenberg-Marquardt step ``(b, 5)``, shortened to where the model holds."""
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         lifted = matrix + torch.diag_embed(
             damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + 1e-30
@@ -225,37 +230,41 @@ class PoseRefiner:
         return step / longest.clamp_min(1.0)
 
     def _reach(self) -> Tensor:
-        """Longest step of each variable."""
+        """Return the longest step of each variable."""
         turn = 2 * _LARGEST_STEP / self.band.radius
         length = self.band.box_size * self.band.pixel_size_angstrom
         move = _LARGEST_STEP * length / (2 * math.pi * self.band.radius)
         return torch.tensor([turn, turn, turn, move, move])
 
-    def residual_power(self, measured: Measured, fit: PoseFit) -> Tensor:
-        """Sums by shell of ``|y - a c s V|^2`` over images and whole circles, ``(K + 1,)``."""
-        jets = slice_derivatives(self._spectrum, fit.rotation, self.band.box_size, self.band.radius)
-        model = jets[..., 0] * measured.transfer * fit.scale[:, None]
-        rest = self._pull_back(measured, fit.shift_angstrom) - model
-        power = (rest.real.square() + rest.imag.square()).sum(0).double()
+    def residual_power(self, spectra: WhitenedSpectra, fit: PoseFit) -> Tensor:
+        """Return the sums by shell of ``|y - a c s V|^2`` over images, ``(K + 1,)``."""
+        derivatives = slice_derivatives(
+            self._spectrum, fit.rotation, self.band.box_size, self.band.radius
+        )
+        model = derivatives[..., 0] * spectra.transfer * fit.scale[:, None]
+        residual = self._pull_back(spectra, fit.shift_angstrom) - model
+        power = (residual.real.square() + residual.imag.square()).sum(0).double()
         sums = torch.zeros(self.band.radius + 1, dtype=torch.float64, device=power.device)
         return sums.index_add_(0, self.shell, power) * self.noise_power
 
-    def compared(
-        self, measured: Measured, rotation: Tensor, shift_angstrom: Tensor
+    def shift_corrected(
+        self, spectra: WhitenedSpectra, rotation: Tensor, shift_angstrom: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Values with the shift undone, and slices without CTF, complex ``(b, points)``."""
-        jets = slice_derivatives(self._spectrum, rotation, self.band.box_size, self.band.radius)
-        return self._pull_back(measured, shift_angstrom), jets[..., 0]
+        """Return values with the shift undone, and slices without CTF, complex ``(b, points)``."""
+        derivatives = slice_derivatives(
+            self._spectrum, rotation, self.band.box_size, self.band.radius
+        )
+        return self._pull_back(spectra, shift_angstrom), derivatives[..., 0]
 
     def frequency_squared(self) -> Tensor:
-        """Of each point, in cycles per box, ``(points,)``."""
+        """Return the squared frequency of each point, in (cycles per box)², ``(points,)``."""
         return self._kx**2 + self._ky**2
 
     def points_per_shell(self) -> Tensor:
-        """How many frequencies of whole circles each shell has, ``(K + 1,)``."""
+        """Return the number of frequencies of each shell's whole circle, ``(K + 1,)``."""
         sums = torch.zeros(self.band.radius + 1, device=self.shell.device)
         return sums.index_add_(0, self.shell, self.multiplicity)
 
-    def at_once(self) -> int:
-        """Poses to be worked on together: bounds the memory."""
+    def batch_size(self) -> int:
+        """Return the number of poses to process at once, which bounds the memory."""
         return max(1, BLOCK_BYTES // (8 * 6 * len(self._kx)))

@@ -1,9 +1,9 @@
-"""Whether images show a map at all: their fit to it against that of noise of the same power.
+"""Test whether images show a map: their fit to it against the fit of noise of the same power.
 
-The best of many poses always fits somewhat, noise as well. So every image is searched for the map,
-and so is one with its power spectrum and random phases; what the image fits better is evidence, of
-which there are as many pieces as images. A map that was made from other images of noise fits both
-equally well, however good it looks.
+The best of many poses always fits somewhat, noise as well. So the best pose is searched for every
+image, and for noise with its power spectrum and random phases. The difference of the log likelihood
+ratios is evidence, of which there is one value for each image. A map that was made from other
+images of noise fits both equally well, however good it looks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _AT_ONCE = 125
 
 
 def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise with the power spectrum of each image ``(b, n, n)``.
+    """Return noise with the power spectrum of each image ``(b, n, n)``.
 
     >>> image = torch.randn(1, 8, 8)
     >>> noise = with_random_phases(image, torch.Generator().manual_seed(1))
@@ -45,7 +45,7 @@ def map_vs_noise_test(
     radii: Sequence[int],
     config: RefinementConfig,
 ) -> float:
-    """How much better images fit a map than noise does, in standard errors; 0 for noise.
+    """Return how much better images fit a map than noise does, in standard errors; 0 for noise.
 
     Args:
         volume: ``(n, n, n)``, of any scale, made from other images.
@@ -56,7 +56,7 @@ def map_vs_noise_test(
         radii: highest shells compared, of the search and of what refines it.
         config: of search and refinement.
     """
-    assigner = ExpectationStep(volume, pixel_size_angstrom, radii, noise_power, config)
+    expectation = ExpectationStep(volume, pixel_size_angstrom, radii, noise_power, config)
     stream = torch.Generator().manual_seed(config.seed % 2**62)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -65,14 +65,14 @@ def map_vs_noise_test(
 
     def compare(pair: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         rows, real, noise = pair
-        some = None if optics is None else optics[rows].to(volume.device)
-        gains = [
-            assigner(kind.to(volume.device, torch.float32), some).candidates.log_likelihood_ratio[
-                :, 0
-            ]
-            for kind in (real, noise)
-        ]
-        return gains[0] - gains[1]
+        of_rows = None if optics is None else optics[rows].to(volume.device)
+        real_ratio, noise_ratio = (
+            expectation(
+                images.to(volume.device, torch.float32), of_rows
+            ).candidates.log_likelihood_ratio[:, 0]
+            for images in (real, noise)
+        )
+        return real_ratio - noise_ratio
 
     log_likelihood_ratio = torch.cat(list(parallel_map(compare, pairs(), volume.device))).double()
     return float(

@@ -76,7 +76,7 @@ class Micrographs:
 
     def settle(self, half: int, tally: OpticsTally) -> None:
         """Estimate defocus and contrast of a half set from its sums."""
-        self.estimates[half] = tally.found(defocus=self.defocus, scale=self.contrast)
+        self.estimates[half] = tally.estimates(defocus=self.defocus, scale=self.contrast)
 
     def scale(self) -> Tensor:
         """Return the contrast of each image or its micrograph, ``(b,)``; 1 where it is unknown."""

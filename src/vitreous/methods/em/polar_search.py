@@ -1,19 +1,19 @@
-r"""Every image against every template, in-plane angle and shift, in polar Fourier coordinates.
+r"""Comparison of images with templates, in-plane angles and shifts in polar Fourier coordinates.
 
 The squared error of image y under CTF c, scale a, shift t, template P and in-plane angle
-:math:`\alpha` is, with the weight w of each frequency (one over the noise's power),
+:math:`\alpha` is, with the weight w of each frequency (one over the noise power),
 
 .. math::
 
     E = \langle y, y\rangle_w - 2 a \langle c\, \bar s_t\, y, P_\alpha\rangle_w
         + a^2 \langle c^2, |P_\alpha|^2\rangle_w,
 
-and what is searched for is the largest *gain* :math:`L = \langle y, y\rangle_w - E`: twice the
-logarithm of the likelihood, but for a constant. In polar Fourier coordinates
+and the search is for the largest log likelihood ratio :math:`L = \langle y, y\rangle_w - E`: twice
+the logarithm of the likelihood, up to a constant. In polar Fourier coordinates
 (:mod:`vitreous.physics.polar`) both products are cyclic correlations over the angle. Harmonic by
 harmonic they are matrix products over the radii, (images and shifts) times templates; a last
-product brings all harmonics to all in-plane angles. The second correlation knows no shifts, so that
-astigmatic CTFs cost little.
+product brings all harmonics to all in-plane angles. The second correlation does not depend on
+shifts, so that astigmatic CTFs cost little.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from vitreous.physics.polar import (
     to_polar,
 )
 
-BLOCK = 2**21  # correlations at a time: about what a cache holds
+BLOCK = 2**21  # correlations at a time: about the size of a cache
 _SECTORS = 4  # of in-plane angles, the best of each being a candidate
-_PROBED = 8  # times as many grid points as candidates are looked at for being peaks
+_PROBED = 8  # grid points that are tested for being peaks, for each candidate
 
 
 @dataclass(frozen=True)
 class GridCandidates:
-    """The best places of each image on the grid, best first.
+    """Best templates, in-plane angles and shifts of each image on the grid, best first.
 
     Args:
         template: long ``(b, c)``.
@@ -62,7 +62,7 @@ class GridCandidates:
     sampled: GridCandidates | None = None
 
     def __getitem__(self, index: Tensor) -> GridCandidates:
-        """Those of some images."""
+        """Return the candidates of some images."""
         sampled = None if self.sampled is None else self.sampled[index]
         return GridCandidates(
             self.template[index],
@@ -73,18 +73,18 @@ class GridCandidates:
         )
 
     def ranked(self, first: int, last: int) -> GridCandidates:
-        """Those from rank ``first`` to before ``last`` of every image, without drawn ones."""
-        some = slice(first, last)
+        """Return candidates of rank ``first`` to ``last - 1`` of every image, without samples."""
+        ranks = slice(first, last)
         return GridCandidates(
-            self.template[:, some],
-            self.angle_rad[:, some],
-            self.shift_angstrom[:, some],
-            self.log_likelihood_ratio[:, some],
+            self.template[:, ranks],
+            self.angle_rad[:, ranks],
+            self.shift_angstrom[:, ranks],
+            self.log_likelihood_ratio[:, ranks],
         )
 
     @classmethod
     def cat(cls, parts: Sequence[GridCandidates]) -> GridCandidates:
-        """Those of several batches."""
+        """Return the candidates of several batches, joined."""
         sampled = [part.sampled for part in parts if part.sampled is not None]
         return GridCandidates(
             torch.cat([part.template for part in parts]),
@@ -96,13 +96,13 @@ class GridCandidates:
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a processor has instructions for products of bfloat16."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
+    """Return whether a processor has instructions for products of bfloat16."""
+    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in features)
 
 
 class PolarSearch:
-    """Finds the best places of images among all of a grid.
+    """Search for the best template, in-plane angle and shift of images on a grid.
 
     Args:
         templates: spectra on half circles, complex ``(v, K, A / 2)``, in one piece or several; see
@@ -111,15 +111,15 @@ class PolarSearch:
         noise_power: of the cropped images by shell, ``(K + 1,)``; see
             :meth:`FrequencyBand.noise_power`.
         neighbours: long ``(v, m)``: the templates that are most like each, itself among them. Of
-            near ones only the best is a candidate.
-        shift_range_angstrom: farthest shift, Å.
-        candidates: how many places to keep for each image, each the best of its neighbourhood.
-        short: compare in bfloat16; None: where the processor multiplies it faster. Candidates'
-            places and gains are worked out in single precision either way.
+            neighbours only the best is a candidate.
+        shift_range_angstrom: largest shift, Å.
+        candidates: number to keep for each image, each the best of its neighbourhood.
+        short: compare in bfloat16; None: where the processor multiplies it faster. Candidates are
+            computed in single precision either way.
 
     Attributes:
         grid: circles of the band.
-        shifts: that are tried, ``(s, 2)``, Å.
+        shifts: of the grid, ``(s, 2)``, Å.
         weight: of every frequency in the squared error, ``(K, 1)``.
     """
 
@@ -143,20 +143,20 @@ class PolarSearch:
         self.shifts = shift_grid(shift_range_angstrom, band.shift_step_angstrom).to(device)
         weight = self.grid.quadrature.to(noise_power) / noise_power[1:].clamp_min(1e-30)
         self.weight = weight.float().to(device)[:, None]
-        self._keep(templates)
+        self._store(templates)
 
     def with_shifts(self, range_angstrom: float) -> PolarSearch:
-        """The same with another range of shifts; templates are shared."""
+        """Return the same search with another range of shifts; templates are shared."""
         other = copy(self)
         grid = shift_grid(range_angstrom, self.band.shift_step_angstrom)
         other.shifts = grid.to(self.shifts.device)
         return other
 
     def __len__(self) -> int:
-        """How many templates there are."""
+        """Return the number of templates."""
         return len(self._neighbours)
 
-    def _keep(self, templates: Iterable[Tensor]) -> None:
+    def _store(self, templates: Iterable[Tensor]) -> None:
         value, power = [], []
         for polar in templates:
             value.append(circle_harmonics(polar))
@@ -175,7 +175,7 @@ class PolarSearch:
         return kx, ky
 
     def ramp(self, shift_angstrom: Tensor) -> Tensor:
-        """Phases that undo shifts ``(..., 2)``: complex ``(..., K, A / 2)``."""
+        """Return the phases that undo shifts ``(..., 2)``: complex ``(..., K, A / 2)``."""
         kx, ky = self._frequencies()
         length = self.band.box_size * self.band.pixel_size_angstrom
         turn = shift_angstrom.double()[..., None, None, :] * (2 * math.pi / length)
@@ -183,11 +183,11 @@ class PolarSearch:
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
     def steps(self, angle_rad: Tensor) -> Tensor:
-        """In-plane angles in steps of the grid, long, from 0 to below A."""
+        """Return in-plane angles in steps of the grid, long, from 0 to below A."""
         return (angle_rad * (self.grid.angles / (2 * math.pi))).round().long() % self.grid.angles
 
     def transfer(self, optics: Optics | None, count: int) -> Tensor:
-        """CTFs on half circles, ``(count, K, A / 2)``; ones without."""
+        """Return CTFs on half circles, ``(count, K, A / 2)``; ones for images without."""
         kx, ky = self._frequencies()
         if optics is None:
             return torch.ones(count, *kx.shape, device=self._device)
@@ -197,7 +197,7 @@ class PolarSearch:
     def _prepare(
         self, images: Tensor, optics: Optics | None, centre: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Harmonics of w c conj(s) y, ``(M, S, b, 2 K)``, and of w c^2, ``(M', b, 2 K)``."""
+        """Return harmonics of w c conj(s) y, ``(M, S, b, 2 K)``, and of w c^2, ``(M', b, 2 K)``."""
         transfer = self.transfer(optics, len(images))
         polar = to_polar(images, self.grid) * (transfer * self.weight)
         if centre is not None:
@@ -205,20 +205,24 @@ class PolarSearch:
         shifted = circle_harmonics(self.ramp(self.shifts)[:, None] * polar)
         return shifted, half_turn_harmonics(transfer.square() * self.weight)
 
-    def _gains(self, image: Tensor, power: Tensor, scale: Tensor | None, chosen: slice) -> Tensor:
-        """Best gain over shifts, ``(A, b, v)``, of templates ``chosen``."""
+    def _best_over_shifts(
+        self, image: Tensor, power: Tensor, scale: Tensor | None, chosen: slice
+    ) -> Tensor:
+        """Return the largest L over shifts, ``(A, b, v)``, of templates ``chosen``."""
         even, odd = (
             self._correlate(image[parity::2], self._coarse[parity][..., chosen], parity)
             for parity in (0, 1)
         )
         cross = torch.cat([(even + odd).amax(1), (even - odd).amax(1)]).float()
-        return _gain(cross, self._correlate(power, self._power[..., chosen], 0), scale)
+        return _log_likelihood_ratio(
+            cross, self._correlate(power, self._power[..., chosen], 0), scale
+        )
 
     def _correlate(self, image: Tensor, templates: Tensor, parity: int) -> Tensor:
-        """Part of the correlations, ``(A / 2, *rows, v)``, of harmonics ``(M, *rows, 2 K)``."""
+        """Return a part of the correlations, ``(A / 2, *rows, v)``, of harmonics of images."""
         rows = image.shape[1:-1]
-        left = image.reshape(len(image), -1, image.shape[-1]).to(templates.dtype)
-        product = torch.bmm(torch.cat([left, left]), templates)
+        flat = image.reshape(len(image), -1, image.shape[-1]).to(templates.dtype)
+        product = torch.bmm(torch.cat([flat, flat]), templates)
         table = synthesis_matrix(self.grid.angles, parity, image.device).to(templates.dtype)
         return (table @ product.flatten(1)).view(-1, *rows, templates.shape[-1])
 
@@ -232,22 +236,22 @@ class PolarSearch:
         draws: int = 0,
         generator: torch.Generator | None = None,
     ) -> GridCandidates:
-        """The best places of images.
+        """Return the best candidates of images.
 
         Args:
             images: cropped to the band, ``(b, m, m)``.
             optics: CTF of each image; None for none.
-            scale: a of each image ``(b,)``; None to take the best for each place.
+            scale: a of each image ``(b,)``; None to take the best for each candidate.
             centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
-            draws: how many places to draw as well.
-            generator: for them, on the device.
+            draws: number of candidates to sample as well.
+            generator: of the samples, on the device.
         """
         shifts, angles = len(self.shifts), self.grid.angles
-        at_once = max(1, BLOCK // (angles * shifts * min(256, len(self))))
-        found = []
-        for rows in torch.split(torch.arange(len(images), device=images.device), at_once):
-            found.append(
-                self._some(
+        batch_size = max(1, BLOCK // (angles * shifts * min(256, len(self))))
+        batches = []
+        for rows in torch.split(torch.arange(len(images), device=images.device), batch_size):
+            batches.append(
+                self._search(
                     images[rows],
                     None if optics is None else optics[rows],
                     None if scale is None else scale[rows],
@@ -256,9 +260,9 @@ class PolarSearch:
                     generator,
                 )
             )
-        return GridCandidates.cat(found)
+        return GridCandidates.cat(batches)
 
-    def _some(
+    def _search(
         self,
         images: Tensor,
         optics: Optics | None,
@@ -273,18 +277,18 @@ class PolarSearch:
         best = images.new_empty(_SECTORS, count, total)
         for first in range(0, total, width):
             chosen = slice(first, min(first + width, total))
-            gains = self._gains(image, power, scale, chosen)
+            gains = self._best_over_shifts(image, power, scale, chosen)
             best[..., chosen] = gains.view(_SECTORS, -1, *gains.shape[1:]).amax(1)
         flat = best.permute(1, 0, 2).flatten(1)
-        found = self._locate(image, power, scale, self._peaks(flat), centre)
+        candidates = self._locate(image, power, scale, self._peaks(flat), centre)
         if draws == 0:
-            return found
+            return candidates
         cells = torch.softmax(flat / 2, 1).multinomial(draws, True, generator=generator)
         sampled = self._locate(image, power, scale, cells, centre, generator)
-        return replace(found, sampled=sampled)
+        return replace(candidates, sampled=sampled)
 
     def _peaks(self, best: Tensor) -> Tensor:
-        """Highest of ``(b, sectors * v)`` no neighbour exceeds, then others: ``(b, c)``."""
+        """Return the highest of ``(b, sectors * v)`` that no neighbour exceeds, then others."""
         value, index = best.topk(min(_PROBED * self.candidates, best.shape[1]), dim=1)
         template = index % len(self)
         near = self._neighbours[template] + (index - template)[..., None]
@@ -301,7 +305,7 @@ class PolarSearch:
         centre: Tensor | None,
         generator: torch.Generator | None = None,
     ) -> GridCandidates:
-        """Places within (sector, template), ``index (b, c)``: the best, best first; or drawn."""
+        """Return the best candidates of (sector, template) ``index (b, c)``, or sampled ones."""
         template, sector = index % len(self), index // len(self)
         even, odd = (
             self._of_each(image[parity::2], self._value[parity], template, parity)
@@ -309,15 +313,15 @@ class PolarSearch:
         )
         cross = torch.cat([even + odd, even - odd])  # (A, S, b, c)
         half = self._of_each(power[:, None], self._power_of, template, 0)  # (A / 2, 1, b, c)
-        gains = _gain(cross, half, scale)
+        gains = _log_likelihood_ratio(cross, half, scale)
         sectors = gains.view(_SECTORS, -1, *gains.shape[1:])
-        mine = sectors.gather(0, sector.expand(1, *sectors.shape[1:]))[0].flatten(0, 1)
+        own = sectors.gather(0, sector.expand(1, *sectors.shape[1:]))[0].flatten(0, 1)
         if generator is None:
-            log_likelihood_ratio, place = mine.max(0)
-        else:  # the largest of logarithms of probabilities and Gumbel noise is a draw
-            uniform = torch.rand(mine.shape, generator=generator, device=mine.device)
-            place = (mine / 2 - (-uniform.clamp_min(1e-20).log()).log()).argmax(0)
-            log_likelihood_ratio = mine.gather(0, place[None])[0]
+            log_likelihood_ratio, place = own.max(0)
+        else:  # the largest log probability plus Gumbel noise is a sample
+            uniform = torch.rand(own.shape, generator=generator, device=own.device)
+            place = (own / 2 - (-uniform.clamp_min(1e-20).log()).log()).argmax(0)
+            log_likelihood_ratio = own.gather(0, place[None])[0]
         angle = place // len(self.shifts) + sector * sectors.shape[1]
         angle_rad = angle * (2 * math.pi / self.grid.angles)
         shift = self.shifts[place % len(self.shifts)]
@@ -332,7 +336,7 @@ class PolarSearch:
         )
 
     def _of_each(self, image: Tensor, templates: Tensor, chosen: Tensor, parity: int) -> Tensor:
-        """Part of the correlations ``(A / 2, S, b, c)`` of images with templates of their own."""
+        """Return a part of the correlations ``(A / 2, S, b, c)`` of images with their templates."""
         own = templates[chosen].permute(0, 2, 3, 1)  # (b, 2 M, 2 K, c)
         rows = image.permute(2, 0, 1, 3)  # (b, M, S, 2 K)
         product = torch.matmul(torch.cat([rows, rows], 1), own)  # (b, 2 M, S, c)
@@ -340,8 +344,8 @@ class PolarSearch:
         return torch.einsum("am,bmsc->asbc", table, product)
 
 
-def _gain(cross: Tensor, half: Tensor, scale: Tensor | None) -> Tensor:
-    """L of cross terms ``(A, ..., b, v)`` and power terms ``(A / 2, ..., b, v)``, which repeat."""
+def _log_likelihood_ratio(cross: Tensor, half: Tensor, scale: Tensor | None) -> Tensor:
+    """Return L of cross terms ``(A, ..., b, v)`` and power terms ``(A / 2, ..., b, v)``."""
     pairs = cross.view(2, len(half), *cross.shape[1:])
     if scale is None:
         log_likelihood_ratio = pairs.clamp_min(0).square() / half.clamp_min(1e-20)

@@ -1,4 +1,4 @@
-"""Poses of images: candidates with their weights, draws from them, and the best of each."""
+"""Candidate poses of images with their probabilities, samples of them, and the best of each."""
 
 from __future__ import annotations
 
@@ -38,31 +38,34 @@ class PoseCandidates:
         return len(self.log_likelihood_ratio)
 
     def __getitem__(self, index: Tensor) -> PoseCandidates:
-        """Those of some images."""
+        """Return the candidates of some images."""
         return PoseCandidates(**{name: value[index] for name, value in vars(self).items()})
 
     def best(self, count: int) -> PoseCandidates:
-        """The first candidates of every image, their posterior summing to 1 again."""
-        few = {name: value[:, :count] for name, value in vars(self).items()}
-        few["posterior"] = few["posterior"] / few["posterior"].sum(1, keepdim=True)
-        return PoseCandidates(**few)
+        """Return the first candidates of every image, their posterior summing to 1 again."""
+        first = {name: value[:, :count] for name, value in vars(self).items()}
+        first["posterior"] = first["posterior"] / first["posterior"].sum(1, keepdim=True)
+        return PoseCandidates(**first)
 
     def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> PoseCandidates:
-        """Poses under the map moved: rotated, then shifted.
+        """Return the poses under a map that was rotated, then shifted.
 
         Args:
             rotation: ``(3, 3)`` R.
             shift_angstrom: ``(3,)`` t in (x, y, z): ``moved(r) = map(R^T (r - t))``.
         """
-        turned, left = _moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom)
-        return replace(self, rotation=turned, shift_angstrom=left)
+        moved = _moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom)
+        return replace(self, rotation=moved[0], shift_angstrom=moved[1])
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Poses from the likelihood around each candidate: ``(b, c, count, 3, 3)`` and 2.
+        """Sample poses from the likelihood around each candidate.
 
         Args:
-            count: draws of each candidate.
+            count: samples of each candidate.
             generator: on any device.
+
+        Returns:
+            rotations ``(b, c, count, 3, 3)`` and shifts ``(b, c, count, 2)``.
         """
         b, c = self.log_likelihood_ratio.shape
         normal = torch.randn(b, c, 5, count, generator=generator, device=generator.device)
@@ -82,23 +85,23 @@ class PoseCandidates:
         return bool(self.log_likelihood_ratio[:, 0].isfinite().all())
 
     def among(self, place: Tensor, others: int | PoseCandidates) -> PoseCandidates:
-        """These put at ``place`` among others, or among as many images without a candidate."""
+        """Return others, or as many images without candidates, with these in the rows ``place``."""
         if isinstance(others, int):
             blank = self[torch.zeros(others, dtype=torch.long, device=place.device)]
             others = replace(
                 blank, log_likelihood_ratio=torch.full_like(blank.log_likelihood_ratio, -torch.inf)
             )
         most = max(self.log_likelihood_ratio.shape[1], others.log_likelihood_ratio.shape[1])
-        mine, rest = (
+        mine, theirs = (
             _padded(one, most - one.log_likelihood_ratio.shape[1]) for one in (self, others)
         )
         return PoseCandidates(
-            **{n: value.index_copy(0, place, vars(mine)[n]) for n, value in vars(rest).items()}
+            **{n: value.index_copy(0, place, vars(mine)[n]) for n, value in vars(theirs).items()}
         )
 
     @staticmethod
     def cat(parts: Sequence[PoseCandidates]) -> PoseCandidates:
-        """Those of several batches, with empty places where one has fewer candidates."""
+        """Return the candidates of several batches, padded where one has fewer."""
         most = max(part.log_likelihood_ratio.shape[1] for part in parts)
         padded = [_padded(part, most - part.log_likelihood_ratio.shape[1]) for part in parts]
         return PoseCandidates(
@@ -107,10 +110,10 @@ class PoseCandidates:
 
 
 def _moved(
-    rotation: Tensor, shift_angstrom: Tensor, turn: Tensor, away: Tensor
+    rotation: Tensor, shift_angstrom: Tensor, by_rotation: Tensor, by_shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    turned = rotation @ turn.to(rotation).mT
-    return turned, shift_angstrom - (turned @ away.to(turned))[..., :2]
+    moved = rotation @ by_rotation.to(rotation).mT
+    return moved, shift_angstrom - (moved @ by_shift.to(moved))[..., :2]
 
 
 def _padded(part: PoseCandidates, missing: int) -> PoseCandidates:
@@ -138,12 +141,12 @@ class SampledPoses:
     shift_angstrom: Tensor
 
     def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> SampledPoses:
-        """See :meth:`PoseCandidates.moved`."""
+        """Return the poses under a map that was moved; see :meth:`PoseCandidates.moved`."""
         return SampledPoses(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
 
     @staticmethod
     def cat(parts: Sequence[SampledPoses]) -> SampledPoses:
-        """Those of several batches."""
+        """Return the samples of several batches, joined."""
         return SampledPoses(
             torch.cat([part.rotation for part in parts]),
             torch.cat([part.shift_angstrom for part in parts]),
@@ -152,7 +155,7 @@ class SampledPoses:
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """What was found for some images.
+    """Result of the expectation step for some images.
 
     Args:
         candidates: of each image.
@@ -168,15 +171,15 @@ class ExpectationResult:
 
 @dataclass(frozen=True)
 class RefinedPoses:
-    """What was found for each image; the arguments of :class:`PoseCandidates` but best pose first.
+    """Pose of each image, with its candidates.
 
     Args:
-        pose: the best, rotation and shift.
+        pose: best rotation and shift.
         posterior: ``(b,)``, probability of the best among its image's candidates: the margin.
         log_likelihood: ``(b,)``, of the best, over that of noise alone.
         scale: ``(b,)``, factor of the map in the image.
-        kept: bool ``(b,)``, whether the maps were made from it.
-        candidates: all that were kept.
+        kept: bool ``(b,)``, whether the maps were reconstructed from it.
+        candidates: of each image.
     """
 
     pose: Pose

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,23 +29,23 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
 from vitreous.core.images import (
     ImageSource,
-    ImageSubset,
     check_image_rows,
     pixel_size_of,
     read_ahead,
     shell_power,
 )
-from vitreous.core.params import Optics, Pose
+from vitreous.core.params import Optics
 from vitreous.core.random import numbered_generator
 from vitreous.core.threads import parallel_map
 from vitreous.maps.align import align_nearby
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RefinementConfig
-from vitreous.methods.em.ctf_refinement import OpticsTally, ScaledImages
+from vitreous.methods.em.ctf_refinement import OpticsTally
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.half_set import HalfSet
-from vitreous.methods.em.initial_model_result import InitialModel
+from vitreous.methods.em.initial_model_result import Start, start_maps
 from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.methods.em.maximisation import Maximisation, inserted_poses, kept_images
 from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
 from vitreous.methods.em.pose_posterior import (
     ExpectationResult,
@@ -53,15 +53,13 @@ from vitreous.methods.em.pose_posterior import (
     RefinedPoses,
     SampledPoses,
 )
+from vitreous.methods.em.refinement_result import RefinementResult, ordered_poses
 from vitreous.methods.reconstruct.gridding import (
-    accumulate,
     agreeing_shells,
     half_map,
     noise_to_signal,
-    particle_sphere,
     wiener_map,
 )
-from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import Stats
 from vitreous.physics.insertion import Gridding
 
@@ -71,35 +69,7 @@ _LEAST_PROGRESS = 0.1  # shells' worth of FSC
 _PATIENCE = 2  # rounds without progress
 _FRAME_RAD = 0.1  # phase at the band's edge by which half maps may stay apart
 _EXPECTATION_SHARE = 0.9  # of a round's time
-_LEAST_KEPT = 0.1  # of a half set, whatever is rejected
 _USUAL_ROUNDS = 8
-Start = Tensor | tuple[Tensor, Tensor] | InitialModel
-
-
-@dataclass(frozen=True)
-class RefinementResult:
-    """Maps, poses and resolution of a refinement.
-
-    Args:
-        half1, half2: unfiltered half maps ``(n, n, n)``.
-        map: Wiener map of all images ``(n, n, n)``.
-        poses: pose of every image, in the order of the images.
-        fsc: between the half maps inside the particle's sphere, float64 ``(n // 2 + 1,)``.
-        resolution_angstrom: where ``fsc`` falls below 0.143, Å.
-        rounds: number of rounds.
-        settled: whether the half maps no longer came to agree better.
-        optics: refined defocus and contrast; false where nothing of them was refined.
-    """
-
-    half1: Tensor
-    half2: Tensor
-    map: Tensor
-    poses: RefinedPoses
-    fsc: Tensor
-    resolution_angstrom: float
-    rounds: int
-    settled: bool
-    optics: OpticsRefinement
 
 
 class Refinement:
@@ -156,20 +126,11 @@ class Refinement:
     ) -> None:
         n, total = images.box_size, len(images)
         check_image_rows(images, torch.eye(3).expand(total, 3, 3), None, optics, half_set, n)
-        if isinstance(start, InitialModel):
-            starts, self._own_starts = (start.half1, start.half2), start.independent
-            if config.start_resolution_angstrom is None:
-                config = replace(config, start_resolution_angstrom=start.resolution_angstrom)
-        else:
-            self._own_starts = not isinstance(start, Tensor)
-            starts = (start, start) if isinstance(start, Tensor) else start
+        starts, self._own_starts, resolution = start_maps(start, n)
+        if config.start_resolution_angstrom is None:
+            config = replace(config, start_resolution_angstrom=resolution)
         if config.one_map and self._own_starts:
             raise ValueError("one_map takes one start, got one for each half set")
-        for volume in starts:
-            if tuple(volume.shape) != (n, n, n):
-                raise ValueError(
-                    f"start must be {(n, n, n)} as the images are, got {tuple(volume.shape)}"
-                )
         rows = [(half_set == half).nonzero().flatten() for half in (1, 2)]
         if min(map(len, rows)) == 0:
             raise ValueError("half_set must hold both 1 and 2; split the images into two sets")
@@ -179,8 +140,13 @@ class Refinement:
         self._halves = [HalfSet(index, one, self._device) for index, one in enumerate(rows)]
         self._last_shell = (n - 1) // 2
         self.radius = self._start_radius()
-        sphere = self._sphere(n)
-        self.references = tuple(volume.to(self._device) * sphere for volume in starts)
+        self._maximisation = Maximisation(
+            images, half_set, self.pixel_size_angstrom, config, self._device
+        )
+        sphere = self._maximisation.sphere(n)
+        self.references: tuple[Tensor, ...] = tuple(
+            volume.to(self._device) * sphere for volume in starts
+        )
         sharing = [torch.cat(rows)] * 2 if config.one_map else rows
         self.noise_power = [shell_power(images, one).to(self._device) for one in sharing]
         self.round = 0
@@ -210,10 +176,6 @@ class Refinement:
                 f"{self._edge_angstrom:.0f} Å; it must be at most {most:.0f}"
             )
         return radius
-
-    def _sphere(self, box: int) -> Tensor:
-        diameter = self.config.diameter_angstrom or self._edge_angstrom
-        return particle_sphere(box, diameter / self._edge_angstrom, self._device)
 
     @property
     def _batches(self) -> Batches | None:
@@ -322,60 +284,23 @@ class Refinement:
 
     # ---------------------------------------------------------------- maximisation
 
-    def _inserted_poses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return row, rotation, shift and weight of all that is inserted, in the images' order."""
-        columns: list[tuple[Tensor, ...]] = []
-        for half in self._halves:
-            candidates = half.round_candidates()
-            kept = self._kept(candidates)
-            rotation, shift = candidates.rotation[:, :1], candidates.shift_angstrom[:, :1]
-            if half.sampled is not None:
-                rotation, shift = half.sampled.rotation, half.sampled.shift_angstrom
-            samples = rotation.shape[1]
-            rows = half.round_rows[kept.cpu()].repeat_interleave(samples)
-            weight = torch.full((len(rows),), 1 / samples)
-            columns.append((rows, rotation[kept].flatten(0, 1), shift[kept].flatten(0, 1), weight))
-        row, rotation, shift, weight = (torch.cat(c) for c in zip(*columns, strict=True))
-        order = row.argsort(stable=True)
-        order_there = order.to(rotation.device)
-        return row[order], rotation[order_there].cpu(), shift[order_there].cpu(), weight[order]
-
     def _kept(self, candidates: PoseCandidates) -> Tensor:
-        """Return which images are reconstructed from: those that noise explains less well.
-
-        Between a particle of the map's own scale and none at all, a log likelihood ratio of 0 is
-        the even chance.
-        """
-        ratio = candidates.log_likelihood_ratio[:, 0]
-        every = torch.ones_like(ratio, dtype=torch.bool)
-        if not self.config.reject or self.round < self.config.searches:
-            return every
-        better = ratio > 0
-        return better if float(better.float().mean()) > _LEAST_KEPT else every
+        """Return which images are reconstructed from."""
+        reject = self.config.reject and self.round >= self.config.searches
+        return kept_images(candidates, reject=reject)
 
     def _insert(self, box: int) -> tuple[Gridding, Gridding]:
         """Return the sums of both halves under the present poses."""
-        row, rotation, shift, weight = self._inserted_poses()
-        images: ImageSource = ImageSubset(self.images, row)
-        if self.config.scale != "one":  # a c y and a^2 c^2 are to be summed
-            scale = self.optics_refinement.scale()[row]
-            images, weight = ScaledImages(images, 1 / scale), weight * scale.square()
-        optics = None if self.optics is None else self.optics[row]
-        half_set = self.half_set[row]
-        return accumulate(
-            PosedParticles(images, rotation, shift, optics, self.pixel_size_angstrom, half_set),
-            box_size=box,
-            symmetry=self.config.symmetry,
-            weight=weight,
-            device=self._device,
-        )
+        scale = None if self.config.scale == "one" else self.optics_refinement.scale()
+        poses = inserted_poses(self._halves, self._kept)
+        return self._maximisation.insert(poses, self.optics, scale, box)
 
     def _reconstruct(self) -> None:
         """Set the sums of both halves, the FSC between them, and the maps of the next round."""
         n = self.images.box_size
         reach = math.ceil(self.radius * self.config.growth * _BAND_MARGIN) + 3
         box = min(n, 2 * reach)
-        sphere = self._sphere(box)
+        sphere = self._maximisation.sphere(box)
         self.sums = self._insert(box)
         first, second = (half_map(one) * sphere for one in self.sums)
         if self._own_starts and self._aligned(first, second):
@@ -384,12 +309,7 @@ class Refinement:
         curve = fsc(first, second).cpu()
         self.fsc = torch.zeros(n // 2 + 1, dtype=torch.float64)
         self.fsc[: len(curve)] = curve
-        of_all = noise_to_signal(curve)
-        if self.config.one_map:
-            weighted = [wiener_map(self.sums[0] + self.sums[1], of_all)] * 2
-        else:
-            weighted = [wiener_map(one, 2 * of_all) for one in self.sums]
-        self.references = tuple(fourier_resize(one * sphere, n, 3) for one in weighted)
+        self.references = self._maximisation.references(self.sums, curve)
 
     def _aligned(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1; return whether any moved."""
@@ -529,24 +449,9 @@ class Refinement:
         of_halves = [half.candidates for half in self._halves if half.candidates is not None]
         if len(of_halves) < len(self._halves):
             raise RuntimeError("no round was done; call step() first")
-        candidates, total = PoseCandidates.cat(of_halves), len(self.images)
-        device = candidates.log_likelihood_ratio.device
-        rows = torch.cat([half.rows for half in self._halves]).to(device)
-        ordered = PoseCandidates(
-            **{name: _in_order(value, rows, total) for name, value in vars(candidates).items()}
-        )
-        unused = torch.ones(total, dtype=torch.bool, device=device)
-        unused[rows] = False
-        ordered.rotation[unused] = torch.eye(3, device=device)
         kept = torch.cat([self._kept(one) for one in of_halves])
-        return RefinedPoses(
-            Pose(ordered.rotation[:, 0], ordered.shift_angstrom[:, 0]),
-            ordered.posterior[:, 0],
-            ordered.log_likelihood_ratio[:, 0] / 2,
-            ordered.scale[:, 0],
-            _in_order(kept, rows, total),
-            ordered,
-        )
+        rows = torch.cat([half.rows for half in self._halves])
+        return ordered_poses(PoseCandidates.cat(of_halves), kept, rows, len(self.images))
 
     def result(self) -> RefinementResult:
         """Return maps, poses and resolution.
@@ -572,8 +477,3 @@ class Refinement:
 def _usual_share(rounds: float) -> float:
     """Return the share of the work done; nobody knows how many rounds it takes."""
     return rounds / max(_USUAL_ROUNDS, rounds + 1)
-
-
-def _in_order(values: Tensor, rows: Tensor, total: int) -> Tensor:
-    out = values.new_zeros((total, *values.shape[1:]))
-    return out.index_copy(0, rows, values)

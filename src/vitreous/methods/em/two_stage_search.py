@@ -1,4 +1,4 @@
-"""A search over many shifts in two: at few frequencies, then around the shifts found there."""
+"""Search over many shifts in two stages: at few frequencies, then around the shifts found there."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from torch import Tensor
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand
 
-CENTRING_RADIUS = 6  # shells that mostly tell where a particle is, before all else is searched for
-AROUND = 1.0  # steps of the shifts' grid, where they are searched around known ones
-_RIVAL = 10.0  # less gain than the best: places that may still be the better ones
+CENTRING_RADIUS = 6  # shells that are mostly enough to centre a particle
+NEAR_STEPS = 1.0  # steps of the shift grid that are searched around known shifts
+_RIVAL = 10.0  # candidates whose log likelihood ratio is lower by less may still be the best
 
 
-class Located(Protocol):
-    """What a search finds of every image."""
+class ShiftCandidates(Protocol):
+    """Candidates of each image with their shifts."""
 
     @property
     def shift_angstrom(self) -> Tensor:
-        """``(b, c, 2)``, best first."""
+        """Shifts ``(b, c, 2)`` in Å, best first."""
         ...
 
     @property
     def log_likelihood_ratio(self) -> Tensor:
-        """``(b, c)``."""
+        """Log likelihood ratio ``(b, c)``."""
         ...
 
     def __getitem__(self, index: Tensor) -> Self: ...
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """Those of several batches."""
+        """Return the candidates of several batches, joined."""
         ...
 
 
-Found = TypeVar("Found", bound=Located)
-Found_co = TypeVar("Found_co", bound=Located, covariant=True)
+Candidates = TypeVar("Candidates", bound=ShiftCandidates)
+Candidates_co = TypeVar("Candidates_co", bound=ShiftCandidates, covariant=True)
 
 
-class PoseSearch(Protocol[Found_co]):
-    """A :class:`~vitreous.methods.em.polar_search.PolarSearch`, or what is built on one."""
+class PoseSearch(Protocol[Candidates_co]):
+    """Interface of :class:`~vitreous.methods.em.polar_search.PolarSearch` and what uses one."""
 
     @property
     def band(self) -> FrequencyBand:
-        """The frequencies that it compares."""
+        """Frequency band that is compared."""
         ...
 
     def with_shifts(self, range_angstrom: float) -> Self:
-        """The same with another range of shifts."""
+        """Return the same search with another range of shifts."""
         ...
 
     def __call__(
@@ -62,22 +62,22 @@ class PoseSearch(Protocol[Found_co]):
         centre: Tensor | None = None,
         draws: int = 0,
         generator: torch.Generator | None = None,
-    ) -> Found_co:
-        """What it finds of images cropped to its band."""
+    ) -> Candidates_co:
+        """Return the candidates of images cropped to the band."""
         ...
 
 
-class TwoStageSearch(Generic[Found]):
-    """A search at few frequencies, then one around the shifts that it found, where these are clear.
+class TwoStageSearch(Generic[Candidates]):
+    """Search at few frequencies, then around its shifts for images where these are clear.
 
     Args:
         coarse: over all shifts.
-        fine: over all shifts; what is asked of images whose shifts are not clear.
+        fine: over all shifts; used for images whose shifts are not clear.
     """
 
-    def __init__(self, coarse: PoseSearch[Found], fine: PoseSearch[Found]) -> None:
+    def __init__(self, coarse: PoseSearch[Candidates], fine: PoseSearch[Candidates]) -> None:
         self._coarse, self._fine = coarse, fine
-        self._near = fine.with_shifts(AROUND * fine.band.shift_step_angstrom)
+        self._near = fine.with_shifts(NEAR_STEPS * fine.band.shift_step_angstrom)
 
     def __call__(
         self,
@@ -87,8 +87,8 @@ class TwoStageSearch(Generic[Found]):
         *,
         draws: int = 0,
         generator: torch.Generator | None = None,
-    ) -> Found:
-        """What the fine search finds of images of the full box; as that does."""
+    ) -> Candidates:
+        """Return the candidates of images of the full box, as the fine search does."""
         first = self._coarse(self._coarse.band.images(images), optics, scale)
         shift = first.shift_angstrom
         away = (shift - shift[:, :1]).norm(dim=-1) > self._coarse.band.shift_step_angstrom
@@ -96,12 +96,12 @@ class TwoStageSearch(Generic[Found]):
             away & (first.log_likelihood_ratio > first.log_likelihood_ratio[:, :1] - _RIVAL)
         ).any(1)
         cropped = self._fine.band.images(images)
-        parts, places = [], []
-        for search, which in ((self._near, clear), (self._fine, ~clear)):
-            rows = which.nonzero().flatten()
+        parts, part_rows = [], []
+        for search, chosen in ((self._near, clear), (self._fine, ~clear)):
+            rows = chosen.nonzero().flatten()
             if len(rows) == 0:
                 continue
-            found = search(
+            part = search(
                 cropped[rows],
                 None if optics is None else optics[rows],
                 None if scale is None else scale[rows],
@@ -109,6 +109,6 @@ class TwoStageSearch(Generic[Found]):
                 draws=draws,
                 generator=generator,
             )
-            parts.append(found)
-            places.append(rows)
-        return type(parts[0]).cat(parts)[torch.cat(places).argsort()]
+            parts.append(part)
+            part_rows.append(rows)
+        return type(parts[0]).cat(parts)[torch.cat(part_rows).argsort()]

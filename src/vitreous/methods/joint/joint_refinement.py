@@ -35,7 +35,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalSearch
-from vitreous.methods.em.local_search import Measured, PoseFit, PoseRefiner
+from vitreous.methods.em.local_search import PoseFit, PoseRefiner, WhitenedSpectra
 from vitreous.methods.reconstruct.model_based import accumulate, support
 from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
@@ -372,7 +372,7 @@ class JointRefinement:
         global_search = self._global_search(volume, flat) if search else None
         rotation, shift = torch.empty_like(self.pose.rotation), self.pose.shift_angstrom.clone()
         for rows, small in self._small_images():
-            for batch in torch.split(torch.arange(len(rows)), refiner.at_once()):
+            for batch in torch.split(torch.arange(len(rows)), refiner.batch_size()):
                 images = small[batch.to(small.device)]
                 fit = self._fit(refiner, global_search, images, rows[batch])
                 rotation[rows[batch]] = fit.rotation.cpu()
@@ -422,7 +422,7 @@ class JointRefinement:
         return best
 
     def _descend(
-        self, refiner: PoseRefiner, measured: Measured, rotation: Tensor, shift: Tensor
+        self, refiner: PoseRefiner, measured: WhitenedSpectra, rotation: Tensor, shift: Tensor
     ) -> PoseFit:
         return refiner.refine(
             measured,
