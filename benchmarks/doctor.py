@@ -32,7 +32,6 @@ from vitreous.doctor.examine import examine
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
 from vitreous.jobs.check.run import claims_of
-from vitreous.jobs.inputs.particles import ParticleFiles
 from vitreous.jobs.simulate.dataset import draw_truth, write_dataset
 from vitreous.physics.poses import GaussianShift, UniformPoses
 
@@ -252,7 +251,7 @@ def diagnose(clean: Path, fault: str, seed: int) -> dict[str, object]:
     patient = Patient(clean, seed)
     FAULTS[fault](patient)
     with tempfile.TemporaryDirectory(prefix="vitreous-bench-") as folder:
-        particles = ParticleFiles(patient.write(Path(folder))).open()
+        particles = Particles.open(patient.write(Path(folder)))
         start = time.perf_counter()
         found = examine(particles, claims_of(particles, invert=False), generator(0, "check"))
         seconds = time.perf_counter() - start

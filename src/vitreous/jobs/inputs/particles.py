@@ -1,12 +1,10 @@
-"""What ``vitreous abinit`` starts from: particles, background patches and half sets."""
+"""Particles opened from their files, and all their images checked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,70 +17,6 @@ from vitreous.data.stacks import StackSource
 from vitreous.io.mrc import read_header
 from vitreous.jobs.inputs.options import ParticleFileOptions, StackOpticsOptions
 from vitreous.jobs.run.progress import RunProgress
-
-_FIELDS = {  # of an option, its field in ParticleFiles
-    "ctf": "ctf",
-    "particles_per_micrograph": "per_micrograph",
-    "kv": "voltage_kv",
-    "cs": "cs_mm",
-    "q0": "amplitude_contrast",
-    "data_root": "data_root",
-    "allow_outside_root": "allow_outside_root",
-    "permissive": "permissive",
-}
-
-
-@dataclass(frozen=True)
-class ParticleFiles:
-    """Where particles are, so that every process of a run can open them for itself.
-
-    Args:
-        path: a STAR or .cs file; or a stack, whose micrographs and CTF the next two give.
-        ctf: CTFFIND4 results, a row for each micrograph.
-        per_micrograph: how many particles each micrograph has, in the order of ``ctf``.
-        voltage_kv, cs_mm, amplitude_contrast: with ``ctf``; None takes the file's or 300, 2.7, 0.1.
-        apix: pixel size in Å, instead of the files' own.
-        data_root, allow_outside_root: where a table's images may lie.
-        passthrough: for a .cs file: files with further fields of the same particles.
-        permissive: accept stacks without a valid MAP id or machine stamp.
-    """
-
-    path: Path
-    ctf: Path | None = None
-    per_micrograph: Path | None = None
-    voltage_kv: float | None = None
-    cs_mm: float | None = None
-    amplitude_contrast: float | None = None
-    apix: float | None = None
-    data_root: Path | None = None
-    allow_outside_root: bool = False
-    passthrough: tuple[Path, ...] = ()
-    permissive: bool = False
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """From all options of a command, by the names that :mod:`particle_options` gives them."""
-        told = {field: options[name] for name, field in _FIELDS.items() if name in options}
-        apix = options["input_apix" if "input_apix" in options else "apix"]
-        passthrough = tuple(options.get("passthrough") or ())
-        return cls(options["particles"], apix=apix, passthrough=passthrough, **told)
-
-    def open(self, *, need_ctf: bool = True) -> Particles:
-        """Open the particles; see :func:`open_particles`."""
-        options = StackOpticsOptions(
-            particles=self.path,
-            pixel_size_angstrom=self.apix,
-            passthrough=self.passthrough,
-            data_root=self.data_root,
-            allow_outside_root=self.allow_outside_root,
-            permissive=self.permissive,
-            ctf_file=self.ctf,
-            particles_per_micrograph=self.per_micrograph,
-            voltage_kv=self.voltage_kv,
-            cs_mm=self.cs_mm,
-            amplitude_contrast=self.amplitude_contrast,
-        )
-        return open_particles(options, need_ctf=need_ctf)
 
 
 def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Particles:
@@ -155,12 +89,12 @@ def _open_stack(path: Path, options: StackOpticsOptions | None) -> Particles:
 
 @dataclass(frozen=True)
 class Checked:
-    """Particles whose images were all looked at.
+    """Particles whose images were all read.
 
     Args:
         particles: those whose images can be used.
-        rows: their places among those that were looked at, ``(n,)``.
-        digest: a hash of all their pixels, to tell changed data by.
+        rows: of these among all particles, ``(n,)``.
+        digest: hash of all their pixels, by which changed data are recognised.
     """
 
     particles: Particles
@@ -172,12 +106,12 @@ def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checke
     """Read every image once, with progress shown.
 
     Args:
-        particles: to be checked.
+        particles: to check.
         skip_bad: leave out images that are not finite, as constant ones always are.
         quiet: show no progress.
 
     Raises:
-        InputError: bad images that are not to be left out, or none left.
+        InputError: bad images that are not to be left out, or no other images.
     """
     hashes: list[bytes] = []
 
