@@ -1,4 +1,4 @@
-"""Frozen configuration dataclasses from a TOML file and the command line's overrides."""
+"""Frozen configuration dataclasses from defaults, a TOML file and overrides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_config(
     *,
     defaults: Mapping[str, Any] | None = None,
 ) -> C:
-    """Build a configuration: its defaults, then the file, then the command line.
+    """Return a configuration: its defaults, then the file, then the overrides.
 
     Args:
         kind: a frozen dataclass, plain or pydantic's; nested ones are TOML tables.
@@ -54,7 +54,7 @@ def load_config(
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
-    """Check types strictly and construct; lists become tuples where the field is one.
+    """Return a configuration with strictly checked types; lists become tuples where needed.
 
     Raises:
         UsageError: wrong type or impossible value.

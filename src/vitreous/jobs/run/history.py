@@ -1,32 +1,29 @@
-"""``history.jsonl``: the numbers of a run, row by row, as they come."""
+"""File ``history.jsonl``: the numbers of a run, a row at a time."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 
 class HistoryFile:
-    """``history.jsonl``, a row appended as it comes; NaN becomes null.
+    """History of a run, written a row at a time; NaN becomes null.
 
     Args:
-        path: the file; begun anew, as the halves repeat their rows when they go on.
-        keep: keep the earlier run's rows about both halves.
+        path: the file; it is begun anew.
+        rows: to begin with, such as those of a run that is continued.
     """
 
-    def __init__(self, path: Path, *, keep: bool) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._path = path
-        if keep:
-            self.rows = [row for row in read_rows(path) if "half" not in row]
+    def __init__(self, path: Path, rows: Iterable[dict[str, Any]] = ()) -> None:
+        self.rows, self._path = list(rows), path
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
-        """Write what was kept; a run without rows makes no file."""
+        """Write the rows to begin with; a run without rows makes no file."""
         if self.rows or self._path.is_file():
             self._stream = self._path.open("w", encoding="utf-8")
         for row in self.rows:
@@ -39,12 +36,12 @@ class HistoryFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Close the file."""
         if self._stream is not None:
             self._stream.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row."""
+        """Append a row to the file."""
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }

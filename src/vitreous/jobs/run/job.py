@@ -157,14 +157,13 @@ class Job:
             state = self.checkpoints.state
             self.state, self._stage = dict(state.get("kept", {})), state.get("stage")
             self.step = int(state.get("step", 0))
-            self.history = HistoryFile(self.folder.path(HISTORY), keep=False)
             rows = read_rows(self.folder.path(HISTORY)) if self.folder.resuming else []
-            self.history.rows = (
+            kept = (
                 [row for row in rows if "half" not in row]
                 if self._in_parts
                 else rows[: int(state.get("rows", 0))]
             )
-            stack.enter_context(self.history)
+            self.history = stack.enter_context(HistoryFile(self.folder.path(HISTORY), kept))
             self._stack = stack.pop_all()
         return self
 

@@ -32,7 +32,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 def one_line(message: object) -> str:
-    """Any text on one line, control characters removed.
+    """Return a text on one line, control characters removed.
 
     >>> one_line("two\\n  lines\\x1b[31m")
     'two lines[31m'
@@ -66,7 +66,7 @@ def rewording(reword: Callable[[str], str]) -> Iterator[None]:
 
 
 def resource_shortage(error: BaseException) -> str | None:
-    """One line if the error means memory or disk is used up, else None."""
+    """Return one line if the error means that memory or disk is used up, else None."""
     text = one_line(error)
     if is_out_of_memory(error):
         return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"

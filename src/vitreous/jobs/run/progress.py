@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a run on stderr: a live bar on a terminal, a plain line every 10 s elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_INTERVAL_SECONDS = 10.0
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Return seconds as a text for people.
 
     >>> duration(7.4), duration(100), duration(3720)
     ('7 s', '1 min 40 s', '1 h 2 min')
@@ -40,7 +40,7 @@ _SHOWN: tuple[tuple[str, Callable[[Any], str]], ...] = (
 
 
 def describe(stats: Mapping[str, Any]) -> str:
-    """The statistics that a person wants to watch, on one line; missing ones are left out.
+    """Return the statistics worth watching on one line; missing ones are left out.
 
     >>> describe({"stage": "box 16", "epoch": 3, "wasserstein": 0.12345, "snr_db": -1.0})
     'box 16 · epoch 3 · W 0.123 · SNR -1.0 dB'
@@ -55,7 +55,7 @@ def describe(stats: Mapping[str, Any]) -> str:
 
 
 class RunProgress:
-    """Shows how far a run is: ``with RunProgress("simulating") as p: p.update(0.4, stats)``.
+    """Progress display: ``with RunProgress("simulating") as bar: bar.update(0.4, stats)``.
 
     Args:
         label: what is being done.
@@ -80,7 +80,7 @@ class RunProgress:
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        """Start the clock, and the bar on a terminal."""
+        """Start the clock, and on a terminal the bar."""
         self._started = self._last_line = self._clock()
         if not self._quiet and self._stream.isatty():
             from rich.console import Console
@@ -104,19 +104,19 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away from the terminal's last line."""
+        """Remove the bar from the terminal."""
         if self._live is not None:
             self._live.stop()
 
     def seconds_left(self, done_fraction: float) -> float | None:
-        """Estimate from the pace since the first update; None before there is any."""
+        """Estimate the time left from the pace since the first update; None before the second."""
         if self._start_fraction is None or done_fraction <= self._start_fraction:
             return None
         elapsed = self._clock() - self._started
         return elapsed * (1.0 - done_fraction) / (done_fraction - self._start_fraction)
 
     def update(self, done_fraction: float, stats: Mapping[str, Any] | None = None) -> None:
-        """Show the state of the run.
+        """Show the progress of the run.
 
         Args:
             done_fraction: 0 to 1. The first value counts as the start, so that a continued run

@@ -1,4 +1,4 @@
-"""Signals that stop a job after its current step."""
+"""Signals that stop a job after its present step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Turn the first SIGINT, SIGTERM or SIGUSR1 into a flag; the second stops at once.
+    """Flag that the first SIGINT, SIGTERM or SIGUSR1 sets; the second stops at once.
 
-    Use as a context manager around a run; ask :attr:`requested` between steps, save, and leave
+    Use it as a context manager around a run: read :attr:`requested` between steps, save, and leave
     with :meth:`exit_if_requested`.
 
     >>> with StopSignals() as stop:
@@ -41,7 +41,7 @@ class StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the former handlers back."""
+        """Restore the former handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -52,12 +52,12 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """Whether the run shall end after the current step."""
+        """Whether the run is to end after the present step."""
         return self._received is not None
 
     @property
     def exit_code(self) -> int:
-        """128 + signal number once a signal came, 0 before."""
+        """Exit code: 128 + the signal's number once a signal came, 0 before."""
         return 0 if self._received is None else 128 + self._received
 
     def exit_if_requested(self) -> None:

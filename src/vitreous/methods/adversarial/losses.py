@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, simulated: Tensor, alpha: Tensor) -> Tensor:
-    r"""Mean squared departure of the critic's slope from 1 between real and simulated images.
+    r"""Return the mean squared departure of the critic's slope from 1 between real and simulated.
 
     :math:`\frac1M \sum_m (\|\nabla_y D(y^m_{int})\| - 1)^2`,
     :math:`y_{int} = \alpha y_{data} + (1 - \alpha) y_{sim}`: the last term of eq. (14) of CryoGAN's
@@ -31,7 +31,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, simulated: Tensor, alpha: 
 
 
 def divergence_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Kullback-Leibler divergence of normal distributions from the standard one.
+    r"""Return the Kullback-Leibler divergence of normal distributions from the standard one.
 
     :math:`\frac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2)`, the mean over images and dimensions.
 
@@ -45,7 +45,7 @@ def divergence_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def gaussian_nll(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Negative log likelihood of vectors under normal distributions, but for a constant.
+    r"""Return the negative log likelihood of vectors under normal distributions, up to a constant.
 
     :math:`\frac12 ((z - \mu)^2 / \sigma^2 + \log \sigma^2)`, the mean over images and dimensions.
 

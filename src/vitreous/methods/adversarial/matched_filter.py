@@ -1,4 +1,4 @@
-"""Matched filter and windows of images that a critic sees."""
+"""Matched filter and windows of the images that a critic is given."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from vitreous.physics.noise import BackgroundPatches
 from vitreous.physics.simulator import Simulator
 
 WINDOW_BYTES = 2**28
-
-
 LEAST_SIGNAL = 0.01  # of the noise, in a shell without any
 
 
 def background_share(images: ImageSource, device: torch.device) -> float:
-    """Share of the images' variance that is noise, from the pixels outside the particle.
+    """Return the share of the images' variance that is noise, from the corners of the box.
 
-    Of up to 2000 images, band-limited to the Nyquist circle; outside means the box's corners.
+    Up to 2000 images are used, band-limited to the Nyquist circle.
     """
     n = images.box_size
     band = nyquist_disc(n, device=device)
@@ -39,13 +37,13 @@ def background_share(images: ImageSource, device: torch.device) -> float:
 def matched_weight(
     images: ImageSource, simulator: Simulator, noise_share: float, generator: torch.Generator
 ) -> Tensor:
-    r"""Radial part of the filter that brings out what images tell of the molecule.
+    r"""Return the radial part of the matched filter of images.
 
-    With N the noise's power in a shell, S the signal's before the CTF, in units of N, an image is
-    to be multiplied by :math:`c\, N^{-1/2} (S / (1 + S))^{1/2}`, c its own CTF: the noise is made
-    white, and each frequency counts by how much of it is signal. This is the factor without c,
-    scaled to a maximum of 1. Noise power is that of the simulator's noise, brought to its share of
-    the images' variance; the signal's is what the images have beyond that.
+    With N the noise power in a shell and S the signal power before the CTF, in units of N, an image
+    is to be multiplied by :math:`c\, N^{-1/2} (S / (1 + S))^{1/2}`, c its own CTF: the noise is
+    white then, and each frequency is weighted by its share of signal. This is the factor without c,
+    scaled to a maximum of 1. The noise power is that of the simulator's noise, scaled to its share
+    of the images' variance; the signal power is the rest of the images'.
 
     Args:
         images: at the simulator's box, row i belonging to row i of ``simulator.optics``.
@@ -80,7 +78,7 @@ def matched_weight(
 
 
 def _normal_in_band(images: Tensor, band: Tensor) -> Tensor:
-    """Images limited to a band ``(n, n // 2 + 1)``, with mean 0 and deviation 1."""
+    """Return images limited to a band ``(n, n // 2 + 1)``, with mean 0 and deviation 1."""
     spectra = torch.fft.rfft2(images) * band
     return normalise_images(torch.fft.irfft2(spectra, s=images.shape[-2:]))
 
@@ -88,14 +86,14 @@ def _normal_in_band(images: Tensor, band: Tensor) -> Tensor:
 def seen_by_critic(
     images: Tensor, factor: Tensor, *, angle_rad: Tensor | None = None, turn: int = 0
 ) -> Tensor:
-    """Images as critics see them: filtered, turned, mirrored, normalised.
+    """Return images as a critic is given them: filtered, rotated, mirrored, normalised.
 
     Args:
         images: ``(b, n, n)``, real or simulated.
         factor: half-spectrum multiplier ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)``. It ends at
-            the Nyquist circle: central slices do, real images do not, and cropping takes their
+            the Nyquist circle: central slices do, real images do not, and cropping removes their
             Nyquist row, so that a critic would tell them apart by these alone.
-        angle_rad: turn each image in its plane, ``(b,)``, and leave out the corners; None: do not.
+        angle_rad: rotate each image in its plane, ``(b,)``, and set the corners to 0; None: do not.
         turn: of :func:`~vitreous.core.resample.dihedral_images`, 0 for none.
 
     >>> seen_by_critic(torch.eye(8)[None], nyquist_disc(8)).std(correction=0).item()
@@ -113,16 +111,16 @@ def seen_by_critic(
 
 
 def _sample_rows(images: ImageSource) -> tuple[Tensor, ...]:
-    """About 2000 rows, evenly spaced, in pieces."""
+    """Return about 2000 rows, evenly spaced, in batches."""
     return torch.split(torch.arange(len(images))[:: max(1, len(images) // 2000)], 256)
 
 
 def _resampled_windows(noise: BackgroundPatches, full: int, n: int) -> BackgroundPatches:
-    """Windows of the images' box cut from the patches, then Fourier-cropped to ``n``.
+    """Return windows of the images' box cut from the patches, then Fourier-cropped to ``n``.
 
-    In this order, since particles are cut from micrographs first and cropped then: cropping wraps
-    around at the edges, and a critic would see the difference. All windows of a patch, or as many
-    at random as fit into :data:`WINDOW_BYTES`.
+    The order is that of particles, which are cut from micrographs first: cropping wraps around at
+    the edges, and a critic would see the difference. All windows of a patch are used, or as many at
+    random as fit into :data:`WINDOW_BYTES`.
     """
     patches = noise.patches
     reach = patches.shape[-1] - full + 1
@@ -148,7 +146,7 @@ def _resampled_windows(noise: BackgroundPatches, full: int, n: int) -> Backgroun
 
 
 def at_box(simulator: Simulator, n: int) -> Simulator:
-    """The same field of view at another box, its CTFs tabulated; pixel and patches follow."""
+    """Return a simulator of the same field of view at another box, its CTFs tabulated."""
     full = simulator.box_size
     if n != full:
         noise = simulator.noise

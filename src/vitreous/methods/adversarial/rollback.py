@@ -1,4 +1,4 @@
-"""Training that meets NaN: skip the step, go back to sound weights, give up in the end."""
+"""Training that meets NaN: skip the step, return to finite weights, give up in the end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SKIPS_BEFORE_ROLLBACK, ROLLBACKS = 10, 3
 
 
 class RollsBack:
-    """What solvers share that count skipped steps and return to a snapshot.
+    """Base of solvers that count skipped steps and return to a snapshot.
 
-    A solver of this kind has an ``iteration``, gives all that changes by :meth:`tensors`, takes it
-    back by :meth:`_load_tensors`, and calls :meth:`_guard` once a step.
+    Such a solver has an ``iteration``, returns all that changes from :meth:`tensors`, restores it
+    in :meth:`_load_tensors`, and calls :meth:`_guard` once a step.
     """
 
     iteration: int
@@ -27,11 +27,11 @@ class RollsBack:
     _snapshot: Mapping[str, Tensor] = {}  # replaced, never filled
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes, by name."""
+        """Return everything that changes, by name."""
         raise NotImplementedError
 
     def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
-        """Take back what :meth:`tensors` gave; the random streams only where asked."""
+        """Restore what :meth:`tensors` returned; the random streams only where asked."""
         raise NotImplementedError
 
     def _guard(self, stats: Mapping[str, float]) -> None:
@@ -55,12 +55,12 @@ class RollsBack:
         self._load_tensors(self._snapshot, generators=False)
 
     def _keep_snapshot(self) -> None:
-        """What a rollback returns to."""
+        """Store the state that a rollback returns to."""
         self._snapshot = {k: v.clone() for k, v in self.tensors().items()}
 
 
 def optimiser_tensors(optimisers: Mapping[str, optim.Optimizer]) -> dict[str, Tensor]:
-    """Moments and step counts of optimisers by name, the live ones."""
+    """Return the live moments and step counts of optimisers by name."""
     return {
         f"adam.{name}.{index}.{k}": v
         for name, optimiser in optimisers.items()
@@ -72,7 +72,7 @@ def optimiser_tensors(optimisers: Mapping[str, optim.Optimizer]) -> dict[str, Te
 def load_optimisers(
     optimisers: Mapping[str, optim.Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Take back what :func:`optimiser_tensors` gave; other names are left alone."""
+    """Restore what :func:`optimiser_tensors` returned; other names are left alone."""
     for name, optimiser in optimisers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():

@@ -12,7 +12,7 @@ _STRICT = ConfigDict(extra="forbid", strict=False)
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingStage:
-    """A stretch of the run at one box size.
+    """Part of the run at one box size.
 
     Args:
         box_size: edge of images and volume in pixels; the field of view never changes.
@@ -53,9 +53,9 @@ class CryoGanConfig:
             critic spends itself where there is signal; "none" does not.
         mirror: mirror and transpose batches, real and simulated alike, at random, which makes
             eight real images of one; the mirror of a projection is a projection too.
-        rotate: turn every image, real and simulated alike, by a random angle in its plane, so that
-            the critic cannot learn the real images by heart; None: where 60 % or more
-            of the images' variance are noise.
+        rotate: rotate every image, real and simulated alike, by a random angle in its plane, so
+            that the critic cannot memorise the real images; None: where 60 % or more of the images'
+            variance is noise.
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
         averaging: of the volume over updates (exponential, 0 for none).

@@ -12,10 +12,10 @@ _PAPER_BATCH, _PAPER_CRITIC_UPDATES, _PAPER_EPOCHS = 8, 4, 15
 
 
 def default_stages(box_size: int, symmetry: str = "C1") -> tuple[TrainingStage, ...]:
-    """Boxes 16, 32, 64, ... below ``box_size``, then ``box_size`` itself.
+    """Return stages of boxes 16, 32, 64, ... below ``box_size``, then ``box_size`` itself.
 
-    A symmetric molecule shows itself several times in every image: with a group of order four or
-    more half of the iterations do.
+    A symmetric molecule is seen from several sides in every image: with a group of order four or
+    more half of the iterations are enough.
 
     >>> [stage.box_size for stage in default_stages(48)]
     [16, 32, 48]
@@ -29,12 +29,12 @@ def default_stages(box_size: int, symmetry: str = "C1") -> tuple[TrainingStage, 
 
 
 def default_config(box_size: int, symmetry: str = "C1") -> CryoGanConfig:
-    """What was measured to be best for each second of computing (``docs/ablations.md``)."""
+    """Return the settings that were best for each second of computing (``docs/ablations.md``)."""
     return CryoGanConfig(stages=default_stages(box_size, symmetry), symmetry=symmetry)
 
 
 def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGanConfig:
-    """The papers' settings for real data, to the letter.
+    """Return the papers' settings for real data.
 
     Section VI.E of the paper (IEEE TCI 7, 2021) and appendix A.6.6 of the thesis: one box, batch 8,
     four critic updates, Adam at 1e-3 falling by 8 % an epoch, 15 epochs, both scales started at 1,
@@ -75,5 +75,5 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
 
 
 def _power(n: int) -> int:
-    """The power of two whose number of iterations suits a box."""
+    """Return the power of two whose number of iterations suits a box."""
     return next((p for p in _ITERATIONS if n <= 1.25 * p), n)

@@ -1,14 +1,13 @@
-"""CryoGAN: a volume found by making its simulated images indistinguishable from the real ones.
+"""CryoGAN: a map whose simulated images a critic cannot tell from the real ones.
 
 Algorithm 1 of H. Gupta, M. T. McCann, L. Donati, M. Unser, IEEE TCI 7 (2021), with appendices A.6.5
 and A.6.6 of L. Donati's thesis (EPFL, 2020): a critic learns to tell real images from images that
-the physics simulator makes of the current volume; the volume follows the critic's gradient. No
-image is ever given a pose.
+the physics simulator makes of the present volume; the volume follows the critic's gradient. No pose
+of an image is estimated.
 
-What the papers leave open is settled by measurement (``docs/ablations.md``): small boxes first, a
-dense critic that sees matched-filtered images, a penalty now and then, the noise level started from
-the particles' backgrounds.
-``paper_config`` holds the papers' own settings.
+What the papers leave open was chosen by measurement (``docs/ablations.md``): small boxes first, a
+dense critic that is given matched-filtered images, a penalty at every fourth update, the noise
+level started from the particles' backgrounds. ``paper_config`` holds the papers' own settings.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MOST_PIECES = 8
 
 
 class CryoGan(RollsBack):
-    """The reconstruction of one half set; call :meth:`step` until :attr:`done`.
+    """Reconstruction of one half set, a :class:`~vitreous.optim.loop.Solver`.
 
     Args:
         images: the half set's particles, protein positive; row i belongs to row i of
@@ -134,7 +133,7 @@ class CryoGan(RollsBack):
 
     @torch.no_grad()
     def _matching_scales(self, noise_share: float) -> tuple[Tensor, Tensor]:
-        """Log scales at which signal and noise have their shares of the images' unit variance."""
+        """Return log scales at which signal and noise have their shares of the unit variance."""
         conditions = self._draw(256)
         transfer = self.simulator.ctf(conditions.row)
         clean = self._clean(oversampled_spectrum(self.volume()), conditions, transfer)
@@ -153,11 +152,11 @@ class CryoGan(RollsBack):
         )
 
     def _clean(self, spectrum: Tensor, conditions: Conditions, transfer: Tensor) -> Tensor:
-        """Noiseless images; 4 / n keeps grey values near 1 and alike at every box."""
+        """Return noiseless images; 4 / n keeps grey values near 1 and equal at every box."""
         return self.simulator.clean(spectrum, conditions, transfer * (4.0 / self.n))
 
     def _simulated(self, spectrum: Tensor, count: int) -> Tensor:
-        """Algorithm 2, with learned scales of signal and noise, as the critic sees it."""
+        """Return simulated images (algorithm 2, with learned scales of signal and noise)."""
         conditions = self._draw(count)
         transfer = self.simulator.ctf(conditions.row)
         clean = self._clean(spectrum, conditions, transfer)
@@ -166,7 +165,7 @@ class CryoGan(RollsBack):
         return self._seen(images, transfer)
 
     def _real(self, count: int) -> Tensor:
-        """A random batch of particles, as the critic sees it."""
+        """Return a random batch of particle images as the critic is given them."""
         generator = self.generators["batches"]
         row = torch.randint(
             len(self.images), (count,), generator=generator, device=generator.device
@@ -174,7 +173,7 @@ class CryoGan(RollsBack):
         return self._seen(self._cache.read(row), self.simulator.ctf(row.to(self.device)))
 
     def _seen(self, images: Tensor, transfer: Tensor) -> Tensor:
-        """Band limit, matched filter, blur, turns and mirrors, then normalisation."""
+        """Apply band limit, matched filter, blur, rotations and mirrors, then normalisation."""
         c = self.config
         factor = self._weight
         if c.weighting == "matched":
@@ -192,15 +191,15 @@ class CryoGan(RollsBack):
         return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
 
     def _filtered(self, images: Tensor) -> Tensor:
-        """Images inside the common band limit."""
+        """Return images inside the common band limit."""
         return torch.fft.irfft2(torch.fft.rfft2(images) * self._band, s=(self.n, self.n))
 
     # ---------------------------------------------------------------- Algorithm 1
 
     def step(self) -> dict[str, float]:
-        """One volume update after ``n_critic`` critic updates; the numbers worth a history line.
+        """Update the critic ``n_critic`` times and the volume once; return the statistics.
 
-        Where memory runs out, batches are from then on taken in twice as many pieces, up to
+        Where memory runs out, batches are from then on split into twice as many pieces, up to
         :data:`MOST_PIECES`, with gradients added up, and the step is begun anew.
         """
         updates = self._updates_in_memory()
@@ -221,7 +220,7 @@ class CryoGan(RollsBack):
         return stats
 
     def _updates_in_memory(self) -> dict[str, float]:
-        """The updates of one step, in as many pieces as memory asks for."""
+        """Do the updates of one step, in as many pieces as memory needs."""
         while True:
             try:
                 return self._updates()
@@ -236,14 +235,14 @@ class CryoGan(RollsBack):
         self.critic.requires_grad_(True)
         spectrum = oversampled_spectrum(self.volume())
         fixed = spectrum.detach()
-        told = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
-        critic_stats = {k: sum(one[k] for one in told) / len(told) for k in told[0]}
+        updates = [self._update_critic(fixed) for _ in range(self.config.n_critic)]  # lines 2 to 7
+        critic_stats = {k: sum(one[k] for one in updates) / len(updates) for k in updates[0]}
         return critic_stats | self._update_volume(spectrum)  # lines 8 and 9
 
     def _batch_pieces(self) -> list[int]:
-        """Sizes of the pieces that a batch is taken in."""
-        whole, rest = divmod(self.config.batch_size, self.pieces)
-        return [whole + (i < rest) for i in range(self.pieces)]
+        """Return the sizes of the pieces of a batch."""
+        size, remainder = divmod(self.config.batch_size, self.pieces)
+        return [size + (i < remainder) for i in range(self.pieces)]
 
     def _update_critic(self, spectrum: Tensor) -> dict[str, float]:
         c, wasserstein = self.config, 0.0
@@ -295,7 +294,7 @@ class CryoGan(RollsBack):
 
     @torch.no_grad()
     def _constrain(self) -> None:
-        """The papers' clipping constraint (A.6.5), then the running average."""
+        """Apply the papers' clipping constraint (A.6.5), then update the running average."""
         c, free = self.config, self.volume.free
         if c.floor_centre is not None:
             radius = self.volume.radius_px / (c.mask_fraction * self.n)
@@ -324,7 +323,7 @@ class CryoGan(RollsBack):
 
     @torch.no_grad()
     def result(self) -> Tensor:
-        """The averaged volume ``(n, n, n)`` at the present box.
+        """Return the averaged volume ``(n, n, n)`` at the present box.
 
         Once :attr:`done`, in units of the noise deviation; before, as the parameters are.
         """
@@ -333,7 +332,7 @@ class CryoGan(RollsBack):
         return volume * scale
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes, by name: weights, moments, scales and random streams.
+        """Return everything that changes, by name: weights, moments, scales and random streams.
 
         The weights and moments are the live ones: clone what must outlast the next step.
         """
@@ -349,7 +348,7 @@ class CryoGan(RollsBack):
         return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
 
     def counters(self) -> dict[str, int]:
-        """Where the run stands, to be stored beside :meth:`tensors`."""
+        """Return the counters that :meth:`state_dict` stores beside :meth:`tensors`."""
         return {
             "stage": self.stage,
             "iteration": self.iteration,
