@@ -27,6 +27,7 @@ import torch
 from _public_data import BACKGROUND, BETAGAL, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.params import Optics
 from vitreous.core.random import generator
+from vitreous.data.particles import Particles
 from vitreous.data.simulation_inputs import MicrographSet, load_background, load_volume
 from vitreous.doctor.examine import examine
 from vitreous.io.mrc import read_mrc, write_mrc

@@ -106,10 +106,6 @@ _HOMES = {  # module below vitreous: its public names
     "physics.projector": "Projector",
     "physics.shift": "Shift",
     "physics.simulator": "Simulator",
-    "methods.em.config": "InitialModelConfig RefinementConfig",
-    "methods.em.initial_model": "initial_model",
-    "methods.em.initial_model_result": "InitialModel",
-    "methods.em.refinement": "Refinement",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = list(_MODULE_OF)
