@@ -16,6 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitreous.api import CryoGAN as CryoGAN
+    from vitreous.api import VaeGAN as VaeGAN
     from vitreous.api import align as align
     from vitreous.api import examine as examine
     from vitreous.api import phantom as phantom
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from vitreous.maps.fsc import fsc as fsc
     from vitreous.maps.fsc import fsc_resolution as fsc_resolution
     from vitreous.maps.fsc import solvent_mask as solvent_mask
+    from vitreous.methods.cryogan.config import CryoGanConfig as CryoGanConfig
     from vitreous.methods.em.config import InitialModelConfig as InitialModelConfig
     from vitreous.methods.em.config import RefinementConfig as RefinementConfig
     from vitreous.methods.em.initial_model import initial_model as initial_model
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from vitreous.methods.joint.joint_refinement import JointRefinement as JointRefinement
     from vitreous.methods.reconstruct.half_maps import reconstruct as reconstruct
     from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig as ModelBasedConfig
+    from vitreous.methods.vaegan.config import VaeGanConfig as VaeGanConfig
     from vitreous.optim.admm import Admm as Admm
     from vitreous.optim.admm import admm as admm
     from vitreous.optim.admm_config import AdmmConfig as AdmmConfig
@@ -78,7 +82,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # module below vitreous: its public names
-    "api": "align examine phantom postprocess simulate write_map write_particles",
+    "api": "CryoGAN VaeGAN align examine phantom postprocess simulate write_map write_particles",
     "core.errors": "DivergedError InputError ResourceError UsageError VitreousError",
     "core.images": "ImageSource ImagesInMemory",
     "core.params": "Optics Pose",
@@ -88,6 +92,7 @@ _HOMES = {  # module below vitreous: its public names
     "data.particles": "Particles",
     "linop.operator": "LinearOperator",
     "maps.fsc": "fsc fsc_resolution solvent_mask",
+    "methods.cryogan.config": "CryoGanConfig",
     "methods.em.config": "InitialModelConfig RefinementConfig",
     "methods.em.initial_model": "initial_model",
     "methods.em.initial_model_result": "InitialModel",
@@ -95,6 +100,7 @@ _HOMES = {  # module below vitreous: its public names
     "methods.joint.joint_refinement": "JointConfig JointRefinement",
     "methods.reconstruct.half_maps": "reconstruct",
     "methods.reconstruct.model_based_config": "ModelBasedConfig",
+    "methods.vaegan.config": "VaeGanConfig",
     "optim.admm": "Admm admm",
     "optim.admm_config": "AdmmConfig",
     "optim.priors": "FeasibleSet Prior SquaredNorm TotalVariation WaveletSparsity",

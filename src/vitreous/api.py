@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreous.core.random import generator
+from vitreous.core.images import ImageSource
+from vitreous.core.random import generator, stream_seed
 from vitreous.data.particles import Particles
 from vitreous.data.phantoms import protein_phantom
 from vitreous.data.simulation_inputs import load_micrographs
@@ -30,10 +31,65 @@ from vitreous.jobs.simulate.dataset import (
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.postprocess import Postprocessed
 from vitreous.maps.postprocess import postprocess as postprocess_halves
+from vitreous.methods.cryogan import solver as cryogan
+from vitreous.methods.cryogan.solver import CryoGan, CryoGanConfig
+from vitreous.methods.vaegan import solver as vaegan
+from vitreous.methods.vaegan.solver import VaeGan, VaeGanConfig
 from vitreous.physics.noise import Noise, WhiteGaussian, noise_sigma
 from vitreous.physics.poses import NoShift, PoseSampler, ShiftSampler, UniformPoses
+from vitreous.physics.simulator import Simulator
 
 _UNIFORM, _CENTRED, _WHITE = UniformPoses(), NoShift(), WhiteGaussian()
+
+
+class CryoGAN(CryoGan):
+    """Solver that makes a map whose simulated images look like the real ones, without any pose.
+
+    Args:
+        images: protein positive; image i belongs to row i of ``simulator.optics``.
+        simulator: distributions of poses, shifts, CTF and noise, at the images' box and pixel size.
+        config: settings.
+        seed: of all random numbers.
+
+    >>> particles = simulate(phantom(16, 8.0), 40, 8.0, snr_db=0, seed=1)
+    >>> imaging = Simulator(16, 8.0, particles.optics, particles.micrograph_id)
+    >>> config = CryoGanConfig(stages=[{"box_size": 16, "iterations": 2}], width=8, batch_size=4)
+    >>> from vitreous.optim.loop import run
+    >>> run(CryoGAN(particles.images(), imaging, config, seed=1)).shape
+    torch.Size([16, 16, 16])
+    """
+
+    def __init__(
+        self, images: ImageSource, simulator: Simulator, config: CryoGanConfig, *, seed: int = 0
+    ) -> None:
+        super().__init__(images, simulator, config, _streams(cryogan.STREAMS, seed, simulator))
+
+
+class VaeGAN(VaeGan):
+    """Solver that gives every image of a mixture a latent vector, and every latent vector a map.
+
+    Args:
+        images, simulator, config, seed: as for :class:`CryoGAN`.
+
+    >>> particles = simulate(phantom(16, 8.0), 40, 8.0, snr_db=0, seed=1)
+    >>> imaging = Simulator(16, 8.0, particles.optics, particles.micrograph_id)
+    >>> config = VaeGanConfig(stages=[{"box_size": 16, "iterations": 2}], latent=3, batch_size=4)
+    >>> from vitreous.optim.loop import run
+    >>> model = run(VaeGAN(particles.images(), imaging, config, seed=1))
+    >>> model.embed(torch.arange(2)).shape, model.volume(torch.zeros(3)).shape
+    (torch.Size([2, 3]), torch.Size([16, 16, 16]))
+    """
+
+    def __init__(
+        self, images: ImageSource, simulator: Simulator, config: VaeGanConfig, *, seed: int = 0
+    ) -> None:
+        super().__init__(images, simulator, config, _streams(vaegan.STREAMS, seed, simulator))
+
+
+def _streams(names: tuple[str, ...], seed: int, simulator: Simulator) -> dict[str, torch.Generator]:
+    """Return a random stream of each name on the simulator's device."""
+    device = simulator.micrograph_id.device
+    return {name: torch.Generator(device).manual_seed(stream_seed(seed, name)) for name in names}
 
 
 def phantom(

@@ -59,6 +59,9 @@ class CryoGanConfig:
         smoothing_px: deviation of the Gaussian that blurs real and simulated images, 0 for none;
             smoothing_decay: factor per epoch.
         averaging: of the volume over updates (exponential, 0 for none).
+
+    >>> CryoGanConfig(stages=[{"box_size": 16, "iterations": 200}], symmetry="D2").iterations
+    200
     """
 
     stages: Annotated[tuple[TrainingStage, ...], Field(min_length=1)]

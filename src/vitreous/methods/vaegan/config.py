@@ -85,6 +85,9 @@ class VaeGanConfig:
         warm_up: generator updates over which its step grows to full size in each stage.
         averaging: running average of the generator's weights, from which volumes are made.
         weighting, mirror, rotate: as of :class:`~vitreous.methods.cryogan.config.CryoGanConfig`.
+
+    >>> VaeGanConfig(stages=[{"box_size": 16, "iterations": 200}], latent=3).iterations
+    200
     """
 
     stages: Annotated[tuple[SortingStage, ...], Field(min_length=1)]
