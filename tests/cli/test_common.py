@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 
-from vitreous.cli.options.common import require_finite
 from vitreous.core.errors import UsageError
 from vitreous.core.random import generator, stream_seed
 from vitreous.jobs.run.device import use_device
@@ -81,9 +80,3 @@ def test_warnings_are_one_line_and_said_once(capsys):
         for _ in range(2):
             warnings.warn("two\nlines", stacklevel=1)
     assert capsys.readouterr().err == "warning: two lines\n"
-
-
-def test_nan_options_are_refused():
-    require_finite({"apix": 1.0, "n": 3, "poses": "nan"})
-    with pytest.raises(UsageError, match="--input-apix: nan"):
-        require_finite({"input_apix": float("nan")})

@@ -12,7 +12,10 @@ from vitreous.jobs.cryogan.options import CryoGanOptions
 if TYPE_CHECKING:
     from vitreous.jobs.cryogan.output import CryoGanResult
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command(no_args_is_help=True)
 @options_command(
     CryoGanOptions,
     {
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
         ),
     },
 )
-def command(options: CryoGanOptions) -> CryoGanResult:
+def abinit(options: CryoGanOptions) -> CryoGanResult:
     """Reconstruct from particle images alone by CryoGAN: no orientations, no starting map.
 
     Splits the particles into two half sets (rlnRandomSubset is kept where given), reconstructs each

@@ -13,9 +13,8 @@ import typer.core
 import typer.main
 
 from vitreous import __version__
-from vitreous.cli.options.translation import USUAL, with_flags
 from vitreous.core.errors import ResourceError, VitreousError
-from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage, rewording
+from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
 COMMANDS = {  # by panel of the help: command to the first line of its help
@@ -33,7 +32,8 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
     "Find a map": {
         "auto": "From raw particles to a refined map: no orientations, no starting map, one "
         "command.",
-        "abinit": "Reconstruct from particle images alone: no orientations, no starting map.",
+        "abinit": "Reconstruct from particle images alone by CryoGAN: no orientations, no starting "
+        "map.",
         "refine": "Refine poses and map from a rough map: find every particle's pose, reconstruct, "
         "repeat.",
         "reconstruct": "Reconstruct a map from particles whose orientations and shifts are known.",
@@ -67,12 +67,8 @@ def load(name: str) -> Any:
         name: of the command, a key of :data:`COMMANDS`.
     """
     module = importlib.import_module(f"vitreous.cli.{name}")
-    app = getattr(module, "app", None)
-    if app is None:
-        app = typer.Typer(add_completion=False)
-        app.command(no_args_is_help=True)(module.command)
-    app.rich_markup_mode = "markdown"
-    return typer.main.get_command(app)
+    module.app.rich_markup_mode = "markdown"
+    return typer.main.get_command(module.app)
 
 
 class Commands(typer.core.TyperGroup):
@@ -136,11 +132,11 @@ def run() -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
-    with plain_warnings(), rewording(lambda text: with_flags(text, USUAL)):
+    with plain_warnings():
         try:
             app()
         except VitreousError as error:
-            _fail(error, with_flags(one_line(error), USUAL), error.exit_code)
+            _fail(error, one_line(error), error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
         except (Exception, MemoryError) as error:

@@ -6,21 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from vitreous.cli.options.flags import FLAGS
 from vitreous.core.errors import VitreousError
 from vitreous.jobs.run.messages import rewording
 
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]*))?`")
-USUAL = {  # of commands that are not built from a model yet
-    name: entry if isinstance(entry, str) else str(entry.default)
-    for name, entry in FLAGS.items()
-    if name != "particles"
-} | {
-    "mask_diameter_angstrom": "--mask-diameter",
-    "overwrite": "--overwrite",
-    "device": "--device",
-    "allow_config_change": "--allow-config-change",
-}
 
 
 def with_flags(text: str, names: Mapping[str, str]) -> str:
