@@ -102,14 +102,22 @@ def test_refine_from_tensor(tmp_path: Path) -> None:
     assert vt.fsc_resolution(vt.fsc(refined, truth), 0.5, 32, 7.0) < 17
 
 
+def test_readme_prints_the_example() -> None:
+    readme = (ROOT / "README.md").read_text()
+    printed = readme.partition("```python\n")[2].partition("```")[0]
+    script = (ROOT / "examples" / "particles_to_map.py").read_text()
+    assert printed.split() == script.split('"""', 2)[2].split()
+
+
 @pytest.mark.slow
 def test_particles_to_map(tmp_path: Path, vitreous) -> None:
-    """The example of the README, on fewer images with less noise than there."""
+    """The example of the README on 600 images with less noise than the demo's."""
     size = ("--box", 64, "--apix", 3.6, "--n", 600, "--snr-db", 3, "--seed", 1)
-    assert vitreous("simulate", "phantom:1", "--sym", "D2", *size, "-o", tmp_path / "DATA")[0] == 0
-    run_example("particles_to_map.py", tmp_path, "DATA/truth.star", "D2")
-    (refined, _), (truth, _) = (
-        vt.read_map(tmp_path / name) for name in ("map.mrc", "DATA/truth.mrc")
-    )
-    aligned = vt.align(refined, truth, 3.6, symmetry="D2").aligned
-    assert vt.fsc_resolution(vt.fsc(aligned, truth), 0.5, 64, 3.6) < 10
+    data = tmp_path / "demo" / "simulated"
+    assert vitreous("simulate", "phantom:1", "--sym", "D2", *size, "-o", data)[0] == 0
+    run_example("particles_to_map.py", tmp_path)
+    refined, pixel_size_angstrom = vt.read_map(tmp_path / "map.mrc")
+    truth = vt.phantom(len(refined), pixel_size_angstrom, symmetry="D2")
+    aligned = vt.align(refined, truth, pixel_size_angstrom, symmetry="D2").aligned
+    curve = vt.fsc(aligned, truth)
+    assert vt.fsc_resolution(curve, 0.5, len(refined), pixel_size_angstrom) < 16
