@@ -19,14 +19,9 @@ def _axes(ndim: int) -> tuple[int, ...]:
 def rfft_centered(x: Tensor, ndim: int) -> Tensor:
     r"""Return the Hermitian-half spectrum of a real array whose origin is at ``n // 2``.
 
-    :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = n // 2`.
-
-    Args:
-        x: real ``(..., n, n)`` or ``(..., n, n, n)``.
-        ndim: 2 or 3, the number of trailing axes to transform.
-
-    Returns:
-        complex ``(..., n, [n,] n // 2 + 1)`` in FFT order.
+    :math:`X(k) = \sum_r x(r) \exp(-2 \pi i\, k \cdot (r - c) / n)`, :math:`c = n // 2`, over the
+    last ``ndim`` (2 or 3) axes of ``x (..., [n,] n, n)``: complex ``(..., n, [n,] n // 2 + 1)`` in
+    FFT order.
 
     >>> delta = torch.zeros(4, 4); delta[2, 2] = 1.0
     >>> bool((rfft_centered(delta, 2) == 1).all())
@@ -49,16 +44,9 @@ def irfft_centered(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
 def fourier_resize(x: Tensor, size: int, ndim: int) -> Tensor:
     """Resample to ``size`` along the last ``ndim`` axes by cropping or zero-padding the spectrum.
 
-    A constant keeps its value, and the origin stays at ``size // 2``. At an even boundary the
-    Nyquist planes are dropped, so the result stays real.
-
-    Args:
-        x: real ``(..., n, n)`` or ``(..., n, n, n)``.
-        size: new edge length in pixels.
-        ndim: 2 or 3.
-
-    Returns:
-        real ``(..., size, size[, size])``.
+    ``x`` is real, ``(..., n, n)`` or ``(..., n, n, n)``. A constant keeps its value, and the origin
+    stays at ``size // 2``. At an even boundary the Nyquist planes are dropped, so the result stays
+    real.
 
     Raises:
         ValueError: ``size`` below 2 or axes of different length.

@@ -112,12 +112,9 @@ def pixel_size_of(images: ImageSource, given_angstrom: float | None = None) -> f
 def read_ahead(
     images: ImageSource, rows: Tensor, *, max_batch: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows and images ``(b, n, n)``, reading one batch ahead in a thread.
+    """Yield ``rows`` (long) and their images ``(b, n, n)``, reading one batch ahead in a thread.
 
-    Args:
-        images: the source.
-        rows: long, the rows to read.
-        max_batch: upper limit of a batch; large images come in smaller batches.
+    A batch holds at most ``max_batch`` images; large images come in smaller batches.
     """
     fitting = max(1, BATCH_BYTES // (4 * images.box_size**2))
     batches = torch.split(rows, min(fitting, max_batch or fitting))

@@ -107,19 +107,17 @@ def _sample(fine: Tensor, n: int, rotation: Tensor, shift: Tensor) -> Tensor:
 
 
 def rotate_volume(volume: Tensor, rotation: Tensor, shift_px: Tensor | None = None) -> Tensor:
-    r"""Rotate a volume about its centre, then shift it: ``out(r) = volume(R^{-1} (r - t))``.
+    """Rotate a volume about its centre, then shift it: ``out(r) = volume(R^{-1} (r - t))``.
 
     Signed permutations without shift are exact. Anything else is a cubic B-spline through the
     volume, padded twofold in Fourier space: an error of 0.4 % at 0.8 Nyquist. Frequencies beyond
-    the Nyquist ball are removed, since rotation would fold them.
+    the Nyquist ball are removed, since rotation would fold them. Differentiable, except where
+    exact.
 
     Args:
         volume: ``(..., n, n, n)`` in (z, y, x) order.
         rotation: ``(3, 3)`` rotation, or rotation times inversion, acting on (x, y, z).
         shift_px: ``(3,)`` displacement (x, y, z) in pixels.
-
-    Returns:
-        ``(..., n, n, n)``; differentiable in volume, rotation and shift (not where exact).
 
     Raises:
         ValueError: volume not cubic or rotation not ``(3, 3)``.
@@ -175,16 +173,14 @@ def rotate_images(images: Tensor, angle_rad: Tensor, factor: Tensor) -> Tensor:
     r"""Rotate each image about its centre ``n // 2`` in its plane, after a Fourier filter.
 
     The spectrum is divided by the transform of the linear kernel, :math:`\mathrm{sinc}^2(k / 2)` an
-    axis, and padded twofold before linear interpolation, so that frequencies keep their weight.
+    axis, and padded twofold before linear interpolation, so that frequencies keep their weight. The
+    result is zero where the rotated image does not reach.
 
     Args:
         images: real ``(b, n, n)``.
         angle_rad: ``(b,)``, positive from x to y.
         factor: half-spectrum multiplier ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)`` in FFT order,
             applied first; zero at the Nyquist row and column of even boxes.
-
-    Returns:
-        real ``(b, n, n)``, zero where the rotated image does not reach.
 
     >>> dot = torch.zeros(1, 8, 8); dot[0, 4, 6] = 1.0
     >>> rotated = rotate_images(dot, torch.tensor([torch.pi / 2]), torch.ones(8, 5))
@@ -212,9 +208,7 @@ def rotate_images(images: Tensor, angle_rad: Tensor, factor: Tensor) -> Tensor:
 def dihedral_images(images: Tensor, element: int) -> Tensor:
     """Apply one of the eight mirrors and quarter turns about the pixel ``n // 2``, periodically.
 
-    Args:
-        images: ``(..., n, n)``.
-        element: 0 to 7; bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps the axes.
+    Bit 0 of ``element`` (0 to 7) mirrors x, bit 1 mirrors y, bit 2 then swaps the axes.
 
     >>> dihedral_images(torch.arange(9.0).reshape(3, 3), 5)[0].tolist()
     [2.0, 5.0, 8.0]

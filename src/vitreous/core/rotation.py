@@ -93,16 +93,11 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
 
 
 def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
-    r"""Convert rotation vectors (axis times angle) to rotation matrices, smoothly at zero.
+    r"""Convert rotation vectors (axis times angle, radians) to rotation matrices, smoothly at zero.
 
     :math:`R = I + \frac{\sin t}{t} K + \frac{1 - \cos t}{t^2} K^2`, :math:`t = |v|`, K the cross
-    product matrix of v (Rodrigues).
-
-    Args:
-        rotvec_rad: ``(..., 3)`` counter-clockwise rotation vectors, radians.
-
-    Returns:
-        ``(..., 3, 3)``; the gradient is finite everywhere.
+    product matrix of v ``(..., 3)`` (Rodrigues), counter-clockwise. The gradient is finite
+    everywhere.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -131,13 +126,7 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
-    """Convert rotation matrices to rotation vectors (axis times angle, angle in [0, pi]).
-
-    Args:
-        matrix: ``(..., 3, 3)`` rotations.
-
-    Returns:
-        ``(..., 3)`` radians.
+    """Convert rotation matrices to vectors ``(..., 3)``: axis times angle in [0, pi], radians.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -156,13 +145,7 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
-    """Convert quaternions (w, x, y, z), normalised first, to rotation matrices.
-
-    Args:
-        quaternion: ``(..., 4)``, non-zero, scalar first; q and -q are the same rotation.
-
-    Returns:
-        ``(..., 3, 3)``.
+    """Convert quaternions ``(..., 4)`` (w, x, y, z), normalised first, to rotation matrices.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -182,16 +165,10 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
-    r"""Convert rotation matrices to unit quaternions (w, x, y, z) with w >= 0.
+    """Convert rotation matrices to unit quaternions ``(..., 4)`` (w, x, y, z) with w >= 0.
 
     Normalises the row of :math:`4 q q^T` (linear in R) with the largest diagonal entry, which is
     well conditioned at all angles.
-
-    Args:
-        matrix: ``(..., 3, 3)`` rotations.
-
-    Returns:
-        ``(..., 4)``.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -222,11 +199,7 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 def rotation_6d_to_matrix(six: Tensor) -> Tensor:
     """Convert six numbers to rotation matrices by Gram-Schmidt of the first two columns.
 
-    Args:
-        six: ``(..., 6)``: first column, then second; neither zero nor parallel.
-
-    Returns:
-        ``(..., 3, 3)``.
+    ``six (..., 6)`` holds the first column, then the second; neither zero nor parallel.
 
     Raises:
         ValueError: wrong trailing shape or an integer tensor.
@@ -269,17 +242,11 @@ def so3_grid(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    r"""Return a near-uniform grid of rotations, one per cell of edge ``spacing_deg``.
+    r"""Return a near-uniform grid of rotations ``(m, 3, 3)``, one per cell of edge ``spacing_deg``.
 
-    :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix at that step) on a
-    super-Fibonacci spiral: every rotation lies within ``spacing_deg`` of one of them, on average
-    at half of it. The grid is deterministic.
-
-    Args:
-        spacing_deg: edge of a cell in degrees, in (0, 120].
-
-    Returns:
-        ``(m, 3, 3)``; 15 degrees give 4401, 7.5 degrees 35203.
+    :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix at that step; 4401
+    for 15 degrees) on a super-Fibonacci spiral: every rotation lies within ``spacing_deg`` (up to
+    120) of one of them, on average at half of it. The grid is deterministic.
 
     Raises:
         ValueError: spacing outside its range.

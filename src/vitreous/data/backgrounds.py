@@ -126,12 +126,8 @@ def free_corners(
 ) -> Corners:
     """Return the corners ``(k, 2)`` (x, y) of a grid of windows that no particle's disc touches.
 
-    Args:
-        shape: (ny, nx) of the micrograph; all arguments are in pixels.
-        size: edge of the windows.
-        stride: step of the grid.
-        centres: ``(m, 2)``, centres (x, y) of the particles.
-        radius: radius of the particles' discs.
+    All in pixels: ``shape`` (ny, nx) of the micrograph, edge ``size`` of the windows, ``stride`` of
+    the grid, ``centres (m, 2)`` (x, y) and ``radius`` of the particles.
 
     >>> free_corners((10, 30), 10, 5, np.array([[4.0, 5.0]]), 3.0)[:, 0].tolist()
     [10, 15, 20]
@@ -157,10 +153,7 @@ def _window_sum(image: Floats, corners: Corners, size: int) -> Floats:
 def window_variance(image: Floats, corners: Corners, size: int) -> Floats:
     """Return the variance ``(k,)`` of each window about its fitted plane.
 
-    Args:
-        image: ``(ny, nx)``.
-        corners: ``(k, 2)`` (x, y) in pixels.
-        size: edge of the windows in pixels, at least 3.
+    ``corners (k, 2)`` (x, y) and ``size``, at least 3, are in pixels of the image ``(ny, nx)``.
 
     >>> y, x = np.mgrid[:8, :8].astype(float)
     >>> bool(window_variance(3 * x - y, np.array([[1, 2]]), 5)[0] < 1e-9)
@@ -212,10 +205,7 @@ def _chance_deviation(image: Floats, corners: Corners, size: int) -> float:
 def quiet(image: Floats, corners: Corners, size: int) -> NDArray[np.bool_]:
     """Return the mask ``(k,)`` of the windows that hold noise only, by the module's rule.
 
-    Args:
-        image: low-passed micrograph.
-        corners: ``(k, 2)`` (x, y) in pixels of the image.
-        size: edge of the windows in pixels of the image.
+    ``corners (k, 2)`` (x, y) and ``size`` are in pixels of the low-passed micrograph ``image``.
     """
     variance = window_variance(image, corners, size)
     alive = _alive(image, corners, size)
@@ -241,13 +231,10 @@ def _pack(corners: Corners, size: int, count: int, order: Corners) -> list[int]:
 
 
 def spread_out(corners: Corners, size: int, count: int, generator: np.random.Generator) -> Windows:
-    """Choose windows at random, overlapping only where there is no room for all.
+    """Choose ``count`` windows at random, overlapping only where there is no room for all.
 
-    Args:
-        corners: ``(k, 2)``, corners (x, y) of the candidates in pixels.
-        size: edge of the windows in pixels.
-        count: number of windows; fewer are returned if there are fewer candidates.
-        generator: random numbers.
+    ``corners (k, 2)`` (x, y) of the candidates and edge ``size`` are in pixels; where there are
+    fewer candidates, all are returned.
 
     >>> grid = np.array([[0, 0], [5, 0], [10, 0]])
     >>> spread_out(grid, 10, 2, np.random.default_rng(0)).corners[:, 0].tolist()
@@ -281,18 +268,10 @@ def choose_windows(
     radius: float,
     generator: np.random.Generator,
 ) -> Windows:
-    """Choose background windows that touch no particle and hold noise only.
+    """Choose at most ``count`` background windows that touch no particle and hold noise only.
 
-    Args:
-        micrograph: source of the windows.
-        size: edge of the windows in pixels.
-        count: number of windows.
-        centres: ``(m, 2)``, centres (x, y) of all particles in pixels.
-        radius: radius of a particle in pixels.
-        generator: random numbers.
-
-    Returns:
-        at most ``count`` windows; none where there is no room.
+    ``centres (m, 2)`` (x, y) and ``radius`` of the particles are in pixels, as is the edge
+    ``size``.
     """
     factor = max(1, size // _COARSE)
     stride = factor * max(1, size // _STRIDES // factor)

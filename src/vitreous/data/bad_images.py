@@ -43,11 +43,7 @@ class BadImages:
         return bool(self.non_finite or self.constant)
 
     def refuse_non_finite(self, ids: Sequence[str], source: object) -> None:
-        """Refuse images with NaN or infinite pixels.
-
-        Args:
-            ids: names of all images.
-            source: file of the particles, for messages.
+        """Refuse images with NaN or infinite pixels; ``source`` is the file of the particles.
 
         Raises:
             InputError: there are such images; the first ten are named.
@@ -71,12 +67,8 @@ def find_bad_images(
 ) -> BadImages:
     """Read every image once, batch by batch, and list those that cannot be used.
 
-    Args:
-        read: returns the images ``(b, n, n)`` of a slice.
-        count: number of images.
-        box_size: edge n in pixels.
-        progress: called with the number of images read and of all images.
-        on_images: called with every batch, in order.
+    ``read`` returns the images ``(b, n, n)`` of a slice. ``progress`` is called with the number of
+    images read and of all images, ``on_images`` with every batch, in order.
     """
     step = max(1, _SCAN_BYTES // (4 * box_size**2))
     non_finite: list[int] = []

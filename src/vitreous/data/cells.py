@@ -195,13 +195,8 @@ def cell_phantom(
 ) -> Tensor:
     """Generate the density of a piece of a cell; equal arguments give equal densities.
 
-    Args:
-        shape: ``(z, y, x)`` in voxels; (128, 256, 256) of 40 Å shows all of the cell.
-        pixel_size_angstrom: voxel edge in Å. Half of it with twice the shape is the same cell.
-        seed: seed of the cell.
-
-    Returns:
-        float32 ``(z, y, x)``, dense matter positive, between 0 (resin) and 1.
+    float32 ``(z, y, x)``, dense matter positive, between 0 (resin) and 1. (128, 256, 256) voxels of
+    40 Å show all of the cell; half the pixel size with twice the shape is the same cell.
 
     Raises:
         ValueError: an axis shorter than 8 voxels, a pixel size that is not positive.

@@ -141,16 +141,10 @@ def select_rows(document: StarDocument, rows: NDArray[np.int64]) -> StarDocument
 def relocated(
     document: StarDocument, source: Path, folder: Path, *, data_root: Path | None = None
 ) -> tuple[StarDocument, int]:
-    """Rewrite the image names of a document for another folder.
+    """Rewrite the image names of a document, read from ``source``, for another folder.
 
-    Args:
-        document: document with a block ``particles``.
-        source: file that it was read from.
-        folder: folder that it will be written to.
-        data_root: folder that the names are relative to, if not the source's.
-
-    Returns:
-        the document, and the number of stacks that were not found and keep their name.
+    ``data_root`` is the folder that the names are relative to, if not the source's. Returns the
+    document, and the number of stacks that were not found and keep their name.
     """
     block = document.blocks["particles"]
     names = block.text("rlnImageName", source)

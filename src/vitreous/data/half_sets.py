@@ -10,14 +10,7 @@ from vitreous.core.random import generator
 
 
 def assign_half_sets(half_set: Tensor, seed: int) -> Tensor:
-    """Assign every particle to half set 1 or 2, at random where it has none.
-
-    Args:
-        half_set: long ``(n,)`` of 0 (none), 1 and 2; assigned ones are kept.
-        seed: seed of the random choice.
-
-    Returns:
-        long ``(n,)`` of 1 and 2.
+    """Assign every particle to half set 1 or 2, at random where ``half_set (n,)`` is 0.
 
     Raises:
         InputError: fewer than two particles in a half set.

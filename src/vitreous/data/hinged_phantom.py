@@ -22,17 +22,11 @@ def hinged_points(
 ) -> tuple[Tensor, ...]:
     """Return the points of a phantom without symmetry that bends at a hinge, for each angle.
 
-    The domain farthest from the centre rotates about an axis through the point where it touches
-    its nearest neighbour. Of the axes across, the one that keeps it farthest from the other
-    domains is taken. All other domains stay.
-
-    Args:
-        seed: seed of the molecule, as for ``phantom_points``.
-        diameter_angstrom: diameter of the sphere that holds every point of every state, Å.
-        angles_deg: hinge angles in degrees; 0 is the molecule itself.
-
-    Returns:
-        for each angle the points, float64 ``(m, 3)`` in Å, in the same order.
+    The domain farthest from the centre rotates about an axis through the point where it touches its
+    nearest neighbour. Of the axes across, the one that keeps it farthest from the other domains is
+    taken. All other domains stay. Angles are in degrees; 0 is the molecule of ``phantom_points``.
+    The diameter is that of the sphere that holds every point of every state. Points are float64
+    ``(m, 3)`` in Å, in the same order.
 
     Raises:
         ValueError: no angle, or a diameter that is not positive.
@@ -92,18 +86,10 @@ def hinged_states(
     pixel_size_angstrom: float,
     resolution_angstrom: float | None = None,
 ) -> Tensor:
-    """Return maps of a phantom whose outermost domain rotates in steps from 0 to ``degrees``.
+    """Return maps ``(count, n, n, n)`` of a phantom whose outermost domain rotates in steps.
 
-    Args:
-        seed: seed of the molecule.
-        degrees: hinge angle of the last state.
-        count: number of states.
-        box_size: edge n in voxels.
-        pixel_size_angstrom: voxel edge in Å.
-        resolution_angstrom: end of the pass band; Nyquist by default.
-
-    Returns:
-        float32 ``(count, n, n, n)``.
+    From 0 to ``degrees``; see :func:`hinged_points` and
+    :func:`~vitreous.data.phantoms.render_points`.
     """
     diameter = PHANTOM_SHARE * box_size * pixel_size_angstrom
     angles = torch.linspace(0.0, degrees, count, dtype=torch.float64).tolist()

@@ -75,14 +75,8 @@ def resample_map(
 ) -> Tensor:
     """Resample a map to another pixel size and box, with the same centre and grey values.
 
-    The map is padded with zeros to a size whose Fourier crop gives the new pixel size (to 0.1 %
-    or the best within twice the box), resampled, then cropped or padded about the centre.
-
-    Args:
-        volume: ``(n, n, n)``.
-        pixel_size_angstrom: pixel size of the map in Å.
-        box_size: edge of the result in voxels.
-        new_pixel_size_angstrom: pixel size of the result in Å.
+    The map is padded with zeros to a size whose Fourier crop gives the new pixel size (to 0.1 % or
+    the best within twice the box), resampled, then cropped or padded about the centre.
 
     >>> resample_map(torch.ones(8, 8, 8), 2.0, 4, 4.0).shape
     torch.Size([4, 4, 4])

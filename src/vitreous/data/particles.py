@@ -318,12 +318,7 @@ class Particles:
         progress: Callable[[int, int], None] | None = None,
         on_images: Callable[[Tensor], object] | None = None,
     ) -> BadImages:
-        """Read every image once and list those that cannot be used.
-
-        Args:
-            progress: called with the number of images read and of all images.
-            on_images: called with every batch ``(b, n, n)``, in order.
-        """
+        """Read every image once and list those that cannot be used; see :func:`find_bad_images`."""
         return find_bad_images(self.read, len(self), self.box_size, progress, on_images)
 
     def without_bad(

@@ -150,19 +150,12 @@ def _residues(
 def phantom_points(
     seed: int, diameter_angstrom: float, *, point_group: str = "C1", n_domains: int | None = None
 ) -> Tensor:
-    """Return the positions (x, y, z) of the equal point masses of a phantom, in Å.
+    """Return the equal point masses of a phantom: (x, y, z) in Å, float64 ``(m, 3)``.
 
-    :func:`render_points` renders the same molecule at any box and pixel size.
-
-    Args:
-        seed: seed of the molecule.
-        diameter_angstrom: diameter of the sphere about the origin that holds every point, Å.
-        point_group: Schoenflies name in RELION's axes; the points map onto themselves under it.
-        n_domains: globular domains of one asymmetric unit; by default 6 without symmetry, fewer
-            with symmetry or where there is no room.
-
-    Returns:
-        float64 ``(m, 3)``.
+    :func:`render_points` renders the same molecule at any box and pixel size. The sphere of the
+    diameter about the origin holds every point; the points map onto themselves under the point
+    group, in RELION's axes. ``n_domains`` globular domains make one asymmetric unit; by default 6
+    without symmetry, fewer with symmetry or where there is no room.
 
     Raises:
         ValueError: diameter not positive or fewer than one domain.
@@ -246,17 +239,10 @@ def render_points(
     r"""Render equal Gaussian points as a band-limited density on a voxel grid.
 
     :math:`F(k) = v \sum_j e^{-2 \pi i k \cdot r_j} e^{-2 \pi^2 \sigma^2 |k|^2} w(|k|)` with
-    :math:`\sigma` = 1 Å and a raised-cosine cut-off ``w`` from the resolution to a tenth beyond it.
-    There is no aliasing. A tightly packed protein interior has a density of about 1.
-
-    Args:
-        points_angstrom: ``(m, 3)`` positions (x, y, z) in Å about the origin.
-        box_size: edge in voxels; the origin falls on index ``box_size // 2``.
-        pixel_size_angstrom: voxel edge in Å.
-        resolution_angstrom: end of the pass band; Nyquist when None or beyond Nyquist.
-
-    Returns:
-        float32 ``(box_size, box_size, box_size)`` in z, y, x order.
+    :math:`\sigma` = 1 Å and a raised-cosine cut-off ``w`` from the resolution (Nyquist when None or
+    beyond Nyquist) to a tenth beyond it. There is no aliasing. A tightly packed protein interior
+    has a density of about 1. Points are ``(m, 3)``, (x, y, z) in Å about the origin, which falls on
+    index ``box_size // 2`` of the float32 density in z, y, x order.
 
     Raises:
         ValueError: a point lies outside the box.
@@ -303,18 +289,10 @@ def protein_phantom(
 ) -> Tensor:
     """Generate the density of a protein-like molecule; equal arguments give equal densities.
 
-    Args:
-        box_size: edge in voxels.
-        pixel_size_angstrom: voxel edge in Å.
-        seed: seed of the molecule.
-        point_group: Schoenflies name in RELION's axes.
-        diameter_angstrom: diameter of the sphere that holds it, Å; 0.7 of the box by default. Give
-            it to get the same molecule at another box or pixel size.
-        n_domains: see :func:`phantom_points`.
-        resolution_angstrom: end of the pass band; Nyquist by default.
-
-    Returns:
-        float32 ``(box_size, box_size, box_size)``, protein positive.
+    float32 ``(box_size, box_size, box_size)``, protein positive; ``point_group`` in RELION's axes.
+    Give the diameter of the sphere that holds the molecule, 0.7 of the box by default, to get the
+    same molecule at another box or pixel size. For ``n_domains`` see :func:`phantom_points`, for
+    ``resolution_angstrom`` :func:`render_points`.
 
     Raises:
         ValueError: the diameter exceeds 0.95 of the box.

@@ -131,11 +131,6 @@ def micrograph_pixel_size(
 ) -> float:
     """Return the pixel size of the micrographs in Å: the override, else the table's or header's.
 
-    Args:
-        document: table of the particles.
-        header: header of a micrograph.
-        override_angstrom: overrides table and header, Å.
-
     Raises:
         InputError: none of them has it, or the table has several.
     """

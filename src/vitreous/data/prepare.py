@@ -40,11 +40,7 @@ _FEWEST_RING_PIXELS = 16
 
 
 def crop_window(images: Tensor, size: int) -> Tensor:
-    """Crop to the central ``size`` pixels; the origin ``n // 2`` becomes ``size // 2``.
-
-    Args:
-        images: ``(..., n, n)``.
-        size: edge in pixels, at most n.
+    """Crop images to the central ``size`` pixels; the origin ``n // 2`` becomes ``size // 2``.
 
     Raises:
         ValueError: ``size`` is larger than the images.
@@ -60,12 +56,7 @@ def crop_window(images: Tensor, size: int) -> Tensor:
 
 
 def flip_phases(images: Tensor, pixel_size_angstrom: float, optics: Optics) -> Tensor:
-    """Multiply by the sign of the CTF; frequencies where the CTF is zero stay as they are.
-
-    Args:
-        images: ``(b, n, n)``.
-        pixel_size_angstrom: pixel size of the images in Å.
-        optics: CTF parameters of each image.
+    """Multiply images by the sign of their CTF; frequencies where the CTF is zero stay as they are.
 
     >>> images = torch.randn(2, 8, 8)
     >>> twice = flip_phases(flip_phases(images, 2.0, Optics.uniform(2)), 2.0, Optics.uniform(2))
@@ -79,11 +70,7 @@ def flip_phases(images: Tensor, pixel_size_angstrom: float, optics: Optics) -> T
 
 
 def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
-    """Subtract the least-squares plane of the background pixels of each image.
-
-    Args:
-        images: ``(b, n, n)``.
-        background: bool ``(n, n)``.
+    """Subtract the least-squares plane of each image's pixels in ``background``, bool ``(n, n)``.
 
     >>> y, x = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
     >>> ramp = (2 + 3 * x - y)[None]
@@ -107,14 +94,9 @@ def remove_ramp(images: Tensor, background: Tensor) -> Tensor:
 
 
 def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalise each image to mean 0 and deviation 1 over its background pixels.
+    """Normalise each image to mean 0 and deviation 1 over its pixels in ``background``, ``(n, n)``.
 
-    Args:
-        images: ``(b, n, n)``.
-        background: bool ``(n, n)``, the pixels outside the circle.
-
-    Returns:
-        images, and bool ``(b,)``: False where the background is flat; such images become 0.
+    Also returns bool ``(b,)``: False where the background is flat; such images become 0.
 
     >>> images, sound = normalise_ring(torch.randn(1, 8, 8), torch.ones(8, 8, dtype=torch.bool))
     >>> bool(sound), round(images.std(correction=0).item(), 4)
@@ -126,14 +108,9 @@ def normalise_ring(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise_signal(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalise each image to mean 0 over the background and mean 1 over the other pixels.
+    """Normalise each image to mean 0 over ``background`` and mean 1 over the other pixels.
 
-    Args:
-        images: ``(b, n, n)``.
-        background: bool ``(n, n)``, the pixels outside the circle.
-
-    Returns:
-        images, and bool ``(b,)``: False where the two means are equal; such images become 0.
+    Also returns bool ``(b,)``: False where the two means are equal; such images become 0.
 
     >>> disc = (radius_grid(8, 2) <= 3).float()[None]
     >>> images, sound = normalise_signal(5 - 2 * disc, disc[0] == 0)
@@ -300,12 +277,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Preparation of images of one size.
-
-    Args:
-        recipe: the preparation.
-        geometry: sizes from :meth:`Preparation.plan`.
-    """
+    """Preparation of images of one size, by a recipe and the sizes of :meth:`Preparation.plan`."""
 
     recipe: Preparation
     geometry: Geometry
@@ -315,15 +287,10 @@ class Preparer:
         return self.recipe.background(self.geometry)
 
     def __call__(self, images: Tensor, optics: Optics | None = None) -> tuple[Tensor, Tensor]:
-        """Prepare a batch of images.
+        """Prepare a batch of finite images ``(b, n, n)``; optics are needed to flip phases.
 
-        Args:
-            images: finite ``(b, n, n)``, n the geometry's ``input_box``.
-            optics: CTF parameters of each image, needed to flip phases.
-
-        Returns:
-            float32 ``(b, box_size, box_size)``, and bool ``(b,)``: False where the normalisation
-            would divide by zero; such images are 0.
+        Returns float32 ``(b, box_size, box_size)``, and bool ``(b,)``: False where the
+        normalisation would divide by zero; such images are 0.
 
         Raises:
             ValueError: images of another size, or a phase flip without optics.

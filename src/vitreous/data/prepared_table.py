@@ -20,13 +20,8 @@ def prepared_document(
 
     All columns of the input are kept. Image names, pixel size and image size become those of the
     new stack; old names go to ``rlnImageOriginalName`` unless it exists; ``rlnMagnification``
-    follows the pixel size; origins in pixels become origins in Å.
-
-    Args:
-        particles: particles that were written.
-        geometry: old and new sizes.
-        stack: name of the new stack, as written into the table.
-        phase_flipped: set ``rlnCtfDataArePhaseFlipped``.
+    follows the pixel size; origins in pixels become origins in Å; ``phase_flipped`` sets
+    ``rlnCtfDataArePhaseFlipped``.
     """
     document = particles.to_star_document()
     old, new = particles.pixel_size_angstrom, geometry.pixel_size_angstrom

@@ -154,13 +154,7 @@ def rows_from_file(path: Path, count: int) -> Mask:
 
 
 def thinned(mask: Mask, *, first: int | None, random: int | None, seed: int) -> Mask:
-    """Limit a mask to its first rows, to random ones, or both.
-
-    Args:
-        mask: ``(n,)``.
-        first: number of rows to keep, from the top.
-        random: number of rows to draw at random, before ``first`` is applied.
-        seed: seed of the draw.
+    """Limit a mask ``(n,)`` to ``random`` rows drawn at random, then to the ``first`` rows.
 
     >>> thinned(np.array([True, False, True, True]), first=2, random=None, seed=0).tolist()
     [True, False, True, False]

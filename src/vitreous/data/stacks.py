@@ -33,11 +33,7 @@ class ImageReader(Protocol):
 
 
 class ArraySource:
-    """Images held in memory.
-
-    Args:
-        images: ``(n, y, x)``, square.
-    """
+    """Square images ``(n, y, x)`` held in memory."""
 
     def __init__(self, images: Any) -> None:
         self._images = np.asarray(images)

@@ -64,12 +64,8 @@ def linear_tilts(start: float, stop: float, increment: float) -> Tensor:
 def saxton_tilts(largest: float, increment: float) -> Tensor:
     r"""Return angles that sample a slab evenly: the step falls with the cosine of the tilt.
 
-    :math:`\theta_{k+1} = \theta_k + \arcsin(\sin\delta \cos\theta_k)` from 0 up to ``largest``,
-    and the same with the opposite sign.
-
-    Args:
-        largest: largest angle in degrees.
-        increment: delta, the step at 0 degrees.
+    :math:`\theta_{k+1} = \theta_k + \arcsin(\sin\delta \cos\theta_k)` from 0 up to ``largest``
+    degrees, :math:`\delta` the increment at 0 degrees, and the same with the opposite sign.
 
     Raises:
         ValueError: an increment outside 0 to 90 degrees, or angles beyond 89 degrees.
@@ -104,12 +100,7 @@ def _within(tilts: Tensor) -> Tensor:
 def tilt_downsampling(tilts: int, dose: float) -> Tensor:
     """Choose the tilts that are fully scanned, spread evenly (tilt downsampling, T-DS).
 
-    Args:
-        tilts: number of tilts.
-        dose: fraction that is scanned; ``round(dose * tilts)`` of them, at least one.
-
-    Returns:
-        bool ``(tilts,)``.
+    bool ``(tilts,)``, of which ``round(dose * tilts)``, at least one, are True.
 
     Raises:
         ValueError: a dose outside (0, 1].
@@ -130,13 +121,7 @@ def random_downsampling(
 ) -> Tensor:
     """Draw scanned pixels at random, the same number in every image (image downsampling, I-DS).
 
-    Args:
-        shape: ``(tilts, y, x)``.
-        dose: fraction that is scanned; ``round(dose * y * x)`` pixels of each image, at least one.
-        generator: random numbers.
-
-    Returns:
-        bool ``(tilts, y, x)``.
+    bool ``(tilts, y, x)``, in each image ``round(dose * y * x)`` pixels, at least one, True.
 
     Raises:
         ValueError: a dose outside (0, 1].

@@ -104,12 +104,8 @@ class SignedImages:
 class CheckedImages:
     """Images that are checked and hashed while they are read, for commands that read them once.
 
-    Args:
-        images: source of the images.
-        names: names of the images, for error texts.
-
-    Attributes:
-        constant: number of images read so far whose pixels are all equal.
+    ``names`` are those of the images, for error texts; ``constant`` counts the images read so far
+    whose pixels are all equal.
     """
 
     def __init__(self, images: SignedImages, names: Sequence[str]) -> None:

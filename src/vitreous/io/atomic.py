@@ -31,10 +31,8 @@ def explain_write_error(path: Path, error: OSError) -> VitreousError:
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only once it is complete and on disk.
 
-    An exception inside the block removes the temporary file and leaves an older file untouched.
-
-    Args:
-        path: target; its folder must exist.
+    An exception inside the block removes the temporary file and leaves an older file untouched. The
+    folder must exist.
 
     Raises:
         ResourceError: disk full.

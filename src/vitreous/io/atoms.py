@@ -62,14 +62,9 @@ def _clean_model(path: Path, keep_hydrogens: bool) -> Any:
 def read_atoms(
     path: Path | str, *, keep_hydrogens: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the atoms of the first model, without waters.
+    """Read the atoms of the first model of an mmCIF or PDB file, plain or gzipped, without waters.
 
-    Args:
-        path: mmCIF or PDB file, optionally gzipped.
-        keep_hydrogens: keep hydrogen atoms.
-
-    Returns:
-        positions (x, y, z) ``(m, 3)`` in Å, and masses ``(m,)`` in Da.
+    Returns positions (x, y, z) ``(m, 3)`` in Å, and masses ``(m,)`` in Da.
 
     Raises:
         InputError: unreadable, no atoms, a position that is not finite, an unknown element.

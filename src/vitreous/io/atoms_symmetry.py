@@ -107,15 +107,10 @@ def _align(sources: list[Array], targets: list[Array]) -> Array:
 
 
 def symmetry_rotation(model: Any, name: str, path: Path) -> Array:
-    """Return the rotation ``(3, 3)`` of (x, y, z) that brings a model to a group's setting.
+    """Return the rotation ``(3, 3)`` of (x, y, z) that brings a gemmi model to a group's setting.
 
-    The rotations that superpose alike chains are the model's symmetry operators. The result
-    takes each of them to an operator of the group, within 3 degrees.
-
-    Args:
-        model: a gemmi model.
-        name: Schoenflies name of the point group.
-        path: file of the model, for messages.
+    The rotations that superpose alike chains are the model's symmetry operators. The result takes
+    each of them to an operator of the group, within 3 degrees.
 
     Raises:
         InputError: the chains do not have this symmetry.

@@ -25,10 +25,6 @@ def parse_boxes(text: str, path: Path | str = "box text") -> NDArray[np.float64]
 
     The centre is the corner plus half the size, as in RELION. Blank lines are skipped.
 
-    Args:
-        text: content of the file.
-        path: the file, for messages.
-
     Raises:
         InputError: a line without four numbers, or a size not positive; the text names the line.
 
@@ -79,16 +75,10 @@ def read_coordinates(path: Path | str) -> NDArray[np.float64]:
 
 
 def find_coordinates(folder: Path, micrograph: str) -> Path | None:
-    """Find the picks of a micrograph: ``STEM.box``, ``STEM.star`` or ``STEM_NAME.star``.
+    """Find the picks of a micrograph: ``STEM.box``, ``STEM.star`` or ``STEM_NAME.star``, else None.
 
-    RELION's pickers write the last kind (``STEM_autopick.star``); NAME begins with a letter.
-
-    Args:
-        folder: folder of the files.
-        micrograph: name of the micrograph; only its stem counts.
-
-    Returns:
-        the file, or None where there is none.
+    RELION's pickers write the last kind (``STEM_autopick.star``); NAME begins with a letter. Only
+    the stem of the micrograph's name counts.
 
     Raises:
         InputError: several ``STEM_NAME.star``.

@@ -67,16 +67,11 @@ def _own_hash(record: Mapping[str, Any]) -> str:
 def save_checkpoint(
     folder: Path | str, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> Path:
-    """Save a checkpoint atomically, then remove all but the last two.
+    """Save a checkpoint atomically, then remove all but the last two; return its JSON file.
 
-    Args:
-        folder: of checkpoints only; created where missing (its parent must exist).
-        step: number of finished steps; saving a step again replaces it.
-        tensors: any dtype and device, ``torch.Generator`` states (uint8) included.
-        meta: anything that JSON can hold.
-
-    Returns:
-        the path of the JSON file.
+    The folder holds checkpoints only and is created where missing (its parent must exist). Saving a
+    step again replaces it. Tensors have any dtype and device, ``torch.Generator`` states (uint8)
+    included; ``meta`` is anything that JSON can hold.
 
     Raises:
         ResourceError: disk full; earlier checkpoints stay.

@@ -190,10 +190,7 @@ def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:
 class MrcStackWriter:
     """Context that writes images batch by batch; the stack appears at the end of the block.
 
-    Args:
-        path: target file.
-        pixel_size_angstrom: Å.
-        mode: 2 (float32) or 12 (float16).
+    ``mode`` is 2 (float32) or 12 (float16).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -27,12 +27,7 @@ PART, JOURNAL = ".part", ".journal"
 class GrowingStack:
     """Context that appends images; :meth:`save` regularly and :meth:`finish` at the end.
 
-    Args:
-        path: target file.
-        box_size: edge of the images in pixels.
-        pixel_size_angstrom: Å.
-        mode: 2 (float32) or 12 (float16).
-        resume: continue from the journal, if there is one.
+    ``mode`` is 2 (float32) or 12 (float16); ``resume`` continues from the journal, if there is one.
 
     Raises (on entering):
         InputError: the part or journal is damaged, or the folder cannot be written.

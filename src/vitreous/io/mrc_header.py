@@ -119,13 +119,9 @@ def _pixel_size(fields: Any) -> float | None:
 
 
 def parse_header(path: Path, raw: bytes, file_bytes: int, *, permissive: bool = False) -> MrcHeader:
-    """Check the first 1024 bytes of a file against its size.
+    """Check the first 1024 bytes of a file against its size, an upper bound when compressed.
 
-    Args:
-        path: the file, for messages and its suffix.
-        raw: first bytes of the file.
-        file_bytes: size of the file, or an upper bound when compressed.
-        permissive: warn instead of rejecting a wrong MAP id or machine stamp.
+    ``permissive`` warns instead of rejecting a wrong MAP id or machine stamp.
 
     Raises:
         InputError: a field that is impossible or contradicts the size of the file.

@@ -172,11 +172,7 @@ class _Reader:
 
 
 def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
-    """Parse the text of a STAR file.
-
-    Args:
-        text: content of the file.
-        path: the file, for messages.
+    """Parse the text of a STAR file; ``path`` is for messages.
 
     Raises:
         InputError: rows of wrong length, or duplicate blocks or columns; the text names the line.

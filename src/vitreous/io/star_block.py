@@ -18,12 +18,9 @@ _LINES_AT_ONCE = 4096
 class LazyColumns(Mapping[str, list[str]]):
     """Columns of a loop, parsed from its lines on first use.
 
-    Numbers are parsed straight from the lines, many columns in one pass (:meth:`load`). The text
-    of a column that was not loaded loads the text of all.
-
-    Args:
-        names: names of the columns.
-        lines: rows without quotes or comments, none blank, each of ``len(names)`` values.
+    Numbers are parsed straight from the lines, many columns in one pass (:meth:`load`). The text of
+    a column that was not loaded loads the text of all. Lines have no quotes or comments, none is
+    blank, each has ``len(names)`` values.
     """
 
     def __init__(self, names: Sequence[str], lines: Sequence[str]) -> None:
@@ -165,8 +162,7 @@ class StarBlock:
         """Return a column as whole numbers.
 
         Raises:
-            InputError: missing column, or a value that is no whole number (the text names the
-                row).
+            InputError: missing column, or a value that is no whole number (the text names the row).
         """
         numbers = self.numbers(name, source)
         bad = np.flatnonzero((numbers != np.round(numbers)) | (np.abs(numbers) > 2**53))

@@ -122,16 +122,10 @@ def align_nearby(
 ) -> tuple[Tensor, Tensor]:
     """Align a map to another one from which it differs by a small rotation and shift.
 
-    Args:
-        moving, reference: ``(n, n, n)`` of the same box and pixel size, a few degrees and pixels
-            apart.
-        pixel_size_angstrom: pixel size of both, Å.
-        point_group: symmetry of both, about the same axes, which is kept.
-
-    Returns:
-        rotation ``(3, 3)`` R and shift ``(3,)`` t in (x, y, z), Å, float64:
-        ``aligned(r) = moving(R^T (r - t))``. Identity where the group leaves nothing free, or a map
-        is constant.
+    The maps ``(n, n, n)`` have the same box and pixel size and lie a few degrees and pixels apart;
+    the symmetry ``point_group`` of both, about the same axes, is kept. Returns rotation ``(3, 3)``
+    R and shift ``(3,)`` t in (x, y, z), Å, float64: ``aligned(r) = moving(R^T (r - t))``; the
+    identity where the group leaves nothing free, or a map is constant.
 
     Raises:
         ValueError: as for :func:`align_maps`.

@@ -153,12 +153,8 @@ def fsc_resolution(
 def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generator) -> Tensor:
     """Replace the phases of shells from ``first_shell`` on by uniform random ones.
 
-    The phases are those of white noise drawn in real space, so that the result stays real.
-
-    Args:
-        volume: real ``(..., n, n, n)``.
-        first_shell: first shell that changes, cycles per box.
-        generator: draws the noise, on its own device.
+    The phases are those of white noise drawn in real space, on the generator's device, so that the
+    real volume ``(..., n, n, n)`` stays real.
 
     Raises:
         ValueError: volume not cubic.
@@ -183,13 +179,8 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
 
     :math:`\mathrm{FSC}_{true} = (\mathrm{FSC}_t - \mathrm{FSC}_n) / (1 - \mathrm{FSC}_n)`, t of the
     masked maps, n of the maps masked after randomising phases from the shell on at which the
-    unmasked FSC first falls below 0.8. Up to two shells beyond it, where the mask mixes random with
-    true phases, the masked FSC is kept.
-
-    Args:
-        half1, half2: ``(n, n, n)``.
-        mask: ``(n, n, n)`` from 0 to 1, see :func:`solvent_mask`.
-        generator: draws the random phases.
+    unmasked FSC first falls below 0.8. Up to two shells beyond it, where the mask (0 to 1, see
+    :func:`solvent_mask`) mixes random with true phases, the masked FSC is kept.
 
     Raises:
         ValueError: not cubic, or different boxes.
@@ -270,9 +261,7 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
 def _running_mean(curve: Tensor, *, of_means: bool = False) -> Tensor:
     """Average over the shells around each shell but the zeroth, as many to either side.
 
-    Args:
-        curve: ``(shells,)``.
-        of_means: divide by the number of shells once more: variances of the means from variances.
+    ``of_means`` divides by the number of shells once more: variances of the means from variances.
     """
     smooth = curve.clone()
     last = len(curve) - 1

@@ -164,11 +164,8 @@ def resolutions_between(
 ) -> tuple[float, float]:
     """Return the resolutions in Å at 0.143 and 0.5 between two maps after alignment, unmasked.
 
-    Args:
-        half1, half2: ``(n, n, n)``.
-        pixel_size_angstrom: pixel size of both, Å.
-        symmetry: point group of both.
-        spacing_deg: step of the rotation grid in degrees; coarser is faster.
+    ``symmetry`` is the point group of both; ``spacing_deg`` is the step of the rotation grid:
+    coarser is faster.
     """
     aligned = _align(half2, half1, pixel_size_angstrom, symmetry, spacing_deg).aligned
     return resolutions(fsc(half1, aligned), len(half1), pixel_size_angstrom)

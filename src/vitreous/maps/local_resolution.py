@@ -70,11 +70,8 @@ def chance(band_filter: Tensor, window: Tensor) -> float:
     r"""Return the standard deviation of a local correlation of independent noise.
 
     For white noise, :math:`\sigma^2 = \sum_d (w \star w)(d)\, \rho(d)^2 / (\sum w)^2`, with w the
-    window and :math:`\rho` the noise's autocorrelation after the band's filter.
-
-    Args:
-        band_filter: Hermitian half ``(n, n, n // 2 + 1)``.
-        window: spectrum of the window, of the same shape.
+    window, given by its spectrum, and :math:`\rho` the noise's autocorrelation after the band's
+    filter. Both are Hermitian halves ``(n, n, n // 2 + 1)``.
     """
     n = band_filter.shape[0]
     size, axes = (n, n, n), (0, 1, 2)
@@ -89,13 +86,8 @@ def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand
     r"""Yield the local correlation of two maps around every voxel, band by band.
 
     :math:`\rho(r) = (w * a b) / \sqrt{(w * a^2)(w * b^2)}`, a and b the maps in the band, w its
-    window, in a periodic box.
-
-    Args:
-        half1, half2: ``(n, n, n)``.
-
-    Yields:
-        the band, its correlations ``(n, n, n)``, and their standard deviation by chance.
+    window, in a periodic box: the band, its correlations ``(n, n, n)``, and their standard
+    deviation by chance.
 
     Raises:
         ValueError: not cubic, or different boxes.
@@ -171,12 +163,8 @@ def local_low_pass(
 ) -> Tensor:
     """Low-pass filter a map at every voxel to its local resolution.
 
-    Bands have full weight up to the local resolution and fade over one band beyond it.
-
-    Args:
-        volume: ``(n, n, n)``, sharpened or not.
-        resolution_angstrom: ``(n, n, n)`` from :func:`local_resolution`; 0 counts as its coarsest.
-        pixel_size_angstrom: pixel size in Å.
+    Bands have full weight up to the local resolution (``(n, n, n)`` in Å from
+    :func:`local_resolution`; 0 counts as its coarsest) and fade over one band beyond it.
 
     Raises:
         ValueError: boxes differ.

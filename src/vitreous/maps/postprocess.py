@@ -54,11 +54,7 @@ class Postprocessed:
 
 
 def automatic_mask(average: Tensor, pixel_size_angstrom: float) -> Tensor:
-    """Return a :func:`~vitreous.maps.fsc.solvent_mask` with smoothing and edge in Å.
-
-    Args:
-        average: mean of the half maps, unfiltered, protein positive.
-        pixel_size_angstrom: pixel size in Å.
+    """Return a :func:`~vitreous.maps.fsc.solvent_mask`, smoothed by 5 Å, edge 8 Å, of a map.
 
     >>> v = torch.zeros(16, 16, 16); v[6:10, 6:10, 6:10] = 1.0
     >>> automatic_mask(v, 4.0)[8, 8, 8].item()

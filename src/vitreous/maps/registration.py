@@ -190,14 +190,10 @@ class Registration:
         return self.weight.sum().clamp(min=1e-30)
 
     def shell_correlation(self, rotation: Tensor, shift_px: Tensor) -> Tensor:
-        """Return the FSC of the transformed map with the reference, up to the current radius.
+        """Return the FSC ``(b, radius + 1)`` of the transformed map with the reference.
 
-        Args:
-            rotation: ``(b, 3, 3)``.
-            shift_px: ``(b, 3)`` in (x, y, z).
-
-        Returns:
-            ``(b, radius + 1)``, 0 in shell 0; normalised by the power after interpolation.
+        0 in shell 0. ``rotation`` is ``(b, 3, 3)``, ``shift_px (b, 3)`` in (x, y, z). Normalised by
+        the power after interpolation.
         """
         size = max(1, _CHUNK // len(self.points))
         unmirrored = torch.zeros(1, dtype=torch.bool, device=self.device)
@@ -243,12 +239,10 @@ class Registration:
     def search(
         self, rotations: Tensor, shift_axes: Tensor, hands: tuple[bool, ...]
     ) -> RegistrationCandidates:
-        """Find the best shift and its score for every rotation and hand.
+        """Find the best shift and its score for all rotations ``(m, 3, 3)`` and hands.
 
-        Args:
-            rotations: ``(m, 3, 3)``.
-            shift_axes: ``(a, 3)`` free directions: none, one, or all three.
-            hands: hands to try, False for the given and True for the mirrored one.
+        ``shift_axes (a, 3)`` are the free directions: none, one, or all three. Hands are False for
+        the given and True for the mirrored one.
         """
         box = 2 * self.radius + 2
         size = max(1, _CHUNK // len(self.points))

@@ -148,14 +148,11 @@ def sharpen(
 ) -> Sharpened:
     r"""Sharpen a map up to the resolution of its half maps.
 
-    Each shell is multiplied by :math:`C_{ref}(k) \exp(-B k^2 / 4)`; a raised cosine two shells
-    wide, from the resolution at 0.143 on, ends the pass band.
+    Each shell of their unfiltered mean ``average`` is multiplied by :math:`C_{ref}(k) \exp(-B k^2 /
+    4)`; a raised cosine two shells wide, from the resolution at 0.143 on, ends the pass band.
 
     Args:
-        average: mean of the half maps, unfiltered, ``(n, n, n)``.
-        fsc: ``(n // 2 + 1,)`` between the half maps.
-        pixel_size_angstrom: pixel size in Å.
-        mask: for the fit only, see :func:`guinier_fit`; the map is not masked.
+        average, fsc, pixel_size_angstrom, mask: see :func:`guinier_fit`; the map is not masked.
         b_factor_angstrom2: B factor to apply, negative to sharpen; None: the fitted one.
 
     Raises:

@@ -21,13 +21,7 @@ def shell_radius(n: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def shell_rms(volume: Tensor) -> Tensor:
-    """Return the root mean square of the Fourier coefficients in each shell.
-
-    Args:
-        volume: real ``(..., n, n, n)``.
-
-    Returns:
-        float64 ``(..., n // 2 + 1)``.
+    """Return the root mean square of each shell of a spectrum, float64 ``(..., n // 2 + 1)``.
 
     >>> delta = torch.zeros(6, 6, 6); delta[3, 3, 3] = 2.0
     >>> shell_rms(delta).round(decimals=9).tolist()
@@ -42,12 +36,7 @@ def shell_rms(volume: Tensor) -> Tensor:
 def weight_shells(volume: Tensor, weight: Tensor) -> Tensor:
     """Multiply a volume's spectrum by a function of frequency, interpolated between shells.
 
-    Args:
-        volume: real ``(n, n, n)``.
-        weight: ``(n // 2 + 1,)``; the last value holds beyond the last shell.
-
-    Returns:
-        dtype and device of the volume.
+    ``weight`` is ``(n // 2 + 1,)``; its last value holds beyond the last shell.
 
     Raises:
         ValueError: a weight of another length.

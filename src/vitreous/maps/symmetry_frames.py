@@ -58,8 +58,7 @@ class Frame:
 def find_frames(engine: Registration) -> list[Frame]:
     """Find the best frame of each of :data:`GROUPS` that has axes at the right angles.
 
-    Args:
-        engine: registration of a map with itself, at low resolution.
+    ``engine`` registers a map with itself, at low resolution.
     """
     axes = _candidate_axes(engine)
     by_fold = {fold: _fold_scores(engine, axes, fold) for fold in FOLDS}
@@ -75,10 +74,8 @@ def find_frames(engine: Registration) -> list[Frame]:
 def refine_frames(engine: Registration, frames: list[Frame], iterations: int) -> list[Frame]:
     """Refine every operator independently, then fit the frame of each group to its axes.
 
-    Args:
-        engine: registration of a map with itself, at the resolution and weights of the refinement.
-        frames: initial frames.
-        iterations: number of Gauss-Newton iterations of the operators.
+    ``engine`` registers a map with itself, at the resolution and weights of the refinement;
+    ``iterations`` counts the Gauss-Newton iterations of the operators.
     """
     if not frames:
         return []

@@ -157,14 +157,9 @@ def find_symmetry(
 def symmetry_agreement(half1: Tensor, half2: Tensor, name: str, *, box_size: int = 40) -> float:
     """Measure how well two half maps obey a point group about RELION's axes through the centre.
 
-    Args:
-        half1, half2: independent half maps ``(n, n, n)``.
-        name: Schoenflies name.
-        box_size: working box.
-
-    Returns:
-        agreement under the worst rotation, see :attr:`SymmetryCandidate.weakest`; 1 for C1, NaN if
-        the half maps agree over too few shells.
+    The independent half maps ``(n, n, n)`` are compared at a box of ``box_size``. Returns the
+    agreement under the worst rotation, see :attr:`SymmetryCandidate.weakest`; 1 for C1, NaN if the
+    half maps agree over too few shells.
 
     Raises:
         ValueError: boxes differ, not cubic, or values that are not finite.
@@ -183,10 +178,7 @@ def symmetry_agreement(half1: Tensor, half2: Tensor, name: str, *, box_size: int
 def to_standard(volume: Tensor, candidate: SymmetryCandidate, pixel_size_angstrom: float) -> Tensor:
     """Rotate and shift a map so that the candidate's axes are RELION's.
 
-    Args:
-        volume: ``(n, n, n)``, one of the half maps or a map in their frame.
-        candidate: from :func:`find_symmetry`.
-        pixel_size_angstrom: pixel size of the volume, Å.
+    ``volume (n, n, n)`` is one of the half maps of :func:`find_symmetry` or a map in their frame.
     """
     return rotate_volume(volume, candidate.rotation, candidate.shift_angstrom / pixel_size_angstrom)
 

@@ -59,11 +59,9 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def image_distance(real: Tensor, generated: Tensor, features: Features) -> float:
-    """Return the :func:`frechet_distance` between sets of images.
+    """Return the :func:`frechet_distance` between sets of images ``(b, n, n)`` and ``(c, n, n)``.
 
-    Args:
-        real, generated: ``(b, n, n)`` and ``(c, n, n)``.
-        features: images ``(b, n, n)`` to features ``(b, f)``; see :func:`train_features`.
+    ``features`` takes images to features ``(b, f)``; see :func:`train_features`.
     """
     return frechet_distance(
         *(
@@ -74,12 +72,7 @@ def image_distance(real: Tensor, generated: Tensor, features: Features) -> float
 
 
 class FeatureNetwork(nn.Module):
-    """Network of convolutions and maxima, mean over the map, and a linear layer to classes.
-
-    Args:
-        classes: number of classes.
-        generator: draws the weights.
-    """
+    """Network of convolutions and maxima, mean over the map, and a linear layer to classes."""
 
     def __init__(self, classes: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -39,13 +39,8 @@ def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 def psnr(image: Tensor, reference: Tensor, ndim: int) -> Tensor:
     r"""Return the peak signal-to-noise ratio, :math:`10 \log_{10}(\mathrm{range}^2/\mathrm{MSE})`.
 
-    Args:
-        image: ``(..., n, n[, n])``.
-        reference: its range (maximum minus minimum) is the peak.
-        ndim: 2 or 3.
-
-    Returns:
-        ``(...)`` dB; infinity for equal arrays.
+    In dB. The range of the reference (maximum minus minimum) is the peak. Means are over the last
+    ``ndim`` (2 or 3) axes; infinity for equal arrays.
 
     Raises:
         ValueError: trailing axes differ.
@@ -60,17 +55,10 @@ def psnr(image: Tensor, reference: Tensor, ndim: int) -> Tensor:
 
 
 def snr_db(clean: Tensor, noisy: Tensor, ndim: int) -> Tensor:
-    r"""Return the signal-to-noise ratio of a data set in dB.
+    r"""Return the signal-to-noise ratio of a data set ``(..., n, n[, n])`` in dB, one number.
 
     :math:`10 \log_{10} (\overline{\mathrm{var}(s)} / \overline{\mathrm{var}(y - s)})`, variances
-    over whole images, averaged over the leading axes.
-
-    Args:
-        clean, noisy: ``(..., n, n[, n])`` of the same shape.
-        ndim: 2 or 3.
-
-    Returns:
-        scalar, dB.
+    over whole images (the last ``ndim`` axes), averaged over the leading axes.
 
     Raises:
         ValueError: trailing axes differ.

@@ -84,10 +84,7 @@ class BasisGenerator(nn.Module):
         """Initialise the other maps as the mean times smooth random fields, and use them.
 
         Structures differ where there is density. From zero all maps would have the same gradient
-        and stay copies of each other.
-
-        Args:
-            generator: on the CPU.
+        and stay copies of each other. The generator is on the CPU.
         """
         n = self.box_size
         coarse = torch.randn(self.maps, *[COARSE] * 3, generator=generator)

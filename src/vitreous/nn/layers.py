@@ -109,13 +109,9 @@ class GaborLayer(nn.Module):
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of convolutions and dense layers from He's normal distribution.
+    """Draw the weights of convolutions and dense layers from He's normal distribution, in place.
 
-    For leaky ReLU of slope 0.1; biases become 0.
-
-    Args:
-        model: changed in place.
-        generator: on the CPU.
+    For leaky ReLU of slope 0.1; biases become 0. The generator is on the CPU.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -129,14 +125,9 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 def polar_view(images: Tensor) -> Tensor:
     """Resample images to polar coordinates about ``n // 2``: rotations become cyclic shifts.
 
-    Rows are n angles of a whole turn, columns n radii from 0 to ``n / 2 - 1`` pixels, interpolated
-    linearly. A quarter turn is exactly a shift by n / 4 rows where 4 divides n.
-
-    Args:
-        images: ``(b, n, n)``.
-
-    Returns:
-        ``(b, n, n)``.
+    Of images ``(b, n, n)``: rows are n angles of a whole turn, columns n radii from 0 to ``n / 2 -
+    1`` pixels, interpolated linearly. A quarter turn is exactly a shift by n / 4 rows where 4
+    divides n.
 
     Source: section 6.4.8 of the thesis (image warping).
 

@@ -77,14 +77,9 @@ class NoiseNetwork(nn.Module):
 def add_noise(clean: Tensor, scale: Tensor, unit: Tensor, kind: NoiseKind = "gaussian") -> Tensor:
     r"""Return noisy images :math:`I + \epsilon\,\sigma`, or :math:`I + \epsilon\,\sigma\sqrt{|I|}`.
 
-    Eqs. (3) and (2) of the article; the second models counting noise, its image taken after the
-    CTF, as the detector sees it.
-
-    Args:
-        clean: ``(b, n, n)``.
-        scale: sigma, ``(b, n, n)`` or anything that broadcasts.
-        unit: epsilon, noise of unit variance ``(b, n, n)``.
-        kind: ``"gaussian"`` for the first, ``"poisson"`` for the second.
+    Eqs. (3), ``kind="gaussian"``, and (2), ``"poisson"``, of the article; the second models
+    counting noise, its image taken after the CTF, as the detector sees it. I is ``clean (b, n,
+    n)``, epsilon ``unit``, noise of unit variance, and sigma ``scale``, which broadcasts.
 
     >>> add_noise(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(0.5), "poisson").item()
     5.0

@@ -29,11 +29,9 @@ _CHUNK = 2**15  # points of a volume evaluated together
 
 @lru_cache(maxsize=32)
 def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return frequencies in cycles per box inside a radius, and their flat half-spectrum indices.
+    """Return frequencies ``(p, ndim)``, x first, cycles per box, and their half-spectrum indices.
 
-    Returns:
-        float32 ``(p, ndim)``, x first, and long ``(p,)``. The Nyquist frequency lies outside: the
-        radius is at most n / 2, exclusive.
+    The Nyquist frequency lies outside: the radius is at most n / 2, exclusive.
     """
     full = torch.fft.fftfreq(n, 1.0 / n)
     half = torch.fft.rfftfreq(n, 1.0 / n)
@@ -144,15 +142,10 @@ class SliceGenerator(nn.Module):
         return unit + moved.reshape(3, *unit.shape[:2]).permute(1, 2, 0)
 
     def coefficients(self, frequency: Tensor, latent: Tensor) -> Tensor:
-        """Return Fourier coefficients of the volumes of latent vectors.
+        """Return Fourier coefficients ``(b, p, 2)``, real and imaginary part, of volumes.
 
-        Args:
-            frequency: ``(b, p, 3)``, (x, y, z), in cycles per box.
-            latent: ``(b, d)``.
-
-        Returns:
-            real ``(b, p, 2)``: real and imaginary parts of a Fourier series, which does not depend
-            on the box.
+        ``frequency`` is ``(b, p, 3)``, (x, y, z), in cycles per box; ``latent`` is ``(b, d)``. The
+        Fourier series does not depend on the box.
         """
         scale, shift = self._modulation(latent)
         unit = frequency * (2 / self.largest)

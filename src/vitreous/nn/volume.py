@@ -11,15 +11,10 @@ from vitreous.core.symmetry import SymmetryMap, point_group
 
 
 class VoxelVolume(nn.Module):
-    """Trainable voxels, symmetric by construction, inside a spherical mask.
+    """Trainable voxels, symmetric by construction, inside a sphere of ``mask_radius_px`` voxels.
 
-    One voxel of each orbit of the point group is a parameter; outside the sphere all are zero.
-
-    Args:
-        box_size: edge in voxels.
-        symmetry: Schoenflies name in RELION's axes.
-        mask_radius_px: radius of the sphere in voxels.
-        start: ``(m, m, m)`` initial volume of any box; None: zeros.
+    One voxel of each orbit of the point group, in RELION's axes, is a parameter; outside the sphere
+    all are zero. ``start (m, m, m)`` is an initial volume of any box; None: zeros.
 
     >>> VoxelVolume(8, "D2", 3.5)().shape
     torch.Size([8, 8, 8])

@@ -35,12 +35,9 @@ _ANGSTROM_PER_MM = 1.0e7
 
 
 def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
-    r"""Return the relativistic wavelength of the electron, in Å.
+    r"""Return the relativistic wavelength of the electron, in Å, for voltages of any shape.
 
     :math:`\lambda = 12.2643247 / \sqrt{V (1 + 0.978466 \cdot 10^{-6}\, V)}`, V in volts.
-
-    Args:
-        voltage_kv: acceleration voltage in kV, any shape.
 
     >>> round(electron_wavelength_angstrom(torch.tensor(300.0, dtype=torch.float64)).item(), 5)
     0.01969
@@ -72,13 +69,9 @@ def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> flo
 
 
 def phase_coefficients(optics: Optics) -> Tensor:
-    """Return coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1).
+    """Return coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1), float64 ``(..., 5)``.
 
-    Args:
-        optics: fields of shape ``(...)``.
-
-    Returns:
-        float64 ``(..., 5)``, for frequencies in 1/Å.
+    ``optics`` has fields of shape ``(...)``; frequencies are in 1/Å.
 
     >>> round(phase_coefficients(Optics.uniform(1))[0, 0].item(), 3)  # -wavelength defocus / 2
     -147.657
@@ -153,21 +146,15 @@ def ctf_half(
     *,
     aperture_inv_angstrom: float | None = None,
 ) -> Tensor:
-    r"""Return the CTF on the Hermitian half of an ``n x n`` image, as a filter of real images.
+    """Return the CTF on the Hermitian half of an ``n x n`` image, as a filter of real images.
 
     In even boxes the Nyquist frequency of an axis stands for both of its signs, which differ with
     astigmatism: row and column hold their mean. The filter then has a real, symmetric kernel,
     products of filters are exact, and quarter turns and mirrors of the image commute with those of
     the astigmatism.
 
-    Args:
-        n: box size in pixels.
-        pixel_size_angstrom: pixel size in Å.
-        optics: batch of optics whose fields have shape ``(...)``.
-        aperture_inv_angstrom: see :func:`ctf`.
-
-    Returns:
-        real ``(..., n, n // 2 + 1)`` in FFT order, dtype and device of the optics.
+    With optics of shape ``(...)`` the result is real, ``(..., n, n // 2 + 1)`` in FFT order, of
+    their dtype and device. For ``aperture_inv_angstrom`` see :func:`ctf`.
 
     >>> ctf_half(8, 2.0, Optics.uniform(3)).shape
     torch.Size([3, 8, 5])

@@ -131,15 +131,9 @@ class Gridding:
 class Accumulator:
     """Accumulator of the sums of several sets of particles, batch by batch.
 
-    Symmetry is exact: every image is inserted once for each coset of those rotations of the point
-    group that map the grid onto itself, and the grid is summed over these at the end.
-
-    Args:
-        box_size: n, box of the images.
-        sets: number of sums; 2 for half sets.
-        symmetry: name of the point group, in RELION's axes.
-        device: device of the sums; the CPU by default.
-        threads: number of threads on the CPU; torch's by default.
+    Symmetry (a point group in RELION's axes) is exact: every image is inserted once for each coset
+    of those rotations of the group that map the grid onto itself, and the grid is summed over these
+    at the end. ``box_size`` is that of the images; ``sets`` is 2 for half sets.
 
     >>> sums = Accumulator(8, sets=1)
     >>> sums.insert(weighted_slices(torch.ones(1, 8, 8), None, None, 1.0), torch.eye(3)[None])

@@ -40,16 +40,11 @@ class Noise(Protocol):
 def noise_sigma(
     signal_variance: float, *, snr: float | None = None, snr_db: float | None = None
 ) -> float:
-    r"""Return the standard deviation of the noise for a signal-to-noise ratio.
+    r"""Return the standard deviation of the noise for a signal-to-noise ratio of power.
 
     :math:`\sigma = \sqrt{v / \mathrm{SNR}}`, :math:`\mathrm{SNR} = 10^{\mathrm{dB} / 10}`, v the
-    variance of the noiseless images after shift and CTF, over the whole image, averaged over the
-    data set.
-
-    Args:
-        signal_variance: v, not negative.
-        snr: power ratio, positive.
-        snr_db: the same in decibel, instead of ``snr``.
+    ``signal_variance`` of the noiseless images after shift and CTF, over the whole image, averaged
+    over the data set.
 
     Raises:
         ValueError: both or neither ratio, a ratio that is not positive, a negative variance.
@@ -97,13 +92,8 @@ class WhiteGaussian:
 def prepare_patches(patches: Tensor, size: int, *, chunk: int = 256) -> Tensor:
     """Resample background patches by Fourier cropping; give each zero mean, unit deviation.
 
-    Args:
-        patches: real ``(m, n, n)``, any floating type.
-        size: new edge in pixels, at the same field of view.
-        chunk: number of patches transformed together, which bounds the memory.
-
-    Returns:
-        float32 ``(m, size, size)``.
+    Real ``(m, n, n)`` become float32 ``(m, size, size)`` of the same field of view; ``chunk``
+    patches are transformed together, which bounds the memory.
 
     Raises:
         ValueError: another shape, or a patch that is constant or not finite, named by its index.

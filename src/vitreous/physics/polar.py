@@ -97,14 +97,7 @@ def _transform(grid: PolarGrid, device: torch.device, dtype: torch.dtype) -> Ten
 
 
 def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
-    """Return exact spectra of images on half circles, by one matrix product.
-
-    Args:
-        images: real ``(b, n, n)``.
-        grid: grid of the same box.
-
-    Returns:
-        complex ``(b, K, A / 2)``.
+    """Return exact spectra ``(b, K, A / 2)`` of real images on half circles, by one matrix product.
 
     Raises:
         ValueError: images of another box.
@@ -124,21 +117,9 @@ def to_polar(images: Tensor, grid: PolarGrid) -> Tensor:
 def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
     r"""Return images of zero mean from spectra on half circles: the inverse of :func:`to_polar`.
 
-    Over whole circles, with the weights q of :attr:`PolarGrid.quadrature`,
-
-    .. math::
-
-        y(p) = n^{-2} \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n}.
-
-    For images without frequencies beyond the circles the error is 2 % of their range up to
-    ``n / 4`` from the centre and 5 % up to ``n / 2``.
-
-    Args:
-        values: complex ``(b, K, A / 2)``.
-        grid: grid of the images' box.
-
-    Returns:
-        real ``(b, n, n)``.
+    Over whole circles, with the weights q of :attr:`PolarGrid.quadrature`, :math:`y(p) = n^{-2}
+    \sum_k q_k\, \hat y(k)\, e^{2 \pi i\, k \cdot p / n}`. For images without frequencies beyond the
+    circles the error is 2 % of their range up to ``n / 4`` from the centre and 5 % up to ``n / 2``.
 
     Raises:
         ValueError: values of another grid.
@@ -164,13 +145,8 @@ def from_polar(values: Tensor, grid: PolarGrid) -> Tensor:
 def rotate_polar(values: Tensor, steps: Tensor) -> Tensor:
     r"""Rotate images in their plane: :math:`\hat y(r, \varphi_j)` becomes that at :math:`j + s`.
 
-    Args:
-        values: complex spectra of real images on half circles ``(b, K, A / 2)``, or real values,
-            such as CTFs.
-        steps: long ``(b,)``, s, in steps of the grid's angles, from 0 to A - 1.
-
-    Returns:
-        ``(b, K, A / 2)``.
+    ``values (b, K, A / 2)`` are complex spectra of real images on half circles, or real values such
+    as CTFs; ``steps`` is s, long ``(b,)``, in steps of the grid's angles, from 0 to A - 1.
 
     >>> spectrum = torch.tensor([[[1 + 1j, 2 + 2j]]])
     >>> rotate_polar(spectrum, torch.tensor([1])).tolist()
@@ -186,10 +162,7 @@ def rotate_polar(values: Tensor, steps: Tensor) -> Tensor:
 
 
 def angular_derivative(values: Tensor) -> Tensor:
-    r"""Return the derivative over the angle, per radian, of spectra of real images.
-
-    Args:
-        values: complex ``(..., K, A / 2)`` on half circles.
+    """Return the derivative over the angle, per radian, of spectra ``(..., K, A / 2)``.
 
     >>> grid = PolarGrid(16, 3)
     >>> kx, ky = grid.frequencies
@@ -229,16 +202,10 @@ def _harmonics_first(parts: Tensor) -> Tensor:
 
 
 def circle_harmonics(values: Tensor) -> Tensor:
-    r"""Return the harmonics of the real signal s of spectra on half circles.
+    r"""Return the harmonics of the real signal s of spectra ``(..., K, A / 2)`` on half circles.
 
-    :math:`\hat s_m = \sum_{j < A} s(\varphi_j) e^{-i m \varphi_j}`, m from 0 to A / 2.
-
-    Args:
-        values: complex ``(..., K, A / 2)``, such as from :func:`to_polar`.
-
-    Returns:
-        real ``(A / 2 + 1, ..., 2 K)``: for each harmonic the real parts of all radii, then the
-        imaginary parts.
+    :math:`\hat s_m = \sum_{j < A} s(\varphi_j) e^{-i m \varphi_j}`, m from 0 to A / 2: real ``(A /
+    2 + 1, ..., 2 K)``, for each harmonic the real parts of all radii, then the imaginary parts.
 
     >>> circle_harmonics(torch.ones(5, 3, 8, dtype=torch.complex64)).shape
     torch.Size([9, 5, 6])
@@ -253,12 +220,8 @@ def circle_harmonics(values: Tensor) -> Tensor:
 def half_turn_harmonics(values: Tensor) -> Tensor:
     """Return the even harmonics 0, 2, ... of real values that repeat after half a turn.
 
-    Args:
-        values: real ``(..., K, A / 2)`` over half circles.
-
-    Returns:
-        real ``(A / 4 + 1, ..., 2 K)``, of sums over whole circles, laid out as by
-        :func:`circle_harmonics`.
+    ``values (..., K, A / 2)`` over half circles give sums over whole circles, real ``(A / 4 + 1,
+    ..., 2 K)``, laid out as by :func:`circle_harmonics`.
     """
     table = _fourier(values.shape[-1], values.device, values.dtype)[0]
     return _harmonics_first(_pairs(values @ table))
@@ -268,18 +231,11 @@ def half_turn_harmonics(values: Tensor) -> Tensor:
 def synthesis_matrix(angles: int, parity: int, device: torch.device) -> Tensor:
     r"""Return the matrix from products of even or odd harmonics to their part of the correlation.
 
-    :math:`X(\alpha_j) = \frac1A \sum_m \epsilon_m
-    \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m \alpha_j}]`, over half of the angles: half a
-    turn later the even part is the same and the odd part changes sign.
-
-    Args:
-        angles: A.
-        parity: 0 for m = 0, 2, ..., A / 2; 1 for m = 1, 3, ...
-        device: device of the matrix.
-
-    Returns:
-        float32 ``(A / 2, 2 M)``: columns for the real parts, then for the imaginary parts of the M
-        products.
+    :math:`X(\alpha_j) = \frac1A \sum_m \epsilon_m \mathrm{Re}[\hat s_m \overline{\hat p_m}\, e^{i m
+    \alpha_j}]`, over half of the angles A: half a turn later the even part is the same and the odd
+    part changes sign. ``parity`` 0 takes m = 0, 2, ..., A / 2; 1 takes m = 1, 3, ... The matrix is
+    float32 ``(A / 2, 2 M)``: columns for the real parts, then for the imaginary parts of the M
+    products.
     """
     m = torch.arange(parity, angles // 2 + 1, 2, dtype=torch.float64)
     count = torch.where((m == 0) | (m == angles // 2), 1.0, 2.0) / angles
@@ -293,12 +249,9 @@ def synthesis_matrix(angles: int, parity: int, device: torch.device) -> Tensor:
 def conjugate_harmonics(harmonics: Tensor) -> Tensor:
     """Arrange harmonics of templates so that one matrix product gives those of the correlation.
 
-    Args:
-        harmonics: ``(M, v, 2 K)``, from :func:`circle_harmonics`.
-
-    Returns:
-        ``(2 M, 2 K, v)``: in products with the images' harmonics ``(M, rows, 2 K)`` the first M
-        give the real and the others the imaginary parts of image times conjugate template.
+    ``(M, v, 2 K)``, from :func:`circle_harmonics`, becomes ``(2 M, 2 K, v)``: in products with the
+    images' harmonics ``(M, rows, 2 K)`` the first M give the real and the others the imaginary
+    parts of image times conjugate template.
     """
     real, imaginary = harmonics.chunk(2, -1)
     first = torch.cat([real, imaginary], -1)

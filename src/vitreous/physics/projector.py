@@ -132,12 +132,8 @@ class _BackProjection(torch.autograd.Function):
 def oversampled_spectrum(volume: Tensor) -> Tensor:
     """Return the de-apodised, zero-padded spectrum of a volume, for :func:`central_slices`.
 
-    Args:
-        volume: real ``(n, n, n)``, (z, y, x), origin at ``n // 2``.
-
-    Returns:
-        complex ``(lines, padded_size(n))``, in the packed form of :func:`central_slices`;
-        differentiable.
+    From a real ``(n, n, n)`` volume, origin at ``n // 2``: complex ``(lines, padded_size(n))``, in
+    the packed form of :func:`central_slices`; differentiable.
 
     Raises:
         ValueError: the volume is not cubic.
@@ -179,17 +175,15 @@ def central_slices(
 ) -> Tensor:
     """Return central slices of an oversampled spectrum: the spectra of the projections.
 
+    Complex ``(b, n, n // 2 + 1)`` in FFT order, without the phases of the image origin at ``n //
+    2``, zero outside the Nyquist circle; differentiable in ``spectrum`` and ``rotations``.
+
     Args:
         spectrum: from :func:`oversampled_spectrum`.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         n: edge of the images in pixels.
         box: edge of the volume, if larger. Density that projects beyond the edges of an image wraps
             around, and aliasing is that of a finer grid.
-
-    Returns:
-        complex ``(b, n, n // 2 + 1)`` in FFT order, without the phases of the image origin at
-        ``n // 2``, zero outside the Nyquist circle; differentiable in ``spectrum`` and
-        ``rotations``.
 
     Raises:
         ValueError: rotations that are not ``(b, 3, 3)``, a spectrum of another box.
@@ -220,15 +214,8 @@ def project_spectrum(
 ) -> Tensor:
     """Return projections from an oversampled spectrum, times a Fourier multiplier (CTF, shift).
 
-    Args:
-        spectrum: from :func:`oversampled_spectrum`.
-        rotations: ``(b, 3, 3)``.
-        n: image edge in pixels.
-        multiplier: real or complex ``(b, n, n // 2 + 1)`` or broadcastable; applied per image.
-        box: edge of the volume, see :func:`central_slices`.
-
-    Returns:
-        real ``(b, n, n)``: the integral along the particle's z, in units of grey value times pixel.
+    See :func:`central_slices` and :func:`slices_to_images`. The result ``(b, n, n)`` is the
+    integral along the particle's z, in units of grey value times pixel.
     """
     return slices_to_images(central_slices(spectrum, rotations, n, box=box), n, multiplier)
 
@@ -236,13 +223,8 @@ def project_spectrum(
 def slices_to_images(slices: Tensor, n: int, multiplier: Tensor | None = None) -> Tensor:
     """Return the images of central slices, times an optional Fourier multiplier (CTF, shift).
 
-    Args:
-        slices: complex ``(b, n, n // 2 + 1)``, from :func:`central_slices` or laid out as by it.
-        n: image edge in pixels.
-        multiplier: real or complex ``(b, n, n // 2 + 1)`` or broadcastable; applied per image.
-
-    Returns:
-        real ``(b, n, n)``, origin at ``n // 2``.
+    ``slices (b, n, n // 2 + 1)`` are laid out as by :func:`central_slices`; ``multiplier`` has that
+    shape or broadcasts to it. Images are real ``(b, n, n)``, origin at ``n // 2``.
     """
     centring = _centring(n, slices.device, slices.dtype)
     factor = centring if multiplier is None else centring * multiplier
@@ -260,14 +242,7 @@ def back_project(
 ) -> Tensor:
     """Apply the transpose of :func:`project_spectrum` after :func:`oversampled_spectrum`.
 
-    Args:
-        images: real ``(b, n, n)``.
-        rotations: ``(b, 3, 3)``.
-        multiplier: as for :func:`project_spectrum`.
-        box: edge of the volume, that of the images by default.
-
-    Returns:
-        real ``(box, box, box)``; differentiable.
+    Real images ``(b, n, n)`` give a volume ``(box, box, box)``, box n by default; differentiable.
     """
     b, n, _ = images.shape
     columns = torch.full((n // 2 + 1,), 2.0, device=images.device, dtype=images.dtype)
@@ -284,10 +259,8 @@ def back_project(
 class SliceSum:
     """Accumulator of transposed central slices, transformed once at the end.
 
-    Args:
-        n: edge of the images in pixels.
-        box: edge of the volume, at least n; see :func:`central_slices`.
-        device: device of the sums.
+    ``n`` is the edge of the images in pixels, ``box`` that of the volume, at least n; see
+    :func:`central_slices`.
 
     >>> total = SliceSum(4, 8)
     >>> total.insert(torch.ones(1, 4, 3, dtype=torch.complex64), torch.eye(3)[None])
@@ -314,15 +287,10 @@ class SliceSum:
 
 
 def project(volume: Tensor, rotations: Tensor, multiplier: Tensor | None = None) -> Tensor:
-    """Project a volume along the z axis of each rotated particle.
+    """Project a volume ``(n, n, n)`` along the z axis of each particle, rotated by ``(..., 3, 3)``.
 
-    Args:
-        volume: real ``(n, n, n)``.
-        rotations: ``(..., 3, 3)``, volume to particle coordinates.
-        multiplier: see :func:`project_spectrum`; leading dimensions those of ``rotations``.
-
-    Returns:
-        real ``(..., n, n)``, differentiable in all arguments.
+    For ``multiplier`` see :func:`project_spectrum`; its leading dimensions are those of
+    ``rotations``. Images are real ``(..., n, n)``, differentiable in all arguments.
 
     >>> ball = torch.zeros(8, 8, 8); ball[4, 4, 4] = 1.0
     >>> project(ball, torch.eye(3)).shape

@@ -21,15 +21,7 @@ def _axis_phases(frequency_index: Tensor, n: int, shift_px: Tensor) -> Tensor:
 def axis_phases(
     n: int, shift_angstrom: Tensor, pixel_size_angstrom: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the two factors, along kx and along ky, of :func:`shift_phases`.
-
-    Args:
-        n: box size in pixels.
-        shift_angstrom: ``(..., 2)`` displacement (x, y) in Å.
-        pixel_size_angstrom: pixel size in Å.
-
-    Returns:
-        complex ``(..., n // 2 + 1)`` and ``(..., n)`` in FFT order.
+    """Return the factors of :func:`shift_phases`, kx ``(..., n // 2 + 1)`` and ky ``(..., n)``.
 
     Raises:
         ValueError: shifts that do not end in 2.
@@ -53,18 +45,11 @@ def axis_phases(
 def shift_phases(n: int, shift_angstrom: Tensor, pixel_size_angstrom: float) -> Tensor:
     r"""Return the filter of the Hermitian half-spectrum that moves an image by +t.
 
-    :math:`S(k) = e^{-2 \pi i (k_x t_x + k_y t_y)}`. In even boxes the factor of an axis at its
-    Nyquist frequency is the mean over both signs, :math:`\cos(\pi t / p)`: images stay real, the
-    conjugate is the exact adjoint, and shifts by whole pixels are circular rolls; sub-pixel shifts
-    damp the Nyquist frequency.
-
-    Args:
-        n: box size in pixels.
-        shift_angstrom: ``(..., 2)`` displacement (x, y) in Å; x is the last axis of the image.
-        pixel_size_angstrom: pixel size in Å.
-
-    Returns:
-        complex ``(..., n, n // 2 + 1)`` in FFT order, of the precision of the shifts.
+    :math:`S(k) = e^{-2 \pi i (k_x t_x + k_y t_y)}`, complex ``(..., n, n // 2 + 1)`` in FFT order,
+    for shifts ``(..., 2)`` (x, y) in Å, x along the last axis. In even boxes the factor of an axis
+    at its Nyquist frequency is the mean over both signs, :math:`\cos(\pi t / p)`: images stay real,
+    the conjugate is the exact adjoint, and shifts by whole pixels are circular rolls; sub-pixel
+    shifts damp the Nyquist frequency.
 
     Raises:
         ValueError: shifts that do not end in 2.

@@ -30,16 +30,12 @@ def simulate(
     pixel_size_angstrom: float,
 ) -> Tensor:
     r"""Return noiseless images :math:`H_\varphi x = C_c S_t P_\theta x` (CryoGAN, eq. (2)).
-
     Args:
         volume: ``(n, n, n)``; differentiable, as are rotations and shifts.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         shift_angstrom: ``(b, 2)``, (x, y) displacement of each projection in Å.
         optics: CTF of each image, ``(b,)``.
         pixel_size_angstrom: pixel size of volume and images, Å.
-
-    Returns:
-        real ``(b, n, n)``.
 
     >>> volume = torch.zeros(16, 16, 16); volume[8, 8, 8] = 1.0
     >>> simulate(volume, torch.eye(3)[None], torch.zeros(1, 2), Optics.uniform(1), 2.0).shape
@@ -125,10 +121,8 @@ class Simulator:
     def clean(self, spectrum: Tensor, conditions: Conditions, ctf: Tensor) -> Tensor:
         """Return noiseless images ``(b, n, n)`` (step 4).
 
-        Args:
-            spectrum: the volume's, from :func:`~vitreous.physics.projector.oversampled_spectrum`.
-            conditions: from :meth:`draw`.
-            ctf: from :meth:`ctf`, or any other half-spectrum multiplier.
+        ``spectrum`` is the volume's :func:`~vitreous.physics.projector.oversampled_spectrum`,
+        ``ctf`` that of :meth:`ctf` or any other half-spectrum multiplier.
         """
         shifted = self._shifted(conditions, ctf)
         return project_spectrum(spectrum, conditions.rotations, self.box_size, shifted)
@@ -136,11 +130,8 @@ class Simulator:
     def clean_slices(self, slices: Tensor, conditions: Conditions, ctf: Tensor) -> Tensor:
         """Return noiseless images ``(b, n, n)`` of given slices (step 4).
 
-        Args:
-            slices: ``(b, n, n // 2 + 1)``, rotated and laid out as by
-                :func:`~vitreous.physics.projector.central_slices`.
-            conditions: of which only the shifts are used.
-            ctf: as for :meth:`clean`.
+        Slices are rotated and laid out as by :func:`~vitreous.physics.projector.central_slices`; of
+        the conditions only the shifts are used.
         """
         return slices_to_images(slices, self.box_size, self._shifted(conditions, ctf))
 

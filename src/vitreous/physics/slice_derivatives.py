@@ -174,15 +174,14 @@ def _on_any(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tenso
 def slice_derivatives(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tensor:
     """Return slices and their derivatives over rotations, at low frequencies of half planes.
 
+    Complex ``(b, points, 3)`` at the points of :func:`band_points`: the slice, D, and the
+    derivative about z per radian; see the top of the module. Not differentiable.
+
     Args:
         spectrum: from :func:`vitreous.physics.projector.oversampled_spectrum` of a box n.
         rotations: ``(b, 3, 3)``, volume to particle coordinates.
         n: edge of volume and images in pixels.
         radius: K, in cycles per box, below n / 2.
-
-    Returns:
-        complex ``(b, points, 3)`` at the points of :func:`band_points`: the slice, D, and the
-        derivative about z per radian; see the top of the module. Not differentiable.
 
     Raises:
         ValueError: a band that reaches Nyquist, a spectrum of another box.

@@ -114,15 +114,10 @@ def _equal_rows(a: NDArray[Any], b: NDArray[Any] | None) -> NDArray[np.bool_]:
 
 
 def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
-    """Convert a RELION 3.1 document to a ``.cs`` table without loss.
-
-    Args:
-        document: document with blocks ``optics`` and ``particles``.
-        path: file that it was read from, for messages.
+    """Convert a RELION 3.1 document, read from ``path``, to a ``.cs`` table without loss.
 
     Raises:
-        InputError: values that are no numbers, or that ``.cs`` cannot hold; the text names the
-            row.
+        InputError: values that are no numbers, or that ``.cs`` cannot hold; the text names the row.
     """
     plain, record, stored = _split(document, path)
     plain = _without_empty_groups(plain) if record else plain
@@ -222,11 +217,7 @@ def _note(document: StarDocument, restored: StarDocument) -> str:
 
 
 def from_cryosparc(table: CsTable, path: Path) -> StarDocument:
-    """Convert a ``.cs`` table to a RELION 3.1 document without loss.
-
-    Args:
-        table: rows and note.
-        path: file that it was read from, for messages.
+    """Convert a ``.cs`` table, read from ``path``, to a RELION 3.1 document without loss.
 
     Raises:
         InputError: no particle images, or values that do not fit their field.

@@ -124,11 +124,7 @@ class ConvolutionOperator(LinearOperator):
         return operator
 
     def __add__(self, other: ConvolutionOperator) -> ConvolutionOperator:
-        """Return the convolution with the sum of both kernels.
-
-        Raises:
-            ValueError: other coefficients.
-        """
+        """Return the convolution with the sum of both kernels, over the same coefficients."""
         if self.domain_shape != other.domain_shape:
             raise ValueError(f"cubes differ: {self.domain_shape} and {other.domain_shape}")
         spectrum = self._spectrum + other._spectrum
@@ -204,15 +200,9 @@ class NormalEquations:
 class NormalAccumulator:
     """Accumulator of normal equations, batch by batch.
 
-    Symmetry is imposed by averaging over the images' symmetric copies, one for each rotation of the
-    point group.
-
-    Args:
-        n: edge of the images in pixels.
-        window: the basis.
-        scale: s, the lattice's spacing in pixels, a whole number.
-        symmetry: name of the point group, in RELION's axes.
-        device: where.
+    Symmetry (a point group in RELION's axes) is imposed by averaging over the images' symmetric
+    copies, one for each rotation of the group. ``n`` is the edge of the images and ``scale`` the
+    lattice's spacing s, a whole number, both in pixels.
 
     >>> sums = NormalAccumulator(8, KaiserBessel(), 2)
     >>> sums.insert(torch.ones(1, 8, 8), torch.eye(3)[None], None, None, 1.0)
@@ -255,15 +245,10 @@ class NormalAccumulator:
         *,
         weight: Tensor | None = None,
     ) -> None:
-        """Add images.
+        """Add images ``(b, n, n)``, protein positive, under rotations ``(b, 3, 3)``.
 
-        Args:
-            images: real ``(b, n, n)``, protein positive.
-            rotations: ``(b, 3, 3)``, volume to particle coordinates.
-            shift_angstrom: ``(b, 2)`` displacement (x, y) of the particle in its image, Å.
-            optics: CTF of each image; None for images without.
-            pixel_size_angstrom: Å.
-            weight: ``(b,)``, such as one over the variance of each image's noise; 1 by default.
+        Rotations go from volume to particle coordinates. For the other arguments see
+        :func:`~vitreous.physics.insertion.weighted_slices`.
 
         Raises:
             ValueError: images of another size, rotations that are not ``(b, 3, 3)``.

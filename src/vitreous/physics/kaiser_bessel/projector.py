@@ -59,15 +59,9 @@ def window_transfer(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r"""Return :math:`s^3 \hat\varphi(s q)` on the Hermitian half of ``n x n`` images.
+    r"""Return :math:`s^3 \hat\varphi(s q)` on the Hermitian half ``(n, n // 2 + 1)`` of images.
 
-    Args:
-        n: edge of the images in pixels.
-        window: the basis.
-        scale: s, the lattice's spacing in pixels.
-
-    Returns:
-        real ``(n, n // 2 + 1)``, FFT order.
+    ``scale`` is s, the lattice's spacing in pixels.
 
     >>> round(window_transfer(8, KaiserBessel(), 2)[0, 0].item() / 8, 4)
     2.3821

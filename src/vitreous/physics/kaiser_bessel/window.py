@@ -124,9 +124,8 @@ class KaiserBessel:
     def transform(self, frequency: Tensor) -> Tensor:
         r"""Return the Fourier transform of the window, in 3D and of its projection in 2D.
 
-        :math:`\hat\varphi(q) = (2 \pi)^{3/2} a^3 \alpha^m\,
-        G_{m + 3/2}\!\left(\alpha^2 - (2 \pi a q)^2\right) / I_m(\alpha)`. For a window dilated by s
-        it is :math:`s^3 \hat\varphi(s q)`.
+        :math:`\hat\varphi(q) = (2 \pi)^{3/2} a^3 \alpha^m\, G_{m + 3/2}\!\left(\alpha^2 - (2 \pi a
+        q)^2\right) / I_m(\alpha)`. For a window dilated by s it is :math:`s^3 \hat\varphi(s q)`.
 
         Args:
             frequency: magnitude in cycles per lattice unit, any shape.
@@ -139,13 +138,9 @@ class KaiserBessel:
     def expand(self, coefficients: Tensor, n: int, scale: float = 1.0) -> Tensor:
         """Return the voxel values of the volume that coefficients stand for, equation (4.1).
 
-        Args:
-            coefficients: ``(..., N, N, N)``, (z, y, x), origin at ``N // 2``; differentiable.
-            n: edge of the box in voxels, origin at ``n // 2``.
-            scale: s, spacing of the lattice in voxels; not only whole numbers.
-
-        Returns:
-            real ``(..., n, n, n)``.
+        ``coefficients (..., N, N, N)`` (z, y, x), origin at ``N // 2``, give real ``(..., n, n,
+        n)``, origin at ``n // 2``; differentiable. ``scale`` is s, the spacing of the lattice in
+        voxels, not only whole numbers.
 
         Raises:
             ValueError: coefficients that are not cubic, a scale that is not positive.
@@ -180,21 +175,14 @@ class KaiserBessel:
         return out
 
     def analyse(self, volume: Tensor, scale: int = 1) -> Tensor:
-        r"""Return the coefficients whose expansion is nearest to a map.
+        r"""Return the coefficients ``(..., N, N, N)`` whose expansion is nearest to a map.
 
         With :math:`\hat\varphi` the transform of the sampled window and the sums over all
-        frequencies that the lattice cannot tell apart,
-        :math:`\hat c = \sum \hat\varphi\, \hat v / \sum \hat\varphi^2`: least squares, if map and
-        lattice are continued periodically. A sum below 1e-5 of the largest counts as that much:
-        wide windows, such as (2, 19, 4), hardly reach the corners of the spectrum, and dividing
-        there would multiply noise.
-
-        Args:
-            volume: ``(..., n, n, n)``, origin at ``n // 2``; differentiable.
-            scale: s, spacing of the lattice in voxels, a whole number.
-
-        Returns:
-            real ``(..., N, N, N)`` with N of :func:`lattice_size`.
+        frequencies that the lattice cannot tell apart, :math:`\hat c = \sum \hat\varphi\, \hat v /
+        \sum \hat\varphi^2`: least squares, if map and lattice are continued periodically. A sum
+        below 1e-5 of the largest counts as that much: wide windows, such as (2, 19, 4), hardly
+        reach the corners of the spectrum, and dividing there would multiply noise. Differentiable;
+        ``scale`` is s, a whole number of voxels; N is that of :func:`lattice_size`.
 
         Raises:
             ValueError: a volume that is not cubic, a scale below 1.

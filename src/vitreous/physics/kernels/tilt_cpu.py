@@ -40,14 +40,9 @@ def _bands(
 ) -> None:  # fmt: skip
     """Write the rows of a banded matrix; row i is centred on ``slope * i + offset`` of the source.
 
-    Args:
-        weights: ``(rows, taps)``, filled.
-        firsts: ``(rows,)``, filled with the first line of the source that each row reads.
-        slope, offset: see above.
-        reach: lines of the source that a row reads to either side.
-        stretch: width of a line of the source in pixels.
-        size: number of lines of the source.
-        footprint: see :class:`Footprint`.
+    ``weights (rows, taps)`` and ``firsts (rows,)``, the first line of the source that each row
+    reads, are filled; ``reach`` counts the lines of the source that a row reads to either side,
+    ``stretch`` is the width of a line in pixels and ``size`` the number of lines.
     """
     table, steps = footprint.table, footprint.steps
     taps, last, half = weights.shape[1], table.shape[0] - 2.0, table.shape[0] // 2
@@ -165,13 +160,9 @@ def project(
 ) -> Tensor:  # fmt: skip
     """Project coefficients ``(z, y, x)`` to images ``(tilts, y, width)``.
 
-    Args:
-        x: coefficients.
-        cosines_sines: float64 ``(tilts, 2)``.
-        centres: indices z and x of the tilt axis in the volume, and x' in images.
-        width: width of the images in pixels.
-        table: float64 footprint, distance 0 in the middle, zeros at the first and the last two.
-        steps: entries of the table per pixel.
+    ``cosines_sines`` is float64 ``(tilts, 2)``; ``centres`` are the indices z and x of the tilt
+    axis in the volume, and x' in images; ``table`` is the float64 footprint, ``steps`` entries a
+    pixel, distance 0 in the middle, zeros at the first and the last two.
     """
     volume = _blocks(x)
     blocks, _, _, lanes = volume.shape

@@ -17,9 +17,8 @@ X-ray transform, whatever the direction:
 
 p is the transform divided by its own integral: coefficients are densities, and images densities
 times voxels. This is :class:`~vitreous.physics.kaiser_bessel.projector.WindowProjector` at the
-rotations
-:math:`R_y(\theta)` (right-handed about +y), with windows in the slices and voxels along the axis,
-images that end instead of being periodic, and any shape; the tests hold one to the other.
+rotations :math:`R_y(\theta)` (right-handed about +y), with windows in the slices and voxels along
+the axis, images that end instead of being periodic, and any shape; the tests hold one to the other.
 
 Source: L. Donati, PhD thesis, EPFL 2020, equations (2.6), (2.7) and (3.5).
 """
@@ -144,15 +143,10 @@ class TiltProjector(LinearOperator):
         return volume
 
     def normal_kernel(self, weights: Tensor) -> Tensor:
-        r"""Return the response of :math:`H^T W H` to one coefficient, W a number for each tilt.
+        """Return the response of :math:`H^T W H` to one coefficient, W a number for each tilt.
 
-        Away from the images' edges it is a convolution, but for how lattice and pixels meet.
-
-        Args:
-            weights: ``(tilts,)``.
-
-        Returns:
-            float64 ``(2 z, 1, 2 x)``, lag 0 first.
+        Away from the images' edges it is a convolution, but for how lattice and pixels meet:
+        float64 ``(2 z, 1, 2 x)``, lag 0 first.
         """
         depth, _, n = self.domain_shape
         wide = TiltProjector(
