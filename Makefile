@@ -45,8 +45,8 @@ demo: $(READY)  ## simulate a built-in molecule, reconstruct it without poses, w
 test: $(READY)  ## the fast tests, on all cores
 	$(BIN)/pytest -n auto --dist worksteal
 
-slow: $(READY)  ## end-to-end quality tests with thresholds at fixed seeds (two minutes)
-	$(BIN)/pytest -m slow
+slow: $(READY)  ## end-to-end quality tests with thresholds at fixed seeds 
+	$(BIN)/pytest -m slow -n auto --dist worksteal
 
 check: $(READY)  ## format, lint, types, import contracts, doctests
 	$(BIN)/ruff format --check .

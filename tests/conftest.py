@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker for each core: threads would only contend
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start
 
 
 @pytest.fixture(scope="session")

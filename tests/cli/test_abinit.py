@@ -178,6 +178,7 @@ def test_killed_twice_and_continued_is_bitwise_the_run_left_alone(data, unbroken
     assert abs(lengths[0] - lengths[1]) <= 6  # comparisons may be lost, the halves' rows not
 
 
+@pytest.mark.slow
 def test_half_1_knows_nothing_of_half_2(data, unbroken, tmp_path):
     known = read_star(unbroken[0] / "particles.star").blocks
     subset = known["particles"].columns["rlnRandomSubset"]
@@ -200,6 +201,7 @@ def test_half_1_knows_nothing_of_half_2(data, unbroken, tmp_path):
     assert kept["rlnRandomSubset"] == subset
 
 
+@pytest.mark.slow
 def test_a_dead_half_ends_the_run_and_orphans_end_themselves(data, tmp_path):
     out = tmp_path / "OUT"
     process = start(*arguments(data, out, "--checkpoint-every", "0"))

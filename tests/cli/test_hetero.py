@@ -279,6 +279,7 @@ def test_with_poses_classes_are_reconstructed(
     assert {"rlnAngleRot", "rlnOriginXAngst", "rlnRandomSubset"} <= set(table)
 
 
+@pytest.mark.slow
 def test_lost_poses_are_found_under_the_maps_of_clusters(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:

@@ -303,6 +303,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stack(tmp_path):
     """A sparse stack of 0.6 GB; each image has one pixel that is not 0."""
     n, box = 2400, 256

@@ -70,6 +70,7 @@ def emptied(source: Path, target: Path) -> Path:
     return target / "particles.star"
 
 
+@pytest.mark.slow
 def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     star = simulated / "particles.star"
@@ -90,6 +91,7 @@ def test_from_raw_particles_to_a_map(vitreous: Any, simulated: Path, tmp_path: P
     assert [row["step"] for row in rows if "step" in row][:3] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_auto_ends_with_the_initial_model_if_asked(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_halves_must_agree_far_and_well() -> None:
     assert coarse.better_than(replace(weak, solved=False))
 
 
+@pytest.mark.slow
 def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     star = emptied(simulated, tmp_path / "noise")
     out = tmp_path / "out"

@@ -61,7 +61,7 @@ def test_the_same_pose_counts_once() -> None:
     assigner = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
     found = assigner(data.images, data.optics, start=start, scale=1.0).candidates
     assert found.log_likelihood_ratio.shape == (5, 1)
-    with pytest.raises(ValueError, match="give start poses"):
+    with pytest.raises(ValueError, match="give candidates"):
         assigner(data.images, data.optics)
 
 

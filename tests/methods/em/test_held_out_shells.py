@@ -64,6 +64,7 @@ def test_einstein_is_not_found_in_noise() -> None:
     assert abs(float(fsc(honest[0], data.volume)[3:10].mean())) < 0.2
 
 
+@pytest.mark.slow
 def test_a_structure_stays() -> None:
     data = case(COUNT, symmetry="D2", noise=1.0)
     told: list[float] = []

@@ -102,7 +102,7 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(
 def test_poses_do_not_depend_on_threads_nor_batches_share_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assignment, "_TOGETHER", (8, 8))
+    monkeypatch.setattr(assignment, "_BATCH_LIMITS", (8, 8))
     data = case(16, noise=1.0)
     twice = torch.arange(32) % 16
     data = replace(data, images=data.images[twice], optics=data.optics[twice])

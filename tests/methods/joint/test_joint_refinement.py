@@ -44,6 +44,7 @@ def task(data: Case, config: JointConfig = CONFIG, error_rad: float = 0.7) -> Jo
     return JointRefinement(ImagesInMemory(data.images), data.optics, PIXEL, start, config)
 
 
+@pytest.mark.slow
 def test_from_poses_wrong_by_forty_degrees() -> None:
     data = case(200, noise=1.0)
     run = task(data)

@@ -108,6 +108,7 @@ def summed(rows: tuple[int, int]) -> Pair:
     return accumulate(PosedParticles(ImagesInMemory(images[mine]), *where), KaiserBessel(), 2)
 
 
+@pytest.mark.slow
 def test_sums_of_several_processes_add_up() -> None:
     whole = summed((0, COUNT))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -133,7 +134,10 @@ def test_cropped_images_measure_the_cropped_volume() -> None:
     assert float((right * left).sum() / left.square().sum()) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize(("regulariser", "least"), [("tv", 0.1), ("wavelet", 0.02), ("l2", 0.05)])
+@pytest.mark.parametrize(
+    ("regulariser", "least"),
+    [("tv", 0.1), pytest.param("wavelet", 0.02, marks=pytest.mark.slow), ("l2", 0.05)],
+)
 def test_a_prior_beats_none_on_few_noisy_images(regulariser: str, least: float) -> None:
     maps = solve(ModelBasedConfig(regulariser, scales=(1,), iterations=30))
     images, rotations, shift, optics, half = imaged()

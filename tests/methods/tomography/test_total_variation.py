@@ -231,6 +231,7 @@ def test_inpainting_finds_a_step_and_leaves_full_images() -> None:
     assert float((done.images[0] - image[0]).abs().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_two_steps_end_in_a_map() -> None:
     shape = (12, 12, 12)
     scan = scan_of(blob(shape, 1.5), torch.linspace(-70, 70, 9).double(), 0.5, 0.1)
