@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.cryogan.options import CryoGanOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.cryogan.output import CryoGanResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     CryoGanOptions,
     {
@@ -43,7 +35,7 @@ app = typer.Typer(add_completion=False)
         ),
     },
 )
-def abinit(options: CryoGanOptions) -> CryoGanResult:
+def abinit(options: CryoGanOptions) -> object:
     """Reconstruct from particle images alone by CryoGAN: no orientations, no starting map.
 
     Splits the particles into two half sets (rlnRandomSubset is kept where given), reconstructs each

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.maps.options import AlignOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.maps.align import AlignResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     AlignOptions,
     {
@@ -24,7 +16,7 @@ app = typer.Typer(add_completion=False)
         "output": typer.Option("--output", "-o", metavar="ALIGNED.mrc"),
     },
 )
-def align(options: AlignOptions) -> AlignResult:
+def align(options: AlignOptions) -> object:
     """Align a map to another over rotation, shift and hand, from any start.
 
     Writes the moved map on the reference's grid, and prints the rotation (RELION's rot, tilt, psi

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
-
 from vitreous.cli.options.command import options_command
 from vitreous.cli.refine import SOLVER
 from vitreous.jobs.refine.options import AutoOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.refine.output import RefineResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     AutoOptions,
     panels={"Initial model": ("images", "starts", "tries", "only_start"), "Solver": SOLVER},
 )
-def auto(options: AutoOptions) -> RefineResult:
+def auto(options: AutoOptions) -> object:
     """From raw particles to a refined map: no orientations, no starting map, one command.
 
     Two half sets (rlnRandomSubset where given, else random) are independent from the first step to

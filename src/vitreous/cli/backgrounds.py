@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import IMAGE_FLAGS, IMAGE_PANELS
 from vitreous.jobs.prepare.options import BackgroundsOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.prepare.backgrounds import BackgroundsResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     BackgroundsOptions,
     {
@@ -37,7 +29,7 @@ app = typer.Typer(add_completion=False)
         **IMAGE_PANELS,
     },
 )
-def backgrounds(options: BackgroundsOptions) -> BackgroundsResult:
+def backgrounds(options: BackgroundsOptions) -> object:
     """Cut background windows from micrographs: real noise for `vitreous abinit`.
 
     Of each micrograph as many windows are cut as it has particles. They touch no particle, hold

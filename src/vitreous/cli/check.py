@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.check.options import CheckOptions
 from vitreous.jobs.run.messages import reworded
 
-if TYPE_CHECKING:
-    from vitreous.doctor.finding import Finding
-
 WRONG = 3
 _MARKS = {"ok": ("ok", "green"), "wrong": ("WRONG", "red"), "unclear": ("?", "yellow")}
-app = typer.Typer(add_completion=False)
 
 
-@app.command(no_args_is_help=True)
 @options_command(CheckOptions)
 def check(options: CheckOptions) -> None:
     """Test a particle table against its images: signs, units, conventions, damage.
@@ -38,19 +31,15 @@ def check(options: CheckOptions) -> None:
     result = check(options)
     typer.echo(f"{options.particles}: {result.images} images of {result.box_size} px")
     for finding in result.findings:
-        _print(finding)
+        mark, colour = _MARKS.get(finding.verdict, ("note", None))
+        head = typer.style(f"{mark:>6}", fg=colour, bold=finding.verdict == "wrong")
+        typer.echo(f"{head}  {finding.topic}: {finding.claim}")
+        if finding.evidence:
+            typer.echo(f"{'':8}evidence: {finding.evidence}")
+        if finding.remedy:
+            typer.echo(f"{'':8}remedy: {reworded(finding.remedy)}")
     typer.secho(result.verdict, bold=True)
     for line in result.notes:
         typer.echo(line, err=True)
     if result.faults:
         raise typer.Exit(WRONG)
-
-
-def _print(finding: Finding) -> None:
-    mark, colour = _MARKS.get(finding.verdict, ("note", None))
-    head = typer.style(f"{mark:>6}", fg=colour, bold=finding.verdict == "wrong")
-    typer.echo(f"{head}  {finding.topic}: {finding.claim}")
-    if finding.evidence:
-        typer.echo(f"{'':8}evidence: {finding.evidence}")
-    if finding.remedy:
-        typer.echo(f"{'':8}remedy: {reworded(finding.remedy)}")

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
-
 from vitreous.cli.hetero import CLUSTERS, LATENT_FLAGS, MODEL
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.class2d.options import Classify2dOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.class2d.output import Classify2dResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     Classify2dOptions,
     {**LATENT_FLAGS, "symmetry": None},
     panels={"Model": MODEL, "Clusters": CLUSTERS},
 )
-def classify2d(options: Classify2dOptions) -> Classify2dResult:
+def classify2d(options: Classify2dOptions) -> object:
     """Class images of particles: their views, without noise and CTF.
 
     Every particle finds its class, its in-plane rotation and its shift, every class its image, low

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
-
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import TABLES
 from vitreous.jobs.tables.options import ConvertOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.tables.run import TableResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(ConvertOptions, TABLES)
-def convert(options: ConvertOptions) -> TableResult:
+def convert(options: ConvertOptions) -> object:
     """Convert a particle table between RELION and cryoSPARC, by the suffixes of the files.
 
     Nothing is lost: columns, fields and blocks that the other format has no name for are kept and

@@ -23,7 +23,6 @@ SAMPLE: dict[str, Any] = {
     "snr_db": -10.0,
     "shift": "triangular:14",
 }
-app = typer.Typer(add_completion=False)
 
 
 class DemoOptions(ComputeOptions):
@@ -32,7 +31,6 @@ class DemoOptions(ComputeOptions):
     seed: int = Field(default=1, ge=0, description="Seed of every random number.")
 
 
-@app.command(no_args_is_help=True)
 @options_command(DemoOptions)
 def demo(options: DemoOptions) -> None:
     """Show what the program does: make particles of a molecule, find it again, compare.
@@ -51,14 +49,8 @@ def demo(options: DemoOptions) -> None:
 
     started = time.monotonic()
     folder = options.output
-    machine: dict[str, Any] = {"device": options.device, "threads": options.threads}
-    shared: dict[str, Any] = {
-        "symmetry": SYMMETRY,
-        "seed": options.seed,
-        "overwrite": options.overwrite,
-        "quiet": options.quiet,
-        **machine,
-    }
+    machine = options.model_dump(include={"device", "threads"})
+    shared = options.model_dump(exclude={"output"}) | {"symmetry": SYMMETRY}
     sample = SimulateOptions(source="phantom:1", output=folder / "simulated", **SAMPLE, **shared)
     say(
         f"$ vitreous simulate phantom:1 --sym {SYMMETRY} --box {sample.box_size} --apix "
@@ -74,19 +66,11 @@ def demo(options: DemoOptions) -> None:
         f"{search.output}"
     )
     tell(auto(search))
-    found, truth, aligned = (
-        search.output / "map.mrc",
-        sample.output / "truth.mrc",
-        folder / "aligned.mrc",
-    )
+    found, truth = search.output / "map.mrc", sample.output / "truth.mrc"
+    aligned = folder / "aligned.mrc"
     typer.echo("\nagainst the true map:")
     say(f"$ vitreous align {found} {truth} --sym {SYMMETRY} -o {aligned}")
-    tell(
-        align(
-            AlignOptions(
-                moving=found, reference=truth, output=aligned, symmetry=SYMMETRY, **machine
-            )
-        )
-    )
+    files: dict[str, Any] = {"moving": found, "reference": truth, "output": aligned}
+    tell(align(AlignOptions(symmetry=SYMMETRY, **files, **machine)))
     typer.echo(f"\nall of it    {duration(time.monotonic() - started)}")
     typer.echo(f"open         {search.output / 'report.html'}")

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.maps.options import FscOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.maps.fsc import FscComparison
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     FscOptions,
     {
@@ -25,7 +17,7 @@ app = typer.Typer(add_completion=False)
         "output": typer.Option("--output", "-o", metavar="FILE.csv"),
     },
 )
-def fsc(options: FscOptions) -> FscComparison:
+def fsc(options: FscOptions) -> object:
     """Compare two maps by Fourier shell correlation.
 
     Prints the curve and where it first falls below 0.5 and 0.143, interpolated between shells. Use

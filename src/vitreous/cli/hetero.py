@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.hetero.options import HeteroOptions
-
-if TYPE_CHECKING:
-    from vitreous.jobs.hetero.results import HeteroResult
 
 LATENT_FLAGS: dict[str, Any] = {
     "latent_dimensions": "--latent",
@@ -50,7 +47,7 @@ def hetero() -> None:
         "Clusters": (*CLUSTERS, "assign_all", "maps", "points", "classes", "passes", "rounds"),
     },
 )
-def run(options: HeteroOptions) -> HeteroResult:
+def run(options: HeteroOptions) -> object:
     """From mixed particles to clusters, a map of each, and the variation inside each.
 
     Trains a model that gives every particle a latent and every latent a map, finds clusters of

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(no_args_is_help=True)
 def info(
     file: Annotated[
         Path,

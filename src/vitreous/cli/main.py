@@ -67,7 +67,10 @@ def load(name: str) -> Any:
         name: of the command, a key of :data:`COMMANDS`.
     """
     module = importlib.import_module(f"vitreous.cli.{name}")
-    module.app.rich_markup_mode = "markdown"
+    if not hasattr(module, "app"):  # a single command, not a group of commands
+        app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        app.command(no_args_is_help=True)(getattr(module, name))
+        return typer.main.get_command(app)
     return typer.main.get_command(module.app)
 
 

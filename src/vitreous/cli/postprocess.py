@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import HALF_MAPS
 from vitreous.jobs.postprocess.options import PostprocessOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.postprocess.run import PostprocessResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     PostprocessOptions,
     {
@@ -25,7 +17,7 @@ app = typer.Typer(add_completion=False)
         "b_factor_angstrom2": typer.Option("--b-factor", metavar="auto|NUMBER"),
     },
 )
-def postprocess(options: PostprocessOptions) -> PostprocessResult:
+def postprocess(options: PostprocessOptions) -> object:
     """Mask, FSC, sharpening and local resolution of two half maps.
 
     Writes the mask, the sharpened map, the local resolution in Å, the map filtered by it, the FSC

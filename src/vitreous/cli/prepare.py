@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
-
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import IMAGE_FLAGS, IMAGE_PANELS
 from vitreous.jobs.prepare.options import PrepareOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.prepare.run import PrepareResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     PrepareOptions,
     {**IMAGE_FLAGS, "first_rows": "--first"},
     panels={**IMAGE_PANELS, "Grey values": (*IMAGE_PANELS["Grey values"], "phase_flip")},
 )
-def prepare(options: PrepareOptions) -> PrepareResult:
+def prepare(options: PrepareOptions) -> object:
     """Resample, normalise and invert particle images, into a new stack with its table.
 
     The order is: phase flip, window, Fourier crop, inversion, ramp, normalisation. Writes

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.reconstruct.run import ReconstructResult
 
-
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     ReconstructOptions,
     {
@@ -30,7 +22,7 @@ app = typer.Typer(add_completion=False)
         "Methods tv, wavelet, l2": ("scale", "strength", "allow_negative", "iterations"),
     },
 )
-def reconstruct(options: ReconstructOptions) -> ReconstructResult:
+def reconstruct(options: ReconstructOptions) -> object:
     """Reconstruct a map from particles whose orientations and shifts are known.
 
     Reads the poses from rlnAngleRot, rlnAngleTilt, rlnAnglePsi and rlnOriginXAngst,

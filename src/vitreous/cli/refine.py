@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.refine.options import RefineOptions
-
-if TYPE_CHECKING:
-    from vitreous.jobs.refine.output import RefineResult
 
 SOLVER = (
     "shift_range_angstrom",
@@ -22,16 +17,13 @@ SOLVER = (
     "keep_all",
 )
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(no_args_is_help=True)
 @options_command(
     RefineOptions,
     {"start_map": typer.Option("--map", metavar="FILE.mrc")},
     panels={"Solver": SOLVER},
 )
-def refine(options: RefineOptions) -> RefineResult:
+def refine(options: RefineOptions) -> object:
     """Refine poses and map from a rough map: find every particle's pose, reconstruct, repeat.
 
     Two half sets (rlnRandomSubset where given, else random) are refined apart; only the FSC between

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import TABLES
 from vitreous.jobs.tables.options import SelectOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.tables.run import TableResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     SelectOptions,
     {
@@ -28,18 +20,11 @@ app = typer.Typer(add_completion=False)
         "rows": typer.Option("--rows", metavar="FILE"),
     },
     panels={
-        "Conditions": (
-            "where",
-            "classes",
-            "half_set",
-            "optics_group",
-            "micrograph",
-            "rows",
-        ),
+        "Conditions": ("where", "classes", "half_set", "optics_group", "micrograph", "rows"),
         "Of these": ("first", "random", "seed", "invert"),
     },
 )
-def select(options: SelectOptions) -> TableResult:
+def select(options: SelectOptions) -> object:
     """Write the particles that meet every condition, in their order, all columns kept.
 
     Images are not copied: the new table points at the same stacks.

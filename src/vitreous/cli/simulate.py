@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.simulate.options import SimulateOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.simulate.run import SimulateResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(
     SimulateOptions,
     {
@@ -45,7 +37,7 @@ app = typer.Typer(add_completion=False)
         "Noise": ("snr_db", "snr", "noise", "noise_pixel_size_angstrom", "noise_micrographs"),
     },
 )
-def simulate(options: SimulateOptions) -> SimulateResult:
+def simulate(options: SimulateOptions) -> object:
     """Make a data set with known truth: project, shift, CTF, noise.
 
     Writes particles.mrcs and particles.star (what a user would have: CTF and micrograph of each

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
-
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import HALF_MAPS
 from vitreous.jobs.maps.options import SymmetryOptions
 
-if TYPE_CHECKING:
-    from vitreous.jobs.maps.symmetry import SymmetryResult
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(no_args_is_help=True)
 @options_command(SymmetryOptions, HALF_MAPS)
-def symmetry(options: SymmetryOptions) -> SymmetryResult:
+def symmetry(options: SymmetryOptions) -> object:
     """Find the point group of a map that was reconstructed without one.
 
     Tries Cn and Dn of n = 2 to 8 and 12, T, O and I, anywhere in the map, and measures how well

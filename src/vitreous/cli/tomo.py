@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from vitreous.cli.options.command import options_command
 from vitreous.jobs.tomography.options import TomoReconstructOptions, TomoSimulateOptions
-
-if TYPE_CHECKING:
-    from vitreous.jobs.tomography.run import TomoReconstructResult
-    from vitreous.jobs.tomography.simulate import TomoSimulateResult
 
 app = typer.Typer(
     add_completion=False,
@@ -29,7 +23,7 @@ app = typer.Typer(
         "shape": typer.Option("--shape", metavar="XxYxZ"),
     },
 )
-def simulate(options: TomoSimulateOptions) -> TomoSimulateResult:
+def simulate(options: TomoSimulateOptions) -> object:
     """Simulate a tilt series, scanned fully or in part.
 
     The volume is tilted about y: voxel (x, z) is seen at x cos(tilt) + z sin(tilt). Writes
@@ -53,7 +47,7 @@ def simulate(options: TomoSimulateOptions) -> TomoSimulateResult:
         "inpainting": typer.Option("--inpainting", metavar="auto|NUMBER"),
     },
 )
-def reconstruct(options: TomoReconstructOptions) -> TomoReconstructResult:
+def reconstruct(options: TomoReconstructOptions) -> object:
     """Reconstruct a volume from a tilt series, of which pixels may be missing.
 
     Writes half1.mrc and half2.mrc (from independent halves: random halves of the scanned pixels,

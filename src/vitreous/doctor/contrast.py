@@ -108,23 +108,11 @@ def findings(
         shade = "dark, as stated" if dark_expected else "white"
         contrast = Finding("contrast", "ok", f"protein is {shade}", evidence)
     elif test.z < 0:
-        contrast = Finding(
-            "contrast",
-            "wrong",
-            "protein is dark",
-            evidence,
-            "set `invert` where particles are read, or run `vitreous prepare` with it",
-            "contrast",
-        )
+        remedy = "set `invert` where particles are read, or run `vitreous prepare` with it"
+        contrast = Finding("contrast", "wrong", "protein is dark", evidence, remedy, "contrast")
     else:
-        contrast = Finding(
-            "contrast",
-            "wrong",
-            "protein is white, although stated to be dark",
-            evidence,
-            "leave out `invert`",
-            "contrast",
-        )
+        claim, remedy = "protein is white, although stated to be dark", "leave out `invert`"
+        contrast = Finding("contrast", "wrong", claim, evidence, remedy, "contrast")
     return [contrast, _size(test, pixel_size_angstrom)]
 
 

@@ -146,10 +146,8 @@ def hypotheses(
         other_pixel_sizes: pixel sizes from other sources, Å.
     """
     stated = Hypothesis("", "the table's parameters", "", optics, pixel_size_angstrom)
-    corrected = [
-        Hypothesis(fault, claim, remedy, changed, pixel_size_angstrom)
-        for fault, claim, remedy, changed in (*_defocus_faults(optics), *_other_faults(optics))
-    ]
+    faults = (*_defocus_faults(optics), *_other_faults(optics))
+    corrected = [Hypothesis(*fault, pixel_size_angstrom) for fault in faults]
     sizes = [pixel_size_angstrom]
     for size in (*other_pixel_sizes, pixel_size_angstrom / 2, pixel_size_angstrom * 2):
         if all(abs(size / other - 1) > 0.01 for other in sizes):
@@ -272,15 +270,6 @@ def compare(
     return replace(draft, signal=signal, noise=noise, snr=snr)
 
 
-def _disc(n: int) -> tuple[Tensor, Tensor]:
-    """Return the independent pixels of the flattened Hermitian half, and their shells from 0."""
-    shell = shell_index(n, 2)
-    inside = (shell >= FIRST_SHELL) & (shell < n // 2)
-    inside[n // 2 + 1 :, 0] = False  # Friedel mates of the upper half of this column
-    pixel = inside.flatten().nonzero().flatten()
-    return pixel, shell.flatten()[pixel] - FIRST_SHELL
-
-
 def _relative_power(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute squared moduli ``(b, p)``, each image's divided by the mean over its outer half.
 
@@ -288,7 +277,12 @@ def _relative_power(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels in the flattened Hermitian half, their shells, and the power, up to the last shell
         that is not empty.
     """
-    pixel, shell = _disc(images.shape[-1])
+    n = images.shape[-1]
+    shell = shell_index(n, 2)
+    inside = (shell >= FIRST_SHELL) & (shell < n // 2)
+    inside[n // 2 + 1 :, 0] = False  # Friedel mates of the upper half of this column
+    pixel = inside.flatten().nonzero().flatten()
+    shell = shell.flatten()[pixel] - FIRST_SHELL
     pieces = [
         torch.fft.rfft2(piece).flatten(1)[:, pixel].abs().square()
         for piece in torch.split(images, _PIECE)
@@ -329,14 +323,9 @@ def _fit(
     entries, total = sums.reshape(2, count, BINS)
     signal, noise = _score(entries, total, square)
     model = (noise[:, None] + signal[:, None] * square).flatten().float()
-    likelihood = torch.cat(
-        [
-            -(model[index.long()].log() + part / model[index.long()]).double().sum(1)
-            for index, part in zip(
-                torch.split(bins, _PIECE), torch.split(power, _PIECE), strict=True
-            )
-        ]
-    )
+    pieces = zip(torch.split(bins, _PIECE), torch.split(power, _PIECE), strict=True)
+    models = ((model[index.long()], part) for index, part in pieces)
+    likelihood = torch.cat([-(m.log() + part / m).double().sum(1) for m, part in models])
     transferred = signal * (entries * square).sum(1) / entries.sum(1)
     return likelihood, signal.float(), noise.float(), transferred.float()
 

@@ -35,14 +35,11 @@ def findings(test: CtfTest) -> list[Finding]:
         claim = "fits, but other parameters fit as well: too few images, or too much noise"
         return [Finding("CTF", "unclear", claim, evidence, "check with more particles")]
     if best == 0:
-        values = _values(test, sizes)
+        size = f"{chosen.pixel_size_angstrom:.4g} Å fits the rings"
+        parameters = _statement(chosen.optics) + " explain the images' power"
         return [
-            Finding(
-                "pixel size", "ok", f"{chosen.pixel_size_angstrom:.4g} Å fits the rings", values
-            ),
-            Finding(
-                "CTF", "ok", _statement(chosen.optics) + " explain the images' power", evidence
-            ),
+            Finding("pixel size", "ok", size, _values(test, sizes)),
+            Finding("CTF", "ok", parameters, evidence),
         ]
     topic = "pixel size" if chosen.fault == "pixel-size" else "CTF"
     other = "CTF" if topic == "pixel size" else "pixel size"

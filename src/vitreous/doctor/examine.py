@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
+from vitreous.data.particles import Particles
 from vitreous.doctor import contrast, ctf, ctf_findings, poses, statistics
 from vitreous.doctor.finding import Finding
 
@@ -22,29 +22,6 @@ FEWEST = 10  # usable images, below which conventions are not tested
 FEWEST_WITH_POSES = 200
 STEPS = ("images", "CTF", "contrast", "poses")
 _PIECE_VALUES = 1 << 24
-
-
-class Images(Protocol):
-    """Images with names and micrographs, read in batches."""
-
-    @property
-    def box_size(self) -> int:
-        """Edge n in pixels."""
-        ...
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Names of the images."""
-        ...
-
-    @property
-    def micrograph_id(self) -> Tensor:
-        """Micrograph of each image."""
-        ...
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Read images ``(b, n, n)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +73,7 @@ Notify = Callable[[str, float], None]
 
 
 def examine(
-    images: Images,
+    images: Particles,
     claims: Claims,
     generator: torch.Generator,
     notify: Notify = lambda step, fraction: None,
@@ -138,14 +115,14 @@ def evenly_spaced(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
 
 
-def _read(images: Images, rows: Tensor, n: int) -> Tensor:
+def _read(images: Particles, rows: Tensor, n: int) -> Tensor:
     piece = max(1, _PIECE_VALUES // images.box_size**2)
     parts = [fourier_resize(images.read(part), n, 2) for part in torch.split(rows, piece)]
     return torch.cat(parts)
 
 
 def _with_ctf(
-    so_far: Diagnosis, sample: Tensor, chosen: Tensor, images: Images, notify: Notify
+    so_far: Diagnosis, sample: Tensor, chosen: Tensor, images: Particles, notify: Notify
 ) -> Diagnosis:
     """Test the CTF parameters on a sample of the images, rows ``chosen``."""
     claims, scale = so_far.corrected, images.box_size / sample.shape[-1]
@@ -234,17 +211,16 @@ def _noise(test: ctf.CtfTest) -> list[Finding]:
 
 
 def _with_poses(
-    so_far: Diagnosis, images: Images, rows: Tensor, generator: torch.Generator, notify: Notify
+    so_far: Diagnosis, images: Particles, rows: Tensor, generator: torch.Generator, notify: Notify
 ) -> Diagnosis:
     """Test orientations and shifts, then the CTF parameters that the rings leave open."""
     corrected = so_far.corrected
     if corrected.pose is None:
-        finding = Finding("poses", "note", "the table has no orientations")
-        return replace(so_far, findings=(*so_far.findings, finding))
+        untested = Finding("poses", "note", "the table has no orientations")
+        return replace(so_far, findings=(*so_far.findings, untested))
     if len(rows) < FEWEST_WITH_POSES:
         claim = f"{len(rows)} images are too few to test orientations"
-        finding = Finding("poses", "unclear", claim)
-        return replace(so_far, findings=(*so_far.findings, finding))
+        return replace(so_far, findings=(*so_far.findings, Finding("poses", "unclear", claim)))
     chosen = rows[evenly_spaced(len(rows), POSE_SAMPLE)]
     n = min(poses.BOX_SIZE, images.box_size)
     scale = images.box_size / n

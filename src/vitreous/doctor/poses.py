@@ -246,16 +246,9 @@ def findings(test: PoseTest) -> list[Finding]:
         f"{test.chance:.0f}"
     )
     if test.best < OF_CHANCE * test.chance + LEAST_INFORMATION:
-        return [
-            Finding(
-                "poses",
-                "wrong",
-                "orientations do not fit the images under any convention",
-                evidence,
-                "check that the rows of table and stack belong together; search the poses again",
-                "poses-unrelated",
-            )
-        ]
+        claim = "orientations do not fit the images under any convention"
+        remedy = "check that the rows of table and stack belong together; search the poses again"
+        return [Finding("poses", "wrong", claim, evidence, remedy, "poses-unrelated")]
     others = sorted((i, p) for p, i in test.information.items() if p != (test.euler, test.shift))
     if test.best > test.stated:
         evidence += f", corrected {test.best:.0f}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import shell_index
-from vitreous.doctor.finding import Finding
+from vitreous.doctor.finding import Finding, Verdict
 
 TIES = 0.0025  # fraction of pixels at an image's minimum or maximum, from which it is clipped
 LEAST_TIES = 10
@@ -186,38 +186,25 @@ def findings(
 ) -> list[Finding]:
     """Return the findings on single images and on the set."""
     total = len(statistics)
-    clipped = ("are clipped at their extremes", "saturated", "extract them again, unclipped")
+    clipped = ("are clipped at their extremes", "extract them again, unclipped", "saturated")
     kinds = (
-        (suspects.non_finite, "have NaN or infinite pixels", "non-finite", "leave them out"),
-        (suspects.constant, "are constant", "constant", "leave them out"),
+        (suspects.non_finite, "have NaN or infinite pixels", "leave them out", "non-finite"),
+        (suspects.constant, "are constant", "leave them out", "constant"),
         (suspects.clipped, *clipped),
-        (suspects.repeated, "are copies of others", "duplicates", "leave the second copies out"),
+        (suspects.repeated, "are copies of others", "leave the second copies out", "duplicates"),
     )
     results = [
-        Finding(
-            "images",
-            "wrong",
-            f"{len(rows)} of {total} images {claim}",
-            _names(rows, ids),
-            remedy,
-            fault,
-        )
-        for rows, claim, fault, remedy in kinds
-        if rows
+        Finding("images", "wrong", f"{len(r)} of {total} images {claim}", _names(r, ids), *more)
+        for r, claim, *more in kinds
+        if r
     ]
     if suspects.outlying:
-        many = len(suspects.outlying) > max(1, FEW * total)
-        results.append(
-            Finding(
-                "outliers",
-                "wrong" if many else "note",
-                f"{len(suspects.outlying)} of {total} images are far brighter or stronger than "
-                "the others",
-                _names(suspects.outlying, ids),
-                "look at them; leave them out if they are ice or carbon",
-                "outliers" if many else "",
-            )
-        )
+        count, names = len(suspects.outlying), _names(suspects.outlying, ids)
+        many = count > max(1, FEW * total)
+        claim = f"{count} of {total} images are far brighter or stronger than the others"
+        remedy = "look at them; leave them out if they are ice or carbon"
+        verdict: tuple[Verdict, str] = ("wrong", "outliers") if many else ("note", "")
+        results.append(Finding("outliers", verdict[0], claim, names, remedy, verdict[1]))
     if not results:
         claim = f"all {total} are finite, different, unclipped and alike"
         results = [Finding("images", "ok", claim)]
@@ -243,14 +230,9 @@ def _normalisation(statistics: ImageStatistics, micrograph_id: Tensor) -> Findin
         f"spread over micrographs: mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
     )
     if offset > OFFSET or gain > GAIN:
-        return Finding(
-            "normalisation",
-            "wrong",
-            "grey values differ from micrograph to micrograph",
-            evidence,
-            "run `vitreous prepare` with `normalise` ring",
-            "drift",
-        )
+        claim = "grey values differ from micrograph to micrograph"
+        remedy = "run `vitreous prepare` with `normalise` ring"
+        return Finding("normalisation", "wrong", claim, evidence, remedy, "drift")
     return Finding("normalisation", "ok", "all micrographs have the same grey values", evidence)
 
 
@@ -264,14 +246,10 @@ def _band_limit(statistics: ImageStatistics) -> Finding | None:
     edge = int(filled[-1]) + 1
     if edge >= last - 2:
         return None
-    return Finding(
-        "band limit",
-        "wrong",
-        f"images are empty beyond {edge / last:.2f} of Nyquist: filtered, or enlarged",
-        f"power there is below {EMPTY:g} of the median shell's",
-        "use the unfiltered images, or a smaller box",
-        "band-limit",
-    )
+    claim = f"images are empty beyond {edge / last:.2f} of Nyquist: filtered, or enlarged"
+    evidence = f"power there is below {EMPTY:g} of the median shell's"
+    remedy = "use the unfiltered images, or a smaller box"
+    return Finding("band limit", "wrong", claim, evidence, remedy, "band-limit")
 
 
 def whiteness(noise: Tensor) -> Finding | None:

@@ -131,7 +131,7 @@ def render_report(data: ReportData) -> str:
         "report.html.j2",
         data,
         list(_plots(data)),
-        slices=[] if volume is None else _map_pictures(_checked(volume), data.pixel_size_angstrom),
+        slices=[] if volume is None else _map_pictures(volume, data.pixel_size_angstrom),
         sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
         box="" if volume is None else _box(volume.shape),
         particle_rows=_particle_rows(data),
@@ -149,7 +149,9 @@ def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) 
         values: further values of the template; it escapes strings.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
+    traces = [{"key": plot.key, "data": plot.data, "layout": plot.layout} for plot in plots]
     environment = Environment(
         loader=PackageLoader("vitreous.report"),
         autoescape=True,
@@ -162,8 +164,8 @@ def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) 
         data=data,
         version=__version__,
         plots=plots,
-        plots_json=_script_json([_plot_json(plot) for plot in plots]),
-        plotly_js=_script_text(_plotly_js()) if plots else "",
+        plots_json=_script_json(traces),
+        plotly_js=_script_text(get_plotlyjs()) if plots else "",
         **values,
     )
     return text
@@ -174,16 +176,6 @@ def _plots(data: ReportData) -> Iterator[Plot]:
         yield fsc_plot(data.fsc_curves)
     yield from data.more_plots
     yield from history_plots(data.history)
-
-
-def _plot_json(plot: Plot) -> dict[str, Any]:
-    return {"key": plot.key, "data": plot.data, "layout": plot.layout}
-
-
-def _plotly_js() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
 
 
 def _script_json(value: Any) -> Any:
@@ -212,12 +204,6 @@ def picture(
     return Picture(uri, alt, caption)
 
 
-def _checked(volume: Array) -> Array:
-    if volume.ndim != 3:
-        raise ValueError(f"volume must be (z, y, x), got {volume.shape}")
-    return volume
-
-
 def _box(shape: tuple[int, ...]) -> str:
     """Format the edges x, y, z; equal edges as one number.
 
@@ -228,6 +214,8 @@ def _box(shape: tuple[int, ...]) -> str:
 
 
 def _map_pictures(volume: Array, pixel_size_angstrom: float) -> list[Picture]:
+    if volume.ndim != 3:
+        raise ValueError(f"volume must be (z, y, x), got {volume.shape}")
     limits = figures.contrast_limits(volume, 0.1)
     edge = f"{volume.shape[2] * pixel_size_angstrom:.0f} Å wide"
     views = [
@@ -268,7 +256,7 @@ def _particle_rows(data: ReportData) -> list[ParticleRow]:
         if images.ndim != 3:
             raise ValueError(f"{label} images must be (k, n, n), got {images.shape}")
         pictures = [
-            picture(figures.enlarge(image, 160), None, f"{label} image {i + 1}", "")
+            picture(figures.enlarge(image, 160), None, f"{label} image {i + 1}")
             for i, image in enumerate(images[:MAX_PARTICLES])
         ]
         rows.append(ParticleRow(label, note, pictures))

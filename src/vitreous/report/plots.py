@@ -99,6 +99,24 @@ HISTORY_PLOTS: tuple[tuple[str, str, str, str, str, tuple[Series, ...]], ...] = 
 )
 
 
+def line(
+    name: str,
+    x: Array | Sequence[float],
+    y: Array | Sequence[float],
+    colour: str,
+    width: float = 2,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return plotly's trace of a curve in a colour of the page; ``more`` are further keys of it."""
+    curve = {"type": "scatter", "mode": "lines", "name": name, "x": numbers(x), "y": numbers(y)}
+    return curve | {"line": {"color": colour, "width": width}} | more
+
+
+def titled(text: str, **more: Any) -> dict[str, Any]:
+    """Return plotly's settings of an axis with a title; ``more`` are further ones."""
+    return {"title": {"text": text}, **more}
+
+
 def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
     """Plot Fourier shell correlations against spatial frequency, with both thresholds.
 
@@ -114,27 +132,21 @@ def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
     for i, (label, (frequency, correlation)) in enumerate(curves.items()):
         f = np.asarray(frequency, dtype=float)
         highest = max(highest, float(f.max(initial=0.0)))
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": _text(label),
-                "x": numbers(f),
-                "y": numbers(correlation),
-                "customdata": [f"{1 / v:.1f}" if v > 0 else "∞" for v in f],
-                "hovertemplate": "%{customdata} Å<br>FSC %{y:.3f}",
-                "line": {"color": CURVE_COLOURS[i % len(CURVE_COLOURS)], "width": 2.2},
-            }
-        )
+        shown = {
+            "customdata": [f"{1 / v:.1f}" if v > 0 else "∞" for v in f],
+            "hovertemplate": "%{customdata} Å<br>FSC %{y:.3f}",
+        }
+        colour = CURVE_COLOURS[i % len(CURVE_COLOURS)]
+        data.append(line(_text(label), f, correlation, colour, 2.2, **shown))
     ticks = resolution_ticks(highest)
     layout = {
-        "xaxis": {
-            "title": {"text": "resolution (Å)"},
-            "tickvals": [1.0 / t for t in ticks],
-            "ticktext": [f"{t:g}" for t in ticks],
-            "range": [0.0, highest or 1.0],
-        },
-        "yaxis": {"title": {"text": "FSC"}, "range": [-0.1, 1.04], "zeroline": True},
+        "xaxis": titled(
+            "resolution (Å)",
+            tickvals=[1.0 / t for t in ticks],
+            ticktext=[f"{t:g}" for t in ticks],
+            range=[0.0, highest or 1.0],
+        ),
+        "yaxis": titled("FSC", range=[-0.1, 1.04], zeroline=True),
         "shapes": [_threshold(0.143), _threshold(0.5)],
         "annotations": [_threshold_label(0.143), _threshold_label(0.5)],
     }
@@ -163,7 +175,7 @@ def history_plots(history: Iterable[Mapping[str, Any]]) -> list[Plot]:
         if not data:
             continue
         layout = {
-            "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+            "xaxis": titled("step", rangemode="tozero"),
             "yaxis": {"type": scale, "ticksuffix": suffix},
         }
         plots.append(Plot(key, title, caption, data, layout))
@@ -207,47 +219,23 @@ def _history_traces(
     for half, points in sorted(by_half.items()):
         kept = points[:: max(1, -(-len(points) // MAX_POINTS))]
         name = f"{series.label}, half {half}" if half else series.label
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(kept) > 1 else "markers",
-                "name": name,
-                "x": numbers([x for x, _ in kept]),
-                "y": numbers([y for _, y in kept]),
-                "hovertemplate": "step %{x:,}<br>%{y:.4g}" + suffix,
-                "line": {
-                    "color": ("--series3", "--series1", "--series2")[half % 3],
-                    "width": 1.8,
-                    "dash": series.dash,
-                },
-            }
-        )
+        colour = ("--series3", "--series1", "--series2")[half % 3]
+        trace = line(name, [x for x, _ in kept], [y for _, y in kept], colour, 1.8)
+        trace["line"]["dash"] = series.dash
+        trace["mode"] = "lines" if len(kept) > 1 else "markers"
+        traces.append(trace | {"hovertemplate": "step %{x:,}<br>%{y:.4g}" + suffix})
     return traces
 
 
 def _threshold(level: float) -> dict[str, Any]:
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": level,
-        "y1": level,
-        "line": {"color": "--muted", "width": 1, "dash": "dash"},
-    }
+    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level}
+    return {"type": "line", **ends, "line": {"color": "--muted", "width": 1, "dash": "dash"}}
 
 
 def _threshold_label(level: float) -> dict[str, Any]:
-    return {
-        "xref": "paper",
-        "x": 0,
-        "y": level,
-        "text": f"{level:g}",
-        "showarrow": False,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "font": {"color": "--muted", "size": 11},
-    }
+    place = {"xref": "paper", "x": 0, "y": level, "xanchor": "left", "yanchor": "bottom"}
+    font = {"color": "--muted", "size": 11}
+    return {**place, "text": f"{level:g}", "showarrow": False, "font": font}
 
 
 def _text(label: str) -> str:

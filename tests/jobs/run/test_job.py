@@ -6,7 +6,6 @@ import json
 import signal
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,18 @@ from torch import Tensor
 
 from vitreous.core.errors import DivergedError, InputError, UsageError
 from vitreous.jobs.run.job import Job
+from vitreous.jobs.run.options import RunOptions
 from vitreous.optim.loop import Solver
 
 STEPS = 4  # of each stage
 FILES = ("result.txt",)
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(RunOptions):
     """What a job needs, and one setting."""
 
-    output: Path
-    overwrite: bool = False
-    resume: bool = False
     quiet: bool = True
     rate: float = 0.5
-
-    def recorded(self) -> dict[str, Any]:
-        return {"rate": self.rate}
-
-    def machine(self) -> dict[str, Any]:
-        return {"device": "cpu"}
-
-    def inputs(self) -> dict[str, Path]:
-        return {}
 
 
 class RandomWalk:
@@ -120,7 +107,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("unbroken") / "OUT"
-    return two_stages(Options(folder), lambda *_: None, 1e9), history(folder)
+    return two_stages(Options(output=folder), lambda *_: None, 1e9), history(folder)
 
 
 class BrokenError(Exception):
@@ -147,7 +134,7 @@ def test_continued_equals_uninterrupted(
     what: Callable[[], None],
     save_seconds: float,
 ) -> None:
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
     interruption = Interruption(at, what)
     if what is fail:
         with pytest.raises(BrokenError):
@@ -159,7 +146,7 @@ def test_continued_equals_uninterrupted(
     else:  # no step is left after which to stop
         assert two_stages(options, interruption, save_seconds) == unbroken[0]
     assert interruption.events > at
-    text = two_stages(replace(options, resume=True), lambda *_: None, save_seconds)
+    text = two_stages(options.replaced(resume=True), lambda *_: None, save_seconds)
     assert (text, history(options.output)) == unbroken
 
 
@@ -168,11 +155,11 @@ def test_continued_after_every_single_step(
     tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], save_seconds: float
 ) -> None:
     """Stopped again and again: only what a signal has saved is gone on from."""
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
     for _ in range(2 * STEPS - 2):
         with pytest.raises(SystemExit):
             two_stages(options, Interruption(0, terminate), save_seconds)
-        options = replace(options, resume=True)
+        options = options.replaced(resume=True)
     two_stages(options, lambda *_: None, save_seconds)
     assert history(options.output) == unbroken[1]
 
@@ -180,21 +167,21 @@ def test_continued_after_every_single_step(
 def test_a_finished_run_is_written_once_more_without_a_step(
     tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], capsys: Any
 ) -> None:
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
     two_stages(options, lambda *_: None, 1e9)
     (options.output / "result.txt").unlink()
     events = Interruption(-1, fail)
-    assert two_stages(replace(options, resume=True), events, 1e9) == unbroken[0]
+    assert two_stages(options.replaced(resume=True), events, 1e9) == unbroken[0]
     assert events.events == 2  # none of them before a step
     assert "finished already" in capsys.readouterr().err
     assert history(options.output) == unbroken[1]
 
 
 def test_the_clock_leaves_interruptions_out_and_goes_on(tmp_path: Path) -> None:
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
     with pytest.raises(SystemExit):
         two_stages(options, Interruption(2, terminate), 1e9)
-    with Job("toy", replace(options, resume=True), outputs=FILES, resolved={"data": "abc"}) as job:
+    with Job("toy", options.replaced(resume=True), outputs=FILES, resolved={"data": "abc"}) as job:
         first = job.seconds()
         assert 0 < first < 10
         assert job.step == 3
@@ -213,19 +200,19 @@ def test_rows_hold_means_and_are_numbered_over_stages(
 
 
 def test_other_options_or_data_are_not_continued(tmp_path: Path) -> None:
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
     with pytest.raises(BrokenError):
         two_stages(options, Interruption(2, fail), 0.0)
     with pytest.raises(InputError, match=r"rate: 0.5 -> 0.25"):
-        two_stages(replace(options, resume=True, rate=0.25), lambda *_: None, 0.0)
+        two_stages(options.replaced(resume=True, rate=0.25), lambda *_: None, 0.0)
     with (
         pytest.raises(InputError, match="data: abc -> xyz"),
-        Job("toy", replace(options, resume=True), outputs=FILES, resolved={"data": "xyz"}),
+        Job("toy", options.replaced(resume=True), outputs=FILES, resolved={"data": "xyz"}),
     ):
         pass
     with pytest.raises(UsageError, match="holds an unfinished run"):
         two_stages(options, lambda *_: None, 0.0)
-    two_stages(replace(options, overwrite=True, rate=0.25), lambda *_: None, 0.0)
+    two_stages(options.replaced(overwrite=True, rate=0.25), lambda *_: None, 0.0)
 
 
 class Diverging(RandomWalk):
@@ -248,15 +235,15 @@ def run_one(options: Options, solver: Solver[Any], **more: Any) -> None:
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, capsys: Any) -> None:
-    run_one(Options(tmp_path / "a"), Diverging(float("nan"), 2))
+    run_one(Options(output=tmp_path / "a"), Diverging(float("nan"), 2))
     assert "stage.solver.x is not finite; nothing was saved" in capsys.readouterr().err
     with pytest.raises(DivergedError, match=r"stage.solver.x is not finite, so it was not saved"):
-        run_one(Options(tmp_path / "b"), Diverging(float("inf"), STEPS))
-    with Job("toy", Options(tmp_path / "b", resume=True), outputs=FILES) as job:
+        run_one(Options(output=tmp_path / "b"), Diverging(float("inf"), STEPS))
+    with Job("toy", Options(output=tmp_path / "b", resume=True), outputs=FILES) as job:
         assert job.step == STEPS - 1
-    run_one(Options(tmp_path / "c"), Diverging(float("inf"), STEPS), allow_infinite=True)
+    run_one(Options(output=tmp_path / "c"), Diverging(float("inf"), STEPS), allow_infinite=True)
     with pytest.raises(DivergedError):
-        run_one(Options(tmp_path / "d"), Diverging(float("nan"), STEPS), allow_infinite=True)
+        run_one(Options(output=tmp_path / "d"), Diverging(float("nan"), STEPS), allow_infinite=True)
 
 
 def test_input_rejected_at_the_start_leaves_no_trace(tmp_path: Path) -> None:
@@ -268,15 +255,15 @@ def test_input_rejected_at_the_start_leaves_no_trace(tmp_path: Path) -> None:
             raise InputError("particles.star: bad")
 
     with pytest.raises(InputError):
-        reject(Options(tmp_path / "a"), 0)
+        reject(Options(output=tmp_path / "a"), 0)
     assert not (tmp_path / "a").exists()
     with pytest.raises(InputError):
-        reject(Options(tmp_path / "b"), STEPS)
+        reject(Options(output=tmp_path / "b"), STEPS)
     assert (tmp_path / "b" / "checkpoints").is_dir()
 
 
 def test_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, capsys: Any) -> None:
-    options = Options(tmp_path / "OUT")
+    options = Options(output=tmp_path / "OUT")
 
     def attempt(event: Callable[[Job, int], object]) -> None:
         with Job("toy", options, outputs=FILES, save_seconds=0.0) as job:
@@ -292,12 +279,12 @@ def test_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, capsys: Any)
         attempt(stop_inside)
     assert leaving.value.code == 143
     assert "continue from the last checkpoint" in capsys.readouterr().err
-    with Job("toy", replace(options, resume=True), outputs=FILES) as job:
+    with Job("toy", options.replaced(resume=True), outputs=FILES) as job:
         assert job.step == 2
 
 
 def test_config_tells_how_it_ended(tmp_path: Path) -> None:
-    two_stages(Options(tmp_path / "OUT"), lambda *_: None, 1e9)
+    two_stages(Options(output=tmp_path / "OUT"), lambda *_: None, 1e9)
     config: Mapping[str, Any] = tomllib.loads((tmp_path / "OUT" / "config.toml").read_text())
-    assert config["options"] == {"rate": 0.5, "data": "abc"}
+    assert config["options"] == {"seed": 0, "rate": 0.5, "data": "abc"}
     assert (config["run"]["status"], config["run"]["verdict"]) == ("finished", "done")

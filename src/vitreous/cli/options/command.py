@@ -1,7 +1,5 @@
 """Build a command from the options model of its job.
 
-How to turn a command into this form:
-
 1. ``jobs/<job>/options.py``: one frozen model, put together from the mixins of
    :mod:`vitreous.jobs.run.options` and :mod:`vitreous.jobs.inputs.options`. The ``description`` of
    a field is the help text of its option, its bounds (``ge``, ``le``) are the option's bounds. A
@@ -12,18 +10,15 @@ How to turn a command into this form:
    ``options.recorded()``, ``options.inputs()`` and ``options.machine()`` are what the output folder
    records. ``options.model_fields_set`` tells which fields were given, ``options.refuse(...)``
    refuses those that have no meaning.
-3. ``cli/<command>.py``: a function of the options under :func:`options_command`. Its docstring is
-   the help: one sentence, details, an example. It imports the job when it is called::
+3. ``cli/<command>.py``: a function of that name under :func:`options_command`. Its docstring is the
+   help: one sentence, details, an example. It imports the job when it is called::
 
-       app = typer.Typer(add_completion=False)
-
-       @app.command()
        @options_command(
            RefineOptions,
            {"start_map": typer.Option("--map", metavar="FILE.mrc")},
            panels={"Search": ("shift_range_angstrom", "rounds")},
        )
-       def refine(options: RefineOptions) -> RefineResult:
+       def refine(options: RefineOptions) -> object:
            from vitreous.jobs.refine.run import refine
 
            return refine(options)
@@ -81,10 +76,7 @@ def options_command(
     shown = {name: table.get(name, "") for name in order}
     shown = {name: entry for name, entry in shown.items() if entry is not None}
     panel_of = {
-        name: panel
-        for each in (PANELS, panels or {})
-        for panel, members in each.items()
-        for name in members
+        name: title for title, names in {**PANELS, **(panels or {})}.items() for name in names
     }
     names = {name: _label(name, entry, model.model_fields[name]) for name, entry in shown.items()}
     parameters = [
@@ -141,7 +133,8 @@ def _parameter(
     info.help = with_flags(field.description or "", names)
     info.rich_help_panel = info.rich_help_panel or panel
     if kind in (int, float, int | None, float | None):
-        info.min, info.max = (_bound(field, key) for key in ("ge", "le"))
+        for part in field.metadata:
+            info.min, info.max = getattr(part, "ge", info.min), getattr(part, "le", info.max)
     if field.is_required():
         default = inspect.Parameter.empty
     elif isinstance(default, tuple):
@@ -151,10 +144,6 @@ def _parameter(
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
-
-
-def _bound(field: FieldInfo, key: str) -> float | None:
-    return next((getattr(part, key) for part in field.metadata if hasattr(part, key)), None)
 
 
 def _info(name: str, entry: Any, field: FieldInfo) -> ParameterInfo:
@@ -185,15 +174,12 @@ def _type_shown(annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple:
         return list[typing.get_args(annotation)[0]] | None  # type: ignore[misc]
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
-        return annotation if annotation in _SIMPLE or _is_literal(annotation) else str
+        literal = typing.get_origin(annotation) is Literal
+        return annotation if literal or annotation in _SIMPLE else str
     kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
     optional = len(kinds) < len(typing.get_args(annotation))
     kind = _type_shown(kinds[0]) if len(kinds) == 1 else str
     return kind | None if optional else kind
-
-
-def _is_literal(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is Literal
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

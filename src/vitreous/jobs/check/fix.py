@@ -68,9 +68,8 @@ def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Corre
         done.append(" and ".join(changed) + " corrected")
     if corrected.optics is not None and claims.optics is not None:
         changed_columns = _changed_optics(claims.optics, corrected.optics)
-        columns |= {n: v for n, v in changed_columns.items() if n != "rlnVoltage"}
-        if "rlnVoltage" in changed_columns:
-            shared["rlnVoltage"] = changed_columns["rlnVoltage"]
+        for name, values in changed_columns.items():
+            (shared if name == "rlnVoltage" else columns)[name] = values
         if changed_columns:
             rough = "" if "phase-shift" not in diagnosis.faults else f" ({_ROUGH_PHASE})"
             done.append(f"{', '.join(changed_columns)} corrected{rough}")
@@ -82,16 +81,12 @@ def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Corre
         done.append(f"{len(left_out)} images left out")
     if done:
         document = particles.to_star_document(relative_to=path.parent, **columns)
-        document = _with_shared(_without_rivals(document, columns), shared)
+        document = _with_shared(document, columns, shared)
         keep = [row for row in range(len(particles)) if row not in left_out]
         write_star(path, select_rows(document, np.array(keep, dtype=np.int64)))
-    return Correction(tuple(done), tuple(_beyond_a_table(diagnosis)))
-
-
-def _beyond_a_table(diagnosis: Diagnosis) -> list[str]:
-    """Return what is wrong and why a new table does not correct it."""
-    wrong = [f for f in diagnosis.findings if f.fault in BEYOND_A_TABLE]
-    return [f"{f.topic}: {f.claim}: {BEYOND_A_TABLE[f.fault]}; {f.remedy}" for f in wrong]
+    beyond = [f for f in diagnosis.findings if f.fault in BEYOND_A_TABLE]
+    left = [f"{f.topic}: {f.claim}: {BEYOND_A_TABLE[f.fault]}; {f.remedy}" for f in beyond]
+    return Correction(tuple(done), tuple(left))
 
 
 def _changed_optics(before: Optics, after: Optics) -> dict[str, list[str]]:
@@ -103,23 +98,14 @@ def _changed_optics(before: Optics, after: Optics) -> dict[str, list[str]]:
     return columns
 
 
-def _without_rivals(document: StarDocument, columns: dict[str, list[str]]) -> StarDocument:
-    """Remove columns of the optics groups that would override the particles' new ones."""
-    optics = document.blocks["optics"]
-    kept = {name: values for name, values in optics.columns.items() if name not in columns}
-    return StarDocument({**document.blocks, "optics": replace(optics, columns=kept)})
-
-
-def _with_shared(document: StarDocument, shared: dict[str, list[str]]) -> StarDocument:
-    """Give every optics group one value, and drop the particles' column of that name."""
-    optics = dict(document.blocks["optics"].columns)
-    particles = dict(document.blocks["particles"].columns)
+def _with_shared(
+    document: StarDocument, columns: dict[str, list[str]], shared: dict[str, list[str]]
+) -> StarDocument:
+    """Give every optics group the ``shared`` values, and drop columns that new ones replace."""
+    optics, particles = document.blocks["optics"], dict(document.blocks["particles"].columns)
+    of_groups = {name: values for name, values in optics.columns.items() if name not in columns}
     for name, values in shared.items():
-        optics[name] = [values[0]] * len(document.blocks["optics"])
+        of_groups[name] = [values[0]] * len(optics)
         particles.pop(name, None)
-    blocks = {
-        **document.blocks,
-        "optics": replace(document.blocks["optics"], columns=optics),
-        "particles": StarBlock(particles),
-    }
-    return StarDocument(blocks)
+    blocks = {"optics": replace(optics, columns=of_groups), "particles": StarBlock(particles)}
+    return StarDocument({**document.blocks, **blocks})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,11 @@ from vitreous.doctor.poses import PoseTest
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
-from vitreous.report.html import ParticleRow, picture, render_page
-from vitreous.report.plots import Plot, fsc_plot, numbers
+from vitreous.report.html import ParticleRow, ReportData, picture, render_page
+from vitreous.report.plots import Plot, fsc_plot, line, numbers, titled
 
 SHOWN = 8
 MARKS = {"ok": "ok", "wrong": "WRONG", "unclear": "cannot tell", "note": "note"}
-
-
-@dataclass(frozen=True)
-class _Head:
-    title: str
-    verdict: str
-    subtitle: str
-    key_numbers: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 def write_check_page(
@@ -46,8 +36,7 @@ def write_check_page(
     Raises:
         ResourceError: the disk is full.
     """
-    box = diagnosis.statistics.box_size
-    pixel = diagnosis.corrected.pixel_size_angstrom
+    box, pixel = diagnosis.statistics.box_size, diagnosis.corrected.pixel_size_angstrom
     cards = {
         "images": f"{len(images):,}",
         "box": f"{box} px",
@@ -56,7 +45,7 @@ def write_check_page(
     }
     page = render_page(
         "check.html.j2",
-        _Head("Particle check", verdict, name, cards),
+        ReportData("Particle check", verdict, pixel, subtitle=name, key_numbers=cards),
         list(_plots(diagnosis, pixel * box)),
         findings=diagnosis.findings,
         marks=MARKS,
@@ -87,40 +76,27 @@ def _likelihoods(test: CtfTest) -> Plot:
         "marker": {"color": ["--series2" if i == 0 else "--series1" for i in order]},
         "hovertemplate": "%{x:.0f}<extra></extra>",
     }
-    layout = {
-        "xaxis": {"title": {"text": "log-likelihood above no rings"}},
-        "yaxis": {"automargin": True},
-    }
-    return Plot(
-        "ctf",
-        "Which CTF explains the rings",
+    layout = {"xaxis": titled("log-likelihood above no rings"), "yaxis": {"automargin": True}}
+    caption = (
         "How much better each set of CTF parameters explains the images' power spectra than no "
-        "CTF at all; the table's own in another colour.",
-        [bars],
-        layout,
+        "CTF at all; the table's own in another colour."
     )
+    return Plot("ctf", "Which CTF explains the rings", caption, [bars], layout)
 
 
 def _spectra(test: CtfTest, width_angstrom: float) -> Plot:
     frequency = (np.arange(len(test.noise)) + FIRST_SHELL) / width_angstrom
-    curves = (
-        ("noise", test.noise, "--series1"),
-        ("signal before the CTF", test.signal, "--series2"),
+    noise, signal = (
+        [v if v > 1e-4 else float("nan") for v in values.tolist()]
+        for values in (test.noise, test.signal)
     )
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "x": numbers(frequency),
-            "y": numbers([v if v > 1e-4 else float("nan") for v in values.tolist()]),
-            "line": {"color": colour, "width": 2},
-        }
-        for name, values, colour in curves
+        line("noise", frequency, noise, "--series1"),
+        line("signal before the CTF", frequency, signal, "--series2"),
     ]
     layout = {
-        "xaxis": {"title": {"text": "frequency (1/Å)"}, "rangemode": "tozero"},
-        "yaxis": {"type": "log", "title": {"text": "power"}},
+        "xaxis": titled("frequency (1/Å)", rangemode="tozero"),
+        "yaxis": titled("power", type="log"),
     }
     caption = "Fitted to the power spectra; signal is all that follows the CTF, ice and carbon too."
     return Plot("spectra", "Signal and noise by frequency", caption, data, layout)
@@ -128,11 +104,8 @@ def _spectra(test: CtfTest, width_angstrom: float) -> Plot:
 
 def _halves(test: PoseTest) -> Plot:
     width = test.box_size * test.pixel_size_angstrom
-    curves = {
-        label: (np.arange(len(curve)) / width, curve.numpy())
-        for label, curve in test.curves.items()
-    }
-    plot = fsc_plot(curves)
+    curves = test.curves.items()
+    plot = fsc_plot({name: (np.arange(len(c)) / width, c.numpy()) for name, c in curves})
     caption = (
         "Quick reconstructions of two half sets, with the table's poses and with the same poses "
         "dealt out at random. True poses correlate farthest."
@@ -142,20 +115,8 @@ def _halves(test: PoseTest) -> Plot:
 
 def _profile(profile: Array, width_angstrom: float) -> Plot:
     radius = np.arange(len(profile)) * width_angstrom / (2 * len(profile))
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "variance",
-            "x": numbers(radius),
-            "y": numbers(profile),
-            "line": {"color": "--series1", "width": 2},
-        }
-    ]
-    layout = {
-        "xaxis": {"title": {"text": "radius (Å)"}},
-        "yaxis": {"title": {"text": "variance"}},
-    }
+    data = [line("variance", radius, profile, "--series1")]
+    layout = {"xaxis": titled("radius (Å)"), "yaxis": titled("variance")}
     caption = (
         "Variance over all images, relative to the surroundings: the particle and its fringes."
     )

@@ -71,12 +71,12 @@ def check(options: CheckOptions) -> CheckResult:
     with _folder(options) as folder:
         diagnosis = _examine(particles, claims, options.seed, options.quiet)
         if folder is not None:
-            page = _write(folder, str(options.particles), particles, diagnosis)
-            notes.append(f"evidence in {page}")
-    corrected = False
+            _write(folder, str(options.particles), particles, diagnosis)
+            notes.append(f"evidence in {folder.root / 'report.html'}")
+    written = None
     if fixed is not None:
         correction = write_fixed(fixed, particles, diagnosis)
-        corrected = bool(correction.done)
+        written = fixed if correction.done else None
         notes += _notes(fixed, correction)
     return CheckResult(
         images=len(particles),
@@ -85,7 +85,7 @@ def check(options: CheckOptions) -> CheckResult:
         faults=diagnosis.faults,
         verdict=summary(diagnosis),
         notes=tuple(notes),
-        fixed_table=fixed if corrected else None,
+        fixed_table=written,
     )
 
 
@@ -135,22 +135,13 @@ def summary(diagnosis: Diagnosis) -> str:
 def _folder(options: CheckOptions) -> OutputFolder | nullcontext[None]:
     if options.output is None:
         return nullcontext()
-    return OutputFolder(
-        options.output,
-        "check",
-        options.recorded(),
-        inputs=options.inputs(),
-        outputs=OUTPUTS,
-        machine=options.machine(),
-        overwrite=options.overwrite,
-    )
+    return OutputFolder.of("check", options, OUTPUTS)
 
 
-def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> Path:
+def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> None:
     findings = [asdict(finding) for finding in diagnosis.findings]
     text = json.dumps({"faults": diagnosis.faults, "findings": findings}, indent=1)
     atomic_write_text(folder.path("findings.json"), text + "\n")
-    page = folder.path("report.html")
-    write_check_page(page, name, summary(diagnosis), particles, diagnosis)
+    path = folder.path("report.html")
+    write_check_page(path, name, summary(diagnosis), particles, diagnosis)
     folder.finish()
-    return page

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -119,10 +120,8 @@ def _receive(link: Connection) -> tuple[Any, ...] | None:
 
 def _ask_to_stop(links: Mapping[int, Connection]) -> None:
     for link in links.values():
-        try:
+        with suppress(ConnectionError):
             link.send("stop")
-        except (BrokenPipeError, ConnectionError):
-            continue
 
 
 def _death(half: int, process: Any) -> Exception:

@@ -1,8 +1,8 @@
 """Reconstruction of one half set, in a process of its own.
 
 The two halves of a gold-standard run share nothing but the settings; as processes they also do not
-wait for each other's Python. A worker talks to its parent through one pipe: it sends plain tuples
-(see :data:`MESSAGES`), and stops when the parent sends anything or is gone.
+wait for each other's Python. A worker talks to its parent through one pipe: it sends plain tuples,
+and stops when the parent sends anything or is gone.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import signal
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitreous.core.errors import VitreousError
+from vitreous.core.fourier import fourier_resize
 from vitreous.core.random import stream_seed
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
 from vitreous.data.working_images import SignedImages
@@ -34,15 +37,11 @@ from vitreous.jobs.run.signals import STOP_SIGNALS
 from vitreous.methods.cryogan.config import CryoGanConfig
 from vitreous.methods.cryogan.solver import STREAMS, CryoGan
 from vitreous.optim.loop import Stats, run
+from vitreous.physics.projector import oversampled_spectrum, project_spectrum
+from vitreous.physics.simulator import Simulator
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vitreous.physics.simulator import Simulator
-
-# ("row", history row), ("state", row), ("mark", half, step, volume), ("done", Outcome),
+# messages: ("row", history row), ("state", row), ("mark", half, step, volume), ("done", Outcome),
 # ("stopped",), ("error", exit code, text), ("bug", traceback)
-MESSAGES = ("row", "state", "mark", "done", "stopped", "error", "bug")
 ROWS = 80
 STATE_INTERVAL_SECONDS = 0.5
 EXAMPLES = 8
@@ -131,8 +130,6 @@ class HalfRun:
     """Solver of one half set, with its history and checkpoints."""
 
     def __init__(self, job: HalfJob, link: Connection) -> None:
-        import torch
-
         self._job, self._link = job, link
         device = use_device(job.device, job.threads)
         self._probe = torch.Generator(device)
@@ -195,8 +192,8 @@ class HalfRun:
         elif now - self._last_state > STATE_INTERVAL_SECONDS:
             self._last_state = now
             snr = self._rows[-1]["snr_db"] if self._rows else float("nan")
-            state = stats | {"step": step, "half": self._job.half, "snr_db": snr}
-            self._link.send(("state", state))
+            numbers = {"step": step, "half": self._job.half, "snr_db": snr}
+            self._link.send(("state", stats | numbers))
         if step in self._job.marks:
             volume = self.gan.result().cpu().numpy()
             self._link.send(("mark", self._job.half, step, volume))
@@ -225,11 +222,8 @@ class HalfRun:
         if os.getppid() != self._job.parent:
             raise ParentGoneError
         self.checkpoints.step = self.gan.iteration
-        state = {
-            "solver": self.gan.state_dict(),
-            "rows": self._rows,
-            "wasserstein": [self._sum, self._count],
-        }
+        mean = [self._sum, self._count]
+        state = {"solver": self.gan.state_dict(), "rows": self._rows, "wasserstein": mean}
         self.checkpoints.save(state, last=last, checked="solver")
 
     # ---------------------------------------------------------------- images
@@ -239,10 +233,6 @@ class HalfRun:
 
         The conditions are always the same: the probe's stream starts anew each time.
         """
-        import torch
-
-        from vitreous.physics.projector import oversampled_spectrum, project_spectrum
-
         gan, probe = self.gan, self._probe.manual_seed(0)
         with torch.no_grad():
             spectrum = oversampled_spectrum(gan.volume())
@@ -250,11 +240,8 @@ class HalfRun:
             transfer = gan.simulator.ctf(conditions.row) * (4.0 / gan.n)
             seen = gan.log_signal.exp() * gan.simulator.clean(spectrum, conditions, transfer)
             noise = gan.log_noise.exp() * gan.simulator.noise_like(conditions.row, generator=probe)
-            return {
-                "clean": project_spectrum(spectrum, conditions.rotations, gan.n),
-                "ctf": seen,
-                "noise": noise,
-            }
+            clean = project_spectrum(spectrum, conditions.rotations, gan.n)
+            return {"clean": clean, "ctf": seen, "noise": noise}
 
     def _snr_db(self) -> float:
         """Return the power of simulated signal over that of noise, in dB; -99 for no signal."""
@@ -264,10 +251,6 @@ class HalfRun:
 
     def _examples(self) -> dict[str, NDArray[np.float32]]:
         """Return the rows of the papers' figure 3."""
-        import torch
-
-        from vitreous.core.fourier import fourier_resize
-
         images = self._simulate(EXAMPLES)
         count = min(EXAMPLES, len(self.gan.images))
         real = fourier_resize(self.gan.images.read(torch.arange(count)), self.gan.n, 2)
@@ -286,16 +269,10 @@ def build_simulator(job: HalfJob, particles: Any, device: Any) -> Simulator:
     Raises:
         InputError: noise or pose files are bad.
     """
-    import dataclasses
-
-    import torch
-
-    from vitreous.physics.simulator import Simulator
-
     optics, box, pixel = particles.optics, job.box_size, job.pixel_size_angstrom
     if job.b_factor_angstrom2 is not None:
         b_factor = torch.full_like(optics.b_factor_angstrom2, job.b_factor_angstrom2)
-        optics = dataclasses.replace(optics, b_factor_angstrom2=b_factor)
+        optics = replace(optics, b_factor_angstrom2=b_factor)
     return Simulator(
         box,
         pixel,

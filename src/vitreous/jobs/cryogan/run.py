@@ -276,12 +276,9 @@ def _run(halves: list[HalfJob], plan: CryoGanPlan, job: Job) -> dict[int, Outcom
     def compare(first: Any, second: Any) -> tuple[float, float]:
         n = min(len(first), COMPARISON_BOX)
         a, b = (fourier_resize(torch.from_numpy(v), n, 3) for v in (first, second))
+        spacing, pixel = COMPARISON_SPACING_DEG, edge / n
         return resolutions_between(
-            a,
-            b,
-            pixel_size_angstrom=edge / n,
-            symmetry=config.symmetry,
-            spacing_deg=COMPARISON_SPACING_DEG,
+            a, b, pixel_size_angstrom=pixel, symmetry=config.symmetry, spacing_deg=spacing
         )
 
     comparison = Comparison(compare)

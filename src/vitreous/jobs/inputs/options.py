@@ -9,19 +9,11 @@ from pydantic import Field
 from vitreous.jobs.run.options import Options, RunOptions
 
 
-class ParticleFileOptions(Options):
-    """Where particles are and how their files are read."""
+class TableSourceOptions(Options):
+    """How a particle table is read and its images are found."""
 
-    INPUTS = frozenset({"particles", "passthrough"})
-    MACHINE = frozenset({"data_root", "allow_outside_root", "permissive"})
-    particles: Path = Field(
-        description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs)."
-    )
-    pixel_size_angstrom: float | None = Field(
-        default=None,
-        ge=1e-3,
-        description="Pixel size of the images in Å, instead of the files' own.",
-    )
+    INPUTS = frozenset({"passthrough"})
+    MACHINE = frozenset({"data_root", "allow_outside_root"})
     passthrough: tuple[Path, ...] = Field(
         default=(),
         description="For a .cs file: a passthrough file with further fields of the same particles, "
@@ -34,6 +26,21 @@ class ParticleFileOptions(Options):
     )
     allow_outside_root: bool = Field(
         default=False, description="Trust image names that are absolute or lead out of that folder."
+    )
+
+
+class ParticleFileOptions(TableSourceOptions):
+    """Where particles are and how their files are read."""
+
+    INPUTS = frozenset({"particles"})
+    MACHINE = frozenset({"permissive"})
+    particles: Path = Field(
+        description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs)."
+    )
+    pixel_size_angstrom: float | None = Field(
+        default=None,
+        ge=1e-3,
+        description="Pixel size of the images in Å, instead of the files' own.",
     )
     permissive: bool = Field(
         default=False,

@@ -86,15 +86,7 @@ def candidates_csv(search: SymmetrySearch) -> str:
 def _folder(options: SymmetryOptions) -> OutputFolder | nullcontext[None]:
     if options.output is None:
         return nullcontext()
-    return OutputFolder(
-        options.output,
-        "symmetry",
-        options.recorded(),
-        inputs=options.inputs(),
-        outputs=FILES,
-        machine=options.machine(),
-        overwrite=options.overwrite,
-    )
+    return OutputFolder.of("symmetry", options, FILES)
 
 
 def _write(

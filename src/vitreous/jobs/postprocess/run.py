@@ -26,18 +26,10 @@ from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.maps.sharpening import Guinier
 from vitreous.report.figures import central_slices, enlarge
 from vitreous.report.html import Picture, ReportData, angstrom, picture, write_report
-from vitreous.report.plots import Plot, numbers
+from vitreous.report.plots import Plot, line, numbers, titled
 
-FILES = (
-    "mask.mrc",
-    "sharpened.mrc",
-    "sharpened_masked.mrc",
-    "local_resolution.mrc",
-    "local_filtered.mrc",
-    "fsc.csv",
-    "guinier.csv",
-    "report.html",
-)
+MAPS = ("mask", "sharpened", "sharpened_masked", "local_resolution", "local_filtered")
+FILES = (*(f"{name}.mrc" for name in MAPS), "fsc.csv", "guinier.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,8 @@ def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
     half1, half2, pixel = read_pair(options.half1, options.half2, options.pixel_size_angstrom)
     mask = None if options.mask is None else _read_mask(options.mask, half1, pixel)
     b_factor = options.b_factor_angstrom2
-    with _folder(options, symmetry) as folder:
+    resolved = {"symmetry": symmetry}
+    with OutputFolder.of("postprocess", options, FILES, resolved=resolved) as folder:
         done = postprocess(
             half1,
             half2,
@@ -109,18 +102,6 @@ def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
     return mask.clamp(0, 1)
 
 
-def _folder(options: PostprocessOptions, symmetry: str) -> OutputFolder:
-    return OutputFolder(
-        options.output,
-        "postprocess",
-        options.recorded() | {"symmetry": symmetry},
-        inputs=options.inputs(),
-        outputs=FILES,
-        machine=options.machine(),
-        overwrite=options.overwrite,
-    )
-
-
 def _halves(done: Postprocessed) -> Halves:
     return Halves(
         half1=done.half1,
@@ -134,16 +115,11 @@ def _halves(done: Postprocessed) -> Halves:
 
 
 def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
-    maps = {
-        "mask.mrc": done.mask,
-        "sharpened.mrc": done.sharpened.map,
-        "sharpened_masked.mrc": done.sharpened.map * done.mask,
-        "local_resolution.mrc": done.local_resolution,
-        "local_filtered.mrc": done.locally_filtered,
-    }
-    for name, volume in maps.items():
+    sharpened, masked = done.sharpened.map, done.sharpened.map * done.mask
+    maps = (done.mask, sharpened, masked, done.local_resolution, done.locally_filtered)
+    for name, volume in zip(MAPS, maps, strict=True):
         if volume is not None:
-            write_mrc(folder.path(name), volume.float().numpy(), pixel)
+            write_mrc(folder.path(f"{name}.mrc"), volume.float().numpy(), pixel)
     curves = curves_by_name(_halves(done))
     write_fsc_csv(folder.path("fsc.csv"), curves, len(done.average), pixel)
     atomic_write_text(folder.path("guinier.csv"), guinier_csv(done.sharpened.guinier))
@@ -197,32 +173,17 @@ def _page(
 
 def _guinier_plot(fit: Guinier) -> Plot:
     shown = (fit.log_amplitude > _EMPTY) & (fit.inv_d2 > 0)
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "ln amplitude, FSC-weighted",
-            "x": numbers(fit.inv_d2[shown].numpy()),
-            "y": numbers(fit.log_amplitude[shown].numpy()),
-            "line": {"color": "--series1", "width": 1.5},
-            "marker": {"size": 4, "color": "--series1"},
-        }
-    ]
+    x, y = fit.inv_d2[shown].numpy(), fit.log_amplitude[shown].numpy()
+    marked = {"mode": "lines+markers", "marker": {"size": 4, "color": "--series1"}}
+    data = [line("ln amplitude, FSC-weighted", x, y, "--series1", 1.5, **marked)]
     if bool(fit.fitted.any()) and fit.b_factor_angstrom2:
-        x = fit.inv_d2[fit.fitted]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"B = {fit.b_factor_angstrom2:.0f} Å²",
-                "x": numbers(x.numpy()),
-                "y": numbers((fit.intercept + fit.b_factor_angstrom2 / 4 * x).numpy()),
-                "line": {"color": "--series2", "width": 2.2},
-            }
-        )
+        fitted = fit.inv_d2[fit.fitted]
+        fall = (fit.intercept + fit.b_factor_angstrom2 / 4 * fitted).numpy()
+        name = f"B = {fit.b_factor_angstrom2:.0f} Å²"
+        data.append(line(name, fitted.numpy(), fall, "--series2", 2.2))
     layout = {
-        "xaxis": {"title": {"text": "1/d² (1/Å²)"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "ln amplitude"}},
+        "xaxis": titled("1/d² (1/Å²)", rangemode="tozero"),
+        "yaxis": titled("ln amplitude"),
     }
     caption = f"Fall of the amplitudes with resolution, before sharpening: {fit.note}."
     return Plot("guinier", "Guinier plot", caption, data, layout)
@@ -239,8 +200,8 @@ def _histogram(values: Tensor) -> Plot:
         "hovertemplate": "%{x:.1f} Å: %{y:.1f} %<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "local resolution (Å)"}},
-        "yaxis": {"title": {"text": "share of the mask"}, "ticksuffix": " %"},
+        "xaxis": titled("local resolution (Å)"),
+        "yaxis": titled("share of the mask", ticksuffix=" %"),
         "bargap": 0.05,
     }
     caption = "Share of the mask at each local resolution."

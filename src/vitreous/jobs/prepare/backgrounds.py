@@ -194,20 +194,14 @@ def _cutter(
     edge = geometry.input_box * geometry.input_pixel_angstrom
     diameter = options.particle_diameter_angstrom or DEFAULT_MASK_FRACTION * edge
     return Cutter(
-        micrographs,
-        preparer,
-        pixel,
-        diameter,
-        options.seed,
-        skip_bad=options.skip_bad,
-        permissive=options.permissive,
+        micrographs, preparer, pixel, diameter, options.seed, options.skip_bad, options.permissive
     )
 
 
 def _folder(options: BackgroundsOptions, particles: Particles, cutter: Cutter) -> OutputFolder:
     paths = [picked.path for picked in cutter.micrographs]
     centres = np.concatenate([picked.centres for picked in cutter.micrographs])
-    settled = {
+    resolved = {
         "input_box": particles.box_size,
         "pixel_size_angstrom": particles.pixel_size_angstrom,
         "micrograph_pixel_size_angstrom": cutter.pixel_size_angstrom,
@@ -216,18 +210,8 @@ def _folder(options: BackgroundsOptions, particles: Particles, cutter: Cutter) -
         "files": files_digest(paths),
         "picks": f"{len(centres)} {centres.sum():.3f}",
     }
-    return OutputFolder(
-        options.output,
-        "backgrounds",
-        options.recorded() | settled,
-        inputs=options.inputs(),
-        outputs=OUTPUTS,
-        machine=options.machine() | {"threads": cores(options.threads)},
-        overwrite=options.overwrite,
-        resume=options.resume,
-        resumable=True,
-        changeable=False,
-    )
+    machine = {"threads": cores(options.threads)}
+    return OutputFolder.of("backgrounds", options, OUTPUTS, resolved=resolved, machine=machine)
 
 
 def _document(

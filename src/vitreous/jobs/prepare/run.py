@@ -129,7 +129,14 @@ def prepare(options: PrepareOptions) -> PrepareResult:
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
     where = str(options.particles)
     pieces = Pieces(particles, Preparer(recipe, geometry), where, options.skip_bad)
-    with _folder(options, particles) as folder:
+    resolved = {
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
+        "images": len(particles),
+        "files": files_digest(particles.files),
+    }
+    machine = {"threads": cores(options.threads)}
+    folder = OutputFolder.of("prepare", options, OUTPUTS, resolved=resolved, machine=machine)
+    with folder:
         lines: list[str] = []
 
         def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
@@ -168,26 +175,6 @@ def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation
         ramp=options.ramp,
         invert=options.invert,
         phase_flip=phase_flip,
-    )
-
-
-def _folder(options: PrepareOptions, particles: Particles) -> OutputFolder:
-    settled = {
-        "pixel_size_angstrom": particles.pixel_size_angstrom,
-        "images": len(particles),
-        "files": files_digest(particles.files),
-    }
-    return OutputFolder(
-        options.output,
-        "prepare",
-        options.recorded() | settled,
-        inputs=options.inputs(),
-        outputs=OUTPUTS,
-        machine=options.machine() | {"threads": cores(options.threads)},
-        overwrite=options.overwrite,
-        resume=options.resume,
-        resumable=True,
-        changeable=False,
     )
 
 

@@ -27,7 +27,6 @@ from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
-from vitreous.methods.em.pose_posterior import RefinedPoses
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
 from vitreous.report.html import angstrom, write_report
@@ -220,8 +219,10 @@ def _text(
     """Return the lines for the terminal, below the verdict."""
     remark = "" if start.solved else "; they mean nothing while it is not solved"
     lines = dict(numbers)
-    if start.misfits:
-        lines["starts"] = _misfit_spread(start)
+    if start.misfits:  # of each half's random starts above its best one
+        halves_of_starts = torch.tensor(start.misfits).view(2, -1)
+        above = [", ".join(f"{v:.1f}" for v in half - half.min()) for half in halves_of_starts]
+        lines["starts"] = f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
     if start.held_out:
         lines["held out"] = (
             f"FSC {_mean_held_out(start):.2f} on average over shells that took no part in finding "
@@ -229,13 +230,6 @@ def _text(
         )
     shown = [f"{name:<12} {value}" for name, value in lines.items()]
     return "\n".join([summary(halves, folder, seconds, remark), *shown])
-
-
-def _misfit_spread(start: InitialModel) -> str:
-    """Return how far the random starts of either half lay apart."""
-    halves = torch.tensor(start.misfits).view(2, -1)
-    above = [", ".join(f"{value:.1f}" for value in half - half.min()) for half in halves]
-    return f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
 
 
 def _mean_held_out(start: InitialModel) -> float:
@@ -300,11 +294,19 @@ def _write_tables(
         atomic_write_text(folder.path("micrographs.csv"), table)
     optics = refined_columns(refined.optics)
 
-    def columns(rows: Tensor) -> dict[str, Any]:
-        of_optics = {name: values[rows].numpy() for name, values in optics.items()}
-        return _columns(refined.poses, rows) | of_optics
+    poses = refined.poses
 
-    kept = refined.poses.kept.cpu()
+    def columns(rows: Tensor) -> dict[str, Any]:
+        """Return poses, their probabilities and optics under RELION's names."""
+        here = rows.to(poses.posterior.device)
+        return {
+            **pose_columns(poses.pose[here]),
+            "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
+            "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
+            **{name: values[rows].numpy() for name, values in optics.items()},
+        }
+
+    kept = poses.kept.cpu()
     used, rejected = kept.nonzero().flatten(), (~kept).nonzero().flatten()
     particles, half_set = data.particles.select(used.numpy()), data.half_set[used]
     write_files(folder, halves, particles, half_set, data.pixel_size_angstrom, **columns(used))
@@ -315,13 +317,3 @@ def _write_tables(
             **columns(rejected),
         )
         write_star(folder.path("rejected.star"), document)
-
-
-def _columns(poses: RefinedPoses, rows: Tensor) -> dict[str, Any]:
-    """Return poses and their probabilities under RELION's names."""
-    here = rows.to(poses.posterior.device)
-    return {
-        **pose_columns(poses.pose[here]),
-        "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
-        "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
-    }

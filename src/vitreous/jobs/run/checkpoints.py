@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from vitreous.core.errors import DivergedError
 from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
 from vitreous.io.nested import flatten_state, not_finite, restore_state
@@ -88,9 +86,11 @@ class RunCheckpoints:
         """
         began = time.monotonic()
         tensors, tree = flatten_state(dict(state))
-        broken = _broken(
-            {k: v for k, v in tensors.items() if k.startswith(checked)}, allow_infinite
-        )
+        looked_at = {k: v for k, v in tensors.items() if k.startswith(checked)}
+        if allow_infinite:
+            broken = next((k for k, v in looked_at.items() if bool(v.isnan().any())), None)
+        else:
+            broken = next(iter(not_finite(looked_at)), None)
         if broken and last:
             raise DivergedError(
                 f"{broken} is not finite, so it was not saved; continue from the last checkpoint "
@@ -105,11 +105,3 @@ class RunCheckpoints:
             self.saved = True
         self._saved_at = time.monotonic()
         self._save_cost = self._saved_at - began
-
-
-def _broken(tensors: Mapping[str, Tensor], allow_infinite: bool) -> str | None:
-    """Return the name of a tensor that is not finite, None where all are."""
-    if allow_infinite:
-        tensors = {name: tensor.isnan() for name, tensor in tensors.items()}
-        return next((name for name, nan in tensors.items() if bool(nan.any())), None)
-    return next(iter(not_finite(tensors)), None)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from vitreous import __version__
@@ -83,6 +82,39 @@ class OutputFolder:
         self._lock: _Lock | None = None
         self._config: dict[str, Any] = {}
 
+    @classmethod
+    def of(
+        cls,
+        command: str,
+        options: Any,
+        outputs: Iterable[str],
+        *,
+        resolved: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Path] | None = None,
+        machine: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return the folder that the options model of a job describes.
+
+        Args:
+            command, outputs: as above.
+            options: model with ``output`` and ``overwrite``, and with ``resume`` and
+                ``allow_config_change`` where the job has them.
+            resolved, inputs, machine: further values, over those of the options.
+        """
+        return cls(
+            options.output,
+            command,
+            {**options.recorded(), **(resolved or {})},
+            inputs={**options.inputs(), **(inputs or {})},
+            outputs=outputs,
+            machine={**options.machine(), **(machine or {})},
+            overwrite=options.overwrite,
+            resume=getattr(options, "resume", False),
+            allow_config_change=getattr(options, "allow_config_change", False),
+            resumable=hasattr(options, "resume"),
+            changeable=hasattr(options, "allow_config_change"),
+        )
+
     def __enter__(self) -> Self:
         """Make and lock the folder, check what it holds, write ``config.toml``."""
         self._made = not self.root.exists()
@@ -99,12 +131,7 @@ class OutputFolder:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Release the lock; the run counts as finished only after :meth:`finish`."""
         if self._lock is not None:
             self._lock.release()
@@ -154,8 +181,9 @@ class OutputFolder:
         held = sorted(item.name for item in self.root.iterdir() if item.name != LOCK)
         earlier = read_config(self.root / CONFIG) if CONFIG in held else None
         self._config = self._describe()
-        if earlier is not None and (self._resume or self._overwrite):
-            self._check_command(earlier)
+        foreign = earlier is not None and earlier.get("run", {}).get("command") != self._command
+        if foreign and (self._resume or self._overwrite):
+            raise UsageError(self._refusal(earlier))
         if self._resume:
             if earlier is None:
                 raise UsageError(f"`resume`: {self.root} holds no run; start one without it")
@@ -176,10 +204,6 @@ class OutputFolder:
         state = "a finished run" if finished else "an unfinished run"
         remedy = "give `resume` or `overwrite`" if self._resumable else "give `overwrite`"
         return f"{self.root}: holds {state}; {remedy}, or choose another folder"
-
-    def _check_command(self, earlier: dict[str, Any]) -> None:
-        if earlier.get("run", {}).get("command") != self._command:
-            raise UsageError(self._refusal(earlier))
 
     def _compare(self, earlier: dict[str, Any]) -> None:
         before = earlier.get("run", {})
@@ -210,17 +234,14 @@ class OutputFolder:
             item.unlink(missing_ok=True)
 
     def _describe(self) -> dict[str, Any]:
-        packages = ("torch", "numpy", "scipy")
+        packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
+        python = platform.python_version()
         return {
             "run": {"command": self._command, "status": "running", "started": _now()},
             "options": self._options,
             "inputs": {role: fingerprint(path) for role, path in self._inputs.items()},
             "machine": self._machine,
-            "versions": {
-                "vitreous": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in packages},
-            },
+            "versions": {"vitreous": __version__, "python": python, **packages},
         }
 
     def _write_config(self) -> None:
@@ -305,7 +326,8 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     """
     changes = []
     for name, old, new in _pairs(earlier.get("options", {}), now.get("options", {})):
-        changes.append(f"{name}: {_shown(old)} -> {_shown(new)}")
+        before, after = ("unset" if value is None else str(value) for value in (old, new))
+        changes.append(f"{name}: {before} -> {after}")
     for role, old, new in _pairs(earlier.get("inputs", {}), now.get("inputs", {})):
         before, after = (item.get("sha256", "")[:12] if item else "none" for item in (old, new))
         if before != after:
@@ -316,10 +338,6 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     names = [*old, *(name for name in new if name not in old)]
     return [(n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n)]
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is None else str(value)
 
 
 def plain(value: Any) -> Any:

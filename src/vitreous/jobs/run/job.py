@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -17,6 +16,7 @@ from vitreous.jobs.run.checkpoints import SAVE_SECONDS, RunCheckpoints
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.history import HistoryFile, read_rows
 from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.options import RunOptions
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.optim.loop import Solver, Stats
@@ -24,42 +24,6 @@ from vitreous.optim.loop import Solver, Stats
 ROWS = 200  # most rows of the history for each stage
 HISTORY = "history.jsonl"
 Result = TypeVar("Result")
-
-
-class JobOptions(Protocol):
-    """Options that a job needs; :class:`vitreous.jobs.run.options.RunOptions` has them."""
-
-    @property
-    def output(self) -> Path:
-        """Folder to write."""
-        ...
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether to replace an earlier run."""
-        ...
-
-    @property
-    def resume(self) -> bool:
-        """Whether to continue an earlier run."""
-        ...
-
-    @property
-    def quiet(self) -> bool:
-        """Whether to show no progress."""
-        ...
-
-    def recorded(self) -> dict[str, Any]:
-        """Return the options that determine the result, as ``config.toml`` records them."""
-        ...
-
-    def machine(self) -> dict[str, Any]:
-        """Return the options that are recorded and not compared."""
-        ...
-
-    def inputs(self) -> dict[str, Path]:
-        """Return the input files by role; they are compared by content."""
-        ...
 
 
 class Job:
@@ -108,7 +72,7 @@ class Job:
     def __init__(
         self,
         command: str,
-        options: JobOptions,
+        options: RunOptions,
         *,
         outputs: Iterable[str],
         resolved: Mapping[str, Any] | None = None,
@@ -118,18 +82,9 @@ class Job:
     ) -> None:
         self._in_parts = in_parts
         self.command, self._quiet, self._save_seconds = command, options.quiet, save_seconds
-        self.folder = OutputFolder(
-            options.output,
-            command,
-            {**options.recorded(), **(resolved or {})},
-            inputs=options.inputs(),
-            outputs=(*outputs, HISTORY),
-            machine={**options.machine(), "threads": torch.get_num_threads(), **(machine or {})},
-            overwrite=options.overwrite,
-            resume=options.resume,
-            allow_config_change=bool(getattr(options, "allow_config_change", False)),
-            resumable=True,
-            changeable=hasattr(options, "allow_config_change"),
+        machine = {"threads": torch.get_num_threads(), **(machine or {})}
+        self.folder = OutputFolder.of(
+            command, options, (*outputs, HISTORY), resolved=resolved, machine=machine
         )
         self.state: dict[str, Any] = {}
         self.step = 0
@@ -145,10 +100,8 @@ class Job:
             stack.enter_context(self.folder)
             stack.enter_context(self._stop)
             if self.folder.was_finished:
-                say(
-                    f"{self.folder.root}: the run was finished already; its results are written "
-                    "once more"
-                )
+                root = self.folder.root
+                say(f"{root}: the run was finished already; its results are written once more")
             self.checkpoints = RunCheckpoints(
                 self.folder.checkpoints,
                 resume=self.folder.resuming and not self._in_parts,
@@ -158,21 +111,14 @@ class Job:
             self.state, self._stage = dict(state.get("kept", {})), state.get("stage")
             self.step = int(state.get("step", 0))
             rows = read_rows(self.folder.path(HISTORY)) if self.folder.resuming else []
-            kept = (
-                [row for row in rows if "half" not in row]
-                if self._in_parts
-                else rows[: int(state.get("rows", 0))]
-            )
+            kept = rows[: int(state.get("rows", 0))]
+            if self._in_parts:
+                kept = [row for row in rows if "half" not in row]
             self.history = stack.enter_context(HistoryFile(self.folder.path(HISTORY), kept))
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Close everything; remove what a run wrote whose input was rejected at its start."""
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
@@ -313,15 +259,10 @@ class Job:
             self.folder.checkpoints.rmdir()  # where none was saved
 
     def _save(self, *, last: bool, allow_infinite: bool) -> None:
-        state = {
-            "kept": self.state,
-            "stage": self._stage,
-            "step": self.step,
-            "rows": len(self.history.rows),
-        }
-        self.checkpoints.save(
-            state, last=last, checked="stage.solver", allow_infinite=allow_infinite
-        )
+        state = {"kept": self.state, "stage": self._stage, "step": self.step}
+        state["rows"] = len(self.history.rows)
+        checked = "stage.solver"
+        self.checkpoints.save(state, last=last, checked=checked, allow_infinite=allow_infinite)
 
     def show_progress(self, progress: float, stats: Mapping[str, Any] | None = None) -> None:
         """Show progress without a look at signals.

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 LINE_INTERVAL_SECONDS = 10.0
@@ -45,13 +44,9 @@ def describe(stats: Mapping[str, Any]) -> str:
     >>> describe({"stage": "box 16", "epoch": 3, "wasserstein": 0.12345, "snr_db": -1.0})
     'box 16 · epoch 3 · W 0.123 · SNR -1.0 dB'
     """
-    parts = []
-    for key, write in _SHOWN:
-        value = stats.get(key)
-        if value is None or (isinstance(value, float) and not math.isfinite(value)):
-            continue
-        parts.append(write(value))
-    return " · ".join(parts)
+    shown = [(stats.get(key), write) for key, write in _SHOWN]
+    finite = [(v, write) for v, write in shown if not isinstance(v, float) or math.isfinite(v)]
+    return " · ".join(write(value) for value, write in finite if value is not None)
 
 
 class RunProgress:
@@ -98,12 +93,7 @@ class RunProgress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Remove the bar from the terminal."""
         if self._live is not None:
             self._live.stop()

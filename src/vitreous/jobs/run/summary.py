@@ -18,8 +18,6 @@ def settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
     """Return options by name for a report; those of a nested table one by one."""
     flat: dict[str, str] = {}
     for name, value in options.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": str(plain(item)) for key, item in value.items()}
-        else:
-            flat[name] = str(plain(value))
+        items = value.items() if isinstance(value, Mapping) else [("", value)]
+        flat |= {f"{name}.{key}" if key else name: str(plain(item)) for key, item in items}
     return flat

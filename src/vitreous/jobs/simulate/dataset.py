@@ -49,14 +49,6 @@ class Truth:
         return len(self.pose)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Numbers of a finished simulation: mean signal variance, and the noise's deviation."""
-
-    signal_variance: float
-    noise_sigma: float
-
-
 def draw_truth(
     n: int,
     micrographs: MicrographSet,
@@ -163,7 +155,7 @@ def write_dataset(
     seed: int,
     background: Background | None = None,
     notify: Callable[[float], None] = lambda fraction: None,
-) -> Summary:
+) -> tuple[float, float]:
     """Image every particle and write stack, tables and the true map, or a map for each state.
 
     Args:
@@ -176,6 +168,9 @@ def write_dataset(
         seed: the run's seed; noise has its own stream.
         background: real noise patches; white Gaussian noise without.
         notify: told the fraction done after each chunk; may raise to stop.
+
+    Returns:
+        mean variance of the noiseless images, and standard deviation of the noise.
 
     Raises:
         ResourceError: the disk is full.
@@ -211,7 +206,7 @@ def write_dataset(
             truth.state + 1 if mixed and pose is not None else None,
         )
         write_star(path(name), table)
-    return Summary(variance, sigma)
+    return variance, sigma
 
 
 def particle_table(

@@ -81,7 +81,7 @@ def simulate(options: SimulateOptions) -> SimulateResult:
 
         n, seed = options.n_particles, options.seed
         truth = draw_truth(n, micrographs, poses, shifts, seed, len(volumes))
-        summary = write_dataset(
+        variance, sigma = write_dataset(
             folder.path,
             volumes.to(device),
             truth,
@@ -95,10 +95,10 @@ def simulate(options: SimulateOptions) -> SimulateResult:
         folder.finish()
     text = (
         f"{n} particles of {options.box_size} px at {pixel:g} Å in {folder.root}: "
-        f"{len(micrographs.names)} micrographs, signal variance {summary.signal_variance:.4g}, "
-        f"noise deviation {summary.noise_sigma:.4g} ({snr_db:g} dB)"
+        f"{len(micrographs.names)} micrographs, signal variance {variance:.4g}, "
+        f"noise deviation {sigma:.4g} ({snr_db:g} dB)"
     )
-    return SimulateResult(folder.root, n, summary.signal_variance, summary.noise_sigma, text)
+    return SimulateResult(folder.root, n, variance, sigma, text)
 
 
 def _volumes(options: SimulateOptions) -> Tensor:
@@ -114,10 +114,8 @@ def _volumes(options: SimulateOptions) -> Tensor:
     sources = (options.source, *options.also)
     if len(sources) > MOST_STATES:
         raise UsageError(f"`also`: at most {MOST_STATES} molecules can be mixed")
-    apix, symmetry = options.input_pixel_size_angstrom, options.symmetry
-    return torch.stack(
-        [load_volume(text, input_apix=apix, sym=symmetry, **grid) for text in sources]
-    )
+    grid |= {"input_apix": options.input_pixel_size_angstrom, "sym": options.symmetry}
+    return torch.stack([load_volume(text, **grid) for text in sources])
 
 
 def _micrographs(options: SimulateOptions, b_factor_angstrom2: float) -> MicrographSet:
@@ -151,12 +149,8 @@ def _folder(
 ) -> OutputFolder:
     sources = [Path(text) for text in (options.source, *options.also)]
     molecules = {f"molecule {k}": path for k, path in enumerate(sources, 1) if path.is_file()}
-    return OutputFolder(
-        options.output,
-        "simulate",
-        options.recorded() | {"snr_db": snr_db, "b_factor_angstrom2": b_factor},
-        inputs=options.inputs() | molecules,
-        outputs=OUTPUTS,
-        machine=options.machine() | {"device": device},
-        overwrite=options.overwrite,
+    resolved = {"snr_db": snr_db, "b_factor_angstrom2": b_factor}
+    machine = {"device": device}
+    return OutputFolder.of(
+        "simulate", options, OUTPUTS, resolved=resolved, inputs=molecules, machine=machine
     )

@@ -8,10 +8,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vitreous.core.errors import UsageError
-from vitreous.jobs.run.options import Options
+from vitreous.jobs.inputs.options import TableSourceOptions
 
 
-class TableOptions(Options):
+class TableOptions(TableSourceOptions):
     """A particle table to read and one to write."""
 
     source: Path = Field(
@@ -19,19 +19,6 @@ class TableOptions(Options):
         "that names a stack a line."
     )
     output: Path = Field(description="The table to write: .star (RELION 3.1) or .cs.")
-    passthrough: tuple[Path, ...] = Field(
-        default=(),
-        description="For a .cs file: a passthrough file with further fields of the same particles, "
-        "matched by uid. May be given several times.",
-    )
-    data_root: Path | None = Field(
-        default=None,
-        description="Folder that the table's image names are relative to; by default the table's "
-        "own, or the nearest above it where the images are.",
-    )
-    allow_outside_root: bool = Field(
-        default=False, description="Trust image names that are absolute or lead out of that folder."
-    )
     overwrite: bool = Field(default=False, description="Replace the output file if it exists.")
 
 
