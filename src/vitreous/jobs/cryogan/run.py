@@ -92,9 +92,6 @@ class CryoGanPlan:
 def abinit(options: CryoGanOptions) -> CryoGanResult:
     """Reconstruct both half sets by CryoGAN, compare them, write results.
 
-    Args:
-        options: of the command.
-
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.

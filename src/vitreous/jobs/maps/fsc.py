@@ -49,12 +49,8 @@ def compare(options: FscOptions) -> FscComparison:
         if mask.shape != first.shape:
             raise InputError(f"{options.mask}: box: {len(mask)} voxels, but the maps have {n}")
         result = fsc_true(first, second, mask, generator(options.seed, "phases"))
-        curves = {
-            "corrected": result.corrected,
-            "masked": result.masked,
-            "unmasked": result.unmasked,
-            "randomised": result.randomised,
-        }
+        names = ("corrected", "masked", "unmasked", "randomised")
+        curves = {name: getattr(result, name) for name in names}
     resolutions = {
         name: (fsc_resolution(curve, 0.5, n, pixel), fsc_resolution(curve, 0.143, n, pixel))
         for name, curve in curves.items()

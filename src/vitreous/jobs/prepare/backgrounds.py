@@ -25,28 +25,13 @@ from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import BackgroundsOptions
-from vitreous.jobs.prepare.run import recipe_of
+from vitreous.jobs.prepare.run import PreparedStack, recipe_of
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
 
 STACK, TABLE = "backgrounds.mrcs", "backgrounds.star"
 OUTPUTS = (STACK, TABLE, STACK + PART, STACK + JOURNAL)
 _CUT_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class BackgroundsResult:
-    """Background windows that were cut.
-
-    Args:
-        folder: where stack and table are.
-        count: number of windows.
-        text: a line about them; empty where the run in the folder was finished before.
-    """
-
-    folder: Path
-    count: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -102,19 +87,16 @@ class Cutter:
         except InputError as error:
             if not self.skip_bad:
                 raise
-            return self._nothing(), {"fault": str(error)}
+            return torch.empty(0, *[self.preparer.geometry.box_size] * 2), {"fault": str(error)}
         corners = windows.corners[sound.numpy()]
         return images[sound], {"corners": corners.tolist(), "overlapping": windows.overlapping}
-
-    def _nothing(self) -> Tensor:
-        box = self.preparer.geometry.box_size
-        return torch.empty(0, box, box)
 
     def _prepared(
         self, micrograph: Micrograph, corners: np.ndarray[Any, np.dtype[np.int64]]
     ) -> tuple[Tensor, Tensor]:
         step = max(1, _CUT_BYTES // (4 * self.size**2))
-        images, sound = [self._nothing()], [torch.ones(0, dtype=torch.bool)]
+        box = self.preparer.geometry.box_size
+        images, sound = [torch.empty(0, box, box)], [torch.ones(0, dtype=torch.bool)]
         for start in range(0, len(corners), step):
             patches = torch.from_numpy(micrograph.cut(corners[start : start + step], self.size))
             level = micrograph.levels.median
@@ -136,7 +118,7 @@ class Cutter:
             )
 
 
-def backgrounds(options: BackgroundsOptions) -> BackgroundsResult:
+def backgrounds(options: BackgroundsOptions) -> PreparedStack:
     """Cut windows without particles from micrographs, and prepare them as particles are.
 
     Raises:
@@ -178,7 +160,7 @@ def backgrounds(options: BackgroundsOptions) -> BackgroundsResult:
             label="cutting",
             quiet=options.quiet,
         )
-    return BackgroundsResult(folder.root, read_header(folder.root / STACK).shape[0], text)
+    return PreparedStack(folder.root, read_header(folder.root / STACK).shape[0], text)
 
 
 def _cutter(
@@ -218,25 +200,21 @@ def _document(
     particles: Particles, cutter: Cutter, records: Mapping[int, Mapping[str, Any]]
 ) -> StarDocument:
     """Rows of the windows: micrograph, the CTF of its first particle, the window's centre."""
-    rows: list[int] = []
-    names: list[str] = []
-    centres: list[list[float]] = []
-    for piece, record in sorted(records.items()):
-        picked = cutter.micrographs[piece]
-        for x, y in record.get("corners", []):
-            rows.append(picked.rows[0])
-            names.append(picked.name)
-            centres.append([x + cutter.size // 2, y + cutter.size // 2])
+    windows = [
+        (cutter.micrographs[piece], corner)
+        for piece, record in sorted(records.items())
+        for corner in record.get("corners", [])
+    ]
     geometry = cutter.preparer.geometry
     document = make_document(
-        [f"{i + 1:06d}@{STACK}" for i in range(len(rows))],
-        particles.optics[torch.tensor(rows)],
+        [f"{i + 1:06d}@{STACK}" for i in range(len(windows))],
+        particles.optics[torch.tensor([picked.rows[0] for picked, _ in windows])],
         pixel_size_angstrom=geometry.pixel_size_angstrom,
         box_size=geometry.box_size,
-        micrograph_names=names,
+        micrograph_names=[picked.name for picked, _ in windows],
     )
     columns = dict(document.blocks["particles"].columns)
-    x, y = np.array(centres).T
+    x, y = np.array([corner for _, corner in windows]).T + cutter.size // 2
     columns |= {"rlnCoordinateX": format_column(x), "rlnCoordinateY": format_column(y)}
     return StarDocument({**document.blocks, "particles": StarBlock(columns)})
 

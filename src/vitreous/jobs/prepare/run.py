@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 
@@ -36,8 +35,8 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class PrepareResult:
-    """Prepared particle images.
+class PreparedStack:
+    """Prepared particle images, or background windows, with their table.
 
     Args:
         folder: where stack and table are.
@@ -110,11 +109,8 @@ class Pieces:
         )
 
 
-def prepare(options: PrepareOptions) -> PrepareResult:
+def prepare(options: PrepareOptions) -> PreparedStack:
     """Resample and normalise particle images into a new stack with its table.
-
-    Args:
-        options: checked options.
 
     Raises:
         UsageError: options that do not fit the images.
@@ -140,7 +136,10 @@ def prepare(options: PrepareOptions) -> PrepareResult:
         lines: list[str] = []
 
         def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
-            excluded = _gather(records)
+            excluded: dict[str, list[int]] = {}  # places by reason
+            for _, record in sorted(records.items()):
+                for reason, places in record.items():
+                    excluded.setdefault(reason, []).extend(places)
             _write_tables(folder, particles, geometry, excluded, recipe.phase_flip)
             lines.extend(_summary(folder, particles, geometry, excluded, seconds))
 
@@ -157,7 +156,7 @@ def prepare(options: PrepareOptions) -> PrepareResult:
             quiet=options.quiet,
         )
     count = read_header(folder.root / STACK).shape[0]
-    return PrepareResult(folder.root, count, "\n".join(lines))
+    return PreparedStack(folder.root, count, "\n".join(lines))
 
 
 def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation:
@@ -178,15 +177,6 @@ def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation
     )
 
 
-def _gather(records: Mapping[int, Mapping[str, list[int]]]) -> dict[str, list[int]]:
-    """Places by reason, over all pieces."""
-    found: dict[str, list[int]] = {}
-    for _, record in sorted(records.items()):
-        for reason, places in record.items():
-            found.setdefault(reason, []).extend(places)
-    return found
-
-
 def _write_tables(
     folder: OutputFolder,
     particles: Particles,
@@ -200,9 +190,7 @@ def _write_tables(
     if dropped:
         lines = [f"{i + 1}\t{particles.ids[i]}\t{REASONS[dropped[i]]}" for i in sorted(dropped)]
         atomic_write_text(folder.path(EXCLUDED), "\n".join(["# row\timage\treason", *lines, ""]))
-        names: dict[str, Any] = {
-            reason: [particles.ids[i] for i in places] for reason, places in excluded.items()
-        }
+        names = {why: [particles.ids[i] for i in places] for why, places in excluded.items()}
         folder.config["run"]["excluded"] = plain(names)
     write_star(folder.path(TABLE), document)
 

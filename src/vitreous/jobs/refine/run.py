@@ -18,23 +18,13 @@ from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.initial_model_result import InitialModel
 
-OUTPUTS = (
-    *FILES,
-    "sharpened.mrc",
-    "local_resolution.mrc",
-    "mask.mrc",
-    "start.mrc",
-    "rejected.star",
-    "micrographs.csv",
-)
+_MAPS = ("sharpened.mrc", "local_resolution.mrc", "mask.mrc", "start.mrc")
+OUTPUTS = (*FILES, *_MAPS, "rejected.star", "micrographs.csv")
 _START_SHARE = 0.3  # of the run's time, when the first try for an initial model succeeds
 
 
 def auto(options: AutoOptions) -> RefineResult:
     """Find an initial model, refine poses and map until nothing is gained, write results.
-
-    Args:
-        options: of the command.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
@@ -54,9 +44,6 @@ def auto(options: AutoOptions) -> RefineResult:
 
 def refine(options: RefineOptions) -> RefineResult:
     """Refine poses and map from a rough map until nothing is gained, write results.
-
-    Args:
-        options: of the command.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.

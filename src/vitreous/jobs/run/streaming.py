@@ -123,10 +123,7 @@ def stream_pieces(
         torch.set_num_threads(1)
         progress.update(done / count)
         for images, record in _in_order(work, range(done, count), threads):
-            try:
-                stack.append(images.numpy())
-            except ValueError as error:
-                raise InputError(f"{stack.path.name}: {error}; leave out `float16`") from error
+            _append(stack, images)
             if record:
                 records[str(done)] = record
             done += 1
@@ -155,6 +152,13 @@ def _in_order(work: Callable[[int], Piece], pieces: Iterable[int], threads: int)
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _append(stack: GrowingStack, images: Tensor) -> None:
+    try:
+        stack.append(images.numpy())
+    except ValueError as error:
+        raise InputError(f"{stack.path.name}: {error}; leave out `float16`") from error
 
 
 def cores(threads: int) -> int:

@@ -130,12 +130,8 @@ def _resampled_windows(noise: BackgroundPatches, full: int, n: int) -> Backgroun
     chosen = torch.stack([torch.randperm(reach**2, generator=generator)[:count] for _ in patches])
     windows = torch.empty(len(patches), count, n, n, device=patches.device)
     for patch, corners, out in zip(patches, chosen.tolist(), windows, strict=True):
-        cut = torch.stack(
-            [
-                patch[y : y + full, x : x + full]
-                for y, x in (divmod(corner, reach) for corner in corners)
-            ]
-        )
+        places = (divmod(corner, reach) for corner in corners)
+        cut = torch.stack([patch[y : y + full, x : x + full] for y, x in places])
         out.copy_(fourier_resize(cut, n, 2))
     windows /= windows.std(correction=0)
     return dataclasses.replace(

@@ -41,6 +41,7 @@ __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource"]
 
 ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
+COUNTERS = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "pieces")
 MOST_PIECES = 8
 
 
@@ -111,11 +112,9 @@ class CryoGan(RollsBack):
         self.rotates = share >= ROTATE_FROM if c.rotate is None else c.rotate
         self._weight = self._band
         if c.weighting == "matched":
-            self._weight = matched_weight(
-                self._cache, self.simulator, share, self.generators["noise"]
-            )
-        self.log_noise = torch.zeros((), device=self.device)
-        self.log_signal = torch.zeros((), device=self.device)
+            noise = self.generators["noise"]
+            self._weight = matched_weight(self._cache, self.simulator, share, noise)
+        self.log_signal, self.log_noise = (torch.zeros((), device=self.device) for _ in range(2))
         if c.noise_start == "background":
             self.log_signal, self.log_noise = self._matching_scales(share)
         self.log_noise.requires_grad_()
@@ -349,14 +348,7 @@ class CryoGan(RollsBack):
 
     def counters(self) -> dict[str, int]:
         """Return the counters that :meth:`state_dict` stores beside :meth:`tensors`."""
-        return {
-            "stage": self.stage,
-            "iteration": self.iteration,
-            "critic_updates": self.critic_updates,
-            "skipped": self.skipped,
-            "rollbacks": self.rollbacks,
-            "pieces": self.pieces,
-        }
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step needs."""
@@ -364,13 +356,9 @@ class CryoGan(RollsBack):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state_dict`; a later rollback returns to it, not further back."""
-        counters = state["counters"]
-        self._enter(int(counters["stage"]), None)
-        self.iteration = int(counters["iteration"])
-        self.critic_updates = int(counters["critic_updates"])
-        self.skipped = int(counters["skipped"])
-        self.rollbacks = int(counters["rollbacks"])
-        self.pieces = int(counters["pieces"])
+        self._enter(int(state["counters"]["stage"]), None)
+        for name in COUNTERS:
+            setattr(self, name, int(state["counters"][name]))
         self._load_tensors(state["tensors"], generators=True)
         self._keep_snapshot()
 

@@ -231,10 +231,8 @@ class OpticsTally:
             tried = (best + move).clamp(-self.range_angstrom, self.range_angstrom)
             reached = self._fit(tried)[0]
             better = reached > log_likelihood_ratio
-            best, log_likelihood_ratio = (
-                torch.where(better, tried, best),
-                torch.where(better, reached, log_likelihood_ratio),
-            )
+            best = torch.where(better, tried, best)
+            log_likelihood_ratio = torch.where(better, reached, log_likelihood_ratio)
             reach = torch.where(better, reach, move.abs() / 2)
         information = self._newton(best)[1]
         known = information > self.range_angstrom**-2

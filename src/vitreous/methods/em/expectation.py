@@ -145,9 +145,7 @@ class ExpectationStep:
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)
             result = self._refine(refiner, measured, result, scale)
-        sampled = None
-        if generator is not None:
-            sampled = self._sampled(result, searched, generator)
+        sampled = None if generator is None else self._sampled(result, searched, generator)
         return ExpectationResult(result, self._residual_power(measured, result), sampled)
 
     def updated_noise_power(self, known: Tensor, residual: Tensor) -> Tensor:
@@ -196,9 +194,8 @@ class ExpectationStep:
     def _nearest(self, result: PoseCandidates, sampled: GlobalCandidates) -> tuple[Tensor, Tensor]:
         """Return the nearest candidate of every sampled pose, and whether it is near enough."""
         assert self._search is not None
-        angle = torch.full(
-            (*sampled.log_likelihood_ratio.shape, result.log_likelihood_ratio.shape[1]), 180.0
-        ).to(sampled.log_likelihood_ratio)
+        ratio, count = sampled.log_likelihood_ratio, result.log_likelihood_ratio.shape[1]
+        angle = ratio.new_full((*ratio.shape, count), 180.0)
         for matrix in self._group:
             mates = result.rotation[:, None] @ matrix
             angle = angle.minimum(geodesic_distance_deg(sampled.rotation[:, :, None], mates))
@@ -264,17 +261,15 @@ class ExpectationStep:
             )
         else:
             found = self._centring(images, optics, scale, draws=draws, generator=generator)
-        best = found.log_likelihood_ratio[:, :1]
-        kept = (
-            found.log_likelihood_ratio >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
-        )
+        ratio, best = found.log_likelihood_ratio, found.log_likelihood_ratio[:, :1]
+        kept = ratio >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
         candidates = PoseCandidates(
             found.rotation,
             found.shift_angstrom,
-            found.log_likelihood_ratio.masked_fill(~kept, -torch.inf),
-            torch.ones_like(found.log_likelihood_ratio),
-            torch.zeros_like(found.log_likelihood_ratio),
-            found.log_likelihood_ratio.new_zeros(*found.log_likelihood_ratio.shape, 5, 5),
+            ratio.masked_fill(~kept, -torch.inf),
+            torch.ones_like(ratio),
+            torch.zeros_like(ratio),
+            ratio.new_zeros(*ratio.shape, 5, 5),
         )
         return candidates, found.sampled
 
@@ -288,33 +283,21 @@ class ExpectationStep:
         """Return candidates after some steps at a band, sorted, without those beyond tolerance."""
         image, rank = before.log_likelihood_ratio.isfinite().nonzero(as_tuple=True)
         fits: list[PoseFit] = []
-        for some in torch.split(
-            torch.arange(len(image), device=image.device), refiner.batch_size()
-        ):
+        every = torch.arange(len(image), device=image.device)
+        for some in torch.split(every, refiner.batch_size()):
             i, j = image[some], rank[some]
-            a = None if scale is None else scale[i]
+            start = before.rotation[i, j], before.shift_angstrom[i, j]
+            a, farthest = None if scale is None else scale[i], self._shift_range
             fits.append(
                 refiner.refine(
-                    measured[i],
-                    before.rotation[i, j],
-                    before.shift_angstrom[i, j],
-                    a,
-                    self.config.steps,
-                    farthest_angstrom=self._shift_range,
+                    measured[i], *start, a, self.config.steps, farthest_angstrom=farthest
                 )
             )
-        fit = PoseFit(**{name: torch.cat([vars(f)[name] for f in fits]) for name in vars(fits[0])})
-        value = before.log_likelihood_ratio.new_full(before.log_likelihood_ratio.shape, -torch.inf)
-        value[image, rank] = fit.log_likelihood_ratio + 2 * fit.log_volume
-        filled = {
-            "rotation": before.rotation.index_put((image, rank), fit.rotation),
-            "shift_angstrom": before.shift_angstrom.index_put((image, rank), fit.shift_angstrom),
-            "log_likelihood_ratio": torch.full_like(value, -torch.inf).index_put(
-                (image, rank), fit.log_likelihood_ratio
-            ),
-            "scale": before.scale.index_put((image, rank), fit.scale),
-            "precision": before.precision.index_put((image, rank), fit.precision),
-        }
+        fit = PoseFit.cat(fits)
+        nothing = torch.full_like(before.log_likelihood_ratio, -torch.inf)
+        old, new = vars(before) | {"log_likelihood_ratio": nothing}, vars(fit)
+        filled = {name: old[name].index_put((image, rank), new[name]) for name in new}
+        value = nothing.index_put((image, rank), fit.log_likelihood_ratio + 2 * fit.log_volume)
         return self._weighted(filled, value, refiner.band.radius)
 
     def _weighted(self, filled: dict[str, Tensor], value: Tensor, radius: int) -> PoseCandidates:
@@ -337,24 +320,16 @@ class ExpectationStep:
         width = int((~dropped).sum(1).max())
         filled = {name: tensor[rows, order][:, :width] for name, tensor in filled.items()}
         value = value[:, :width]
-        filled["log_likelihood_ratio"] = filled["log_likelihood_ratio"].masked_fill(
-            ~value.isfinite(), -torch.inf
-        )
+        ratio = filled["log_likelihood_ratio"]
+        filled["log_likelihood_ratio"] = ratio.masked_fill(~value.isfinite(), -torch.inf)
         return PoseCandidates(**filled, posterior=torch.softmax(value / 2, 1))
 
     def _residual_power(self, measured: WhitenedSpectra, result: PoseCandidates) -> Tensor:
         """Return the sums by shell of the squared residuals of the best candidates."""
         sums = torch.zeros(self.refiner.band.radius + 1, dtype=torch.float64)
-        for rows in torch.split(
-            torch.arange(len(result), device=result.log_likelihood_ratio.device),
-            self.refiner.batch_size(),
-        ):
-            fit = PoseFit(
-                result.rotation[rows, 0],
-                result.shift_angstrom[rows, 0],
-                result.log_likelihood_ratio[rows, 0],
-                result.scale[rows, 0],
-                result.precision[rows, 0],
-            )
+        every = torch.arange(len(result), device=result.scale.device)
+        for rows in torch.split(every, self.refiner.batch_size()):
+            best = vars(result[rows, 0])
+            fit = PoseFit(**{name: best[name] for name in PoseFit.__annotations__})
             sums += self.refiner.residual_power(measured[rows], fit).cpu()
         return sums

@@ -6,9 +6,10 @@ Views of the asymmetric unit are the templates of a :mod:`vitreous.methods.em.po
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
 from vitreous.core.symmetry import PointGroup, point_group
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
+from vitreous.methods.em.two_stage_search import ShiftCandidates
 from vitreous.physics.polar import PolarGrid, to_polar
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 
@@ -25,7 +27,7 @@ _NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
-class GlobalCandidates:
+class GlobalCandidates(ShiftCandidates):
     """Best poses of each image on the grid, best first.
 
     Args:
@@ -39,27 +41,6 @@ class GlobalCandidates:
     shift_angstrom: Tensor
     log_likelihood_ratio: Tensor
     sampled: GlobalCandidates | None = None
-
-    def __getitem__(self, index: Tensor) -> GlobalCandidates:
-        """Return the candidates of some images."""
-        sampled = None if self.sampled is None else self.sampled[index]
-        return GlobalCandidates(
-            self.rotation[index],
-            self.shift_angstrom[index],
-            self.log_likelihood_ratio[index],
-            sampled,
-        )
-
-    @classmethod
-    def cat(cls, parts: Sequence[GlobalCandidates]) -> GlobalCandidates:
-        """Return the candidates of several batches, joined."""
-        sampled = [part.sampled for part in parts if part.sampled is not None]
-        return GlobalCandidates(
-            torch.cat([part.rotation for part in parts]),
-            torch.cat([part.shift_angstrom for part in parts]),
-            torch.cat([part.log_likelihood_ratio for part in parts]),
-            GlobalCandidates.cat(sampled) if sampled else None,
-        )
 
 
 def views(spacing_rad: float, group: PointGroup) -> Tensor:
@@ -156,38 +137,21 @@ class GlobalSearch:
         images: Tensor,
         optics: Optics | None,
         scale: Tensor | None = None,
-        *,
-        centre: Tensor | None = None,
-        draws: int = 0,
-        generator: torch.Generator | None = None,
+        **settings: Any,
     ) -> GlobalCandidates:
-        """Return the best poses of images.
-
-        Args:
-            images: cropped to the band, ``(b, m, m)``.
-            optics: CTF of each image; None for none.
-            scale: a of each image ``(b,)``; None to take the best for each pose.
-            centre: ``(b, 2)``, Å: shifts around which those of the grid are tried; 0 by default.
-            draws: number of poses to sample as well.
-            generator: of the samples, on the device.
-        """
-        candidates = self._polar(
-            images, optics, scale, centre=centre, draws=draws, generator=generator
-        )
+        """Return the best poses of images; arguments as of :meth:`PolarSearch.__call__`."""
+        candidates = self._polar(images, optics, scale, **settings)
         best = self._poses(candidates)
         sampled = candidates.sampled
         return best if sampled is None else replace(best, sampled=self._poses(sampled))
 
     def _poses(self, candidates: GridCandidates) -> GlobalCandidates:
         """Return the views rotated in their plane."""
-        axis = torch.zeros(
-            *candidates.log_likelihood_ratio.shape, 3, device=candidates.log_likelihood_ratio.device
-        )
+        ratio = candidates.log_likelihood_ratio
+        axis = torch.zeros(*ratio.shape, 3, device=ratio.device)
         axis[..., 2] = candidates.angle_rad
         rotation = axis_angle_to_matrix(axis) @ self.rotations[candidates.template]
-        return GlobalCandidates(
-            rotation, candidates.shift_angstrom, candidates.log_likelihood_ratio
-        )
+        return GlobalCandidates(rotation, candidates.shift_angstrom, ratio)
 
 
 def _slices(volume: Tensor, rotations: Tensor, band: FrequencyBand) -> Iterator[Tensor]:

@@ -27,6 +27,7 @@ from vitreous.core.fourier import rfft_centered
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.image_record import ImageRecord
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.slice_derivatives import band_points, slice_derivatives
@@ -38,7 +39,7 @@ _LARGEST_STEP = 0.5  # radians times K, and pixels of half a period
 
 
 @dataclass(frozen=True)
-class WhitenedSpectra:
+class WhitenedSpectra(ImageRecord):
     """Whitened spectra of images at the points of a band.
 
     Args:
@@ -49,13 +50,9 @@ class WhitenedSpectra:
     values: Tensor
     transfer: Tensor
 
-    def __getitem__(self, index: Tensor) -> WhitenedSpectra:
-        """Return the spectra of some images."""
-        return WhitenedSpectra(self.values[index], self.transfer[index])
-
 
 @dataclass(frozen=True)
-class PoseFit:
+class PoseFit(ImageRecord):
     """Poses and their likelihood.
 
     Args:
@@ -82,9 +79,7 @@ class PoseFit:
     def with_better(self, other: PoseFit, rows: Tensor | None = None) -> PoseFit:
         """Return poses with those of the other, of ``rows`` or of all, that are more likely."""
         if rows is None:
-            rows = torch.arange(
-                len(self.log_likelihood_ratio), device=self.log_likelihood_ratio.device
-            )
+            rows = torch.arange(len(self.scale), device=self.scale.device)
         better = other.log_likelihood_ratio > self.log_likelihood_ratio[rows]
         mine, theirs = vars(self), vars(other)
         return PoseFit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
@@ -123,6 +118,10 @@ class PoseRefiner:
             transfer = ctf_half(self.band.box_size, pixel, optics).flatten(1)[:, self._place]
         return WhitenedSpectra(spectrum * self._weight, transfer.float() * self._weight)
 
+    def _slices(self, rotation: Tensor) -> Tensor:
+        """Return slices and their derivatives at the points of the band."""
+        return slice_derivatives(self._spectrum, rotation, self.band.box_size, self.band.radius)
+
     def _pull_back(self, spectra: WhitenedSpectra, shift_angstrom: Tensor) -> Tensor:
         """Return the values with the shift undone."""
         turn = shift_angstrom * (2 * math.pi / (self.band.box_size * self.band.pixel_size_angstrom))
@@ -140,9 +139,7 @@ class PoseRefiner:
 
         Variables: the rotation vector in radians, then the shift in Å.
         """
-        derivatives = slice_derivatives(
-            self._spectrum, rotation, self.band.box_size, self.band.radius
-        )
+        derivatives = self._slices(rotation)
         values = self._pull_back(spectra, shift_angstrom)
         derivatives = derivatives * spectra.transfer[..., None]
         slices = derivatives[..., 0]
@@ -161,18 +158,9 @@ class PoseRefiner:
         length = self.band.box_size * self.band.pixel_size_angstrom
         slices, tilted, turned = derivatives.unbind(-1)
         ramp = torch.complex(slices.imag, -slices.real) * (a * (2 * math.pi / length))  # -i V
-        tilted = tilted * a
-        columns = torch.stack(
-            [
-                tilted * -self._ky,
-                tilted * self._kx,
-                turned * a,
-                ramp * self._kx,
-                ramp * self._ky,
-                values - slices * a,
-            ],
-            1,
-        )
+        tilted, residual = tilted * a, values - slices * a
+        rotated = (tilted * -self._ky, tilted * self._kx, turned * a)
+        columns = torch.stack([*rotated, ramp * self._kx, ramp * self._ky, residual], 1)
         flat = torch.view_as_real(columns).flatten(2)
         matrix = flat[:, :5] @ flat.mT
         return matrix[..., :5], matrix[..., 5]
@@ -238,10 +226,7 @@ class PoseRefiner:
 
     def residual_power(self, spectra: WhitenedSpectra, fit: PoseFit) -> Tensor:
         """Return the sums by shell of ``|y - a c s V|^2`` over images, ``(K + 1,)``."""
-        derivatives = slice_derivatives(
-            self._spectrum, fit.rotation, self.band.box_size, self.band.radius
-        )
-        model = derivatives[..., 0] * spectra.transfer * fit.scale[:, None]
+        model = self._slices(fit.rotation)[..., 0] * spectra.transfer * fit.scale[:, None]
         residual = self._pull_back(spectra, fit.shift_angstrom) - model
         power = (residual.real.square() + residual.imag.square()).sum(0).double()
         sums = torch.zeros(self.band.radius + 1, dtype=torch.float64, device=power.device)
@@ -251,10 +236,7 @@ class PoseRefiner:
         self, spectra: WhitenedSpectra, rotation: Tensor, shift_angstrom: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return values with the shift undone, and slices without CTF, complex ``(b, points)``."""
-        derivatives = slice_derivatives(
-            self._spectrum, rotation, self.band.box_size, self.band.radius
-        )
-        return self._pull_back(spectra, shift_angstrom), derivatives[..., 0]
+        return self._pull_back(spectra, shift_angstrom), self._slices(rotation)[..., 0]
 
     def frequency_squared(self) -> Tensor:
         """Return the squared frequency of each point, in (cycles per box)², ``(points,)``."""

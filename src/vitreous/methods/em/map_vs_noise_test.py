@@ -66,16 +66,9 @@ def map_vs_noise_test(
     def compare(pair: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         rows, real, noise = pair
         of_rows = None if optics is None else optics[rows].to(volume.device)
-        real_ratio, noise_ratio = (
-            expectation(
-                images.to(volume.device, torch.float32), of_rows
-            ).candidates.log_likelihood_ratio[:, 0]
-            for images in (real, noise)
-        )
+        both = (expectation(one.to(volume.device, torch.float32), of_rows) for one in (real, noise))
+        real_ratio, noise_ratio = (one.candidates.log_likelihood_ratio[:, 0] for one in both)
         return real_ratio - noise_ratio
 
-    log_likelihood_ratio = torch.cat(list(parallel_map(compare, pairs(), volume.device))).double()
-    return float(
-        log_likelihood_ratio.mean()
-        / (log_likelihood_ratio.std() / len(log_likelihood_ratio) ** 0.5).clamp_min(1e-12)
-    )
+    ratio = torch.cat(list(parallel_map(compare, pairs(), volume.device))).double()
+    return float(ratio.mean() / (ratio.std() / len(ratio) ** 0.5).clamp_min(1e-12))

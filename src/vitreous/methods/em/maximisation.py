@@ -136,13 +136,8 @@ class Maximisation:
             self.pixel_size_angstrom,
             self.half_set[row],
         )
-        return accumulate(
-            particles,
-            box_size=box,
-            symmetry=self.config.symmetry,
-            weight=weight,
-            device=self.device,
-        )
+        symmetry, device = self.config.symmetry, self.device
+        return accumulate(particles, box_size=box, symmetry=symmetry, weight=weight, device=device)
 
     def references(self, sums: tuple[Gridding, Gridding], curve: Tensor) -> tuple[Tensor, ...]:
         """Return the Wiener maps under which the next round finds poses, one for each half set.

@@ -90,9 +90,8 @@ class Micrographs:
         values = torch.full((len(self._micrograph_id),), default)
         for rows, estimate in zip(self._rows, self.estimates, strict=True):
             if estimate is not None:
-                values[rows] = (
-                    getattr(estimate, name).float().cpu()[self._micrograph_id[rows].cpu()]
-                )
+                by_micrograph = getattr(estimate, name).float().cpu()
+                values[rows] = by_micrograph[self._micrograph_id[rows].cpu()]
         return values
 
     def state_dict(self) -> list[dict[str, Tensor] | None]:

@@ -19,7 +19,7 @@ shifts, so that astigmatic CTFs cost little.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand, shift_grid
+from vitreous.methods.em.two_stage_search import ShiftCandidates
 from vitreous.physics.ctf import ctf
 from vitreous.physics.polar import (
     PolarGrid,
@@ -44,7 +45,7 @@ _PROBED = 8  # grid points that are tested for being peaks, for each candidate
 
 
 @dataclass(frozen=True)
-class GridCandidates:
+class GridCandidates(ShiftCandidates):
     """Best templates, in-plane angles and shifts of each image on the grid, best first.
 
     Args:
@@ -61,38 +62,9 @@ class GridCandidates:
     log_likelihood_ratio: Tensor
     sampled: GridCandidates | None = None
 
-    def __getitem__(self, index: Tensor) -> GridCandidates:
-        """Return the candidates of some images."""
-        sampled = None if self.sampled is None else self.sampled[index]
-        return GridCandidates(
-            self.template[index],
-            self.angle_rad[index],
-            self.shift_angstrom[index],
-            self.log_likelihood_ratio[index],
-            sampled,
-        )
-
     def ranked(self, first: int, last: int) -> GridCandidates:
         """Return candidates of rank ``first`` to ``last - 1`` of every image, without samples."""
-        ranks = slice(first, last)
-        return GridCandidates(
-            self.template[:, ranks],
-            self.angle_rad[:, ranks],
-            self.shift_angstrom[:, ranks],
-            self.log_likelihood_ratio[:, ranks],
-        )
-
-    @classmethod
-    def cat(cls, parts: Sequence[GridCandidates]) -> GridCandidates:
-        """Return the candidates of several batches, joined."""
-        sampled = [part.sampled for part in parts if part.sampled is not None]
-        return GridCandidates(
-            torch.cat([part.template for part in parts]),
-            torch.cat([part.angle_rad for part in parts]),
-            torch.cat([part.shift_angstrom for part in parts]),
-            torch.cat([part.log_likelihood_ratio for part in parts]),
-            GridCandidates.cat(sampled) if sampled else None,
-        )
+        return replace(self, sampled=None)[:, first:last]
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
@@ -148,8 +120,7 @@ class PolarSearch:
     def with_shifts(self, range_angstrom: float) -> PolarSearch:
         """Return the same search with another range of shifts; templates are shared."""
         other = copy(self)
-        grid = shift_grid(range_angstrom, self.band.shift_step_angstrom)
-        other.shifts = grid.to(self.shifts.device)
+        other.shifts = shift_grid(range_angstrom, self.band.shift_step_angstrom).to(self._device)
         return other
 
     def __len__(self) -> int:
@@ -170,13 +141,9 @@ class PolarSearch:
         self._power = conjugate_harmonics(torch.cat(power, 1))
         self._power_of = self._power.permute(2, 0, 1).contiguous()
 
-    def _frequencies(self) -> tuple[Tensor, Tensor]:
-        kx, ky = (k.to(self._device) for k in self.grid.frequencies)
-        return kx, ky
-
     def ramp(self, shift_angstrom: Tensor) -> Tensor:
         """Return the phases that undo shifts ``(..., 2)``: complex ``(..., K, A / 2)``."""
-        kx, ky = self._frequencies()
+        kx, ky = (k.to(self._device) for k in self.grid.frequencies)
         length = self.band.box_size * self.band.pixel_size_angstrom
         turn = shift_angstrom.double()[..., None, None, :] * (2 * math.pi / length)
         angle = turn[..., 0] * kx + turn[..., 1] * ky
@@ -188,7 +155,7 @@ class PolarSearch:
 
     def transfer(self, optics: Optics | None, count: int) -> Tensor:
         """Return CTFs on half circles, ``(count, K, A / 2)``; ones for images without."""
-        kx, ky = self._frequencies()
+        kx, ky = (k.to(self._device) for k in self.grid.frequencies)
         if optics is None:
             return torch.ones(count, *kx.shape, device=self._device)
         step = 1 / (self.band.box_size * self.band.pixel_size_angstrom)
@@ -214,9 +181,8 @@ class PolarSearch:
             for parity in (0, 1)
         )
         cross = torch.cat([(even + odd).amax(1), (even - odd).amax(1)]).float()
-        return _log_likelihood_ratio(
-            cross, self._correlate(power, self._power[..., chosen], 0), scale
-        )
+        half = self._correlate(power, self._power[..., chosen], 0)
+        return _log_likelihood_ratio(cross, half, scale)
 
     def _correlate(self, image: Tensor, templates: Tensor, parity: int) -> Tensor:
         """Return a part of the correlations, ``(A / 2, *rows, v)``, of harmonics of images."""
@@ -248,18 +214,18 @@ class PolarSearch:
         """
         shifts, angles = len(self.shifts), self.grid.angles
         batch_size = max(1, BLOCK // (angles * shifts * min(256, len(self))))
-        batches = []
-        for rows in torch.split(torch.arange(len(images), device=images.device), batch_size):
-            batches.append(
-                self._search(
-                    images[rows],
-                    None if optics is None else optics[rows],
-                    None if scale is None else scale[rows],
-                    None if centre is None else centre[rows],
-                    draws,
-                    generator,
-                )
+        every = torch.arange(len(images), device=images.device)
+        batches = [
+            self._search(
+                images[rows],
+                None if optics is None else optics[rows],
+                None if scale is None else scale[rows],
+                None if centre is None else centre[rows],
+                draws,
+                generator,
             )
+            for rows in torch.split(every, batch_size)
+        ]
         return GridCandidates.cat(batches)
 
     def _search(
@@ -348,8 +314,6 @@ def _log_likelihood_ratio(cross: Tensor, half: Tensor, scale: Tensor | None) -> 
     """Return L of cross terms ``(A, ..., b, v)`` and power terms ``(A / 2, ..., b, v)``."""
     pairs = cross.view(2, len(half), *cross.shape[1:])
     if scale is None:
-        log_likelihood_ratio = pairs.clamp_min(0).square() / half.clamp_min(1e-20)
-    else:
-        a = scale[:, None]
-        log_likelihood_ratio = pairs * (2 * a) - half * a.square()
-    return log_likelihood_ratio.flatten(0, 1)
+        return (pairs.clamp_min(0).square() / half.clamp_min(1e-20)).flatten(0, 1)
+    a = scale[:, None]
+    return (pairs * (2 * a) - half * a.square()).flatten(0, 1)

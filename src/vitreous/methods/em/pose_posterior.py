@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from vitreous.core.params import Pose
 from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.methods.em.image_record import ImageRecord
 
 
 @dataclass(frozen=True)
-class PoseCandidates:
+class PoseCandidates(ImageRecord):
     """Candidate poses of each image, best first.
 
     Args:
@@ -36,10 +38,6 @@ class PoseCandidates:
 
     def __len__(self) -> int:
         return len(self.log_likelihood_ratio)
-
-    def __getitem__(self, index: Tensor) -> PoseCandidates:
-        """Return the candidates of some images."""
-        return PoseCandidates(**{name: value[index] for name, value in vars(self).items()})
 
     def best(self, count: int) -> PoseCandidates:
         """Return the first candidates of every image, their posterior summing to 1 again."""
@@ -88,25 +86,30 @@ class PoseCandidates:
         """Return others, or as many images without candidates, with these in the rows ``place``."""
         if isinstance(others, int):
             blank = self[torch.zeros(others, dtype=torch.long, device=place.device)]
-            others = replace(
-                blank, log_likelihood_ratio=torch.full_like(blank.log_likelihood_ratio, -torch.inf)
-            )
+            nothing = torch.full_like(blank.log_likelihood_ratio, -torch.inf)
+            others = replace(blank, log_likelihood_ratio=nothing)
         most = max(self.log_likelihood_ratio.shape[1], others.log_likelihood_ratio.shape[1])
-        mine, theirs = (
-            _padded(one, most - one.log_likelihood_ratio.shape[1]) for one in (self, others)
-        )
-        return PoseCandidates(
-            **{n: value.index_copy(0, place, vars(mine)[n]) for n, value in vars(theirs).items()}
-        )
+        mine, theirs = (vars(one.padded(most)) for one in (self, others))
+        return PoseCandidates(**{n: v.index_copy(0, place, mine[n]) for n, v in theirs.items()})
 
-    @staticmethod
-    def cat(parts: Sequence[PoseCandidates]) -> PoseCandidates:
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
         """Return the candidates of several batches, padded where one has fewer."""
         most = max(part.log_likelihood_ratio.shape[1] for part in parts)
-        padded = [_padded(part, most - part.log_likelihood_ratio.shape[1]) for part in parts]
-        return PoseCandidates(
-            **{name: torch.cat([vars(p)[name] for p in padded]) for name in vars(padded[0])}
-        )
+        return super().cat([part.padded(most) for part in parts])
+
+    def padded(self, count: int) -> Self:
+        """Return ``count`` candidates of each image, the missing ones without likelihood."""
+        missing = count - self.log_likelihood_ratio.shape[1]
+        if missing == 0:
+            return self
+        values = {}
+        for name, value in vars(self).items():
+            extra = value[:, -1:].repeat_interleave(missing, 1)
+            if name in ("log_likelihood_ratio", "posterior"):
+                extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
+            values[name] = torch.cat([value, extra], 1)
+        return type(self)(**values)
 
 
 def _moved(
@@ -116,20 +119,8 @@ def _moved(
     return moved, shift_angstrom - (moved @ by_shift.to(moved))[..., :2]
 
 
-def _padded(part: PoseCandidates, missing: int) -> PoseCandidates:
-    if missing == 0:
-        return part
-    values = {}
-    for name, value in vars(part).items():
-        extra = value[:, -1:].repeat_interleave(missing, 1)
-        if name in ("log_likelihood_ratio", "posterior"):
-            extra = torch.full_like(extra, 0.0 if name == "posterior" else -torch.inf)
-        values[name] = torch.cat([value, extra], 1)
-    return PoseCandidates(**values)
-
-
 @dataclass(frozen=True)
-class SampledPoses:
+class SampledPoses(ImageRecord):
     """Poses of each image to reconstruct from, of equal weight.
 
     Args:
@@ -143,14 +134,6 @@ class SampledPoses:
     def moved(self, rotation: Tensor, shift_angstrom: Tensor) -> SampledPoses:
         """Return the poses under a map that was moved; see :meth:`PoseCandidates.moved`."""
         return SampledPoses(*_moved(self.rotation, self.shift_angstrom, rotation, shift_angstrom))
-
-    @staticmethod
-    def cat(parts: Sequence[SampledPoses]) -> SampledPoses:
-        """Return the samples of several batches, joined."""
-        return SampledPoses(
-            torch.cat([part.rotation for part in parts]),
-            torch.cat([part.shift_angstrom for part in parts]),
-        )
 
 
 @dataclass(frozen=True)

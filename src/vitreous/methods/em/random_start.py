@@ -93,12 +93,8 @@ class RandomStart:
         pixel = pixel_size_of(images, pixel_size_angstrom)
         self.pixel_size_angstrom = pixel * self._full_box / self.box_size
         read = ImageSubset(images, self.rows).read
-        self.images = torch.cat(
-            [
-                fourier_resize(read(rows).float(), self.box_size, 2)
-                for rows in torch.split(torch.arange(len(self.rows)), 512)
-            ]
-        )
+        batches = (read(rows).float() for rows in torch.split(torch.arange(len(self.rows)), 512))
+        self.images = torch.cat([fourier_resize(batch, self.box_size, 2) for batch in batches])
         self.optics = None if optics is None else optics[self.rows]
         self._half_set = torch.arange(len(self.rows)) % 2 + 1
         self.runs: list[Refinement] = []
@@ -107,11 +103,6 @@ class RandomStart:
     @property
     def _edge_angstrom(self) -> float:
         return self.box_size * self.pixel_size_angstrom
-
-    def _random_blobs(self) -> Tensor:
-        diameter = self.config.diameter_angstrom or self._edge_angstrom
-        diameter_px = diameter / self.pixel_size_angstrom
-        return random_blobs(self.box_size, diameter_px, self.config.symmetry, self._stream)
 
     def _run_from(self, start: Tensor) -> Refinement:
         config = self.config
@@ -177,7 +168,11 @@ class RandomStart:
         """Do one round of one run and return its statistics, with the number of the run."""
         if len(self.misfits) < self.config.starts:
             if len(self.runs) == len(self.misfits):
-                self.runs.append(self._run_from(self._random_blobs()))
+                diameter = self.config.diameter_angstrom or self._edge_angstrom
+                diameter /= self.pixel_size_angstrom
+                symmetry = self.config.symmetry
+                blobs = random_blobs(self.box_size, diameter, symmetry, self._stream)
+                self.runs.append(self._run_from(blobs))
             run = self.runs[-1]
             stats = run.step()
             if run.round == self._trial_rounds:

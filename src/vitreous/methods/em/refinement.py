@@ -412,12 +412,9 @@ class Refinement:
         self.optics = self.optics_refinement.optics()
         self.sums = None
         if state["sums"] is not None:
+            here = self._device
             first, second = (
-                Gridding(
-                    one["numerator"].to(self._device),
-                    one["weight"].to(self._device),
-                    one["box_size"],
-                )
+                Gridding(one["numerator"].to(here), one["weight"].to(here), one["box_size"])
                 for one in state["sums"]
             )
             self.sums = first, second

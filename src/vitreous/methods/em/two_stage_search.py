@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.image_record import ImageRecord
 
 CENTRING_RADIUS = 6  # shells that are mostly enough to centre a particle
 NEAR_STEPS = 1.0  # steps of the shift grid that are searched around known shifts
 _RIVAL = 10.0  # candidates whose log likelihood ratio is lower by less may still be the best
 
 
-class ShiftCandidates(Protocol):
-    """Candidates of each image with their shifts."""
+class ShiftCandidates(ImageRecord):
+    """Base of candidates of each image, best first, with their shifts and likelihoods."""
 
-    @property
-    def shift_angstrom(self) -> Tensor:
-        """Shifts ``(b, c, 2)`` in Å, best first."""
-        ...
-
-    @property
-    def log_likelihood_ratio(self) -> Tensor:
-        """Log likelihood ratio ``(b, c)``."""
-        ...
-
-    def __getitem__(self, index: Tensor) -> Self: ...
-
-    @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
-        """Return the candidates of several batches, joined."""
-        ...
+    shift_angstrom: Tensor
+    log_likelihood_ratio: Tensor
 
 
 Candidates = TypeVar("Candidates", bound=ShiftCandidates)
@@ -84,17 +70,14 @@ class TwoStageSearch(Generic[Candidates]):
         images: Tensor,
         optics: Optics | None,
         scale: Tensor | None = None,
-        *,
-        draws: int = 0,
-        generator: torch.Generator | None = None,
+        **settings: Any,
     ) -> Candidates:
         """Return the candidates of images of the full box, as the fine search does."""
         first = self._coarse(self._coarse.band.images(images), optics, scale)
         shift = first.shift_angstrom
         away = (shift - shift[:, :1]).norm(dim=-1) > self._coarse.band.shift_step_angstrom
-        clear = ~(
-            away & (first.log_likelihood_ratio > first.log_likelihood_ratio[:, :1] - _RIVAL)
-        ).any(1)
+        ratio = first.log_likelihood_ratio
+        clear = ~(away & (ratio > ratio[:, :1] - _RIVAL)).any(1)
         cropped = self._fine.band.images(images)
         parts, part_rows = [], []
         for search, chosen in ((self._near, clear), (self._fine, ~clear)):
@@ -106,8 +89,7 @@ class TwoStageSearch(Generic[Candidates]):
                 None if optics is None else optics[rows],
                 None if scale is None else scale[rows],
                 centre=shift[rows, 0] if search is self._near else None,
-                draws=draws,
-                generator=generator,
+                **settings,
             )
             parts.append(part)
             part_rows.append(rows)
