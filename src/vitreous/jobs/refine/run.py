@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from vitreous.core.errors import UsageError
+from vitreous.core.images import ImageCache
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.refine.given_map import read_start
@@ -81,7 +85,10 @@ def _open(options: PoseOptions) -> PoseData:
             "`ignore_ctf`: leaves no optics of micrographs to be refined; leave out "
             "`refine_defocus` and `scale=micrograph`"
         )
-    return PoseData.of(working_set, invert=options.invert, ignore_ctf=options.ignore_ctf)
+    signed = SignedImages(working_set.particles, invert=options.invert)
+    images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
+    optics = None if options.ignore_ctf else working_set.particles.optics
+    return PoseData(working_set, images, optics)
 
 
 def _job(command: str, options: PoseOptions, data: PoseData) -> Job:

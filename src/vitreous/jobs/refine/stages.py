@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
-from vitreous.core.images import ImageCache, ImageSource
+from vitreous.core.images import ImageSource
 from vitreous.core.params import Optics
-from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
@@ -33,19 +30,6 @@ class PoseData:
     working_set: WorkingSet
     images: ImageSource
     optics: Optics | None
-
-    @classmethod
-    def of(cls, working_set: WorkingSet, *, invert: bool, ignore_ctf: bool) -> PoseData:
-        """Return the images of a working set.
-
-        Args:
-            working_set: opened particles.
-            invert: whether protein is dark in the files.
-            ignore_ctf: take the images as free of CTF.
-        """
-        signed = SignedImages(working_set.particles, invert=invert)
-        images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
-        return cls(working_set, images, None if ignore_ctf else working_set.particles.optics)
 
 
 def initial_model_stage(

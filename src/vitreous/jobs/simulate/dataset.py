@@ -156,7 +156,7 @@ def write_dataset(
     background: Background | None = None,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[float, float]:
-    """Image every particle and write stack, tables and the true map, or a map for each state.
+    """Write images, tables and true maps; return the signal variance and the noise deviation.
 
     Args:
         path: name to path, such as ``OutputFolder.path``.
@@ -168,9 +168,6 @@ def write_dataset(
         seed: the run's seed; noise has its own stream.
         background: real noise patches; white Gaussian noise without.
         notify: told the fraction done after each chunk; may raise to stop.
-
-    Returns:
-        mean variance of the noiseless images, and standard deviation of the noise.
 
     Raises:
         ResourceError: the disk is full.

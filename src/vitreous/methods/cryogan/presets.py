@@ -23,9 +23,9 @@ def default_stages(box_size: int, symmetry: str = "C1") -> tuple[TrainingStage, 
     boxes = [16 * 2**i for i in range(16) if 16 * 2**i < 0.9 * box_size]
     boxes.append(box_size)
     share = {1: 1.0, 2: 0.75, 3: 0.75}.get(point_group(symmetry).order, 0.5)
-    return tuple(
-        TrainingStage(n, round(share * _ITERATIONS.get(_power(n), _BEYOND))) for n in boxes
-    )
+    # the iterations of the smallest box that is about as large
+    of_box = [next((i for p, i in _ITERATIONS.items() if n <= 1.25 * p), _BEYOND) for n in boxes]
+    return tuple(TrainingStage(n, round(share * i)) for n, i in zip(boxes, of_box, strict=True))
 
 
 def default_config(box_size: int, symmetry: str = "C1") -> CryoGanConfig:
@@ -72,8 +72,3 @@ def paper_config(box_size: int, half_size: int, symmetry: str = "C1") -> CryoGan
         smoothing_decay=0.98,
         averaging=0.0,
     )
-
-
-def _power(n: int) -> int:
-    """Return the power of two whose number of iterations suits a box."""
-    return next((p for p in _ITERATIONS if n <= 1.25 * p), n)

@@ -30,10 +30,7 @@ Candidates_co = TypeVar("Candidates_co", bound=ShiftCandidates, covariant=True)
 class PoseSearch(Protocol[Candidates_co]):
     """Interface of :class:`~vitreous.methods.em.polar_search.PolarSearch` and what uses one."""
 
-    @property
-    def band(self) -> FrequencyBand:
-        """Frequency band that is compared."""
-        ...
+    band: FrequencyBand
 
     def with_shifts(self, range_angstrom: float) -> Self:
         """Return the same search with another range of shifts."""
