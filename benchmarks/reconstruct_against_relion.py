@@ -38,7 +38,7 @@ from vitreous.methods.reconstruct.gridding import accumulate, half_map
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import Accumulator, weighted_slices
 from vitreous.physics.kernels.slice_cpu import scatter
-from vitreous.physics.projector import padded_size
+from vitreous.physics.kernels.slice_kernel import padded_size
 
 LEAST_RATIO = 5.0
 LEAST_FSC = 0.95

@@ -383,7 +383,7 @@ def test_real_star_files_survive_cs(shared_data: Path, name: str) -> None:
             {"alignments3D/pose": np.full((4, 3), np.nan)},
             r"alignments3D/pose, row 1: .* not finite",
         ),
-        ({"alignments3D/pose": np.zeros((4, 2))}, r"3 number\(s\) a row expected"),
+        ({"alignments3D/pose": np.zeros((4, 2))}, r"3 number\(s\) per row expected"),
         ({"ctf/df1_A": np.array([b"x"] * 4)}, "ctf/df1_A: 1 number"),
     ],
 )

@@ -63,9 +63,7 @@ class DivergedError(VitreousError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that main or GPU memory is used up.
-
-    torch's errors are recognised by name and text, so that torch is not imported.
+    """Return whether an error (torch's are known by name and text) means that memory is used up.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("no"))
     (True, False)

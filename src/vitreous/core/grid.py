@@ -13,10 +13,7 @@ def frequency_grid(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Return frequencies (kx, ky) of the Hermitian half of an ``n x n`` image, in 1/Å.
-
-    Returns:
-        ``kx (1, n // 2 + 1)`` and ``ky (n, 1)``, to be broadcast.
+    """Return ``kx (1, n // 2 + 1)`` and ``ky (n, 1)`` of an image's Hermitian half, in 1/Å.
 
     >>> kx, ky = frequency_grid(4, 2.0)
     >>> kx.tolist(), ky.flatten().tolist()
@@ -87,10 +84,7 @@ def squared_frequency(n: int, ndim: int, *, device: torch.device | None = None) 
 
 
 def shell_index(n: int, ndim: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the Fourier shell (rounded radius in cycles per box) of each Hermitian-half entry.
-
-    Returns:
-        long ``(n, [n,] n // 2 + 1)``, FFT order.
+    """Return the Fourier shell, rounded radius in cycles per box, of each Hermitian-half entry.
 
     >>> shell_index(4, 2)[0].tolist()
     [0, 1, 2]

@@ -94,10 +94,7 @@ class ImageSubset:
 
 
 def pixel_size_of(images: ImageSource, given_angstrom: float | None = None) -> float:
-    """Return the pixel size in Å: the given one, or that which the images carry.
-
-    Raises:
-        ValueError: neither is there.
+    """Return the pixel size in Å, given or carried by the images; ValueError without either.
 
     >>> pixel_size_of(ImagesInMemory(torch.zeros(1, 8, 8)), 2.5)
     2.5
@@ -160,12 +157,8 @@ def check_image_rows(
         ValueError: another number of rows, no images, a box that does not fit.
     """
     total = len(images)
-    lengths = {
-        "rotations": len(rotations),
-        "shift_angstrom": total if shift is None else len(shift),
-        "optics": total if optics is None else len(optics),
-        "half": len(half),
-    }
+    tables = {"rotations": rotations, "shift_angstrom": shift, "optics": optics, "half": half}
+    lengths = {name: len(table) for name, table in tables.items() if table is not None}
     wrong = {name: length for name, length in lengths.items() if length != total}
     if wrong:
         raise ValueError(f"{total} images, but {wrong}; give one row for each image")

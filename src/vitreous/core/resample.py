@@ -28,12 +28,9 @@ def is_signed_permutation(matrix: Tensor) -> bool:
 def permute_volume(volume: Tensor, matrix: Tensor) -> Tensor:
     """Return ``out(r) = volume(M r)`` for a signed permutation M, by flips and transposition.
 
-    Coordinates are relative to ``n // 2`` and periodic: on an even box index 0 (coordinate -n/2)
-    is its own mirror image.
-
-    Args:
-        volume: ``(..., n, n, n)`` in (z, y, x) order.
-        matrix: ``(3, 3)`` signed permutation acting on (x, y, z); its determinant may be -1.
+    Of volumes ``(..., n, n, n)`` in (z, y, x) order. M ``(3, 3)`` acts on (x, y, z), relative to
+    ``n // 2`` and periodic; its determinant may be -1. On an even box index 0 (coordinate -n/2) is
+    its own mirror image.
 
     Raises:
         ValueError: not a signed permutation.
@@ -71,10 +68,7 @@ def _oversample(volume: Tensor) -> Tensor:
 
 
 def spline_pairs(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Express the four taps of a cubic B-spline on one axis as two linear look-ups.
-
-    Returns:
-        two pairs of weight and position.
+    """Express four taps of a cubic B-spline on one axis as two look-ups, (weight, position) each.
 
     Source: Sigg & Hadwiger, GPU Gems 2 (2005), chapter 20.
 
@@ -127,7 +121,7 @@ def rotate_volume(volume: Tensor, rotation: Tensor, shift_px: Tensor | None = No
     >>> rotate_volume(v, quarter)[2, 3, 2].item()
     1.0
     """
-    n = _cubic_edge(volume)
+    n = cubic_edge(volume)
     if tuple(rotation.shape) != (3, 3):
         raise ValueError(f"rotation must be (3, 3), got {tuple(rotation.shape)}")
     rotation = rotation.to(volume)
@@ -137,17 +131,16 @@ def rotate_volume(volume: Tensor, rotation: Tensor, shift_px: Tensor | None = No
     return _sample(_oversample(volume), n, rotation, shift)
 
 
-def _cubic_edge(volume: Tensor) -> int:
+def cubic_edge(volume: Tensor, name: str = "volume") -> int:
+    """Return the edge n of a volume ``(..., n, n, n)``; ValueError if it is not cubic."""
     n = int(volume.shape[-1])
     if volume.ndim < 3 or tuple(volume.shape[-3:]) != (n, n, n):
-        raise ValueError(f"volume must be cubic, got {tuple(volume.shape)}")
+        raise ValueError(f"{name} must be cubic, got {tuple(volume.shape)}")
     return n
 
 
 def mean_over_rotations(volume: Tensor, rotations: Tensor) -> Tensor:
-    """Average a volume's copies under rotations ``(m, 3, 3)``, as by :func:`rotate_volume`.
-
-    Exact where all rotations are signed permutations.
+    """Average a volume's copies under rotations ``(m, 3, 3)``; exact for signed permutations.
 
     Raises:
         ValueError: volume not cubic.
@@ -156,7 +149,7 @@ def mean_over_rotations(volume: Tensor, rotations: Tensor) -> Tensor:
     >>> torch.equal(mean_over_rotations(v, torch.eye(3)[None]), v)
     True
     """
-    n = _cubic_edge(volume)
+    n = cubic_edge(volume)
     total = torch.zeros_like(volume)
     if is_signed_permutation(rotations):
         for matrix in rotations:

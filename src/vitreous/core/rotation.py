@@ -2,6 +2,7 @@
 
 A matrix acts on ``(x, y, z)`` column vectors and takes volume coordinates to particle coordinates.
 Every function is batched over leading dimensions, keeps dtype and device, and is differentiable.
+Wrong trailing shapes and integer tensors raise ValueError.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def _require(tensor: Tensor, trailing: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
 
 
-def _stack3x3(rows: list[list[Tensor]]) -> Tensor:
+def _matrix(*rows: list[Tensor]) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
@@ -48,12 +49,10 @@ def euler_to_matrix(angles_deg: Tensor) -> Tensor:
     rot, tilt, psi = torch.deg2rad(angles_deg).unbind(-1)
     ca, sa, cb, sb = rot.cos(), rot.sin(), tilt.cos(), tilt.sin()
     cg, sg = psi.cos(), psi.sin()
-    return _stack3x3(
-        [
-            [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
-            [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
-            [sb * ca, sb * sa, cb],
-        ]
+    return _matrix(
+        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
+        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
+        [sb * ca, sb * sa, cb],
     )
 
 
@@ -99,9 +98,6 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
     product matrix of v ``(..., 3)`` (Rodrigues), counter-clockwise. The gradient is finite
     everywhere.
 
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
-
     >>> axis_angle_to_matrix(torch.tensor([0.0, 0.0, torch.pi / 2])).round().abs().tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
@@ -116,20 +112,15 @@ def axis_angle_to_matrix(rotvec_rad: Tensor) -> Tensor:
     a = torch.where(small, sinc_series, t.sin() / t)
     b = torch.where(small, cosc_series, (1 - t.cos()) / safe)
     diagonal = 1 - b * t2
-    return _stack3x3(
-        [
-            [diagonal + b * x * x, b * x * y - a * z, b * x * z + a * y],
-            [b * x * y + a * z, diagonal + b * y * y, b * y * z - a * x],
-            [b * x * z - a * y, b * y * z + a * x, diagonal + b * z * z],
-        ]
+    return _matrix(
+        [diagonal + b * x * x, b * x * y - a * z, b * x * z + a * y],
+        [b * x * y + a * z, diagonal + b * y * y, b * y * z - a * x],
+        [b * x * z - a * y, b * y * z + a * x, diagonal + b * z * z],
     )
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     """Convert rotation matrices to vectors ``(..., 3)``: axis times angle in [0, pi], radians.
-
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
 
     >>> v = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
     >>> torch.allclose(matrix_to_axis_angle(axis_angle_to_matrix(v)), v)
@@ -147,20 +138,15 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Convert quaternions ``(..., 4)`` (w, x, y, z), normalised first, to rotation matrices.
 
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
-
     >>> quaternion_to_matrix(torch.tensor([2.0, 0.0, 0.0, 0.0])).trace().item()
     3.0
     """
     _require(quaternion, (4,), "quaternion")
     w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
-    return _stack3x3(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
+    return _matrix(
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     )
 
 
@@ -169,9 +155,6 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
     Normalises the row of :math:`4 q q^T` (linear in R) with the largest diagonal entry, which is
     well conditioned at all angles.
-
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
 
     Source: Shepperd, J. Guidance Control 1 (1978) 223.
 
@@ -182,13 +165,12 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
     wx, wy, wz = m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]
     xy, xz, yz = m[0][1] + m[1][0], m[0][2] + m[2][0], m[1][2] + m[2][1]
-    outer = [
+    rows = _matrix(
         [1 + m[0][0] + m[1][1] + m[2][2], wx, wy, wz],
         [wx, 1 + m[0][0] - m[1][1] - m[2][2], xy, xz],
         [wy, xy, 1 - m[0][0] + m[1][1] - m[2][2], yz],
         [wz, xz, yz, 1 - m[0][0] - m[1][1] + m[2][2]],
-    ]
-    rows = _stack3x3(outer)
+    )
     best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
     index = best[..., None, None].expand(*best.shape, 1, 4)
     row = rows.gather(-2, index).squeeze(-2)
@@ -200,9 +182,6 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
     """Convert six numbers to rotation matrices by Gram-Schmidt of the first two columns.
 
     ``six (..., 6)`` holds the first column, then the second; neither zero nor parallel.
-
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
 
     Source: Zhou et al., CVPR 2019, equation (15).
 
@@ -273,13 +252,7 @@ def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
     r"""Return the angle in degrees, in [0, 180], of the rotation from one orientation to another.
 
     :math:`\theta = 2\,\mathrm{atan2}(|a - b|_F / \sqrt 8, \sqrt{1 + \mathrm{tr}\, a^T b} / 2)`,
-    accurate at small and at large angles.
-
-    Args:
-        a, b: ``(..., 3, 3)`` rotations, broadcast against each other.
-
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
+    accurate at small and at large angles; a and b ``(..., 3, 3)`` broadcast.
 
     >>> geodesic_distance_deg(torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0]))).item()
     180.0
@@ -292,13 +265,7 @@ def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """Return the closest rotation (Frobenius norm) to each matrix, by singular values.
-
-    Args:
-        matrix: ``(..., 3, 3)`` of full rank, or a reflection (determinant is forced to +1).
-
-    Raises:
-        ValueError: wrong trailing shape or an integer tensor.
+    """Return the closest rotation (Frobenius norm) to each matrix of full rank or reflection.
 
     Source: Kabsch, Acta Cryst. A32 (1976) 922.
 

@@ -31,11 +31,9 @@ _GENERATORS: dict[str, list[tuple[tuple[float, float, float], int]]] = {
 
 @dataclass(frozen=True)
 class PointGroup:
-    """Finite rotation group.
+    """Finite rotation group of a canonical Schoenflies name.
 
-    Args:
-        name: canonical Schoenflies name in capitals.
-        matrices: ``(g, 3, 3)`` float64 rotations acting on (x, y, z), the identity first.
+    ``matrices (g, 3, 3)`` are float64 rotations acting on (x, y, z), the identity first.
     """
 
     name: str
@@ -113,9 +111,7 @@ def point_group(name: str) -> PointGroup:
 
 
 def cosets(group: PointGroup) -> tuple[Tensor, Tensor]:
-    """Split a group into representatives g and the subgroup H that maps the grid onto itself.
-
-    The group is the union of the left cosets g H.
+    """Split a group into representatives g and the subgroup H that keeps the grid: left cosets g H.
 
     >>> [tuple(map(len, cosets(point_group(name)))) for name in ("C1", "D2", "C3", "I")]
     [(1, 1), (1, 4), (3, 1), (5, 12)]
@@ -250,11 +246,7 @@ class SymmetryMap:
         self.free_size = int(self.mask.sum())
 
     def expand(self, free: Tensor) -> Tensor:
-        """Return the volume ``(..., n, n, n)`` of free values ``(..., free_size)``; differentiable.
-
-        Raises:
-            ValueError: wrong number of free values.
-        """
+        """Return the volume ``(..., n, n, n)`` of free values; ValueError for another number."""
         if free.shape[-1] != self.free_size:
             raise ValueError(f"free must end in {self.free_size}, got {tuple(free.shape)}")
         if self.group.order == 1:
@@ -266,11 +258,7 @@ class SymmetryMap:
         return flat.reshape(*free.shape[:-1], self.n, self.n, self.n)
 
     def extract(self, volume: Tensor) -> Tensor:
-        """Return free values ``(..., free_size)`` of the symmetrised volume ``(..., n, n, n)``.
-
-        Raises:
-            ValueError: wrong box.
-        """
+        """Return the free values of the symmetrised volume; ValueError for another box."""
         if tuple(volume.shape[-3:]) != (self.n,) * 3:
             raise ValueError(f"volume must end in {(self.n,) * 3}, got {tuple(volume.shape)}")
         flat = volume.reshape(*volume.shape[:-3], -1)

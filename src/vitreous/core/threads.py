@@ -37,13 +37,15 @@ def in_threads(work: Callable[[int, int], None], edges: Sequence[int]) -> None:
         future.result()
 
 
+def even_edges(first: int, last: int, threads: int | None = None) -> list[int]:
+    """Return the edges of equal parts of ``first .. last``, one a thread (torch's by default)."""
+    parts = max(1, min(threads or torch.get_num_threads(), last - first))
+    return [first + (last - first) * t // parts for t in range(parts + 1)]
+
+
 @contextmanager
 def single_torch_thread() -> Iterator[int]:
-    """Limit torch to one thread, since its idle threads spin and take cores from our own.
-
-    Yields:
-        the number of threads that torch had before.
-    """
+    """Limit torch, whose idle threads take cores, to one thread; yield their number before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

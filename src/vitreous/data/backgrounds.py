@@ -36,20 +36,11 @@ _BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Grey values of a micrograph: median, and standard deviation from the middle 68 %."""
-
-    median: float
-    deviation: float
-
-
-@dataclass(frozen=True)
 class Windows:
     """Selected windows.
 
-    Args:
-        corners: ``(k, 2)`` lowest x and y of each, pixels.
-        overlapping: number of windows that overlap others, for lack of room.
+    ``corners (k, 2)`` are the lowest x and y of each, pixels; ``overlapping`` counts windows that
+    overlap others, for lack of room.
     """
 
     corners: Corners
@@ -60,10 +51,7 @@ class Windows:
 
 
 class Micrograph:
-    """Memory-mapped micrograph.
-
-    Args:
-        stack: the open file.
+    """Memory-mapped micrograph of an open file.
 
     Raises:
         InputError: several images (a movie), constant, or values that are not finite.
@@ -77,9 +65,10 @@ class Micrograph:
                 "motion-corrected sum"
             )
         self.shape: tuple[int, int] = stack.shape[1:]
-        self.levels = self._sample_levels()
+        self.median, self.deviation = self._sample_levels()
 
-    def _sample_levels(self) -> Levels:
+    def _sample_levels(self) -> tuple[float, float]:
+        """Return median and standard deviation, from the middle 68 %, of the grey values."""
         step = max(1, self.shape[0] // _SAMPLE_ROWS)
         values = self._stack.read_region(0, slice(None, None, step), slice(None))
         self._require_finite(values)
@@ -87,7 +76,7 @@ class Micrograph:
         deviation = (high - low) / 2 or float(values.std(dtype=np.float64))
         if deviation == 0:
             raise InputError(f"{self.path}: data: constant; remove it from the table")
-        return Levels(median, deviation)
+        return median, deviation
 
     def _require_finite(self, values: NDArray[np.float32]) -> None:
         if not np.isfinite(values).all():
@@ -99,8 +88,8 @@ class Micrograph:
         """Read a region, with defect pixels set to the median."""
         values = self._stack.read_region(0, rows, columns)
         self._require_finite(values)
-        median, limit = self.levels.median, _HOT * self.levels.deviation
-        return np.where(np.abs(values - median) > limit, np.float32(median), values)
+        defect = np.abs(values - self.median) > _HOT * self.deviation
+        return np.where(defect, np.float32(self.median), values)
 
     def low_passed(self, factor: int) -> Floats:
         """Return means of ``factor x factor`` pixels, ``(ny // factor, nx // factor)``."""

@@ -15,9 +15,6 @@ _SCAN_BYTES = 1 << 26
 def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return masks ``(b,)`` of the images with finite pixels only, and of the constant ones.
 
-    Args:
-        images: ``(b, y, x)``.
-
     >>> import torch
     >>> finite_and_constant(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]], [[torch.nan, 0.0]]]))
     (tensor([ True,  True, False]), tensor([False,  True, False]))
@@ -29,12 +26,7 @@ def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BadImages:
-    """0-based indices of images that must not enter a reconstruction.
-
-    Args:
-        non_finite: images with NaN or infinite pixels.
-        constant: images whose pixels are all equal.
-    """
+    """0-based indices of images with NaN or infinite pixels, and of images of equal pixels."""
 
     non_finite: tuple[int, ...] = ()
     constant: tuple[int, ...] = ()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.data.cryosparc.tables import from_cryosparc
+from vitreous.data.tables import ANGLES
 from vitreous.io.atoms import read_atoms
 from vitreous.io.cryosparc import read_cs
 from vitreous.io.ctffind import read_ctffind
@@ -25,14 +26,12 @@ _RANGES = (
     ("rlnOriginXAngst", "origin x", "Å"),
     ("rlnOriginYAngst", "origin y", "Å"),
 )
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
 def describe(file: Path) -> Iterator[tuple[str, str]]:
     """Yield label and value of each fact about a file: kind, sizes, pixel size, statistics.
 
-    Args:
-        file: a map, stack, STAR or .cs table, CTFFIND4 result or atomic model.
+    The file is a map, stack, STAR or .cs table, CTFFIND4 result or atomic model.
 
     Raises:
         InputError: no such file, an unknown kind, or a damaged file.
@@ -127,7 +126,7 @@ def _cs(file: Path) -> Iterator[tuple[str, str]]:
 def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:
     if "rlnImageName" in block:
         yield "particles", f"{len(block)}"
-        known = all(name in block for name in _ANGLES)
+        known = all(name in block for name in ANGLES)
         yield "orientations", "given" if known else "none"
     if "rlnMicrographName" in block:
         yield "micrographs", f"{len(set(block.text('rlnMicrographName')))}"

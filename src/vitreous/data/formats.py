@@ -17,7 +17,8 @@ from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
 from vitreous.io.inflate import read_text
-from vitreous.io.mrc import MrcHeader, read_header
+from vitreous.io.mrc import read_header
+from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
 TABLES = (".star", ".cs")
@@ -91,12 +92,7 @@ def read_particles_document(
 def write_particles_document(
     path: Path | str, document: StarDocument, *, source: Path | None = None
 ) -> None:
-    """Write a RELION 3.1 document as ``.star`` or ``.cs``, by the suffix, atomically.
-
-    Args:
-        path: target file.
-        document: document with blocks ``optics`` and ``particles``.
-        source: file that it was read from, for messages.
+    """Write a RELION 3.1 document, read from ``source``, as ``.star`` or ``.cs``, atomically.
 
     Raises:
         UsageError: another suffix.
@@ -115,11 +111,7 @@ def write_particles_document(
 
 
 def require_table_suffix(path: Path) -> None:
-    """Check that a table can be written under the suffix of a path.
-
-    Raises:
-        UsageError: the suffix is neither ``.star`` nor ``.cs``.
-    """
+    """Check that a path ends in .star or .cs, as tables do; UsageError for another suffix."""
     if path.suffix.lower() not in TABLES:
         raise UsageError(f"{path}: tables are written as .star or .cs; change the suffix")
 

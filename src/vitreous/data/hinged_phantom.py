@@ -93,11 +93,6 @@ def hinged_states(
     """
     diameter = PHANTOM_SHARE * box_size * pixel_size_angstrom
     angles = torch.linspace(0.0, degrees, count, dtype=torch.float64).tolist()
-    return torch.stack(
-        [
-            render_points(
-                points, box_size, pixel_size_angstrom, resolution_angstrom=resolution_angstrom
-            )
-            for points in hinged_points(seed, diameter, angles)
-        ]
-    )
+    grid, resolution = (box_size, pixel_size_angstrom), resolution_angstrom
+    states = hinged_points(seed, diameter, angles)
+    return torch.stack([render_points(p, *grid, resolution_angstrom=resolution) for p in states])

@@ -153,9 +153,5 @@ def fsc_csv(curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: fl
 def write_fsc_csv(
     path: Path, curves: Mapping[str, Tensor], box_size: int, pixel_size_angstrom: float
 ) -> None:
-    """Write :func:`fsc_csv` atomically.
-
-    Raises:
-        ResourceError: the disk is full.
-    """
+    """Write :func:`fsc_csv` atomically; ResourceError if the disk is full."""
     atomic_write_text(path, fsc_csv(curves, box_size, pixel_size_angstrom))

@@ -46,10 +46,8 @@ class NoiseFiles:
     def load(self, names: tuple[str, ...], box_size: int, pixel_size_angstrom: float) -> Noise:
         """Load the noise sampler for images of a box and pixel size.
 
-        Args:
-            names: micrographs of the particles; noise is drawn from an image's own micrograph.
-            box_size: edge of the images in pixels.
-            pixel_size_angstrom: pixel size of the images in Å.
+        ``names`` are the micrographs of the particles; noise is drawn from an image's own
+        micrograph.
 
         Raises:
             InputError: a file is bad, or the patches are smaller than the images.

@@ -17,7 +17,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.tables import ANGLES, CTF_COLUMNS, OPTIONAL_CTF_COLUMNS, Numbers
-from vitreous.io.mrc import MrcHeader
+from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarDocument
 
 _UNUSED = (
@@ -116,19 +116,11 @@ class ParticleTable:
         return self.particles.numbers(name, self.path)
 
     def text(self, name: str) -> list[str]:
-        """Return a column of the particle table.
-
-        Raises:
-            InputError: missing.
-        """
+        """Return a column of the particle table; InputError if it is missing."""
         return self.particles.text(name, self.path)
 
     def joined_text(self, name: str) -> list[str]:
-        """Return a text of each particle; the optics table has precedence.
-
-        Raises:
-            InputError: missing.
-        """
+        """Return a text of each particle, from the optics table first; InputError if missing."""
         if self.optics is not None and name in self.optics and self._group is not None:
             values = self.optics.text(name, f"{self.path}: block data_optics")
             return [values[row] for row in self._group.tolist()]
@@ -195,9 +187,10 @@ class ParticleTable:
         values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
         for key, name in OPTIONAL_CTF_COLUMNS.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
+        q = values["amplitude_contrast"]
         for key, wrong, rule in (
             ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
-            ("amplitude_contrast", ~_in_unit(values["amplitude_contrast"]), "in [0, 1)"),
+            ("amplitude_contrast", ~((q >= 0) & (q < 1)), "in [0, 1)"),
         ):
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
@@ -330,11 +323,7 @@ class ParticleTable:
         return np.array([index[name] for name in names], dtype=np.int64), tuple(index)
 
     def half_sets(self) -> NDArray[np.int64]:
-        """Return ``rlnRandomSubset`` ``(n,)``: 1 or 2, 0 where the table has none.
-
-        Raises:
-            InputError: another value.
-        """
+        """Return ``rlnRandomSubset (n,)``: 1 or 2, 0 without; InputError for another value."""
         if "rlnRandomSubset" not in self.particles:
             return np.zeros(len(self), dtype=np.int64)
         halves = self.particles.integers("rlnRandomSubset", self.path)
@@ -350,7 +339,3 @@ class ParticleTable:
 def _is_not_zero(value: str) -> bool:
     """Whether a number, or any of a vector ``[a,b]``, is not zero."""
     return bool(re.search(r"[1-9]", re.sub(r"[eE][-+]?\d+", "", value)))
-
-
-def _in_unit(values: Numbers) -> NDArray[np.bool_]:
-    return np.asarray((values >= 0) & (values < 1))

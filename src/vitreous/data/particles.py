@@ -28,11 +28,7 @@ from vitreous.io.star import StarBlock, StarDocument, format_column
 
 @dataclass(frozen=True)
 class MissingCtf:
-    """Placeholder for the optics of particles whose table has no complete CTF.
-
-    Args:
-        reason: missing columns and the remedy, for the error text.
-    """
+    """Reason why particles have no optics, for the error text: missing columns and remedy."""
 
     reason: str
 
@@ -106,24 +102,15 @@ class Particles:
 
         >>> particles = Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
         """
-        root = None if data_root is None else Path(data_root)
+        root, size = None if data_root is None else Path(data_root), pixel_size_angstrom
+        access: dict[str, Any] = {"data_root": root, "allow_outside_root": allow_outside_root}
+        access["permissive"] = permissive
         document = read_particles_document(
-            path,
-            passthrough=passthrough,
-            pixel_size_angstrom=pixel_size_angstrom,
-            data_root=root,
-            allow_outside_root=allow_outside_root,
-            permissive=permissive,
+            path, passthrough=passthrough, pixel_size_angstrom=size, **access
         )
-        table = ParticleTable(document, Path(path), pixel_size_angstrom=pixel_size_angstrom)
+        table = ParticleTable(document, Path(path), pixel_size_angstrom=size)
         table.refuse_unsupported()
-        source = open_stacks(
-            table.text("rlnImageName"),
-            table.path,
-            data_root=root,
-            allow_outside_root=allow_outside_root,
-            permissive=permissive,
-        )
+        source = open_stacks(table.text("rlnImageName"), table.path, **access)
         particles = cls._from_table(table, source)
         if skip_bad:
             particles = particles.without_bad(skip_bad=True)

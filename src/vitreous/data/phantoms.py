@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitreous.core import symmetry
 from vitreous.core.fourier import irfft_centered, rfft_centered
 
 Array = NDArray[np.float64]
@@ -39,14 +40,6 @@ class _Domain:
 def _unit_vectors(rng: np.random.Generator, count: int) -> Array:
     vectors = rng.normal(size=(count, 3))
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _group_matrices(point_group: str) -> Array:
-    if point_group.upper() == "C1":
-        return np.eye(3)[None]
-    from vitreous.core.symmetry import point_group as group
-
-    return np.asarray(group(point_group).matrices, dtype=np.float64)
 
 
 def _seed_direction(rng: np.random.Generator, matrices: Array) -> Array:
@@ -179,7 +172,7 @@ def phantom_domains(
 ) -> tuple[list[Array], Array]:
     """Return the points of each domain of one asymmetric unit, Å, and the group's matrices."""
     rng = np.random.default_rng(seed)
-    matrices = _group_matrices(point_group)
+    matrices = np.asarray(symmetry.point_group(point_group).matrices, dtype=np.float64)
     order = len(matrices)
     domains = _place_domains(rng, matrices, n_domains or max(2, round(6 / order**0.5)))
     if order == 1:

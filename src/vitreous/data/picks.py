@@ -14,7 +14,7 @@ from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
 from vitreous.data.stacks import find_stack
 from vitreous.io.boxes import find_coordinates, read_coordinates
-from vitreous.io.mrc import MrcHeader
+from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarDocument
 
 _NAME = "rlnMicrographName"
@@ -24,13 +24,9 @@ _PIXEL_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 
 @dataclass(frozen=True)
 class PickedMicrograph:
-    """A micrograph and its particles.
+    """A micrograph, with the rows of its particles in the table.
 
-    Args:
-        name: name in the particle table.
-        path: file of the micrograph.
-        rows: rows of its particles in the table.
-        centres: ``(m, 2)``, x and y in pixels of everything picked; may be more than ``rows``.
+    ``centres (m, 2)`` are x and y in pixels of everything picked; may be more than ``rows``.
     """
 
     name: str
@@ -48,8 +44,7 @@ def picked_micrographs(
     allow_outside_root: bool = False,
     skip_missing: bool = False,
 ) -> list[PickedMicrograph]:
-    """Find the micrographs of a table, in order of appearance.
-
+    """Find the micrographs of the table ``star`` in a folder, in order of appearance.
     Args:
         particles: particles of the table.
         star: the table, for messages.

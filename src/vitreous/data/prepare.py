@@ -133,13 +133,7 @@ def _affine(images: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes before and after a preparation.
-
-    Args:
-        input_box, input_pixel_angstrom: box in pixels and pixel size in Å of the input.
-        window: edge of the part that is cut from it, pixels of the input.
-        box_size: edge of the output in pixels.
-    """
+    """Sizes before and after a preparation; ``window`` is the edge of the part cut first, px."""
 
     input_box: int
     input_pixel_angstrom: float

@@ -25,12 +25,9 @@ def to_relion31(
 ) -> StarDocument:
     """Return a document with ``data_optics`` and ``data_particles``; existing columns are kept.
 
-    Args:
-        document: from RELION 3.0 (one block with ``rlnImageName``) or later.
-        path: the file, for messages.
-        pixel_size_angstrom: overrides the table's, Å.
-        stack_pixel_size_angstrom: used where the table has none, Å.
-        box_size: edge of the images in pixels, for a table without optics block.
+    The document is of RELION 3.0 (one block with ``rlnImageName``) or later.
+    ``pixel_size_angstrom`` overrides the table's; ``stack_pixel_size_angstrom`` is used where it
+    has none. ``box_size`` is the edge of the images in pixels, for a table without optics block.
 
     Raises:
         InputError: no particles, or a value that is no number where one is needed; the text names

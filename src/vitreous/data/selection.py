@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,7 @@ from vitreous.io.inflate import read_text
 
 Mask = NDArray[np.bool_]
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "==": np.equal,
-    "!=": np.not_equal,
-    "<=": np.less_equal,
-    ">=": np.greater_equal,
-    "<": np.less,
-    ">": np.greater,
-}
+_COMPARE = {"==": eq, "!=": ne, "<=": le, ">=": ge, "<": lt, ">": gt}
 _CONDITION = re.compile(r"\s*_?([^\s=!<>]+)\s*(==|!=|<=|>=|<|>)\s*(.*?)\s*")
 _MEMBER = re.compile(r"\s*_?([^\s=!<>]+)\s+in\s+(.*?)\s*")
 _ROWS_BYTES = 1 << 28
@@ -33,12 +26,9 @@ _ROWS_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Condition:
-    """Comparison of a column with one value or several.
+    """Comparison of a column of the particle or optics table with a value, or with ``in`` several.
 
-    Args:
-        column: column of the particle or the optics table, without underscore.
-        operator: ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``.
-        values: one, or with ``in`` any number; numbers where both sides are, else text.
+    Both sides are compared as numbers where they are numbers, else as text.
     """
 
     column: str
@@ -47,10 +37,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse ``COLUMN OP VALUE`` or ``COLUMN in A,B,C``.
-
-        Raises:
-            UsageError: it is neither.
+        """Parse ``COLUMN OP VALUE`` or ``COLUMN in A,B,C``; UsageError for any other text.
 
         >>> Condition.parse("rlnDefocusU <= 2e4")
         Condition(column='rlnDefocusU', operator='<=', values=('2e4',))

@@ -17,21 +17,13 @@ from vitreous.core.rotation import euler_to_matrix
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.data.maps import low_pass, read_map, resample_map
 from vitreous.data.phantoms import protein_phantom
+from vitreous.data.tables import ANGLES
 from vitreous.io.atoms import atoms_to_density
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import read_mrc
 from vitreous.io.star import read_star
+from vitreous.physics import poses
 from vitreous.physics.noise import BackgroundPatches, prepare_patches
-from vitreous.physics.poses import (
-    GaussianEulerPoses,
-    GaussianShift,
-    NoShift,
-    PoseSampler,
-    ShiftSampler,
-    TablePoses,
-    TriangularShift,
-    UniformPoses,
-)
 
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 SYNTHETIC_MICROGRAPHS = 100
@@ -48,18 +40,10 @@ def load_volume(
     resolution_angstrom: float | None = None,
     sym: str = "C1",
 ) -> Tensor:
-    """Load the map of a molecule from an atomic model, a map, or ``phantom:SEED``.
+    """Load the map of a molecule, float32, from an atomic model, a map, or ``phantom:SEED``.
 
-    Args:
-        text: path, or ``phantom:SEED``.
-        box_size: edge n in voxels.
-        pixel_size_angstrom: voxel edge in Å.
-        input_apix: overrides the pixel size of a map file, Å.
-        resolution_angstrom: resolution of the density; Nyquist if None.
-        sym: point group to impose; the molecule must nearly have it about RELION's axes.
-
-    Returns:
-        float32 ``(n, n, n)``.
+    ``input_apix`` overrides the pixel size of a map file, Å. The resolution is Nyquist if None. The
+    molecule must nearly have the point group ``sym`` about RELION's axes, which is imposed.
 
     Raises:
         UsageError: unknown kind of input.
@@ -126,15 +110,12 @@ def load_micrographs(
     b_factor_angstrom2: float = 0.0,
 ) -> MicrographSet:
     """Load micrographs with their optics from CTFFIND4, or draw random ones.
-
     Args:
         path: CTFFIND4 results; if None, defocus is drawn uniformly from the range, with up to 2 %
             of astigmatism.
         seed: seed of the random defocus.
         count: number of micrographs, from the first on; all by default.
-        defocus_range_angstrom: range of the random defocus, Å.
         voltage_kv, cs_mm, amplitude_contrast: if None, the file's comments, else 300, 2.7, 0.1.
-        b_factor_angstrom2: B-factor of the envelope, Å².
 
     Raises:
         InputError: the file is bad or has fewer micrographs than ``count``.
@@ -170,13 +151,8 @@ def _synthetic_micrographs(
     mean = low + (high - low) * draw[0]
     half_split = 0.01 * mean * draw[1]
     full = {name: torch.full((count,), value) for name, value in common.items()}
-    optics = Optics(
-        defocus_u_angstrom=mean + half_split,
-        defocus_v_angstrom=mean - half_split,
-        defocus_angle_deg=180.0 * draw[2],
-        phase_shift_deg=torch.zeros(count),
-        **full,
-    )
+    defocus = mean + half_split, mean - half_split, 180.0 * draw[2]
+    optics = Optics(*defocus, phase_shift_deg=torch.zeros(count), **full)
     return MicrographSet(tuple(f"micrograph_{i + 1:04d}.mrc" for i in range(count)), optics)
 
 
@@ -191,14 +167,9 @@ def load_background(
 ) -> Background:
     """Load background patches at the images' pixel size and pair them with micrographs.
 
-    Args:
-        path: MRC stack of square patches.
-        box_size: edge of the images in pixels.
-        pixel_size_angstrom: pixel size of the images in Å.
-        n_micrographs: number of micrographs.
-        noise_apix: overrides the pixel size of the patches, Å.
-        counts: file of the number of patches of each micrograph, one per line, in the order of
-            the CTF table. Without it patches are assigned to the micrographs in turn.
+    ``path`` is an MRC stack of square patches, whose pixel size ``noise_apix`` overrides, Å.
+    ``counts`` is a file of the number of patches of each micrograph, one per line, in the order of
+    the CTF table. Without it patches are assigned to the micrographs in turn.
 
     Raises:
         InputError: bad file, no pixel size, a constant patch, too small a field, or wrong counts.
@@ -251,7 +222,7 @@ def owners(path: Path, n_patches: int) -> Tensor:
     return owner[:n_patches]
 
 
-def parse_poses(text: str) -> PoseSampler:
+def parse_poses(text: str) -> poses.PoseSampler:
     """Parse ``uniform``, ``gaussian:SIGMA`` or ``star:FILE``.
 
     Raises:
@@ -263,27 +234,24 @@ def parse_poses(text: str) -> PoseSampler:
     """
     kind, _, value = text.partition(":")
     if text == "uniform":
-        return UniformPoses()
+        return poses.UniformPoses()
     if kind == "gaussian":
-        return GaussianEulerPoses(number(value, f"`poses` {text}"))
+        return poses.GaussianEulerPoses(number(value, f"`poses` {text}"))
     if kind == "star" and value:
-        return TablePoses(_table_rotations(Path(value)))
+        return poses.TablePoses(_table_rotations(Path(value)))
     raise UsageError(f"`poses` {text}: choose uniform, gaussian:SIGMA or star:FILE")
 
 
 def _table_rotations(path: Path) -> Tensor:
-    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     for block in read_star(path).blocks.values():
-        if any(name in block for name in names) and len(block):
-            columns = [torch.from_numpy(block.numbers(name, path)) for name in names]
+        if any(name in block for name in ANGLES) and len(block):
+            columns = [torch.from_numpy(block.numbers(name, path)) for name in ANGLES]
             return euler_to_matrix(torch.stack(columns, dim=-1)).float()
     raise InputError(f"{path}: column _rlnAngleRot: missing; give a table with orientations")
 
 
-def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
-    """Parse ``none``, ``triangular:WIDTH``, ``pixels:WIDTH`` (whole pixels), ``gaussian:SIGMA``.
-
-    Widths are in Å.
+def parse_shift(text: str, pixel_size_angstrom: float) -> poses.ShiftSampler:
+    """Parse ``none``, ``triangular:WIDTH``, ``pixels:WIDTH`` (whole ones) or ``gaussian:SIGMA``; Å.
 
     Raises:
         UsageError: any other text.
@@ -293,22 +261,19 @@ def parse_shift(text: str, pixel_size_angstrom: float) -> ShiftSampler:
     """
     kind, _, value = text.partition(":")
     if text == "none":
-        return NoShift()
+        return poses.NoShift()
     if kind in ("triangular", "pixels", "gaussian"):
         width = number(value, f"`shift` {text}")
         if kind == "gaussian":
-            return GaussianShift(width)
-        return TriangularShift(width, pixel_size_angstrom if kind == "pixels" else None)
+            return poses.GaussianShift(width)
+        return poses.TriangularShift(width, pixel_size_angstrom if kind == "pixels" else None)
     raise UsageError(
         f"`shift` {text}: choose none, triangular:WIDTH, pixels:WIDTH or gaussian:SIGMA (Å)"
     )
 
 
 def parse_range(text: str, option: str) -> tuple[float, float]:
-    """Parse ``LOW:HIGH`` with 0 < LOW <= HIGH.
-
-    Raises:
-        UsageError: any other text.
+    """Parse ``LOW:HIGH`` with 0 < LOW <= HIGH; UsageError for any other text.
 
     >>> parse_range("10000:20000", "`defocus`")
     (10000.0, 20000.0)
@@ -321,11 +286,7 @@ def parse_range(text: str, option: str) -> tuple[float, float]:
 
 
 def number(text: str, where: str) -> float:
-    """Parse a finite number that is not negative.
-
-    Raises:
-        UsageError: any other text.
-    """
+    """Parse a finite number that is not negative; UsageError for any other text."""
     try:
         value = float(text)
     except ValueError:
@@ -336,11 +297,7 @@ def number(text: str, where: str) -> float:
 
 
 def whole_number(text: str, where: str) -> int:
-    """Parse a whole number that is not negative.
-
-    Raises:
-        UsageError: any other text.
-    """
+    """Parse a whole number that is not negative; UsageError for any other text."""
     if not text.isdecimal():
         raise UsageError(f"{where}: {text!r} is no whole number; give one, such as phantom:1")
     return int(text)
@@ -369,9 +326,5 @@ class Background:
 
     def sampler(self, names: tuple[str, ...]) -> BackgroundPatches:
         """Return a sampler of patches of an image's own micrograph, or any where it has none."""
-        return BackgroundPatches(
-            self.patches[self.patch_index],
-            self.micrograph_id,
-            on_missing="any",
-            micrograph_names=names,
-        )
+        patches = self.patches[self.patch_index]
+        return BackgroundPatches(patches, self.micrograph_id, "any", micrograph_names=names)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
-from vitreous.io.mrc import MrcHeader, MrcStack, read_header
+from vitreous.io.mrc import MrcStack, read_header
+from vitreous.io.mrc_header import MrcHeader
 
 _WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION project
 _OPEN_STACKS = 64  # mapped at the same time, below the limit of open files
@@ -56,11 +57,8 @@ class ArraySource:
 class StackSource:
     """Images of several stacks, each opened on first use.
 
-    Args:
-        headers: one for each stack.
-        stack_of: ``(n,)``, stack of each image.
-        index_in: ``(n,)``, 0-based index of each image in its stack.
-        permissive: see :func:`vitreous.io.mrc.read_mrc`.
+    ``stack_of`` and ``index_in``, ``(n,)``, are the stack of each image and its 0-based index in
+    it.
     """
 
     def __init__(

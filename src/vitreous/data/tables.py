@@ -75,15 +75,9 @@ def make_document(
 ) -> StarDocument:
     """Make a RELION 3.1 document of particles, one row each.
 
-    Args:
-        image_names: ``000001@stack.mrcs`` and so on.
-        optics: CTF parameters; equal voltage, Cs and amplitude contrast make an optics group.
-        pixel_size_angstrom: pixel size of the images in Å.
-        box_size: edge of the images in pixels.
-        micrograph_names: micrograph of each particle.
-        pose: written as angles and origins where given.
-        half_set: written as ``rlnRandomSubset`` where given.
-        class_number: written as ``rlnClassNumber`` where given; counted from 1.
+    Equal voltage, Cs and amplitude contrast make an optics group. Where given, poses are written as
+    angles and origins, half sets as ``rlnRandomSubset``, and classes, counted from 1, as
+    ``rlnClassNumber``. Image names are ``000001@stack.mrcs`` and so on.
 
     Raises:
         ValueError: lengths differ.

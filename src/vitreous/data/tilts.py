@@ -146,10 +146,7 @@ def _dose(dose: float) -> float:
 
 
 def read_angles(path: Path | str) -> Tensor:
-    """Read tilt angles in the order of the images: .tlt or .rawtlt (one per line) or .mdoc.
-
-    Returns:
-        float64 ``(tilts,)``, degrees.
+    """Read tilt angles in degrees, float64, from .tlt, .rawtlt (one per line) or .mdoc, in order.
 
     Raises:
         InputError: unreadable, no angles, values that are no angles between -89 and 89 degrees,
@@ -162,15 +159,11 @@ def read_angles(path: Path | str) -> Tensor:
             raise InputError(f"{path}: {size} bytes is no list of tilt angles; give a .tlt file")
         lines = stream.read().decode("utf-8", errors="replace").splitlines()
     is_mdoc = path.suffix.lower() == ".mdoc"
-    angles = _mdoc_angles(path, lines) if is_mdoc else _plain_angles(path, lines)
+    plain = ((number, text) for number, text in enumerate(lines, 1) if text.strip())
+    angles = _mdoc_angles(path, lines) if is_mdoc else [_angle(path, *line) for line in plain]
     if not angles:
         raise InputError(f"{path}: no tilt angles; give one for every image")
     return torch.tensor(angles, dtype=torch.float64)
-
-
-def _plain_angles(path: Path, lines: Iterable[str]) -> list[float]:
-    """Read .tlt and .rawtlt: one number per line; empty lines are skipped."""
-    return [_angle(path, i, text) for i, text in enumerate(lines, 1) if text.strip()]
 
 
 def _mdoc_angles(path: Path, lines: Iterable[str]) -> list[float]:
@@ -214,11 +207,7 @@ def _angle(path: Path, line: int, text: str) -> float:
 
 
 def write_angles(path: Path | str, tilts_degrees: Tensor) -> None:
-    """Write a .tlt file: one angle per line.
-
-    Raises:
-        ResourceError: the disk is full.
-    """
+    """Write a .tlt file, one angle per line; ResourceError if the disk is full."""
     atomic_write_text(Path(path), "".join(f"{t:.4f}\n" for t in tilts_degrees.tolist()))
 
 

@@ -12,16 +12,13 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.fourier import fourier_resize
+from vitreous.core.images import ImageSource
 
 Rows = Tensor | slice | Sequence[int] | NDArray[Any]
 
 
 def as_index(indices: Rows) -> Any:
-    """Return rows as a numpy index.
-
-    Raises:
-        TypeError: not a slice, a mask or a row of whole numbers.
-    """
+    """Return a slice, a mask or whole numbers as a numpy index; TypeError for others."""
     if isinstance(indices, slice):
         return indices
     index = to_numpy(indices)
@@ -37,20 +34,13 @@ def to_numpy(values: Any) -> NDArray[Any]:
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
-class StoredImages(Protocol):
+class StoredImages(ImageSource, Protocol):
     """Images as they are in the files, of known box and pixel size."""
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the images in pixels."""
-        ...
 
     @property
     def pixel_size_angstrom(self) -> float:
         """Pixel size in Å."""
         ...
-
-    def __len__(self) -> int: ...
 
     def read(self, indices: Rows) -> Tensor:
         """Images ``(b, n, n)`` of these rows."""
@@ -60,10 +50,8 @@ class StoredImages(Protocol):
 class SignedImages:
     """Particle images with protein positive, Fourier-cropped to a box, read on demand.
 
-    Args:
-        particles: images as they are in the files.
-        invert: whether protein is dark in the files.
-        box_size: pixels; the particles' own box by default.
+    ``invert`` says that protein is dark in the files; ``box_size`` is the particles' own by
+    default. The attribute ``pixel_size_angstrom`` is that at this box.
 
     Raises:
         UsageError: ``box_size`` is below 2 or larger than the images.
@@ -87,11 +75,7 @@ class SignedImages:
         return len(self._particles)
 
     def read(self, indices: Rows) -> Tensor:
-        """Return the images ``(b, n, n)`` of these rows, float32 on the CPU.
-
-        Args:
-            indices: row numbers, a slice, or a mask ``(len(self),)``.
-        """
+        """Return the images ``(b, n, n)`` of these rows, a slice, or a mask, float32 on the CPU."""
         images = fourier_resize(self._particles.read(indices), self.box_size, 2)
         return images if self._sign > 0 else -images
 

@@ -28,6 +28,15 @@ def explain_write_error(path: Path, error: OSError) -> VitreousError:
 
 
 @contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise the error of :func:`explain_write_error` where the block fails to write."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_write_error(path, error) from error
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only once it is complete and on disk.
 
@@ -47,19 +56,15 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
-    try:
+    with explained(path):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise explain_write_error(path, error) from error
     try:
-        with os.fdopen(descriptor, "w+b") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise explain_write_error(path, error) from error
+        with explained(path):
+            with os.fdopen(descriptor, "w+b") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -77,21 +82,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through ``write(stream)`` with :func:`atomic_file`.
-
-    Raises:
-        ResourceError: disk full.
-        InputError: the folder is missing or not writable.
-    """
+    """Write a file through ``write(stream)`` with :func:`atomic_file`, raising what that raises."""
     with atomic_file(path) as stream:
         write(stream)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text with :func:`atomic_file`.
-
-    Raises:
-        ResourceError: disk full.
-        InputError: the folder is missing or not writable.
-    """
+    """Write UTF-8 text with :func:`atomic_file`, raising what that raises."""
     atomic_write(path, lambda stream: stream.write(text.encode("utf-8")))

@@ -90,18 +90,15 @@ def atoms_to_density(
     Every atom's electron scattering factor (Peng's five Gaussians, from gemmi) is blurred with
     :math:`B = 8 \pi^2 (0.225\, d)^2`: amplitudes at resolution ``d`` fall to 1/e, as in ChimeraX's
     simulated maps. Temperature factors are ignored, because predicted models use the field for
-    confidence. The density is sampled at least twice as finely and cropped in Fourier space.
+    confidence. The density, float32 ``(z, y, x)``, protein positive, is sampled at least twice as
+    finely and cropped in Fourier space.
 
     Args:
         path: mmCIF or PDB file, optionally gzipped; its first model is used, without waters.
         box_size: edge in voxels; the centre of mass comes to index ``box_size // 2``.
         pixel_size_angstrom: voxel edge in Å.
         resolution_angstrom: ``d`` in Å; twice the pixel size by default.
-        keep_hydrogens: keep hydrogen atoms.
         align_symmetry: point group of the chains; the molecule is rotated to RELION's setting.
-
-    Returns:
-        float32 ``(z, y, x)``, protein positive.
 
     Raises:
         InputError: the file is bad, or the molecule does not fit the box or the symmetry.

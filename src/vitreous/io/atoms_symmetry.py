@@ -21,9 +21,7 @@ _MIN_SHARED_ATOMS = 20
 def _kabsch(source: Array, target: Array) -> tuple[Array, float]:
     """Return the rotation that superposes centred ``source`` on ``target``, and the RMSD."""
     a, b = source - source.mean(axis=0), target - target.mean(axis=0)
-    u, _, vt = np.linalg.svd(b.T @ a)
-    sign = np.diag([1.0, 1.0, np.linalg.det(u @ vt)])
-    rotation = u @ sign @ vt
+    rotation = _align(a, b)
     return rotation, float(np.sqrt(((a @ rotation.T - b) ** 2).sum(axis=1).mean()))
 
 
@@ -65,13 +63,7 @@ def _axis(rotation: Array) -> Array:
     """Unit axis of a rotation; the sign is arbitrary for 180 degrees."""
     values, vectors = np.linalg.eigh((rotation + rotation.T) / 2.0)
     axis = vectors[:, int(np.argmax(values))]
-    skew = np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
+    skew = (rotation - rotation.T)[[2, 0, 1], [1, 2, 0]]
     return np.asarray(axis if axis @ skew >= 0 else -axis)
 
 
@@ -101,7 +93,8 @@ def _candidates(operators: list[Array], group: Array) -> list[Array]:
     return rotations
 
 
-def _align(sources: list[Array], targets: list[Array]) -> Array:
+def _align(sources: list[Array] | Array, targets: list[Array] | Array) -> Array:
+    """Return the rotation that brings vectors ``(m, 3)`` nearest to others, by singular values."""
     u, _, vt = np.linalg.svd(np.array(targets).T @ np.array(sources))
     return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
 

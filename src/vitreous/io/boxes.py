@@ -52,9 +52,7 @@ def parse_boxes(text: str, path: Path | str = "box text") -> NDArray[np.float64]
 
 
 def read_coordinates(path: Path | str) -> NDArray[np.float64]:
-    """Read centres ``(n, 2)`` (x, y), in pixels of the micrograph, from ``.box`` or ``.star``.
-
-    An empty file or table means a micrograph without particles.
+    """Read centres ``(n, 2)`` (x, y), in pixels, from ``.box`` or ``.star``; none from empty ones.
 
     Raises:
         InputError: unreadable, malformed (the text names the line or row), or of another kind.

@@ -29,13 +29,7 @@ _NAME = re.compile(r"step_(\d{8,})\.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state.
-
-    Args:
-        step: number of finished steps.
-        tensors: CPU tensors by name.
-        meta: JSON values.
-    """
+    """Saved state after ``step`` finished steps: CPU tensors by name, and JSON values."""
 
     step: int
     tensors: dict[str, Tensor] = field(repr=False)
@@ -121,10 +115,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _prune(folder: Path, newest: Path) -> None:
-    """Remove all checkpoints but the newest and the last sound one before it.
-
-    Later steps are removed too: a run continued from an earlier step must not find them.
-    """
+    """Remove all checkpoints but the newest and the last sound one before it, later steps too."""
     kept = {newest}
     used = {_tensor_name(newest)}
     for path in _listed(folder):
@@ -175,9 +166,7 @@ def _read(path: Path) -> Checkpoint | str:
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint | None:
-    """Load the newest sound checkpoint of a folder; None where none was ever saved.
-
-    Damaged checkpoints are skipped with a warning.
+    """Load the newest sound checkpoint, with a warning of damaged ones; None where none was saved.
 
     Raises:
         InputError: all checkpoints of the folder are damaged.

@@ -39,12 +39,7 @@ _MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class CsTable:
-    """Content of a ``.cs`` file.
-
-    Args:
-        rows: structured array ``(n,)``.
-        note: text after the rows; empty in files of other programs.
-    """
+    """Content of a ``.cs`` file: rows ``(n,)`` and the note after them (other programs: empty)."""
 
     rows: NDArray[Any]
     note: str = ""
@@ -231,9 +226,7 @@ def _uids(path: Path, table: CsTable) -> NDArray[np.uint64]:
 def read_cs_with_passthrough(path: Path | str, passthrough: Sequence[Path | str] = ()) -> CsTable:
     """Read a ``.cs`` file and join the fields of others to it by ``uid``.
 
-    Args:
-        path: file of the rows, in order; its fields have precedence.
-        passthrough: files with further fields of at least the same rows.
+    The others have at least the same rows; the fields of the first have precedence.
 
     Raises:
         InputError: a file is bad, or a ``uid`` is missing or appears twice.

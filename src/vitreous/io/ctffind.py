@@ -17,13 +17,8 @@ from vitreous.core.params import Optics
 from vitreous.io.inflate import read_text
 
 _COLUMNS = (
-    "micrograph number",
-    "defocus 1",
-    "defocus 2",
-    "azimuth of astigmatism",
-    "phase shift",
-    "score",
-    "fit resolution",
+    *("micrograph number", "defocus 1", "defocus 2", "azimuth of astigmatism", "phase shift"),
+    *("score", "fit resolution"),
 )
 _COMMENTS = {
     "pixel_size_angstrom": r"pixel size:\s*([-+.\deE]+)\s*angstrom",
@@ -71,20 +66,10 @@ class CtffindTable:
         b_factor_angstrom2: float = 0.0,
     ) -> Optics:
         """Return the optics of every micrograph, float32."""
-        return Optics(
-            defocus_u_angstrom=_tensor(self.defocus_u_angstrom),
-            defocus_v_angstrom=_tensor(self.defocus_v_angstrom),
-            defocus_angle_deg=_tensor(self.defocus_angle_deg),
-            phase_shift_deg=_tensor(self.phase_shift_deg),
-            voltage_kv=torch.full((len(self),), voltage_kv),
-            cs_mm=torch.full((len(self),), cs_mm),
-            amplitude_contrast=torch.full((len(self),), amplitude_contrast),
-            b_factor_angstrom2=torch.full((len(self),), b_factor_angstrom2),
-        )
-
-
-def _tensor(values: NDArray[np.float64]) -> torch.Tensor:
-    return torch.from_numpy(values).float()
+        defocus = self.defocus_u_angstrom, self.defocus_v_angstrom, self.defocus_angle_deg
+        estimated = (torch.from_numpy(a).float() for a in (*defocus, self.phase_shift_deg))
+        shared = voltage_kv, cs_mm, amplitude_contrast, b_factor_angstrom2
+        return Optics(*estimated, *(torch.full((len(self),), value) for value in shared))
 
 
 def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[float]]:

@@ -20,11 +20,7 @@ _MAX_TEXT = 1 << 28
 
 @contextlib.contextmanager
 def open_binary(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading.
-
-    Raises:
-        InputError: it cannot be opened, or reading from it fails.
-    """
+    """Open a file for reading; InputError if that, or reading in the block, fails."""
     try:
         with path.open("rb") as stream:
             yield stream

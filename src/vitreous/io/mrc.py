@@ -25,16 +25,6 @@ from vitreous.io.mrc_header import (
     parse_header,
 )
 
-__all__ = [
-    "MODES",
-    "MrcHeader",
-    "MrcStack",
-    "MrcStackWriter",
-    "read_header",
-    "read_mrc",
-    "write_mrc",
-]
-
 _WRITABLE = (0, 2, 12)
 _MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
@@ -78,12 +68,9 @@ def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[
 def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any], MrcHeader]:
     """Read a whole map or stack into memory, ``(z, y, x)``, in native byte order.
 
-    Args:
-        path: ``.mrc``, ``.map``, ``.mrcs``, any of them gzipped (recognised by content).
-        permissive: warn instead of rejecting a wrong MAP id, machine stamp or axis order.
-
-    Returns:
-        the array in the element type of its mode, axes in the order (z, y, x), and the header.
+    A ``.mrc``, ``.map`` or ``.mrcs`` file, any of them gzipped (recognised by content), gives the
+    array in the element type of its mode, and the header. ``permissive`` warns instead of rejecting
+    a wrong MAP id, machine stamp or axis order.
 
     Raises:
         InputError: unreadable, truncated, inconsistent; the text names field and remedy.
@@ -105,11 +92,7 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
 
 
 class MrcStack:
-    """Memory-mapped images of one file.
-
-    Args:
-        path: uncompressed ``.mrcs`` or ``.mrc``.
-        permissive: see :func:`read_mrc`.
+    """Memory-mapped images of one uncompressed file; for ``permissive`` see :func:`read_mrc`.
 
     Raises:
         InputError: unreadable, compressed, truncated or inconsistent.
@@ -142,11 +125,7 @@ class MrcStack:
     def read(
         self, indices: Sequence[int] | NDArray[np.integer[Any]] | slice
     ) -> NDArray[np.float32]:
-        """Read the images of these 0-based indices, float32 ``(b, ny, nx)``.
-
-        Raises:
-            ValueError: an index is negative or past the end.
-        """
+        """Read images, float32 ``(b, ny, nx)``, by 0-based index; ValueError for one not there."""
         if isinstance(indices, slice):
             return self._copy(indices)
         index = np.asarray(indices, dtype=np.int64)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from vitreous.core.errors import InputError
-from vitreous.io.atomic import atomic_write_text, explain_write_error, sync_folder
+from vitreous.io.atomic import atomic_write_text, explained, sync_folder
 from vitreous.io.mrc import encode
 from vitreous.io.mrc_header import HEADER_BYTES, MODES, Statistics, header_bytes
 
@@ -61,22 +61,21 @@ class GrowingStack:
         encode(np.empty(0), mode)
         self.path = Path(path)
         self.notes: dict[str, Any] = {}
-        self._part, self._journal = _beside(self.path, PART), _beside(self.path, JOURNAL)
+        beside = (self.path.with_name(self.path.name + suffix) for suffix in (PART, JOURNAL))
+        self._part, self._journal = beside
         self._box, self._pixel, self._mode = box_size, float(pixel_size_angstrom), mode
         self._image_bytes = box_size**2 * np.dtype(MODES[mode]).itemsize
         self._statistics, self._images, self._resume = Statistics(), 0, resume
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        try:
+        with explained(self._part):
             if self._resume and self._journal.is_file():
                 self._reopen()
             else:
                 self.forget()
                 self._stream = self._part.open("w+b")
                 self._stream.write(bytes(HEADER_BYTES))
-        except OSError as error:
-            raise explain_write_error(self._part, error) from error
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -106,10 +105,8 @@ class GrowingStack:
         if not len(batch):
             return
         encoded = encode(batch, self._mode)
-        try:
+        with explained(self._part):
             self._open_stream().write(encoded.data)
-        except OSError as error:
-            raise explain_write_error(self._part, error) from error
         self._statistics.add(encoded)
         self._images += len(batch)
 
@@ -120,11 +117,9 @@ class GrowingStack:
             ResourceError: disk full.
         """
         stream = self._open_stream()
-        try:
+        with explained(self._part):
             stream.flush()
             os.fsync(stream.fileno())
-        except OSError as error:
-            raise explain_write_error(self._part, error) from error
         self.notes = notes
         record = {"images": self._images, "statistics": asdict(self._statistics), "notes": notes}
         atomic_write_text(self._journal, json.dumps(record))
@@ -141,15 +136,13 @@ class GrowingStack:
         self.save(notes)
         shape = (self._images, self._box, self._box)
         stream = self._open_stream()
-        try:
+        with explained(self._part):
             stream.seek(0)
             stream.write(header_bytes(shape, self._mode, self._pixel, True, self._statistics))
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
             os.replace(self._part, self.path)
-        except OSError as error:
-            raise explain_write_error(self._part, error) from error
         sync_folder(self.path.parent)
         self._stream = None
 
@@ -183,10 +176,6 @@ class GrowingStack:
         self._stream = self._part.open("r+b")
         self._stream.truncate(safe)
         self._stream.seek(safe)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
 
 
 def _size(path: Path) -> int:

@@ -20,32 +20,14 @@ HEADER_BYTES = 1024
 MODES: dict[int, str] = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """Supported modes and the numpy type of their elements."""
 
-_FIELDS: list[tuple[str, str] | tuple[str, str, int]] = [
-    ("n", "i4", 3),
-    ("mode", "i4"),
-    ("nstart", "i4", 3),
-    ("m", "i4", 3),
-    ("cella", "f4", 3),
-    ("cellb", "f4", 3),
-    ("axes", "i4", 3),
-    ("dmin", "f4"),
-    ("dmax", "f4"),
-    ("dmean", "f4"),
-    ("ispg", "i4"),
-    ("nsymbt", "i4"),
-    ("extra1", "V8"),
-    ("exttyp", "S4"),
-    ("nversion", "i4"),
-    ("extra2", "V84"),
-    ("origin", "f4", 3),
-    ("map", "S4"),
-    ("machst", "u1", 4),
-    ("rms", "f4"),
-    ("nlabl", "i4"),
-    ("labels", "S80", 10),
-]
-_LITTLE = np.dtype(_FIELDS).newbyteorder("<")
-_BIG = np.dtype(_FIELDS).newbyteorder(">")
+_FIELDS = (
+    "n 3i4, mode i4, nstart 3i4, m 3i4, cella 3f4, cellb 3f4, axes 3i4, dmin f4, dmax f4, "
+    "dmean f4, ispg i4, nsymbt i4, extra1 V8, exttyp S4, nversion i4, extra2 V84, origin 3f4, "
+    "map S4, machst 4u1, rms f4, nlabl i4, labels 10S80"
+)
+_LAYOUT = np.dtype([(name, kind) for name, kind in map(str.split, _FIELDS.split(", "))])
+_LITTLE = _LAYOUT.newbyteorder("<")
+_BIG = _LAYOUT.newbyteorder(">")
 
 
 @dataclass(frozen=True)
@@ -78,11 +60,7 @@ class MrcHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def pixel_size_or(self, override_angstrom: float | None) -> float:
-        """Return the override where one is given, else the header's pixel size, in Å.
-
-        Raises:
-            InputError: neither exists.
-        """
+        """Return the override, else the header's pixel size, in Å; InputError without either."""
         if override_angstrom is not None:
             return override_angstrom
         if self.pixel_size_angstrom is None:

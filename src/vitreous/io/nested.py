@@ -31,11 +31,7 @@ def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def restore_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """Return the state that :func:`flatten_state` split.
-
-    Raises:
-        KeyError: a tensor is missing.
-    """
+    """Return the state that :func:`flatten_state` split; KeyError if a tensor is missing."""
     if isinstance(tree, list):
         return [restore_state(tensors, item) for item in tree]
     if not isinstance(tree, dict):

@@ -186,10 +186,7 @@ def parse_star(text: str, path: Path | str = "STAR text") -> StarDocument:
 
 
 def read_star(path: Path | str) -> StarDocument:
-    """Read a STAR file of RELION 3.0, 3.1, 4 or 5.
-
-    Returns:
-        all blocks and columns, values as text; see :class:`StarBlock` for numbers.
+    """Read a STAR file of RELION 3.0, 3.1, 4 or 5, values as text; see :class:`StarBlock`.
 
     Raises:
         InputError: unreadable or malformed; the text names the line.

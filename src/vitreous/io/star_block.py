@@ -89,11 +89,9 @@ class LazyColumns(Mapping[str, list[str]]):
 
 @dataclass(frozen=True)
 class StarBlock:
-    """One ``data_`` block.
+    """One ``data_`` block: a ``loop_`` table or name-value pairs.
 
-    Args:
-        columns: name without underscore -> values as text; all of one length, 1 for pairs.
-        is_loop: a ``loop_`` table rather than name-value pairs.
+    ``columns`` are values as text by name without underscore, all of one length, 1 for pairs.
     """
 
     columns: Mapping[str, list[str]] = field(default_factory=dict)
@@ -135,7 +133,8 @@ class StarBlock:
         """
         numbers = self.numbers_or_none(name, source)
         if numbers is None:
-            numbers = np.array([_float_or_nan(value) for value in self.text(name, source)])
+            parsed = (_floats([value]) for value in self.text(name, source))
+            numbers = np.array([np.nan if one is None else one[0] for one in parsed])
         bad = np.flatnonzero(~np.isfinite(numbers))
         if bad.size:
             row = int(bad[0])
@@ -175,11 +174,7 @@ class StarBlock:
 
 @dataclass(frozen=True)
 class StarDocument:
-    """Content of a STAR file.
-
-    Args:
-        blocks: name (the part after ``data_``) -> block, in file order.
-    """
+    """Content of a STAR file: blocks by name (the part after ``data_``), in file order."""
 
     blocks: dict[str, StarBlock] = field(default_factory=dict)
 
@@ -192,8 +187,3 @@ def _floats(values: Sequence[str]) -> NDArray[np.float64] | None:
         return np.fromiter(map(float, values), np.float64, len(values))
     except ValueError:
         return None
-
-
-def _float_or_nan(text: str) -> float:
-    parsed = _floats([text])
-    return float("nan") if parsed is None else float(parsed[0])

@@ -14,16 +14,10 @@ Boundary = Literal["periodic", "neumann"]
 
 
 class Gradient(LinearOperator):
-    r"""Forward differences along z, y and x.
+    r"""Forward differences along z, y and x of volumes of a shape (z, y, x), any batch in front.
 
     :math:`(\nabla x)_a[k] = x[k + e_a] - x[k]`, where the last plane of axis a meets the first one
-    (periodic) or has difference 0 (Neumann).
-
-    Takes any batch in front of its domain.
-
-    Args:
-        shape: ``(z, y, x)`` of the volumes; results are ``(3, z, y, x)``.
-        boundary: what is beyond the last plane.
+    (periodic) or has difference 0 (Neumann): ``(..., 3, z, y, x)``.
 
     Raises:
         ValueError: not three axes.
@@ -75,10 +69,7 @@ class Gradient(LinearOperator):
     def normal_spectrum(self, like: Tensor) -> Tensor:
         r"""Return the eigenvalues of :math:`L^T L`, ``(z, y, x // 2 + 1)`` in FFT order.
 
-        :math:`\sum_a 2 - 2 \cos(2 \pi k_a / n_a)`.
-
-        Args:
-            like: gives dtype and device.
+        :math:`\sum_a 2 - 2 \cos(2 \pi k_a / n_a)`, dtype and device of ``like``.
 
         Raises:
             ValueError: Neumann, which the FFT does not diagonalise.

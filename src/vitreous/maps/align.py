@@ -70,14 +70,12 @@ def align_maps(
     shift; Cn any angle about z, either way up, any shift along z (D1: about and along x).
 
     Args:
-        moving, reference: ``(n, n, n)`` of the same box and pixel size.
+        moving, reference: ``(n, n, n)`` of the same box and pixel size; where one is constant, the
+            result is the identity.
         pixel_size_angstrom: pixel size of both, Å.
         point_group: Schoenflies name of the common symmetry; C1 searches all rotations.
         allow_mirror: try the other hand too.
         spacing_deg: step of the rotation grid in degrees.
-
-    Returns:
-        the best :class:`Alignment`; the identity when either map is constant.
 
     Raises:
         ValueError: boxes differ, a map is not cubic or not finite.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import irfft_centered, rfft_centered
 from vitreous.core.grid import shell_index
+from vitreous.core.resample import cubic_edge
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,6 @@ class FscResult:
     masked: Tensor
     randomised: Tensor
     randomised_from: int
-
-
-def _cubic_box(volume: Tensor, name: str) -> int:
-    n = int(volume.shape[-1])
-    if volume.ndim < 3 or tuple(volume.shape[-3:]) != (n, n, n):
-        raise ValueError(f"{name} must be cubic, got {tuple(volume.shape)}")
-    return n
 
 
 def hermitian_weight(n: int, *, device: torch.device | None = None) -> Tensor:
@@ -73,14 +67,6 @@ def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return sums.index_add_(-1, shell[keep], weighted[..., keep])
 
 
-def _fsc_of_spectra(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-    cross = shell_sums((a * b.conj()).real, shape)
-    power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
-    # shells that hold only rounding errors count as empty
-    empty = power <= power.amax(-1, keepdim=True) * 1e-26
-    return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
-
-
 def fsc(a: Tensor, b: Tensor) -> Tensor:
     r"""Return the Fourier shell correlation of two volumes.
 
@@ -110,8 +96,12 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"boxes differ: {shape} and {tuple(b.shape[-3:])}; resample one of the maps first"
         )
-    spectra = rfft_centered(a.double(), 3), rfft_centered(b.double(), 3)
-    return _fsc_of_spectra(*spectra, shape)
+    a, b = rfft_centered(a.double(), 3), rfft_centered(b.double(), 3)
+    cross = shell_sums((a * b.conj()).real, shape)
+    power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
+    # shells that hold only rounding errors count as empty
+    empty = power <= power.amax(-1, keepdim=True) * 1e-26
+    return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
 
 
 def fsc_resolution(
@@ -163,7 +153,7 @@ def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generato
     >>> torch.allclose(randomise_phases(v, 9, torch.Generator()), v, atol=1e-6)
     True
     """
-    n = _cubic_box(volume, "volume")
+    n = cubic_edge(volume, "volume")
     noise = torch.randn(
         volume.shape, generator=generator, dtype=torch.float64, device=generator.device
     )
@@ -191,7 +181,7 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
     >>> fsc_true(v, v, torch.ones(8, 8, 8), torch.Generator()).corrected.round().tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
-    n = _cubic_box(half1, "half1")
+    n = cubic_edge(half1, "half1")
     if mask.shape[-3:] != half1.shape[-3:]:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
     unmasked = fsc(half1, half2)
@@ -219,9 +209,9 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
     r"""Return the FSC of half maps that share a prior, corrected by half maps without it.
 
     A prior (or positivity, or a mask) makes half maps alike, so that the FSC between them is too
-    high. The correlation of a half map with a map of the *other* half made without prior is not
-    affected. With p and d the maps with and without prior, and C the correlation of p with the
-    truth,
+    high. The correlation of a half map with a map of the *other* half made without prior
+    (``independent``, such as by direct reconstruction) is not affected. With p and d the maps with
+    and without prior, and C the correlation of p with the truth,
 
     .. math::
 
@@ -229,16 +219,9 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
         \mathrm{FSC}_{conf} = C^2 = \mathrm{FSC}(p, d)^2 / \mathrm{FSC}(d_1, d_2),
 
     which is the FSC of two independent half maps of p's quality. Both are averaged over three
-    shells to either side. The result is 0 from the first shell on where
-    :math:`\mathrm{FSC}(d_1, d_2)` is less than three deviations of chance, or 0.25 if that is less;
-    it is never above :math:`\mathrm{FSC}(p_1, p_2)`.
-
-    Args:
-        halves: half maps 1 and 2 made with the prior, ``(n, n, n)``.
-        independent: half maps 1 and 2 made without it, such as by direct reconstruction.
-
-    Returns:
-        float64 ``(n // 2 + 1,)``.
+    shells to either side. The result is 0 from the first shell on where :math:`\mathrm{FSC}(d_1,
+    d_2)` is less than three deviations of chance, or 0.25 if that is less; it is never above
+    :math:`\mathrm{FSC}(p_1, p_2)`.
 
     >>> a, b = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> fsc_confirmed((a, a), (a, a)).min().item() > 0.999
@@ -247,7 +230,7 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
     True
     """
     (p1, p2), (d1, d2) = halves, independent
-    n = _cubic_box(p1, "half1")
+    n = cubic_edge(p1, "half1")
     crossed = _running_mean((fsc(p1, d2) + fsc(p2, d1)) / 2)
     free = _running_mean(fsc(d1, d2))
     counts = torch.bincount(shell_index(n, 3).flatten())[: n // 2 + 1].to(free)
@@ -259,10 +242,7 @@ def fsc_confirmed(halves: tuple[Tensor, Tensor], independent: tuple[Tensor, Tens
 
 
 def _running_mean(curve: Tensor, *, of_means: bool = False) -> Tensor:
-    """Average over the shells around each shell but the zeroth, as many to either side.
-
-    ``of_means`` divides by the number of shells once more: variances of the means from variances.
-    """
+    """Average shells around each but the zeroth; ``of_means``: variances of these means."""
     smooth = curve.clone()
     last = len(curve) - 1
     for k in range(1, len(curve)):
@@ -306,7 +286,7 @@ def solvent_mask(
     """
     if volume.ndim != 3:
         raise ValueError(f"volume must be (n, n, n), got {tuple(volume.shape)}")
-    _cubic_box(volume, "volume")
+    cubic_edge(volume, "volume")
     smooth = ndimage.gaussian_filter(volume.detach().cpu().double().numpy(), lowpass_px)
     top = float(np.quantile(smooth, 0.999))
     if not top > 0:

@@ -34,12 +34,7 @@ _TRUSTED_SHELL = 3
 
 @dataclass(frozen=True)
 class SolvedCriteria:
-    """Settings of the verdict on two half maps.
-
-    Args:
-        fewest_particles: number of particles below which no structure is believed.
-        remedy: start of the advice for a run without success, up to a comma in a list.
-    """
+    """Fewest particles for which a structure is believed, and the start of the advice if not."""
 
     fewest_particles: int = FEWEST_PARTICLES
     remedy: str = "Give the run more time (`effort` 2), another `seed`,"
@@ -93,14 +88,10 @@ def combine_halves(
 ) -> HalvesResult:
     """Align half map 2 to half map 1, measure their agreement, and average them.
 
-    Args:
-        half1, half2: ``(n, n, n)`` from disjoint particles, in any orientation and hand.
-        pixel_size_angstrom: pixel size of both, Å.
-        symmetry: point group that both obey about RELION's axes, which the alignment keeps.
-        n_particles: number of particles of both half sets, for the verdict.
-        mask: ``(n, n, n)`` from 0 to 1; made from the average if None.
-        generator: draws the random phases.
-        criteria: settings of the verdict.
+    The maps ``(n, n, n)`` from disjoint particles have any orientation and hand; the alignment
+    keeps their symmetry about RELION's axes. ``n_particles`` of both half sets counts for the
+    verdict. The mask, 0 to 1, is made from the average if None; the generator draws the random
+    phases.
 
     Raises:
         ValueError: boxes differ, or a map is not finite.
@@ -174,13 +165,9 @@ def resolutions_between(
 def weight_by_fsc(average: Tensor, curve: Tensor) -> Tensor:
     r"""Weight each shell of the mean of two half maps by its expected correlation with the truth.
 
-    :math:`w(s) = \sqrt{2\,\mathrm{FSC}(s) / (1 + \mathrm{FSC}(s))}`, with the FSC at least 0.02
-    (weight 0.2), so that shells where the half maps disagree can still be compared with other maps.
-    Interpolated between shells.
-
-    Args:
-        average: ``(n, n, n)``.
-        curve: ``(n // 2 + 1,)`` FSC between the half maps.
+    :math:`w(s) = \sqrt{2\,\mathrm{FSC}(s) / (1 + \mathrm{FSC}(s))}`, with the FSC ``curve`` between
+    the half maps at least 0.02 (weight 0.2), so that shells where they disagree can still be
+    compared with other maps. Interpolated between shells.
 
     Source: Rosenthal & Henderson, J. Mol. Biol. 333 (2003) 721, equation (13) (``C_ref``).
 
@@ -196,8 +183,7 @@ def _chance_resolution(
 ) -> float:
     """Return the 0.143 resolution in Å that alignment gives to maps without common structure.
 
-    The phases of half map 2 are randomised, which keeps its power, symmetry and support, and it is
-    aligned to half map 1 again; median over draws.
+    The phases of half map 2 are randomised, it is aligned to half map 1 again; median over draws.
     """
     support = (half1 != 0).to(half2.dtype)
     group = point_group(symmetry)
@@ -219,10 +205,7 @@ def _align(
 
 
 def _structure_resolution(a: Tensor, b: Tensor, pixel_size_angstrom: float) -> float:
-    """Return the 0.143 resolution without spherical averages, which agree for any two balls.
-
-    The first two shells, of which little remains, are ignored.
-    """
+    """Return the 0.143 resolution from shell 3 on, without spherical means, alike in any balls."""
     curve = fsc(_without_spherical_mean(a), _without_spherical_mean(b))
     curve[:_TRUSTED_SHELL] = 1.0
     return fsc_resolution(curve, CUTOFF, int(a.shape[-1]), pixel_size_angstrom)

@@ -30,10 +30,8 @@ _WIDEST = 0.8  # of the box
 class ShellBand:
     """Band of frequencies, and the window of its local correlation.
 
-    Args:
-        shell: centre of the band, cycles per box.
-        below, above: centres of the neighbouring bands, where its filter is zero.
-        window_px: diameter of the window, pixels.
+    ``shell`` is its centre in cycles per box, ``below`` and ``above`` the centres of its
+    neighbours, where its filter is zero, ``window_px`` the diameter of the window.
     """
 
     shell: float
@@ -49,9 +47,7 @@ class ShellBand:
 
 
 def bands(box_size: int) -> list[ShellBand]:
-    """Return the bands of a box, from low to high, with centres below Nyquist.
-
-    Neighbours are one shell apart, or 15 % where that is more.
+    """Return the bands of a box up to Nyquist; neighbours are one shell apart, or 15 % where more.
 
     >>> [round(band.shell, 1) for band in bands(16)]
     [3.5, 4.5, 5.5, 6.5, 7.5]
@@ -117,16 +113,8 @@ def local_resolution(
     The threshold is 0.143, or three standard deviations of noise where that is more: a window of 5
     periods holds few independent coefficients, and noise alone would often exceed 0.143. The
     crossing is interpolated in frequency between bands. Resolutions are smooth on a scale of about
-    5 times their value, the width of a window.
-
-    Args:
-        half1, half2: unfiltered, independent half maps ``(n, n, n)``, in one frame.
-        mask: ``(n, n, n)``, outside of which the result is 0; None for no mask.
-        pixel_size_angstrom: pixel size in Å.
-
-    Returns:
-        float32 ``(n, n, n)`` in Å, from twice the pixel size (Nyquist) to that of the coarsest
-        band, box / 3.5, also where nothing correlates; 0 outside the mask.
+    5 times their value, the width of a window. They go from twice the pixel size (Nyquist) to that
+    of the coarsest band, box / 3.5, also where nothing correlates; outside the mask they are 0.
 
     Raises:
         ValueError: boxes differ.

@@ -68,21 +68,13 @@ def half_ball(radius: int, most: int, device: torch.device) -> Tensor:
 
 
 def _cut(volume: Tensor, mask: Tensor) -> Tensor:
-    """Cut a soft sphere out of a volume and subtract the mean outside it.
-
-    Any other background would leave a step at the edge of the sphere in both maps, which would pull
-    the shift to zero.
-    """
+    """Cut a soft sphere out of a volume and subtract the mean outside it, which leaves no step."""
     outside = 1 - mask
     return (volume - (volume * outside).sum() / outside.sum()) * mask
 
 
 class Registration:
-    """Comparison of two maps at any relative rotation, shift and hand.
-
-    Args:
-        moving, reference: ``(n, n, n)`` float32 of the same box; a soft sphere is cut out of both.
-    """
+    """Comparison of soft spheres of two float32 maps, at any relative rotation, shift and hand."""
 
     def __init__(self, moving: Tensor, reference: Tensor) -> None:
         n = self.n = int(moving.shape[-1])
@@ -215,10 +207,8 @@ class Registration:
     def weight_by_agreement(self, best: RegistrationCandidates) -> int:
         """Weight each shell by c / (1 - c^2), c its correlation under the first candidate.
 
-        This weight is optimal for two maps of equal noise; c is averaged over three shells.
-
-        Returns:
-            the highest shell that agrees better than by chance; 0 when none does.
+        This weight is optimal for two maps of equal noise; c is averaged over three shells. Returns
+        the highest shell that agrees better than by chance; 0 when none does.
         """
         value = self.moved(best.rotation[:1], best.shift_px[:1], best.mirrored[:1])[0]
         cross = self._shell_sum((value * self._reference.conj()).real)

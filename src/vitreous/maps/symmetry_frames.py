@@ -56,10 +56,7 @@ class Frame:
 
 
 def find_frames(engine: Registration) -> list[Frame]:
-    """Find the best frame of each of :data:`GROUPS` that has axes at the right angles.
-
-    ``engine`` registers a map with itself, at low resolution.
-    """
+    """Find the best frame of each of :data:`GROUPS` with axes at its angles, at low resolution."""
     axes = _candidate_axes(engine)
     by_fold = {fold: _fold_scores(engine, axes, fold) for fold in FOLDS}
     frames = []
@@ -139,17 +136,9 @@ def _fold_scores(engine: Registration, axes: Tensor, fold: int) -> Tensor:
         return torch.zeros(0)
     steps = torch.arange(1, fold // 2 + 1, dtype=torch.float64)  # the others are their inverses
     vectors = axes[:, None] * (steps * (2 * math.pi / fold))[:, None]
-    return (
-        _self_scores(engine, axis_angle_to_matrix(vectors.reshape(-1, 3)))
-        .reshape(len(axes), len(steps))
-        .amin(-1)
-    )
-
-
-def _self_scores(engine: Registration, turns: Tensor) -> Tensor:
-    """Return the scores of rotations at their best shifts."""
-    eye = torch.eye(3, device=engine.device)
-    return engine.search(turns.float().to(engine.device), eye, (False,)).score.cpu()
+    turns = axis_angle_to_matrix(vectors.reshape(-1, 3)).float().to(engine.device)
+    scores = engine.search(turns, torch.eye(3, device=engine.device), (False,)).score.cpu()
+    return scores.reshape(len(axes), len(steps)).amin(-1)
 
 
 def _frame_rotations(group: PointGroup, axes: Tensor, by_fold: dict[int, Tensor]) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import geodesic_distance_deg, random_rotations
-from vitreous.core.symmetry import PointGroup, point_group
+from vitreous.core.symmetry import point_group
 from vitreous.maps.fsc import fsc_resolution
 from vitreous.maps.registration import Registration
 from vitreous.maps.symmetry_frames import Frame, find_frames, refine_frames
@@ -172,7 +172,8 @@ def symmetry_agreement(half1: Tensor, half2: Tensor, name: str, *, box_size: int
         halves = _HalfMapAgreement(_small(half1, box_size), _small(half2, box_size))
         if halves.last < FEWEST_SHELLS:
             return math.nan
-        return float(halves.agreement(halves.curves(*_standard(group).operators())).min())
+        standard = Frame(group, torch.eye(3).double(), torch.zeros(3).double(), math.nan)
+        return float(halves.agreement(halves.curves(*standard.operators())).min())
 
 
 def to_standard(volume: Tensor, candidate: SymmetryCandidate, pixel_size_angstrom: float) -> Tensor:
@@ -233,11 +234,6 @@ def _small(half: Tensor, box_size: int) -> Tensor:
     if tuple(half.shape) != (n, n, n) or not bool(torch.isfinite(half).all()):
         raise ValueError(f"half maps must be finite cubes, got {tuple(half.shape)}")
     return fourier_resize(half.detach().float(), min(n, box_size), 3)
-
-
-def _standard(group: PointGroup) -> Frame:
-    eye = torch.eye(3, dtype=torch.float64)
-    return Frame(group, eye, torch.zeros(3, dtype=torch.float64), math.nan)
 
 
 def _frames(average: Tensor, halves: _HalfMapAgreement) -> list[Frame]:
@@ -321,8 +317,7 @@ def _verdict(group: str, candidates: Sequence[SymmetryCandidate], resolution: fl
 def _test_supergroups(candidates: Sequence[SymmetryCandidate]) -> list[SymmetryCandidate]:
     """Reject groups whose further rotations agree less than those of a subgroup that holds.
 
-    Noise of the FSC in the denominator changes all agreements together, so that this comparison is
-    more sensitive than that with 1.
+    More sensitive than a comparison with 1, as noise of the denominator changes all alike.
     """
     tested: list[SymmetryCandidate] = []
     for one in sorted(candidates, key=lambda candidate: candidate.order):

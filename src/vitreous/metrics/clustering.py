@@ -14,8 +14,7 @@ def _labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def normalised_mutual_information(truth: Tensor, labels: Tensor) -> float:
     """Return the mutual information of two labellings over the mean of their entropies, 0 to 1.
 
-    Args:
-        truth, labels: long ``(n,)``, in any numbering; noise (-1) counts as one more cluster.
+    Labels are long ``(n,)``, in any numbering; noise (-1) counts as one more cluster.
 
     Raises:
         ValueError: lengths differ, or there are no labels.
@@ -32,9 +31,6 @@ def normalised_mutual_information(truth: Tensor, labels: Tensor) -> float:
 
 def adjusted_rand(truth: Tensor, labels: Tensor) -> float:
     """Return the adjusted Rand index, the share of equally treated pairs: 1 if equal, 0 by chance.
-
-    Args:
-        truth, labels: as for :func:`normalised_mutual_information`.
 
     Raises:
         ValueError: lengths differ, or there are no labels.

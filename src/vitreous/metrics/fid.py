@@ -29,10 +29,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Return the squared Fréchet distance of the Gaussians that fit two sets of features.
-
-    Args:
-        first, second: ``(b, f)`` and ``(c, f)``, at least two rows each.
+    """Return the squared Fréchet distance of the Gaussians that fit two sets of rows ``(b, f)``.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -47,15 +44,11 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
             f"{tuple(second.shape)}"
         )
     a, b = first.detach().double().cpu(), second.detach().double().cpu()
-    root = _root(a.mT.cov())
+    values, vectors = torch.linalg.eigh(a.mT.cov())
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
     cross = torch.linalg.eigvalsh(root @ b.mT.cov() @ root).clamp_min(0).sqrt().sum()
     traces = a.mT.cov().trace() + b.mT.cov().trace()
     return max(0.0, float((a.mean(0) - b.mean(0)).square().sum() + traces - 2 * cross))
-
-
-def _root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
 
 
 def image_distance(real: Tensor, generated: Tensor, features: Features) -> float:
@@ -111,12 +104,8 @@ def train_features(
     """Train a network that classifies images; its ``features`` serve :func:`image_distance`.
 
     Squared hinge loss, one class against all others. Augmentation: random quarter turns, mirrors,
-    cyclic shifts and contrast.
-
-    Args:
-        images: ``(b, n, n)`` on the CPU.
-        label: long ``(b,)`` from 0 on.
-        generator: on the CPU, for weights, batches and augmentation.
+    cyclic shifts and contrast. Images ``(b, n, n)``, labels (long, from 0 on) and generator are on
+    the CPU.
 
     Raises:
         ValueError: lengths that differ, or fewer than two classes.

@@ -15,11 +15,7 @@ def _common_axes(a: Tensor, b: Tensor, ndim: int) -> tuple[int, ...]:
 
 
 def correlation(a: Tensor, b: Tensor, ndim: int) -> Tensor:
-    r"""Return the Pearson correlation over the last ``ndim`` axes; 0 if either is constant.
-
-    Args:
-        a, b: ``(..., n, n)`` or ``(..., n, n, n)``, broadcast over leading axes.
-        ndim: 2 or 3.
+    """Return the Pearson correlation over the last ``ndim`` axes, 2 or 3; 0 if either is constant.
 
     Raises:
         ValueError: trailing axes differ.

@@ -62,16 +62,12 @@ def fibonacci_hemisphere(count: int) -> Tensor:
 def fourier_sampling(
     rotations: Tensor, *, points: int = POINTS, half_width_deg: float = HALF_WIDTH_DEG
 ) -> FourierSampling:
-    """Measure the sampling of Fourier space by the central slices of images.
+    """Measure the sampling of Fourier space, at ``points`` directions, by the slices of images.
 
     A direction in no slice counts as half a slice. With few images the factor falls by chance, by
-    about one over the number of slices that contain a direction, b sin(half width).
-
-    Args:
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        points: number of directions.
-        half_width_deg: largest angle from a slice of a direction that it contains: half the
-            thickness of a slice at the shell of interest.
+    about one over the number of slices that contain a direction, b sin(half width). The half width
+    is the largest angle from a slice of a direction that it contains: half the thickness of a slice
+    at the shell of interest. Rotations ``(b, 3, 3)`` go from volume to particle coordinates.
 
     Raises:
         ValueError: not ``(b, 3, 3)``, or none.

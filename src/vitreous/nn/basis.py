@@ -23,18 +23,15 @@ SHARPNESS = 2.0  # of the softmax: initially most latent vectors have one struct
 
 
 class BasisGenerator(nn.Module):
-    """Generator of central slices of volumes that are linear in K maps.
-
+    """Generator of central slices of volumes that are linear in K maps, K being ``maps``.
     Args:
         box_size: edge of images and volumes in pixels.
         latent: d, dimension of the latent space.
-        maps: K, maps beside the mean.
         width: neurons of the network h, which has one hidden layer.
         mask_fraction: radius of the sphere, in box sizes.
         mixture: h is a softmax, K at least 2.
         gain: grey value of a voxel per unit of its parameter; with 100 an optimiser's step of 1e-3
-            changes voxels by 0.1.
-        generator: draws the weights of h; the maps start at zero. None: the global one.
+            changes voxels by 0.1. Maps start at zero.
 
     Raises:
         ValueError: a mixture of fewer than two maps.

@@ -14,7 +14,6 @@ _MAX_BLOCKS = 6  # as in CryoGAN's paper
 
 class Critic(nn.Module):
     """Network from normalised particle images to scores.
-
     Args:
         box_size: edge of the images in pixels, at least 8.
         width: neurons of the first layer (dense), channels of the first block (others).
@@ -24,7 +23,6 @@ class Critic(nn.Module):
             of figure 2 of CryoGAN's paper: 3 x 3 convolution, 2 x 2 max-pooling, leaky ReLU. Up to
             six convolutional blocks halve the image and double the channels until 2 or 3 pixels
             remain. All end in ten neurons, leaky ReLU, one number.
-        generator: draws the weights (PyTorch's default distributions); None: the global one.
 
     Raises:
         ValueError: a box too small to halve twice, no neurons.
@@ -47,7 +45,7 @@ class Critic(nn.Module):
         if width < 2:
             raise ValueError(f"width must be at least 2, got {width}")
         if kind == "dense":
-            self.features, outputs = _dense(box_size, width)
+            self.features, outputs = nn.Sequential(*dense_layers(box_size, width)), width // 2
         else:
             self.features, outputs = _convolutions(box_size, width, kind)
         self.head = nn.Sequential(nn.Linear(outputs, 10), nn.LeakyReLU(_SLOPE), nn.Linear(10, 1))
@@ -60,18 +58,13 @@ class Critic(nn.Module):
         return scores[:, 0]
 
 
-def _dense(box_size: int, width: int) -> tuple[nn.Module, int]:
-    layers = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(box_size**2, width),
-        nn.LeakyReLU(_SLOPE),
-        nn.Linear(width, width // 2),
-        nn.LeakyReLU(_SLOPE),
-    )
-    return layers, width // 2
+def dense_layers(box_size: int, width: int) -> list[nn.Module]:
+    """Return two fully connected layers for images, of ``width`` neurons and half of it."""
+    first = nn.Flatten(), nn.Linear(box_size**2, width), nn.LeakyReLU(_SLOPE)
+    return [*first, nn.Linear(width, width // 2), nn.LeakyReLU(_SLOPE)]
 
 
-def _convolutions(box_size: int, width: int, kind: CriticKind) -> tuple[nn.Module, int]:
+def _convolutions(box_size: int, width: int, kind: CriticKind) -> tuple[nn.Sequential, int]:
     layers: list[nn.Module] = []
     inputs, size = 1, box_size
     for block in range(_MAX_BLOCKS):

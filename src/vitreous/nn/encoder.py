@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitreous.nn.critic import Critic
+from vitreous.nn.critic import Critic, dense_layers
 from vitreous.nn.layers import GaborLayer, PolyphaseDown, initialise
 
 Norm = Literal["batch", "layer", "none"]
@@ -113,10 +113,7 @@ def _gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
 class Encoder(nn.Module):
     """Network from images to the mean and log variance of their latent vectors.
 
-    Args:
-        box_size: edge of the images in pixels, see :class:`Trunk`.
-        latent: dimension d of the latent space.
-        width, invariant, generator: see :class:`Trunk`.
+    For the arguments see :class:`Trunk`; ``latent`` is the dimension of the latent space.
 
     >>> mean, log_variance = Encoder(16, 10, 8)(torch.zeros(3, 16, 16))
     >>> mean.shape, log_variance.shape
@@ -145,13 +142,7 @@ class Encoder(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """Encoder of two fully connected layers, not invariant to shifts.
-
-    Args:
-        box_size: edge of the images in pixels.
-        latent: dimension d of the latent space.
-        width: neurons of the first layer; the second has half of them.
-        generator: draws the weights; None: PyTorch's defaults from the global one.
+    """Encoder of two fully connected layers, of ``width`` and half of it, not invariant to shifts.
 
     >>> mean, log_variance = DenseEncoder(16, 10, 8)(torch.zeros(3, 16, 16))
     >>> mean.shape, log_variance.shape
@@ -163,14 +154,7 @@ class DenseEncoder(nn.Module):
     ) -> None:
         super().__init__()
         last = nn.Linear(width // 2, 2 * latent)
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(box_size**2, width),
-            nn.LeakyReLU(_SLOPE),
-            nn.Linear(width, width // 2),
-            nn.LeakyReLU(_SLOPE),
-            last,
-        )
+        self.layers = nn.Sequential(*dense_layers(box_size, width), last)
         if generator is not None:
             initialise(self.layers, generator)
         _near_prior(last, generator)
@@ -186,11 +170,7 @@ class SortingCritic(nn.Module):
 
     Without batch norm, against the thesis: with it an image's score depends on the others of its
     batch, and the gradient penalty does not constrain the slope for any single image (Gulrajani et
-    al., NeurIPS 2017, section 4).
-
-    Args:
-        box_size: edge of the images in pixels, see :class:`Trunk`.
-        width, invariant, generator: see :class:`Trunk`.
+    al., NeurIPS 2017, section 4). For the arguments see :class:`Trunk`.
 
     >>> features, vector, score = SortingCritic(16, 8).features_and_score(torch.zeros(3, 16, 16))
     >>> features.shape, vector.shape, score.shape
@@ -222,11 +202,6 @@ class SortingCritic(nn.Module):
 
 class DenseCritic(Critic):
     """Fully connected critic, whose last hidden layer gives the features; not invariant.
-
-    Args:
-        box_size: edge of the images in pixels, at least 8.
-        width: neurons of the first layer.
-        generator: draws the weights; None: PyTorch's defaults from the global one.
 
     >>> features, vector, score = DenseCritic(16, 8).features_and_score(torch.zeros(3, 16, 16))
     >>> features.shape, vector.shape, score.shape

@@ -20,16 +20,10 @@ class ImageGenerator(nn.Module):
     """Generator of noiseless particle images without a volume (DC-GAN; thesis, figure 20).
 
     A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
-    batch norm, ReLU], halving the channels, and a last convolution. Images are rotated in their
-    plane by a given angle, which the latent vector then need not encode; in the thesis the
-    generator does that.
-
-    Args:
-        box_size: edge of the images in pixels; :meth:`set_box_size` crops them in Fourier space.
-        latent: d, dimension of the latent space.
-        width: channels of the last block.
-        mask_fraction: radius of the disc that holds the particle, in box sizes.
-        generator: draws the weights; None: PyTorch's defaults from the global one.
+    batch norm, ReLU], halving the channels to ``width``, and a last convolution. Images are rotated
+    in their plane by a given angle, which the latent vector then need not encode; in the thesis the
+    generator does that. A disc of ``mask_fraction`` box sizes holds the particle;
+    :meth:`set_box_size` crops images in Fourier space.
 
     Raises:
         ValueError: a box below 8.
@@ -53,9 +47,7 @@ class ImageGenerator(nn.Module):
             raise ValueError(f"box_size must be at least 8, got {box_size}")
         self.largest = self.box_size = box_size
         self.latent, self.mask_fraction = latent, mask_fraction
-        blocks = 0
-        while 4 * 2**blocks < box_size:
-            blocks += 1
+        blocks = (-(-box_size // 4) - 1).bit_length()  # the least for which 4 * 2^blocks suffices
         channels = [min(_MOST, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
         self.dense = nn.Linear(latent, 16 * channels[0])
         layers: list[nn.Module] = [nn.ReLU()]

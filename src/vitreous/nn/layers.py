@@ -25,11 +25,7 @@ class PolyphaseDown(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Down-sample ``(b, c, h, w)`` to ``(b, c, h / 2, w / 2)``.
-
-        Raises:
-            ValueError: an odd edge.
-        """
+        """Down-sample ``(b, c, h, w)`` to ``(b, c, h / 2, w / 2)``; ValueError for an odd edge."""
         b, c, h, w = x.shape
         if h % 2 or w % 2:
             raise ValueError(f"polyphase down-sampling needs even edges, got {h} x {w}")

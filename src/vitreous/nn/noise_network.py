@@ -18,14 +18,9 @@ class NoiseNetwork(nn.Module):
     r"""Network from a latent vector :math:`z_n` to a deviation :math:`\sigma \geq 0` per pixel.
 
     A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
-    leaky ReLU], halving the channels, until ``box_size`` is reached; larger maps are resized
-    bilinearly. Initial deviations are about 1.
-
-    Args:
-        box_size: edge of the maps in pixels; :meth:`forward` resizes to others on request.
-        latent: dimension of z_n; 100 in the thesis.
-        width: channels of the last block.
-        generator: draws the weights; None: PyTorch's defaults from the global one.
+    leaky ReLU], halving the channels to ``width``, until ``box_size`` is reached; larger maps, and
+    others that :meth:`forward` is asked for, are resized bilinearly. Initial deviations are about
+    1. In the thesis :math:`z_n` has 100 dimensions.
 
     Source: algorithms 5 and 6 of the thesis.
 
@@ -43,9 +38,7 @@ class NoiseNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.box_size, self.latent = box_size, latent
-        blocks = 0
-        while 4 * 2**blocks < box_size:
-            blocks += 1
+        blocks = (-(-box_size // 4) - 1).bit_length()  # the least for which 4 * 2^blocks suffices
         channels = [min(32, width * 2 ** (blocks - i)) for i in range(blocks + 1)]
         self.dense = nn.Linear(latent, channels[0] * 16)
         layers: list[nn.Module] = []
@@ -93,10 +86,6 @@ def diversity_loss(first: Tensor, second: Tensor, z_first: Tensor, z_second: Ten
     r"""Return the mean distance of outputs per distance of latent vectors, eq. (39) of the thesis.
 
     :math:`\|G(z_1) - G(z_2)\| / \|z_1 - z_2\|`, to be maximised, which prevents mode collapse.
-
-    Args:
-        first, second: ``(b, ...)``, outputs.
-        z_first, z_second: ``(b, d)``, their latent vectors.
 
     >>> z = torch.eye(2)
     >>> diversity_loss(3 * z, 3 * z.flip(0), z, z.flip(0)).item()

@@ -13,11 +13,8 @@ class LearnedPoseDistribution(nn.Module):
     r"""Residual network from six normal numbers to rotations.
 
     :math:`R = \mathrm{GS}(z + f(z))`, z six normal numbers, GS the orthonormalisation of eq. (40)
-    of the thesis. With f = 0 rotations are uniform; f starts near zero.
-
-    Args:
-        width: neurons of each of the two residual blocks.
-        generator: draws the weights; None: PyTorch's defaults from the global one.
+    of the thesis. With f = 0 rotations are uniform; f, two residual blocks of ``width`` neurons,
+    starts near zero.
 
     >>> LearnedPoseDistribution()(torch.randn(4, 6)).shape
     torch.Size([4, 3, 3])

@@ -29,10 +29,7 @@ _CHUNK = 2**15  # points of a volume evaluated together
 
 @lru_cache(maxsize=32)
 def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return frequencies ``(p, ndim)``, x first, cycles per box, and their half-spectrum indices.
-
-    The Nyquist frequency lies outside: the radius is at most n / 2, exclusive.
-    """
+    """Return (x, y, z) cycles per box below a radius and n / 2, and half-spectrum indices."""
     full = torch.fft.fftfreq(n, 1.0 / n)
     half = torch.fft.rfftfreq(n, 1.0 / n)
     axes = torch.meshgrid(*([full] * (ndim - 1)), half, indexing="ij")
@@ -44,15 +41,14 @@ def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Ten
 class SliceGenerator(nn.Module):
     """Generator of central slices of volumes given by an implicit network (SIREN).
 
+    ``layers`` hidden sine layers of ``width`` neurons are each scaled and shifted by the latent
+    vector.
+
     Args:
         box_size: N, the largest edge of the images in pixels; :meth:`set_box_size` sets smaller
             ones of the same field of view.
-        latent: d, dimension of the latent space.
-        width: neurons of every layer.
-        layers: hidden sine layers, each scaled and shifted by the latent vector.
         grid: edge of the grid of trainable displacements of the frequencies, odd; 0: none.
         particle_radius: radius in box sizes of the ball of initial positions of the first layer.
-        generator: draws the weights; None: the global one.
 
     Raises:
         ValueError: an even grid, no layers.
@@ -89,13 +85,8 @@ class SliceGenerator(nn.Module):
         self.displacement = nn.Parameter(torch.zeros(1, 3, grid, grid, grid)) if grid else None
         last = nn.Linear(width, 2 * layers * width)
         hidden = [nn.Linear(width, width) for _ in range(layers)]
-        self.mapping = nn.Sequential(
-            nn.Linear(latent, width),
-            nn.LeakyReLU(0.1),
-            nn.Linear(width, width),
-            nn.LeakyReLU(0.1),
-            last,
-        )
+        first = nn.Linear(latent, width), nn.LeakyReLU(0.1)
+        self.mapping = nn.Sequential(*first, nn.Linear(width, width), nn.LeakyReLU(0.1), last)
         self.hidden = nn.ModuleList(hidden)
         self.real = nn.Linear(width, 1, bias=False)
         self.imaginary = nn.Linear(width, width, bias=False)

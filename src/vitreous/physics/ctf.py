@@ -49,11 +49,8 @@ def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
 def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> float:
     r"""Return the B factor in Å^2 of an envelope :math:`e^{-B k^2 / 4}` from its value at Nyquist.
 
-    :math:`B = -16\, p^2 \ln v` for pixel size p, the notation of CryoGAN's papers.
-
-    Args:
-        value: the envelope at ``1 / (2 pixel_size_angstrom)``, in (0, 1].
-        pixel_size_angstrom: pixel size in Å, positive.
+    :math:`B = -16\, p^2 \ln v` for pixel size p, the notation of CryoGAN's papers; v is the
+    envelope at 1 / (2 p).
 
     Raises:
         ValueError: ``value`` outside (0, 1] or a pixel size that is not positive.

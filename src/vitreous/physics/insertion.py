@@ -18,9 +18,9 @@ fine grid, so that its aliases fall outside and are cut away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,19 +37,6 @@ __all__ = ["SPREAD", "Accumulator", "Gridding", "half_disc", "weighted_slices"]
 _NO_CTF = (0.0, 0.0, 0.0, 0.0, -0.25)  # -sin(-pi / 2) = 1
 
 
-class _Insert(Protocol):
-    """Signature of the compiled and the torch implementation."""
-
-    def __call__(
-        self,
-        slabs: Sequence[Sequence[Tensor]],
-        edges: Sequence[int],
-        values: Tensor,
-        rotations: Tensor,
-        sets: Tensor,
-    ) -> None: ...
-
-
 def weighted_slices(
     images: Tensor,
     shift_angstrom: Tensor | None,
@@ -62,6 +49,8 @@ def weighted_slices(
 ) -> Tensor:
     r"""Return the terms of each image :math:`(w c \bar s \hat y,\; w c^2)` on half a Nyquist disc.
 
+    float32 ``(b, points, 3)``: real part, imaginary part, weight.
+
     Args:
         images: real ``(b, n, n)``.
         shift_angstrom: ``(b, 2)``, displacement (x, y) of the particle in the image, which is
@@ -71,10 +60,6 @@ def weighted_slices(
         box_size: box of the map, at most n; below n frequencies beyond its Nyquist are left out.
             Grey values stay those at box n.
         weight: ``(b,)``, such as the inverse noise variance of each image; 1 by default.
-        threads: number of threads on the CPU; torch's by default.
-
-    Returns:
-        float32 ``(b, points, 3)``: real part, imaginary part, weight.
 
     >>> weighted_slices(torch.zeros(2, 8, 8), None, None, 1.0)[..., 2].unique().tolist()
     [0.5, 1.0]
@@ -156,23 +141,16 @@ class Accumulator:
         cpu = self._device.type == "cpu"
         threads = threads or torch.get_num_threads()
         self._edges = insertion_cpu.slab_edges(box_size, -(-threads // sets) if cpu else 1)
-        self._loop: _Insert = insertion_cpu.insert if cpu else insertion_torch.insert
+        self._loop = insertion_cpu.insert if cpu else insertion_torch.insert
         edge = SPREAD * box_size + 1
-        self._slabs = [
-            [
-                torch.zeros(last - first + 1, edge, edge, 3, device=self._device)
-                for first, last in zip(self._edges, self._edges[1:], strict=False)
-            ]
-            for _ in range(sets)
-        ]
+        thick = [last - first + 1 for first, last in pairwise(self._edges)]
+        zeros = partial(torch.zeros, device=self._device)
+        self._slabs = [[zeros(planes, edge, edge, 3) for planes in thick] for _ in range(sets)]
 
     def insert(self, values: Tensor, rotations: Tensor, sets: Tensor | None = None) -> None:
-        """Add images.
+        """Add images, from :func:`weighted_slices`, under rotations ``(b, 3, 3)``.
 
-        Args:
-            values: from :func:`weighted_slices`.
-            rotations: ``(b, 3, 3)``, volume to particle coordinates.
-            sets: long ``(b,)``, the set of each image, -1 for none; None: set 0 for all.
+        ``sets`` is long ``(b,)``, the set of each image, -1 for none; None: set 0 for all.
 
         Raises:
             ValueError: rotations that are not ``(b, 3, 3)`` for the images.

@@ -8,7 +8,8 @@ one seed gives the same noise on every device.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -151,10 +152,6 @@ class BackgroundPatches:
     on_missing: Literal["error", "any"] = "error"
     random_dihedral: bool = False
     micrograph_names: tuple[str, ...] = ()
-    _order: Tensor = field(init=False, repr=False, compare=False)
-    _known: Tensor = field(init=False, repr=False, compare=False)
-    _start: Tensor = field(init=False, repr=False, compare=False)
-    _count: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.patches.shape)
@@ -167,12 +164,13 @@ class BackgroundPatches:
             )
         if self.on_missing not in ("error", "any"):
             raise ValueError(f"on_missing must be 'error' or 'any', got {self.on_missing!r}")
+
+    @cached_property
+    def _index(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Micrographs, where their patches begin in the order, how many they are, and the order."""
         ids = self.micrograph_id.cpu()
         known, count = torch.unique(ids, return_counts=True)
-        object.__setattr__(self, "_order", torch.argsort(ids, stable=True))
-        object.__setattr__(self, "_known", known)
-        object.__setattr__(self, "_start", count.cumsum(0) - count)
-        object.__setattr__(self, "_count", count)
+        return known, count.cumsum(0) - count, count, torch.argsort(ids, stable=True)
 
     def _name(self, micrograph: int) -> str:
         known = 0 <= micrograph < len(self.micrograph_names)
@@ -188,8 +186,9 @@ class BackgroundPatches:
                 f"micrograph_id must be ({n_images},), got {tuple(micrograph_id.shape)}"
             )
         requested = micrograph_id.cpu()
-        index = torch.searchsorted(self._known, requested).clamp(max=len(self._known) - 1)
-        missing = self._known[index] != requested
+        known, start, count, order = self._index
+        index = torch.searchsorted(known, requested).clamp(max=len(known) - 1)
+        missing = known[index] != requested
         if self.on_missing == "error" and bool(missing.any()):
             missing_ids = sorted(set(requested[missing].tolist()))[:8]
             names = ", ".join(self._name(i) for i in missing_ids)
@@ -197,10 +196,9 @@ class BackgroundPatches:
                 f"no background patch of micrograph {names}; add patches of these micrographs or "
                 "set on_missing='any'"
             )
-        start = torch.where(missing, 0, self._start[index])
-        count = torch.where(missing, total, self._count[index])
+        count = torch.where(missing, total, count[index])
         offset = torch.minimum((uniform * count).long(), count - 1)
-        return self._order[start + offset]
+        return order[torch.where(missing, 0, start[index]) + offset]
 
     def sample(
         self,
@@ -223,10 +221,8 @@ class BackgroundPatches:
                 f"patches of {size} px cannot fill images of {box_size} px; resample or cut larger"
             )
         where = generator.device
-        uniform = torch.rand(
-            n_images, 6, generator=generator, device=where, dtype=torch.float64
-        ).cpu()
-        stored = self.patches.device
+        shape, stored = (n_images, 6), self.patches.device
+        uniform = torch.rand(shape, generator=generator, device=where, dtype=torch.float64).cpu()
         row = self._draw(n_images, micrograph_id, uniform[:, 0]).to(stored)
         if box_size == size:
             noise = self.patches[row]

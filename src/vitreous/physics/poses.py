@@ -16,9 +16,7 @@ from torch import Tensor
 from vitreous.core.rotation import euler_to_matrix, random_rotations
 
 
-class PoseSampler(Protocol):
-    """Interface of samplers of orientations."""
-
+class _Samples(Protocol):
     def sample(
         self,
         n: int,
@@ -27,23 +25,16 @@ class PoseSampler(Protocol):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draw ``n`` rotations ``(n, 3, 3)`` from volume to particle coordinates."""
+        """Draw ``n`` samples."""
         ...
 
 
-class ShiftSampler(Protocol):
-    """Interface of samplers of in-plane shifts."""
+class PoseSampler(_Samples, Protocol):
+    """Sampler of rotations ``(n, 3, 3)`` from volume to particle coordinates."""
 
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """Draw ``n`` shifts ``(n, 2)``: x, y in Å."""
-        ...
+
+class ShiftSampler(_Samples, Protocol):
+    """Sampler of in-plane shifts ``(n, 2)``: x, y in Å."""
 
 
 class _Sampler:

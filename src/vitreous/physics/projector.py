@@ -11,7 +11,8 @@ smaller. Only the part of the Hermitian half that slices can touch is stored.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,43 +21,10 @@ from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import frequency_grid
 from vitreous.linop.operator import FourierFilter, LinearOperator
 from vitreous.physics.kernels import slice_cpu, slice_torch
-from vitreous.physics.kernels.slice_kernel import (
-    OVERSAMPLING,
-    TAPS,
-    deapodisation,
-    lines,
-    padded_size,
-)
-
-__all__ = [
-    "OVERSAMPLING",
-    "TAPS",
-    "Projector",
-    "SliceSum",
-    "back_project",
-    "central_slices",
-    "oversampled_spectrum",
-    "padded_size",
-    "project",
-    "project_spectrum",
-    "slices_to_images",
-]
+from vitreous.physics.kernels.slice_kernel import deapodisation, lines, padded_size
 
 
-class _Loops(Protocol):
-    """Loops over slice points and lines that both implementations provide."""
-
-    def gather(self, grid: Tensor, rotations: Tensor, n: int) -> Tensor: ...
-    def scatter(self, slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor: ...
-    def scatter_into(self, grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None: ...
-    def rotation_gradient(
-        self, grid: Tensor, rotations: Tensor, n: int, upstream: Tensor
-    ) -> Tensor: ...
-    def pack(self, planes: Tensor) -> Tensor: ...
-    def unpack(self, grid: Tensor, n: int) -> Tensor: ...
-
-
-def _loops(device: torch.device) -> _Loops:
+def _loops(device: torch.device) -> ModuleType:
     """Return compiled loops for the CPU, torch operations for any other device."""
     return slice_cpu if device.type == "cpu" else slice_torch
 

@@ -30,12 +30,10 @@ def simulate(
     pixel_size_angstrom: float,
 ) -> Tensor:
     r"""Return noiseless images :math:`H_\varphi x = C_c S_t P_\theta x` (CryoGAN, eq. (2)).
-    Args:
-        volume: ``(n, n, n)``; differentiable, as are rotations and shifts.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        shift_angstrom: ``(b, 2)``, (x, y) displacement of each projection in Å.
-        optics: CTF of each image, ``(b,)``.
-        pixel_size_angstrom: pixel size of volume and images, Å.
+
+    Of a volume ``(n, n, n)`` under rotations ``(b, 3, 3)``, volume to particle coordinates, and
+    shifts ``(b, 2)`` (x, y) in Å; differentiable in these three. ``optics`` holds the CTF of each
+    image.
 
     >>> volume = torch.zeros(16, 16, 16); volume[8, 8, 8] = 1.0
     >>> simulate(volume, torch.eye(3)[None], torch.zeros(1, 2), Optics.uniform(1), 2.0).shape
@@ -50,12 +48,9 @@ def simulate(
 
 @dataclass(frozen=True)
 class Conditions:
-    """Imaging conditions of a batch of simulated images.
+    """Imaging conditions of a batch: rotations ``(b, 3, 3)`` and shifts ``(b, 2)``, None without.
 
-    Args:
-        rotations: ``(b, 3, 3)``.
-        shift_angstrom: ``(b, 2)``, None when the simulator does not shift.
-        row: long ``(b,)``, the row of the simulator's optics of each image.
+    ``row (b,)`` is the row of the simulator's optics of each image.
     """
 
     rotations: Tensor

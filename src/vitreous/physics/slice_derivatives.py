@@ -15,7 +15,7 @@ derivatives, read in one pass over the packed spectrum of :mod:`vitreous.physics
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from vitreous.core.threads import compiled, in_threads
+from vitreous.core.threads import compiled, even_edges, in_threads
 from vitreous.physics.kernels import slice_torch
 from vitreous.physics.kernels.slice_cpu import (
     packed_spectrum,
@@ -54,12 +54,8 @@ def _along_z(grid: Any, start: Any, z: int, size: int, w: Any, d: Any) -> Any:
     if not 0 <= z <= size - 4:
         z0, z1 = 2 * (z % size), 2 * ((z + 1) % size)
         z2, z3 = 2 * ((z + 2) % size), 2 * ((z + 3) % size)
-    i0, i1, i2, i3 = (
-        start + np.uintp(z0),
-        start + np.uintp(z1),
-        start + np.uintp(z2),
-        start + np.uintp(z3),
-    )
+    i0, i1 = start + np.uintp(z0), start + np.uintp(z1)
+    i2, i3 = start + np.uintp(z2), start + np.uintp(z3)
     p0, p1, p2, p3 = grid[i0], grid[i1], grid[i2], grid[i3]
     one = np.uintp(1)
     q0, q1, q2, q3 = grid[i0 + one], grid[i1 + one], grid[i2 + one], grid[i3 + one]
@@ -132,9 +128,8 @@ def _on_cpu(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tenso
     points = slice_points(rotations, n, source.size, real, wanted)
     out = torch.empty(len(rotations), len(wanted[0]), 6, dtype=spectrum.real.dtype)
     tables, target = polynomials(real), out.numpy()
-    threads = max(1, min(torch.get_num_threads(), len(out)))
-    edges = [len(out) * t // threads for t in range(threads + 1)]
-    in_threads(lambda a, b: _derivatives(source, points, tables, target, a, b), edges)
+    work = partial(_derivatives, source, points, tables, target)
+    in_threads(work, even_edges(0, len(out)))
     return torch.view_as_complex(out.view(*out.shape[:2], 3, 2))
 
 
@@ -143,10 +138,7 @@ def _on_any(spectrum: Tensor, rotations: Tensor, n: int, radius: float) -> Tenso
     real = spectrum.real.dtype
     points = slice_torch.Points(rotations, n, spectrum.shape[1], real)
     values, slopes = polynomials(np.float64)
-    w, dw = (
-        slice_torch.tap_weights(points.fraction, values),
-        slice_torch.tap_weights(points.fraction, slopes),
-    )
+    w, dw = (slice_torch.tap_weights(points.fraction, table) for table in (values, slopes))
     flat = spectrum.reshape(-1)
     shape = points.sign.shape
     total = torch.zeros((4, *shape), dtype=spectrum.dtype, device=spectrum.device)
@@ -175,13 +167,9 @@ def slice_derivatives(spectrum: Tensor, rotations: Tensor, n: int, radius: float
     """Return slices and their derivatives over rotations, at low frequencies of half planes.
 
     Complex ``(b, points, 3)`` at the points of :func:`band_points`: the slice, D, and the
-    derivative about z per radian; see the top of the module. Not differentiable.
-
-    Args:
-        spectrum: from :func:`vitreous.physics.projector.oversampled_spectrum` of a box n.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        n: edge of volume and images in pixels.
-        radius: K, in cycles per box, below n / 2.
+    derivative about z per radian; see the top of the module. Not differentiable. ``spectrum`` is
+    the :func:`~vitreous.physics.projector.oversampled_spectrum` of a box n; ``radius`` is K, in
+    cycles per box, below n / 2.
 
     Raises:
         ValueError: a band that reaches Nyquist, a spectrum of another box.

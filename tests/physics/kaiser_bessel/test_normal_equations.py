@@ -83,7 +83,7 @@ def test_convolution_is_the_sum_over_lags(n: int) -> None:
     twice = operator + ConvolutionOperator(kernel)
     assert torch.allclose(twice(x), 2 * expected, atol=1e-10)
     assert twice.diagonal == 2 * operator.diagonal
-    twin = normal_equations._convolve(x, operator._spectrum)
+    twin = normal_equations._convolve(x, operator.spectrum)
     assert torch.allclose(twin, expected, atol=1e-10)
     assert operator(x.float()).dtype == torch.float32
 

@@ -50,14 +50,10 @@ class Recorded:
 
 def record_block(record: dict[str, Recorded]) -> StarBlock:
     """Return the record as a STAR table."""
-    return StarBlock(
-        {
-            _NAME: list(record),
-            _TYPE: [field.dtype.str for field in record.values()],
-            _SHAPE: ["x".join(map(str, f.shape)) or "scalar" for f in record.values()],
-            _STORED: [field.stored for field in record.values()],
-        }
-    )
+    fields = record.values()
+    shapes = ["x".join(map(str, field.shape)) or "scalar" for field in fields]
+    types, stored = [field.dtype.str for field in fields], [field.stored for field in fields]
+    return StarBlock({_NAME: list(record), _TYPE: types, _SHAPE: shapes, _STORED: stored})
 
 
 def read_record(block: StarBlock, path: Path) -> dict[str, Recorded]:

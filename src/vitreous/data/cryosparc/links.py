@@ -39,10 +39,8 @@ Fields = dict[str, NDArray[Any]]
 class CsFields:
     """Fields of a ``.cs`` file by name, each ``(n, ...)``.
 
-    Args:
-        path: the file, for messages.
-        columns: name -> values.
-        names: all fields of the file, including those without values here.
+    ``path`` is for messages; ``names`` are all fields of the file, including those without values
+    here.
     """
 
     path: Path
@@ -75,11 +73,7 @@ class CsFields:
         return numbers
 
     def text(self, name: str) -> list[str]:
-        """Return a field of text.
-
-        Raises:
-            InputError: no text, or unprintable characters (the text names the row).
-        """
+        """Return a field of text; InputError names the row of unprintable characters."""
         values = self.columns[name]
         if values.dtype.kind not in "SU" or values.ndim != 1:
             raise InputError(f"{self.path}: field {name}: text expected, found {values.dtype}")
@@ -343,15 +337,13 @@ _MICROGRAPH = "location/micrograph_path"
 
 
 def _micrograph_to_star(a: CsFields) -> Columns:
-    if _MICROGRAPH not in a:
-        return {}
-    return {"rlnMicrographName": list(map(_strip, a.text(_MICROGRAPH)))}
+    names = map(_strip, a.text(_MICROGRAPH)) if _MICROGRAPH in a else None
+    return {} if names is None else {"rlnMicrographName": list(names)}
 
 
 def _micrograph_to_cs(table: ParticleTable, _: CsFields) -> Fields:
-    if "rlnMicrographName" not in table.particles:
-        return {}
-    return {_MICROGRAPH: _bytes(table.text("rlnMicrographName"))}
+    known = "rlnMicrographName" in table.particles
+    return {_MICROGRAPH: _bytes(table.text("rlnMicrographName"))} if known else {}
 
 
 def _centre_link(axis: str, index: int) -> Link:

@@ -99,7 +99,7 @@ class Cutter:
         images, sound = [torch.empty(0, box, box)], [torch.ones(0, dtype=torch.bool)]
         for start in range(0, len(corners), step):
             patches = torch.from_numpy(micrograph.cut(corners[start : start + step], self.size))
-            level = micrograph.levels.median
+            level = micrograph.median
             patches = fourier_resize(patches - level, self.preparer.geometry.input_box, 2)
             done = self.preparer(patches + level)
             images.append(done[0])

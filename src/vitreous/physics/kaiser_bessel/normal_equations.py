@@ -95,6 +95,8 @@ class ConvolutionOperator(LinearOperator):
 
     Attributes:
         diagonal: of the matrix, the kernel at lag 0.
+        spectrum: eigenvalues of the circular convolution on the padded cube: its real
+            half-spectrum in FFT order.
 
     >>> kernel = torch.zeros(3, 3, 3); kernel[1, 1, 1] = 2.0
     >>> ConvolutionOperator(kernel)(torch.ones(2, 2, 2)).unique().tolist()
@@ -112,7 +114,7 @@ class ConvolutionOperator(LinearOperator):
         lags = kernel.new_zeros((size,) * 3)
         lags[:edge, :edge, :edge] = (kernel + kernel.flip(0, 1, 2)) / 2
         centred = lags.roll((1 - n,) * 3, (0, 1, 2))
-        self._spectrum = torch.fft.rfftn(centred).real.contiguous()
+        self.spectrum = torch.fft.rfftn(centred).real.contiguous()
 
     @classmethod
     def of_spectrum(cls, spectrum: Tensor, n: int, diagonal: float) -> ConvolutionOperator:
@@ -120,14 +122,14 @@ class ConvolutionOperator(LinearOperator):
         operator = cls.__new__(cls)
         operator.domain_shape = operator.range_shape = (n, n, n)
         operator.diagonal = diagonal
-        operator._spectrum = spectrum
+        operator.spectrum = spectrum
         return operator
 
     def __add__(self, other: ConvolutionOperator) -> ConvolutionOperator:
         """Return the convolution with the sum of both kernels, over the same coefficients."""
         if self.domain_shape != other.domain_shape:
             raise ValueError(f"cubes differ: {self.domain_shape} and {other.domain_shape}")
-        spectrum = self._spectrum + other._spectrum
+        spectrum = self.spectrum + other.spectrum
         n, diagonal = self.domain_shape[0], self.diagonal + other.diagonal
         return ConvolutionOperator.of_spectrum(spectrum, n, diagonal)
 
@@ -135,7 +137,7 @@ class ConvolutionOperator(LinearOperator):
         """Return the convolution of ``x (..., N, N, N)``, cropped to the same cube."""
         if tuple(x.shape[-3:]) != self.domain_shape:
             raise ValueError(f"coefficients must end in {self.domain_shape}, got {tuple(x.shape)}")
-        return _Convolution.apply(x, self._spectrum)  # type: ignore[no-untyped-call]  # torch's own
+        return _Convolution.apply(x, self.spectrum)  # type: ignore[no-untyped-call]  # torch's own
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return the same as :meth:`forward`."""
@@ -144,12 +146,7 @@ class ConvolutionOperator(LinearOperator):
     @property
     def padded_shape(self) -> tuple[int, ...]:
         """Shape of the cube on which the convolution is circular."""
-        return (self._spectrum.shape[0],) * 3
-
-    @property
-    def spectrum(self) -> Tensor:
-        """Eigenvalues of that circular convolution: its real half-spectrum in FFT order."""
-        return self._spectrum
+        return (self.spectrum.shape[0],) * 3
 
     def pad(self, x: Tensor) -> Tensor:
         """Return the coefficients at the low corner of the padded cube, zeros elsewhere."""

@@ -59,9 +59,7 @@ def window_transfer(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r"""Return :math:`s^3 \hat\varphi(s q)` on the Hermitian half ``(n, n // 2 + 1)`` of images.
-
-    ``scale`` is s, the lattice's spacing in pixels.
+    r"""Return :math:`s^3 \hat\varphi(s q)` on the Hermitian half of images, s the spacing in px.
 
     >>> round(window_transfer(8, KaiserBessel(), 2)[0, 0].item() / 8, 4)
     2.3821
@@ -74,18 +72,9 @@ def window_transfer(
 class WindowProjector(LinearOperator):
     """Projector from lattice coefficients to images, with its exact adjoint.
 
-    ``CTF @ Shift @ WindowProjector`` fuses into one multiplication per image. Leading dimensions
-    of coefficients or images are a batch, one volume each.
-
-    Args:
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        n: edge of the images in pixels.
-        window: the basis.
-        scale: s, the lattice's spacing in pixels, a whole number.
-        multiplier: half-spectrum factor ``(n, n // 2 + 1)`` or ``(b, n, n // 2 + 1)``.
-
-    Attributes:
-        domain_shape: ``(N, N, N)`` with N = ceil(n / s).
+    ``CTF @ Shift @ WindowProjector`` fuses into one multiplication per image, the half-spectrum
+    ``multiplier``. Leading dimensions of coefficients ``(N, N, N)``, N = ceil(n / s), or of images
+    are a batch, one volume each. ``scale`` is s, the lattice's spacing in pixels, a whole number.
 
     Raises:
         ValueError: a scale below 1.

@@ -125,10 +125,8 @@ class KaiserBessel:
         r"""Return the Fourier transform of the window, in 3D and of its projection in 2D.
 
         :math:`\hat\varphi(q) = (2 \pi)^{3/2} a^3 \alpha^m\, G_{m + 3/2}\!\left(\alpha^2 - (2 \pi a
-        q)^2\right) / I_m(\alpha)`. For a window dilated by s it is :math:`s^3 \hat\varphi(s q)`.
-
-        Args:
-            frequency: magnitude in cycles per lattice unit, any shape.
+        q)^2\right) / I_m(\alpha)`, q the magnitude in cycles per lattice unit. For a window dilated
+        by s it is :math:`s^3 \hat\varphi(s q)`.
         """
         q = frequency.detach().to("cpu", torch.float64).numpy()
         ratio = _bessel_ratio(self.m + 1.5, self.alpha**2 - (2 * np.pi * self.support * q) ** 2)

@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.core.threads import FAST_MATH, compiled, in_threads
+from vitreous.core.threads import FAST_MATH, compiled, even_edges, in_threads
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 
 _DEGREE = 6
@@ -108,10 +108,7 @@ def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int
 def _cells(
     edge: int, low: int, high: int, along: Any, start: Any, begin: int, end: int, buffers: Any
 ) -> int:
-    """Write cells and fractions of points ``begin .. end`` of a row to ``buffers``, if in the slab.
-
-    Returns the number of these points. Apart from :func:`_add`, whose memory accesses then overlap.
-    """
+    """Write cells and fractions of points ``begin .. end`` in the slab to ``buffers``, counted."""
     cell, source, fraction = buffers
     half, count = edge // 2, 0
     for kx in range(begin, end):
@@ -227,8 +224,7 @@ def weight(
         spectra = scipy.fft.rfft2(source[first:last], workers=1).view(np.float32)
         _weight(spectra, *common, first, last)
 
-    parts = max(1, min(threads or torch.get_num_threads(), len(out)))
-    in_threads(work, [len(out) * t // parts for t in range(parts + 1)])
+    in_threads(work, even_edges(0, len(out), threads))
     return out
 
 

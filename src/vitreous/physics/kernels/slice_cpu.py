@@ -8,6 +8,7 @@ order, so that results do not depend on the number of threads.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from vitreous.core.threads import compiled, in_threads
+from vitreous.core.threads import compiled, even_edges, in_threads
 from vitreous.physics.kernels.slice_kernel import deapodisation, disc, lines, polynomials
 
 _BLOCK = 16  # z values moved together when lines are packed: two cache lines of complex64
@@ -269,11 +270,6 @@ def _unpack(
                         out[z, row, kx] += value.conjugate() if mirrored else value
 
 
-def _even_edges(first: int, last: int) -> list[int]:
-    threads = max(1, min(torch.get_num_threads(), last - first))
-    return [first + (last - first) * t // threads for t in range(threads + 1)]
-
-
 def _column_edges(columns: int) -> list[int]:
     """Split columns into equal shares of the points of uniform slices, 1 - kx / (N / 2)."""
     threads = max(1, min(torch.get_num_threads(), columns // 4))
@@ -305,7 +301,7 @@ def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
     source, target = packed_spectrum(grid), _real_view(out)
     real = target.dtype.type
     points, table = slice_points(rotations, n, source.size, real), polynomials(real)[0]
-    in_threads(lambda a, b: _gather(source, points, table, target, a, b), _even_edges(0, len(out)))
+    in_threads(lambda a, b: _gather(source, points, table, target, a, b), even_edges(0, len(out)))
     return out
 
 
@@ -321,10 +317,8 @@ def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> Non
     target, source = packed_spectrum(grid), _real_view(slices)
     real = source.dtype.type
     points, table = slice_points(rotations, n, target.size, real), polynomials(real)[0]
-    in_threads(
-        lambda a, b: _scatter(target, points, table, source, a, b),
-        _column_edges(len(target.middle)),
-    )
+    work = partial(_scatter, target, points, table, source)
+    in_threads(work, _column_edges(len(target.middle)))
 
 
 def rotation_gradient(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor) -> Tensor:
@@ -334,10 +328,8 @@ def rotation_gradient(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor)
     out = torch.zeros((rotations.shape[0], 3, 3), dtype=grid.real.dtype)
     points = slice_points(rotations, n, source.size, real)
     tables, target = polynomials(real), out.numpy()
-    in_threads(
-        lambda a, b: _rotation_gradient(source, points, tables, above, target, a, b),
-        _even_edges(0, len(out)),
-    )
+    work = partial(_rotation_gradient, source, points, tables, above, target)
+    in_threads(work, even_edges(0, len(out)))
     return out
 
 
@@ -354,10 +346,8 @@ def pack(planes: Tensor) -> Tensor:
     out = torch.zeros((table.count, size), dtype=planes.dtype)
     source, target = planes.detach().contiguous().numpy(), out.numpy()
     weights = _z_weights(n, source.real.dtype)
-    in_threads(
-        lambda a, b: _pack(source, weights, table.reach, table.middle, target, a, b),
-        _even_edges(-(size // 2) - 1, size // 2 + 2),
-    )
+    work = partial(_pack, source, weights, table.reach, table.middle, target)
+    in_threads(work, even_edges(-(size // 2) - 1, size // 2 + 2))
     return out
 
 
@@ -368,8 +358,6 @@ def unpack(grid: Tensor, n: int) -> Tensor:
     out = torch.zeros((n, size, size // 2 + 1), dtype=grid.dtype)
     source, target = grid.detach().contiguous().numpy(), out.numpy()
     weights = _z_weights(n, source.real.dtype)
-    in_threads(
-        lambda a, b: _unpack(source, weights, table.reach, table.middle, target, a, b),
-        _even_edges(0, size),
-    )
+    work = partial(_unpack, source, weights, table.reach, table.middle, target)
+    in_threads(work, even_edges(0, size))
     return out

@@ -55,9 +55,8 @@ def kernel(u: FloatArray) -> FloatArray:
 def polynomials(dtype: type) -> tuple[FloatArray, FloatArray]:
     """Fit the weights of the taps and their slopes by polynomials of the fraction in [-0.5, 0.5).
 
-    Returns:
-        two arrays ``(terms, TAPS)``, highest power first. The slopes are the exact derivatives of
-        the weights, so that gradients to rotations are exact too.
+    Both ``(terms, TAPS)``, highest power first. The slopes are the exact derivatives of the
+    weights, so that gradients to rotations are exact too.
     """
     f = 0.5 * np.cos(np.pi * (np.arange(256) + 0.5) / 256)
     values, slopes = [], []

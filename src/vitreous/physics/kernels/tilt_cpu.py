@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.core.threads import FAST_MATH, compiled, in_threads
+from vitreous.core.threads import FAST_MATH, compiled, even_edges, in_threads
 
 _DEPTH = 8  # planes z processed for one tilt before the next tilt
 _GROUP = 4  # lines gathered together
@@ -149,11 +149,6 @@ def _unblocked(tiles: NDArray[Any], slices: int, n: int) -> Tensor:
     return whole[:, :slices].contiguous()
 
 
-def _edges(count: int) -> list[int]:
-    threads = max(1, min(torch.get_num_threads(), count))
-    return [count * t // threads for t in range(threads + 1)]
-
-
 def project(
     x: Tensor, cosines_sines: Tensor, centres: tuple[int, int, int], width: int, table: Tensor,
     steps: int,
@@ -169,7 +164,7 @@ def project(
     out = np.zeros((blocks, len(cosines_sines), width + -width % _GROUP, lanes), volume.dtype)
     footprint = Footprint(table.numpy(), steps)
     common = (volume, cosines_sines.numpy(), np.array(centres, np.float64), footprint)
-    in_threads(lambda a, b: _project(*common, out, a, b), _edges(blocks))
+    in_threads(lambda a, b: _project(*common, out, a, b), even_edges(0, blocks))
     return _unblocked(out, x.shape[1], width)
 
 
@@ -183,5 +178,5 @@ def back_project(
     out = np.zeros((blocks, depth, n + -n % _GROUP, lanes), images.dtype)
     footprint = Footprint(table.numpy(), steps)
     common = (images, cosines_sines.numpy(), np.array(centres, np.float64), footprint)
-    in_threads(lambda a, b: _back_project(*common, out, a, b), _edges(blocks))
+    in_threads(lambda a, b: _back_project(*common, out, a, b), even_edges(0, blocks))
     return _unblocked(out, y.shape[1], n)

@@ -55,29 +55,16 @@ def footprint(window: KaiserBessel) -> Tensor:
 
 
 class _TiltProjection(torch.autograd.Function):
-    """Projection H as autograd sees it: its gradient is H^T."""
+    """Projection H or back-projection H^T; the gradient of either is the other."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: TiltProjector) -> Tensor:
-        ctx.operator = operator
-        return operator._project(x)
+    def forward(ctx: Any, x: Tensor, operator: TiltProjector, back: bool) -> Tensor:
+        ctx.gradient = operator.forward if back else operator.adjoint
+        return operator._back_project(x) if back else operator._project(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.operator.adjoint(gradients[0]), None
-
-
-class _TiltBackProjection(torch.autograd.Function):
-    """Back-projection H^T as autograd sees it: its gradient is H."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, operator: TiltProjector) -> Tensor:
-        ctx.operator = operator
-        return operator._back_project(y)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.operator.forward(gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gradient(gradients[0]), None, None
 
 
 class TiltProjector(LinearOperator):
@@ -133,14 +120,12 @@ class TiltProjector(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Return the images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
         checked = self._checked(x, self.domain_shape)
-        images: Tensor = _TiltProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
-        return images
+        return _TiltProjection.apply(checked, self, False)  # type: ignore[no-untyped-call]  # torch's own
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H^T y of images ``(..., tilts, y, width)``."""
         checked = self._checked(y, self.range_shape)
-        volume: Tensor = _TiltBackProjection.apply(checked, self)  # type: ignore[no-untyped-call]  # torch's own
-        return volume
+        return _TiltProjection.apply(checked, self, True)  # type: ignore[no-untyped-call]  # torch's own
 
     def normal_kernel(self, weights: Tensor) -> Tensor:
         """Return the response of :math:`H^T W H` to one coefficient, W a number for each tilt.
@@ -191,11 +176,7 @@ def _loops(x: Tensor) -> ModuleType:
 
 
 def expand_slices(coefficients: Tensor, window: KaiserBessel) -> Tensor:
-    """Sum the windows of each slice: voxel values of the volume, coefficients beyond it being 0.
-
-    Args:
-        coefficients: ``(..., z, y, x)``.
-        window: basis, of unit integral here.
+    """Return the voxel values of coefficients ``(..., z, y, x)``, 0 beyond; windows of integral 1.
 
     >>> flat = expand_slices(torch.ones(9, 1, 9), KaiserBessel())
     >>> round(flat[4, 0, 4].item(), 3)
