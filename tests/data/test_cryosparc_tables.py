@@ -404,7 +404,7 @@ def test_bad_records_and_columns_are_named() -> None:
     columns = dict(document.blocks["particles"].columns)
     for value in ("-1", "x", "18446744073709551616", "1.5"):
         bad = StarBlock({**columns, "cs/uid": [value] * 4})
-        with pytest.raises(InputError, match="cs/uid: is no longer"):
+        with pytest.raises(InputError, match="cs/uid: does not match"):
             to_cryosparc(StarDocument({**document.blocks, "particles": bad}), HERE)
     huge = StarBlock({**columns, "rlnDefocusU": ["1e300"] * 4})
     with pytest.raises(InputError, match="_rlnDefocusU: 1e\\+300 is too large"):

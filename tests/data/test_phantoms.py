@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.symmetry import point_group
+from vitreous.core.symmetry import PointGroup, point_group
 from vitreous.data import phantoms
 from vitreous.data.phantoms import phantom_points, protein_phantom, render_points
 
@@ -33,7 +33,8 @@ D2 = np.stack([np.diag(d) for d in ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1
 def local_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """C and D2 matrices made here, so that this file tests phantoms alone."""
     table = {"C1": np.eye(3)[None], "C2": cyclic(2), "C3": cyclic(3), "D2": D2}
-    monkeypatch.setattr(phantoms, "_group_matrices", lambda name: table[name])
+    groups = {name: PointGroup(name, torch.from_numpy(g)) for name, g in table.items()}
+    monkeypatch.setattr(phantoms.symmetry, "point_group", groups.__getitem__)
 
 
 def test_same_seed_same_molecule_other_seed_another() -> None:
@@ -57,7 +58,7 @@ def test_symmetric_points_map_onto_themselves_and_leave_the_axis_free(
 ) -> None:
     points = phantom_points(3, 140.0, point_group=name)
     assert points.norm(dim=1).max() <= 70.0 + 1e-9
-    for matrix in phantoms._group_matrices(name):
+    for matrix in phantoms.symmetry.point_group(name).matrices.numpy():
         turned = points @ torch.from_numpy(matrix).T
         assert torch.cdist(turned, points).min(dim=1).values.max() < 1e-4
     near_axis = (points[:, :2].norm(dim=1) < 5.0).float().mean()
