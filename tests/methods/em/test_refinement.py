@@ -18,8 +18,8 @@ from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.data.phantoms import protein_phantom
 from vitreous.io.nested import flatten_state, restore_state
 from vitreous.maps.fsc import fsc, fsc_resolution
-from vitreous.methods.em import expectation as assignment
-from vitreous.methods.em import refinement as pose_assignment
+from vitreous.methods.em import expectation
+from vitreous.methods.em import refinement as refinement_module
 from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.initial_model_result import InitialModel
 from vitreous.methods.em.maximisation import inserted_poses
@@ -86,7 +86,7 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(
     other = data.images.clone()
     other[1 - kept :: 2] = torch.randn(30, BOX, BOX, generator=torch.Generator().manual_seed(9))
     curve = torch.linspace(1.0, 0.3, BOX // 2 + 1, dtype=torch.float64)
-    monkeypatch.setattr(pose_assignment, "fsc", lambda a, b: curve[: len(a) // 2 + 1])
+    monkeypatch.setattr(refinement_module, "fsc", lambda a, b: curve[: len(a) // 2 + 1])
     maps, poses = [], []
     for images in (data.images, other):
         run = task(data, images=images)
@@ -102,7 +102,7 @@ def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(
 def test_poses_do_not_depend_on_threads_nor_batches_share_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assignment, "_BATCH_LIMITS", (8, 8))
+    monkeypatch.setattr(expectation, "_BATCH_LIMITS", (8, 8))
     data = case(16, noise=1.0)
     twice = torch.arange(32) % 16
     data = replace(data, images=data.images[twice], optics=data.optics[twice])
@@ -111,7 +111,7 @@ def test_poses_do_not_depend_on_threads_nor_batches_share_draws(
         torch.set_num_threads(threads)
         run = task(data, replace(CONFIG, draws=1))
         run.step()
-        drawn.append(run._inserted_poses()[1])
+        drawn.append(inserted_poses(run._halves, run._kept).rotation)
     assert torch.equal(*drawn)
     first, second = drawn[0][:16], drawn[0][16:]  # the same images, in batches of their own
     assert not torch.allclose(first, second)
@@ -211,13 +211,13 @@ def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
     config = replace(CONFIG, searches=7, batches=Batches(parts=3, rounds=5, radius=4))
     run = task(data, config)
     rows, recentred, told = [], [], []
-    real = pose_assignment.ExpectationStep
+    real = refinement_module.ExpectationStep
 
-    def assigner(*args: Any, **options: Any) -> assignment.ExpectationStep:
+    def assigner(*args: Any, **options: Any) -> expectation.ExpectationStep:
         recentred.append(options["recentre"])
         return real(*args, **options)
 
-    monkeypatch.setattr(pose_assignment, "ExpectationStep", assigner)
+    monkeypatch.setattr(refinement_module, "ExpectationStep", assigner)
     for _ in range(7):
         told.append(run.step())
         rows.append(inserted_poses(run._halves, run._kept).row.unique())
