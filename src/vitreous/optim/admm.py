@@ -8,8 +8,6 @@ r"""Regularised least squares by the alternating direction method of multipliers
 Source: equations (2.10) and (4.42), algorithms 1, 2 and 6 of L. Donati's thesis (EPFL, 2020).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

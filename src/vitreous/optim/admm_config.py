@@ -1,7 +1,5 @@
 """Settings of regularised least squares by ADMM."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt

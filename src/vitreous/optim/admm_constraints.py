@@ -1,7 +1,5 @@
 """Constraints z = K x of ADMM: the penalty of each variable z, and its multipliers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

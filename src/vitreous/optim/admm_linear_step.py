@@ -7,8 +7,6 @@ r"""Linear steps of ADMM: the update of x.
 Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any

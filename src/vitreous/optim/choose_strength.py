@@ -4,8 +4,6 @@ It is the strength whose map of one half set fits the data of the other half set
 equations of both half sets are all that this needs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

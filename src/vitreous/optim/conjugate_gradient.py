@@ -1,7 +1,5 @@
 """Conjugate gradients for self-adjoint positive systems, and their eigenvalues."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ r"""Least squares by their normal equations, which replace the data.
     \tfrac12 \|H x - b\|^2 = \tfrac12 x^T H^T H x - x^T H^T b + \tfrac12 \|b\|^2.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,20 +30,16 @@ class Convolution(Protocol):
     @property
     def padded_shape(self) -> tuple[int, ...]:
         """Shape of the padded grid."""
-        ...
 
     @property
     def spectrum(self) -> Tensor:
         """Eigenvalues of C."""
-        ...
 
     def pad(self, x: Tensor) -> Tensor:
         """Return P x."""
-        ...
 
     def crop(self, w: Tensor) -> Tensor:
         """Return P^T w."""
-        ...
 
 
 @runtime_checkable
@@ -59,7 +53,6 @@ class NearCirculant(Protocol):
     @property
     def circulant(self) -> Tensor:
         """Eigenvalues."""
-        ...
 
 
 class Normal(LinearOperator):
@@ -114,12 +107,12 @@ class LeastSquares:
             )
 
     @classmethod
-    def of_images(cls, equations: NormalEquations) -> LeastSquares:
+    def of_images(cls, equations: NormalEquations) -> "LeastSquares":
         """Take over the sums of a pass over images."""
         return cls(equations.operator, equations.right_hand_side, equations.sum_of_squares)
 
     @classmethod
-    def of_data(cls, operator: LinearOperator, data: Tensor) -> LeastSquares:
+    def of_data(cls, operator: LinearOperator, data: Tensor) -> "LeastSquares":
         """Make the normal equations of an operator H and its measurements b.
 
         >>> from vitreous.linop.operator import Identity

@@ -1,7 +1,5 @@
 """The protocol that every solver follows, and the loop that runs one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +12,6 @@ class Callback(Protocol):
 
     def __call__(self, step: int, stats: Stats) -> bool | None:
         """Receive the number of the step, from 0 on, and its statistics."""
-        ...
 
 
 class Solver(Protocol[Result_co]):
@@ -41,31 +38,25 @@ class Solver(Protocol[Result_co]):
     @property
     def done(self) -> bool:
         """Whether no step is left."""
-        ...
 
     @property
     def progress(self) -> float:
         """Share of the work that is done, 0 to 1; an estimate where the end is not known."""
-        ...
 
     def step(self) -> Stats:
         """Do one step and return its statistics."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes: nested dictionaries of tensors, numbers and texts.
 
         Tensors may be the live ones; the caller saves or copies them before the next step.
         """
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of a solver that was made with the same arguments."""
-        ...
 
     def result(self) -> Result_co:
         """Return the result of the steps done so far."""
-        ...
 
 
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:

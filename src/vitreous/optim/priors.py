@@ -6,8 +6,6 @@ A prior of your own is any object with a value and ``prox``; where it speaks of 
 Source: equations (2.10), (2.11), (2.18) and (2.19) of L. Donati's thesis (EPFL, 2020).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,11 +43,9 @@ class Prior(Protocol):
 
     def __call__(self, z: Tensor) -> float:
         """Return R(z)."""
-        ...
 
     def prox(self, z: Tensor, step: float) -> Tensor:
         r"""Return the u that minimises :math:`\frac12 \|u - z\|^2 + \text{step} \cdot R(u)`."""
-        ...
 
 
 @validated(frozen=True, config=STRICT)
@@ -81,7 +77,7 @@ class WeightedPrior(ABC):
         """Return the proximal map of ``step`` times lambda R."""
 
     @abstractmethod
-    def strongest(self, equations: LeastSquares) -> float:
+    def strongest(self, equations: "LeastSquares") -> float:
         """Return a strength from which on nothing but the prior is left of the map."""
 
 
@@ -114,7 +110,7 @@ class TotalVariation(WeightedPrior):
         """Shorten every vector by ``step`` times lambda."""
         return prox_l21(z, self.strength * step)
 
-    def strongest(self, equations: LeastSquares) -> float:
+    def strongest(self, equations: "LeastSquares") -> float:
         """Return the longest vector of the gradient field whose divergence is H^T b."""
         rhs = equations.right_hand_side
         gradient = Gradient(tuple(rhs.shape))
@@ -156,7 +152,7 @@ class WaveletSparsity(WeightedPrior):
         """Soft-threshold the detail coefficients."""
         return prox_l1(z, self.strength * step * self._details(z))
 
-    def strongest(self, equations: LeastSquares) -> float:
+    def strongest(self, equations: "LeastSquares") -> float:
         """Return the largest detail coefficient of H^T b."""
         rhs = equations.right_hand_side
         z = self.operator(tuple(rhs.shape))(rhs)
@@ -190,7 +186,7 @@ class SquaredNorm(WeightedPrior):
         """Shrink all values by the same factor."""
         return prox_squared_l2(z, self.strength * step)
 
-    def strongest(self, equations: LeastSquares) -> float:
+    def strongest(self, equations: "LeastSquares") -> float:
         """Return the largest eigenvalue of H^T H, with which every value is at least halved."""
         return largest_eigenvalue(equations.operator, equations.right_hand_side)
 

@@ -5,8 +5,6 @@ r"""Proximal maps.
 Source: equations (2.18) and (2.19) of L. Donati's thesis (EPFL, 2020).
 """
 
-from __future__ import annotations
-
 from functools import reduce
 
 import torch

@@ -1,7 +1,5 @@
 """Report on mixed particles and 2D classes: embedding, clusters, their maps, maps along them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,10 +306,7 @@ def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
             "y": numbers([y for _, y in kept]),
             "line": {"color": "--series1", "width": 1.8},
         }
-        layout = {
-            "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
-            "showlegend": False,
-        }
+        layout = {"xaxis": {"title": {"text": "step"}, "rangemode": "tozero"}, "showlegend": False}
         title, caption = meaning(name)
         key = "stat-" + "".join(c if c.isalnum() else "-" for c in name)
         plots.append(Plot(key, title, caption, [curve], layout))

@@ -1,7 +1,5 @@
 """``classify2d`` without alignment: classes by k-means in the clusters of a VAE-GAN's latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

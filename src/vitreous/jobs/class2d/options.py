@@ -1,7 +1,5 @@
 """Options of ``classify2d``."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import Field, model_validator

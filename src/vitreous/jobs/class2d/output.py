@@ -1,7 +1,5 @@
 """Results of ``classify2d``: stack of class averages, tables and report."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

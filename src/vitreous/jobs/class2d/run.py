@@ -1,7 +1,5 @@
 """The work of ``vitreous classify2d``: class averages by alignment, or by latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

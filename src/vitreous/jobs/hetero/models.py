@@ -1,7 +1,5 @@
 """Latent variable models made from options: the only place that knows them by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +46,7 @@ class TrainingData:
     pose: Pose | None = None
 
     @classmethod
-    def of(cls, working_set: WorkingSet, options: LatentModelOptions) -> TrainingData:
+    def of(cls, working_set: WorkingSet, options: LatentModelOptions) -> "TrainingData":
         """Return the images of a working set, without poses."""
         signed = SignedImages(working_set.particles, invert=options.invert)
         images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
@@ -89,11 +87,7 @@ def model_settings(
         UsageError: an unknown or impossible setting.
         InputError: the file cannot be read.
     """
-    diameter, file, effort = (
-        options.mask_diameter_angstrom,
-        options.settings_file,
-        options.effort,
-    )
+    diameter, file, effort = (options.mask_diameter_angstrom, options.settings_file, options.effort)
     if kind == "linear":
         given = {"components": options.latent_dimensions, "diameter_angstrom": diameter}
         linear = load_config(LinearVariabilityConfig, file, given)

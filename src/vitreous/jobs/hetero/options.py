@@ -1,7 +1,5 @@
 """Options of ``hetero run``, and those that ``classify2d`` shares with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, Self
 

@@ -5,8 +5,6 @@ maps of clusters a search finds many of them, and a model trained with those has
 Passes end when the clusters no longer change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

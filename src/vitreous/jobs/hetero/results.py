@@ -1,7 +1,5 @@
 """Results of ``hetero run``: tables with latents and classes, maps, report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The work of ``vitreous hetero run``: mixed particles to clusters and the maps of these."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

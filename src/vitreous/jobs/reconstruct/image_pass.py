@@ -1,7 +1,5 @@
 """One pass over posed particle images, which are checked and hashed on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar

@@ -1,7 +1,5 @@
 """Options of ``vitreous reconstruct``."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 

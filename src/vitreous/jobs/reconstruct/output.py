@@ -1,7 +1,5 @@
 """Files that every command that reconstructs writes from two half maps: maps, tables, report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Options of ``vitreous reconstruct``, checked against the particles."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

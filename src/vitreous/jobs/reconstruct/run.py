@@ -1,7 +1,5 @@
 """Job of ``vitreous reconstruct``: check, sum over the particles, make the maps, save."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping
@@ -106,12 +104,7 @@ def _direct(plan: Plan, job: Job) -> _Maps:
     images = _read(plan, job, "reconstructing")
     wiener = plan.options.wiener
     ratio = 0.0 if wiener == "none" else None if wiener == "auto" else wiener
-    halves = direct_halves(
-        images.sums,
-        seed=plan.options.seed,
-        noise_ratio=ratio,
-        **plan.sizes,
-    )
+    halves = direct_halves(images.sums, seed=plan.options.seed, noise_ratio=ratio, **plan.sizes)
     return _Maps(halves, images.digest)
 
 

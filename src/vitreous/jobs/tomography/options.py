@@ -1,7 +1,5 @@
 """Options of ``vitreous tomo``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """Job of ``vitreous tomo reconstruct``: read, choose strengths, solve, save."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,12 +80,7 @@ def reconstruct_tilts(options: TomoReconstructOptions) -> TomoReconstructResult:
     with job:
         solver = Tomogram(scan, depth, _config(options), report_progress=job.report_progress)
         maps = job.run(
-            solver,
-            "maps",
-            label="reconstructing",
-            columns=solver.label,
-            rows=None,
-            numbered=False,
+            solver, "maps", label="reconstructing", columns=solver.label, rows=None, numbered=False
         )
         return _write(options, job, maps, series)
 

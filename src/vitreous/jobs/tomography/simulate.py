@@ -1,7 +1,5 @@
 """Job of ``vitreous tomo simulate``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

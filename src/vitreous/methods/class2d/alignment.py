@@ -14,8 +14,6 @@ with image and CTF rotated and shifted back, :math:`y'` and :math:`c'`, so that 
 derivatives are computed once for each class.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -49,7 +47,7 @@ class PolarImages:
     values: Tensor
     transfer: Tensor
 
-    def __getitem__(self, index: Tensor) -> PolarImages:
+    def __getitem__(self, index: Tensor) -> "PolarImages":
         """Return the images of the given rows."""
         return PolarImages(self.values[index], self.transfer[index])
 
@@ -75,7 +73,7 @@ class AlignmentFit:
     gradient: Tensor
     precision: Tensor
 
-    def or_better(self, other: AlignmentFit) -> AlignmentFit:
+    def or_better(self, other: "AlignmentFit") -> "AlignmentFit":
         """Return, for each image, the alignment of the higher log-likelihood ratio."""
         better = other.log_likelihood_ratio > self.log_likelihood_ratio
         old, new = vars(self), vars(other)

@@ -26,8 +26,6 @@ Sources: F. J. Sigworth, J. Struct. Biol. 122 (1998) 328 (maximum likelihood ali
 Scheres et al., J. Mol. Biol. 348 (2005) 139 (with classes).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,13 +111,13 @@ class ClassAssignments:
     log_likelihood_ratio: Tensor
 
     @classmethod
-    def zeros(cls, count: int) -> ClassAssignments:
+    def zeros(cls, count: int) -> "ClassAssignments":
         """Return assignments of particles that were not aligned yet."""
         label, zero = torch.zeros(count, dtype=torch.long), torch.zeros(count)
         return cls(label, zero, torch.zeros(count, 2), zero.clone(), zero.clone())
 
     @classmethod
-    def best(cls, candidates: GridCandidates) -> ClassAssignments:
+    def best(cls, candidates: GridCandidates) -> "ClassAssignments":
         """Return the first candidate of each particle."""
         return cls(
             candidates.template[:, 0],
@@ -129,7 +127,7 @@ class ClassAssignments:
             candidates.log_likelihood_ratio[:, 0],
         )
 
-    def updated(self, rows: Tensor, other: ClassAssignments) -> ClassAssignments:
+    def updated(self, rows: Tensor, other: "ClassAssignments") -> "ClassAssignments":
         """Return a copy in which the particles ``rows`` have other assignments."""
         old, new = vars(self), vars(other)
         return ClassAssignments(**{k: old[k].index_copy(0, rows, new[k].to(old[k])) for k in old})

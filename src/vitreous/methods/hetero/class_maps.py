@@ -1,7 +1,5 @@
 """Embeddings of all images, maps of classes, and maps along classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

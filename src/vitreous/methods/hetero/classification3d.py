@@ -18,8 +18,6 @@ of likelihood (:func:`~vitreous.methods.hetero.merge_classes.duplicate_maps`). T
 it searches, drops such maps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

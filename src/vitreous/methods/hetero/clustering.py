@@ -13,8 +13,6 @@ inside each cluster, from the 5th to the 95th percentile); Campello, Moulavi, Sa
 McInnes, Healy, Melville, arXiv:1802.03426. The test of the valley is this package's own.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -12,8 +12,6 @@ every point of the Fourier grid of :mod:`vitreous.physics.insertion`,
 where the mixing of neighbouring points is neglected: a (d + 1) x (d + 1) system at each point.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Protocol of models that give every image a latent, and every latent a map."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -18,12 +16,9 @@ class LatentModel(Solver[Any], Protocol):
     @property
     def box_size(self) -> int:
         """Edge of the maps in pixels."""
-        ...
 
     def embed(self, rows: Tensor) -> Tensor:
         """Return latent means ``(m, d)`` float32, on the CPU, of the images ``rows (m,)``."""
-        ...
 
     def volume(self, latent: Tensor) -> Tensor:
         """Return the map ``(n, n, n)``, real, protein positive, at a latent ``(d,)``."""
-        ...

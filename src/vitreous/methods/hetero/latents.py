@@ -20,8 +20,6 @@ Source: M. E. Tipping and C. M. Bishop, J. R. Stat. Soc. B 61 (1999) 611, equati
 a linear operator of each image and a contrast.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

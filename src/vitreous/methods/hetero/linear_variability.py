@@ -21,8 +21,6 @@ Fleet, J. Struct. Biol. 213 (2021) 107702 (whose components are found likewise, 
 with neither prior nor covariance).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -306,7 +304,7 @@ class LinearVariability:
         volume = self.maps[0] + torch.einsum("k,kzyx->zyx", z, self.maps[1:])
         return fourier_resize(volume, self.box_size, 3)
 
-    def result(self) -> LinearVariability:
+    def result(self) -> "LinearVariability":
         """Return the model itself, which embeds images and makes maps."""
         return self
 

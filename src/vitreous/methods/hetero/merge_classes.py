@@ -5,8 +5,6 @@ its map is that of another class, rotated and shifted. A search under both maps 
 Under the better map alone it finds one frame for all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A refinement of all particles as one structure loses some poses. A particle with
 no cluster, or in one of such particles; under the map of its own structure a search finds its pose.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

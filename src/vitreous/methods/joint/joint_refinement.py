@@ -17,8 +17,6 @@ which saves those that have gone to a minimum of their own.
 Source: L. Donati, PhD thesis, EPFL 2020, section 4.2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -14,8 +14,6 @@ only has a floor.
 Source: Scheres, J. Struct. Biol. 180 (2012) 519, equations (6) to (8).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Reconstruction from known poses: two half maps, the FSC between them, and their average."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import TypedDict
@@ -18,11 +16,7 @@ from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import resolutions
 from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.gridding import EDGE_PX, half_map, noise_to_signal, wiener_map
-from vitreous.methods.reconstruct.model_based import (
-    ModelBased,
-    ModelBasedMaps,
-    accumulate,
-)
+from vitreous.methods.reconstruct.model_based import ModelBased, ModelBasedMaps, accumulate
 from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.loop import run

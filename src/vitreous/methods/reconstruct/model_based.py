@@ -13,8 +13,6 @@ a coarse scale its volumes, resampled, and its strength, converted, start the ne
 Source: L. Donati, PhD thesis, EPFL 2020, equations (2.10), (4.9) and (4.42), section 4.1.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -149,7 +147,6 @@ class SumsOfScale(Protocol):
 
     def __call__(self, scale: int, *, progress: Callable[[int, int], None] | None) -> HalfEquations:
         """Return the sums; call ``progress`` with images done and images in all."""
-        ...
 
 
 class ModelBased:

@@ -1,7 +1,5 @@
 """Settings of model-based reconstruction."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Particle images whose poses are known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -5,8 +5,6 @@ filter r, and SIRT, :math:`c \leftarrow c + C A^T R (b - A c)`, R and C the inve
 and columns of A = S H.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -9,8 +9,6 @@ Source: Saghi et al., as reference [40] of section 3.6.1 of L. Donati's thesis (
 describes it.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Reconstruction of a tilt series: strengths, two half maps, and the map of all measurements."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -175,7 +173,7 @@ class Tomogram:
             self._solver = self._begin()
             self._solver.load_state_dict(state["solver"])
 
-    def _begin(self) -> StrengthSearch | Admm | Sirt | _WeightedBackProjection:
+    def _begin(self) -> "StrengthSearch | Admm | Sirt | _WeightedBackProjection":
         """Make the solver of the next part."""
         config, few_slices = self.config, self._scan.busiest(_SLICES)
         if config.method == "two-step" and "inpainting" not in self._strengths:
@@ -206,7 +204,7 @@ class Tomogram:
             return two_step_search(scan, self._depth, inpainting, draw, callbacks)
         return strength_search(scan.halves(draw), self._depth, callbacks=callbacks)
 
-    def _end(self, solver: StrengthSearch | Admm | Sirt | _WeightedBackProjection) -> None:
+    def _end(self, solver: "StrengthSearch | Admm | Sirt | _WeightedBackProjection") -> None:
         """Keep the result of a part, and go on to the next."""
         self._solver = None
         self._part, self._iteration = self._part + 1, 0

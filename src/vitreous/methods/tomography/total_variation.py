@@ -10,8 +10,6 @@ convolution where S is random, but its mean over masks is, which preconditions i
 Source: L. Donati, PhD thesis, EPFL 2020, equation (3.6), whose :math:`\lambda` is twice ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,25 +67,25 @@ class Scan:
         """Share of the pixels of each image that were scanned, float64 ``(tilts,)``."""
         return self.scanned.double().mean((1, 2))
 
-    def __getitem__(self, tilts: Tensor) -> Scan:
+    def __getitem__(self, tilts: Tensor) -> "Scan":
         """Select tilts by index or mask."""
         return Scan(self.images[tilts], self.tilts_degrees[tilts], self.scanned[tilts])
 
-    def compact(self) -> Scan:
+    def compact(self) -> "Scan":
         """Leave out tilts of which nothing was scanned."""
         return self[self.shares > 0]
 
-    def only(self, pixels: Tensor) -> Scan:
+    def only(self, pixels: Tensor) -> "Scan":
         """Keep only those scanned pixels that are also in ``pixels``."""
         scanned = self.scanned & pixels
         return Scan(self.images * scanned, self.tilts_degrees, scanned)
 
-    def slices(self, first: int, last: int) -> Scan:
+    def slices(self, first: int, last: int) -> "Scan":
         """Select the slices ``first`` to ``last`` along the tilt axis."""
         part = slice(first, last)
         return Scan(self.images[:, part], self.tilts_degrees, self.scanned[:, part])
 
-    def busiest(self, count: int) -> Scan:
+    def busiest(self, count: int) -> "Scan":
         """Select the ``count`` successive slices with the strongest contrast."""
         height = self.images.shape[1]
         if count >= height:
@@ -99,7 +97,7 @@ class Scan:
         first = int((sums[count:] - sums[:-count]).argmax())
         return self.slices(first, first + count)
 
-    def halves(self, generator: torch.Generator) -> tuple[Scan, Scan]:
+    def halves(self, generator: torch.Generator) -> "tuple[Scan, Scan]":
         """Split the measurements into independent halves.
 
         Every other tilt where images are fully scanned; random halves of the scanned pixels where

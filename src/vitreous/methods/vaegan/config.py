@@ -1,7 +1,5 @@
 """Settings of the VAE-GAN for mixed particles."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt

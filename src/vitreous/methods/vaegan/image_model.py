@@ -1,7 +1,5 @@
 """Simulated and real images of the VAE-GAN, as its critic sees them."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Networks of the VAE-GAN, made from its settings."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -1,7 +1,5 @@
 """Default settings of the VAE-GAN by box size."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from vitreous.methods.vaegan.config import SortingStage, VaeGanConfig

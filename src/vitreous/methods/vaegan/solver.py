@@ -11,8 +11,6 @@ A reconstruction has the CTF of its image. The simulated images of the last crit
 for the generator too, under the updated critic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -349,7 +347,7 @@ class VaeGan(RollsBack):
         """
         return self.imaging.volume(latent)
 
-    def result(self) -> VaeGan:
+    def result(self) -> "VaeGan":
         """Return the model itself, which embeds images and makes maps."""
         return self
 
