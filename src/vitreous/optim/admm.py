@@ -43,7 +43,7 @@ class AdmmState:
 
     x: Tensor
     multipliers: tuple[Tensor | None, Tensor | None] = (None, None)
-    rho: tuple[float | None, float | None, float | None] = (None, None, None)
+    rho: tuple[float | None, ...] = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,12 @@ class Admm:
         elif linear_step == "majorised":
             self.linear = MajorisedStep(equations, self.x)
         else:
-            self.w = PaddedConstraint(_convolution(equations), self.x, rho[2])
+            if not isinstance(equations.operator, Convolution):
+                raise ValueError(
+                    f"linear_step='padded' needs H^T H as a convolution, got "
+                    f"{type(equations.operator).__name__}; take 'cg' or 'majorised'"
+                )
+            self.w = PaddedConstraint(equations.operator, self.x, rho[2])
             self.linear = PaddedStep(self.x)
         constraints: tuple[Constraint | None, ...] = (self.u, self.v, self.w)
         self.constraints = [one for one in constraints if one is not None]
@@ -174,8 +179,9 @@ class Admm:
 
     def result(self) -> AdmmResult:
         """Return the volume, projected, with its history."""
-        rho = _rho(self.u), _rho(self.v), _rho(self.w)
-        state = AdmmState(self.x, (_y(self.u), _y(self.v)), rho)
+        y_u, y_v = (None if one is None else one.y for one in (self.u, self.v))
+        rho = tuple(None if one is None else one.rho for one in (self.u, self.v, self.w))
+        state = AdmmState(self.x, (y_u, y_v), rho)
         volume = self._feasible.prox(self.x, 1.0)
         return AdmmResult(volume, tuple(self.history), self.converged, state)
 
@@ -276,20 +282,3 @@ def _linear_step(equations: LeastSquares, prior: Prior | None, config: AdmmConfi
         return "cg"
     spectrum = equations.operator.spectrum
     return "padded" if -2 * float(spectrum.min()) < float(spectrum.mean()) else "cg"
-
-
-def _convolution(equations: LeastSquares) -> Convolution:
-    if not isinstance(equations.operator, Convolution):
-        raise ValueError(
-            f"linear_step='padded' needs H^T H as a convolution, got "
-            f"{type(equations.operator).__name__}; take 'cg' or 'majorised'"
-        )
-    return equations.operator
-
-
-def _y(constraint: PriorConstraint | None) -> Tensor | None:
-    return None if constraint is None else constraint.y
-
-
-def _rho(constraint: Constraint | None) -> float | None:
-    return None if constraint is None else constraint.rho

@@ -9,6 +9,7 @@ Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from vitreous.optim.admm_constraints import Constraint
 from vitreous.optim.conjugate_gradient import (
-    Linear,
     conjugate_gradient,
     dot,
     invert_circulant,
@@ -109,7 +109,7 @@ class CgStep(LinearStep):
             rhs,
             x,
             applied=applied,
-            preconditioner=self._preconditioner(constraints),
+            preconditioner=partial(invert_circulant, self._circulant + stiffness(constraints)),
             iterations=self._iterations,
             tolerance=self._tolerance * start,
         )
@@ -126,10 +126,6 @@ class CgStep(LinearStep):
         """Go on from a :meth:`state_dict`."""
         super().load_state_dict(state)
         self._solved = int(state["solved"])
-
-    def _preconditioner(self, constraints: Sequence[Constraint]) -> Linear:
-        spectrum = self._circulant + stiffness(constraints)
-        return lambda v: invert_circulant(spectrum, v)
 
 
 class MajorisedStep(LinearStep):

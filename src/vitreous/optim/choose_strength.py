@@ -115,7 +115,9 @@ class StrengthSearch:
         Returns:
             "strength" and "score", the misfit of both halves with each other's data.
         """
-        rung = self._next_rung()
+        most = math.floor(self._among.decades * math.log(10) / _LOG_STEP)
+        next_rung = _next_below if self._among.guess is None else _next_around
+        rung = next_rung(self._scores, most)  # None once the lowest is between two higher ones
         log_strength = self._origin + (vertex(self._scores) if rung is None else rung) * _LOG_STEP
         prior = replace(self._prior, strength=math.exp(log_strength))
         first, second = (self._solve(half, prior) for half in (0, 1))
@@ -169,13 +171,6 @@ class StrengthSearch:
         return run(
             Admm(problem, prior, self._config, start=start, mask=self._mask), self._callbacks
         )
-
-    def _next_rung(self) -> int | None:
-        """Return the rung to try next; None once the lowest is between two higher ones."""
-        most = math.floor(self._among.decades * math.log(10) / _LOG_STEP)
-        if self._among.guess is None:
-            return _next_below(self._scores, most)
-        return _next_around(self._scores, most)
 
 
 def _start_from(saved: Any, like: Tensor) -> Tensor | AdmmState | None:

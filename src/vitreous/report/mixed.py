@@ -89,16 +89,13 @@ def write_mixed_report(path: Path, data: MixedReport) -> None:
 
 def render_mixed_report(data: MixedReport) -> str:
     """Return the report as text; see :func:`write_mixed_report`."""
-    curves = stat_plots(data.history)
-    plots = list(curves)
-    embedding = None
+    curves, embedding = stat_plots(data.history), None
     if data.plane is not None:
         embedding = embedding_plot(data.plane, data.label, data.columns, data.axes)
-        plots.append(embedding)
     return render_page(
         "mixed.html.j2",
         data,
-        plots,
+        curves if embedding is None else [*curves, embedding],
         embedding=embedding,
         curves=curves,
         images=_class_images(data),
@@ -325,20 +322,18 @@ def _class_images(data: MixedReport) -> list[Picture]:
 
 def _map_row(cluster: ClusterSummary) -> ParticleRow:
     """Return central slices, then projections, of a cluster's map."""
-    assert cluster.volume is not None
     volume = cluster.volume
+    assert volume is not None
     limits = figures.contrast_limits(volume, 0.1)
     shown = [
-        picture(figures.enlarge(plane, _WIDTH), limits, f"{cluster.name}, slice {name}")
-        for name, plane in figures.central_slices(volume).items()
+        picture(figures.enlarge(plane, _WIDTH), range_shown, f"{cluster.name}, {kind} {name}")
+        for kind, planes, range_shown in (
+            ("slice", figures.central_slices(volume), limits),
+            ("projection", figures.projections(volume), None),
+        )
+        for name, plane in planes.items()
     ]
-    shown += [
-        picture(figures.enlarge(plane, _WIDTH), None, f"{cluster.name}, projection {name}")
-        for name, plane in figures.projections(volume).items()
-    ]
-    note = f"{cluster.size:,} particles"
-    if cluster.resolution:
-        note += f", {cluster.resolution}"
+    note = f"{cluster.size:,} particles" + (f", {cluster.resolution}" if cluster.resolution else "")
     return ParticleRow(cluster.name, note, shown)
 
 

@@ -86,7 +86,14 @@ def write_results(
     """
     particles, seconds = data.particles, job.seconds()
     sizes = torch.bincount(classes.assignments.label, minlength=len(classes.averages)).tolist()
-    _write_particles(job, data, classes.assignments, details)
+    assignments = classes.assignments
+    alignment = {} if particles.pose is not None else alignment_columns(assignments)
+    columns = {
+        CLASS: (assignments.label + 1).numpy(),
+        LOG_LIKELIHOOD_RATIO: assignments.log_likelihood_ratio.numpy(),
+        **details.columns,
+    }
+    write_tables(job.folder, particles, alignment | columns)
     stack = job.path(CLASS_IMAGES)
     write_mrc(stack, classes.averages.numpy(), data.pixel_size_angstrom, is_stack=True)
     _write_classes(job, data, classes, sizes, details)
@@ -117,19 +124,6 @@ def write_results(
         f"report       {folder / 'report.html'}",
     )
     return Classify2dResult(folder, details.verdict, "\n".join(lines), classes)
-
-
-def _write_particles(
-    job: Job, data: WorkingSet, assignments: ClassAssignments, details: ClassDetails
-) -> None:
-    """Write ``particles.star``: class, alignment and log-likelihood ratio of every particle."""
-    columns = {
-        CLASS: (assignments.label + 1).numpy(),
-        LOG_LIKELIHOOD_RATIO: assignments.log_likelihood_ratio.numpy(),
-        **details.columns,
-    }
-    alignment = {} if data.particles.pose is not None else alignment_columns(assignments)
-    write_tables(job.folder, data.particles, alignment | columns)
 
 
 def _write_classes(

@@ -1,7 +1,6 @@
 """The work of ``vitreous classify2d``: class averages by alignment, or by latents."""
 
 import dataclasses
-from typing import Any
 
 from vitreous.core.errors import InputError
 from vitreous.core.random import generator
@@ -16,12 +15,11 @@ from vitreous.jobs.class2d.output import (
     write_results,
 )
 from vitreous.jobs.hetero import models
-from vitreous.jobs.hetero.models import TrainingData, model_settings
+from vitreous.jobs.hetero.models import TrainingData, model_settings, training_job
 from vitreous.jobs.hetero.passes import embedded
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import PROBABILITY
 from vitreous.jobs.run.config import load_config
-from vitreous.jobs.run.job import Job
 from vitreous.methods.class2d.class_averages import (
     ClassAssignments,
     ClassAverages,
@@ -53,7 +51,8 @@ def _by_alignment(options: Classify2dOptions, data: WorkingSet) -> Classify2dRes
     """Find class, rotation and shift of every particle in rounds."""
     config = _config(options, data)
     training_data = TrainingData.of(data, options)
-    with _job(options, data, dataclasses.asdict(config)) as job:
+    settings = dataclasses.asdict(config)
+    with training_job("classify2d", options, FILES, data, settings) as job:
         solver = ClassAverages(
             training_data.images,
             training_data.optics,
@@ -73,7 +72,7 @@ def _by_latents(options: Classify2dOptions, data: WorkingSet) -> Classify2dResul
     """Train a VAE-GAN of images, classify its latents, and align the particles of each class."""
     settings = model_settings("vaegan2d", options, data)
     training_data = TrainingData.of(data, options)
-    with _job(options, data, settings) as job:
+    with training_job("classify2d", options, FILES, data, settings) as job:
         if _LATENT not in job.state:
             model = models.build_model("vaegan2d", settings, training_data)
             job.run(model, "training", label="training")
@@ -112,21 +111,6 @@ def _config(options: Classify2dOptions, data: WorkingSet) -> ClassConfig:
         )
     rounds = max(config.last_rounds, round(options.effort * config.rounds))
     return dataclasses.replace(config, rounds=rounds)
-
-
-def _job(options: Classify2dOptions, data: WorkingSet, settings: dict[str, Any]) -> Job:
-    return Job(
-        "classify2d",
-        options,
-        outputs=FILES,
-        resolved={
-            "images_sha256": data.digest,
-            "working_box_size": data.box_size,
-            "working_pixel_size_angstrom": data.pixel_size_angstrom,
-            "solver": settings,
-        },
-        machine={"device": str(data.device)},
-    )
 
 
 def _verdict(classes: ClassAveragesResult) -> str:

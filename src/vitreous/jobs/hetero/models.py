@@ -1,7 +1,7 @@
 """Latent variable models made from options: the only place that knows them by name."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from vitreous.jobs.hetero.options import LatentModelOptions
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.config import build, load_config
 from vitreous.jobs.run.folder import CONFIG
+from vitreous.jobs.run.job import Job
 from vitreous.methods.hetero.class_maps import PosedImages
 from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.hetero.linear_variability import LinearVariability
@@ -62,7 +63,8 @@ class TrainingData:
         assert self.pose is not None
         return PosedImages(
             images=self.images,
-            pose=self.pose,
+            rotations=self.pose.rotation,
+            shift_angstrom=self.pose.shift_angstrom,
             optics=self.optics,
             half_set=self.working_set.half_set,
             pixel_size_angstrom=self.working_set.pixel_size_angstrom,
@@ -109,6 +111,23 @@ def model_settings(
         for stage in gan.stages
     )
     return dataclasses.asdict(dataclasses.replace(gan, stages=stages))
+
+
+def training_job(
+    command: str,
+    options: LatentModelOptions,
+    outputs: Iterable[str],
+    data: WorkingSet,
+    settings: Mapping[str, Any],
+) -> Job:
+    """Return the job of a command that trains a solver of these settings on a working set."""
+    grid = {
+        "images_sha256": data.digest,
+        "working_box_size": data.box_size,
+        "working_pixel_size_angstrom": data.pixel_size_angstrom,
+    }
+    resolved, machine = {**grid, "solver": dict(settings)}, {"device": str(data.device)}
+    return Job(command, options, outputs=outputs, resolved=resolved, machine=machine)
 
 
 def build_model(kind: ModelKind, settings: Mapping[str, Any], data: TrainingData) -> LatentModel:

@@ -106,7 +106,9 @@ class TrainingPasses:
                 if self._max == 1:
                     return self._keep_model(trained)
                 clusters, before = clustered(trained.latent, self._options), state["label"]
-                settled = before is not None and _agree(before, clusters.label)
+                settled = before is not None and (
+                    normalised_mutual_information(before, clusters.label) >= _SETTLED
+                )
                 if number >= self._max or len(clusters) < 2 or settled:
                     unsettled = before is not None and len(clusters) > 1 and not settled
                     return self._keep_model(replace(trained, passes=number, unsettled=unsettled))
@@ -119,10 +121,7 @@ class TrainingPasses:
     def _keep_pass(self, number: int, pose: Pose | None, label: Tensor | None) -> None:
         saved = None
         if pose is not None:
-            saved = {
-                "rotation": pose.rotation.clone(),
-                "shift_angstrom": pose.shift_angstrom.clone(),
-            }
+            saved = {name: value.clone() for name, value in vars(pose).items()}
         self._job.keep(PASS, {"number": number, "pose": saved, "label": label})
 
     def _columns(self, number: int) -> dict[str, Any]:
@@ -289,8 +288,3 @@ def clustered(
 def _waiting(job: Job) -> Callable[[float], None]:
     """Return a callback that leaves the bar at its start but stops on a signal."""
     return lambda share: job.report_progress(0.0)
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Return whether the clusters of two passes agree."""
-    return normalised_mutual_information(one, other) >= _SETTLED

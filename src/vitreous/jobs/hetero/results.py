@@ -85,11 +85,6 @@ class ClusteredParticles:
         """Cluster of each particle from 0 on, -1 for none, long ``(n,)``."""
         return self.clusters.label
 
-    @property
-    def map_pixel_size(self) -> float:
-        """Pixel size of all maps, Å."""
-        return self.trained.data.model_pixel_size(self.trained.model)
-
 
 def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticles) -> HeteroResult:
     """Write every output but checkpoints and history, and finish the job.
@@ -226,7 +221,7 @@ def _cluster_columns(clustered: ClusteredParticles) -> dict[str, Any]:
 
 def _write_maps(job: Job, options: HeteroOptions, clustered: ClusteredParticles) -> None:
     """Write the maps of the classes, their half maps and FSC, and the maps along them."""
-    pixel = clustered.map_pixel_size
+    pixel = clustered.trained.data.model_pixel_size(clustered.trained.model)
     for number, class_map in enumerate(clustered.maps, 1):
         if class_map is None:
             continue

@@ -1,6 +1,7 @@
 """The work of ``vitreous hetero run``: mixed particles to clusters and the maps of these."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from vitreous.core.errors import InputError, UsageError
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.nested import restore_state
-from vitreous.jobs.hetero.models import ModelKind, TrainingData, model_settings
+from vitreous.jobs.hetero.models import ModelKind, TrainingData, model_settings, training_job
 from vitreous.jobs.hetero.options import STAGES, HeteroOptions
 from vitreous.jobs.hetero.passes import (
     MODEL,
@@ -76,7 +77,8 @@ def hetero(options: HeteroOptions) -> HeteroResult:
         _check_images(options, data, earlier)
     else:
         settings = model_settings(kind, options, data)
-    with _job(options, settings, data) as job:
+    outputs = *FILES, *files_of_classes(options.output)
+    with training_job(COMMAND, options, outputs, data, settings) as job:
         if earlier and MODEL not in job.state:
             raise UsageError(f"{options.output}: training has not ended; `resume` it first")
         passes = TrainingPasses(job, options, kind, settings, TrainingData.of(data, options))
@@ -84,8 +86,10 @@ def hetero(options: HeteroOptions) -> HeteroResult:
         if options.stage == "train":
             return write_trained(job, options, trained)
         if options.stage == "embed":
-            trained = _embedded_again(job, trained)
-            return write_latents(job, trained)
+            latent = embedded(job, trained.model, trained.data, "embedding")
+            job.state.pop(_CLUSTERS, None)  # they were of the former latents
+            job.keep(MODEL, job.state[MODEL] | {"latent": latent})
+            return write_latents(job, replace(trained, latent=latent))
         clusters = _clusters(job, options, trained.latent)
         return write_results(job, options, _clustered_particles(job, options, trained, clusters))
 
@@ -163,29 +167,6 @@ def _check_images(options: HeteroOptions, data: WorkingSet, earlier: Mapping[str
             f"{options.particles}: not the images that the model in {options.output} was trained "
             "on; give theirs"
         )
-
-
-def _job(options: HeteroOptions, settings: Mapping[str, Any], data: WorkingSet) -> Job:
-    return Job(
-        COMMAND,
-        options,
-        outputs=(*FILES, *files_of_classes(options.output)),
-        resolved={
-            "images_sha256": data.digest,
-            "working_box_size": data.box_size,
-            "working_pixel_size_angstrom": data.pixel_size_angstrom,
-            "solver": dict(settings),
-        },
-        machine={"device": str(data.device)},
-    )
-
-
-def _embedded_again(job: Job, trained: TrainedModel) -> TrainedModel:
-    """Compute the latents anew and keep them; clusters of the former ones are dropped."""
-    latent = embedded(job, trained.model, trained.data, "embedding")
-    job.state.pop(_CLUSTERS, None)
-    job.keep(MODEL, job.state[MODEL] | {"latent": latent})
-    return TrainedModel(trained.model, trained.data, latent, trained.passes, trained.unsettled)
 
 
 def _clusters(job: Job, options: HeteroOptions, latent: Tensor) -> Clusters:

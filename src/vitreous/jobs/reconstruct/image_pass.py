@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from vitreous.data.working_images import CheckedImages, SignedImages
 from vitreous.jobs.reconstruct.plan import Plan
+from vitreous.methods.reconstruct.gridding import Progress
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 Sums = TypeVar("Sums")
@@ -21,7 +22,7 @@ class ImagePass(Generic[Sums]):
 
 
 def pass_over_images(
-    plan: Plan, accumulate: Callable[..., Sums], progress: Callable[[int, int], None] | None
+    plan: Plan, accumulate: Callable[..., Sums], progress: Progress | None
 ) -> ImagePass[Sums]:
     """Sum over all images.
 

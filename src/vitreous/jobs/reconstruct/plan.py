@@ -31,12 +31,6 @@ class Plan:
     device: torch.device
 
     @property
-    def mask_radius_px(self) -> float | None:
-        """Radius of the sphere of `mask_diameter_angstrom`, in pixels."""
-        diameter = self.options.mask_diameter_angstrom
-        return None if diameter is None else diameter / (2 * self.pixel_size_angstrom)
-
-    @property
     def sizes(self) -> Sizes:
         """Pixel size and mask with which half maps are compared."""
         return {

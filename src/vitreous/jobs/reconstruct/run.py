@@ -2,13 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from vitreous.core.errors import InputError
-from vitreous.jobs.reconstruct.image_pass import ImagePass, Sums, pass_over_images
+from vitreous.jobs.reconstruct.image_pass import ImagePass, pass_over_images
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import report_data, resolution_numbers, summary, write_files
 from vitreous.jobs.reconstruct.plan import Plan, make_plan
@@ -44,13 +43,7 @@ class ReconstructResult:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Maps:
-    """Maps of a method, a hash of the images, and its numbers."""
-
-    halves: Halves
-    digest: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+_Maps = tuple[Halves, str, dict[str, float]]  # of a method, a hash of the images, its numbers
 
 
 def reconstruct(options: ReconstructOptions) -> ReconstructResult:
@@ -65,8 +58,9 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
     """
     plan = make_plan(options)
     with plan.job() as job:
-        maps = _model_based(plan, job) if options.regularised else _direct(plan, job)
-        halves, seconds = maps.halves, job.seconds()
+        method = _model_based if options.regularised else _direct
+        halves, digest, numbers = method(plan, job)
+        seconds = job.seconds()
         solved = math.isfinite(halves.headline[0])
         verdict = _verdict(halves, len(plan.particles))
         write_files(job.folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
@@ -81,21 +75,21 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
             seconds=seconds,
             options=job.folder.config["options"],
             warnings=_warnings(plan),
-            more_numbers={name: f"{value:.3g}" for name, value in maps.numbers.items()},
+            more_numbers={name: f"{value:.3g}" for name, value in numbers.items()},
         )
         write_report(job.path("report.html"), replace(page, history=job.history.rows))
         resolution = resolution_numbers(halves.headline)
         facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
-        job.finish({**facts, **resolution, "images_sha256": maps.digest, **maps.numbers})
-    more = [f"{name:<12} {value:.4g}" for name, value in maps.numbers.items()]
+        job.finish({**facts, **resolution, "images_sha256": digest, **numbers})
+    more = [f"{name:<12} {value:.4g}" for name, value in numbers.items()]
     return ReconstructResult(
         solved,
         verdict,
         "\n".join([summary(halves, job.folder, seconds), *more]),
         options.output,
         *halves.headline,
-        strength=maps.numbers.get("strength"),
-        digest=maps.digest,
+        strength=numbers.get("strength"),
+        digest=digest,
     )
 
 
@@ -105,7 +99,7 @@ def _direct(plan: Plan, job: Job) -> _Maps:
     wiener = plan.options.wiener
     ratio = 0.0 if wiener == "none" else None if wiener == "auto" else wiener
     halves = direct_halves(images.sums, seed=plan.options.seed, noise_ratio=ratio, **plan.sizes)
-    return _Maps(halves, images.digest)
+    return halves, images.digest, {}
 
 
 def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
@@ -132,13 +126,20 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
 
     def sums(scale: int, *, progress: gridding.Progress | None) -> HalfEquations:
         way = partial(accumulate, window=plan.prior.basis, scale=scale)
-        return _unchanged(plan, pass_over_images(plan, way, progress), direct["digest"])
+        images = pass_over_images(plan, way, progress)
+        if images.digest != direct["digest"]:
+            raise InputError(
+                f"{plan.options.particles}: the images changed during the run; start it anew with "
+                "`overwrite`"
+            )
+        return images.sums
 
+    diameter = plan.options.mask_diameter_angstrom
     solver = ModelBased(
         sums,
         plan.box_size,
         plan.prior,
-        radius_px=plan.mask_radius_px,
+        radius_px=diameter and diameter / (2 * plan.pixel_size_angstrom),
         device=plan.device,
         report_progress=job.report_progress,
     )
@@ -151,21 +152,7 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
         )
     pair = direct["half1"], direct["half2"]
     halves = regularised_halves(maps, pair, seed=plan.options.seed, **plan.sizes)
-    return _Maps(halves, direct["digest"], {"strength": maps.strength})
-
-
-def _unchanged(plan: Plan, images: ImagePass[Sums], digest: str) -> Sums:
-    """Return the sums of a pass.
-
-    Raises:
-        InputError: the images are not those of earlier passes.
-    """
-    if images.digest != digest:
-        raise InputError(
-            f"{plan.options.particles}: the images changed during the run; start it anew with "
-            "`overwrite`"
-        )
-    return images.sums
+    return halves, direct["digest"], {"strength": maps.strength}
 
 
 def _verdict(halves: Halves, count: int) -> str:

@@ -132,18 +132,12 @@ def _write(
     write_report(job.path("report.html"), page)
     facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
     job.finish({**facts, **resolution_numbers(resolution), **maps.strengths})
-    text = _text(job, resolution, seconds, maps.strengths)
-    folder = options.output
-    return TomoReconstructResult(solved, verdict, text, folder, *resolution, maps.strengths)
-
-
-def _text(
-    job: Job, resolution: tuple[float, float], seconds: float, strengths: dict[str, float]
-) -> str:
     at_0143, at_05 = map(angstrom, resolution)
-    chosen = ", ".join(f"{name} {value:.3g}" for name, value in strengths.items())
-    return summary_lines(
+    chosen = ", ".join(f"{name} {value:.3g}" for name, value in maps.strengths.items())
+    text = summary_lines(
         f"{at_0143} at 0.143, {at_05} at 0.5 between the halves",
         job.folder,
         duration(seconds) + (f" ({chosen})" if chosen else ""),
     )
+    folder = options.output
+    return TomoReconstructResult(solved, verdict, text, folder, *resolution, maps.strengths)

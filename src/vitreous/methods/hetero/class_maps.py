@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError
-from vitreous.core.images import ImageSource, ImageSubset
-from vitreous.core.params import Optics, Pose
 from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.hetero.clustering import PrincipalPath, principal_path
 from vitreous.methods.hetero.latent_model import LatentModel
@@ -40,25 +38,16 @@ class Traversal:
 
 
 @dataclass(frozen=True)
-class PosedImages:
-    """Images of known poses, for reconstruction.
+class PosedImages(PosedParticles):
+    """Images of known poses, and how to make maps from them.
 
     Args:
-        images: at the box size of the maps, protein positive.
-        pose, optics: of each image; optics None where images are free of the CTF.
-        half_set: long ``(n,)`` of 1 and 2.
-        pixel_size_angstrom: of the images and the maps.
         diameter_angstrom: of the mask; None: it is estimated from the maps.
         symmetry: point group of all maps.
         seed: of randomised phases.
         device: where to sum.
     """
 
-    images: ImageSource
-    pose: Pose
-    optics: Optics | None
-    half_set: Tensor
-    pixel_size_angstrom: float
     diameter_angstrom: float | None
     symmetry: str
     seed: int
@@ -112,19 +101,15 @@ def reconstruct_class_maps(
         if min(int((half == h).sum()) for h in (1, 2)) < _MIN_IMAGES:
             maps.append(None)
             continue
-        particles = PosedParticles(
-            ImageSubset(posed.images, rows),
-            posed.pose.rotation[rows],
-            posed.pose.shift_angstrom[rows],
-            None if posed.optics is None else posed.optics[rows],
-            posed.pixel_size_angstrom,
-            half,
-        )
+
+        def progress(done: int, total: int, k: int = k) -> None:
+            report_progress((k + done / total) / count)
+
         sums = accumulate(
-            particles,
+            posed.subset(rows),
             symmetry=posed.symmetry,
             device=posed.device,
-            progress=_progress_of_class(report_progress, k, count),
+            progress=progress,
         )
         halves = direct_halves(
             sums,
@@ -134,17 +119,6 @@ def reconstruct_class_maps(
         )
         maps.append(ClassMap(halves.average, halves))
     return maps
-
-
-def _progress_of_class(
-    report_progress: ReportProgress, k: int, count: int
-) -> Callable[[int, int], None]:
-    """Return a callback that converts the progress of class ``k`` to that of all classes."""
-
-    def report(done: int, total: int) -> None:
-        report_progress((k + done / total) / count)
-
-    return report
 
 
 def traverse_classes(

@@ -83,19 +83,12 @@ class ClassificationConfig:
 
 @dataclass(frozen=True)
 class _MapComparison:
-    """Images compared with all maps.
+    """Images compared with all maps."""
 
-    Args:
-        candidates: poses of each image under its best map.
-        likelihood: ``(b, K)``, log-likelihood ratio.
-        rotation: ``(b, K, 3, 3)``, best of each image under each map; None without a search.
-        residual_power: ``(K, shells)``, summed over the images.
-    """
-
-    candidates: PoseCandidates
-    likelihood: Tensor
-    rotation: Tensor | None
-    residual_power: Tensor
+    candidates: PoseCandidates  # under the best map of each image
+    likelihood: Tensor  # (b, K), log-likelihood ratio
+    rotation: Tensor | None  # (b, K, 3, 3), best under each map; None without a search
+    residual_power: Tensor  # (K, shells), summed over the images
 
 
 class Classification:
@@ -207,7 +200,13 @@ class Classification:
             rows = torch.isin(self.likelihood.argmax(1), torch.tensor(self.dropped))
             rows = rows.nonzero().flatten()
             compared = self._compare([steps[k] for k in kept], rows, search=True)
-            self._candidates = _replaced(self._candidates, rows, compared.candidates)
+            replacement = vars(compared.candidates)
+            self._candidates = PoseCandidates(
+                **{
+                    k: v.index_copy(0, rows, replacement[k])
+                    for k, v in vars(self._candidates).items()
+                }
+            )
             self.likelihood = self.likelihood[:, kept]
             self.likelihood[rows] = compared.likelihood
             self.maps, self.half_maps = self.maps[kept], self.half_maps[kept]
@@ -354,15 +353,7 @@ def _moved_to(candidates: PoseCandidates, device: torch.device) -> PoseCandidate
 
 
 def _best(results: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Tensor]:
-    """Return the candidates of every image under its best map, and what each map gives it.
-
-    Args:
-        results: of each of K maps, of the same b images.
-
-    Returns:
-        candidates under the best map; log-likelihood ratios ``(b, K)``; best rotations
-        ``(b, K, 3, 3)``.
-    """
+    """Return each image's candidates under its best map, and its ratio and rotation by each map."""
     by_map = [result.candidates.best(_KEPT_CANDIDATES) for result in results]
     log_likelihood_ratio = torch.stack([one.log_likelihood_ratio[:, 0] for one in by_map], 1)
     count = len(log_likelihood_ratio)
@@ -370,13 +361,3 @@ def _best(results: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Ten
     best = PoseCandidates.cat(by_map)[log_likelihood_ratio.argmax(1) * count + rows]
     rotation = torch.stack([one.rotation[:, 0] for one in by_map], 1)
     return best, log_likelihood_ratio, rotation
-
-
-def _replaced(
-    candidates: PoseCandidates, rows: Tensor, replacement: PoseCandidates
-) -> PoseCandidates:
-    """Return a copy in which the images ``rows`` have other candidates."""
-    values = {name: value.clone() for name, value in vars(candidates).items()}
-    for name, value in vars(replacement).items():
-        values[name][rows] = value
-    return PoseCandidates(**values)

@@ -207,9 +207,6 @@ def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Ten
     return latent[central[order]], order.argsort()[group]
 
 
-# ------------------------------------------------------------------- the steps of find_clusters
-
-
 def _checked(latent: Tensor, min_samples: int) -> Numbers:
     if latent.ndim != 2 or len(latent) <= min_samples:
         raise ValueError(f"latent must be (n, d) with n > {min_samples}, got {tuple(latent.shape)}")

@@ -125,14 +125,8 @@ class LinearVariability:
         return round(first + share * (self._max_radius - first))
 
     def _weights(self) -> Tensor:
-        """Return the weight of every point in a log-likelihood: two over the noise power.
-
-        A point of the half disc counts for its Friedel mate too.
-
-        Returns:
-            ``(points,)``.
-        """
-        weight = (2 / self.noise_power).float().to(self._device)
+        """Return the weight of every point in a log-likelihood, ``(points,)``: 2 / noise power."""
+        weight = (2 / self.noise_power).float().to(self._device)  # 2: with the Friedel mate
         weight[0] = weight[1]  # the images' mean is arbitrary
         return weight[self._shell] * (self._shell <= self.radius)
 
@@ -250,12 +244,8 @@ class LinearVariability:
     ) -> None:
         """Solve for the maps and bring them into the standard form.
 
-        Args:
-            sums: of all images.
-            contrast: mean over the images, which goes into the maps.
-            mean: of z over the images, ``(d,)``.
-            second: mean of the products of z, ``(d, d)``.
-            information: mean precision of z in the images, ``(d, d)``.
+        Means over the images: contrast, which goes into the maps; z ``(d,)``, its products and
+        its precision ``(d, d)``.
         """
         diameter = self.config.diameter_angstrom or self.box_size * self.pixel_size_angstrom
         share = diameter / (self.box_size * self.pixel_size_angstrom)

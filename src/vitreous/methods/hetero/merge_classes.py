@@ -75,12 +75,12 @@ def distinct_maps(
     Raises:
         ValueError: no class has a map.
     """
-    available = [k for k, class_map in enumerate(maps) if class_map is not None]
+    available = {k: class_map for k, class_map in enumerate(maps) if class_map is not None}
     if not available:
         raise ValueError("no class has enough particles for a map")
     map_of_class = [k if k in available else -1 for k in range(len(maps))]
     kept: list[int] = []
-    for done, k in enumerate(sorted(available, key=lambda k: -_quality(maps[k]))):
+    for done, k in enumerate(sorted(available, key=lambda k: -_quality(available[k]))):
         for other in kept:
             pair = superpose(maps[k], maps[other], pixel_size_angstrom, symmetry, diameter_angstrom)
             if pair is not None and pair.duplicate:
@@ -90,7 +90,7 @@ def distinct_maps(
             kept.append(k)
         report_progress((done + 1) / len(available))
     kept.sort()
-    return torch.stack([_volume(maps[k]) for k in kept]), map_of_class
+    return torch.stack([available[k].volume for k in kept]), map_of_class
 
 
 def superpose(
@@ -150,16 +150,10 @@ def agreement(a: Tensor, b: Tensor, halves: tuple[Halves, Halves], mask: Tensor)
     return float(fsc(a * mask, b * mask)[with_signal].sum() / expected[with_signal].sum())
 
 
-def _quality(class_map: ClassMap | None) -> float:
+def _quality(class_map: ClassMap) -> float:
     """Return the mean FSC between the half maps."""
-    if class_map is None or class_map.halves is None:
-        return 0.0
-    return float(class_map.halves.curves.unmasked[1:].mean())
-
-
-def _volume(class_map: ClassMap | None) -> Tensor:
-    assert class_map is not None
-    return class_map.volume
+    halves = class_map.halves
+    return 0.0 if halves is None else float(halves.curves.unmasked[1:].mean())
 
 
 def duplicate_maps(

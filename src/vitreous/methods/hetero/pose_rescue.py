@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from vitreous.core.params import Pose
 from vitreous.methods.em.config import SHIFT_SHARE, RefinementConfig
 from vitreous.methods.hetero.class_maps import PosedImages
 from vitreous.methods.hetero.classification3d import Classification, ClassificationConfig
@@ -31,8 +32,10 @@ def pose_search(
         rounds: most rounds.
         report_progress: called with the share of all rounds that is done.
     """
+    assert posed.shift_angstrom is not None
+    pose = Pose(posed.rotations, posed.shift_angstrom)
     edge_angstrom = posed.images.box_size * posed.pixel_size_angstrom
-    largest_shift = shift_range(posed.pose.shift_angstrom, label)
+    largest_shift = shift_range(pose.shift_angstrom, label)
     poses = RefinementConfig(
         start_resolution_angstrom=4 * posed.pixel_size_angstrom,
         symmetry=posed.symmetry,
@@ -44,7 +47,7 @@ def pose_search(
     solver = Classification(
         posed.images,
         posed.optics,
-        posed.pose,
+        pose,
         maps,
         ClassificationConfig(poses, rounds=rounds),
         pixel_size_angstrom=posed.pixel_size_angstrom,

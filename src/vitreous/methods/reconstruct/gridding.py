@@ -27,7 +27,7 @@ from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import SPREAD, Accumulator, Gridding, weighted_slices
 
 HalfSums = tuple[Gridding, Gridding]
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 LEAST_WEIGHT = 1e-3  # of the mean over the shell
 _AGREE = 0.143

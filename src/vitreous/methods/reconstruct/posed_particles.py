@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vitreous.core.images import ImageSource, check_image_rows
+from vitreous.core.images import ImageSource, ImageSubset, check_image_rows
 from vitreous.core.params import Optics
 
 
@@ -27,6 +27,17 @@ class PosedParticles:
     optics: Optics | None
     pixel_size_angstrom: float
     half_set: Tensor
+
+    def subset(self, rows: Tensor) -> "PosedParticles":
+        """Return the particles ``rows``, long ``(m,)``."""
+        return PosedParticles(
+            ImageSubset(self.images, rows),
+            self.rotations[rows],
+            None if self.shift_angstrom is None else self.shift_angstrom[rows],
+            None if self.optics is None else self.optics[rows],
+            self.pixel_size_angstrom,
+            self.half_set[rows],
+        )
 
     def checked_box(self, box_size: int | None) -> int:
         """Return the box to work in, the images' own by default.

@@ -109,7 +109,7 @@ class Tomogram:
         self._iteration = 0  # of a map
         self._strengths: dict[str, float] = {}
         self._maps: list[Tensor] = []
-        self._solver: StrengthSearch | Admm | Sirt | _WeightedBackProjection | None = None
+        self._solver: StrengthSearch | Admm | Sirt | None = None
         self.label: dict[str, Any] = {}  # one object, so that a history may hold on to it
 
     @property
@@ -125,6 +125,14 @@ class Tomogram:
 
     def step(self) -> Stats:
         """Try a strength ("strength", "score"), or do an iteration of a map (as its solver's)."""
+        half = self._part - self._searches + 1
+        half_label = {"half": half} if half < 3 else {}
+        if self.config.method == "wbp":
+            self._maps.append(weighted_back_projection(self._parts[self._part], self._depth))
+            self._part += 1
+            self.label.clear()
+            self.label |= half_label
+            return {}
         if self._solver is None:
             self._solver = self._begin()
         stats = self._solver.step()
@@ -132,9 +140,7 @@ class Tomogram:
         if self._part < self._searches:
             self.label["stage"] = "strength"
         else:
-            half = self._part - self._searches + 1
-            self.label |= {} if self.config.method == "wbp" else {"step": self._iteration}
-            self.label |= {"half": half} if half < 3 else {}
+            self.label |= {"step": self._iteration, **half_label}
             self._iteration += 1
         if self._solver.done:
             self._end(self._solver)
@@ -173,7 +179,7 @@ class Tomogram:
             self._solver = self._begin()
             self._solver.load_state_dict(state["solver"])
 
-    def _begin(self) -> "StrengthSearch | Admm | Sirt | _WeightedBackProjection":
+    def _begin(self) -> StrengthSearch | Admm | Sirt:
         """Make the solver of the next part."""
         config, few_slices = self.config, self._scan.busiest(_SLICES)
         if config.method == "two-step" and "inpainting" not in self._strengths:
@@ -184,8 +190,6 @@ class Tomogram:
         if self._part < self._searches:
             return self._search(few_slices)
         scan, iterations = self._parts[self._part - self._searches], config.iterations
-        if config.method == "wbp":
-            return _WeightedBackProjection(scan, self._depth)
         if config.method == "sirt":
             return Sirt(scan, self._depth, iterations=iterations)
         if config.strength is not None:
@@ -204,52 +208,15 @@ class Tomogram:
             return two_step_search(scan, self._depth, inpainting, draw, callbacks)
         return strength_search(scan.halves(draw), self._depth, callbacks=callbacks)
 
-    def _end(self, solver: "StrengthSearch | Admm | Sirt | _WeightedBackProjection") -> None:
+    def _end(self, solver: StrengthSearch | Admm | Sirt) -> None:
         """Keep the result of a part, and go on to the next."""
         self._solver = None
         self._part, self._iteration = self._part + 1, 0
         if isinstance(solver, StrengthSearch):
             self._strengths["strength"] = solver.result().strength
-        elif isinstance(solver, _WeightedBackProjection):
-            self._maps.append(solver.result())
         else:
             volume = solver.result().volume if isinstance(solver, Admm) else solver.result()
             self._maps.append(expand_slices(volume, WINDOW))
 
     def _report(self) -> None:
         self._report_progress(self.progress)
-
-
-class _WeightedBackProjection:
-    """Weighted back-projection as a solver of one step."""
-
-    def __init__(self, scan: Scan, depth: int) -> None:
-        self._scan, self._depth = scan, depth
-        self._map: Tensor | None = None
-
-    def step(self) -> Stats:
-        """Make the map."""
-        self._map = weighted_back_projection(self._scan, self._depth)
-        return {}
-
-    @property
-    def done(self) -> bool:
-        """Whether the map is made."""
-        return self._map is not None
-
-    @property
-    def progress(self) -> float:
-        """Share of the step that is done."""
-        return float(self.done)
-
-    def result(self) -> Tensor:
-        """Return the map ``(z, y, x)``."""
-        assert self._map is not None
-        return self._map
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: its one step is never amid a run."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.linop.operator import LinearOperator
 from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
-from vitreous.optim.least_squares import LeastSquares, nearest_circulant
+from vitreous.optim.least_squares import LeastSquares, Normal, nearest_circulant
 from vitreous.optim.loop import Callback
 from vitreous.optim.priors import TotalVariation
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
@@ -80,11 +79,6 @@ class Scan:
         scanned = self.scanned & pixels
         return Scan(self.images * scanned, self.tilts_degrees, scanned)
 
-    def slices(self, first: int, last: int) -> "Scan":
-        """Select the slices ``first`` to ``last`` along the tilt axis."""
-        part = slice(first, last)
-        return Scan(self.images[:, part], self.tilts_degrees, self.scanned[:, part])
-
     def busiest(self, count: int) -> "Scan":
         """Select the ``count`` successive slices with the strongest contrast."""
         height = self.images.shape[1]
@@ -95,7 +89,8 @@ class Scan:
         energy = ((self.images - mean[:, None]) * self.scanned).square().sum((0, 2))
         sums = torch.cat([energy.new_zeros(1), energy.cumsum(0)])
         first = int((sums[count:] - sums[:-count]).argmax())
-        return self.slices(first, first + count)
+        part = slice(first, first + count)
+        return Scan(self.images[:, part], self.tilts_degrees, self.scanned[:, part])
 
     def halves(self, generator: torch.Generator) -> "tuple[Scan, Scan]":
         """Split the measurements into independent halves.
@@ -127,7 +122,7 @@ class Scan:
         return LeastSquares(normal, projector.adjoint(self.images), squares)
 
 
-class ScannedNormal(LinearOperator):
+class ScannedNormal(Normal):
     """H^T S H, and the circulant matrix nearest to its mean over masks of the same doses.
 
     Args:
@@ -136,19 +131,10 @@ class ScannedNormal(LinearOperator):
     """
 
     def __init__(self, projector: TiltProjector, scanned: Tensor) -> None:
-        self.domain_shape = self.range_shape = projector.domain_shape
-        self._scanned = ScanMask(scanned) @ projector
+        super().__init__(ScanMask(scanned) @ projector)
         depth, _, n = projector.domain_shape
         kernel = projector.normal_kernel(scanned.double().mean((1, 2)))
         self.circulant = nearest_circulant(kernel, (depth, 1, n))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return H^T S H x."""
-        return self._scanned.normal(x)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Return the same: H^T S H is self-adjoint."""
-        return self._scanned.normal(y)
 
 
 def tomography_config(

@@ -115,8 +115,6 @@ class ImageModel:
         ratio = math.sqrt(noise_share / (1 - noise_share))
         self.log_noise.copy_(math.log(deviation * ratio) - noise.log())
 
-    # ---------------------------------------------------------------- images
-
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normal numbers from the stream of latent vectors."""
         stream = self.streams["latent"]
@@ -185,8 +183,6 @@ class ImageModel:
             angle_rad = 2 * math.pi * share.to(self.device)
         seen = seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
         return seen if self.template is None else centred(seen, self.template)
-
-    # ---------------------------------------------------------------- weights
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters of the generator's optimiser, by group."""

@@ -86,8 +86,6 @@ class VaeGan(RollsBack):
             )
         self._enter(0)
 
-    # ---------------------------------------------------------------- stages
-
     @property
     def done(self) -> bool:
         """Whether all stages are done."""
@@ -135,8 +133,6 @@ class VaeGan(RollsBack):
         }
         self._keep_snapshot()
 
-    # ---------------------------------------------------------------- images
-
     def _encode(self, encoder: Encoder | DenseEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance for images as the critic sees them."""
         m = encoder_box(self.config)
@@ -173,8 +169,6 @@ class VaeGan(RollsBack):
             latent = torch.cat([latent[:b], encoded])
         simulated, diversity = self.imaging.simulated(latent, conditions, turn)
         return _Batch(real, simulated, latent, mean, log_variance, diversity)
-
-    # ---------------------------------------------------------------- algorithms 6 and 7
 
     def step(self) -> dict[str, float]:
         """Update the critic ``n_critic`` times, then generator and encoder; return statistics."""
@@ -318,8 +312,6 @@ class VaeGan(RollsBack):
             for group, rate in zip(optimiser.param_groups, self._rates[name], strict=True):
                 group["lr"] = rate * factor
 
-    # ---------------------------------------------------------------- results
-
     @torch.no_grad()
     def embed(self, rows: Tensor) -> Tensor:
         """Return latent means, float32 ``(m, d)`` on the CPU, of particles ``rows (m,)``.
@@ -350,8 +342,6 @@ class VaeGan(RollsBack):
     def result(self) -> "VaeGan":
         """Return the model itself, which embeds images and makes maps."""
         return self
-
-    # ---------------------------------------------------------------- state
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = self.imaging.modules() | {"critic": self.critic}
