@@ -33,16 +33,12 @@ from vitreous.optim.priors import FeasibleSet, Prior, operator_of
 
 @dataclass(frozen=True)
 class AdmmState:
-    """A warm start: the variables of a run with which another run may begin.
+    """A warm start: the variables of a run with which another run may begin."""
 
-    Args:
-        x: volume, not yet projected.
-        multipliers: of the prior and of nonnegativity and mask; None for absent ones.
-        rho: penalty parameters, one for each constraint, that of the data last.
-    """
-
-    x: Tensor
+    x: Tensor  # volume, not yet projected
+    # of the prior and of nonnegativity and mask; None for absent ones
     multipliers: tuple[Tensor | None, Tensor | None] = (None, None)
+    # penalty parameters, one for each constraint, that of the data last
     rho: tuple[float | None, ...] = (None, None, None)
 
 

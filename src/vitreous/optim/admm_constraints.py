@@ -72,9 +72,8 @@ class Constraint(ABC):
     def balance(self, stationarity: float) -> None:
         """Change rho where relative primal and dual residual are out of balance; y stays.
 
-        Args:
-            stationarity: relative residual of the whole problem in x. Above the primal residual
-                it forbids to stiffen a system that is not solved well as it is.
+        A stationarity, the relative residual of the whole problem in x, above the primal residual
+        forbids to stiffen a system that is not solved well as it is.
 
         Source: Wohlberg, arXiv:1704.06209, equations (26) and (27).
         """

@@ -40,13 +40,7 @@ class LinearStep(ABC):
 
     @abstractmethod
     def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
-        """Return the next x.
-
-        Args:
-            x: the last one.
-            rhs: right-hand side.
-            constraints: left-hand side, besides H^T H.
-        """
+        """Return the next x after ``x``, for a right-hand side and constraints besides H^T H."""
 
     def quadratic(self, x: Tensor) -> float:
         """Return 1/2 x^T H^T H x of the last x, without what a constraint of the data holds."""

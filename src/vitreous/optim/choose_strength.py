@@ -25,32 +25,23 @@ HalfSets = tuple[LeastSquares, LeastSquares]
 
 @dataclass(frozen=True)
 class StrengthChoice:
-    """A strength, and the search for it.
+    """A strength, and the search for it."""
 
-    Args:
-        strength: lambda.
-        volumes: solutions of half 1 and half 2 with it.
-        tried: strengths and their scores, the misfit of both halves with each other's data, in the
-            order in which they were tried.
-    """
-
-    strength: float
-    volumes: tuple[Tensor, Tensor]
+    strength: float  # lambda
+    volumes: tuple[Tensor, Tensor]  # solutions of half 1 and half 2 with it
+    # strengths and their scores, the misfit of both halves with each other's data, in the order
+    # in which they were tried
     tried: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class StrengthRange:
-    """Strengths to look among.
+    """Strengths to look among."""
 
-    Args:
-        guess: such as the strength found on a coarser lattice; None: begin with
-            :meth:`~vitreous.optim.priors.WeightedPrior.strongest`.
-        decades: how far from there to look.
-    """
-
+    # such as the strength found on a coarser lattice; None: begin with
+    # :meth:`~vitreous.optim.priors.WeightedPrior.strongest`
     guess: float | None = None
-    decades: float = 6.0
+    decades: float = 6.0  # how far from there to look
 
 
 class StrengthSearch:

@@ -11,17 +11,11 @@ Linear = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CgResult:
-    """Solution of conjugate gradients.
+    """Solution of conjugate gradients."""
 
-    Args:
-        x: the solution.
-        residuals: :math:`\\|b - A x\\| / \\|b\\|` at the start and after each step.
-        residual: :math:`b - A x`, by the recurrence.
-    """
-
-    x: Tensor
-    residuals: tuple[float, ...]
-    residual: Tensor
+    x: Tensor  # the solution
+    residuals: tuple[float, ...]  # :math:`\\|b - A x\\| / \\|b\\|` at the start and after each step
+    residual: Tensor  # :math:`b - A x`, by the recurrence
 
 
 def dot(x: Tensor, y: Tensor) -> float:
@@ -93,13 +87,8 @@ def conjugate_gradient(
 def largest_eigenvalue(operator: Linear, like: Tensor, iterations: int = 30) -> float:
     r"""Return the largest eigenvalue of a self-adjoint positive operator by power iteration.
 
-    The result is too small: k steps on N unknowns leave a relative error of
-    :math:`0.87 \ln N / (k - 1)` at most on average, commonly much less.
-
-    Args:
-        operator: x to A x.
-        like: gives shape, dtype and device of x.
-        iterations: applications of A.
+    The result is too small: k steps on N unknowns leave a relative error of :math:`0.87 \ln N / (k
+    - 1)` at most on average, commonly much less. ``like`` gives shape, dtype and device.
 
     Source: Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992) 1094, for the error.
 
@@ -117,12 +106,7 @@ def largest_eigenvalue(operator: Linear, like: Tensor, iterations: int = 30) -> 
 
 
 def mean_eigenvalue(operator: Linear, like: Tensor) -> float:
-    """Estimate the trace over the number of unknowns from one random vector.
-
-    Args:
-        operator: x to A x.
-        like: gives shape, dtype and device of x.
-    """
+    """Estimate the trace over the number of unknowns from one random vector like ``like``."""
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
     return dot(probe, operator(probe)) / dot(probe, probe)

@@ -138,14 +138,8 @@ def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
     r"""Return the spectrum of the circulant matrix nearest to :math:`P^T C P`, for preconditioning.
 
     Along each axis :math:`c_j = ((n - j) r_j + j r_{j - n}) / n`, r the kernel of C. Nonnegative
-    where :math:`P^T C P` is.
-
-    Args:
-        operator: the convolution.
-        shape: ``(z, y, x)`` of the volume.
-
-    Returns:
-        real ``(z, y, x // 2 + 1)``.
+    where :math:`P^T C P` is. ``shape (z, y, x)`` is the volume's; the result is real ``(z, y, x //
+    2 + 1)``.
 
     Source: T. F. Chan, SIAM J. Sci. Stat. Comput. 9 (1988) 766.
     """
@@ -155,12 +149,8 @@ def optimal_circulant(operator: Convolution, shape: tuple[int, ...]) -> Tensor:
 def nearest_circulant(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the spectrum of the circulant matrix nearest to a convolution.
 
-    See :func:`optimal_circulant`.
-
-    Args:
-        kernel: on a periodic grid of at least ``2 n - 1`` along each axis of more than one voxel,
-            lag 0 first.
-        shape: ``(z, y, x)`` of the volume.
+    See :func:`optimal_circulant`; ``shape (z, y, x)`` is the volume's. The periodic grid of the
+    kernel, lag 0 first, has at least ``2 n - 1`` points along each axis of more than one voxel.
 
     >>> nearest_circulant(torch.eye(4)[0].reshape(1, 1, 4), (1, 1, 2)).flatten().tolist()
     [1.0, 1.0]

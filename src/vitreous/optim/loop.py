@@ -67,10 +67,7 @@ def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:
 def run(solver: Solver[Result_co], callbacks: Iterable[Callback] = ()) -> Result_co:
     """Step a solver until it is done or a callback asks to stop; return its result.
 
-    Args:
-        solver: any object that follows :class:`Solver`.
-        callbacks: each is called as ``callback(step, stats)`` after every step, steps counted
-            from 0 in this call.
+    Each is called as ``callback(step, stats)`` after every step, steps counted from 0 in this call.
 
     >>> class Halving:
     ...     x = 8.0

@@ -34,10 +34,7 @@ def lengths(u: Tensor, dim: int = -4) -> Tensor:
 def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
     r"""Shorten vectors: the proximal map of :math:`\mu \sum_n \|z_n\|_2`, eq. (2.19).
 
-    Args:
-        u: the vectors.
-        mu: by how much.
-        dim: along which their components lie; ``(3, z, y, x)`` gradients by default.
+    Their components lie along ``dim``, as in gradients ``(3, z, y, x)``.
 
     >>> prox_l21(torch.tensor([[3.0, 0.3], [4.0, 0.4]]), 1.0, 0).T.tolist()[1]
     [0.0, 0.0]
@@ -56,14 +53,9 @@ def prox_squared_l2(u: Tensor, mu: float) -> Tensor:
 
 
 def project(u: Tensor, *, nonnegative: bool = True, mask: Tensor | None = None) -> Tensor:
-    """Return the nearest volume that is not negative and vanishes outside a mask.
+    """Return the nearest volume that is not negative and vanishes outside a bool mask.
 
     The proximal map of that set's indicator, whatever the factor in front of it.
-
-    Args:
-        u: volume.
-        nonnegative: whether values below 0 become 0.
-        mask: bool, shape of ``u``; values where it is false become 0. None: no mask.
 
     >>> project(torch.tensor([-1.0, 2.0, 3.0]), mask=torch.tensor([True, True, False])).tolist()
     [0.0, 2.0, 0.0]

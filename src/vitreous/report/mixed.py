@@ -23,23 +23,15 @@ _LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 
 @dataclass(frozen=True)
 class ClusterSummary:
-    """A cluster in the report.
+    """A cluster in the report."""
 
-    Args:
-        name: such as ``class 1``.
-        size: particles.
-        volume: its map ``(z, y, x)``, None without.
-        resolution: in words, empty where it is not known.
-        path: maps ``(k, z, y, x)`` along its first principal component, may be empty.
-        share: of the cluster's variance along that component.
-    """
-
-    name: str
-    size: int
-    volume: Array | None = None
-    resolution: str = ""
+    name: str  # such as ``class 1``
+    size: int  # particles
+    volume: Array | None = None  # its map ``(z, y, x)``, None without
+    resolution: str = ""  # in words, empty where it is not known
+    # maps ``(k, z, y, x)`` along its first principal component, may be empty
     path: Sequence[Array] = ()
-    share: float | None = None
+    share: float | None = None  # of the cluster's variance along that component
 
 
 @dataclass(frozen=True)
@@ -110,15 +102,11 @@ def embedding_plot(
     columns: Mapping[str, Array],
     axes: tuple[str, str] = ("", ""),
 ) -> Plot:
-    """Plot an embedding, with a menu that chooses the colours.
+    """Plot an embedding ``(n, 2)``, with a menu that chooses the colours.
 
-    Args:
-        plane: ``(n, 2)``.
-        label: ``(n,)`` class from 1 on, 0 for noise; None without.
-        columns: further numbers ``(n,)`` by name.
-        axes: names of the axes.
-
-    At most 10,000 points are shown, evenly spaced in the table.
+    ``label (n,)`` is the class from 1 on, 0 for noise; ``columns`` are further numbers ``(n,)`` by
+    name, and ``axes`` the names of the axes. At most 10,000 points are shown, evenly spaced in the
+    table.
 
     Raises:
         ValueError: columns of another length.

@@ -31,19 +31,12 @@ _ROUNDS = 12  # of a class whose particles are known
 
 @dataclass(frozen=True)
 class LatentClasses:
-    """Classes in an embedding.
+    """Classes in an embedding."""
 
-    Args:
-        latent: ``(n, d)``.
-        clusters: found by density; every particle is in one.
-        label: long ``(n,)``, class from 0 on; classes of one cluster have consecutive numbers.
-        cluster_of_class: long ``(k,)``, from 0 on.
-    """
-
-    latent: Tensor
-    clusters: Clusters
-    label: Tensor
-    cluster_of_class: Tensor
+    latent: Tensor  # ``(n, d)``
+    clusters: Clusters  # found by density; every particle is in one
+    label: Tensor  # long ``(n,)``, class from 0 on; classes of one cluster have consecutive numbers
+    cluster_of_class: Tensor  # long ``(k,)``, from 0 on
 
     def details(self) -> ClassDetails:
         """Return what tables and report say of the classes."""
@@ -91,11 +84,7 @@ def average_classes(
 ) -> ClassAveragesResult:
     """Align the particles of each class to one another and average them.
 
-    Args:
-        data: all particles.
-        label: long ``(n,)``, class from 0 on; every class has particles.
-        shift_range_angstrom: largest shift of a particle.
-        report_progress: called with the share that is done.
+    ``label``, long ``(n,)``, is the class from 0 on; every class has particles.
     """
     working_set, count = data.working_set, int(label.max()) + 1
     config = ClassConfig(

@@ -31,39 +31,24 @@ _AGREEMENT = 0.143
 
 @dataclass(frozen=True)
 class Classify2dResult:
-    """A finished run of ``classify2d``.
+    """A finished run of ``classify2d``."""
 
-    Args:
-        folder: where everything was written.
-        verdict: one sentence on the classes.
-        text: lines on time and files.
-        classes: class averages, and the assignments of all particles.
-        solved: None; 2D classes have no verdict of that kind.
-    """
-
-    folder: Path
-    verdict: str
-    text: str
-    classes: ClassAveragesResult
-    solved: bool | None = None
+    folder: Path  # where everything was written
+    verdict: str  # one sentence on the classes
+    text: str  # lines on time and files
+    classes: ClassAveragesResult  # class averages, and the assignments of all particles
+    solved: bool | None = None  # None; 2D classes have no verdict of that kind
 
 
 @dataclass(frozen=True)
 class ClassDetails:
-    """Contents of tables and report that depend on how the classes were found.
+    """Contents of tables and report that depend on how the classes were found."""
 
-    Args:
-        verdict: one sentence, without full stop.
-        columns: of every particle.
-        class_columns: of every class.
-        numbers: for ``config.toml``.
-        page: further fields of :class:`~vitreous.report.mixed.MixedReport`.
-    """
-
-    verdict: str
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    class_columns: Mapping[str, list[str]] = field(default_factory=dict)
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    verdict: str  # one sentence, without full stop
+    columns: Mapping[str, Any] = field(default_factory=dict)  # of every particle
+    class_columns: Mapping[str, list[str]] = field(default_factory=dict)  # of every class
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # for ``config.toml``
+    # further fields of :class:`~vitreous.report.mixed.MixedReport`
     page: Mapping[str, Any] = field(default_factory=dict)
 
 

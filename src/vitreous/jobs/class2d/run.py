@@ -36,9 +36,6 @@ _LATENT = "latent"
 def classify2d(options: Classify2dOptions) -> Classify2dResult:
     """Sort particles into 2D classes and average these.
 
-    Args:
-        options: of the command.
-
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.

@@ -32,19 +32,12 @@ ModelKind = Literal["linear", "vaegan", "vaegan2d"]  # the last one: images inst
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Particles that a latent model is trained on.
+    """Particles that a latent model is trained on."""
 
-    Args:
-        working_set: particles, half sets, box size and pixel size.
-        options: of the run.
-        images: protein positive, at the working box size.
-        pose: of each particle; None for models without poses.
-    """
-
-    working_set: WorkingSet
-    options: LatentModelOptions
-    images: ImageSource
-    pose: Pose | None = None
+    working_set: WorkingSet  # particles, half sets, box size and pixel size
+    options: LatentModelOptions  # of the run
+    images: ImageSource  # protein positive, at the working box size
+    pose: Pose | None = None  # of each particle; None for models without poses
 
     @classmethod
     def of(cls, working_set: WorkingSet, options: LatentModelOptions) -> "TrainingData":
@@ -131,12 +124,7 @@ def training_job(
 
 
 def build_model(kind: ModelKind, settings: Mapping[str, Any], data: TrainingData) -> LatentModel:
-    """Return a model that has not been trained yet.
-
-    Args:
-        kind: of the model.
-        settings: from :func:`model_settings`.
-        data: what it is trained on.
+    """Return an untrained model; ``settings`` are those of :func:`model_settings`.
 
     Raises:
         UsageError: settings that this version does not know.

@@ -119,11 +119,7 @@ class HeteroOptions(LatentModelOptions):
         return self
 
     def max_passes(self, *, poses_known: bool) -> int:
-        """Return the largest number of passes.
-
-        Args:
-            poses_known: whether the table has poses.
-        """
+        """Return the largest number of passes, which depends on whether the table has poses."""
         if not self.align or self.rounds == 0:
             return 1
         if self.passes is not None:

@@ -43,21 +43,13 @@ _SETTLED = 0.98  # NMI of the clusters of two passes
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model and its data.
+    """A trained model and its data."""
 
-    Args:
-        model: trained.
-        data: what it was trained on; with poses of the last pass.
-        latent: of all particles, ``(n, d)``.
-        passes: number of passes done; None where only one was possible.
-        unsettled: whether the clusters still changed in the last pass.
-    """
-
-    model: LatentModel
-    data: TrainingData
-    latent: Tensor
-    passes: int | None = None
-    unsettled: bool = False
+    model: LatentModel  # trained
+    data: TrainingData  # what it was trained on; with poses of the last pass
+    latent: Tensor  # of all particles, ``(n, d)``
+    passes: int | None = None  # number of passes done; None where only one was possible
+    unsettled: bool = False  # whether the clusters still changed in the last pass
 
 
 class TrainingPasses:
@@ -190,13 +182,7 @@ class TrainingPasses:
 def first_poses(job: Job, options: HeteroOptions, data: TrainingData) -> Pose | None:
     """Return the table's poses, or those of one structure that all particles are refined to.
 
-    Args:
-        job: entered; the refinement is a stage of it.
-        options: of the job.
-        data: the particles.
-
-    Returns:
-        None for the model without poses.
+    The refinement is a stage of the job. None for the model without poses.
 
     Raises:
         InputError: the particles agree on no structure.
@@ -255,12 +241,7 @@ def embedded(job: Job, model: LatentModel, data: TrainingData, label: str) -> Te
 def clustered(
     latent: Tensor, options: LatentModelOptions, *, assign_all: bool | None = None
 ) -> Clusters:
-    """Find the clusters of latents with the options of a job.
-
-    Args:
-        latent: ``(n, d)``.
-        options: of the job.
-        assign_all: instead of the option of this name.
+    """Find the clusters of latents ``(n, d)`` with the options of a job, ``assign_all`` if given.
 
     Raises:
         UsageError: UMAP was asked for and is not installed, or there are too few particles.

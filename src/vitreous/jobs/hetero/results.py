@@ -39,46 +39,29 @@ _SMALL = 0.02  # of the particles: clusters below it get a warning
 
 @dataclass(frozen=True)
 class HeteroResult:
-    """A finished run, or stage of a run, of ``hetero``.
+    """A finished run, or stage of a run, of ``hetero``."""
 
-    Args:
-        folder: where everything was written.
-        verdict: one sentence on the clusters.
-        text: lines on classes, time and files.
-        solved: None; the number of clusters is no question of right and wrong.
-        trained: the model, its data, and the latents of all particles.
-        clusters: found by density; None where the run ended before them.
-        maps: of the classes; None for classes of too few particles, empty where none were made.
-        traversals: of the classes.
-    """
-
-    folder: Path
-    verdict: str
-    text: str
-    trained: TrainedModel
-    clusters: Clusters | None = None
+    folder: Path  # where everything was written
+    verdict: str  # one sentence on the clusters
+    text: str  # lines on classes, time and files
+    trained: TrainedModel  # the model, its data, and the latents of all particles
+    clusters: Clusters | None = None  # found by density; None where the run ended before them
+    # of the classes; None for classes of too few particles, empty where none were made
     maps: Sequence[ClassMap | None] = ()
-    traversals: Sequence[Traversal] = ()
-    solved: bool | None = None
+    traversals: Sequence[Traversal] = ()  # of the classes
+    solved: bool | None = None  # None; the number of clusters is no question of right and wrong
 
 
 @dataclass(frozen=True)
 class ClusteredParticles:
-    """Particles with their clusters, and the maps of these.
+    """Particles with their clusters, and the maps of these."""
 
-    Args:
-        trained: model, data and latents.
-        clusters: found by density.
-        maps: of the clusters; None for clusters of too few particles, empty where none were made.
-        traversals: of the clusters.
-        reconstructed: whether the maps are reconstructions from the particles.
-    """
-
-    trained: TrainedModel
-    clusters: Clusters
+    trained: TrainedModel  # model, data and latents
+    clusters: Clusters  # found by density
+    # of the clusters; None for clusters of too few particles, empty where none were made
     maps: Sequence[ClassMap | None]
-    traversals: Sequence[Traversal]
-    reconstructed: bool
+    traversals: Sequence[Traversal]  # of the clusters
+    reconstructed: bool  # whether the maps are reconstructions from the particles
 
     @property
     def label(self) -> Tensor:
@@ -88,11 +71,6 @@ class ClusteredParticles:
 
 def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticles) -> HeteroResult:
     """Write every output but checkpoints and history, and finish the job.
-
-    Args:
-        job: entered.
-        options: of the job.
-        clustered: the sorted particles.
 
     Raises:
         ResourceError: the disk is full.

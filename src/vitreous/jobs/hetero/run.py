@@ -58,9 +58,6 @@ def hetero(options: HeteroOptions) -> HeteroResult:
 
     With ``options.stage`` only a part of it, see :class:`HeteroOptions`.
 
-    Args:
-        options: of the command.
-
     Raises:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
@@ -97,12 +94,7 @@ def hetero(options: HeteroOptions) -> HeteroResult:
 def load_trained(
     folder: Path, particles: Path | None = None, *, device: str = "auto"
 ) -> TrainedModel:
-    """Return the trained model of a run's folder.
-
-    Args:
-        folder: that ``hetero`` wrote.
-        particles: table of the particles, if it has moved.
-        device: where to compute.
+    """Return the trained model of a run's folder; ``particles`` is its table, if it has moved.
 
     Raises:
         UsageError: no such folder, or training has not ended.
@@ -129,9 +121,7 @@ def load_trained(
 def repeated(options: HeteroOptions, earlier: Mapping[str, Any]) -> RepeatedStage:
     """Return the options of a run in a folder, changed by those that were given for a stage.
 
-    Args:
-        options: given; those of the run that the stage cannot change must be equal.
-        earlier: the table ``[options]`` of the run.
+    ``earlier`` is the table ``[options]`` of the run; what the stage cannot change must be equal.
 
     Raises:
         UsageError: an option was given that the stage cannot change.

@@ -24,12 +24,7 @@ class ImagePass(Generic[Sums]):
 def pass_over_images(
     plan: Plan, accumulate: Callable[..., Sums], progress: Progress | None
 ) -> ImagePass[Sums]:
-    """Sum over all images.
-
-    Args:
-        plan: the images and their poses.
-        accumulate: as :func:`vitreous.methods.reconstruct.gridding.accumulate`.
-        progress: called with images done and images in all, after each batch.
+    """Sum over all images by an ``accumulate`` as that of gridding.
 
     Raises:
         InputError: images that cannot be used.

@@ -63,18 +63,8 @@ def report_data(
 ) -> ReportData:
     """Return the report's page, without what only one command shows.
 
-    Args:
-        command: name of the subcommand.
-        title: of the page.
-        verdict: one sentence without full stop.
-        halves: the maps.
-        half_set: long ``(particles,)`` of 1 and 2; None where only maps are known.
-        pixel_size_angstrom: of the maps, Å.
-        symmetry: point group.
-        seconds: wall time.
-        options: those of the run.
-        warnings: sentences to be shown prominently.
-        more_numbers: further cards, after the resolutions.
+    The verdict is one sentence without full stop; ``half_set`` is None where only maps are known.
+    ``warnings`` are shown prominently, ``more_numbers`` as cards after the resolutions.
     """
     counts = {}
     if half_set is not None:

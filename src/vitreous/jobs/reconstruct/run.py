@@ -21,26 +21,17 @@ from vitreous.report.html import angstrom, write_report
 
 @dataclass(frozen=True)
 class ReconstructResult:
-    """Result of a reconstruction.
+    """Result of a reconstruction."""
 
-    Args:
-        solved: whether the half maps have anything in common.
-        verdict: one sentence.
-        text: lines to print below it.
-        folder: with the maps.
-        resolution_0143_angstrom, resolution_05_angstrom: between the half maps.
-        strength: of the regulariser; None for the direct method.
-        digest: hash of all pixels.
-    """
-
-    solved: bool | None
-    verdict: str
-    text: str
-    folder: Path
+    solved: bool | None  # whether the half maps have anything in common
+    verdict: str  # one sentence
+    text: str  # lines to print below it
+    folder: Path  # with the maps
+    # between the half maps
     resolution_0143_angstrom: float
     resolution_05_angstrom: float
-    strength: float | None
-    digest: str
+    strength: float | None  # of the regulariser; None for the direct method
+    digest: str  # hash of all pixels
 
 
 _Maps = tuple[Halves, str, dict[str, float]]  # of a method, a hash of the images, its numbers

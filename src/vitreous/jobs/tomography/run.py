@@ -34,24 +34,16 @@ _PRIOR = (
 
 @dataclass(frozen=True)
 class TomoReconstructResult:
-    """Result of a reconstruction.
+    """Result of a reconstruction."""
 
-    Args:
-        solved: whether the half maps have anything in common.
-        verdict: one sentence.
-        text: lines to print below it.
-        folder: with the maps.
-        resolution_0143_angstrom, resolution_05_angstrom: between the half maps.
-        strengths: "strength" and "inpainting", where the method has them.
-    """
-
-    solved: bool | None
-    verdict: str
-    text: str
-    folder: Path
+    solved: bool | None  # whether the half maps have anything in common
+    verdict: str  # one sentence
+    text: str  # lines to print below it
+    folder: Path  # with the maps
+    # between the half maps
     resolution_0143_angstrom: float
     resolution_05_angstrom: float
-    strengths: dict[str, float]
+    strengths: dict[str, float]  # "strength" and "inpainting", where the method has them
 
 
 def reconstruct_tilts(options: TomoReconstructOptions) -> TomoReconstructResult:

@@ -33,17 +33,11 @@ _TILTS_AT_ONCE = 10  # between looks at the clock and at signals
 
 @dataclass(frozen=True)
 class TomoSimulateResult:
-    """Result of a simulation.
+    """Result of a simulation."""
 
-    Args:
-        verdict: empty.
-        text: line to print.
-        folder: with the tilt series.
-    """
-
-    verdict: str
-    text: str
-    folder: Path
+    verdict: str  # empty
+    text: str  # line to print
+    folder: Path  # with the tilt series
 
 
 def simulate_tilts(options: TomoSimulateOptions) -> TomoSimulateResult:

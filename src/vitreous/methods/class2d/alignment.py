@@ -37,15 +37,10 @@ _NEAR = 1.5  # steps of the search's grid: a draw so near to a refined candidate
 
 @dataclass(frozen=True)
 class PolarImages:
-    """Spectra of images on half circles, with their CTFs.
+    """Spectra of images on half circles, with their CTFs."""
 
-    Args:
-        values: spectra ``(b, K, A / 2)``.
-        transfer: CTFs, of the same shape.
-    """
-
-    values: Tensor
-    transfer: Tensor
+    values: Tensor  # spectra ``(b, K, A / 2)``
+    transfer: Tensor  # CTFs, of the same shape
 
     def __getitem__(self, index: Tensor) -> "PolarImages":
         """Return the images of the given rows."""
@@ -54,23 +49,16 @@ class PolarImages:
 
 @dataclass(frozen=True)
 class AlignmentFit:
-    """Alignments of images, one a row, and how well they fit.
+    """Alignments of images, one a row, and how well they fit."""
 
-    Args:
-        label: long ``(p,)``, class.
-        angle_rad: ``(p,)``.
-        shift_angstrom: ``(p, 2)``.
-        log_likelihood_ratio: ``(p,)``.
-        gradient: half the gradient of ``log_likelihood_ratio`` over rotation and shift in the axes
-            of the class image, ``(p, 3)``.
-        precision: its Gauss-Newton matrix, ``(p, 3, 3)``: the inverse covariance of the posterior.
-    """
-
-    label: Tensor
-    angle_rad: Tensor
-    shift_angstrom: Tensor
-    log_likelihood_ratio: Tensor
+    label: Tensor  # long ``(p,)``, class
+    angle_rad: Tensor  # ``(p,)``
+    shift_angstrom: Tensor  # ``(p, 2)``
+    log_likelihood_ratio: Tensor  # ``(p,)``
+    # half the gradient of ``log_likelihood_ratio`` over rotation and shift in the axes of the
+    # class image, ``(p, 3)``
     gradient: Tensor
+    # its Gauss-Newton matrix, ``(p, 3, 3)``: the inverse covariance of the posterior
     precision: Tensor
 
     def or_better(self, other: "AlignmentFit") -> "AlignmentFit":
@@ -195,10 +183,7 @@ class Aligner:
     ) -> tuple[Tensor, Tensor]:
         """Return images and CTFs rotated and shifted back into the frame of their class images.
 
-        Args:
-            polar: ``p`` images.
-            angle_rad: ``(p,)``, rounded to the angles of the grid.
-            shift_angstrom: ``(p, 2)``.
+        ``angle_rad (p,)`` is rounded to the angles of the grid; ``shift_angstrom`` is ``(p, 2)``.
         """
         steps = self._fine.steps(angle_rad)
         rotated = rotate_polar(polar.values * self._fine.ramp(shift_angstrom), steps)
@@ -377,13 +362,7 @@ class ClassSums:
         self.images = 0
 
     def add(self, polar: PolarImages, candidates: GridCandidates, half: Tensor) -> None:
-        """Add images by their candidates, which have equal weights.
-
-        Args:
-            polar: ``b`` images.
-            candidates: one or more of each image.
-            half: long ``(b,)`` of 0 and 1.
-        """
+        """Add images by their candidates of equal weight; ``half`` is 0 or 1, long ``(b,)``."""
         count = candidates.log_likelihood_ratio.shape[1]
         for j in range(count):
             label = candidates.template[:, j]

@@ -93,21 +93,15 @@ class ClassConfig:
 
 @dataclass(frozen=True)
 class ClassAssignments:
-    """Class, in-plane rotation and shift of every particle.
+    """Class, in-plane rotation and shift of every particle."""
 
-    Args:
-        label: long ``(n,)``, class from 0 on.
-        angle_rad: ``(n,)``; the particle is the class image rotated by this angle from x to y,
-        shift_angstrom: ``(n, 2)``, and then shifted by this.
-        posterior: ``(n,)``, probability of the alignment among the best few candidates.
-        log_likelihood_ratio: ``(n,)``, squared error without the class image minus that with it, in
-            units of the noise power.
-    """
-
-    label: Tensor
+    label: Tensor  # long ``(n,)``, class from 0 on
+    # ``(n,)``; the particle is the class image rotated by this angle from x to y,
     angle_rad: Tensor
-    shift_angstrom: Tensor
-    posterior: Tensor
+    shift_angstrom: Tensor  # ``(n, 2)``, and then shifted by this
+    posterior: Tensor  # ``(n,)``, probability of the alignment among the best few candidates
+    # ``(n,)``, squared error without the class image minus that with it, in units of the noise
+    # power
     log_likelihood_ratio: Tensor
 
     @classmethod
@@ -135,17 +129,11 @@ class ClassAssignments:
 
 @dataclass(frozen=True)
 class ClassAveragesResult:
-    """Class averages, the largest class first, and the assignments in that order.
+    """Class averages, the largest class first, and the assignments in that order."""
 
-    Args:
-        averages: class images ``(k, n, n)``, protein positive.
-        frc: between the half averages of each class by shell, ``(k, n // 2 + 1)``.
-        assignments: of every particle.
-    """
-
-    averages: Tensor
-    frc: Tensor
-    assignments: ClassAssignments
+    averages: Tensor  # class images ``(k, n, n)``, protein positive
+    frc: Tensor  # between the half averages of each class by shell, ``(k, n // 2 + 1)``
+    assignments: ClassAssignments  # of every particle
 
 
 class ClassAverages:

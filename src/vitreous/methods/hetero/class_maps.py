@@ -39,19 +39,12 @@ class Traversal:
 
 @dataclass(frozen=True)
 class PosedImages(PosedParticles):
-    """Images of known poses, and how to make maps from them.
+    """Images of known poses, and how to make maps from them."""
 
-    Args:
-        diameter_angstrom: of the mask; None: it is estimated from the maps.
-        symmetry: point group of all maps.
-        seed: of randomised phases.
-        device: where to sum.
-    """
-
-    diameter_angstrom: float | None
-    symmetry: str
-    seed: int
-    device: torch.device
+    diameter_angstrom: float | None  # of the mask; None: it is estimated from the maps
+    symmetry: str  # point group of all maps
+    seed: int  # of randomised phases
+    device: torch.device  # where to sum
 
 
 def embed_all(model: LatentModel, count: int, report_progress: ReportProgress) -> Tensor:
@@ -86,14 +79,8 @@ def reconstruct_class_maps(
 ) -> list[ClassMap | None]:
     """Reconstruct the half maps of every class by gridding, and average them.
 
-    Args:
-        posed: all images.
-        label: long ``(n,)``, class from 0 to ``count - 1``; images of other labels are left out.
-        count: number of classes.
-        report_progress: called with the share that is done.
-
-    Returns:
-        a map for each class; None where a half set has less than two images.
+    ``label``, long ``(n,)``, is the class from 0 to ``count - 1``; images of other labels are left
+    out. A class has None for a map where a half set has less than two images.
     """
     maps: list[ClassMap | None] = []
     for k, rows in enumerate(class_rows(label, count)):
@@ -130,12 +117,8 @@ def traverse_classes(
 ) -> list[Traversal]:
     """Compute the principal path of every class, and the model's maps along it.
 
-    Args:
-        model: trained; None for paths without maps.
-        latent: ``(n, d)``.
-        classes: rows of each class.
-        count: points on each path.
-        report_progress: called with the share that is done.
+    ``classes`` are the rows of each in ``latent (n, d)``; a path has ``count`` points, and no maps
+    without ``model``.
     """
     traversals = []
     for k, rows in enumerate(classes):

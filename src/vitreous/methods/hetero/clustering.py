@@ -40,23 +40,14 @@ Space = Literal["auto", "umap", "pca"]
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of an embedding, the largest first.
+    """Clusters of an embedding, the largest first."""
 
-    Args:
-        label: long ``(n,)``; 0 to ``k - 1``, -1 for noise.
-        centre: ``(k, d)``, mean latent of each cluster's members.
-        probability: ``(n,)``, HDBSCAN's membership probability, 0 to 1; 0 for noise.
-        sizes: long ``(k,)``.
-        plane: ``(n, 2)``, the embedding in two dimensions, for plots.
-        space: in which clusters were searched: ``umap`` or ``pca``.
-    """
-
-    label: Tensor
-    centre: Tensor
-    probability: Tensor
-    sizes: Tensor
-    plane: Tensor
-    space: str
+    label: Tensor  # long ``(n,)``; 0 to ``k - 1``, -1 for noise
+    centre: Tensor  # ``(k, d)``, mean latent of each cluster's members
+    probability: Tensor  # ``(n,)``, HDBSCAN's membership probability, 0 to 1; 0 for noise
+    sizes: Tensor  # long ``(k,)``
+    plane: Tensor  # ``(n, 2)``, the embedding in two dimensions, for plots
+    space: str  # in which clusters were searched: ``umap`` or ``pca``
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -130,30 +121,20 @@ def find_clusters(
 
 @dataclass(frozen=True)
 class PrincipalPath:
-    """Line through a cluster along its first principal component.
+    """Line through a cluster along its first principal component."""
 
-    Args:
-        points: ``(count, d)`` along it, from one percentile to the other.
-        score: ``(n,)``, the members' coordinates along the first principal component.
-        share: of the cluster's variance along the component, 0 to 1.
-    """
-
-    points: Tensor
-    score: Tensor
-    share: float
+    points: Tensor  # ``(count, d)`` along it, from one percentile to the other
+    score: Tensor  # ``(n,)``, the members' coordinates along the first principal component
+    share: float  # of the cluster's variance along the component, 0 to 1
 
 
 def principal_path(
     latent: Tensor, percentiles: tuple[float, float] = (5.0, 95.0), count: int = 5
 ) -> PrincipalPath:
-    """Return evenly spaced points along the first principal component of a cluster.
+    """Return ``count`` even points along the first principal component of a cluster ``(n, d)``.
 
-    Args:
-        latent: ``(n, d)``, of the members.
-        percentiles: of the members' coordinates, between which the points lie.
-        count: number of points.
-
-    The component's sign is that of its largest entry, made positive.
+    They lie between two percentiles of the members' coordinates. The component's sign is that of
+    its largest entry, made positive.
 
     Raises:
         ValueError: no members.
@@ -181,16 +162,10 @@ def principal_path(
 
 
 def centroids(latent: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Group points by k-means.
+    """Group points ``(n, d)`` by k-means into ``count`` groups, or fewer where points are equal.
 
-    Args:
-        latent: ``(n, d)``.
-        count: number of groups; every point is one where there are not more.
-        seed: of the first centres.
-
-    Returns:
-        the point nearest to each centre, ``(k, d)``, largest group first, and the group of every
-        point, long ``(n,)``. If points are equal there may be fewer than ``count`` groups.
+    Returns the point nearest to each centre, ``(k, d)``, largest group first, and the group of
+    every point, long ``(n,)``.
 
     >>> centres, group = centroids(torch.tensor([[0.0], [0.1], [0.2], [5.0]]), 2)
     >>> centres[1].item(), group.tolist()
@@ -289,10 +264,9 @@ def _without_false_cuts(points: Numbers, label: Labels) -> Labels:
 
 
 def _valley(points: Numbers, label: Labels, a: int, b: int) -> float:
-    """Return the depth of the valley between two clusters.
+    """Return the depth of the valley between two clusters; zero or less if there is none.
 
-    Returns:
-        standard errors beyond :data:`VALLEY_ERRORS`; zero or less if there is no valley.
+    It is in standard errors beyond :data:`VALLEY_ERRORS`.
     """
     centre = np.stack([points[label == k].mean(0) for k in range(int(label.max()) + 1)])
     nearest = np.where(label >= 0, label, _nearest(points, centre))

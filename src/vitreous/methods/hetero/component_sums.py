@@ -52,11 +52,9 @@ class ComponentSums:
     def insert(self, values: Tensor, rotations: Tensor, mean: Tensor, second: Tensor) -> None:
         """Add the slices of a batch of images.
 
-        Args:
-            values: from :func:`~vitreous.physics.insertion.weighted_slices`, ``(b, points, 3)``.
-            rotations: ``(b, 3, 3)``.
-            mean: of beta, ``(b, d + 1)``.
-            second: mean of its products, ``(b, d + 1, d + 1)``.
+        ``values (b, points, 3)`` are of :func:`~vitreous.physics.insertion.weighted_slices`,
+        ``rotations`` ``(b, 3, 3)``, ``mean (b, d + 1)`` of beta and ``second (b, d + 1, d + 1)`` of
+        its products.
         """
         pairs = second[:, self._first, self._second]
         image, power = values[..., :2], values[..., 2:]
@@ -77,9 +75,8 @@ class ComponentSums:
     def solve(self, precision: Tensor | None) -> Tensor:
         """Solve for the maps ``(d + 1, n, n, n)``.
 
-        Args:
-            precision: diagonal of Lambda, ``(d + 1, n // 2 + 1)`` by shell, for coefficients in the
-                units of ``rfftn`` of a map; None for almost none.
+        ``precision``, the diagonal of Lambda by shell, ``(d + 1, n // 2 + 1)``, is for coefficients
+        in the units of ``rfftn`` of a map; None for almost none.
         """
         n, count = self.box_size, self.maps
         sums = [grid.gridding(0) for grid in self._grids]

@@ -32,17 +32,11 @@ _MIN_CONTRAST = 0.1
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior of a batch of images.
+    """Posterior of a batch of images."""
 
-    Args:
-        contrast: a, ``(b,)``, the most likely.
-        mean: m, ``(b, d)``, given that.
-        covariance: S, ``(b, d, d)``.
-    """
-
-    contrast: Tensor
-    mean: Tensor
-    covariance: Tensor
+    contrast: Tensor  # a, ``(b,)``, the most likely
+    mean: Tensor  # m, ``(b, d)``, given that
+    covariance: Tensor  # S, ``(b, d, d)``
 
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""Return the means of :math:`\beta = a (1, z)` ``(b, d + 1)`` and :math:`\beta\beta^T`."""
@@ -56,10 +50,8 @@ class Latents:
 def infer(gram: Tensor, cross: Tensor, contrast_spread: float | None) -> Latents:
     """Infer the posterior of z and the most likely contrast of every image.
 
-    Args:
-        gram: G, ``(b, d + 1, d + 1)``, the mean structure first.
-        cross: h, ``(b, d + 1)``.
-        contrast_spread: s; None for a = 1.
+    ``gram (b, d + 1, d + 1)`` is G, the mean structure first, ``cross (b, d + 1)`` h, and
+    ``contrast_spread`` s; None for a = 1.
 
     >>> gram = torch.tensor([[[100.0, 0.0], [0.0, 3.0]]])
     >>> latents = infer(gram, torch.tensor([[100.0, 3.0]]), None)

@@ -30,18 +30,13 @@ _SIGNAL = 0.143  # FSC between half maps, below which a shell is left out
 
 @dataclass(frozen=True)
 class Superposition:
-    """Alignment of two maps, and how well they agree after it.
+    """Alignment of two maps, and how well they agree after it."""
 
-    Args:
-        agreement: :func:`agreement` of the two after alignment.
-        angle_deg, shift_angstrom: rotation and shift that aligned them.
-        other_frame: whether rotation or shift are large enough for two frames.
-    """
-
-    agreement: float
+    agreement: float  # :func:`agreement` of the two after alignment
+    # rotation and shift that aligned them
     angle_deg: float
     shift_angstrom: float
-    other_frame: bool
+    other_frame: bool  # whether rotation or shift are large enough for two frames
 
     @property
     def duplicate(self) -> bool:
@@ -59,18 +54,11 @@ def distinct_maps(
 ) -> tuple[Tensor, list[int]]:
     """Return the maps without those that show another one's structure in another frame.
 
-    Of two such maps the one whose half maps agree better stays.
+    Of two such maps the one whose half maps agree better stays; a map without half maps stays, None
+    is left out. Only what ``symmetry``, in RELION's axes, leaves free is searched.
 
-    Args:
-        maps: of classes; None is left out, a map without half maps stays.
-        pixel_size_angstrom: of all maps.
-        symmetry: of all maps, in RELION's axes; only what it leaves free is searched.
-        diameter_angstrom: of the particle.
-        report_progress: called with the share that is done.
-
-    Returns:
-        maps ``(K, n, n, n)`` in the order of their classes; and for each class, from 0 on, the
-        class whose map replaces its own, -1 where there is none.
+    Returns maps ``(K, n, n, n)`` in the order of their classes, and for each class, from 0 on, the
+    class whose map replaces its own, -1 where there is none.
 
     Raises:
         ValueError: no class has a map.
@@ -129,16 +117,11 @@ def agreement(a: Tensor, b: Tensor, halves: tuple[Halves, Halves], mask: Tensor)
 
     With F the FSC between a map's halves, the correlation of the full map with the map without
     noise is :math:`\sqrt{C}, C = 2F / (1 + F)`, so two maps of one structure agree to
-    :math:`\sqrt{C_a C_b}`. Both are summed over the shells in which F is at least 0.143 for
-    both maps.
+    :math:`\sqrt{C_a C_b}`. Both are summed over the shells in which F is at least 0.143 for both
+    maps; 0 where there are none.
 
-    Args:
-        a, b: aligned maps, ``(n, n, n)``.
-        halves: half maps of each, in frames of their own.
-        mask: of the sphere in which the maps are compared.
-
-    Returns:
-        1 for equal structures; 0 where no shell holds signal.
+    The maps ``(n, n, n)`` are aligned, the halves of each are in frames of their own, and ``mask``
+    is that of the sphere in which they are compared.
     """
     own = [fsc(pair.half1 * mask, pair.half2 * mask) for pair in halves]
     with_signal = (own[0] >= _SIGNAL) & (own[1] >= _SIGNAL)
@@ -159,22 +142,17 @@ def _quality(class_map: ClassMap) -> float:
 def duplicate_maps(
     likelihood: Tensor, rotation: Tensor | None, loss: float, symmetry: str = "C1"
 ) -> list[int]:
-    """Find maps that show the structure of another map in another frame.
+    """Find maps that show the structure of another map in another frame; their numbers rise.
 
     Of the maps that qualify the one that costs least is dropped; then the others are tested again.
     Of maps that cost the same, as copies in two frames do, the one is dropped whose frame fewer
-    images share.
+    images share. A map stays if half of its images keep their rotation, to 20 degrees, under the
+    next best map: then it is a structure of its own in the common frame, however similar to another
+    one.
 
-    Args:
-        likelihood: ``(b, K)``, log-likelihood of each image under each map minus that of noise.
-        rotation: ``(b, K, 3, 3)``, best of each image under each map; None drops nothing.
-        loss: a map is dropped only if its images lose less than this share of their likelihood.
-        symmetry: point group of all maps.
-
-    Returns:
-        numbers of the maps, from 0 on, rising. A map stays if half of its images keep their
-        rotation, to 20 degrees, under the next best map: then it is a structure of its own in the
-        common frame, however similar to another one.
+    ``likelihood (b, K)`` is the log-likelihood of each image under each map minus that of noise,
+    ``rotation`` ``(b, K, 3, 3)`` the best of each, None to drop nothing. A map is dropped only if
+    its images lose less than the share ``loss`` of their likelihood.
     """
     kept = list(range(likelihood.shape[1]))
     if rotation is None:

@@ -25,12 +25,9 @@ def pose_search(
 ) -> Classification:
     """Return the solver that searches pose and class of every particle under maps of classes.
 
-    Args:
-        posed: images, and the poses to start from.
-        label: class of each image, long ``(n,)``, -1 for none.
-        maps: ``(K, n, n, n)``, of the images' grey scale.
-        rounds: most rounds.
-        report_progress: called with the share of all rounds that is done.
+    ``posed`` holds the poses to start from, ``label`` the class of each image, long ``(n,)``, -1
+    for none, and ``maps (K, n, n, n)`` are of the images' grey scale. ``report_progress`` is called
+    with the share of all ``rounds`` that is done.
     """
     assert posed.shift_angstrom is not None
     pose = Pose(posed.rotations, posed.shift_angstrom)
@@ -60,14 +57,8 @@ def pose_search(
 def shift_range(shift_angstrom: Tensor, label: Tensor) -> float:
     """Return how far the particles of any class are off centre in the frame of its map, Å.
 
-    The map may be off centre itself.
-
-    Args:
-        shift_angstrom: ``(n, 2)``.
-        label: class of each particle, long ``(n,)``, -1 for none.
-
-    Returns:
-        Å, at least the distance within which 98 % of each class lie.
+    It is at least the distance within which 98 % of each class lie; a map may be off centre itself.
+    ``shift_angstrom`` is ``(n, 2)``, ``label`` long ``(n,)``, -1 for none.
 
     >>> import torch
     >>> shifts = torch.tensor([[0.0, 0], [0, 0], [30, 40], [30, 40]])

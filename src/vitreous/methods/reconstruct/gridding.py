@@ -47,13 +47,9 @@ def accumulate(
 ) -> HalfSums:
     """Sum both half sets in one pass over the images.
 
-    Args:
-        particles: images with their poses.
-        box_size: crop the images to this many pixels in Fourier space; their own by default.
-        symmetry: name of the point group, in RELION's axes.
-        weight: ``(b,)`` of each image; 1 by default.
-        device: where to sum; the CPU by default.
-        progress: called with images done and images in all, after each batch.
+    Images are cropped to ``box_size`` in Fourier space and weighted by ``weight (b,)``.
+    ``symmetry`` is a point group in RELION's axes; ``progress`` is called with images done and
+    images in all.
 
     Raises:
         ValueError: lengths that do not agree, or a box larger than the images'.
@@ -132,12 +128,10 @@ def half_map(sums: Gridding) -> Tensor:
 
 
 def wiener_map(sums: Gridding, noise_to_signal: Tensor) -> Tensor:
-    r"""Return the regularised map ``(n, n, n)``, :math:`B / (W + \bar W_s\, q_s)`.
+    r"""Return the regularised map ``(n, n, n)`` of all particles, :math:`B / (W + \bar W_s\, q_s)`.
 
-    Args:
-        sums: of all particles.
-        noise_to_signal: q, ``(n // 2 + 1,)``, the noise's power in these sums over the signal's,
-            by shell; see :func:`noise_to_signal`.
+    q ``(n // 2 + 1,)`` is the noise's power in these sums over the signal's, see
+    :func:`noise_to_signal`.
     """
     mean, shell = shell_means(sums)
     floor = torch.finfo(torch.float32).tiny
@@ -153,10 +147,7 @@ def particle_sphere(
 ) -> Tensor:
     """Return the soft mask ``(n, n, n)`` of a particle's sphere, at most the field of view.
 
-    Args:
-        box_size: n, voxels.
-        diameter_share: the sphere's diameter over the box's edge.
-        device: of the mask.
+    ``diameter_share`` is the sphere's diameter over the box's edge.
     """
     radius = min(box_size / 2 - EDGE_PX, box_size * diameter_share / 2)
     return soft_mask(box_size, 3, radius, EDGE_PX, device=device)
@@ -169,13 +160,10 @@ def agreeing_shells(fsc: Tensor) -> int:
 
 
 def noise_to_signal(fsc: Tensor) -> Tensor:
-    r"""Return noise over signal in the sums of both half sets, from the FSC between them.
+    r"""Return noise over signal in the sums of both half sets, from the FSC ``(n // 2 + 1,)``.
 
     :math:`q = (1 - \mathrm{FSC}) / (2\,\mathrm{FSC})`: half of that of one half set. The FSC counts
     as at least 0.001 and at most 0.999.
-
-    Args:
-        fsc: ``(n // 2 + 1,)``.
 
     >>> noise_to_signal(torch.tensor([1.0, 0.5, 0.25]))[1:].tolist()
     [0.5, 1.5]

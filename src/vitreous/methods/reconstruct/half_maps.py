@@ -89,13 +89,10 @@ def compare(
     diameter_angstrom: float | None,
     seed: int,
 ) -> tuple[Tensor, FscResult]:
-    """Return the mask, and the FSC within it.
+    """Return the mask, and the FSC within it, of half maps ``(n, n, n)`` in one frame.
 
-    Args:
-        half1, half2: ``(n, n, n)`` in one frame.
-        pixel_size_angstrom: Å.
-        diameter_angstrom: of a sphere; None: the mask is made from the maps.
-        seed: of the random phases by which the FSC is corrected for the mask.
+    The mask is a sphere of ``diameter_angstrom``, or made from the maps. ``seed`` draws the random
+    phases by which the FSC is corrected for the mask.
     """
     if diameter_angstrom is None:
         mask = solvent_mask(0.5 * (half1 + half2))
@@ -114,11 +111,8 @@ def direct_halves(
 ) -> Halves:
     """Return half maps of gridding, their FSC, and the map of all particles, regularised by it.
 
-    Args:
-        sums: of both half sets.
-        pixel_size_angstrom: of the maps, Å.
-        diameter_angstrom, seed: see :func:`compare`.
-        noise_ratio: noise over signal in all shells; None: by the FSC.
+    ``noise_ratio`` is noise over signal in all shells, by the FSC if None; for others see
+    :func:`compare`.
     """
     sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom)
     half1, half2 = half_map(sums[0]).cpu(), half_map(sums[1]).cpu()
@@ -138,13 +132,9 @@ def regularised_halves(
     diameter_angstrom: float | None,
     seed: int,
 ) -> Halves:
-    """Return half maps that share a prior, compared with half maps without.
+    """Return half maps that share a prior, compared with half maps ``direct`` without.
 
-    Args:
-        maps: of both halves and of all images.
-        direct: half maps without prior.
-        pixel_size_angstrom: of the maps, Å.
-        diameter_angstrom, seed: see :func:`compare`.
+    ``diameter_angstrom`` and ``seed`` are as in :func:`compare`.
     """
     sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom)
     half1, half2, average = (one.cpu() for one in (maps.half1, maps.half2, maps.average))

@@ -46,38 +46,25 @@ HalfEquations = tuple[NormalEquations, NormalEquations]
 
 @dataclass(frozen=True)
 class ScaleSearch:
-    """The strength of one scale.
+    """The strength of one scale."""
 
-    Args:
-        scale: s.
-        strength: lambda of half the images.
-        tried: strengths and scores of the cross-validation.
-    """
-
-    scale: int
-    strength: float
-    tried: tuple[tuple[float, float], ...]
+    scale: int  # s
+    strength: float  # lambda of half the images
+    tried: tuple[tuple[float, float], ...]  # strengths and scores of the cross-validation
 
 
 @dataclass(frozen=True)
 class ModelBasedMaps:
-    """Maps of a finished run.
+    """Maps of a finished run."""
 
-    Args:
-        half1, half2, average: of either half of the images and of all, ``(n, n, n)``.
-        coefficients: of the three maps, ``(N, N, N)``.
-        strength: lambda of all images.
-        searches: of every scale where the strength was looked for.
-        converged: whether the three solutions met the stopping rule.
-    """
-
+    # of either half of the images and of all, ``(n, n, n)``
     half1: Tensor
     half2: Tensor
     average: Tensor
-    coefficients: tuple[Tensor, ...]
-    strength: float
-    searches: tuple[ScaleSearch, ...]
-    converged: bool
+    coefficients: tuple[Tensor, ...]  # of the three maps, ``(N, N, N)``
+    strength: float  # lambda of all images
+    searches: tuple[ScaleSearch, ...]  # of every scale where the strength was looked for
+    converged: bool  # whether the three solutions met the stopping rule
 
 
 @torch.no_grad()
@@ -93,13 +80,8 @@ def accumulate(
 ) -> HalfEquations:
     """Sum the normal equations of both half sets at one scale, in one pass over the images.
 
-    Args:
-        particles: images with their poses; the next batch is read while one is worked on.
-        window, scale: the basis.
-        box_size: crop the images to this many pixels in Fourier space; their own by default.
-        symmetry: name of the point group, in RELION's axes.
-        device: where to sum; the CPU by default.
-        progress: called with images done and images in all, after each batch.
+    ``window`` and ``scale`` are the basis; other arguments are as in
+    :func:`vitreous.methods.reconstruct.gridding.accumulate`.
 
     Raises:
         ValueError: lengths that do not agree, or a box larger than the images'.
@@ -132,11 +114,8 @@ def accumulate(
 def support(n: int, scale: int, radius_px: float | None = None) -> Tensor:
     """Return the sphere in which coefficients may differ from 0, bool ``(N, N, N)``.
 
-    Args:
-        n: edge of the images in pixels.
-        scale: s.
-        radius_px: of the sphere in pixels; by default it is all but inscribed in the box, as what
-            is farther out leaves some of the images.
+    ``n`` is the edge of the images and ``radius_px`` that of the sphere, both in pixels; by default
+    it is all but inscribed in the box, as what is farther out leaves some of the images.
     """
     radius = n / 2 - _EDGE_PX if radius_px is None else radius_px
     return radius_grid(lattice_size(n, scale), 3) <= radius / scale

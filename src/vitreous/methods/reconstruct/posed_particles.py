@@ -10,23 +10,15 @@ from vitreous.core.params import Optics
 
 @dataclass(frozen=True)
 class PosedParticles:
-    """Particle images with their poses, CTFs and half sets.
+    """Particle images with their poses, CTFs and half sets."""
 
-    Args:
-        images: protein positive; read in order, a few thousand at a time.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
-        optics: CTF of each image; None for images without.
-        pixel_size_angstrom: of the images as read, Å.
-        half_set: long ``(b,)`` of 1 and 2; images with another number are left out.
-    """
-
-    images: ImageSource
-    rotations: Tensor
+    images: ImageSource  # protein positive; read in order, a few thousand at a time
+    rotations: Tensor  # ``(b, 3, 3)``, volume to particle coordinates
+    # ``(b, 2)`` displacement (x, y) of each particle in its image; None for none
     shift_angstrom: Tensor | None
-    optics: Optics | None
-    pixel_size_angstrom: float
-    half_set: Tensor
+    optics: Optics | None  # CTF of each image; None for images without
+    pixel_size_angstrom: float  # of the images as read, Å
+    half_set: Tensor  # long ``(b,)`` of 1 and 2; images with another number are left out
 
     def subset(self, rows: Tensor) -> "PosedParticles":
         """Return the particles ``rows``, long ``(m,)``."""

@@ -74,12 +74,7 @@ def weighted_back_projection(
     """Return the map ``(z, y, x)`` by filtered back-projection, in the volume's grey values.
 
     Unscanned pixels are filled first, see :func:`fill_unscanned`. Images are taken as zero beyond
-    their edges.
-
-    Args:
-        scan: what was measured.
-        depth: thickness of the volume in voxels.
-        window: what images are interpolated with.
+    their edges. The map is ``depth`` voxels thick; ``window`` interpolates the images.
     """
     scan = scan.compact()
     images = fill_unscanned(scan)

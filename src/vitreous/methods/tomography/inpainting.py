@@ -34,12 +34,10 @@ def _equations(scan: Scan, tilt: int) -> LeastSquares:
 
 
 def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda done: None) -> Scan:
-    """Complete and denoise the projections; those that were fully scanned stay as they are.
+    """Complete and denoise the projections with strength mu; fully scanned ones stay as they are.
 
-    Args:
-        scan: measured pixels; tilts without a scanned pixel are left out.
-        strength: mu.
-        notify: called with the number of projections done.
+    Tilts without a scanned pixel are left out. ``notify`` is called with the number of projections
+    done.
     """
     scan = scan.compact()
     prior = TotalVariation(strength) if strength else None
@@ -58,11 +56,7 @@ def inpaint(scan: Scan, strength: float, notify: Callable[[int], None] = lambda 
 def choose_inpainting_strength(scan: Scan, generator: torch.Generator) -> float:
     """Choose the strength at which either half of a projection's pixels predicts the other best.
 
-    The median over five projections.
-
-    Args:
-        scan: measured pixels.
-        generator: splits the pixels.
+    It is the median over five projections; ``generator`` splits the pixels.
     """
     sparse = scan[(scan.shares > 0) & (scan.shares <= FULL_SHARE)]
     if not len(sparse.images):
@@ -87,12 +81,8 @@ def two_step_search(
 ) -> StrengthSearch:
     """Return the search for lambda on measured pixels, with each half inpainted on its own.
 
-    Args:
-        scan: measured pixels.
-        depth: thickness of the volume in voxels.
-        inpainting: mu.
-        generator: splits the pixels.
-        callbacks: called with every ADMM iteration.
+    ``inpainting`` is mu, ``generator`` splits the pixels, and every ADMM iteration calls the
+    callbacks.
     """
     judges = scan.compact().halves(generator)
     halves = inpaint(judges[0], inpainting), inpaint(judges[1], inpainting)

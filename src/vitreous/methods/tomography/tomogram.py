@@ -53,17 +53,13 @@ class TomogramConfig:
 
 @dataclass(frozen=True)
 class TomogramMaps:
-    """Maps of a finished run.
+    """Maps of a finished run."""
 
-    Args:
-        half1, half2, average: of either half of the measurements and of all, ``(z, y, x)``.
-        strengths: "strength" and "inpainting", where the method has them.
-    """
-
+    # of either half of the measurements and of all, ``(z, y, x)``
     half1: Tensor
     half2: Tensor
     average: Tensor
-    strengths: dict[str, float]
+    strengths: dict[str, float]  # "strength" and "inpainting", where the method has them
 
 
 class Tomogram:

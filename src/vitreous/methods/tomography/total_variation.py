@@ -39,18 +39,13 @@ _GUESS = 3e-3  # start of the search, of the strength that leaves nothing of the
 class Scan:
     """A tilt series, of which pixels may be missing.
 
-    Args:
-        images: ``(tilts, y, x)``, 0 where not scanned.
-        tilts_degrees: ``(tilts,)``.
-        scanned: bool, shape of the images.
-
     Raises:
         ValueError: shapes that do not agree.
     """
 
-    images: Tensor
-    tilts_degrees: Tensor
-    scanned: Tensor
+    images: Tensor  # ``(tilts, y, x)``, 0 where not scanned
+    tilts_degrees: Tensor  # ``(tilts,)``
+    scanned: Tensor  # bool, shape of the images
 
     def __post_init__(self) -> None:
         if self.images.ndim != 3 or self.images.shape != self.scanned.shape:
@@ -163,17 +158,10 @@ def total_variation_solver(
     tolerance: float = 1e-3,
     start: Tensor | None = None,
 ) -> Admm:
-    """Return the solver for coefficients that minimise (3.6).
+    """Return the solver for coefficients that minimise (3.6), ``depth`` voxels thick.
 
-    ``expand_slices(result.volume, window)`` of its result is the map.
-
-    Args:
-        scan: measured pixels.
-        depth: thickness of the volume in voxels.
-        strength: lambda.
-        window: basis of the slices.
-        iterations, tolerance: see :class:`~vitreous.optim.admm_config.AdmmConfig`.
-        start: coefficients ``(z, y, x)`` to start from; zeros by default.
+    ``expand_slices(result.volume, window)`` of its result is the map. It starts from coefficients
+    ``(z, y, x)``, zeros by default.
     """
     equations = scan.compact().equations(depth, window)
     config = tomography_config(equations, iterations=iterations, tolerance=tolerance)
@@ -190,12 +178,8 @@ def strength_search(
 ) -> StrengthSearch:
     """Return the solver for the strength whose map of each half predicts the other half best.
 
-    Args:
-        halves: of a few slices: strengths hold for any number of them.
-        depth: thickness of the volume in voxels.
-        judges: measurements to predict, where those of the halves are not the original ones.
-        window: basis of the slices.
-        callbacks: called with every ADMM iteration.
+    A few slices will do: strengths hold for any number. ``judges`` are the measurements to predict,
+    where those of the halves are not the original ones. Every ADMM iteration calls the callbacks.
     """
     equations = _equations(halves, depth, window)
     prior = TotalVariation(0.0)

@@ -15,12 +15,7 @@ DENSE = 12  # neurons of a dense first layer for each channel of a convolutional
 
 
 def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
-    """Return the generator, at the box size of the first stage.
-
-    Args:
-        config: settings.
-        seed: draws the weights, on the CPU.
-    """
+    """Return the generator, at the box size of the first stage; ``seed`` draws its weights."""
     c, latent = config, max(1, config.latent)
     first = c.stages[0].box_size
     largest = max(stage.box_size for stage in c.stages)
