@@ -348,12 +348,10 @@ def test_from_python(few: Path, tmp_path: Path) -> None:
 def test_images_that_change_between_passes_are_noticed(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitreous.jobs.reconstruct import image_pass
+    from vitreous.jobs.reconstruct import plan
 
     digests = iter(["one"])
-    monkeypatch.setattr(
-        image_pass.CheckedImages, "digest", property(lambda _: next(digests, "other"))
-    )
+    monkeypatch.setattr(plan.CheckedImages, "digest", property(lambda _: next(digests, "other")))
     command = ("reconstruct", few, *TV, "--strength", 1, "--allow-outside-root")
     code, _, error = vitreous(*command, "-o", tmp_path / "out")
     assert code == 3

@@ -98,14 +98,7 @@ class Constraint(ABC):
 
 
 class PriorConstraint(Constraint):
-    """The variable z = L x of a prior.
-
-    Args:
-        prior: value and proximal map, and L where it has an ``operator``.
-        x: volume to start from.
-        y: multipliers to start from, shape of L x; zero by default.
-        rho: penalty parameter at the start.
-    """
+    """The variable z = L x of a prior, from a volume x and multipliers ``y``, zero by default."""
 
     def __init__(self, prior: Prior, x: Tensor, y: Tensor | None, rho: float) -> None:
         self._prior = prior

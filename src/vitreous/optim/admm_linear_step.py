@@ -125,15 +125,11 @@ class CgStep(LinearStep):
 class MajorisedStep(LinearStep):
     r"""One division in Fourier space: algorithm 6.
 
-    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}` turns the linear step into
-    eq. (4.55), without H^T H on its left-hand side. The thesis sets :math:`A = \|H\|^2 I`. Where
-    H^T H is a convolution a circulant matrix lies closer above it: the nearest one, its eigenvalues
-    not below thrice their mean, times the least factor that puts it above.
-
-    Args:
-        equations: the data.
-        x: gives shape, dtype and device.
-        circulant: false for the thesis' A even where H^T H is a convolution.
+    The constraint :math:`w = T x` with :math:`T = (A - H^T H)^{1/2}` turns the linear step into eq.
+    (4.55), without H^T H on its left-hand side. The thesis sets :math:`A = \|H\|^2 I`, as do we
+    where ``circulant`` is false. Where H^T H is a convolution a circulant matrix lies closer above
+    it: the nearest one, its eigenvalues not below thrice their mean, times the least factor that
+    puts it above.
     """
 
     def __init__(self, equations: LeastSquares, x: Tensor, *, circulant: bool = True) -> None:

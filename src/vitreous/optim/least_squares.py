@@ -21,19 +21,15 @@ class Convolution(Protocol):
     r"""An :math:`H^T H = P^T C P` that convolves the padded volume.
 
     P pads with zeros, :math:`P^T` crops, and C multiplies the padded grid's spectrum.
-
-    Args:
-        padded_shape: ``(z, y, x)`` of the padded grid, at least twice the volume's less one.
-        spectrum: eigenvalues of C, real ``(z, y, x // 2 + 1)`` of the padded grid, in FFT order.
     """
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
-        """Shape of the padded grid."""
+        """Shape ``(z, y, x)`` of the padded grid, at least twice the volume's less one."""
 
     @property
     def spectrum(self) -> Tensor:
-        """Eigenvalues of C."""
+        """Eigenvalues of C, real ``(z, y, x // 2 + 1)`` of the padded grid, in FFT order."""
 
     def pad(self, x: Tensor) -> Tensor:
         """Return P x."""
@@ -44,15 +40,11 @@ class Convolution(Protocol):
 
 @runtime_checkable
 class NearCirculant(Protocol):
-    """An H^T H with a circulant matrix close to it, which preconditions it.
-
-    Args:
-        circulant: eigenvalues of that matrix, to be broadcast to ``(z, y, x // 2 + 1)``, FFT order.
-    """
+    """An H^T H with a circulant matrix close to it, which preconditions it."""
 
     @property
     def circulant(self) -> Tensor:
-        """Eigenvalues."""
+        """Eigenvalues of that matrix, broadcast to ``(z, y, x // 2 + 1)``, in FFT order."""
 
 
 class Normal(LinearOperator):

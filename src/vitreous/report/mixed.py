@@ -38,18 +38,7 @@ class ClusterSummary:
 class MixedReport:
     """Content of the report; empty parts are left out.
 
-    Args:
-        title, subtitle, verdict, warnings, key_numbers, settings: as of
-            :class:`~vitreous.report.html.ReportData`.
-        plane: ``(n, 2)``, the embedding.
-        axes: names of its axes.
-        label: ``(n,)`` class from 1 on, 0 for noise.
-        columns: name to ``(n,)`` numbers that the embedding can be coloured by.
-        clusters: in the order of their numbers.
-        particles: number of particles.
-        history: rows of ``history.jsonl``.
-        images: ``(k, n, n)``, class averages.
-        sizes: number of particles of each class.
+    Title to settings are those of :class:`~vitreous.report.html.ReportData`.
     """
 
     title: str
@@ -58,15 +47,16 @@ class MixedReport:
     warnings: Sequence[str] = ()
     key_numbers: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-    plane: Array | None = None
-    axes: tuple[str, str] = ("", "")
-    label: NDArray[np.integer] | None = None
+    plane: Array | None = None  # ``(n, 2)``, the embedding
+    axes: tuple[str, str] = ("", "")  # their names
+    label: NDArray[np.integer] | None = None  # ``(n,)`` class from 1 on, 0 for noise
+    # name to ``(n,)`` numbers that the embedding can be coloured by
     columns: Mapping[str, Array] = field(default_factory=dict)
-    clusters: Sequence[ClusterSummary] = ()
-    particles: int = 0
-    history: Sequence[Mapping[str, Any]] = ()
-    images: Array | None = None
-    sizes: Sequence[int] = ()
+    clusters: Sequence[ClusterSummary] = ()  # in the order of their numbers
+    particles: int = 0  # their number
+    history: Sequence[Mapping[str, Any]] = ()  # rows of ``history.jsonl``
+    images: Array | None = None  # ``(k, n, n)``, class averages
+    sizes: Sequence[int] = ()  # particles of each class
 
 
 def write_mixed_report(path: Path, data: MixedReport) -> None:

@@ -17,8 +17,7 @@ from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
 from vitreous.methods.hetero.latent_model import LatentModel
-from vitreous.methods.hetero.linear_variability import LinearVariability
-from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
+from vitreous.methods.hetero.linear_variability import LinearVariability, LinearVariabilityConfig
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

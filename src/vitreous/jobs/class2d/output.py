@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.class_tables import CLASS, write_tables
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import settings_shown, subtitle
+from vitreous.jobs.run.summary import JobResult, settings_shown, subtitle
 from vitreous.maps.fsc import fsc_resolution
 from vitreous.methods.class2d.class_averages import ClassAssignments, ClassAveragesResult
 from vitreous.report.mixed import MixedReport, write_mixed_report
@@ -30,14 +29,10 @@ _AGREEMENT = 0.143
 
 
 @dataclass(frozen=True)
-class Classify2dResult:
+class Classify2dResult(JobResult):
     """A finished run of ``classify2d``."""
 
-    folder: Path  # where everything was written
-    verdict: str  # one sentence on the classes
-    text: str  # lines on time and files
     classes: ClassAveragesResult  # class averages, and the assignments of all particles
-    solved: bool | None = None  # None; 2D classes have no verdict of that kind
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def write_results(
         f"table        {folder / 'particles.star'}",
         f"report       {folder / 'report.html'}",
     )
-    return Classify2dResult(folder, details.verdict, "\n".join(lines), classes)
+    return Classify2dResult(None, details.verdict, "\n".join(lines), folder, classes)
 
 
 def _write_classes(

@@ -20,10 +20,8 @@ from vitreous.jobs.run.folder import CONFIG
 from vitreous.jobs.run.job import Job
 from vitreous.methods.hetero.class_maps import PosedImages
 from vitreous.methods.hetero.latent_model import LatentModel
-from vitreous.methods.hetero.linear_variability import LinearVariability
-from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
-from vitreous.methods.vaegan.config import VaeGanConfig
-from vitreous.methods.vaegan.presets import default_config
+from vitreous.methods.hetero.linear_variability import LinearVariability, LinearVariabilityConfig
+from vitreous.methods.vaegan.config import VaeGanConfig, default_config
 from vitreous.methods.vaegan.solver import STREAMS, VaeGan
 from vitreous.physics.simulator import Simulator
 

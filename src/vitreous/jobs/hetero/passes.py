@@ -53,15 +53,7 @@ class TrainedModel:
 
 
 class TrainingPasses:
-    """Passes of a job; what was done of them is in its checkpoint.
-
-    Args:
-        job: entered.
-        options: of the job.
-        kind: of the model.
-        settings: of the model, from :func:`vitreous.jobs.hetero.models.model_settings`.
-        data: the particles, without poses.
-    """
+    """Passes of a job, whose checkpoint holds what was done of them; ``data`` is without poses."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from vitreous.jobs.run.class_tables import (
 )
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import settings_shown, subtitle
+from vitreous.jobs.run.summary import JobResult, settings_shown, subtitle
 from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
@@ -38,18 +38,14 @@ _SMALL = 0.02  # of the particles: clusters below it get a warning
 
 
 @dataclass(frozen=True)
-class HeteroResult:
+class HeteroResult(JobResult):
     """A finished run, or stage of a run, of ``hetero``."""
 
-    folder: Path  # where everything was written
-    verdict: str  # one sentence on the clusters
-    text: str  # lines on classes, time and files
     trained: TrainedModel  # the model, its data, and the latents of all particles
     clusters: Clusters | None = None  # found by density; None where the run ended before them
     # of the classes; None for classes of too few particles, empty where none were made
     maps: Sequence[ClassMap | None] = ()
     traversals: Sequence[Traversal] = ()  # of the classes
-    solved: bool | None = None  # None; the number of clusters is no question of right and wrong
 
 
 @dataclass(frozen=True)
@@ -116,9 +112,8 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
             **({} if trained.passes is None else {"passes": trained.passes}),
         }
     )
-    return HeteroResult(
-        job.folder.root, verdict, text, trained, clusters, clustered.maps, clustered.traversals
-    )
+    results = clustered.maps, clustered.traversals
+    return HeteroResult(None, verdict, text, job.folder.root, trained, clusters, *results)
 
 
 def write_trained(job: Job, options: HeteroOptions, trained: TrainedModel) -> HeteroResult:
@@ -140,7 +135,7 @@ def write_trained(job: Job, options: HeteroOptions, trained: TrainedModel) -> He
         f"report       {folder / 'report.html'}",
         "next         the same with `resume`: latents, clusters and maps",
     )
-    return HeteroResult(folder, verdict, "\n".join(lines), trained)
+    return HeteroResult(None, verdict, "\n".join(lines), folder, trained)
 
 
 def write_latents(job: Job, trained: TrainedModel) -> HeteroResult:
@@ -163,7 +158,7 @@ def write_latents(job: Job, trained: TrainedModel) -> HeteroResult:
         f"table        {folder / 'particles.star'}",
         "next         the same with `stage=cluster`",
     )
-    return HeteroResult(folder, verdict, "\n".join(lines), trained)
+    return HeteroResult(None, verdict, "\n".join(lines), folder, trained)
 
 
 def training_rows(job: Job) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.run.folder import OutputFolder, plain
 from vitreous.jobs.run.progress import duration
+from vitreous.jobs.run.summary import subtitle
 from vitreous.maps.half_map_pair import Halves, curves_by_name
 from vitreous.report.html import ReportData, Resolution, angstrom
 
@@ -97,7 +97,7 @@ def map_page(
     """Return a page with title, verdict, map and options."""
     return ReportData(
         title=title,
-        subtitle=f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC",
+        subtitle=subtitle(command),
         verdict=verdict[0].upper() + verdict[1:] + ".",
         pixel_size_angstrom=pixel_size_angstrom,
         settings={name: str(plain(value)) for name, value in options.items()},

@@ -1,6 +1,8 @@
-"""Options of ``vitreous reconstruct``, checked against the particles."""
+"""Plan of ``vitreous reconstruct``, and its passes over images, checked and hashed on the way."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -8,13 +10,17 @@ from torch import Tensor
 from vitreous.core.errors import InputError
 from vitreous.core.params import Pose
 from vitreous.data.particles import Particles
+from vitreous.data.working_images import CheckedImages, SignedImages
 from vitreous.jobs.inputs.working_set import open_working_set
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.run.job import Job
+from vitreous.methods.reconstruct.gridding import Progress
 from vitreous.methods.reconstruct.half_maps import Sizes
 from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
+from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
+Sums = TypeVar("Sums")
 POSE_COLUMNS = ("_rlnAngleRot", "_rlnAngleTilt", "_rlnAnglePsi")
 
 
@@ -74,3 +80,39 @@ def make_plan(options: ReconstructOptions) -> Plan:
         )
     grid = data.box_size, data.pixel_size_angstrom, data.device
     return Plan(options, data.particles, pose, data.half_set, *grid)
+
+
+@dataclass(frozen=True)
+class ImagePass(Generic[Sums]):
+    """Result of a pass: the sums, a hash of all pixels, and the number of constant images."""
+
+    sums: Sums
+    digest: str
+    constant: int
+
+
+def pass_over_images(
+    plan: Plan, accumulate: Callable[..., Sums], progress: Progress | None
+) -> ImagePass[Sums]:
+    """Sum over all images by an ``accumulate`` as that of gridding.
+
+    Raises:
+        InputError: images that cannot be used.
+    """
+    options, particles = plan.options, plan.particles
+    images = CheckedImages(SignedImages(particles, invert=options.invert), particles.ids)
+    sums = accumulate(
+        PosedParticles(
+            images,
+            plan.pose.rotation,
+            plan.pose.shift_angstrom,
+            None if options.ignore_ctf else particles.optics,
+            particles.pixel_size_angstrom,
+            plan.half_set,
+        ),
+        box_size=plan.box_size,
+        symmetry=options.symmetry,
+        device=plan.device,
+        progress=progress,
+    )
+    return ImagePass(sums, images.digest, images.constant)

@@ -4,14 +4,13 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from vitreous.core.errors import InputError
-from vitreous.jobs.reconstruct.image_pass import ImagePass, pass_over_images
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import report_data, resolution_numbers, summary, write_files
-from vitreous.jobs.reconstruct.plan import Plan, make_plan
+from vitreous.jobs.reconstruct.plan import ImagePass, Plan, make_plan, pass_over_images
 from vitreous.jobs.run.job import Job
+from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.half_maps import direct_halves, regularised_halves
@@ -20,13 +19,9 @@ from vitreous.report.html import angstrom, write_report
 
 
 @dataclass(frozen=True)
-class ReconstructResult:
+class ReconstructResult(JobResult):
     """Result of a reconstruction."""
 
-    solved: bool | None  # whether the half maps have anything in common
-    verdict: str  # one sentence
-    text: str  # lines to print below it
-    folder: Path  # with the maps
     # between the half maps
     resolution_0143_angstrom: float
     resolution_05_angstrom: float

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers
 from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
+from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
@@ -35,24 +35,16 @@ _MORE = "More `images` and `starts`, another `seed` or more particles may lead t
 
 
 @dataclass(frozen=True)
-class RefineResult:
+class RefineResult(JobResult):
     """A finished run of ``auto`` or ``refine``.
 
     Args:
-        folder: where everything was written.
-        solved: whether there is a structure.
-        verdict: one sentence on the map.
-        text: lines on resolution, time and files.
         resolution_angstrom: at which the FSC between the half maps falls below 0.143, Å; infinite
             where they have nothing in common.
         initial_model: the maps that were started from.
         refinement: maps and poses; None where nothing was refined.
     """
 
-    folder: Path
-    solved: bool
-    verdict: str
-    text: str
     resolution_angstrom: float
     initial_model: InitialModel
     refinement: RefinementResult | None

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from vitreous.jobs.run.folder import plain
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Outcome of a job, to be extended by its numbers."""
+
+    solved: bool | None  # whether the data agree on a structure; None where that is no question
+    verdict: str  # one sentence
+    text: str  # lines to print below it
+    folder: Path  # where everything was written
 
 
 def subtitle(command: str) -> str:

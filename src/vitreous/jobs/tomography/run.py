@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vitreous.core.errors import InputError
 from vitreous.data.maps import write_fsc_csv
@@ -18,6 +17,7 @@ from vitreous.jobs.reconstruct.output import (
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
+from vitreous.jobs.run.summary import JobResult
 from vitreous.jobs.tomography.options import TomoReconstructOptions
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_maps import resolutions
@@ -33,13 +33,9 @@ _PRIOR = (
 
 
 @dataclass(frozen=True)
-class TomoReconstructResult:
+class TomoReconstructResult(JobResult):
     """Result of a reconstruction."""
 
-    solved: bool | None  # whether the half maps have anything in common
-    verdict: str  # one sentence
-    text: str  # lines to print below it
-    folder: Path  # with the maps
     # between the half maps
     resolution_0143_angstrom: float
     resolution_05_angstrom: float

@@ -1,6 +1,5 @@
 """Job of ``vitreous tomo simulate``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
+from vitreous.jobs.run.summary import JobResult
 from vitreous.jobs.tomography.options import TomoSimulateOptions
 from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW
 from vitreous.physics.tomography.projector import TiltProjector
@@ -31,16 +31,7 @@ _FIELD_ANGSTROM = 10240.0
 _TILTS_AT_ONCE = 10  # between looks at the clock and at signals
 
 
-@dataclass(frozen=True)
-class TomoSimulateResult:
-    """Result of a simulation."""
-
-    verdict: str  # empty
-    text: str  # line to print
-    folder: Path  # with the tilt series
-
-
-def simulate_tilts(options: TomoSimulateOptions) -> TomoSimulateResult:
+def simulate_tilts(options: TomoSimulateOptions) -> JobResult:
     """Simulate a tilt series, scanned fully or in part.
 
     Raises:
@@ -84,7 +75,7 @@ def simulate_tilts(options: TomoSimulateOptions) -> TomoSimulateResult:
         f"{len(tilts)} tilts of {images.shape[2]} x {images.shape[1]} px at {pixel:g} Å in "
         f"{options.output}, {100 * float(scanned.float().mean()):.3g} % of their pixels scanned"
     )
-    return TomoSimulateResult("", text, options.output)
+    return JobResult(None, "", text, options.output)
 
 
 def _measure(

@@ -22,16 +22,10 @@ _BATCH = 1 << 15  # points solved together; bounds the memory
 
 
 class ComponentSums:
-    """Sums of all maps, accumulated batch by batch.
+    """Sums of all d + 1 ``maps`` of box size n, accumulated batch by batch.
 
     A grid holds a complex sum and a real one, so that two of the products beyond the first of each
     map share a grid.
-
-    Args:
-        box_size: n, of the maps.
-        maps: d + 1.
-        device: where to sum.
-        threads: on the CPU; torch's number by default.
     """
 
     def __init__(

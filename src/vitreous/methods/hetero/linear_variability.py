@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
@@ -39,8 +41,8 @@ from vitreous.core.images import (
 from vitreous.core.params import Optics, Pose
 from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.hetero.latents import Latents, infer
-from vitreous.methods.hetero.variability_config import LinearVariabilityConfig
 from vitreous.methods.reconstruct.gridding import particle_sphere
+from vitreous.optim.admm_config import STRICT
 from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
@@ -48,6 +50,32 @@ _BATCH = 256  # images; bounds the memory
 _MARGIN = 3  # shells between the highest compared and the maps' Nyquist frequency
 _MIN_POWER = 0.02  # of a component's prior, relative to the mean map
 _MIN_NOISE = 0.01  # of the images' power
+
+
+@validated(frozen=True, config=STRICT)
+class LinearVariabilityConfig:
+    """Settings of :class:`~vitreous.methods.hetero.linear_variability.LinearVariability`.
+
+    Args:
+        components: d. K clearly different structures need K - 1, a motion by more than its own
+            width two or three; components too many shrink to zero. 4 to 6 suffice for most data.
+        passes: over all images; each is one step.
+        radius: highest shell compared, in cycles per box, at most the images' Nyquist frequency.
+            Structures differ at low resolution, and time and memory grow with its square and cube.
+        start_radius: highest shell of the first pass; it grows to ``radius`` in half of the passes.
+        contrast: whether every image has a contrast of its own; otherwise the components explain
+            differences of contrast first.
+        contrast_spread: standard deviation of the contrasts, whose mean is 1.
+        diameter_angstrom: of the sphere that holds the particle; the box by default.
+    """
+
+    components: int = Field(default=5, ge=1)
+    passes: int = Field(default=20, ge=2)
+    radius: int = Field(default=16, ge=3)
+    start_radius: int = Field(default=5, ge=2)
+    contrast: bool = True
+    contrast_spread: float = Field(default=0.15, gt=0)
+    diameter_angstrom: float | None = Field(default=None, gt=0)
 
 
 class LinearVariability:

@@ -276,14 +276,14 @@ class ModelBased:
     def _begin(self) -> StrengthSearch | Admm:
         """Make the solver of the next part, with the sums of its scale."""
         if self._equations is None:
-            self._equations = self._sums(self._scale, progress=self._report_pass)
-        if self._part < self._scales:
-            return self._search()
-        return self._map()
+            part, parts, report = self._part, self._parts, self._report_progress
 
-    def _report_pass(self, images: int, total: int) -> None:
-        """Count the sums of a scale as half of its part."""
-        self._report_progress((self._part + 0.5 * images / total) / self._parts)
+            def progress(images: int, total: int) -> None:  # half of a part
+                report((part + 0.5 * images / total) / parts)
+
+            self._equations = self._sums(self._scale, progress=progress)
+        make = self._search if self._part < self._scales else self._map
+        return make(self._equations)
 
     def _end(self, solver: StrengthSearch | Admm) -> None:
         """Keep the result of a part, and go on to the next."""
@@ -302,28 +302,19 @@ class ModelBased:
             self._halves = self._resampled(self._halves, coarse)
             self._equations = None
 
-    def _problems(self) -> tuple[LeastSquares, LeastSquares]:
-        assert self._equations is not None
-        first, second = self._equations
-        return LeastSquares.of_images(first), LeastSquares.of_images(second)
-
-    def _all_images(self) -> LeastSquares:
-        assert self._equations is not None
-        return LeastSquares.of_images(self._equations[0] + self._equations[1])
-
     def _mask(self, like: Tensor) -> Tensor:
         return support(self.n, self._scale, self._radius_px).to(like.device)
 
-    def _search(self) -> StrengthSearch:
+    def _search(self, equations: HalfEquations) -> StrengthSearch:
         """Return the search of this scale, from the volumes and the strength of the coarser one."""
-        problems, config = self._problems(), self.config
-        zeros = torch.zeros_like(problems[0].right_hand_side)
+        first, second = map(LeastSquares.of_images, equations)
+        zeros, config = torch.zeros_like(first.right_hand_side), self.config
         prior, guess = WEIGHTED[config.regulariser](0.0), None
         if self._searches:
             coarser = self._searches[-1]
             guess = coarser.strength * (self._scale / coarser.scale) ** prior.power_of_scale
         return StrengthSearch(
-            problems,
+            (first, second),
             prior,
             replace(config.solver, iterations=min(config.iterations, _SEARCH_ITERATIONS)),
             mask=self._mask(zeros),
@@ -332,14 +323,14 @@ class ModelBased:
             callbacks=(lambda step, stats: self._report_progress(self.progress),),
         )
 
-    def _map(self) -> Admm:
+    def _map(self, equations: HalfEquations) -> Admm:
         """Return the solver of half 1, half 2 or all images, at the last scale."""
         which = self._part - self._scales
-        first, second = self._problems()
-        zeros = torch.zeros_like(first.right_hand_side)
+        zeros = torch.zeros_like(equations[0].right_hand_side)
         starts = self._halves or (zeros, zeros)
         start = starts[which] if which < 2 else (starts[0] + starts[1]) / 2
-        problem = (first, second)[which] if which < 2 else self._all_images()
+        sums = equations[which] if which < 2 else equations[0] + equations[1]
+        problem = LeastSquares.of_images(sums)
         prior = self.config.prior(self._strengths()[which == 2])
         return Admm(problem, prior, self.config.solver, start=start, mask=self._mask(zeros))
 

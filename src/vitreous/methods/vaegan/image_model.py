@@ -33,11 +33,7 @@ CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 class ImageModel:
     """Generator, noise network, pose distribution and scales, with the simulator's imaging model.
 
-    Args:
-        images: particles; row i belongs to row i of ``simulator.optics``.
-        simulator: imaging conditions to draw from, at the particles' box and pixel size.
-        config: settings.
-        generators: the solver's random streams.
+    The arguments are those of :class:`~vitreous.methods.vaegan.solver.VaeGan`.
     """
 
     simulator: Simulator
