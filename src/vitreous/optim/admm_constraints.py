@@ -1,6 +1,7 @@
 """Constraints z = K x of ADMM: the penalty of each variable z, and its multipliers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from vitreous.linop.gradient import Gradient
 from vitreous.linop.operator import LinearOperator
 from vitreous.optim.conjugate_gradient import mean_eigenvalue
 from vitreous.optim.least_squares import Convolution
+from vitreous.optim.loop import Stateful
 from vitreous.optim.priors import Prior, operator_of
 
 _IMBALANCE, _FACTOR = 2.0, 1.5  # rho moves by the factor where residuals are further apart
 _LEAST_SCALE = 1e-2  # of |x|, as |K x| vanishes where nothing but the prior is left
 
 
-class Constraint(ABC):
+class Constraint(Stateful, ABC):
     r"""One constraint :math:`z = K x`, with scaled multipliers :math:`d = y / \rho`.
 
     ``update`` does :math:`z \leftarrow \mathrm{prox}(K x + d)` and
@@ -56,14 +58,6 @@ class Constraint(ABC):
     def _scale_multipliers(self, factor: float) -> None:
         """Multiply d."""
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables from which :meth:`load_state_dict` goes on."""
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-
     @property
     def right_hand_side(self) -> Tensor:
         """rho K^T (z - d), this constraint's share of the right-hand side of the step for x."""
@@ -100,6 +94,8 @@ class Constraint(ABC):
 class PriorConstraint(Constraint):
     """The variable z = L x of a prior, from a volume x and multipliers ``y``, zero by default."""
 
+    STATE = ("rho", "z", "d", "adjoint_d")
+
     def __init__(self, prior: Prior, x: Tensor, y: Tensor | None, rho: float) -> None:
         self._prior = prior
         self._operator = operator_of(prior, tuple(x.shape))
@@ -129,16 +125,10 @@ class PriorConstraint(Constraint):
         self.primal_scale = max(map(float, scales))
         self._record(self._operator.adjoint(self.z), self._operator.adjoint(self.d))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables, as :class:`Constraint` has them."""
-        return {"rho": self.rho, "z": self.z, "d": self.d, "adjoint_d": self.adjoint_d}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.rho = float(state["rho"])
-        self.z, self.d = state["z"].to(self.z), state["d"].to(self.d)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`, which does not hold K^T z."""
+        super().load_state_dict(state)
         self.adjoint_z = self._operator.adjoint(self.z)
-        self.adjoint_d = state["adjoint_d"].to(self.adjoint_d)
 
     def _scale_multipliers(self, factor: float) -> None:
         self.d = self.d * factor
@@ -153,6 +143,8 @@ class PaddedConstraint(Constraint):
     Only the spectrum of d is kept: two transforms of the padded grid an iteration.
     """
 
+    STATE = ("rho", "d_hat", "adjoint_z", "adjoint_d")
+
     def __init__(self, operator: Convolution, x: Tensor, rho: float) -> None:
         self._operator = operator
         self._c = operator.spectrum.to(x)
@@ -160,8 +152,8 @@ class PaddedConstraint(Constraint):
         self.lowest_rho = max(0.0, -2 * float(self._c.min()))
         rho = max(rho, self.lowest_rho)
         self._shape = operator.padded_shape
-        self._d_hat = torch.fft.rfftn(operator.pad(x)) * (self._c / rho)
-        adjoint_d = operator.crop(torch.fft.irfftn(self._d_hat, s=self._shape))
+        self.d_hat = torch.fft.rfftn(operator.pad(x)) * (self._c / rho)
+        adjoint_d = operator.crop(torch.fft.irfftn(self.d_hat, s=self._shape))
         super().__init__(rho, x, adjoint_d, x.new_ones(()))
 
     def normal(self, x: Tensor) -> Tensor:
@@ -171,26 +163,14 @@ class PaddedConstraint(Constraint):
     def update(self, x: Tensor) -> None:
         """Minimise over z, then climb in d."""
         x_hat = torch.fft.rfftn(self._operator.pad(x))
-        u_hat = x_hat + self._d_hat
+        u_hat = x_hat + self.d_hat
         z_hat = u_hat / (1 + self._c / self.rho)
-        self._d_hat = u_hat - z_hat
+        self.d_hat = u_hat - z_hat
         self.penalty = 0.5 * self._dot(x_hat, self._c * x_hat)
         self.primal = self._dot(x_hat - z_hat, x_hat - z_hat) ** 0.5
         self.primal_scale = max(float(x.norm()), self._dot(z_hat, z_hat) ** 0.5)
         adjoint_z = self._operator.crop(torch.fft.irfftn(z_hat, s=self._shape))
         self._record(adjoint_z, self.adjoint_d + x - adjoint_z)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables, as :class:`Constraint` has them."""
-        own = {"rho": self.rho, "d_hat": self._d_hat}
-        return {**own, "adjoint_z": self.adjoint_z, "adjoint_d": self.adjoint_d}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.rho = float(state["rho"])
-        self._d_hat = state["d_hat"].to(self._d_hat)
-        self.adjoint_z = state["adjoint_z"].to(self.adjoint_z)
-        self.adjoint_d = state["adjoint_d"].to(self.adjoint_d)
 
     def _dot(self, a: Tensor, b: Tensor) -> float:
         """Return the inner product of two volumes by their half-spectra."""
@@ -200,7 +180,7 @@ class PaddedConstraint(Constraint):
         return max(total, 0.0) / torch.Size(self._shape).numel()
 
     def _scale_multipliers(self, factor: float) -> None:
-        self._d_hat = self._d_hat * factor
+        self.d_hat = self.d_hat * factor
 
 
 def is_diagonal_in_fourier(operator: LinearOperator) -> bool:

@@ -10,7 +10,7 @@ Source: equations (2.17), (4.44) and (4.55) of L. Donati's thesis (EPFL, 2020).
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,19 +23,21 @@ from vitreous.optim.conjugate_gradient import (
     largest_eigenvalue,
 )
 from vitreous.optim.least_squares import Convolution, LeastSquares, NearCirculant, optimal_circulant
+from vitreous.optim.loop import Stateful
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
 _FLOOR = 3.0  # of the mean eigenvalue: far below it the nearest circulant matrix is only near
 _REFRESH = 20  # steps after which H^T H x is computed afresh, against rounding
 
 
-class LinearStep(ABC):
+class LinearStep(Stateful, ABC):
     """Update x for given constraints, and keep H^T H x.
 
     Attributes:
         applied: H^T H x, without what a constraint of the data holds.
     """
 
+    STATE: ClassVar[tuple[str, ...]] = ("applied",)
     applied: Tensor
 
     @abstractmethod
@@ -45,14 +47,6 @@ class LinearStep(ABC):
     def quadratic(self, x: Tensor) -> float:
         """Return 1/2 x^T H^T H x of the last x, without what a constraint of the data holds."""
         return 0.5 * dot(x, self.applied)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables from which :meth:`load_state_dict` goes on."""
-        return {"applied": self.applied}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.applied = state["applied"].to(self.applied)
 
 
 def filter_volume(spectrum: Tensor, x: Tensor) -> Tensor:
@@ -74,6 +68,8 @@ class CgStep(LinearStep):
     identity in it.
     """
 
+    STATE = ("applied", "solved")
+
     def __init__(
         self, equations: LeastSquares, x: Tensor, iterations: int, tolerance: float
     ) -> None:
@@ -88,7 +84,7 @@ class CgStep(LinearStep):
         else:
             nearest = x.new_tensor(equations.mean_eigenvalue())
         self._circulant = nearest.clamp_min(1e-6 * float(nearest.mean()))
-        self._solved = 0
+        self.solved = 0
 
     def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
         """Return the next x."""
@@ -107,19 +103,10 @@ class CgStep(LinearStep):
             iterations=self._iterations,
             tolerance=self._tolerance * start,
         )
-        self._solved += 1
-        fresh = self._solved % _REFRESH == 0
+        self.solved += 1
+        fresh = self.solved % _REFRESH == 0
         self.applied = self._normal(result.x) if fresh else rhs - result.residual - stiff(result.x)
         return result.x
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables."""
-        return {"applied": self.applied, "solved": self._solved}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self._solved = int(state["solved"])
 
 
 class MajorisedStep(LinearStep):
@@ -131,6 +118,8 @@ class MajorisedStep(LinearStep):
     it: the nearest one, its eigenvalues not below thrice their mean, times the least factor that
     puts it above.
     """
+
+    STATE = ("applied", "x_hat")
 
     def __init__(self, equations: LeastSquares, x: Tensor, *, circulant: bool = True) -> None:
         self._normal = equations.operator
@@ -144,25 +133,16 @@ class MajorisedStep(LinearStep):
             return filter_volume(root, self._normal(filter_volume(root, v)))
 
         self._bound = self._bound * (_MARGIN * largest_eigenvalue(relative, x))
-        self._x_hat = torch.fft.rfftn(x)  # of the last x
+        self.x_hat = torch.fft.rfftn(x)  # of the last x
         self.applied = self._normal(x)
 
     def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
         """Return the next x."""
-        rhs_hat = torch.fft.rfftn(rhs - self.applied) + self._bound * self._x_hat
-        self._x_hat = rhs_hat / (self._bound + stiffness(constraints))
-        x = torch.fft.irfftn(self._x_hat, s=tuple(x.shape))
+        rhs_hat = torch.fft.rfftn(rhs - self.applied) + self._bound * self.x_hat
+        self.x_hat = rhs_hat / (self._bound + stiffness(constraints))
+        x = torch.fft.irfftn(self.x_hat, s=tuple(x.shape))
         self.applied = self._normal(x)
         return x
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the variables."""
-        return {"applied": self.applied, "x_hat": self._x_hat}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self._x_hat = state["x_hat"].to(self._x_hat)
 
 
 class PaddedStep(LinearStep):

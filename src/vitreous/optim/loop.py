@@ -1,7 +1,9 @@
 """The protocol that every solver follows, and the loop that runs one."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import Tensor
 
 Stats = dict[str, float]
 Result_co = TypeVar("Result_co", covariant=True)
@@ -59,6 +61,22 @@ class Solver(Protocol[Result_co]):
         """Return the result of the steps done so far."""
 
 
+class Stateful:
+    """Base class of objects whose state is the value of the attributes that ``STATE`` names."""
+
+    STATE: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to go on bit for bit; tensors are live."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of an object that was made with the same arguments."""
+        for name in self.STATE:
+            own, saved = getattr(self, name), state[name]
+            setattr(self, name, saved.to(own) if isinstance(own, Tensor) else type(own)(saved))
+
+
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:
     """Call every callback; return whether one of them asked to stop."""
     return any([bool(callback(step, stats)) for callback in callbacks])
@@ -90,16 +108,3 @@ def run(solver: Solver[Result_co], callbacks: Iterable[Callback] = ()) -> Result
     while not solver.done and not notify(callbacks, step, solver.step()):
         step += 1
     return solver.result()
-
-
-def repeat(step: Callable[[], Stats], start: int, stop: int, callbacks: Iterable[Callback]) -> int:
-    """Call ``step`` for the steps ``start .. stop - 1``; return the number of the next step.
-
-    >>> repeat(lambda: {"loss": 1.0}, 0, 5, [lambda i, stats: i == 2])
-    3
-    """
-    callbacks = list(callbacks)
-    for i in range(start, stop):
-        if notify(callbacks, i, step()):
-            return i + 1
-    return max(start, stop)

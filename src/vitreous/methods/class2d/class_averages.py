@@ -46,6 +46,7 @@ from vitreous.methods.class2d.alignment import Aligner, ClassSums, PolarImages
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.polar_search import GridCandidates
 from vitreous.optim.admm_config import STRICT
+from vitreous.optim.loop import Stateful
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.polar import PolarGrid, from_polar, to_polar
 
@@ -136,7 +137,7 @@ class ClassAveragesResult:
     assignments: ClassAssignments  # of every particle
 
 
-class ClassAverages:
+class ClassAverages(Stateful):
     """Solver of a 2D classification; a call of :meth:`step` is one round.
 
     Args:
@@ -158,6 +159,8 @@ class ClassAverages:
     Raises:
         ValueError: fewer images than classes.
     """
+
+    STATE = ("round", "radius", "averages", "sizes", "frc")
 
     def __init__(
         self,
@@ -344,12 +347,7 @@ class ClassAverages:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that is needed to continue bit for bit."""
-        return {
-            "round": self.round,
-            "radius": self.radius,
-            "averages": self.averages,
-            "sizes": self.sizes,
-            "frc": self.frc,
+        return super().state_dict() | {
             "noise_power": self.noise_power.clone(),
             "assignments": dict(vars(self.assignments)),
             "generator": self._generator.get_state(),
@@ -357,8 +355,7 @@ class ClassAverages:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of a solver with the same images and settings."""
-        self.round, self.radius = int(state["round"]), int(state["radius"])
-        self.averages, self.sizes, self.frc = state["averages"], state["sizes"], state["frc"]
+        super().load_state_dict(state)
         self.noise_power = state["noise_power"].clone()
         self.assignments = ClassAssignments(**state["assignments"])
         self._generator.set_state(state["generator"])

@@ -19,7 +19,7 @@ it searches, drops such maps.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ from vitreous.methods.reconstruct.gridding import (
 )
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.admm_config import STRICT
+from vitreous.optim.loop import Stateful
 
 _KEPT_CANDIDATES = 4  # of each image, for the next round
 _MIN_IMAGES = 2  # of a class whose map is reconstructed again
@@ -91,7 +92,7 @@ class _MapComparison:
     residual_power: Tensor  # (K, shells), summed over the images
 
 
-class Classification:
+class Classification(Stateful):
     """Solver of a 3D classification; a call of :meth:`step` is one round.
 
     Args:
@@ -116,6 +117,8 @@ class Classification:
     Raises:
         ValueError: lengths or boxes that do not agree.
     """
+
+    STATE = ("round", "changed", "classes", "likelihood", "maps", "half_maps", "noise_power")
 
     def __init__(
         self,
@@ -307,18 +310,9 @@ class Classification:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that is needed to continue bit for bit."""
-        return {
-            "candidates": {name: value.clone() for name, value in vars(self._candidates).items()},
-            "round": self.round,
-            "changed": self.changed,
-            "classes": self.classes.clone(),
-            "likelihood": self.likelihood.clone(),
-            "maps": self.maps.clone(),
-            "half_maps": self.half_maps.clone(),
-            "noise_power": self.noise_power.clone(),
-        }
+        return super().state_dict() | {"candidates": dict(vars(self._candidates))}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of a solver with the same images, maps and settings.
 
         The state has fewer maps where a round has dropped some.
@@ -332,11 +326,7 @@ class Classification:
                 f"the state has maps {saved}, this solver {own}; resume with the maps that the run "
                 "started from"
             )
-        self.round, self.changed = int(state["round"]), float(state["changed"])
-        self.classes, self.likelihood = state["classes"].cpu(), state["likelihood"].cpu()
-        self.maps = state["maps"].to(self._device)
-        self.half_maps = state["half_maps"].cpu()
-        self.noise_power = state["noise_power"].to(self._device)
+        super().load_state_dict(state)
         self._candidates = _moved_to(PoseCandidates(**state["candidates"]), torch.device("cpu"))
 
 

@@ -21,7 +21,7 @@ Fleet, J. Struct. Biol. 213 (2021) 107702 (whose components are found likewise, 
 with neither prior nor covariance).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ from vitreous.methods.hetero.component_sums import ComponentSums
 from vitreous.methods.hetero.latents import Latents, infer
 from vitreous.methods.reconstruct.gridding import particle_sphere
 from vitreous.optim.admm_config import STRICT
+from vitreous.optim.loop import Stateful
 from vitreous.physics.insertion import half_disc, weighted_slices
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
@@ -78,7 +79,7 @@ class LinearVariabilityConfig:
     diameter_angstrom: float | None = Field(default=None, gt=0)
 
 
-class LinearVariability:
+class LinearVariability(Stateful):
     """Solver of the linear model, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
 
     A call of :meth:`step` is one pass over the images. Nothing is stored for each image.
@@ -95,6 +96,8 @@ class LinearVariability:
     Raises:
         ValueError: lengths that do not agree.
     """
+
+    STATE = ("passes", "seed", "maps", "noise_power", "information")
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class LinearVariability:
         self._device = device or torch.device("cpu")
         self._max_radius = min(config.radius, (full - 1) // 2)
         self._n = min(full, 2 * (self._max_radius + _MARGIN))
-        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self.seed = int(torch.randint(2**62, (), generator=generator))
         points = half_disc(self._n)
         index = points.ky % self._n * (self._n // 2 + 1) + points.kx
         self._index = torch.as_tensor(index, device=self._device)
@@ -243,7 +246,7 @@ class LinearVariability:
         """Draw latents to start from, the same for a row in any batch."""
         count = self.config.components
         drawn = [
-            torch.randn(count, generator=torch.Generator().manual_seed((self._seed + i) % 2**63))
+            torch.randn(count, generator=torch.Generator().manual_seed((self.seed + i) % 2**63))
             for i in row.tolist()
         ]
         z = torch.stack(drawn).to(self._device)
@@ -326,17 +329,7 @@ class LinearVariability:
         """Return the model itself, which embeds images and makes maps."""
         return self
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that is needed to continue bit for bit."""
-        return {
-            "passes": self.passes,
-            "seed": self._seed,
-            "maps": self.maps.clone(),
-            "noise_power": self.noise_power.clone(),
-            "information": self.information.clone(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of a model with the same images and settings.
 
         Raises:
@@ -347,7 +340,4 @@ class LinearVariability:
                 f"the state has maps {tuple(state['maps'].shape)}, this model "
                 f"{tuple(self.maps.shape)}; resume with the components and radius it was begun with"
             )
-        self.passes, self._seed = int(state["passes"]), int(state["seed"])
-        self.maps = state["maps"].to(self._device)
-        self.noise_power = state["noise_power"].cpu()
-        self.information = state["information"].cpu()
+        super().load_state_dict(state)

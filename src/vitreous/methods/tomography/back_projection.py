@@ -6,7 +6,6 @@ and columns of A = S H.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from vitreous.methods.tomography.total_variation import SIMULATION_WINDOW, WINDOW, Scan
 from vitreous.optim.conjugate_gradient import dot
-from vitreous.optim.loop import Stats
+from vitreous.optim.loop import Stateful, Stats
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.tomography.scan import ScanMask
 
@@ -87,7 +86,7 @@ def weighted_back_projection(
     return scan.projector(depth, window).adjoint(weights[:, None, None] * filtered)
 
 
-class Sirt:
+class Sirt(Stateful):
     """Solver of SIRT; one step is one iteration.
 
     ``expand_slices(solver.result(), window)`` is the map.
@@ -101,6 +100,8 @@ class Sirt:
 
     Source: Gregor and Benson, IEEE Trans. Med. Imaging 27 (2008) 918, algorithm 1.
     """
+
+    STATE = ("iteration", "x")
 
     def __init__(
         self,
@@ -116,41 +117,33 @@ class Sirt:
         self._images = scan.images
         self._projector = scan.projector(depth, window)
         self._system = ScanMask(scan.scanned) @ self._projector
-        self._iteration = 0
-        self._x = scan.images.new_zeros(self._projector.domain_shape)
-        self._rows = _inverse(self._projector(torch.ones_like(self._x)))
+        self.iteration = 0
+        self.x = scan.images.new_zeros(self._projector.domain_shape)
+        self._rows = _inverse(self._projector(torch.ones_like(self.x)))
         self._columns = _inverse(self._system.adjoint(torch.ones_like(scan.images)))
         self._norm = max(dot(scan.images, scan.images), 1e-300) ** 0.5
 
     def step(self) -> Stats:
         """Do one iteration; return "residual", |A c - b| / |b|, before its update."""
-        residual = self._images - self._system(self._x)
-        x = self._x + self._columns * self._projector.adjoint(self._rows * residual)
-        self._x = x.clamp_min(0) if self.nonnegative else x
-        self._iteration += 1
+        residual = self._images - self._system(self.x)
+        x = self.x + self._columns * self._projector.adjoint(self._rows * residual)
+        self.x = x.clamp_min(0) if self.nonnegative else x
+        self.iteration += 1
         return {"residual": dot(residual, residual) ** 0.5 / self._norm}
 
     @property
     def done(self) -> bool:
         """Whether all iterations are done."""
-        return self._iteration >= self.iterations
+        return self.iteration >= self.iterations
 
     @property
     def progress(self) -> float:
         """Share of the iterations that are done."""
-        return min(self._iteration / self.iterations, 1.0)
+        return min(self.iteration / self.iterations, 1.0)
 
     def result(self) -> Tensor:
         """Return the coefficients ``(z, y, x)``."""
-        return self._x
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
-        return {"iteration": self._iteration, "x": self._x}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the :meth:`state_dict` of a solver of the same scan."""
-        self._iteration, self._x = int(state["iteration"]), state["x"].to(self._x)
+        return self.x
 
 
 def _inverse(sums: Tensor) -> Tensor:
