@@ -85,7 +85,7 @@ def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:
 def run(solver: Solver[Result_co], callbacks: Iterable[Callback] = ()) -> Result_co:
     """Step a solver until it is done or a callback asks to stop; return its result.
 
-    Each is called as ``callback(step, stats)`` after every step, steps counted from 0 in this call.
+    Every callback is called as ``callback(step, stats)`` after each step, counted from 0 here.
 
     >>> class Halving:
     ...     x = 8.0
