@@ -27,9 +27,10 @@ setup: $(READY)  ## create .venv with the program (.venv/bin/vitreous) and every
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; give one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
-	@echo "installing vitreous and its tools into $(VENV) (minutes the first time)"
+	@echo "installing vitreous and the tools of developers into $(VENV) (2 to 5 minutes, 2 GB)"
 	@$(PIP) -e '.[dev]'
 	@touch $@
+	@echo "installed $(BIN)/vitreous; to have it on the path: source $(VENV)/bin/activate"
 
 $(READY_BENCH): $(READY)
 	@$(PIP) -e '.[bench]'

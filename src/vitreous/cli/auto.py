@@ -15,11 +15,13 @@ def auto(options: AutoOptions) -> object:
     """From raw particles to a refined map: no orientations, no starting map, one command.
 
     Two half sets (rlnRandomSubset where given, else random) are independent from the first step to
-    the last. For each, some particles are taken from random blobs to a map at low resolution,
-    several times; the best goes on. If the halves come to the same map, all particles are refined;
-    if not, it is tried again with other starts and more particles, and in the end the verdict is
-    NOT SOLVED. Writes what `vitreous refine` writes, and start.mrc. With --only-start it ends with
-    the initial model and its half maps. The hand of the map is arbitrary.
+    the last. For each, an initial model is made from some of the particles (--images), several
+    times (--starts), each time from other random density; the best one goes on. If the halves come
+    to the same map, all particles are refined. If not, it is tried again (--tries), and in the end
+    the verdict is NOT SOLVED. Writes start.mrc and half maps; if it is solved, without
+    --only-start, also what `vitreous refine` writes. The hand of the map is arbitrary.
+
+    Time grows with --box, --images, --starts and --shift-range, and falls with --sym.
 
     Example: `vitreous auto particles.star --sym D2 -o OUT`
     """

@@ -19,8 +19,9 @@ def check(options: CheckOptions) -> None:
     No map and no model is needed. Rings in the images' power spectra show whether pixel size,
     voltage and defocus are right; the particles' centres tell dark protein from white; with
     orientations, quick reconstructions of two half sets show in which convention angles and shifts
-    were written. Every verdict comes with its evidence and a remedy. PARTICLES is a table, or a
-    stack (.mrcs) with --ctf and --particles-per-micrograph.
+    were written. Every verdict comes with its evidence and a remedy; with -o they are kept, with
+    curves, in report.html. PARTICLES is a table, or a stack (.mrcs) with --ctf and
+    --particles-per-micrograph.
 
     Exit code 0: nothing is wrong. 3: something is; the remedy says what to do.
 

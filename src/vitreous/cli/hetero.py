@@ -29,7 +29,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Mixed particles: sort them into structures without being told how many there are.",
+    help="Mixed particles: sort them into structures without being told how many there are.\n\n"
+    "It has one command, `vitreous hetero run`; see `vitreous hetero run --help`.",
 )
 
 
@@ -41,7 +42,7 @@ def hetero() -> None:
 @app.command("run", no_args_is_help=True)
 @options_command(
     HeteroOptions,
-    {**LATENT_FLAGS, "classes": typer.Option("--class", metavar="INT")},
+    {**LATENT_FLAGS, "classes": typer.Option("--class", metavar="INTEGER")},
     panels={
         "Model": MODEL,
         "Clusters": (*CLUSTERS, "assign_all", "maps", "points", "classes", "passes", "rounds"),
@@ -50,8 +51,10 @@ def hetero() -> None:
 def run(options: HeteroOptions) -> object:
     """From mixed particles to clusters, a map of each, and the variation inside each.
 
-    Trains a model that gives every particle a latent and every latent a map, finds clusters of
-    latents by density alone, and follows each cluster along its first principal component. Writes
+    Trains a model that gives every particle a latent, a few numbers that describe its structure,
+    and every latent a map. Computes the latents of all particles ("embed"), finds clusters of them
+    by density alone, and makes maps along the first principal component of each cluster
+    ("traverse"). Writes
     particles.star (class and latents of every particle), class01.star and class01.mrc and so on,
     class01_pc1_1.mrc and so on, report.html and checkpoints. The maps of the classes are
     reconstructed from their particles, with half maps and FSC; with --no-align the model makes

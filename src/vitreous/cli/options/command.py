@@ -135,6 +135,7 @@ def _parameter(
     if kind in (int, float, int | None, float | None):
         for part in field.metadata:
             info.min, info.max = getattr(part, "ge", info.min), getattr(part, "le", info.max)
+        info.metavar = info.metavar or ("INTEGER" if kind in (int, int | None) else "NUMBER")
     if field.is_required():
         default = inspect.Parameter.empty
     elif isinstance(default, tuple):

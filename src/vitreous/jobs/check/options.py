@@ -17,18 +17,20 @@ class CheckOptions(StackOpticsOptions, MachineOptions):
 
     CONTROL = frozenset({"output", "overwrite", "fix"})
     output: Path | None = Field(
-        default=None, description="Folder to write the evidence to: report.html, findings.json."
+        default=None,
+        description="Folder to write the evidence to: report.html, findings.json. Without it "
+        "results are only printed.",
     )
     fix: bool = Field(
         default=False,
         description="Write a corrected table beside the original: NAME_fixed.star. Images are not "
-        "changed; bad ones are left out.",
+        "changed; bad ones are left out. Not with `sample`: the whole table is checked.",
     )
     sample: int | None = Field(
         default=None,
         ge=1,
-        description="Examine so many images only, evenly spaced: a quick check of a large stack. "
-        "By default every image is read once.",
+        description="Examine so many images only, evenly spaced: a quick check of a large stack; "
+        "not with `fix`. By default every image is read once.",
     )
     invert: bool = Field(
         default=False, description="Protein is dark in the images (raw micrographs)."

@@ -24,7 +24,10 @@ class LatentModelOptions(ParticleJobOptions):
 
     CONTROL = frozenset({"settings_file"})
     latent_dimensions: int | None = Field(
-        default=None, ge=1, description="Dimensions of the latent space."
+        default=None,
+        ge=1,
+        description="Number of latent coordinates of every particle: numbers that say how its "
+        "structure differs from the mean.",
     )
     shift_distribution: str = Field(
         default="none",
@@ -42,8 +45,8 @@ class LatentModelOptions(ParticleJobOptions):
     min_cluster_size: int | None = Field(
         default=None,
         ge=2,
-        description="Smallest number of particles in a cluster; 900 by default, 5 % of fewer than "
-        "18,000.",
+        description="Smallest number of particles in a cluster; by default 5 % of all particles, "
+        "at most 900.",
     )
     min_samples: int = Field(
         default=10, ge=1, description="Number of neighbours by which density is measured."
@@ -63,8 +66,8 @@ class HeteroOptions(LatentModelOptions):
         default=True,
         description="Sort by poses, with a linear model: the table's poses, or, where it has none, "
         "those of one structure that all particles are first refined to, as `vitreous auto` does. "
-        "`align=False`: a VAE-GAN that needs no poses; it is slow, and has not yet separated "
-        "structures in our tests.",
+        "`align=False`: a VAE-GAN (two neural networks trained against each other) that needs "
+        "no poses; it is slow, and has not yet separated structures in our tests.",
     )
     assign_all: bool = Field(
         default=False, description="Assign particles that are in no cluster to the nearest one."
@@ -99,9 +102,9 @@ class HeteroOptions(LatentModelOptions):
     )
     stage: Literal["train", "embed", "cluster", "traverse"] | None = Field(
         default=None,
-        description="`train`: end with the trained model. `embed`, `cluster` and `traverse`: redo "
-        "this part of the run in the folder (latents, clusters and their maps, maps along "
-        "clusters), with other options if given; what is not given is as the run had it.",
+        description="`train`: end with the trained model. The others redo a part of the run in the "
+        "folder: `embed` the latents of all particles, `cluster` the clusters and their maps, "
+        "`traverse` the maps along each cluster. Options that are not given are those of the run.",
     )
 
     @model_validator(mode="after")

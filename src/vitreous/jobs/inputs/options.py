@@ -82,19 +82,20 @@ class ProcessingOptions(Options):
     symmetry: str = Field(
         default="C1",
         description="Point group of the molecule (C1, C4, D2, T, O, I1 ...), imposed exactly about "
-        "RELION's axes. If unsure: C1.",
+        "RELION's axes, so a wrong one goes unnoticed. If unsure: C1.",
     )
     box_size: int | None = Field(
         default=None,
         ge=8,
         description="Crop to this many pixels in Fourier space (the field of view stays, the pixel "
-        "grows); the particles' own box by default.",
+        "grows). Smaller is faster; the resolution ends at twice the pixel. By default the "
+        "particles' own box.",
     )
     mask_diameter_angstrom: float | None = Field(
         default=None,
         ge=1,
-        description="Diameter in Å of the sphere that holds the molecule; the box by default, and "
-        "the FSC's mask is then found from the maps.",
+        description="Diameter in Å of the sphere that holds the molecule: its largest diameter and "
+        "10 to 20 % more. By default the box, and the FSC's mask is then found from the maps.",
     )
     invert: bool = Field(
         default=False, description="Protein is dark in the images (raw micrographs)."

@@ -81,7 +81,9 @@ class SymmetryOptions(HalfMapOptions, ThreadOptions):
     """Options of :func:`vitreous.jobs.maps.symmetry.find`."""
 
     CONTROL = frozenset({"output", "overwrite"})
-    half1: Path = Field(description="Half map 1, made without symmetry (C1).")
+    half1: Path = Field(
+        description="Half map 1, made without symmetry (C1): imposed symmetry would be found again."
+    )
     output: Path | None = Field(
         default=None,
         description="Folder for the table and, where a group was found, the half maps and their "

@@ -19,8 +19,9 @@ class ImageOptions(Options):
         default=None,
         ge=8,
         le=4096,
-        description="Resample to this many pixels per edge by cropping (or padding) the spectrum. "
-        "The field of view stays, the pixel size becomes edge / box.",
+        description="Resample to this many pixels per edge by cropping the spectrum. The field of "
+        "view stays, the pixel size becomes edge / box. A box larger than the image pads the "
+        "spectrum with zeros: more pixels, no more information.",
     )
     target_pixel_size_angstrom: float | None = Field(
         default=None,
@@ -76,7 +77,11 @@ class PrepareOptions(ImageOptions, ParticleFileOptions, OutputOptions):
         description="Multiply each spectrum by the sign of its CTF, and record it in the table "
         "(rlnCtfDataArePhaseFlipped). For other programs: `vitreous abinit` refuses them.",
     )
-    first_rows: int | None = Field(default=None, ge=1, description="Only the first so many rows.")
+    first_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Only the first so many rows of the table, for a quick trial.",
+    )
     skip_bad: bool = Field(
         default=False,
         description="Leave out images with NaN or infinite pixels instead of stopping. Constant "

@@ -16,14 +16,20 @@ class PoseOptions(ParticleJobOptions):
     """How poses are searched and refined."""
 
     particles: Path = Field(
-        description="Particle table of RELION (.star) or cryoSPARC (.cs); poses in it are not used."
+        description="Particle table of RELION (.star) or cryoSPARC (.cs). Poses in it are not "
+        "used: every pose is searched among all rotations."
     )
     shift_range_angstrom: float | None = Field(
         default=None,
         ge=0,
         description="How far particles may be off centre in Å; by default 8 % of the box.",
     )
-    rounds: int = Field(default=20, ge=1, description="Most rounds; it ends earlier once settled.")
+    rounds: int = Field(
+        default=20,
+        ge=1,
+        description="Most rounds of pose search and reconstruction; refinement ends earlier once "
+        "the FSC between the half maps no longer grows.",
+    )
     assignment: Literal["soft", "hard"] = Field(
         default="soft",
         description="`soft`: every particle enters with all its likely poses, by their "
@@ -31,15 +37,16 @@ class PoseOptions(ParticleJobOptions):
     )
     scale: Literal["one", "micrograph", "image"] = Field(
         default="one",
-        description="`micrograph` or `image` fits the contrast of every micrograph or particle "
-        "and weights particles by it; `one` takes it as equal.",
+        description="Contrast of the images: `one` for all of them; `micrograph` or `image`: fit "
+        "it to every micrograph or particle, and weight particles by it.",
     )
     refine_defocus: bool = Field(
         default=False, description="Refine the mean defocus of every micrograph, by up to 500 Å."
     )
     keep_all: bool = Field(
         default=False,
-        description="Do not leave particles out of the maps that noise alone explains better.",
+        description="Use all particles for the maps. Otherwise those that noise explains better "
+        "than the map are left out and listed in rejected.star.",
     )
 
     def settings(self) -> dict[str, Any]:
@@ -62,18 +69,20 @@ class AutoOptions(PoseOptions):
     images: int = Field(
         default=1000,
         ge=4,
-        description="Particles of each half set in the first try for an initial model; every "
-        "further try takes twice as many.",
+        description="Particles of each half set that the initial model is made from; every further "
+        "try takes twice as many. More help where the signal is weak, and take longer.",
     )
     starts: int = Field(
         default=2,
         ge=1,
-        description="Random starts of each half set; the best one goes on.",
+        description="Runs per half set and try, of the same particles from different random "
+        "density; the one that fits them best goes on.",
     )
     tries: int = Field(
         default=3,
         ge=1,
-        description="Most tries until both half sets come to the same initial model.",
+        description="Most tries. A try makes an initial model from each half set; if the two "
+        "differ, the next one follows, with other random density and twice as many particles.",
     )
     only_start: bool = Field(
         default=False, description="End with the initial model; refine neither poses nor map."
@@ -91,6 +100,7 @@ class RefineOptions(PoseOptions):
     start_resolution_angstrom: float = Field(
         default=40.0,
         ge=1,
-        description="Resolution in Å to which the map is good; nothing finer of it is used. Lower "
-        "is bolder: both halves start from it, and share what it holds.",
+        description="Resolution in Å to which the map is good; nothing finer of it is used. Both "
+        "half sets start from the map, so a finer value makes them share more, and up to there "
+        "their FSC means nothing.",
     )

@@ -54,7 +54,13 @@ def initial_model_stage(
             progress=job.report_progress,
         )
         model = job.run(
-            search, INITIAL_MODEL, share=share, rows=None, numbered=False, allow_infinite=True
+            search,
+            INITIAL_MODEL,
+            label="initial model",
+            share=share,
+            rows=None,
+            numbered=False,
+            allow_infinite=True,
         )
         job.keep(INITIAL_MODEL, model.state_dict())
     return InitialModel(**job.state[INITIAL_MODEL])
@@ -89,4 +95,6 @@ def refinement_stage(
         micrograph_id=data.working_set.particles.micrograph_id,
         progress=job.report_progress,
     )
-    return job.run(refinement, REFINEMENT, share=share, rows=None, allow_infinite=True)
+    return job.run(
+        refinement, REFINEMENT, label="refinement", share=share, rows=None, allow_infinite=True
+    )
