@@ -213,8 +213,8 @@ class Job:
             SystemExit: stopped by a signal, after saving.
         """
         self._label, self._share = label or self.command, share
-        means = _Means()
-        if self._stage is not None and self._stage["name"] == stage:
+        means, saved = _Means(), self._stage is not None and self._stage["name"] == stage
+        if self._stage is not None and saved:
             solver.load_state_dict(self._stage["solver"])
             means = _Means(dict(self._stage["sums"]), self._stage["progress"])
         while not solver.done:
@@ -231,7 +231,9 @@ class Job:
                 shown = means.take(progress)
                 self.record({**number, **(columns or {}), **(stats if rows is None else shown)})
             stopping = self._stop.requested and not solver.done
-            if stopping or solver.done or self.checkpoints.due(seconds):
+            # the first step often reads all images, which no later stop may cost again
+            if stopping or solver.done or not saved or self.checkpoints.due(seconds):
+                saved = True
                 self._stage = {"name": stage, "solver": solver.state_dict(), **vars(means)}
                 self._save(last=stopping or solver.done, allow_infinite=allow_infinite)
             if stopping:
