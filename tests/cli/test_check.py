@@ -102,6 +102,24 @@ def test_dark_protein_is_right_when_it_is_said(vitreous, case):
     assert "protein is dark, as stated" in out
 
 
+def test_results_name_flags_and_what_was_not_tested(vitreous, case, tmp_path):
+    images, write = case
+    table = write(images=-images)
+    code, out, _ = vitreous("check", table, "-q", "--fix", "-o", tmp_path / "out")
+    assert code == 3
+    assert "`" not in out.replace("`vitreous prepare`", "")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "set --invert where particles are read" in page
+    few = tmp_path / "few.star"
+    assert vitreous("select", table, few, "--first", "7")[0] == 0
+    code, out, _ = vitreous("check", few, "-q")
+    assert code == 0
+    assert "Nothing wrong was found; no verdict on contrast, pixel size, CTF, poses." in out
+    assert vitreous("check", tmp_path / "gone.star")[2].startswith(
+        f"error: {tmp_path}/gone.star: no such file; check the path"
+    )
+
+
 def test_pixel_size_of_the_header(vitreous, case):
     _, write = case
     code, out, _ = vitreous("check", write(lambda rows, optics: None), "-q", "--apix", "12")

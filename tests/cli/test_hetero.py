@@ -200,7 +200,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     monkeypatch.setattr(Blobs, "stop_at", 5)
     code, _, stderr = vitreous(*run, tmp_path / "parts")
     assert code == 143
-    assert "stopped and saved" in stderr
+    assert "SIGTERM: stopped and saved" in stderr
     monkeypatch.setattr(Blobs, "stop_at", None)
     code, _, stderr = vitreous(*run, tmp_path / "parts", "--continue", "--points", "4")
     assert code == 3

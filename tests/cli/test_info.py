@@ -45,6 +45,7 @@ def test_statistics_do_not_depend_on_chunks(vitreous, tmp_path, monkeypatch):
         ("empiar10061/ctffind_1539.txt", {"micrographs": "1539"}),
         ("models/5a1a.cif.gz", {"kind": "atomic model", "extent": "181 x 136 x 92 Å"}),
         ("relion/relion31.star", {"particles": "5", "orientations": "given"}),
+        ("relion/empiar_10076_7.star", {"box": "320 px", "stacks": "1, all found"}),
         ("empiar10061/particles_192.mrcs", {"mode": "12 (float16)", "pixel size": "1.274 Å"}),
     ],
 )

@@ -287,6 +287,13 @@ def test_impossible_requests_write_nothing(vitreous, tmp_path, star, options, sa
     assert not (tmp_path / "OUT").exists()
 
 
+def test_a_larger_box_is_warned_about(vitreous, tmp_path, star):
+    code, _, err = vitreous("prepare", star, "-o", tmp_path / "OUT", "--box", BOX + 8, "-q")
+    assert code == 0
+    assert f"{BOX} px of 2 Å -> {BOX + 8} px of 1.5 Å: a box larger than the images" in err
+    assert "larger" not in vitreous("prepare", star, "-o", tmp_path / "B", "--box", BOX, "-q")[2]
+
+
 MEASURED = """
 import resource, sys
 from vitreous.cli.main import run

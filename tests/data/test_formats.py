@@ -22,7 +22,7 @@ from vitreous.io.mrc_header import Statistics, header_bytes
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
 NOT_THERE = "not found in .* or above; name the folder with `data_root`"
-NO_OPTICS = "block data_optics: missing"
+NO_OPTICS = "block data_optics: missing, and with it .*_rlnVoltage"
 NO_PIXEL_SIZE = "pixel size: none in the header; give `pixel_size_angstrom`"
 BAD_STACK = "MAP id: .* `permissive`"
 REAL = {

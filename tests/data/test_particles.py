@@ -219,6 +219,8 @@ def test_job_folders_find_stacks_from_the_project_root(project: Path) -> None:
     assert Particles.open(moved).read([1])[0, 0, 0] == 100.0
     with pytest.raises(InputError, match=r"not found in .*`data_root`"):
         Particles.open(moved, data_root=job)
+    with pytest.raises(InputError, match=r"`data_root` .*gone: no such folder"):
+        Particles.open(moved, data_root=job / "gone")
     assert len(Particles.open(moved, data_root=project.parent)) == 8
 
 

@@ -39,8 +39,8 @@ def check(options: CheckOptions) -> None:
             typer.echo(f"{'':8}evidence: {finding.evidence}")
         if finding.remedy:
             typer.echo(f"{'':8}remedy: {reworded(finding.remedy)}")
-    typer.secho(result.verdict, bold=True)
+    typer.secho(reworded(result.verdict), bold=True)
     for line in result.notes:
-        typer.echo(line, err=True)
+        typer.echo(reworded(line), err=True)
     if result.faults:
         raise typer.Exit(WRONG)

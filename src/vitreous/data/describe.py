@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.data.cryosparc.tables import from_cryosparc
+from vitreous.data.particle_table import ParticleTable
+from vitreous.data.stacks import open_stacks
 from vitreous.data.tables import ANGLES
 from vitreous.io.atoms import read_atoms
 from vitreous.io.cryosparc import read_cs
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import MrcStack, read_mrc
-from vitreous.io.star import StarBlock, read_star
+from vitreous.io.star import StarBlock, StarDocument, read_star
 
 _CHUNK_VALUES = 1 << 24
 _RANGES = (
@@ -105,6 +107,8 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
     for block in document.blocks.values():
         if block.is_loop and len(block):
             yield from _ranges(file, block)
+    if any("rlnImageName" in block for block in document.blocks.values()):
+        yield from _images(file, document)
 
 
 def _cs(file: Path) -> Iterator[tuple[str, str]]:
@@ -118,9 +122,23 @@ def _cs(file: Path) -> Iterator[tuple[str, str]]:
     particles, optics = document.blocks["particles"], document.blocks["optics"]
     yield from _ranges(file, particles)
     yield from _ranges(file, optics)
+    yield from _images(file, document)
     if "cs/blob/sign" in particles:
         signs = set(particles.text("cs/blob/sign"))
         yield "contrast", "protein dark" if signs == {"-1.0"} else f"sign {', '.join(signs)}"
+
+
+def _images(file: Path, document: StarDocument) -> Iterator[tuple[str, str]]:
+    """Yield box, pixel size, and whether the stacks of a particle table are there."""
+    try:
+        table = ParticleTable(document, file)
+        size = table.pixel_size_angstrom()
+        yield "pixel size", "not in the table" if size is None else f"{size:.5g} Å"
+        source = open_stacks(table.particles.text("rlnImageName"), file)
+        yield "box", f"{source.box_size} px"
+        yield "stacks", f"{len(source.headers)}, all found"
+    except InputError as error:
+        yield "images", f"cannot be used: {error}"
 
 
 def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:

@@ -80,7 +80,8 @@ class ParticleTable:
         if self.optics is None:
             if "rlnOpticsGroup" in self.particles and "rlnVoltage" not in self.particles:
                 raise InputError(
-                    f"{self.path}: block data_optics: missing; export the particles with it"
+                    f"{self.path}: block data_optics: missing, and with it "
+                    f"{', '.join(self.missing_ctf)}; export the particles with it"
                 )
             return None
         source = f"{self.path}: block data_optics"

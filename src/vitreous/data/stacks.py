@@ -167,6 +167,8 @@ def find_stack(
     """
     folders = _search_folders(star.absolute().parent)
     if data_root is not None:
+        if not data_root.is_dir():
+            raise InputError(f"`data_root` {data_root}: no such folder; check the path")
         root = data_root.absolute()
         folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]
     for folder in folders:
@@ -180,6 +182,11 @@ def find_stack(
                 "`allow_outside_root` if you trust it"
             )
         return path
+    if data_root is not None:
+        raise InputError(
+            f"{star}: image path {name!r}: not found in `data_root` {data_root} or between it and "
+            "the table; give the folder that the path is relative to"
+        )
     raise InputError(
         f"{star}: image path {name!r}: not found in {folders[0]} or above; name the folder "
         "with `data_root`"

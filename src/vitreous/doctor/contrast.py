@@ -18,6 +18,7 @@ ABOVE_NOISE = 0.05  # fraction of the excess variance at the centre that marks t
 LEAST_EXCESS = 4.0  # least excess variance at the centre over the scatter of the profile
 TIGHT, LOOSE = 0.9, 0.25  # diameter over the box
 _PIECE = 256
+_NO_SIZE = "give later commands the mask diameter: the particle's longest axis and 10 to 20 %"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def findings(
 def _size(test: ContrastTest, pixel: float) -> Finding:
     box = f"box {test.box_size * pixel:.0f} Å"
     if test.diameter_px is None:
-        return Finding("box", "unclear", "no particle stands out of the noise", box)
+        return Finding("box", "unclear", "no particle stands out of the noise", box, _NO_SIZE)
     share = test.diameter_px / test.box_size
     claim = f"particles reach about {test.diameter_px * pixel:.0f} Å across, CTF fringes included"
     evidence = f"{box}, {100 * share:.0f} % of it"

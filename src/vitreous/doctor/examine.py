@@ -96,7 +96,7 @@ def examine(
     diagnosis = Diagnosis(tuple(findings), claims, claims, suspects, numbers)
     if len(rows) < FEWEST or images.box_size < SMALLEST_BOX:
         claim = f"{len(rows)} usable images of {images.box_size} px: too few or too small to test"
-        unclear = Finding("conventions", "unclear", claim)
+        unclear = Finding("contrast, pixel size, CTF, poses", "unclear", claim)
         return replace(diagnosis, findings=(*findings, *_headers(claims), unclear))
     n = min(CTF_BOX_SIZE, images.box_size)
     chosen = rows[evenly_spaced(len(rows), CTF_SAMPLE)]

@@ -25,7 +25,14 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as stream:
             yield stream
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Return the error for a file that cannot be opened or read."""
+    absent = isinstance(error, FileNotFoundError)
+    reason = "no such file" if absent else f"cannot be read ({error.strerror})"
+    return InputError(f"{path}: {reason}; check the path")
 
 
 class Inflater:

@@ -34,10 +34,11 @@ _TRUSTED_SHELL = 3
 
 @dataclass(frozen=True)
 class SolvedCriteria:
-    """Fewest particles for which a structure is believed, and the start of the advice if not."""
+    """Fewest particles for which a structure is believed, and the advice if not."""
 
     fewest_particles: int = FEWEST_PARTICLES
     remedy: str = "Give the run more time (`effort` 2), another `seed`,"
+    more_particles: str = "Collect or pick more particles"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def combine_halves(
     criteria = criteria or SolvedCriteria()
     doubt = _doubt(structure, chance, n * pixel_size_angstrom, criteria.remedy)
     if n_particles < criteria.fewest_particles:
-        doubt = _too_few(structure, chance, n_particles)
+        doubt = _too_few(structure, chance, n_particles, criteria.more_particles)
     quoted = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
     return HalvesResult(
         half2=aligned,
@@ -232,10 +233,10 @@ def _doubt(structure: float, chance: float, edge_angstrom: float, remedy: str) -
     return ""
 
 
-def _too_few(structure: float, chance: float, n_particles: int) -> str:
+def _too_few(structure: float, chance: float, n_particles: int, remedy: str) -> str:
     return (
         f"{n_particles:,} particles are too few (thousands are needed to find a structure "
-        f"without poses); {_agreement(structure, chance)}. Collect or pick more particles"
+        f"without poses); {_agreement(structure, chance)}. {remedy}"
     )
 
 
@@ -248,6 +249,6 @@ def _solved(resolution: float, chance: float, n_particles: int) -> str:
 
 def _agreement(structure: float, chance: float) -> str:
     return (
-        f"beyond their outline the halves agree to {structure:.0f} Å where chance alone reaches "
-        f"{chance:.0f} Å"
+        f"beyond their outline the halves agree to {structure:.0f} Å; by chance, with random "
+        f"phases in one of them, they agree to {chance:.0f} Å"
     )

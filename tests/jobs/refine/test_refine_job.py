@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitreous.core.errors import UsageError
+from vitreous.core.errors import InputError, UsageError
 from vitreous.data.maps import read_map
 from vitreous.jobs.refine.options import AutoOptions, RefineOptions
 from vitreous.jobs.refine.run import auto, refine
@@ -33,14 +33,20 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(simulated: Path, output: Path, **more: Any) -> AutoOptions:
     small = {"images": 40, "starts": 1, "tries": 1, "symmetry": "D2", "threads": 1, "quiet": True}
-    return AutoOptions(particles=simulated / "particles.star", output=output, **small | more)
+    small["particles"] = simulated / "particles.star"
+    return AutoOptions(output=output, **small | more)
 
 
 def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
     found = auto(options(simulated, tmp_path / "AUTO", only_start=True))
     assert found.refinement is None
     assert not found.solved  # too few particles to say so
-    assert "particles" in found.verdict
+    assert "Only 80 of the 120 particles were used; give more `images`" in found.verdict
+    assert "80 of 120" in found.text
+    page = (found.folder / "report.html").read_text()
+    assert "does not overrule the verdict" in found.text
+    assert "resolution at 0.143" not in page
+    assert "starts " not in found.text
     refined = refine(
         RefineOptions(
             particles=simulated / "particles.star", start_map=simulated / "truth.mrc", rounds=1,
@@ -53,6 +59,19 @@ def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
     assert torch.allclose(volume, refined.refinement.map.cpu(), atol=1e-6)
     assert pixel == 12.0
     assert refined.resolution_angstrom < 60
+
+
+def test_too_few_particles_are_refused_before_anything_is_written(
+    simulated: Path, tmp_path: Path
+) -> None:
+    from vitreous.jobs.tables.options import SelectOptions
+    from vitreous.jobs.tables.run import select
+
+    few = simulated / "few.star"
+    select(SelectOptions(source=simulated / "particles.star", output=few, first=7, overwrite=True))
+    with pytest.raises(InputError, match=r"few.star: half sets of 3 and 4 .*at least 4 each"):
+        auto(options(simulated, tmp_path / "AUTO", particles=few))
+    assert not (tmp_path / "AUTO").exists()
 
 
 @pytest.mark.slow

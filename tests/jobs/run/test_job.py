@@ -278,7 +278,9 @@ def test_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, capsys: Any)
     with pytest.raises(SystemExit) as leaving:
         attempt(stop_inside)
     assert leaving.value.code == 143
-    assert "continue from the last checkpoint" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "SIGTERM: stopped" in said
+    assert "continue from the last checkpoint" in said
     with Job("toy", options.replaced(resume=True), outputs=FILES) as job:
         assert job.step == 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vitreous.core.errors import UsageError
@@ -20,6 +20,7 @@ from vitreous.jobs.check.page import write_check_page
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.messages import reworded
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 
@@ -128,7 +129,9 @@ def summary(diagnosis: Diagnosis) -> str:
     """Return one line on the whole."""
     wrong = [f for f in diagnosis.findings if f.verdict == "wrong"]
     if not wrong:
-        return "Nothing wrong was found."
+        unclear = [f.topic for f in diagnosis.findings if f.verdict == "unclear"]
+        untested = f"; no verdict on {', '.join(unclear)}" if unclear else ""
+        return f"Nothing wrong was found{untested}."
     return f"Wrong: {'; '.join(f'{f.topic} ({f.claim})' for f in wrong)}."
 
 
@@ -143,5 +146,7 @@ def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Dia
     text = json.dumps({"faults": diagnosis.faults, "findings": findings}, indent=1)
     atomic_write_text(folder.path("findings.json"), text + "\n")
     path = folder.path("report.html")
-    write_check_page(path, name, summary(diagnosis), particles, diagnosis)
+    with_flags = tuple(replace(f, remedy=reworded(f.remedy)) for f in diagnosis.findings)
+    diagnosis = replace(diagnosis, findings=with_flags)
+    write_check_page(path, name, reworded(summary(diagnosis)), particles, diagnosis)
     folder.finish()

@@ -43,12 +43,15 @@ class WorkingSet:
         return SHIFT_SHARE * edge if shift_range_angstrom is None else shift_range_angstrom
 
 
-def open_working_set(options: ParticleJobOptions, *, check_all: bool = False) -> WorkingSet:
+def open_working_set(
+    options: ParticleJobOptions, *, check_all: bool = False, fewest: int = 2
+) -> WorkingSet:
     """Open particles and check options against them.
 
     Args:
         options: all options of a job.
         check_all: read all images, and refuse bad ones unless they are to be skipped.
+        fewest: particles that each half set needs.
 
     Raises:
         UsageError: options that do not fit the images.
@@ -71,5 +74,7 @@ def open_working_set(options: ParticleJobOptions, *, check_all: bool = False) ->
         raise UsageError(
             f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
         )
-    half_set = assign_half_sets(particles.half_set, options.seed)
+    half_set = assign_half_sets(
+        particles.half_set, options.seed, fewest=fewest, source=options.particles
+    )
     return WorkingSet(particles, half_set, n, edge / n, device, digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,11 @@ def prepare(options: PrepareOptions) -> PreparedStack:
     if options.first_rows is not None:
         particles = particles.select(slice(0, options.first_rows))
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
+    if geometry.box_size > geometry.window:
+        warnings.warn(
+            f"{describe(geometry)}: a box larger than the images adds pixels, no information",
+            stacklevel=2,
+        )
     where = str(options.particles)
     pieces = Pieces(particles, Preparer(recipe, geometry), where, options.skip_bad)
     resolved = {

@@ -11,6 +11,7 @@ from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.run.folder import OutputFolder, plain
+from vitreous.jobs.run.messages import reworded
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import subtitle
 from vitreous.maps.half_map_pair import Halves, curves_by_name
@@ -73,9 +74,9 @@ def report_data(
     page = map_page(command, title, verdict, halves.average, pixel_size_angstrom, options)
     return replace(
         page,
-        warnings=warnings,
+        warnings=tuple(map(reworded, warnings)),
         key_numbers={
-            **resolution_cards(halves.headline),
+            **resolution_cards(halves.headline, 2 * pixel_size_angstrom),
             **(more_numbers or {}),
             **counts,
             "symmetry": symmetry,
@@ -98,7 +99,7 @@ def map_page(
     return ReportData(
         title=title,
         subtitle=subtitle(command),
-        verdict=verdict[0].upper() + verdict[1:] + ".",
+        verdict=reworded(verdict[0].upper() + verdict[1:] + "."),
         pixel_size_angstrom=pixel_size_angstrom,
         settings={name: str(plain(value)) for name, value in options.items()},
         volume=volume.cpu().numpy(),
@@ -115,9 +116,12 @@ def shown_curves(
     }
 
 
-def resolution_cards(resolution: tuple[float, float]) -> dict[str, str]:
-    """Return the cards of the resolutions at 0.143 and 0.5, Å."""
-    at_0143, at_05 = map(angstrom, resolution)
+def resolution_cards(resolution: tuple[float, float], limit: float = 0.0) -> dict[str, str]:
+    """Return the cards of the resolutions at 0.143 and 0.5, Å; ``limit`` is the box's, Å."""
+    at_0143, at_05 = (
+        angstrom(one) + (" (= limit of this box)" if one <= 1.001 * limit else "")
+        for one in resolution
+    )
     return {"resolution at 0.143": at_0143, "resolution at 0.5": at_05}
 
 

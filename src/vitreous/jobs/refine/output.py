@@ -72,6 +72,8 @@ def write_results(
     halves, post = _halves(start, refined, options, pixel)
     verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined)
     numbers = {} if refined is None else _numbers(refined, post)
+    if start.used:
+        numbers["initial map"] = f"from {start.used:,} of {len(data.particles):,} particles"
     _write_tables(job.folder, data, halves, refined)
     _write_maps(job.folder, start, post, pixel, refined=refined is not None)
     page = report_data(
@@ -87,6 +89,9 @@ def write_results(
         warnings=_warnings(halves, start, refined),
         more_numbers=numbers,
     )
+    if not start.solved:  # resolutions of maps that mean nothing
+        cards = {k: v for k, v in page.key_numbers.items() if not k.startswith("resolution")}
+        page = replace(page, key_numbers=cards, resolutions=())
     write_report(job.path("report.html"), replace(page, history=job.history.rows))
     job.finish(
         {
@@ -211,14 +216,14 @@ def _text(
     """Return the lines for the terminal, below the verdict."""
     remark = "" if start.solved else "; they mean nothing while it is not solved"
     lines = dict(numbers)
-    if start.misfits:  # of each half's random starts above its best one
+    if len(start.misfits) > 2:  # of each half's random starts above its best one
         halves_of_starts = torch.tensor(start.misfits).view(2, -1)
         above = [", ".join(f"{v:.1f}" for v in half - half.min()) for half in halves_of_starts]
         lines["starts"] = f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
     if start.held_out:
         lines["held out"] = (
             f"FSC {_mean_held_out(start):.2f} on average over shells that took no part in finding "
-            "poses"
+            "poses; it does not overrule the verdict"
         )
     shown = [f"{name:<12} {value}" for name, value in lines.items()]
     return "\n".join([summary(halves, folder, seconds, remark), *shown])
@@ -235,9 +240,9 @@ def _warnings(
     warnings = []
     if start.held_out:
         warnings.append(
-            "Believe the curve of shells held out, by which no pose was found: its mean is "
-            f"{_mean_held_out(start):.2f}. In the others the half maps also agree on what the "
-            "rounds began with."
+            'The curve "held out" compares shells that took no part in finding poses (mean '
+            f"{_mean_held_out(start):.2f}); in the other curves the half maps also agree on what "
+            "the rounds began with. No curve overrules the verdict: the map is not solved."
         )
     if start.tries > 1 and start.solved:
         warnings.append(

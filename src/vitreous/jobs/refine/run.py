@@ -21,6 +21,7 @@ from vitreous.jobs.refine.stages import (
 from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.initial_model_result import InitialModel
+from vitreous.methods.em.random_start import FEWEST_IMAGES
 
 _MAPS = ("sharpened.mrc", "local_resolution.mrc", "mask.mrc", "start.mrc")
 OUTPUTS = (*FILES, *_MAPS, "rejected.star", "micrographs.csv")
@@ -36,7 +37,7 @@ def auto(options: AutoOptions) -> RefineResult:
     """
     if options.only_start:
         options.refuse(ROUNDS, "`only_start` ends before the rounds of refinement")
-    data = _open(options)
+    data = _open(options, fewest=FEWEST_IMAGES)
     with _job("auto", options, data) as job:
         start = initial_model_stage(job, data, _search(options, data), (0.0, _START_SHARE))
         result = None
@@ -71,9 +72,9 @@ def refine(options: RefineOptions) -> RefineResult:
         return write_results(job, options, data.working_set, start, result)
 
 
-def _open(options: PoseOptions) -> PoseData:
+def _open(options: PoseOptions, fewest: int = 2) -> PoseData:
     """Open the particles and check the options against them."""
-    working_set = open_working_set(options, check_all=True)
+    working_set = open_working_set(options, check_all=True, fewest=fewest)
     edge = working_set.box_size * working_set.pixel_size_angstrom
     farthest = options.shift_range_angstrom
     if farthest is not None and farthest > edge / 2:

@@ -18,6 +18,7 @@ from typing import Any, Self
 from vitreous import __version__
 from vitreous.core.errors import InputError, ResourceError, UsageError
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.inflate import unreadable
 from vitreous.jobs.run.messages import one_line
 
 CONFIG = "config.toml"
@@ -314,7 +315,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
                 digest.update(block)
             size = stream.tell()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise unreadable(path, error) from error
     return {"path": str(path), "bytes": size, "sha256": digest.hexdigest()}
 
 

@@ -177,7 +177,8 @@ class Job:
         self.show_progress(share, stats)
         if self._stop.requested:
             saved = "continue from the last checkpoint" if self._has_checkpoint else "begin anew"
-            say(f"stopped; run again with `resume` to {saved}: {self.folder.root}")
+            again = f"run again with `resume` to {saved}: {self.folder.root}"
+            say(f"{self._stop.name}: stopped; {again}")
             self._stop.exit_if_requested()
 
     def run(
@@ -246,7 +247,8 @@ class Job:
         Raises:
             SystemExit: always, with 128 + the number of the signal.
         """
-        say(f"stopped and saved; run again with `resume` to continue: {self.folder.root}")
+        again = f"run again with `resume` to continue: {self.folder.root}"
+        say(f"{self._stop.name}: stopped and saved; {again}")
         raise SystemExit(self._stop.exit_code)
 
     def finish(self, numbers: Mapping[str, Any] | None = None) -> None:

@@ -47,6 +47,11 @@ class StopSignals:
         return self._received is not None
 
     @property
+    def name(self) -> str:
+        """Name of the signal that came, such as SIGTERM."""
+        return "" if self._received is None else signal.Signals(self._received).name
+
+    @property
     def exit_code(self) -> int:
         """Exit code: 128 + the signal's number once a signal came, 0 before."""
         return 0 if self._received is None else 128 + self._received

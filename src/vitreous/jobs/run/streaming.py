@@ -132,7 +132,7 @@ def stream_pieces(
                 stack.save({"done": done, "records": records})
                 saved = time.monotonic()
             if stop.requested and done < count:
-                say(f"stopped and saved in {stack.path.parent}; go on with `resume`")
+                say(f"{stop.name}: stopped and saved in {stack.path.parent}; go on with `resume`")
                 stop.exit_if_requested()
         if not len(stack):
             raise InputError(f"{stack.path.name}: no image is left to write; check the input")

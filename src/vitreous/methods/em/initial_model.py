@@ -257,16 +257,22 @@ class InitialModelSearch:
             tries=tries,
             box_size=halves[0].box_size,
             misfits=tuple(misfit for start in halves for misfit in start.misfits),
+            used=sum(len(start.rows) for start in halves),
         )
 
     def _combined(self, halves: list[RandomStart], tries: int) -> HalvesResult:
+        used, there = sum(len(start.rows) for start in halves), int((self._half_set > 0).sum())
+        criteria = SolvedCriteria(FEWEST_PARTICLES, _REMEDY)
+        if used < there:
+            more = f"Only {used:,} of the {there:,} particles were used; give more `images`"
+            criteria = replace(criteria, more_particles=more)
         return combine_halves(
             *(start.best.maps()[2] for start in halves),
             pixel_size_angstrom=halves[0].pixel_size_angstrom,
             symmetry=self._config.symmetry,
-            n_particles=sum(len(start.rows) for start in halves),
+            n_particles=used,
             generator=generator(self._config.seed, f"combine {tries}"),
-            criteria=SolvedCriteria(FEWEST_PARTICLES, _REMEDY),
+            criteria=criteria,
         )
 
     def _agreement_by_chance(self, halves: list[RandomStart], tries: int) -> float:

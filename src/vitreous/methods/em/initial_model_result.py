@@ -39,6 +39,7 @@ class InitialModel:
         misfits: of the random starts of the last try, half 1 before half 2; lower explains more.
         held_out: of half maps that are not solved, FSC by shell of ``box_size`` between maps whose
             shells took no part in finding poses (:mod:`vitreous.methods.em.held_out_shells`).
+        used: number of particles that it was made of; 0 for a map of the user's.
 
     >>> import torch
     >>> start = torch.ones(8, 8, 8)
@@ -60,6 +61,7 @@ class InitialModel:
     box_size: int = 0
     misfits: tuple[float, ...] = ()
     held_out: tuple[float, ...] = ()
+    used: int = 0
 
     @property
     def map(self) -> Tensor:

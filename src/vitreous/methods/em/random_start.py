@@ -26,6 +26,8 @@ from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
 from vitreous.methods.em.refinement import Refinement
 from vitreous.optim.loop import Stats
 
+FEWEST_IMAGES = 4  # that a start needs: it splits them in two halves
+
 _BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diameter: sigma, radius
 
 
@@ -83,7 +85,7 @@ class RandomStart:
         pixel_size_angstrom: float | None = None,
         device: torch.device | None = None,
     ) -> None:
-        if len(images) < 4:
+        if len(images) < FEWEST_IMAGES:
             raise ValueError(f"a start needs at least four images, got {len(images)}")
         self.config, self.device = config, device or torch.device("cpu")
         self._full_box = images.box_size
