@@ -29,7 +29,7 @@ from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
-from vitreous.report.html import angstrom, write_report
+from vitreous.report.html import ReportData, angstrom, write_report
 
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
@@ -89,9 +89,8 @@ def write_results(
         warnings=_warnings(halves, start, refined),
         more_numbers=numbers,
     )
-    if not start.solved:  # resolutions of maps that mean nothing
-        cards = {k: v for k, v in page.key_numbers.items() if not k.startswith("resolution")}
-        page = replace(page, key_numbers=cards, resolutions=())
+    if not start.solved:
+        page = _without_resolution(page)
     write_report(job.path("report.html"), replace(page, history=job.history.rows))
     job.finish(
         {
@@ -113,6 +112,12 @@ def write_results(
         initial_model=start,
         refinement=refined,
     )
+
+
+def _without_resolution(page: ReportData) -> ReportData:
+    """Return the page without resolutions, which mean nothing where nothing was solved."""
+    cards = {k: v for k, v in page.key_numbers.items() if not k.startswith("resolution")}
+    return replace(page, key_numbers=cards, resolutions=())
 
 
 def _on_own_grid(start: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
