@@ -66,8 +66,7 @@ def write_results(
         refined: its refinement; None where nothing was refined.
     """
     seconds = job.seconds()
-    if refined is None:
-        start, data = _on_own_grid(start, data)
+    start, data = (start, data) if refined else _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
     halves, post = _halves(start, refined, options, pixel)
     verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined)
@@ -89,8 +88,7 @@ def write_results(
         warnings=_warnings(halves, start, refined),
         more_numbers=numbers,
     )
-    if not start.solved:
-        page = _without_resolution(page)
+    page = page if start.solved else _without_resolution(page)
     write_report(job.path("report.html"), replace(page, history=job.history.rows))
     job.finish(
         {
