@@ -129,7 +129,7 @@ def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
     code, _, error = vitreous("tomo", "simulate", "phantom:x", *out)
     assert (code, "seed" in error) == (2, True)
     code, _, error = vitreous("tomo", "simulate", tmp_path / "no.mrc", *out)
-    assert (code, "cannot be read" in error) == (3, True)
+    assert (code, "no such file" in error) == (3, True)
     assert not (tmp_path / "out").exists()
 
 

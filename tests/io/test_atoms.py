@@ -151,7 +151,7 @@ def test_gzip_is_bounded_and_checked(tmp_path: Path) -> None:
     path.write_bytes(whole[:-12])
     with pytest.raises(InputError, match="truncated"):
         read_atoms(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_atoms(tmp_path / "absent.pdb")
 
 

@@ -43,7 +43,7 @@ def test_star_picks_and_other_files(tmp_path):
     (tmp_path / "c.txt").write_text("1 2 3 4")
     with pytest.raises(InputError, match=r"\.box and \.star"):
         read_coordinates(tmp_path / "c.txt")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_coordinates(tmp_path / "missing.box")
 
 

@@ -156,7 +156,7 @@ def test_damaged_headers(path: Path, content: bytes, message: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_cs(tmp_path / "absent.cs")
 
 

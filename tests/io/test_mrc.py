@@ -276,7 +276,7 @@ def test_fault_10_no_pixel_size(tmp_path: Path, volume_file: Path, cella: float)
 
 
 def test_missing_file_and_misuse(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_mrc(tmp_path / "absent.mrc")
     with pytest.raises(ValueError, match="pixel size"):
         write_mrc(tmp_path / "a.mrc", np.ones((2, 2, 2)), 0.0)
