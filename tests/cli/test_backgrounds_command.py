@@ -131,7 +131,7 @@ def test_abinit_finds_them(vitreous, project):
 def test_picks_from_files(vitreous, project):
     drop(project / "p.star", "rlnCoordinateX", "rlnCoordinateY")
     code, _, said = run(vitreous, project)
-    assert (code, "coordinates" in said) == (3, True)
+    assert (code, "--coordinates" in said) == (3, True)
     folder = project / "picks"
     folder.mkdir()
     (folder / "m0.box").write_text("0 0 256 128\n")

@@ -101,7 +101,7 @@ def test_what_no_table_can_mend_is_said(vitreous, plant, tmp_path):
     code, _, err = vitreous("check", plant(conditions, conditions, sign=-1), "--fix", "-q")
     assert code == 3
     assert "not corrected by a table: contrast: protein is dark: grey values are the images'" in err
-    assert "invert" in err.split("grey values")[1]
+    assert "--invert" in err.split("grey values")[1]
     assert "nothing that a table can correct" in err
     assert "nothing to correct" not in err
     assert not (tmp_path / "set_fixed.star").exists()
