@@ -184,7 +184,22 @@ PLANTED: dict[str, Callable[[Case], Case]] = {
 }
 
 
-@pytest.mark.parametrize("fault", PLANTED)
+FAST = (
+    "",
+    "contrast",
+    "voltage",
+    "defocus-axes",
+    "euler-inverse",
+    "shift-sign",
+    "constant",
+    "drift",
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault if fault in FAST else pytest.param(fault, marks=pytest.mark.slow) for fault in PLANTED],
+)
 def test_names_the_planted_fault_and_no_other(clean: Case, fault: str) -> None:
     torch.manual_seed(0)
     assert _faults(PLANTED[fault](clean)) == ((fault,) if fault else ())

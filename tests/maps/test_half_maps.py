@@ -62,8 +62,8 @@ def test_halves_in_another_setting_and_hand_are_joined_and_called_solved(molecul
 
 
 def test_without_symmetry_any_rotation_is_found():
-    truth = protein_phantom(24, PIXEL, seed=4)
-    ball = (radius_grid(24, 3) <= 0.45 * 24).float()
+    truth = protein_phantom(20, PIXEL, seed=4)
+    ball = (radius_grid(20, 3) <= 0.45 * 20).float()
     turn = random_rotations(1, generator=stream(5))[0]
     halves = [
         (truth + 0.3 * truth.std() * torch.randn(truth.shape, generator=stream(s))) * ball

@@ -38,7 +38,10 @@ def search(half1: torch.Tensor, half2: torch.Tensor):
     return find_symmetry(half1, half2, pixel_size_angstrom=PIXEL, generator=stream)
 
 
-@pytest.mark.parametrize(("name", "noise"), [("D2", 4.0), ("C4", 4.0), ("O", 4.0)])
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [("C4", 4.0), *(pytest.param(g, 4.0, marks=pytest.mark.slow) for g in ("D2", "O"))],
+)
 def test_the_group_its_axes_and_the_evidence(name: str, noise: float) -> None:
     half1, half2, truth = tilted_halves(name, noise)
     found = search(half1, half2)

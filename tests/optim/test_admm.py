@@ -22,7 +22,6 @@ from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.admm_linear_step import MajorisedStep, filter_volume
 from vitreous.optim.least_squares import Convolution, LeastSquares, optimal_circulant
 from vitreous.optim.priors import (
-    WEIGHTED,
     FeasibleSet,
     Prior,
     SquaredNorm,
@@ -94,7 +93,7 @@ def test_l2_against_a_dense_solve(shape: tuple[int, ...], linear_step: str) -> N
 @pytest.mark.parametrize(
     ("boundary", "linear_step"), [*(("periodic", s) for s in STEPS), ("neumann", "cg")]
 )
-@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("constrained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tv_against_a_primal_dual_method(
     boundary: str, linear_step: str, constrained: bool
 ) -> None:
@@ -111,7 +110,9 @@ def test_tv_against_a_primal_dual_method(
     assert result.history[-1]["objective"] == pytest.approx(objective, rel=1e-7)
 
 
-@pytest.mark.parametrize("linear_step", STEPS)
+@pytest.mark.parametrize(
+    "linear_step", [pytest.param("cg", marks=pytest.mark.slow), "majorised", "padded"]
+)
 def test_wavelets_against_proximal_gradients(linear_step: str) -> None:
     shape = (4, 8, 6)  # every axis halves, so that volumes and coefficients are one to one
     problem, wavelet = toy(shape=shape), Wavelet(shape, "haar", 1)
@@ -127,7 +128,15 @@ def test_wavelets_against_proximal_gradients(linear_step: str) -> None:
     assert torch.allclose(result.volume, wavelet.adjoint(w), atol=1e-6)
 
 
-@pytest.mark.parametrize("prior", [*(kind(0.3) for kind in WEIGHTED.values()), None])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        TotalVariation(0.3),
+        SquaredNorm(0.3),
+        pytest.param(WaveletSparsity(0.3), marks=pytest.mark.slow),
+        None,
+    ],
+)
 def test_every_linear_step_finds_the_same_volume(prior: Prior | None) -> None:
     """Conditioned as projections are, with padded wavelets and odd axes."""
     shape = (5, 6, 7)

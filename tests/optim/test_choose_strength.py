@@ -51,7 +51,9 @@ def best_error(problem: Problem, prior: WeightedPrior, config: AdmmConfig) -> fl
     return min(errors)
 
 
-@pytest.mark.parametrize(("regulariser", "slack"), [("tv", 1.05), ("l2", 1.15)])
+@pytest.mark.parametrize(
+    ("regulariser", "slack"), [pytest.param("tv", 1.05, marks=pytest.mark.slow), ("l2", 1.15)]
+)
 def test_cross_validation_is_close_to_the_best(regulariser: str, slack: float) -> None:
     problems, config, prior = (half(1), half(2)), CONFIGS[regulariser], WEIGHTED[regulariser](0.0)
     halves = problems[0].equations, problems[1].equations
@@ -82,7 +84,9 @@ def test_the_vertex_of_a_parabola_between_rungs() -> None:
     assert vertex({-1: 1.0, 0: 1.0, 1: 1.0}) == -1.0  # flat: the first of the lowest
 
 
-def test_a_guess_of_the_strength_saves_solutions() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_a_guess_of_the_strength_saves_solutions(factor: float) -> None:
     halves = half(1).equations, half(2).equations
 
     def search(guess: float | None, start: tuple[Tensor, Tensor] | None = None) -> StrengthChoice:
@@ -90,10 +94,9 @@ def test_a_guess_of_the_strength_saves_solutions() -> None:
         return run(StrengthSearch(halves, prior, CONFIGS["tv"], start=start, among=among))
 
     free = search(None)
-    for factor in (0.2, 1.0, 5.0):
-        guided = search(factor * free.strength)
-        assert guided.strength == pytest.approx(free.strength, rel=0.3)
-        assert len(guided.tried) < len(free.tried)
+    guided = search(factor * free.strength)
+    assert guided.strength == pytest.approx(free.strength, rel=0.3)
+    assert len(guided.tried) < len(free.tried)
     warm = search(free.strength, free.volumes)
     assert warm.strength == pytest.approx(free.strength, rel=0.3)
 

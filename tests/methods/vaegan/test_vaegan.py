@@ -234,16 +234,16 @@ def test_embedding_draws_no_numbers_and_leaves_training_as_it_is() -> None:
 # -------------------------------------------------------------------- shifts
 
 
-def test_dense_networks_see_centred_images_unless_told_not_to() -> None:
-    for settings in ({"critic": "dense"}, {"encoder": "dense"}):
-        moved = _images().roll((3, -2), (-2, -1))
-        places = []
-        for images in (_images(), moved):
-            gan = _gan(images=images, weighting="none", **settings)
-            assert gan.imaging.template is not None
-            gan.imaging.template = _gan(weighting="none", **settings).imaging.template
-            places.append(gan.embed(torch.arange(9)))
-        assert torch.allclose(*places, atol=1e-4)
+@pytest.mark.parametrize("network", ["critic", pytest.param("encoder", marks=pytest.mark.slow)])
+def test_dense_networks_see_centred_images_unless_told_not_to(network: str) -> None:
+    settings: dict[str, Any] = {network: "dense", "weighting": "none"}
+    gan = _gan(**settings)
+    assert gan.imaging.template is not None
+    moved = _gan(images=_images().roll((3, -2), (-2, -1)), **settings)
+    assert moved.imaging.template is not None
+    moved.imaging.template = gan.imaging.template
+    rows = torch.arange(9)
+    assert torch.allclose(gan.embed(rows), moved.embed(rows), atol=1e-4)
     plain = _gan(critic="dense", encoder="dense", invariant=False)
     assert plain.imaging.template is None
     assert "template" not in plain.tensors()
@@ -288,7 +288,7 @@ SCHEDULED = {
 
 
 @pytest.mark.parametrize("mode", [{"generator": "siren"}, {"generator": "basis"}, SCHEDULED])
-@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("at", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))])
 def test_a_resumed_run_is_bitwise_the_same(mode: dict[str, Any], at: int) -> None:
     stages = (SortingStage(8, 3), SortingStage(16, 4))
     settings: dict[str, Any] = {"stages": stages, "camera": "learned"} | mode
@@ -352,7 +352,8 @@ def test_one_bad_gradient_skips_one_update() -> None:
 
 
 def test_the_guard_tells_of_a_collapsed_camera() -> None:
-    gan = _gan(camera="learned", learning_rate_generator=0.0)
+    stages = (SortingStage(8, 100),)
+    gan = _gan(camera="learned", learning_rate_generator=0.0, stages=stages, batch_size=2)
     told = _steps(gan, 5)
     assert {stats["camera_collapsed"] for stats in told} == {0.0}
     with torch.no_grad():
