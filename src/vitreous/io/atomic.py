@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from vitreous.core.errors import InputError, ResourceError, VitreousError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".part"
+TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{12}}{re.escape(TEMPORARY_SUFFIX)}")
 
 
 def explain_write_error(path: Path, error: OSError) -> VitreousError:
@@ -89,4 +91,4 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text with :func:`atomic_file`, raising what that raises."""
-    atomic_write(path, lambda stream: stream.write(text.encode("utf-8")))
+    atomic_write(path, lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))

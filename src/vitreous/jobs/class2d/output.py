@@ -99,7 +99,7 @@ def write_results(
     folder = job.folder.root
     lines = (
         f"time         {duration(seconds)}",
-        f"images       {stack}",
+        f"images       {folder / stack.name}",
         f"table        {folder / 'particles.star'}",
         f"report       {folder / 'report.html'}",
     )

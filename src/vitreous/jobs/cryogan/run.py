@@ -237,9 +237,6 @@ def _halves(plan: CryoGanPlan, job: Job) -> list[HalfJob]:
     halves = []
     for half in (1, 2):
         checkpoints = job.path("checkpoints", f"half{half}")
-        if plan.options.overwrite and checkpoints.is_dir():
-            for old in checkpoints.iterdir():
-                old.unlink()
         halves.append(
             HalfJob(
                 half=half,

@@ -72,7 +72,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         ResourceError: the disk is full.
     """
     trained, clusters, seconds = clustered.trained, clustered.clusters, job.seconds()
-    for name in files_of_classes(job.folder.root):
+    for name in files_of_classes(job.path("map.mrc").parent):
         job.path(name).unlink()
     _write_maps(job, options, clustered)
     write_tables(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
 import platform
-import socket
+import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 from vitreous import __version__
-from vitreous.core.errors import InputError, ResourceError, UsageError
-from vitreous.io.atomic import atomic_write_text
+from vitreous.core.errors import InputError, UsageError
+from vitreous.io.atomic import TEMPORARY_NAME, atomic_write_text, explained
 from vitreous.io.inflate import unreadable
+from vitreous.jobs.run import replacement
+from vitreous.jobs.run.lock import LOCK, Lock
 from vitreous.jobs.run.messages import one_line
 
 CONFIG = "config.toml"
-LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _BLOCK = 1 << 20
 
@@ -38,9 +36,10 @@ class OutputFolder:
         command: name of the subcommand.
         options: what determines the result, the seed included; None values are left out.
         inputs: role to file; compared by content, so that moved data can be continued with.
-        outputs: names of the files that the command writes, which ``overwrite`` removes first.
+        outputs: names of the files that the command writes, which ``overwrite`` replaces.
         machine: values that do not determine the result (device, threads): recorded, not compared.
-        overwrite: replace an earlier run of the same command.
+        overwrite: replace an earlier run of the same command, once :meth:`finish` is called; until
+            then the new files are made beside the folder.
         resume: continue an earlier run of the same command.
         allow_config_change: resume although options or inputs differ; the difference is recorded.
         resumable: the job can be continued, so that messages may say so.
@@ -70,8 +69,8 @@ class OutputFolder:
     ) -> None:
         if overwrite and resume:
             raise UsageError("`overwrite` and `resume` exclude each other; give one")
-        self.root = Path(path)
-        self.resuming = self._made = False
+        self.root = self._work = Path(path)
+        self.resuming = self._made = self._finished = False
         self.was_finished = False
         self._command = command
         self._options = {key: plain(value) for key, value in options.items() if value is not None}
@@ -80,7 +79,7 @@ class OutputFolder:
         self._machine = {k: plain(v) for k, v in (machine or {}).items() if v is not None}
         self._overwrite, self._resume, self._allow = overwrite, resume, allow_config_change
         self._resumable, self._changeable = resumable or resume, changeable
-        self._lock: _Lock | None = None
+        self._locks: list[Lock] = []
         self._config: dict[str, Any] = {}
 
     @classmethod
@@ -118,25 +117,34 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         """Make and lock the folder, check what it holds, write ``config.toml``."""
-        self._made = not self.root.exists()
-        try:
+        with explained(self.root):
+            self._place = self.root.resolve()
+            replacement.restore(self._place)
+            self._made = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self.root, error) from error
-        self._lock = _Lock(self.root / LOCK)
         try:
+            self._locks.append(Lock(self.root))
             self._open()
         except BaseException:
-            self._lock.release()
-            self._remove_if_made()
+            self._leave()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
         """Release the lock; the run counts as finished only after :meth:`finish`."""
-        if self._lock is not None:
-            self._lock.release()
+        if self._replaces and not self._finished and not self._resumable:
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        for lock in self._locks:
+            lock.release()
         self._remove_if_made()
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether the files are made beside the folder, to take the place of earlier ones."""
+        return self._work != self.root
 
     def _remove_if_made(self) -> None:
         if self._made and self.root.is_dir() and not any(self.root.iterdir()):
@@ -148,9 +156,9 @@ class OutputFolder:
         Raises:
             InputError: the path leaves the folder (``..``, absolute, or through a link).
         """
-        target = self.root.joinpath(*parts)
-        root = self.root.resolve()
-        if ".." in parts or not target.parent.resolve().is_relative_to(root):
+        target = self._work.joinpath(*parts)
+        inside = target.parent.resolve().is_relative_to(self._work.resolve())
+        if ".." in parts or not inside or target.is_symlink():
             raise InputError(f"{target}: leaves the output folder {self.root}; remove the link")
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
@@ -165,54 +173,90 @@ class OutputFolder:
         """Content of ``config.toml``."""
         return self._config
 
-    def finish(self) -> None:
-        """Mark the run as finished."""
+    def finish(self, tidy: Callable[[], object] = lambda: None) -> None:
+        """Mark the run as finished; with ``overwrite``, put its files in place of the earlier ones.
+
+        Args:
+            tidy: called before that, to remove what only an unfinished run needs.
+        """
         self._config["run"] |= {"status": "finished", "ended": _now()}
         self._write_config()
+        tidy()
+        self._finished = True
+        if self._replaces:
+            replacement.put_in_place(self._place, self._is_own)
+            self._work = self.root
 
     def discard(self) -> None:
         """Remove all that the run wrote, its configuration included: the input was rejected."""
+        if self._replaces:
+            shutil.rmtree(self._work, ignore_errors=True)
+            return
         self._remove_outputs()
         (self.root / CONFIG).unlink(missing_ok=True)
         checkpoints = self.root / CHECKPOINTS
         if checkpoints.is_dir() and not any(checkpoints.iterdir()):
             checkpoints.rmdir()
 
+    def _is_own(self, name: str) -> bool:
+        own = {CONFIG, LOCK, CHECKPOINTS, replacement.MARK, *self._outputs}
+        return name in own or bool(TEMPORARY_NAME.fullmatch(name))
+
+    def _remove_parts(self) -> None:
+        """Remove the parts of files that a killed run left."""
+        for item in (*self.root.glob(".*"), *self.root.glob(f"{CHECKPOINTS}/**/.*")):
+            if TEMPORARY_NAME.fullmatch(item.name):
+                item.unlink(missing_ok=True)
+
     def _open(self) -> None:
-        held = sorted(item.name for item in self.root.iterdir() if item.name != LOCK)
-        earlier = read_config(self.root / CONFIG) if CONFIG in held else None
+        self._remove_parts()
+        names = {item.name for item in self.root.iterdir()}
+        earlier = read_config(self.root / CONFIG) if CONFIG in names else None
         self._config = self._describe()
-        foreign = earlier is not None and earlier.get("run", {}).get("command") != self._command
+        foreign = earlier is not None and earlier["run"].get("command") != self._command
         if foreign and (self._resume or self._overwrite):
             raise UsageError(self._refusal(earlier))
+        if earlier is not None and not foreign:
+            replacement.settle(self._place, self._is_own)
         if self._resume:
             if earlier is None:
                 raise UsageError(f"`resume`: {self.root} holds no run; start one without it")
+            if replacement.is_waiting(self._place):
+                self._make_beside(replacement.beside(self._place))
+                earlier = read_config(self._work / CONFIG)
             self._compare(earlier)
         elif self._overwrite and earlier is not None:
-            self._remove_outputs()
-        elif held:
+            self._make_beside(replacement.begin(self._place))
+        elif names - {LOCK}:
             raise UsageError(self._refusal(earlier))
         self._write_config()
+        if self._replaces:
+            self.path(replacement.MARK).touch()
+
+    def _make_beside(self, folder: Path) -> None:
+        self._work = folder
+        self._locks.append(Lock(folder))
 
     def _refusal(self, earlier: dict[str, Any] | None) -> str:
         if earlier is None:
             return f"{self.root}: folder is not empty and no output of vitreous; choose another"
-        command = earlier.get("run", {}).get("command")
+        command = earlier["run"].get("command")
         if command != self._command:
             return f"{self.root}: holds the output of 'vitreous {command}'; choose another folder"
-        finished = earlier.get("run", {}).get("status") == "finished"
+        finished = earlier["run"].get("status") == "finished"
         state = "a finished run" if finished else "an unfinished run"
         remedy = "give `resume` or `overwrite`" if self._resumable else "give `overwrite`"
         return f"{self.root}: holds {state}; {remedy}, or choose another folder"
 
     def _compare(self, earlier: dict[str, Any]) -> None:
-        before = earlier.get("run", {})
+        before = earlier["run"]
         changes = differences(earlier, self._config)
         if changes and not self._allow:
             way_out = "`allow_config_change`" if self._changeable else "`overwrite` instead"
+            if self._replaces:
+                way_out += f", or remove {self._work} to keep the results in {self.root}"
             raise InputError(
-                f"{self.root / CONFIG}: the run to continue differs: {'; '.join(changes)}; "
+                f"{self._work / CONFIG}: the run to continue differs: {'; '.join(changes)}; "
                 f"give the same options and data, or {way_out}"
             )
         self.resuming = True
@@ -221,13 +265,14 @@ class OutputFolder:
         if self.was_finished:
             run |= {key: value for key, value in before.items() if key not in run}
         run["started"] = before.get("started", run["started"])
-        recorded = list(before.get("config_changes", []))
-        recorded += [f"{_now()}: {change}" for change in changes]
+        recorded = before.get("config_changes", [])
+        recorded = recorded if isinstance(recorded, list) else [str(recorded)]
+        recorded = [*recorded, *(f"{_now()}: {change}" for change in changes)]
         if recorded:
             run["config_changes"] = recorded
 
     def _remove_outputs(self) -> None:
-        names = [self.path(name) for name in self._outputs]
+        names = [self.root / name for name in self._outputs]
         folder = self.root / CHECKPOINTS
         if folder.is_dir() and not folder.is_symlink():
             names += [item for item in folder.iterdir() if item.is_file()]
@@ -248,58 +293,7 @@ class OutputFolder:
     def _write_config(self) -> None:
         import tomli_w
 
-        atomic_write_text(self.root / CONFIG, tomli_w.dumps(self._config))
-
-
-class _Lock:
-    """Advisory lock that the system drops with its process, and that says who holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = self._acquire()
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
-
-    def _acquire(self) -> int:
-        while True:
-            try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-            except OSError as error:
-                raise _unwritable(self._path.parent, error) from error
-            try:
-                self._claim(descriptor)
-                # another run may have removed the file between open and lock: then take the new one
-                if _same_file(descriptor, self._path):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-
-    def _claim(self, descriptor: int) -> None:
-        owner = os.read(descriptor, 300).decode("utf-8", "replace").split()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held_here = False
-        except OSError as error:
-            # file systems without locks: trust the process number
-            busy = error.errno in (errno.EAGAIN, errno.EACCES)
-            held_here = busy or (len(owner) == 2 and _is_alive(owner[1]))
-        elsewhere = len(owner) == 2 and owner[0] != socket.gethostname()
-        if held_here or elsewhere:
-            host, pid = owner if len(owner) == 2 else ("unknown host", "unknown")
-            remedy = f"if that run is dead, remove {self._path}" if elsewhere else "wait for it"
-            raise UsageError(
-                f"{self._path.parent}: in use by process {one_line(pid)} on {one_line(host)}; "
-                f"{remedy}, or choose another folder"
-            )
-
-    def release(self) -> None:
-        """Remove the lock file, then let go; doing it twice is harmless."""
-        if self._descriptor >= 0:
-            self._path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = -1
+        atomic_write_text(self._work / CONFIG, tomli_w.dumps(self._config))
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -316,7 +310,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
             size = stream.tell()
     except OSError as error:
         raise unreadable(path, error) from error
-    return {"path": str(path), "bytes": size, "sha256": digest.hexdigest()}
+    return {"path": plain(path), "bytes": size, "sha256": digest.hexdigest()}
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -330,7 +324,10 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         before, after = ("unset" if value is None else str(value) for value in (old, new))
         changes.append(f"{name}: {before} -> {after}")
     for role, old, new in _pairs(earlier.get("inputs", {}), now.get("inputs", {})):
-        before, after = (item.get("sha256", "")[:12] if item else "none" for item in (old, new))
+        before, after = (
+            str(item.get("sha256", ""))[:12] if isinstance(item, dict) else "none"
+            for item in (old, new)
+        )
         if before != after:
             changes.append(f"content of {role}: {before} -> {after}")
     return changes
@@ -351,9 +348,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return ["" if item is None else plain(item) for item in value]
-    if isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (bool, int, float)):
         return value
-    return str(value)
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_config(path: Path, advice: str = "choose another folder") -> dict[str, Any]:
@@ -367,36 +364,14 @@ def read_config(path: Path, advice: str = "choose another folder") -> dict[str, 
         InputError: it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        config = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); {advice}") from error
+    for name in ("run", "options", "inputs", "machine"):
+        if not isinstance(config.setdefault(name, {}), dict):
+            raise InputError(f"{path}: {name} is no table; {advice}")
+    return config
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: str) -> bool:
-    if not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _unwritable(path: Path, error: OSError) -> InputError | ResourceError:
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"{path}: disk full or quota reached ({reason}); free some space")
-    return InputError(f"{path}: cannot be written ({reason}); choose a writable place")

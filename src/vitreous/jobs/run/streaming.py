@@ -81,8 +81,7 @@ def stream_into(
             folder.discard()
             raise
         conclude(records, time.monotonic() - started)
-    folder.finish()
-    target.forget()
+    folder.finish(target.forget)
 
 
 def stream_pieces(
