@@ -39,8 +39,6 @@ from _against_truth import against_truth, read_map
 from _circumstances import commit, where_and_when
 from _processes import measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
-from vitreous.core.images import ImageCache
-from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
 from vitreous.jobs.inputs.working_set import open_working_set
 from vitreous.methods.em.config import InitialModelConfig
@@ -131,12 +129,9 @@ def random_start(
     )
     begin = time.perf_counter()
     data = open_working_set(working, check_all=True)
-    images = ImageCache(
-        SignedImages(data.particles, invert=False), data.box_size, torch.device("cpu")
-    )
     search = InitialModelSearch(
-        images,
-        data.particles.optics,
+        data.images,
+        data.optics,
         data.half_set,
         InitialModelConfig(tries=options.tries, symmetry=cell.symmetry, seed=seed),
         pixel_size_angstrom=data.pixel_size_angstrom,

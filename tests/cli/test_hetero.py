@@ -89,9 +89,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def build(kind: str, settings: Any, data: models.TrainingData) -> Blobs:
         assert (data.pose is not None) == (kind == "linear")
-        assert data.images.box_size == data.working_set.box_size
+        assert data.working_set.images.box_size == data.working_set.box_size
         assert settings["components" if kind == "linear" else "latent"] == 2
-        return (Flat if kind == "vaegan2d" else Blobs)(len(data.images))
+        return (Flat if kind == "vaegan2d" else Blobs)(len(data.working_set.images))
 
     monkeypatch.setattr(models, "build_model", build)
     monkeypatch.setattr(Blobs, "stop_at", None)

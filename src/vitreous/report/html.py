@@ -10,7 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,33 @@ class Resolution:
 
 
 @dataclass(frozen=True)
-class ReportData:
-    """Content of the page; values that are empty or None are left out.
+class PageData:
+    """Content that every page has; values that are empty or None are left out.
 
     Args:
         title: name of the run.
         verdict: the result and its reliability in one sentence.
-        pixel_size_angstrom: pixel size in Å of ``volume`` and of the particle images.
         subtitle: line under the title (input, date).
         warnings: shown under the verdict.
         key_numbers: label to value, the cards at the top ("particles per half": "5,000").
         settings: option to value, printed as a table.
+    """
+
+    title: str
+    verdict: str
+    _: KW_ONLY
+    subtitle: str = ""
+    warnings: Sequence[str] = ()
+    key_numbers: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReportData(PageData):
+    """Content of the page on a map.
+
+    Args:
+        pixel_size_angstrom: pixel size in Å of ``volume`` and of the particle images.
         volume: final map ``(z, y, x)``.
         fsc_curves: label to (frequency in 1/Å, correlation).
         resolutions: rows of the resolution table.
@@ -68,13 +84,7 @@ class ReportData:
             of CryoGAN's figure 3; each column of the first three shows one pose.
     """
 
-    title: str
-    verdict: str
     pixel_size_angstrom: float
-    subtitle: str = ""
-    warnings: Sequence[str] = ()
-    key_numbers: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)
     volume: Array | None = None
     fsc_curves: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     resolutions: Sequence[Resolution] = ()
@@ -139,12 +149,12 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def render_page(template: str, data: Any, plots: Sequence[Plot], **values: Any) -> str:
+def render_page(template: str, data: PageData, plots: Sequence[Plot], **values: Any) -> str:
     """Render a page with title, verdict, warnings and cards at the top, and interactive plots.
 
     Args:
         template: template that extends ``page.html.j2``.
-        data: object with ``title``, ``subtitle``, ``verdict``, ``warnings`` and ``key_numbers``.
+        data: content of the page.
         plots: plots of the template.
         values: further values of the template; it escapes strings.
     """

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
-from vitreous.report.html import ParticleRow, Picture, picture, render_page
-from vitreous.report.plots import MAX_POINTS, Plot, numbers
+from vitreous.report.html import PageData, ParticleRow, Picture, picture, render_page
+from vitreous.report.plots import CURVE_COLOURS, Plot, Series, history_traces, numbers, titled
 
 MAX_SHOWN = 10_000  # points of the scatter plot
 MAX_CURVES = 12
 _WIDTH = 160
 _NO_CURVES = ("step", "pass", "progress", "seconds", "half", "iteration", "epoch", "box")
-_LABELS = ("--series1", "--series2", "--series3", "--series4", "--series5")
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,9 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True)
-class MixedReport:
-    """Content of the report; empty parts are left out.
+class MixedReport(PageData):
+    """Content of the report; empty parts are left out."""
 
-    Title to settings are those of :class:`~vitreous.report.html.ReportData`.
-    """
-
-    title: str
-    verdict: str
-    subtitle: str = ""
-    warnings: Sequence[str] = ()
-    key_numbers: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)
     plane: Array | None = None  # ``(n, 2)``, the embedding
     axes: tuple[str, str] = ("", "")  # their names
     label: NDArray[np.integer] | None = None  # ``(n,)`` class from 1 on, 0 for noise
@@ -126,8 +116,8 @@ def embedding_plot(
         "hovertemplate": "particle %{customdata}<br>%{marker.color:.5g}<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": axes[0]}, "zeroline": False},
-        "yaxis": {"title": {"text": axes[1]}, "zeroline": False},
+        "xaxis": titled(axes[0], zeroline=False),
+        "yaxis": titled(axes[1], zeroline=False),
         "hovermode": "closest",
         "showlegend": False,
         "margin": {"l": 55, "r": 12, "t": 40, "b": 45},
@@ -167,7 +157,7 @@ def _colour_menu(colours: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _classes(label: NDArray[np.integer]) -> dict[str, Any]:
     """Return the colours of classes; noise is pale."""
     highest = max(1, int(label.max(initial=1)))
-    colours = ["--line", *(_LABELS[k % len(_LABELS)] for k in range(highest))]
+    colours = ["--line", *(CURVE_COLOURS[k % len(CURVE_COLOURS)] for k in range(highest))]
     steps = [
         [edge, colour]
         for k, colour in enumerate(colours)
@@ -180,11 +170,9 @@ def _classes(label: NDArray[np.integer]) -> dict[str, Any]:
         "cmax": highest + 0.5,
         "colorscale": steps,
         "showscale": True,
-        "colorbar": {
-            "title": {"text": "class"},
-            "tickvals": ticks,
-            "ticktext": ["none" if k == 0 else str(k) for k in ticks],
-        },
+        "colorbar": titled(
+            "class", tickvals=ticks, ticktext=["none" if k == 0 else str(k) for k in ticks]
+        ),
     }
 
 
@@ -196,7 +184,7 @@ def _coloured(values: Array, name: str) -> dict[str, Any]:
         "cmax": high,
         "colorscale": "Viridis",
         "showscale": True,
-        "colorbar": {"title": {"text": name}},
+        "colorbar": titled(name),
     }
 
 
@@ -265,26 +253,13 @@ def stat_plots(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
     names = dict.fromkeys(name for row in history for name in row if name not in _NO_CURVES)
     plots = []
     for name in list(names)[:MAX_CURVES]:
-        points = [
-            (float(row["step"]), float(row[name]))
-            for row in history
-            if row.get("step") is not None and isinstance(row.get(name), (int, float))
-        ]
-        if not points:
+        traces = history_traces(history, Series(name, name))
+        if not traces:
             continue
-        kept = points[:: max(1, -(-len(points) // MAX_POINTS))]
-        curve = {
-            "type": "scatter",
-            "mode": "lines" if len(kept) > 1 else "markers",
-            "name": name,
-            "x": numbers([x for x, _ in kept]),
-            "y": numbers([y for _, y in kept]),
-            "line": {"color": "--series1", "width": 1.8},
-        }
-        layout = {"xaxis": {"title": {"text": "step"}, "rangemode": "tozero"}, "showlegend": False}
+        layout = {"xaxis": titled("step", rangemode="tozero"), "showlegend": False}
         title, caption = meaning(name)
         key = "stat-" + "".join(c if c.isalnum() else "-" for c in name)
-        plots.append(Plot(key, title, caption, [curve], layout))
+        plots.append(Plot(key, title, caption, traces, layout))
     return plots
 
 

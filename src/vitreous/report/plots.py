@@ -171,7 +171,7 @@ def history_plots(history: Iterable[Mapping[str, Any]]) -> list[Plot]:
     rows = list(history)
     plots = []
     for key, title, caption, scale, suffix, series in HISTORY_PLOTS:
-        data = [trace for one in series for trace in _history_traces(rows, one, suffix)]
+        data = [trace for one in series for trace in history_traces(rows, one, suffix)]
         if not data:
             continue
         layout = {
@@ -207,12 +207,13 @@ def numbers(values: Array | Sequence[float]) -> list[float | None]:
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in map(float, values)]
 
 
-def _history_traces(
-    rows: list[Mapping[str, Any]], series: Series, suffix: str
+def history_traces(
+    rows: Iterable[Mapping[str, Any]], series: Series, suffix: str = ""
 ) -> list[dict[str, Any]]:
+    """Return a curve over steps for each half that has the quantity, with at most 1,500 points."""
     by_half: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
-        if row.get(series.key) is not None and row.get("step") is not None:
+        if isinstance(row.get(series.key), (int, float)) and row.get("step") is not None:
             point = (float(row["step"]), float(row[series.key]))
             by_half.setdefault(int(row.get("half") or 0), []).append(point)
     traces = []

@@ -20,7 +20,7 @@ from vitreous.jobs.cryogan import half_worker
 from vitreous.jobs.cryogan.half_processes import WorkerBugError, listen_to
 from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome
 from vitreous.jobs.cryogan.options import CryoGanOptions
-from vitreous.jobs.cryogan.run import solver_config
+from vitreous.jobs.cryogan.plan import solver_config
 from vitreous.jobs.inputs.options import StackOpticsOptions
 from vitreous.jobs.inputs.particles import check_images, open_particles
 from vitreous.jobs.run.history import HistoryFile, read_rows

@@ -36,7 +36,7 @@ def case(simulated: Path, kind: ModelKind, **more: Any) -> tuple[TrainingData, d
         particles=simulated / "truth.star", output=simulated, device="cpu", threads=1, **more
     )
     working_set = open_working_set(options)
-    data = TrainingData.of(working_set, options)
+    data = TrainingData(working_set, options)
     if kind == "linear":
         data = replace(data, pose=working_set.particles.pose)
     return data, model_settings(kind, options, working_set)

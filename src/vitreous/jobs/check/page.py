@@ -14,7 +14,7 @@ from vitreous.doctor.poses import PoseTest
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
-from vitreous.report.html import ParticleRow, ReportData, picture, render_page
+from vitreous.report.html import PageData, ParticleRow, picture, render_page
 from vitreous.report.plots import Plot, fsc_plot, line, numbers, titled
 
 SHOWN = 8
@@ -45,7 +45,7 @@ def write_check_page(
     }
     page = render_page(
         "check.html.j2",
-        ReportData("Particle check", verdict, pixel, subtitle=name, key_numbers=cards),
+        PageData("Particle check", verdict, subtitle=name, key_numbers=cards),
         list(_plots(diagnosis, pixel * box)),
         findings=diagnosis.findings,
         marks=MARKS,

@@ -12,8 +12,8 @@ from vitreous.core.random import generator
 from vitreous.io.star import format_column
 from vitreous.jobs.class2d.options import Classify2dOptions
 from vitreous.jobs.class2d.output import ClassDetails, class_count_text
-from vitreous.jobs.hetero.models import TrainingData
 from vitreous.jobs.hetero.passes import clustered
+from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.class_tables import axes_names, clustering_columns, latent_columns
 from vitreous.methods.class2d.class_averages import (
     ClassAssignments,
@@ -77,7 +77,7 @@ def classify_latents(latent: Tensor, options: Classify2dOptions) -> LatentClasse
 
 
 def average_classes(
-    data: TrainingData,
+    data: WorkingSet,
     label: Tensor,
     shift_range_angstrom: float,
     report_progress: Callable[[float], object],
@@ -86,7 +86,7 @@ def average_classes(
 
     ``label``, long ``(n,)``, is the class from 0 on; every class has particles.
     """
-    working_set, count = data.working_set, int(label.max()) + 1
+    count = int(label.max()) + 1
     config = ClassConfig(
         classes=1,
         rounds=_ROUNDS,
@@ -99,11 +99,11 @@ def average_classes(
         solver = ClassAverages(
             ImageSubset(data.images, rows),
             None if data.optics is None else data.optics[rows],
-            working_set.half_set[rows],
+            data.half_set[rows],
             config,
             generator=generator(data.options.seed, f"class {k}"),
-            pixel_size_angstrom=working_set.pixel_size_angstrom,
-            device=working_set.device,
+            pixel_size_angstrom=data.pixel_size_angstrom,
+            device=data.device,
         )
         while not solver.done:
             solver.step()

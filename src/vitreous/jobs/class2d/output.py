@@ -17,7 +17,7 @@ from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.class_tables import CLASS, write_tables
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import JobResult, settings_shown, subtitle
+from vitreous.jobs.run.summary import JobResult, page_head, rows_of_text
 from vitreous.maps.fsc import fsc_resolution
 from vitreous.methods.class2d.class_averages import ClassAssignments, ClassAveragesResult
 from vitreous.report.mixed import MixedReport, write_mixed_report
@@ -78,15 +78,12 @@ def write_results(
     write_mrc(stack, classes.averages.numpy(), data.pixel_size_angstrom, is_stack=True)
     _write_classes(job, data, classes, sizes, details)
     page = MixedReport(
-        title=f"{options.particles.name}: class images",
-        subtitle=subtitle(job.command),
-        verdict=details.verdict + ".",
+        **page_head(job.folder, f"{options.particles.name}: class images", details.verdict),
         key_numbers={
             "particles": f"{len(particles):,}",
             "class images": str(len(sizes)),
             "time": duration(seconds),
         },
-        settings=settings_shown(job.folder.config["options"]),
         particles=len(particles),
         history=job.history.rows,
         images=classes.averages.numpy(),
@@ -97,13 +94,13 @@ def write_results(
     numbers = {"sizes": sizes, "seconds": round(seconds, 1), **details.numbers}
     job.finish({"verdict": details.verdict, **numbers})
     folder = job.folder.root
-    lines = (
-        f"time         {duration(seconds)}",
-        f"images       {folder / stack.name}",
-        f"table        {folder / 'particles.star'}",
-        f"report       {folder / 'report.html'}",
-    )
-    return Classify2dResult(None, details.verdict, "\n".join(lines), folder, classes)
+    rows = {
+        "time": duration(seconds),
+        "images": f"{folder / stack.name}",
+        "table": f"{folder / 'particles.star'}",
+        "report": f"{folder / 'report.html'}",
+    }
+    return Classify2dResult(None, details.verdict, rows_of_text(rows), folder, classes)
 
 
 def _write_classes(

@@ -47,12 +47,11 @@ def classify2d(options: Classify2dOptions) -> Classify2dResult:
 def _by_alignment(options: Classify2dOptions, data: WorkingSet) -> Classify2dResult:
     """Find class, rotation and shift of every particle in rounds."""
     config = _config(options, data)
-    training_data = TrainingData.of(data, options)
     settings = dataclasses.asdict(config)
     with training_job("classify2d", options, FILES, data, settings) as job:
         solver = ClassAverages(
-            training_data.images,
-            training_data.optics,
+            data.images,
+            data.optics,
             data.half_set,
             config,
             generator=generator(options.seed, "class averages"),
@@ -68,7 +67,7 @@ def _by_alignment(options: Classify2dOptions, data: WorkingSet) -> Classify2dRes
 def _by_latents(options: Classify2dOptions, data: WorkingSet) -> Classify2dResult:
     """Train a VAE-GAN of images, classify its latents, and align the particles of each class."""
     settings = model_settings("vaegan2d", options, data)
-    training_data = TrainingData.of(data, options)
+    training_data = TrainingData(data, options)
     with training_job("classify2d", options, FILES, data, settings) as job:
         if _LATENT not in job.state:
             model = models.build_model("vaegan2d", settings, training_data)
@@ -77,9 +76,7 @@ def _by_latents(options: Classify2dOptions, data: WorkingSet) -> Classify2dResul
         latent_classes = classify_latents(job.state[_LATENT], options)
         shift_range = data.shift_range(options.shift_range_angstrom)
         job.report_progress(0.0, label="classifying")
-        classes = average_classes(
-            training_data, latent_classes.label, shift_range, job.report_progress
-        )
+        classes = average_classes(data, latent_classes.label, shift_range, job.report_progress)
         return write_results(job, options, data, classes, latent_classes.details())
 
 

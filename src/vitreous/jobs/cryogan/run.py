@@ -6,87 +6,26 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vitreous.core.errors import UsageError
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.symmetry import point_group
-from vitreous.data.half_sets import assign_half_sets
-from vitreous.data.noise_files import warn_of_bare_micrographs
-from vitreous.data.particles import Particles
-from vitreous.data.simulation_inputs import parse_poses, parse_shift
 from vitreous.jobs.cryogan.half_processes import Comparison, run_pair
 from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome
 from vitreous.jobs.cryogan.options import CryoGanOptions
 from vitreous.jobs.cryogan.output import OUTPUTS, CryoGanResult, write_results
-from vitreous.jobs.inputs.particles import Checked, check_images, open_particles
-from vitreous.jobs.run.config import load_config
-from vitreous.jobs.run.device import use_device
+from vitreous.jobs.cryogan.plan import CryoGanPlan, make_plan
 from vitreous.jobs.run.folder import CONFIG, plain
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
 from vitreous.maps.half_maps import resolutions_between
-from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
-from vitreous.methods.cryogan.presets import LARGEST_DEFAULT_BOX, default_config, paper_config
-from vitreous.physics.ctf import b_factor_from_nyquist_value
+from vitreous.methods.cryogan.config import CryoGanConfig
 
 MARKS = 6
 COMPARISON_BOX = 32
 COMPARISON_SPACING_DEG = 24.0
 _STEP_OVERHEAD = 500  # cost of a step that does not grow with the image, in pixels
-
-
-@dataclass(frozen=True)
-class CryoGanPlan:
-    """Options of a run, checked against its particles.
-
-    Args:
-        options: of the job.
-        checked: particles whose images were all read.
-        half_set: long ``(n,)`` of 1 and 2.
-        config: settings of the solver.
-        device, threads: where to compute; both halves share the threads.
-    """
-
-    options: CryoGanOptions
-    checked: Checked
-    half_set: Tensor
-    config: CryoGanConfig
-    device: torch.device
-    threads: int
-
-    @property
-    def particles(self) -> Particles:
-        """Particles whose images can be used."""
-        return self.checked.particles
-
-    @property
-    def box_size(self) -> int:
-        """Box of the last stage, pixels."""
-        return self.config.stages[-1].box_size
-
-    @property
-    def pixel_size_angstrom(self) -> float:
-        """Pixel size at that box, Å."""
-        particles = self.particles
-        return particles.pixel_size_angstrom * particles.box_size / self.box_size
-
-    @property
-    def b_factor_angstrom2(self) -> float | None:
-        """B factor that replaces the table's; None for none."""
-        nyquist = self.options.envelope_nyquist
-        if nyquist is None:
-            return self.options.b_factor_angstrom2
-        return b_factor_from_nyquist_value(nyquist, self.particles.pixel_size_angstrom)
-
-    @property
-    def threads_per_half(self) -> int:
-        """Threads of each half's process."""
-        return max(1, self.threads // 2)
 
 
 def abinit(options: CryoGanOptions) -> CryoGanResult:
@@ -96,7 +35,7 @@ def abinit(options: CryoGanOptions) -> CryoGanResult:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
     """
-    plan = _plan(options)
+    plan = make_plan(options)
     _warn_of_other_threads(plan)
     with _job(plan) as job:
         outcomes = _run(_halves(plan, job), plan, job)
@@ -105,87 +44,7 @@ def abinit(options: CryoGanOptions) -> CryoGanResult:
         if outcomes is None:
             raise RuntimeError("the halves stopped without being asked to")
         torch.set_num_threads(plan.threads)
-        return write_results(
-            job,
-            options,
-            plan.particles,
-            plan.half_set,
-            outcomes,
-            pixel_size_angstrom=plan.pixel_size_angstrom,
-            symmetry=plan.config.symmetry,
-            device=plan.device,
-        )
-
-
-# -------------------------------------------------------------------- settling the settings
-
-
-def _plan(options: CryoGanOptions) -> CryoGanPlan:
-    point_group(options.symmetry)
-    threads = options.threads or len(os.sched_getaffinity(0))
-    device = use_device(options.device, threads)
-    checked = check_images(open_particles(options), skip_bad=options.skip_bad, quiet=options.quiet)
-    particles = checked.particles
-    half_set = assign_half_sets(particles.half_set, options.seed)
-    config = solver_config(options, particles)
-    plan = CryoGanPlan(options, checked, half_set, config, device, threads)
-    box, pixel = plan.box_size, plan.pixel_size_angstrom
-    files = options.noise_files()
-    if files.path is not None:
-        noise = files.load(particles.micrograph_names, box, pixel)
-        warn_of_bare_micrographs(noise, particles)
-    parse_poses(options.poses)
-    parse_shift(options.shift, pixel)
-    if box < particles.box_size and options.box_size is None and not options.quiet:
-        say(
-            f"images cropped from {particles.box_size} to {box} px, {pixel:.2f} Å/px; see "
-            "`box_size`"
-        )
-    return plan
-
-
-def solver_config(options: CryoGanOptions, particles: Particles) -> CryoGanConfig:
-    """Return the settings of the solver: preset, then the file's, then the options'.
-
-    Raises:
-        UsageError: an unknown or impossible setting.
-        InputError: the file cannot be read.
-    """
-    full = particles.box_size
-    box = options.box_size or min(full, LARGEST_DEFAULT_BOX)
-    if box > full:
-        raise UsageError(
-            f"`box_size` {box}: larger than the images ({full} px); choose up to {full}"
-        )
-    if options.preset == "paper":
-        preset = paper_config(box, len(particles) // 2, options.symmetry)
-    else:
-        preset = default_config(box, options.symmetry)
-    overrides: dict[str, Any] = {
-        "learning_rate_volume": options.learning_rate_volume,
-        "learning_rate_critic": options.learning_rate_critic,
-        "symmetry": options.symmetry if options.symmetry != "C1" else None,
-    }
-    diameter, edge = options.mask_diameter_angstrom, full * particles.pixel_size_angstrom
-    if diameter is not None:
-        if diameter > edge:
-            raise UsageError(
-                f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
-            )
-        overrides["mask_fraction"] = diameter / edge / 2
-    config = load_config(
-        CryoGanConfig, options.settings_file, overrides, defaults=dataclasses.asdict(preset)
-    )
-    boxes = [stage.box_size for stage in config.stages]
-    if not boxes or boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > full:
-        raise UsageError(f"stages: boxes {boxes} must grow from 8 or more up to at most {full}")
-    if options.box_size is not None and boxes[-1] != options.box_size:
-        raise UsageError(f"`box_size` {options.box_size}: the last stage's box is {boxes[-1]}")
-    stages = tuple(
-        TrainingStage(stage.box_size, max(1, round(stage.iterations * options.effort)))
-        for stage in config.stages
-    )
-    return dataclasses.replace(config, stages=stages)
+        return write_results(job, plan, outcomes)
 
 
 def _job(plan: CryoGanPlan) -> Job:
@@ -255,9 +114,6 @@ def _halves(plan: CryoGanPlan, job: Job) -> list[HalfJob]:
             )
         )
     return halves
-
-
-# -------------------------------------------------------------------- running
 
 
 def _run(halves: list[HalfJob], plan: CryoGanPlan, job: Job) -> dict[int, Outcome] | None:

@@ -8,11 +8,9 @@ from typing import Any, Literal
 import torch
 
 from vitreous.core.errors import InputError, UsageError
-from vitreous.core.images import ImageCache, ImageSource
-from vitreous.core.params import Optics, Pose
+from vitreous.core.params import Pose
 from vitreous.core.random import generator, stream_seed
 from vitreous.data.simulation_inputs import parse_shift
-from vitreous.data.working_images import SignedImages
 from vitreous.jobs.hetero.options import LatentModelOptions
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.config import build, load_config
@@ -34,35 +32,23 @@ class TrainingData:
 
     working_set: WorkingSet  # particles, half sets, box size and pixel size
     options: LatentModelOptions  # of the run
-    images: ImageSource  # protein positive, at the working box size
     pose: Pose | None = None  # of each particle; None for models without poses
-
-    @classmethod
-    def of(cls, working_set: WorkingSet, options: LatentModelOptions) -> "TrainingData":
-        """Return the images of a working set, without poses."""
-        signed = SignedImages(working_set.particles, invert=options.invert)
-        images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
-        return cls(working_set, options, images)
-
-    @property
-    def optics(self) -> Optics | None:
-        """CTF of each particle; None where images are free of it."""
-        return None if self.options.ignore_ctf else self.working_set.particles.optics
 
     def posed(self) -> PosedImages:
         """Return the images with their poses, for reconstruction."""
         assert self.pose is not None
+        data = self.working_set
         return PosedImages(
-            images=self.images,
+            images=data.images,
             rotations=self.pose.rotation,
             shift_angstrom=self.pose.shift_angstrom,
-            optics=self.optics,
-            half_set=self.working_set.half_set,
-            pixel_size_angstrom=self.working_set.pixel_size_angstrom,
+            optics=data.optics,
+            half_set=data.half_set,
+            pixel_size_angstrom=data.pixel_size_angstrom,
             diameter_angstrom=self.options.mask_diameter_angstrom,
             symmetry=self.options.symmetry,
             seed=self.options.seed,
-            device=self.working_set.device,
+            device=data.device,
         )
 
     def model_pixel_size(self, model: LatentModel) -> float:
@@ -128,29 +114,30 @@ def build_model(kind: ModelKind, settings: Mapping[str, Any], data: TrainingData
         UsageError: settings that this version does not know.
         InputError: no poses for the model that needs them.
     """
-    device, seed = data.working_set.device, data.options.seed
+    working_set, seed = data.working_set, data.options.seed
     if kind == "linear":
         if data.pose is None:
             raise InputError("no poses: the particles' table has none; see `align=False`")
         return LinearVariability(
-            data.images,
-            data.optics,
+            working_set.images,
+            working_set.optics,
             data.pose,
             build(LinearVariabilityConfig, settings, CONFIG),
             generator=generator(seed, "variability"),
-            pixel_size_angstrom=data.working_set.pixel_size_angstrom,
-            device=device,
+            pixel_size_angstrom=working_set.pixel_size_angstrom,
+            device=working_set.device,
         )
     streams = {
-        name: torch.Generator(device).manual_seed(stream_seed(seed, f"vaegan/{name}"))
+        name: torch.Generator(working_set.device).manual_seed(stream_seed(seed, f"vaegan/{name}"))
         for name in STREAMS
     }
-    return VaeGan(data.images, _simulator(data), build(VaeGanConfig, settings, CONFIG), streams)
+    config = build(VaeGanConfig, settings, CONFIG)
+    return VaeGan(working_set.images, _simulator(data), config, streams)
 
 
 def _simulator(data: TrainingData) -> Simulator:
     """Return the imaging conditions of the particles at the working box size."""
-    working_set, optics = data.working_set, data.optics
+    working_set, optics = data.working_set, data.working_set.optics
     if optics is None:
         raise UsageError("`ignore_ctf`: the VAE-GAN simulates the CTF; leave out `align=False`")
     pixel = working_set.pixel_size_angstrom

@@ -21,7 +21,6 @@ from vitreous.jobs.hetero.models import ModelKind, TrainingData
 from vitreous.jobs.hetero.options import ROUNDS, HeteroOptions, LatentModelOptions
 from vitreous.jobs.refine.stages import (
     INITIAL_MODEL,
-    PoseData,
     initial_model_stage,
     refinement_stage,
 )
@@ -183,21 +182,20 @@ def first_poses(job: Job, options: HeteroOptions, data: TrainingData) -> Pose | 
     if not options.align or working_set.particles.pose is not None:
         return working_set.particles.pose if options.align else None
     say("no poses in the table: all particles are first refined to one structure")
-    pose_data = PoseData(working_set, data.images, data.optics)
     common: dict[str, Any] = {
         "symmetry": options.symmetry,
         "shift_range_angstrom": working_set.shift_range(None),
         "diameter_angstrom": options.mask_diameter_angstrom,
         "seed": options.seed,
     }
-    start = initial_model_stage(job, pose_data, InitialModelConfig(**common), (0.0, 0.3))
+    start = initial_model_stage(job, working_set, InitialModelConfig(**common), (0.0, 0.3))
     if not start.solved:
         raise InputError(
             f"{options.particles}: no structure that all particles agree on, so there are no "
             f"poses to sort them with: {start.verdict}"
         )
     config = RefinementConfig(rounds=_CONSENSUS_ROUNDS, reject=False, **common)
-    poses = refinement_stage(job, pose_data, start, config, (0.3, 1.0)).poses.pose
+    poses = refinement_stage(job, working_set, start, config, (0.3, 1.0)).poses.pose
     job.state.pop(INITIAL_MODEL)
     return Pose(poses.rotation.cpu(), poses.shift_angstrom.cpu())
 

@@ -25,7 +25,7 @@ from vitreous.jobs.run.class_tables import (
 )
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import JobResult, settings_shown, subtitle
+from vitreous.jobs.run.summary import JobResult, page_head, rows_of_text
 from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
@@ -84,13 +84,10 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         label=clustered.label,
     )
     verdict, numbers = cluster_verdict(clusters), _numbers(clustered)
+    title = f"{options.particles.name}: mixed particles"
     page = MixedReport(
-        title=f"{options.particles.name}: mixed particles",
-        subtitle=subtitle(job.command),
-        verdict=verdict[0].upper() + verdict[1:] + ".",
-        warnings=_warnings(clustered),
+        **page_head(job.folder, title, verdict, _warnings(clustered)),
         key_numbers=numbers | {"time": duration(seconds)},
-        settings=settings_shown(job.folder.config["options"]),
         plane=clusters.plane.numpy(),
         axes=axes_names(clusters.space),
         label=(clustered.label + 1).numpy(),
@@ -121,21 +118,18 @@ def write_trained(job: Job, options: HeteroOptions, trained: TrainedModel) -> He
     folder, seconds = job.folder.root, job.seconds()
     verdict = f"trained in {job.step:,} steps"
     page = MixedReport(
-        title=f"{options.particles.name}: training on mixed particles",
-        subtitle=subtitle(job.command),
-        verdict=f"{verdict.capitalize()}.",
+        **page_head(job.folder, f"{options.particles.name}: training on mixed particles", verdict),
         key_numbers={"steps": f"{job.step:,}", "time": duration(seconds)},
-        settings=settings_shown(job.folder.config["options"]),
         history=training_rows(job),
     )
     write_mixed_report(job.path("report.html"), page)
     job.finish({"verdict": verdict, "seconds": round(seconds, 1)})
-    lines = (
-        f"time         {duration(seconds)}",
-        f"report       {folder / 'report.html'}",
-        "next         the same with `resume`: latents, clusters and maps",
-    )
-    return HeteroResult(None, verdict, "\n".join(lines), folder, trained)
+    rows = {
+        "time": duration(seconds),
+        "report": f"{folder / 'report.html'}",
+        "next": "the same with `resume`: latents, clusters and maps",
+    }
+    return HeteroResult(None, verdict, rows_of_text(rows), folder, trained)
 
 
 def write_latents(job: Job, trained: TrainedModel) -> HeteroResult:
@@ -153,12 +147,12 @@ def write_latents(job: Job, trained: TrainedModel) -> HeteroResult:
     verdict = f"{len(latent):,} particles have latents of {latent.shape[1]} dimensions"
     job.finish({"verdict": verdict})
     folder = job.folder.root
-    lines = (
-        f"time         {duration(job.seconds())}",
-        f"table        {folder / 'particles.star'}",
-        "next         the same with `stage=cluster`",
-    )
-    return HeteroResult(None, verdict, "\n".join(lines), folder, trained)
+    rows = {
+        "time": duration(job.seconds()),
+        "table": f"{folder / 'particles.star'}",
+        "next": "the same with `stage=cluster`",
+    }
+    return HeteroResult(None, verdict, rows_of_text(rows), folder, trained)
 
 
 def training_rows(job: Job) -> list[dict[str, Any]]:
@@ -296,14 +290,14 @@ def _warnings(clustered: ClusteredParticles) -> tuple[str, ...]:
 def _text(
     folder: Path, clustered: ClusteredParticles, numbers: Mapping[str, str], seconds: float
 ) -> str:
-    lines = [f"{name:<12} {value}" for name, value in numbers.items()]
+    rows = dict(numbers)
     for summary in _cluster_summaries(clustered):
         resolution = f", {summary.resolution}" if summary.resolution else ""
-        lines.append(f"{summary.name:<12} {summary.size:,} particles{resolution}")
+        rows[summary.name] = f"{summary.size:,} particles{resolution}"
     first = folder / f"{class_name(1)}.star"
-    lines += [
-        f"time         {duration(seconds)}",
-        f"tables       {folder / 'particles.star'}, one for each class from {first} on",
-        f"report       {folder / 'report.html'}",
-    ]
-    return "\n".join(lines)
+    rows |= {
+        "time": duration(seconds),
+        "tables": f"{folder / 'particles.star'}, one for each class from {first} on",
+        "report": f"{folder / 'report.html'}",
+    }
+    return rows_of_text(rows)

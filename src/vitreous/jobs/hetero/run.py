@@ -78,7 +78,7 @@ def hetero(options: HeteroOptions) -> HeteroResult:
     with training_job(COMMAND, options, outputs, data, settings) as job:
         if earlier and MODEL not in job.state:
             raise UsageError(f"{options.output}: training has not ended; `resume` it first")
-        passes = TrainingPasses(job, options, kind, settings, TrainingData.of(data, options))
+        passes = TrainingPasses(job, options, kind, settings, TrainingData(data, options))
         trained = passes.run()
         if options.stage == "train":
             return write_trained(job, options, trained)
@@ -113,7 +113,7 @@ def load_trained(
     return restored_model(
         "linear" if options.align else "vaegan",
         config["options"]["solver"],
-        TrainingData.of(data, options),
+        TrainingData(data, options),
         kept["kept"][MODEL],
     )
 

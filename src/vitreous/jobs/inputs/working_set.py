@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from vitreous.core.errors import UsageError
+from vitreous.core.images import ImageCache
+from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particles import Particles
+from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
 from vitreous.jobs.inputs.particles import check_images, open_particles
 from vitreous.jobs.run.device import use_device
@@ -22,6 +26,7 @@ class WorkingSet:
     """Particles, their half sets, and the grid to work on.
 
     Args:
+        options: of the job.
         particles: particles whose images can be used.
         half_set: 1 or 2 for each of them, long ``(n,)``.
         box_size: box size to work at, in pixels.
@@ -30,12 +35,24 @@ class WorkingSet:
         digest: a hash of all pixels, where all images were read; else empty.
     """
 
+    options: ParticleJobOptions
     particles: Particles
     half_set: Tensor
     box_size: int
     pixel_size_angstrom: float
     device: torch.device
     digest: str = ""
+
+    @cached_property
+    def images(self) -> ImageCache:
+        """Images of the particles, protein positive, at the working box size."""
+        signed = SignedImages(self.particles, invert=self.options.invert)
+        return ImageCache(signed, self.box_size, torch.device("cpu"))
+
+    @property
+    def optics(self) -> Optics | None:
+        """CTF parameters of each image; None where images are taken as free of CTF."""
+        return None if self.options.ignore_ctf else self.particles.optics
 
     def shift_range(self, shift_range_angstrom: float | None) -> float:
         """Return the range of shifts to search, Å: the given one, or the default."""
@@ -77,4 +94,4 @@ def open_working_set(
     half_set = assign_half_sets(
         particles.half_set, options.seed, fewest=fewest, source=options.particles
     )
-    return WorkingSet(particles, half_set, n, edge / n, device, digest)
+    return WorkingSet(options, particles, half_set, n, edge / n, device, digest)

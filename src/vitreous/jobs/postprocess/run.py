@@ -21,6 +21,7 @@ from vitreous.jobs.reconstruct.output import report_data
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
+from vitreous.jobs.run.summary import JobResult, rows_of_text
 from vitreous.maps.half_map_pair import Halves, curves_by_name
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.maps.sharpening import Guinier
@@ -33,20 +34,10 @@ FILES = (*(f"{name}.mrc" for name in MAPS), "fsc.csv", "guinier.csv", "report.ht
 
 
 @dataclass(frozen=True)
-class PostprocessResult:
-    """Maps and numbers of a pair of half maps.
+class PostprocessResult(JobResult):
+    """Maps and numbers of a pair of half maps."""
 
-    Args:
-        folder: where the files are.
-        maps: what was computed.
-        verdict: one sentence.
-        text: resolution, B factor and files as lines.
-    """
-
-    folder: Path
-    maps: Postprocessed
-    verdict: str
-    text: str
+    maps: Postprocessed  # what was computed
 
 
 def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
@@ -90,7 +81,8 @@ def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
         page = _page(title, done, folder, pixel, seconds)
         write_report(folder.path("report.html"), page)
         folder.finish()
-    return PostprocessResult(folder.root, done, done.verdict, _summary(done, folder.root, seconds))
+    text = _summary(done, folder.root, seconds)
+    return PostprocessResult(None, done.verdict, text, folder.root, done)
 
 
 def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
@@ -155,7 +147,7 @@ def _page(
         plots.append(_histogram(done.local_resolution[done.mask > 0.5]))
         pictures = _resolution_pictures(done.local_resolution, low, high)
     page = report_data(
-        "postprocess",
+        folder,
         title,
         done.verdict,
         _halves(done),
@@ -163,7 +155,6 @@ def _page(
         pixel_size_angstrom=pixel,
         symmetry=folder.config["options"]["symmetry"],
         seconds=seconds,
-        options=folder.config["options"],
         warnings=done.warnings,
         more_numbers=cards,
     )
@@ -224,19 +215,18 @@ def _resolution_pictures(resolution: Tensor, low: float, high: float) -> list[Pi
 
 
 def _summary(done: Postprocessed, folder: Path, seconds: float) -> str:
-    lines = [f"warning: {warning}" for warning in done.warnings]
-    lines += [
-        f"resolution   {angstrom(done.masked[0])} at 0.143, {angstrom(done.masked[1])} at 0.5 "
+    rows = {
+        "resolution": f"{angstrom(done.masked[0])} at 0.143, {angstrom(done.masked[1])} at 0.5 "
         f"(masked, corrected); {angstrom(done.unmasked[0])} and {angstrom(done.unmasked[1])} "
         "without mask",
-        f"B factor     {done.sharpened.b_factor_angstrom2:.0f} Å²",
-    ]
+        "B factor": f"{done.sharpened.b_factor_angstrom2:.0f} Å²",
+    }
     if done.local_resolution is not None:
         low, middle, high = local_range(done.local_resolution, done.mask)
-        lines.append(f"local        {low:.1f} to {high:.1f} Å, median {middle:.1f} Å")
-    lines += [
-        f"time         {duration(seconds)}",
-        f"map          {folder / 'sharpened.mrc'}",
-        f"report       {folder / 'report.html'}",
-    ]
-    return "\n".join(lines)
+        rows["local"] = f"{low:.1f} to {high:.1f} Å, median {middle:.1f} Å"
+    rows |= {
+        "time": duration(seconds),
+        "map": f"{folder / 'sharpened.mrc'}",
+        "report": f"{folder / 'report.html'}",
+    }
+    return "\n".join([*(f"warning: {text}" for text in done.warnings), rows_of_text(rows)])

@@ -25,9 +25,9 @@ from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import BackgroundsOptions
-from vitreous.jobs.prepare.run import PreparedStack, recipe_of
+from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
 from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
+from vitreous.jobs.run.streaming import Piece, cores, files_digest
 
 STACK, TABLE = "backgrounds.mrcs", "backgrounds.star"
 OUTPUTS = (STACK, TABLE, STACK + PART, STACK + JOURNAL)
@@ -139,28 +139,24 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
         skip_missing=options.skip_missing,
     )
     cutter = _cutter(options, particles, Preparer(recipe, geometry), micrographs)
-    text = ""
     with _folder(options, particles, cutter) as folder:
 
-        def conclude(records: Mapping[int, dict[str, Any]], seconds: float) -> None:
-            nonlocal text
+        def conclude(records: Mapping[int, dict[str, Any]], seconds: float) -> str:
             write_star(folder.path(TABLE), _document(particles, cutter, records))
             _warn(cutter, records)
-            text = _summary(folder.root, cutter, records, seconds)
+            return _summary(folder.root, cutter, records, seconds)
 
-        stream_into(
+        return write_stack(
             folder,
             STACK,
+            options,
             geometry,
             cutter.cut,
             len(micrographs),
             conclude,
-            float16=options.float16,
-            threads=options.threads,
             label="cutting",
             quiet=options.quiet,
         )
-    return PreparedStack(folder.root, read_header(folder.root / STACK).shape[0], text)
 
 
 def _cutter(

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 
 import torch
@@ -14,16 +13,16 @@ import torch
 from vitreous.core.errors import InputError
 from vitreous.data.bad_images import finite_and_constant
 from vitreous.data.particles import Particles
-from vitreous.data.prepare import Geometry, Preparation, Preparer, describe
+from vitreous.data.prepare import Geometry, Preparer, describe
 from vitreous.data.prepared_table import prepared_document
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc import read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import write_star
 from vitreous.jobs.inputs.particles import open_particles
-from vitreous.jobs.prepare.options import ImageOptions, PrepareOptions
+from vitreous.jobs.prepare.options import PrepareOptions
+from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
 from vitreous.jobs.run.folder import OutputFolder, plain
-from vitreous.jobs.run.streaming import Piece, cores, files_digest, stream_into
+from vitreous.jobs.run.streaming import Piece, cores, files_digest
 
 STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
 OUTPUTS = (STACK, TABLE, EXCLUDED, STACK + PART, STACK + JOURNAL)
@@ -33,22 +32,6 @@ REASONS = {
     "constant": "constant",
     "flat": "flat background, cannot be normalised",
 }
-
-
-@dataclass(frozen=True)
-class PreparedStack:
-    """Prepared particle images, or background windows, with their table.
-
-    Args:
-        folder: where stack and table are.
-        count: number of images written.
-        text: lines about sizes, images left out and speed; empty where the run in the folder was
-            finished before.
-    """
-
-    folder: Path
-    count: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -139,48 +122,26 @@ def prepare(options: PrepareOptions) -> PreparedStack:
     machine = {"threads": cores(options.threads)}
     folder = OutputFolder.of("prepare", options, OUTPUTS, resolved=resolved, machine=machine)
     with folder:
-        lines: list[str] = []
 
-        def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> None:
+        def conclude(records: Mapping[int, Mapping[str, list[int]]], seconds: float) -> str:
             excluded: dict[str, list[int]] = {}  # places by reason
             for _, record in sorted(records.items()):
                 for reason, places in record.items():
                     excluded.setdefault(reason, []).extend(places)
             _write_tables(folder, particles, geometry, excluded, recipe.phase_flip)
-            lines.extend(_summary(folder, particles, geometry, excluded, seconds))
+            return "\n".join(_summary(folder, particles, geometry, excluded, seconds))
 
-        stream_into(
+        return write_stack(
             folder,
             STACK,
+            options,
             geometry,
             pieces.prepare,
             len(pieces),
             conclude,
-            float16=options.float16,
-            threads=options.threads,
             label="preparing",
             quiet=options.quiet,
         )
-    count = read_header(folder.root / STACK).shape[0]
-    return PreparedStack(folder.root, count, "\n".join(lines))
-
-
-def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation:
-    """Return the recipe that options describe.
-
-    Raises:
-        UsageError: sizes that contradict each other.
-    """
-    return Preparation(
-        box_size=options.box_size,
-        target_pixel_size_angstrom=options.target_pixel_size_angstrom,
-        window=options.window,
-        normalise=options.normalise,
-        mask_diameter_angstrom=options.mask_diameter_angstrom,
-        ramp=options.ramp,
-        invert=options.invert,
-        phase_flip=phase_flip,
-    )
 
 
 def _write_tables(

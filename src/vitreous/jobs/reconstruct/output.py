@@ -10,14 +10,15 @@ from vitreous.data.maps import shell_frequencies, write_fsc_csv
 from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
-from vitreous.jobs.run.folder import OutputFolder, plain
-from vitreous.jobs.run.messages import reworded
+from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import subtitle
+from vitreous.jobs.run.summary import page_head, rows_of_text
 from vitreous.maps.half_map_pair import Halves, curves_by_name
-from vitreous.report.html import ReportData, Resolution, angstrom
+from vitreous.report.html import ReportData, Resolution, angstrom, write_report
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html")
+NO_RESOLUTION = "none, as the map is not solved; fsc.csv has the curves between the half maps"
 
 
 def write_files(
@@ -49,7 +50,7 @@ def write_maps(folder: OutputFolder, maps: Sequence[Tensor], pixel_size_angstrom
 
 
 def report_data(
-    command: str,
+    folder: OutputFolder,
     title: str,
     verdict: str,
     halves: Halves,
@@ -58,52 +59,48 @@ def report_data(
     pixel_size_angstrom: float,
     symmetry: str,
     seconds: float,
-    options: Mapping[str, object],
+    solved: bool = True,
     warnings: tuple[str, ...] = (),
     more_numbers: Mapping[str, str] | None = None,
 ) -> ReportData:
     """Return the report's page, without what only one command shows.
 
     The verdict is one sentence without full stop; ``half_set`` is None where only maps are known.
-    ``warnings`` are shown prominently, ``more_numbers`` as cards after the resolutions.
+    Maps that are not ``solved`` have no resolution. ``warnings`` are shown prominently,
+    ``more_numbers`` as cards after the resolutions.
     """
     counts = {}
     if half_set is not None:
         sizes = [int((half_set == half).sum()) for half in (1, 2)]
         counts = {"particles per half": f"{sizes[0]:,} and {sizes[1]:,}"}
-    page = map_page(command, title, verdict, halves.average, pixel_size_angstrom, options)
-    return replace(
-        page,
-        warnings=tuple(map(reworded, warnings)),
+    limit = 2 * pixel_size_angstrom
+    return ReportData(
+        **page_head(folder, title, verdict, warnings),
+        pixel_size_angstrom=pixel_size_angstrom,
+        volume=halves.average.cpu().numpy(),
         key_numbers={
-            **resolution_cards(halves.headline, 2 * pixel_size_angstrom),
+            **(resolution_cards(halves.headline, limit) if solved else {}),
             **(more_numbers or {}),
             **counts,
             "symmetry": symmetry,
             "time": duration(seconds),
         },
         fsc_curves=shown_curves(curves_by_name(halves), len(halves.half1), pixel_size_angstrom),
-        resolutions=_resolution_rows(halves),
+        resolutions=_resolution_rows(halves) if solved else (),
     )
 
 
-def map_page(
-    command: str,
-    title: str,
-    verdict: str,
-    volume: Tensor,
-    pixel_size_angstrom: float,
-    options: Mapping[str, object],
-) -> ReportData:
-    """Return a page with title, verdict, map and options."""
-    return ReportData(
-        title=title,
-        subtitle=subtitle(command),
-        verdict=reworded(verdict[0].upper() + verdict[1:] + "."),
-        pixel_size_angstrom=pixel_size_angstrom,
-        settings={name: str(plain(value)) for name, value in options.items()},
-        volume=volume.cpu().numpy(),
-    )
+def finish(
+    job: Job, page: ReportData, resolution: tuple[float, float], facts: Mapping[str, Any]
+) -> None:
+    """Write the report with the history of the run, and finish the job.
+
+    ``resolution`` at 0.143 and 0.5, Å, and ``facts`` go to the table ``[run]`` of ``config.toml``.
+    """
+    write_report(job.path("report.html"), replace(page, history=job.history.rows))
+    at_0143, at_05 = resolution
+    shown = {"resolution_0143_angstrom": at_0143, "resolution_05_angstrom": at_05}
+    job.finish({**facts, **shown})
 
 
 def shown_curves(
@@ -125,12 +122,6 @@ def resolution_cards(resolution: tuple[float, float], limit: float = 0.0) -> dic
     return {"resolution at 0.143": at_0143, "resolution at 0.5": at_05}
 
 
-def resolution_numbers(resolution: tuple[float, float]) -> dict[str, float]:
-    """Return the resolutions at 0.143 and 0.5 under the names of ``config.toml``."""
-    at_0143, at_05 = resolution
-    return {"resolution_0143_angstrom": at_0143, "resolution_05_angstrom": at_05}
-
-
 def _resolution_rows(halves: Halves) -> list[Resolution]:
     if halves.confirmed_at is not None:
         return [
@@ -143,25 +134,36 @@ def _resolution_rows(halves: Halves) -> list[Resolution]:
     ]
 
 
-def summary(halves: Halves, folder: OutputFolder, seconds: float, remark: str = "") -> str:
-    """Return the lines to print below the verdict."""
+def summary(
+    halves: Halves,
+    folder: OutputFolder,
+    seconds: float,
+    *,
+    solved: bool = True,
+    more: Mapping[str, str] | None = None,
+) -> str:
+    """Return the lines to print below the verdict, with ``more`` named values at their end."""
     without = (
         "without mask" if halves.confirmed is None else "between the half maps, which share it"
     )
     kind = "masked, corrected" if halves.confirmed is None else "confirmed without the prior"
     resolution = (
         f"{angstrom(halves.headline[0])} at 0.143, {angstrom(halves.headline[1])} at 0.5 ({kind}); "
-        f"{angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} {without}{remark}"
+        f"{angstrom(halves.unmasked[0])} and {angstrom(halves.unmasked[1])} {without}"
     )
-    return summary_lines(resolution, folder, duration(seconds))
+    return summary_lines(
+        resolution if solved else NO_RESOLUTION, folder, duration(seconds), more or {}
+    )
 
 
-def summary_lines(resolution: str, folder: OutputFolder, time: str) -> str:
-    """Return the lines that tell resolution, time, and where map and report are."""
-    lines = (
-        f"resolution   {resolution}",
-        f"time         {time}",
-        f"map          {folder.root / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
-        f"report       {folder.root / 'report.html'}",
+def summary_lines(resolution: str, folder: OutputFolder, time: str, more: Mapping[str, str]) -> str:
+    """Return the lines that tell resolution, time, where map and report are, and ``more``."""
+    return rows_of_text(
+        {
+            "resolution": resolution,
+            "time": time,
+            "map": f"{folder.root / 'map.mrc'} (halves: half1.mrc, half2.mrc)",
+            "report": f"{folder.root / 'report.html'}",
+            **more,
+        }
     )
-    return "\n".join(lines)

@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from vitreous.core.errors import InputError
 from vitreous.jobs.reconstruct.options import ReconstructOptions
-from vitreous.jobs.reconstruct.output import report_data, resolution_numbers, summary, write_files
+from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
 from vitreous.jobs.reconstruct.plan import ImagePass, Plan, make_plan, pass_over_images
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
@@ -15,7 +15,7 @@ from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.half_maps import direct_halves, regularised_halves
 from vitreous.methods.reconstruct.model_based import HalfEquations, ModelBased, accumulate
-from vitreous.report.html import angstrom, write_report
+from vitreous.report.html import angstrom
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
         verdict = _verdict(halves, len(plan.particles))
         write_files(job.folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
         page = report_data(
-            "reconstruct",
+            job.folder,
             f"{options.particles.name}: {options.method} reconstruction",
             verdict,
             halves,
@@ -59,19 +59,16 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
             pixel_size_angstrom=plan.pixel_size_angstrom,
             symmetry=options.symmetry,
             seconds=seconds,
-            options=job.folder.config["options"],
             warnings=_warnings(plan),
             more_numbers={name: f"{value:.3g}" for name, value in numbers.items()},
         )
-        write_report(job.path("report.html"), replace(page, history=job.history.rows))
-        resolution = resolution_numbers(halves.headline)
         facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
-        job.finish({**facts, **resolution, "images_sha256": digest, **numbers})
-    more = [f"{name:<12} {value:.4g}" for name, value in numbers.items()]
+        finish(job, page, halves.headline, {**facts, "images_sha256": digest, **numbers})
+    more = {name: f"{value:.4g}" for name, value in numbers.items()}
     return ReconstructResult(
         solved,
         verdict,
-        "\n".join([summary(halves, job.folder, seconds), *more]),
+        summary(halves, job.folder, seconds, more=more),
         options.output,
         *halves.headline,
         strength=numbers.get("strength"),

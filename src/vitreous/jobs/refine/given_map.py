@@ -11,7 +11,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.images import shell_power
 from vitreous.core.random import generator
 from vitreous.data.maps import read_map, resample_map
-from vitreous.jobs.refine.stages import PoseData
+from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.initial_model import CERTAIN
 from vitreous.methods.em.initial_model_result import InitialModel
@@ -19,7 +19,7 @@ from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
 
 
 def read_start(
-    path: Path, data: PoseData, resolution_angstrom: float, config: RefinementConfig
+    path: Path, data: WorkingSet, resolution_angstrom: float, config: RefinementConfig
 ) -> InitialModel:
     """Return one map for both half sets, resampled to the images' grid.
 
@@ -32,9 +32,8 @@ def read_start(
     Raises:
         InputError: as :func:`~vitreous.data.maps.read_map`; or the images do not show the map.
     """
-    working_set, images = data.working_set, data.images
-    n, pixel = working_set.box_size, working_set.pixel_size_angstrom
-    volume = resample_map(*read_map(path), n, pixel).to(working_set.device)
+    images, n, pixel = data.images, data.box_size, data.pixel_size_angstrom
+    volume = resample_map(*read_map(path), n, pixel).to(data.device)
     order = torch.randperm(len(images), generator=generator(config.seed, "recognition"))
     rows = order[:MOST_IMAGES].sort().values
     radius = round(n * pixel / resolution_angstrom)
@@ -44,7 +43,7 @@ def read_start(
         pixel,
         images.read(rows),
         None if data.optics is None else data.optics[rows],
-        shell_power(images, rows).to(working_set.device),
+        shell_power(images, rows).to(data.device),
         radii,
         replace(config, start_resolution_angstrom=resolution_angstrom),
     )

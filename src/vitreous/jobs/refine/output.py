@@ -17,7 +17,7 @@ from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.inputs.working_set import WorkingSet
-from vitreous.jobs.reconstruct.output import report_data, summary, write_files
+from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.run.folder import OutputFolder
@@ -29,7 +29,7 @@ from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
-from vitreous.report.html import ReportData, angstrom, write_report
+from vitreous.report.html import angstrom
 
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
@@ -76,7 +76,7 @@ def write_results(
     _write_tables(job.folder, data, halves, refined)
     _write_maps(job.folder, start, post, pixel, refined=refined is not None)
     page = report_data(
-        job.command,
+        job.folder,
         f"{options.particles.name}: from particles to a map",
         verdict,
         halves,
@@ -84,23 +84,13 @@ def write_results(
         pixel_size_angstrom=pixel,
         symmetry=options.symmetry,
         seconds=seconds,
-        options=job.folder.config["options"],
+        solved=start.solved,
         warnings=_warnings(halves, start, refined),
         more_numbers=numbers,
     )
-    page = page if start.solved else _without_resolution(page)
-    write_report(job.path("report.html"), replace(page, history=job.history.rows))
-    job.finish(
-        {
-            "verdict": verdict,
-            "solved": start.solved,
-            "seconds": round(seconds, 1),
-            "resolution_0143_angstrom": halves.headline[0],
-            "resolution_05_angstrom": halves.headline[1],
-            "start": start.verdict,
-            "tries": start.tries,
-        }
-    )
+    facts = {"verdict": verdict, "solved": start.solved, "seconds": round(seconds, 1)}
+    search = {"start": start.verdict, "tries": start.tries}
+    finish(job, page, halves.headline, {**facts, **search})
     return RefineResult(
         folder=job.folder.root,
         solved=start.solved,
@@ -110,12 +100,6 @@ def write_results(
         initial_model=start,
         refinement=refined,
     )
-
-
-def _without_resolution(page: ReportData) -> ReportData:
-    """Return the page without resolutions, which mean nothing where nothing was solved."""
-    cards = {k: v for k, v in page.key_numbers.items() if not k.startswith("resolution")}
-    return replace(page, key_numbers=cards, resolutions=())
 
 
 def _on_own_grid(start: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
@@ -217,19 +201,20 @@ def _text(
     seconds: float,
 ) -> str:
     """Return the lines for the terminal, below the verdict."""
-    remark = "" if start.solved else "; they mean nothing while it is not solved"
     lines = dict(numbers)
-    if len(start.misfits) > 2:  # of each half's random starts above its best one
-        halves_of_starts = torch.tensor(start.misfits).view(2, -1)
-        above = [", ".join(f"{v:.1f}" for v in half - half.min()) for half in halves_of_starts]
-        lines["starts"] = f"{above[0]} and {above[1]} (misfit of each half's starts above the best)"
+    if len(start.misfits) > 2:
+        best_first = torch.tensor(start.misfits).view(2, -1).sort().values
+        above = [", ".join(f"{v:.1f}" for v in half[1:] - half[0]) for half in best_first]
+        lines["starts"] = (
+            f"half 1: {above[0]}; half 2: {above[1]}: -2 ln(likelihood) per image of the other "
+            "starts above the best one; near 0, they explain the images as well"
+        )
     if start.held_out:
         lines["held out"] = (
             f"FSC {_mean_held_out(start):.2f} on average over shells that took no part in finding "
             "poses; it does not overrule the verdict"
         )
-    shown = [f"{name:<12} {value}" for name, value in lines.items()]
-    return "\n".join([summary(halves, folder, seconds, remark), *shown])
+    return summary(halves, folder, seconds, solved=start.solved, more=lines)
 
 
 def _mean_held_out(start: InitialModel) -> float:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
 from vitreous.core.errors import UsageError
-from vitreous.core.images import ImageCache
-from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.refine.given_map import read_start
@@ -14,7 +10,6 @@ from vitreous.jobs.refine.options import ROUNDS, AutoOptions, PoseOptions, Refin
 from vitreous.jobs.refine.output import RefineResult, write_results
 from vitreous.jobs.refine.stages import (
     INITIAL_MODEL,
-    PoseData,
     initial_model_stage,
     refinement_stage,
 )
@@ -42,9 +37,9 @@ def auto(options: AutoOptions) -> RefineResult:
         start = initial_model_stage(job, data, _search(options, data), (0.0, _START_SHARE))
         result = None
         if start.solved and not options.only_start:
-            config = _config(options, data.working_set)
+            config = _config(options, data)
             result = refinement_stage(job, data, start, config, (_START_SHARE, 1.0))
-        return write_results(job, options, data.working_set, start, result)
+        return write_results(job, options, data, start, result)
 
 
 def refine(options: RefineOptions) -> RefineResult:
@@ -55,27 +50,27 @@ def refine(options: RefineOptions) -> RefineResult:
         SystemExit: stopped by a signal; rounds that were finished are saved.
     """
     data = _open(options)
-    coarsest, pixel = options.start_resolution_angstrom, data.working_set.pixel_size_angstrom
-    edge = data.working_set.box_size * pixel
+    coarsest, pixel = options.start_resolution_angstrom, data.pixel_size_angstrom
+    edge = data.box_size * pixel
     if not 2 * pixel < coarsest <= edge / 2:
         raise UsageError(
             f"`start_resolution_angstrom` {coarsest:g}: must be finer than half the box, "
             f"{edge / 2:.0f} Å, and coarser than two pixels, {2 * pixel:.1f} Å"
         )
     with _job("refine", options, data) as job:
-        config = _config(options, data.working_set)
+        config = _config(options, data)
         if INITIAL_MODEL not in job.state:
             start = read_start(options.start_map, data, coarsest, config)
             job.keep(INITIAL_MODEL, start.state_dict())
         start = InitialModel(**job.state[INITIAL_MODEL])
         result = refinement_stage(job, data, start, config)
-        return write_results(job, options, data.working_set, start, result)
+        return write_results(job, options, data, start, result)
 
 
-def _open(options: PoseOptions, fewest: int = 2) -> PoseData:
+def _open(options: PoseOptions, fewest: int = 2) -> WorkingSet:
     """Open the particles and check the options against them."""
-    working_set = open_working_set(options, check_all=True, fewest=fewest)
-    edge = working_set.box_size * working_set.pixel_size_angstrom
+    data = open_working_set(options, check_all=True, fewest=fewest)
+    edge = data.box_size * data.pixel_size_angstrom
     farthest = options.shift_range_angstrom
     if farthest is not None and farthest > edge / 2:
         raise UsageError(
@@ -86,40 +81,36 @@ def _open(options: PoseOptions, fewest: int = 2) -> PoseData:
             "`ignore_ctf`: leaves no optics of micrographs to be refined; leave out "
             "`refine_defocus` and `scale=micrograph`"
         )
-    signed = SignedImages(working_set.particles, invert=options.invert)
-    images = ImageCache(signed, working_set.box_size, torch.device("cpu"))
-    optics = None if options.ignore_ctf else working_set.particles.optics
-    return PoseData(working_set, images, optics)
+    return data
 
 
-def _job(command: str, options: PoseOptions, data: PoseData) -> Job:
-    working_set = data.working_set
+def _job(command: str, options: PoseOptions, data: WorkingSet) -> Job:
     return Job(
         command,
         options,
         outputs=OUTPUTS,
         resolved={
-            "images_sha256": working_set.digest,
-            "box_size": working_set.box_size,
-            "pixel_size_angstrom": working_set.pixel_size_angstrom,
-            "shift_range_angstrom": working_set.shift_range(options.shift_range_angstrom),
+            "images_sha256": data.digest,
+            "box_size": data.box_size,
+            "pixel_size_angstrom": data.pixel_size_angstrom,
+            "shift_range_angstrom": data.shift_range(options.shift_range_angstrom),
         },
-        machine={"device": str(working_set.device)},
+        machine={"device": str(data.device)},
     )
 
 
-def _search(options: AutoOptions, data: PoseData) -> InitialModelConfig:
+def _search(options: AutoOptions, data: WorkingSet) -> InitialModelConfig:
     return InitialModelConfig(
         images=options.images,
         starts=options.starts,
         tries=options.tries,
         symmetry=options.symmetry,
-        shift_range_angstrom=data.working_set.shift_range(options.shift_range_angstrom),
+        shift_range_angstrom=data.shift_range(options.shift_range_angstrom),
         diameter_angstrom=options.mask_diameter_angstrom,
         seed=options.seed,
     )
 
 
-def _config(options: PoseOptions, working_set: WorkingSet) -> RefinementConfig:
-    shift_range = working_set.shift_range(options.shift_range_angstrom)
+def _config(options: PoseOptions, data: WorkingSet) -> RefinementConfig:
+    shift_range = data.shift_range(options.shift_range_angstrom)
     return RefinementConfig(shift_range_angstrom=shift_range, **options.settings())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vitreous.core.images import ImageSource
-from vitreous.core.params import Optics
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
@@ -17,23 +15,8 @@ from vitreous.methods.em.refinement_result import RefinementResult
 INITIAL_MODEL, REFINEMENT = "initial_model", "refinement"  # names of the stages in checkpoints
 
 
-@dataclass(frozen=True)
-class PoseData:
-    """Particles as the search for poses sees them.
-
-    Args:
-        working_set: particles, half sets, box and device.
-        images: protein positive, at the working box.
-        optics: CTF parameters of each image; None for images without CTF.
-    """
-
-    working_set: WorkingSet
-    images: ImageSource
-    optics: Optics | None
-
-
 def initial_model_stage(
-    job: Job, data: PoseData, config: InitialModelConfig, share: tuple[float, float] = (0.0, 1.0)
+    job: Job, data: WorkingSet, config: InitialModelConfig, share: tuple[float, float] = (0.0, 1.0)
 ) -> InitialModel:
     """Return the initial model of a job, searched for or taken from its checkpoint.
 
@@ -47,10 +30,10 @@ def initial_model_stage(
         search = InitialModelSearch(
             data.images,
             data.optics,
-            data.working_set.half_set,
+            data.half_set,
             config,
-            pixel_size_angstrom=data.working_set.pixel_size_angstrom,
-            device=data.working_set.device,
+            pixel_size_angstrom=data.pixel_size_angstrom,
+            device=data.device,
             progress=job.report_progress,
         )
         model = job.run(
@@ -68,7 +51,7 @@ def initial_model_stage(
 
 def refinement_stage(
     job: Job,
-    data: PoseData,
+    data: WorkingSet,
     start: InitialModel,
     config: RefinementConfig,
     share: tuple[float, float] = (0.0, 1.0),
@@ -82,17 +65,17 @@ def refinement_stage(
         config: settings; of a start beyond doubt only the first round searches all poses.
         share: of the progress bar.
     """
-    device = data.working_set.device
+    device = data.device
     if start.beyond_doubt:
         config = replace(config, searches=1)
     refinement = Refinement(
         data.images,
         data.optics,
-        data.working_set.half_set,
+        data.half_set,
         replace(start, half1=start.half1.to(device), half2=start.half2.to(device)),
         replace(config, start_resolution_angstrom=start.resolution_angstrom),
-        pixel_size_angstrom=data.working_set.pixel_size_angstrom,
-        micrograph_id=data.working_set.particles.micrograph_id,
+        pixel_size_angstrom=data.pixel_size_angstrom,
+        micrograph_id=data.particles.micrograph_id,
         progress=job.report_progress,
     )
     return job.run(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.jobs.run.messages import one_line
@@ -25,10 +25,9 @@ def load_config(
     """Return a configuration: its defaults, then the file, then the overrides.
 
     Args:
-        kind: a frozen dataclass, plain or pydantic's; nested ones are TOML tables.
+        kind: a frozen dataclass, plain or pydantic's.
         path: TOML file of its fields, or None.
-        overrides: field to value; None means "not given". ``{"critic": {"width": 8}}`` reaches
-            into a nested dataclass.
+        overrides: field to value; None means "not given".
         defaults: field to value, instead of the dataclass's own (a preset).
 
     Returns:
@@ -47,10 +46,12 @@ def load_config(
     """
     values = {} if path is None else _read_toml(path)
     source = "command line" if path is None else str(path)
-    _refuse_unknown(kind, values, source)
-    given = _given(overrides)
-    _refuse_unknown(kind, given, "command line")
-    return build(kind, _merge(_merge(defaults or {}, values), given), source)
+    known = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{source}: unknown key {one_line(name)}; known: {', '.join(known)}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return build(kind, {**(defaults or {}), **values, **given}, source)
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
@@ -79,33 +80,3 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise UsageError(f"{path}: not valid TOML: {one_line(error)}") from error
-
-
-def _refuse_unknown(kind: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind) if field.init]
-    for name, value in values.items():
-        if name not in known:
-            raise UsageError(
-                f"{source}: unknown key {one_line(prefix + name)}; known: {', '.join(known)}"
-            )
-        if isinstance(value, Mapping) and is_dataclass(hints[name]):
-            _refuse_unknown(hints[name], value, source, f"{prefix}{name}.")
-
-
-def _given(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    pruned = {
-        name: _given(value) if isinstance(value, Mapping) else value
-        for name, value in overrides.items()
-        if value is not None
-    }
-    return {name: value for name, value in pruned.items() if value != {}}
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merge(old, value) if both else value  # type: ignore[arg-type]  # both: checked
-    return merged

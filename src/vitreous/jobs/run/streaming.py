@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import InputError
-from vitreous.data.prepare import Geometry
 from vitreous.io.mrc_growing import GrowingStack
-from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
@@ -26,62 +24,6 @@ SAVE_SECONDS = 10.0
 MOST_THREADS = 8
 
 Piece = tuple[Tensor, dict[str, Any]]
-
-
-def stream_into(
-    folder: OutputFolder,
-    name: str,
-    geometry: Geometry,
-    work: Callable[[int], Piece],
-    count: int,
-    conclude: Callable[[Mapping[int, dict[str, Any]], float], None],
-    *,
-    float16: bool,
-    threads: int,
-    label: str,
-    quiet: bool,
-) -> None:
-    """Stream pieces into a stack of an output folder, and conclude the run.
-
-    Args:
-        folder: entered; a finished run in it is left as it is.
-        name: of the stack.
-        geometry: sizes of its images.
-        work, count: see :func:`stream_pieces`.
-        conclude: told the records by piece and the seconds taken, when the stack is whole.
-        float16: write half precision.
-        threads: pieces at a time; 0 for the cores.
-        label, quiet: of the progress.
-
-    Raises:
-        InputError, ResourceError, SystemExit: see :func:`stream_pieces`; after an InputError the
-            folder holds nothing of the run.
-    """
-    started = time.monotonic()
-    target = GrowingStack(
-        folder.path(name),
-        geometry.box_size,
-        geometry.pixel_size_angstrom,
-        mode=12 if float16 else 2,
-        resume=folder.resuming,
-    )
-    if folder.was_finished:
-        say(f"{folder.root}: the run was finished already; nothing to do")
-    else:
-        try:
-            with (
-                StopSignals() as stop,
-                target as stack,
-                RunProgress(label, quiet=quiet) as progress,
-            ):
-                records = stream_pieces(
-                    stack, work, count, threads=cores(threads), stop=stop, progress=progress
-                )
-        except InputError:
-            folder.discard()
-            raise
-        conclude(records, time.monotonic() - started)
-    folder.finish(target.forget)
 
 
 def stream_pieces(

@@ -1,14 +1,15 @@
-"""Summary lines of a report."""
+"""Results of jobs, and what reports and the terminal show of every one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vitreous.jobs.run.folder import plain
+from vitreous.jobs.run.folder import OutputFolder, plain
+from vitreous.jobs.run.messages import reworded
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,38 @@ class JobResult:
     folder: Path  # where everything was written
 
 
-def subtitle(command: str) -> str:
-    """Return the line under the title of a report."""
-    return f"vitreous {command}, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC"
+def rows_of_text(values: Mapping[str, str]) -> str:
+    """Return named values as lines for the terminal, below one another.
+
+    >>> print(rows_of_text({"time": "3 s", "report": "OUT/report.html"}))
+    time         3 s
+    report       OUT/report.html
+    """
+    return "\n".join(f"{name:<12} {value}" for name, value in values.items())
 
 
-def settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
+def page_head(
+    folder: OutputFolder, title: str, verdict: str, warnings: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the fields that every report has: title, verdict, warnings, settings.
+
+    Args:
+        folder: of the run.
+        title: of the page.
+        verdict: one sentence without full stop.
+        warnings: sentences that the page shows prominently.
+    """
+    command, now = folder.config["run"]["command"], datetime.now(UTC)
+    return {
+        "title": title,
+        "subtitle": f"vitreous {command}, {now.strftime('%Y-%m-%d %H:%M')} UTC",
+        "verdict": reworded(f"{verdict[0].upper()}{verdict[1:]}."),
+        "warnings": tuple(map(reworded, warnings)),
+        "settings": _settings_shown(folder.config["options"]),
+    }
+
+
+def _settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
     """Return options by name for a report; those of a nested table one by one."""
     flat: dict[str, str] = {}
     for name, value in options.items():

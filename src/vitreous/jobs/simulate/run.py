@@ -27,28 +27,19 @@ from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
+from vitreous.jobs.run.summary import JobResult
 from vitreous.jobs.simulate.dataset import MOST_STATES, OUTPUTS, draw_truth, write_dataset
 from vitreous.jobs.simulate.options import SimulateOptions
 from vitreous.physics.ctf import b_factor_from_nyquist_value
 
 
 @dataclass(frozen=True)
-class SimulateResult:
-    """A simulated data set.
+class SimulateResult(JobResult):
+    """A simulated data set."""
 
-    Args:
-        folder: where it is.
-        n_particles: number of images.
-        signal_variance: mean variance of the noiseless images.
-        noise_sigma: standard deviation of the noise.
-        text: a line about it.
-    """
-
-    folder: Path
     n_particles: int
-    signal_variance: float
-    noise_sigma: float
-    text: str
+    signal_variance: float  # of the noiseless images, mean
+    noise_sigma: float  # standard deviation of the noise
 
 
 def simulate(options: SimulateOptions) -> SimulateResult:
@@ -98,7 +89,7 @@ def simulate(options: SimulateOptions) -> SimulateResult:
         f"{len(micrographs.names)} micrographs, signal variance {variance:.4g}, "
         f"noise deviation {sigma:.4g} ({snr_db:g} dB)"
     )
-    return SimulateResult(folder.root, n, variance, sigma, text)
+    return SimulateResult(None, "", text, folder.root, n, variance, sigma)
 
 
 def _volumes(options: SimulateOptions) -> Tensor:

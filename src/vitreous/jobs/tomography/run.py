@@ -1,15 +1,14 @@
 """Job of ``vitreous tomo reconstruct``: read, choose strengths, solve, save."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vitreous.core.errors import InputError
 from vitreous.data.maps import write_fsc_csv
 from vitreous.data.tilts import TiltSeries, read_tilt_series
 from vitreous.jobs.reconstruct.output import (
-    map_page,
+    finish,
     resolution_cards,
-    resolution_numbers,
     shown_curves,
     summary_lines,
     write_maps,
@@ -17,13 +16,13 @@ from vitreous.jobs.reconstruct.output import (
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
-from vitreous.jobs.run.summary import JobResult
+from vitreous.jobs.run.summary import JobResult, page_head
 from vitreous.jobs.tomography.options import TomoReconstructOptions
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_maps import resolutions
 from vitreous.methods.tomography.tomogram import Tomogram, TomogramConfig, TomogramMaps
 from vitreous.methods.tomography.total_variation import Scan
-from vitreous.report.html import Resolution, angstrom, write_report
+from vitreous.report.html import ReportData, Resolution, angstrom
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "report.html")
 _PRIOR = (
@@ -102,10 +101,10 @@ def _write(
             f"{dose} of their pixels scanned"
         )
     title = f"{options.tilts.name}: {options.method} reconstruction"
-    settings = job.folder.config["options"]
-    page = replace(
-        map_page("tomo reconstruct", title, verdict, average, pixel, settings),
-        warnings=_PRIOR if maps.strengths else (),
+    page = ReportData(
+        **page_head(job.folder, title, verdict, _PRIOR if maps.strengths else ()),
+        pixel_size_angstrom=pixel,
+        volume=average.numpy(),
         key_numbers={
             **resolution_cards(resolution),
             "tilts": f"{len(series.images)}",
@@ -115,17 +114,15 @@ def _write(
         },
         fsc_curves=shown_curves(curves, n, pixel),
         resolutions=[Resolution("half maps", *resolution)],
-        history=[row for row in job.history.rows if "step" in row],
     )
-    write_report(job.path("report.html"), page)
     facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
-    job.finish({**facts, **resolution_numbers(resolution), **maps.strengths})
+    finish(job, page, resolution, {**facts, **maps.strengths})
     at_0143, at_05 = map(angstrom, resolution)
-    chosen = ", ".join(f"{name} {value:.3g}" for name, value in maps.strengths.items())
     text = summary_lines(
         f"{at_0143} at 0.143, {at_05} at 0.5 between the halves",
         job.folder,
-        duration(seconds) + (f" ({chosen})" if chosen else ""),
+        duration(seconds),
+        {name: f"{value:.3g}" for name, value in maps.strengths.items()},
     )
     folder = options.output
     return TomoReconstructResult(solved, verdict, text, folder, *resolution, maps.strengths)
