@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vitreous.core.errors import UsageError
-from vitreous.jobs.inputs.options import StackOpticsOptions
+from vitreous.jobs.inputs.options import ImagingOptions, StackOpticsOptions
 from vitreous.jobs.run.options import RunOptions
 
 if TYPE_CHECKING:
     from vitreous.data.noise_files import NoiseFiles
 
 
-class CryoGanOptions(StackOpticsOptions, RunOptions):
+class CryoGanOptions(StackOpticsOptions, ImagingOptions, RunOptions):
     """Options of ``abinit``: particle images to two half maps, without poses or a start."""
 
     INPUTS = frozenset({"settings_file"})
@@ -46,36 +45,11 @@ class CryoGanOptions(StackOpticsOptions, RunOptions):
     skip_bad: bool = Field(
         default=False, description="Leave out images with NaN or infinite pixels."
     )
-    envelope_nyquist: float | None = Field(
-        default=None,
-        ge=1e-6,
-        le=1,
-        description="Envelope of the CTF by its value at the Nyquist frequency of the images as "
-        "stored, a fraction; replaces the table's.",
-    )
-    b_factor_angstrom2: float | None = Field(
-        default=None,
-        ge=0,
-        description="Envelope by its B factor in Å²: exp(-B k²/4); replaces the table's.",
-    )
     noise: str = Field(
         default="white",
         description="`white`, or background patches: a STAR table or a stack (.mrcs) with its "
         "table beside it, paired with particles by micrograph name. A stack without table serves "
         "all micrographs.",
-    )
-    noise_pixel_size_angstrom: float | None = Field(
-        default=None, ge=1e-3, description="Pixel size of the patches in Å, if not their own."
-    )
-    shift: str = Field(
-        default="none",
-        description="How far particles are off centre, in Å: `none`, `triangular:WIDTH` (full "
-        "width), `pixels:WIDTH` (the same, whole pixels) or `gaussian:SIGMA`.",
-    )
-    poses: str = Field(
-        default="uniform",
-        description="How orientations are distributed: `uniform`, `gaussian:SIGMA` (Euler angles "
-        "of variances SIGMA, 2 and 1 rad²) or `star:FILE` (drawn from its table).",
     )
     preset: Literal["default", "paper"] = Field(
         default="default",
@@ -108,14 +82,6 @@ class CryoGanOptions(StackOpticsOptions, RunOptions):
         "recorded.",
     )
     save_minutes: float = Field(default=2.0, ge=0, description="Minutes between checkpoints.")
-
-    @model_validator(mode="after")
-    def _one_envelope(self) -> Self:
-        if self.envelope_nyquist is not None and self.b_factor_angstrom2 is not None:
-            raise UsageError(
-                "`envelope_nyquist` and `b_factor_angstrom2` exclude each other; give one"
-            )
-        return self
 
     def noise_files(self) -> NoiseFiles:
         """Return where the noise comes from."""

@@ -23,7 +23,6 @@ from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.messages import say
 from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 from vitreous.methods.cryogan.presets import LARGEST_DEFAULT_BOX, default_config, paper_config
-from vitreous.physics.ctf import b_factor_from_nyquist_value
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,7 @@ class CryoGanPlan:
     @property
     def b_factor_angstrom2(self) -> float | None:
         """B factor that replaces the table's; None for none."""
-        nyquist = self.options.envelope_nyquist
-        if nyquist is None:
-            return self.options.b_factor_angstrom2
-        return b_factor_from_nyquist_value(nyquist, self.particles.pixel_size_angstrom)
+        return self.options.b_factor(self.particles.pixel_size_angstrom)
 
     @property
     def threads_per_half(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from vitreous.core.errors import UsageError
 from vitreous.jobs.run.options import Options, RunOptions
 
 
@@ -48,7 +50,70 @@ class ParticleFileOptions(TableSourceOptions):
     )
 
 
-class StackOpticsOptions(ParticleFileOptions):
+class MicroscopeOptions(Options):
+    """Optics that micrographs have in common."""
+
+    voltage_kv: float | None = Field(
+        default=None, ge=1, description="Voltage in kV; the CTF file's or 300."
+    )
+    cs_mm: float | None = Field(
+        default=None, ge=0, description="Spherical aberration in mm; the CTF file's or 2.7."
+    )
+    amplitude_contrast: float | None = Field(
+        default=None,
+        ge=0,
+        le=0.999,
+        description="Amplitude contrast, a fraction; the CTF file's or 0.1.",
+    )
+
+
+class ImagingOptions(Options):
+    """How images are simulated: poses, shifts, envelope of the CTF, and pixels of noise patches."""
+
+    poses: str = Field(
+        default="uniform",
+        description="How orientations are distributed: `uniform`, `gaussian:SIGMA` (Euler angles "
+        "of variances SIGMA, 2 and 1 rad²) or `star:FILE` (drawn from its table).",
+    )
+    shift: str = Field(
+        default="none",
+        description="How far particles are off centre, in Å: `none`, `triangular:WIDTH` (full "
+        "width), `pixels:WIDTH` (the same, whole pixels) or `gaussian:SIGMA`.",
+    )
+    envelope_nyquist: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=1,
+        description="Envelope of the CTF by its value at the Nyquist frequency of the images as "
+        "stored, a fraction; replaces that of a table.",
+    )
+    b_factor_angstrom2: float | None = Field(
+        default=None,
+        ge=0,
+        description="Envelope by its B factor in Å²: exp(-B k²/4); replaces that of a table.",
+    )
+    noise_pixel_size_angstrom: float | None = Field(
+        default=None, ge=1e-3, description="Pixel size of noise patches in Å, if not their own."
+    )
+
+    @model_validator(mode="after")
+    def _one_envelope(self) -> Self:
+        if self.envelope_nyquist is not None and self.b_factor_angstrom2 is not None:
+            raise UsageError(
+                "`envelope_nyquist` and `b_factor_angstrom2` exclude each other; give one"
+            )
+        return self
+
+    def b_factor(self, pixel_size_angstrom: float) -> float | None:
+        """Return the B factor of the envelope in Å² for images as stored; None for none."""
+        from vitreous.physics.ctf import b_factor_from_nyquist_value
+
+        if self.envelope_nyquist is None:
+            return self.b_factor_angstrom2
+        return b_factor_from_nyquist_value(self.envelope_nyquist, pixel_size_angstrom)
+
+
+class StackOpticsOptions(ParticleFileOptions, MicroscopeOptions):
     """Particles as a table, or as a stack whose CTF and micrographs further files give."""
 
     INPUTS = frozenset({"ctf_file", "particles_per_micrograph"})
@@ -59,20 +124,6 @@ class StackOpticsOptions(ParticleFileOptions):
         default=None,
         description="For a stack: how many particles each micrograph has, a number a line, in the "
         "order of `ctf_file`.",
-    )
-    voltage_kv: float | None = Field(
-        default=None, ge=1, description="For a stack: voltage in kV; the CTF file's or 300."
-    )
-    cs_mm: float | None = Field(
-        default=None,
-        ge=0,
-        description="For a stack: spherical aberration in mm; the CTF file's or 2.7.",
-    )
-    amplitude_contrast: float | None = Field(
-        default=None,
-        ge=0,
-        le=0.999,
-        description="For a stack: amplitude contrast, a fraction; the CTF file's or 0.1.",
     )
 
 

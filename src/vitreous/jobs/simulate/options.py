@@ -8,10 +8,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vitreous.core.errors import UsageError
+from vitreous.jobs.inputs.options import ImagingOptions, MicroscopeOptions
 from vitreous.jobs.run.options import ComputeOptions
 
 
-class SimulateOptions(ComputeOptions):
+class SimulateOptions(MicroscopeOptions, ImagingOptions, ComputeOptions):
     """Options of :func:`vitreous.jobs.simulate.run.simulate`."""
 
     INPUTS = frozenset({"ctf_file", "noise", "noise_micrographs"})
@@ -52,16 +53,6 @@ class SimulateOptions(ComputeOptions):
         default=4.0, ge=0.1, description="Pixel size of the images in Å."
     )
     n_particles: int = Field(default=10000, ge=1, description="Number of particles.")
-    poses: str = Field(
-        default="uniform",
-        description="Orientations: `uniform`, `gaussian:SIGMA` (Euler angles of variances SIGMA, 2 "
-        "and 1 rad²) or `star:FILE` (drawn from its table).",
-    )
-    shift: str = Field(
-        default="none",
-        description="Shifts in Å: `none`, `triangular:WIDTH` (full width), `pixels:WIDTH` (the "
-        "same, whole pixels) or `gaussian:SIGMA`.",
-    )
     ctf_file: Path | None = Field(
         default=None,
         description="CTFFIND4 results, a row for each micrograph; particles are spread over them.",
@@ -73,27 +64,6 @@ class SimulateOptions(ComputeOptions):
     n_micrographs: int | None = Field(
         default=None, ge=1, description="Use only the first so many micrographs."
     )
-    voltage_kv: float | None = Field(
-        default=None, ge=1, description="Voltage in kV; the CTF file's or 300."
-    )
-    cs_mm: float | None = Field(
-        default=None, ge=0, description="Spherical aberration in mm; the CTF file's or 2.7."
-    )
-    amplitude_contrast: float | None = Field(
-        default=None,
-        ge=0,
-        le=0.999,
-        description="Amplitude contrast, a fraction; the CTF file's or 0.1.",
-    )
-    envelope_nyquist: float | None = Field(
-        default=None,
-        ge=1e-6,
-        le=1,
-        description="Envelope of the CTF by its value at Nyquist, a fraction.",
-    )
-    b_factor_angstrom2: float | None = Field(
-        default=None, ge=0, description="Envelope by its B factor in Å²: exp(-B k²/4)."
-    )
     snr_db: float | None = Field(
         default=None,
         description="Signal over noise power in dB, over whole images after the CTF; by default 0.",
@@ -104,9 +74,6 @@ class SimulateOptions(ComputeOptions):
         description="Real background patches, no smaller than the images in Å; without them the "
         "noise is white.",
     )
-    noise_pixel_size_angstrom: float | None = Field(
-        default=None, ge=1e-3, description="Pixel size of the patches in Å, if not their own."
-    )
     noise_micrographs: Path | None = Field(
         default=None,
         description="How many patches each micrograph has, a number a line, in the order of "
@@ -114,10 +81,9 @@ class SimulateOptions(ComputeOptions):
     )
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        for first, second in (("envelope_nyquist", "b_factor_angstrom2"), ("snr", "snr_db")):
-            if None not in (getattr(self, first), getattr(self, second)):
-                raise UsageError(f"`{first}` and `{second}` exclude each other; give one")
+    def _check(self) -> Self:
+        if self.snr is not None and self.snr_db is not None:
+            raise UsageError("`snr` and `snr_db` exclude each other; give one")
         phantom = self.source.startswith("phantom:")
         alone = phantom and not self.also and self.symmetry.upper() == "C1"
         if self.hinge_degrees is not None and not alone:

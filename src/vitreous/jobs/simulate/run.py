@@ -30,7 +30,6 @@ from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.summary import JobResult
 from vitreous.jobs.simulate.dataset import MOST_STATES, OUTPUTS, draw_truth, write_dataset
 from vitreous.jobs.simulate.options import SimulateOptions
-from vitreous.physics.ctf import b_factor_from_nyquist_value
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,8 @@ def simulate(options: SimulateOptions) -> SimulateResult:
         SystemExit: stopped by a signal.
     """
     device = use_device(options.device, options.threads)
-    pixel, b_factor = options.pixel_size_angstrom, options.b_factor_angstrom2
-    if options.envelope_nyquist is not None:
-        b_factor = b_factor_from_nyquist_value(options.envelope_nyquist, pixel)
+    pixel = options.pixel_size_angstrom
+    b_factor = options.b_factor(pixel)
     snr_db = options.snr_db or 0.0 if options.snr is None else 10 * math.log10(options.snr)
     poses, shifts = parse_poses(options.poses), parse_shift(options.shift, pixel)
     volumes = _volumes(options)
