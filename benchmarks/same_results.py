@@ -44,12 +44,20 @@ RENAMED: dict[str, str] = {
     # precision of a latent component in the images, in history.jsonl: "told" said nothing
     **{f"told_{k}": f"information_{k}" for k in range(1, 11)},
     # words of the findings of check; their numbers stay
-    "log-likelihood above no rings": "log-likelihood ratio to no rings",
+    "log-likelihood above no rings": "log-likelihood ratio to no rings (30 more decide)",
     "the angle of astigmatism turns the wrong way": "the angle of astigmatism has the wrong sign",
     "signal over noise about": "signal-to-noise ratio about",
     "from the rings in the power spectra": "from the Thon rings in the power spectra",
     "real backgrounds serve better than white noise (`abinit --noise`)": (
         "use real backgrounds rather than white noise in `vitreous abinit`"
+    ),
+    # its findings name the thresholds that numbers are judged by
+    "spread over micrographs": "spread over micrographs (alike up to 0.1 deviations and 10 %)",
+    "over images": "over images; clear from 5 on",
+    "% of it": "% of it; 25 to 90 % is right",
+    "times that at the end": "times that at the end; white is 0.5 to 2",
+    "information shared by half maps": (
+        "information shared by half maps (to fit, 1.5 times that of poses at random and 100 more)"
     ),
 }
 

@@ -158,7 +158,7 @@ def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -
     code, stdout, stderr = vitreous("auto", star, "--sym", "D2", *QUICK, "--tries", "2", "-o", out)
     assert code == 0, stderr
     assert stdout.startswith("NOT SOLVED")
-    assert "mean nothing while it is not solved" in stdout
+    assert "none, as the map is not solved" in stdout
     assert "once more with other starts and more images" in stderr
     assert "rlnAngleRot" not in columns(out / "particles.star")
     assert "shells that took no part in finding poses" in stdout

@@ -101,7 +101,7 @@ def findings(
     """
     evidence = (
         f"centre {test.difference:+.3f} deviations against the surroundings, z {test.z:+.1f} over "
-        "images"
+        f"images; clear from {LEAST_Z:g} on"
     )
     if abs(test.z) < LEAST_Z:
         contrast = Finding("contrast", "unclear", "centres are as bright as surroundings", evidence)
@@ -123,7 +123,9 @@ def _size(test: ContrastTest, pixel: float) -> Finding:
         return Finding("box", "unclear", "no particle stands out of the noise", box, _NO_SIZE)
     share = test.diameter_px / test.box_size
     claim = f"particles reach about {test.diameter_px * pixel:.0f} Å across, CTF fringes included"
-    evidence = f"{box}, {100 * share:.0f} % of it"
+    evidence = (
+        f"{box}, {100 * share:.0f} % of it; {100 * LOOSE:.0f} to {100 * TIGHT:.0f} % is right"
+    )
     if share > TIGHT:
         return Finding("box", "note", claim, evidence, "extract with a larger box")
     if share < LOOSE:

@@ -70,7 +70,7 @@ def _values(test: CtfTest, others: Sequence[int]) -> str:
         halves = "" if math.isnan(shared) else f" (half maps share {shared:.0f})"
         return f"{test.totals[i]:.0f}{halves}"
 
-    text = f"log-likelihood ratio to no rings: table {value(0)}"
+    text = f"log-likelihood ratio to no rings ({LEAST_GAIN:g} more decide): table {value(0)}"
     return text + "".join(f"; if {test.hypotheses[i].claim}, {value(i)}" for i in others)
 
 

@@ -242,7 +242,8 @@ def shared_under(
 def findings(test: PoseTest) -> list[Finding]:
     """Return the findings on orientations and shifts."""
     evidence = (
-        f"information shared by half maps: table {test.stated:.0f}, poses at random "
+        f"information shared by half maps (to fit, {OF_CHANCE:g} times that of poses at random "
+        f"and {LEAST_INFORMATION:g} more): table {test.stated:.0f}, poses at random "
         f"{test.chance:.0f}"
     )
     if test.best < OF_CHANCE * test.chance + LEAST_INFORMATION:
@@ -251,7 +252,8 @@ def findings(test: PoseTest) -> list[Finding]:
         return [Finding("poses", "wrong", claim, evidence, remedy, "poses-unrelated")]
     others = sorted((i, p) for p, i in test.information.items() if p != (test.euler, test.shift))
     if test.best > test.stated:
-        evidence += f", corrected {test.best:.0f}"
+        needed = f"{CLEARLY_MORE:g} times the table's and {LEAST_INFORMATION:g} more decide"
+        evidence += f", corrected {test.best:.0f} ({needed})"
     elif others:
         claims = "; ".join(c.claim for c in others[-1][1] if c is not STATED)
         evidence += f"; the best other convention ({claims}) {others[-1][0]:.0f}"

@@ -227,7 +227,8 @@ def _normalisation(statistics: ImageStatistics, micrograph_id: Tensor) -> Findin
     gains = _group_medians(statistics.deviation[rows].log(), micrograph_id[rows])
     offset, gain = float(means.std()) / scale, float(gains.std())
     evidence = (
-        f"spread over micrographs: mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
+        f"spread over micrographs (alike up to {OFFSET:g} deviations and {100 * GAIN:.0f} %): "
+        f"mean {offset:.2f} deviations, deviation {100 * gain:.0f} %"
     )
     if offset > OFFSET or gain > GAIN:
         claim = "grey values differ from micrograph to micrograph"
@@ -269,7 +270,8 @@ def whiteness(noise: Tensor) -> Finding | None:
         "noise",
         "note" if coloured else "ok",
         "is coloured" if coloured else "is nearly white",
-        f"its power at an eighth to a quarter of Nyquist is {ratio:.3g} times that at the end",
+        f"its power at an eighth to a quarter of Nyquist is {ratio:.3g} times that at the end; "
+        "white is 0.5 to 2",
         "use real backgrounds rather than white noise in `vitreous abinit`" if coloured else "",
     )
 

@@ -121,6 +121,11 @@ class HeteroOptions(LatentModelOptions):
             raise UsageError("`passes`: needs `rounds` of 1 or more between two passes")
         return self
 
+    @property
+    def kind(self) -> Literal["linear", "vaegan"]:
+        """Kind of the model."""
+        return "linear" if self.align else "vaegan"
+
     def max_passes(self, *, poses_known: bool) -> int:
         """Return the largest number of passes, which depends on whether the table has poses."""
         if not self.align or self.rounds == 0:

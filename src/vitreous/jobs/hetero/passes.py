@@ -58,12 +58,11 @@ class TrainingPasses:
         self,
         job: Job,
         options: HeteroOptions,
-        kind: ModelKind,
         settings: Mapping[str, Any],
         data: TrainingData,
     ) -> None:
-        self._job, self._options, self._data = job, options, data
-        self._kind, self._settings = kind, settings
+        self._job, self._options = job, options
+        self._settings, self._data = settings, data
         poses_known = data.working_set.particles.pose is not None
         self._max = options.max_passes(poses_known=poses_known)
 
@@ -76,7 +75,7 @@ class TrainingPasses:
         """
         job = self._job
         if MODEL in job.state:
-            return restored_model(self._kind, self._settings, self._data, job.state[MODEL])
+            return restored_model(self._options.kind, self._settings, self._data, job.state[MODEL])
         if PASS not in job.state:
             pose = first_poses(job, self._options, self._data)
             job.state["training_begins"] = len(job.history.rows)
@@ -114,7 +113,7 @@ class TrainingPasses:
         return f"{text}, pass {number}" if self._max > 1 else text
 
     def _train(self, number: int, data: TrainingData) -> TrainedModel:
-        model = models.build_model(self._kind, self._settings, data)
+        model = models.build_model(self._options.kind, self._settings, data)
         label, columns = self._label("training", number), self._columns(number)
         self._job.run(model, f"training {number}", label=label, columns=columns)
         latent = embedded(self._job, model, data, self._label("embedding", number))

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitreous.core.errors import InputError, UsageError
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.nested import restore_state
-from vitreous.jobs.hetero.models import ModelKind, TrainingData, model_settings, training_job
+from vitreous.jobs.hetero.models import TrainingData, model_settings, training_job
 from vitreous.jobs.hetero.options import STAGES, HeteroOptions
 from vitreous.jobs.hetero.passes import (
     MODEL,
@@ -62,24 +62,17 @@ def hetero(options: HeteroOptions) -> HeteroResult:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
     """
-    kind: ModelKind = "linear" if options.align else "vaegan"
-    earlier: Mapping[str, Any] = {}
-    if options.stage not in (None, "train"):
-        earlier = _config_of(options.output)["options"]
-        options = repeated(options, earlier)
-        kind = "linear" if options.align else "vaegan"
-    data = open_working_set(options, check_all=True)
-    if earlier:
-        settings = earlier["solver"]
-        _check_images(options, data, earlier)
+    redone = options.stage not in (None, "train")
+    if redone:
+        options, data, settings = _earlier_run(options)
     else:
-        settings = model_settings(kind, options, data)
+        data = open_working_set(options, check_all=True)
+        settings = model_settings(options.kind, options, data)
     outputs = *FILES, *files_of_classes(options.output)
     with training_job(COMMAND, options, outputs, data, settings) as job:
-        if earlier and MODEL not in job.state:
+        if redone and MODEL not in job.state:
             raise UsageError(f"{options.output}: training has not ended; `resume` it first")
-        passes = TrainingPasses(job, options, kind, settings, TrainingData(data, options))
-        trained = passes.run()
+        trained = TrainingPasses(job, options, settings, TrainingData(data, options)).run()
         if options.stage == "train":
             return write_trained(job, options, trained)
         if options.stage == "embed":
@@ -103,19 +96,26 @@ def load_trained(
     config = _config_of(folder)
     path = particles or Path(config["inputs"]["particles"]["path"])
     given = HeteroOptions(particles=path, output=folder, device=device, stage="embed")
-    options = repeated(given, config["options"])
+    options, data, settings = _earlier_run(given)
     checkpoint = load_checkpoint(folder / CHECKPOINTS)
     kept = {} if checkpoint is None else restore_state(checkpoint.tensors, checkpoint.meta["tree"])
     if MODEL not in kept.get("kept", {}):
         raise UsageError(f"{folder}: training has not ended; `resume` it first")
-    data = open_working_set(options, check_all=True)
-    _check_images(options, data, config["options"])
-    return restored_model(
-        "linear" if options.align else "vaegan",
-        config["options"]["solver"],
-        TrainingData(data, options),
-        kept["kept"][MODEL],
-    )
+    training_data = TrainingData(data, options)
+    return restored_model(options.kind, settings, training_data, kept["kept"][MODEL])
+
+
+def _earlier_run(options: HeteroOptions) -> tuple[RepeatedStage, WorkingSet, dict[str, Any]]:
+    """Return options, particles and settings of the model of a run of which a stage is redone."""
+    earlier = _config_of(options.output)["options"]
+    repeated_options = repeated(options, earlier)
+    data = open_working_set(repeated_options, check_all=True)
+    if data.digest != earlier.get("images_sha256"):
+        raise InputError(
+            f"{repeated_options.particles}: not the images that the model in {options.output} was "
+            "trained on; give theirs"
+        )
+    return repeated_options, data, earlier["solver"]
 
 
 def repeated(options: HeteroOptions, earlier: Mapping[str, Any]) -> RepeatedStage:
@@ -149,14 +149,6 @@ def _config_of(folder: Path) -> dict[str, Any]:
     if command != COMMAND:
         raise UsageError(f"{folder}: output of 'vitreous {command}'; give that of {COMMAND}")
     return config
-
-
-def _check_images(options: HeteroOptions, data: WorkingSet, earlier: Mapping[str, Any]) -> None:
-    if data.digest != earlier.get("images_sha256"):
-        raise InputError(
-            f"{options.particles}: not the images that the model in {options.output} was trained "
-            "on; give theirs"
-        )
 
 
 def _clusters(job: Job, options: HeteroOptions, latent: Tensor) -> Clusters:
