@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def check(options: CheckOptions) -> CheckResult:
     claims = claims_of(particles, invert=options.invert, ignore_header=ignore_header)
     notes: list[str] = []
     # entered first, so that a folder that must not be written is refused before hours of reading
-    with _folder(options) as folder:
+    with OutputFolder.if_named("check", options, OUTPUTS) as folder:
         diagnosis = _examine(particles, claims, options.seed, options.quiet)
         if folder is not None:
             _write(folder, str(options.particles), particles, diagnosis)
@@ -133,12 +132,6 @@ def summary(diagnosis: Diagnosis) -> str:
         untested = f"; no verdict on {', '.join(unclear)}" if unclear else ""
         return f"Nothing wrong was found{untested}."
     return f"Wrong: {'; '.join(f'{f.topic} ({f.claim})' for f in wrong)}."
-
-
-def _folder(options: CheckOptions) -> OutputFolder | nullcontext[None]:
-    if options.output is None:
-        return nullcontext()
-    return OutputFolder.of("check", options, OUTPUTS)
 
 
 def _write(folder: OutputFolder, name: str, particles: Particles, diagnosis: Diagnosis) -> None:

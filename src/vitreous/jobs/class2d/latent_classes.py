@@ -1,8 +1,7 @@
 """``classify2d`` without alignment: classes by k-means in the clusters of a VAE-GAN's latents."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,58 +21,47 @@ from vitreous.methods.class2d.class_averages import (
     ClassConfig,
 )
 from vitreous.methods.hetero.class_maps import class_rows
-from vitreous.methods.hetero.clustering import Clusters, centroids
+from vitreous.methods.hetero.clustering import centroids
 
 CLUSTER = "vitreousCluster"
 _IN_EACH_CLUSTER = 16  # classes, by default
 _ROUNDS = 12  # of a class whose particles are known
 
 
-@dataclass(frozen=True)
-class LatentClasses:
-    """Classes in an embedding."""
+def classify_latents(latent: Tensor, options: Classify2dOptions) -> tuple[Tensor, ClassDetails]:
+    """Divide every cluster of the latents ``(n, d)`` into classes by k-means.
 
-    latent: Tensor  # ``(n, d)``
-    clusters: Clusters  # found by density; every particle is in one
-    label: Tensor  # long ``(n,)``, class from 0 on; classes of one cluster have consecutive numbers
-    cluster_of_class: Tensor  # long ``(k,)``, from 0 on
-
-    def details(self) -> ClassDetails:
-        """Return what tables and report say of the classes."""
-        clusters, latent = self.clusters, self.latent
-        where = "one cluster" if len(clusters) == 1 else f"{len(clusters)} clusters"
-        cluster = (clusters.label + 1).numpy()
-        colours = {f"latent {i + 1}": column.numpy() for i, column in enumerate(latent.mT[:6])}
-        page: dict[str, Any] = {
-            "plane": clusters.plane.numpy(),
-            "axes": axes_names(clusters.space),
-            "label": (self.label + 1).numpy(),
-            "columns": {"cluster": cluster, **colours},
-        }
-        return ClassDetails(
-            f"{class_count_text(len(self.cluster_of_class))} in {where}",
-            latent_columns(latent) | {CLUSTER: cluster} | clustering_columns(clusters),
-            {CLUSTER: format_column((self.cluster_of_class + 1).numpy())},
-            {"clusters": len(clusters), "space": clusters.space},
-            page,
-        )
-
-
-def classify_latents(latent: Tensor, options: Classify2dOptions) -> LatentClasses:
-    """Divide every cluster of the latents into classes by k-means.
+    Returns:
+        class of every particle from 0 on, long ``(n,)``, consecutive in every cluster; and what
+        tables and report say of the classes.
 
     Raises:
         UsageError: the latents cannot be clustered.
     """
     clusters = clustered(latent, options, assign_all=True)
     label = torch.zeros(len(latent), dtype=torch.long)
-    cluster_of_class: list[int] = []
+    cluster_of_class: list[int] = []  # from 1 on
     most = options.classes or _IN_EACH_CLUSTER
-    for k, rows in enumerate(class_rows(clusters.label, len(clusters))):
+    for k, rows in enumerate(class_rows(clusters.label, len(clusters)), 1):
         _, group = centroids(latent[rows], most, seed=options.seed)
         label[rows] = group + len(cluster_of_class)
         cluster_of_class += [k] * (int(group.max()) + 1)
-    return LatentClasses(latent, clusters, label, torch.tensor(cluster_of_class))
+    where = "one cluster" if len(clusters) == 1 else f"{len(clusters)} clusters"
+    cluster = (clusters.label + 1).numpy()
+    colours = {f"latent {i + 1}": column.numpy() for i, column in enumerate(latent.mT[:6])}
+    details = ClassDetails(
+        f"{class_count_text(len(cluster_of_class))} in {where}",
+        latent_columns(latent) | {CLUSTER: cluster} | clustering_columns(clusters),
+        {CLUSTER: format_column(cluster_of_class)},
+        {"clusters": len(clusters), "space": clusters.space},
+        {
+            "plane": clusters.plane.numpy(),
+            "axes": axes_names(clusters.space),
+            "label": (label + 1).numpy(),
+            "columns": {"cluster": cluster, **colours},
+        },
+    )
+    return label, details
 
 
 def average_classes(

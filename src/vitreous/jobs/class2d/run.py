@@ -73,11 +73,11 @@ def _by_latents(options: Classify2dOptions, data: WorkingSet) -> Classify2dResul
             model = models.build_model("vaegan2d", settings, training_data)
             job.run(model, "training", label="training")
             job.keep(_LATENT, embedded(job, model, training_data, "embedding"))
-        latent_classes = classify_latents(job.state[_LATENT], options)
+        label, details = classify_latents(job.state[_LATENT], options)
         shift_range = data.shift_range(options.shift_range_angstrom)
         job.report_progress(0.0, label="classifying")
-        classes = average_classes(data, latent_classes.label, shift_range, job.report_progress)
-        return write_results(job, options, data, classes, latent_classes.details())
+        classes = average_classes(data, label, shift_range, job.report_progress)
+        return write_results(job, options, data, classes, details)
 
 
 def _config(options: Classify2dOptions, data: WorkingSet) -> ClassConfig:

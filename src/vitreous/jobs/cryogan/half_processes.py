@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -152,10 +152,8 @@ class Comparison:
     ) -> None:
         self._compare = compare
         self._waiting: dict[int, dict[int, NDArray[Any]]] = {}
-        self._pairs: queue.SimpleQueue[tuple[int, Any, Any] | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="between halves", daemon=True)
-        self._thread.start()
+        self._begun: list[Future[dict[str, float]]] = []
+        self._pool = ThreadPoolExecutor(1, "between halves", initializer=_yield_to_others)
 
     def add(self, half: int, step: int, volume: NDArray[Any]) -> None:
         """Add the volume of a half at a mark; it is compared once the other half has come there."""
@@ -163,30 +161,26 @@ class Comparison:
         pair[half] = volume
         if len(pair) == 2:
             del self._waiting[step]
-            self._pairs.put((step, pair[1], pair[2]))
+            self._begun.append(self._pool.submit(self._row, step, pair[1], pair[2]))
 
     def results(self) -> list[dict[str, float]]:
         """Return the history rows that were finished since the last call."""
-        rows = []
-        while not self._finished.empty():
-            rows.append(self._finished.get())
-        return rows
+        done = [one for one in self._begun if one.done()]
+        self._begun = [one for one in self._begun if one not in done]
+        return [one.result() for one in done if not one.cancelled()]
 
     def close(self) -> None:
         """Finish the comparison at hand and drop those that wait."""
-        while not self._pairs.empty():
-            self._pairs.get()
-        self._pairs.put(None)
-        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
 
-    def _work(self) -> None:
-        import torch
+    def _row(self, step: int, first: NDArray[Any], second: NDArray[Any]) -> dict[str, float]:
+        at_0143, at_05 = self._compare(first, second)
+        return {"step": step, "resolution_angstrom": at_0143, "resolution_0.5_angstrom": at_05}
 
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        torch.set_num_threads(1)
-        while (pair := self._pairs.get()) is not None:
-            step, first, second = pair
-            at_0143, at_05 = self._compare(first, second)
-            self._finished.put(
-                {"step": step, "resolution_angstrom": at_0143, "resolution_0.5_angstrom": at_05}
-            )
+
+def _yield_to_others() -> None:
+    """Give a thread low priority and one core."""
+    import torch
+
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    torch.set_num_threads(1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vitreous.data.maps import write_fsc_csv
-from vitreous.io.mrc import write_mrc
 from vitreous.jobs.hetero.options import HeteroOptions
 from vitreous.jobs.hetero.passes import TrainedModel
+from vitreous.jobs.reconstruct.output import write_maps
 from vitreous.jobs.run.class_tables import (
     CLASS,
     COMPONENT,
@@ -198,14 +198,13 @@ def _write_maps(job: Job, options: HeteroOptions, clustered: ClusteredParticles)
             volumes |= {f"{name}_half1.mrc": halves.half1, f"{name}_half2.mrc": halves.half2}
             curves, path = curves_by_name(halves), job.path(f"{name}_fsc.csv")
             write_fsc_csv(path, curves, len(class_map.volume), pixel)
-        for file, volume in volumes.items():
-            write_mrc(job.path(file), volume.cpu().float().numpy(), pixel)
+        write_maps(job.folder, volumes, pixel)
     for number, traversal in enumerate(clustered.traversals, 1):
         if options.classes and number not in options.classes:
             continue
-        for k, volume in enumerate(traversal.maps, 1):
-            path = job.path(f"{class_name(number)}_pc1_{k}.mrc")
-            write_mrc(path, volume.numpy(), pixel)
+        name = class_name(number)
+        volumes = {f"{name}_pc1_{k}.mrc": volume for k, volume in enumerate(traversal.maps, 1)}
+        write_maps(job.folder, volumes, pixel)
 
 
 def _numbers(clustered: ClusteredParticles) -> dict[str, str]:

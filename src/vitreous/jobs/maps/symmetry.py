@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from vitreous.core.random import generator
 from vitreous.core.rotation import matrix_to_euler
 from vitreous.data.maps import read_pair
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc import write_mrc
 from vitreous.jobs.maps.fsc import columns
 from vitreous.jobs.maps.options import SymmetryOptions
+from vitreous.jobs.reconstruct.output import write_maps
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.maps.symmetry_search import SymmetrySearch, find_symmetry, to_standard
@@ -51,7 +50,7 @@ def find(options: SymmetryOptions) -> SymmetryResult:
     """
     use_device("cpu", options.threads)
     half1, half2, pixel = read_pair(options.half1, options.half2, options.pixel_size_angstrom)
-    with _folder(options) as folder:
+    with OutputFolder.if_named("symmetry", options, FILES) as folder:
         search = find_symmetry(
             half1,
             half2,
@@ -83,12 +82,6 @@ def candidates_csv(search: SymmetrySearch) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _folder(options: SymmetryOptions) -> OutputFolder | nullcontext[None]:
-    if options.output is None:
-        return nullcontext()
-    return OutputFolder.of("symmetry", options, FILES)
-
-
 def _write(
     folder: OutputFolder, search: SymmetrySearch, halves: tuple[Tensor, Tensor], pixel: float
 ) -> None:
@@ -96,7 +89,6 @@ def _write(
     if search.best is not None:
         first, second = (to_standard(half, search.best, pixel) for half in halves)
         maps = {"half1.mrc": first, "half2.mrc": second, "map.mrc": 0.5 * (first + second)}
-        for name, volume in maps.items():
-            write_mrc(folder.path(name), volume.numpy(), pixel)
+        write_maps(folder, maps, pixel)
     folder.config["run"] |= {"group": search.group, "verdict": search.verdict}
     folder.finish()

@@ -15,9 +15,8 @@ from vitreous.core.random import generator
 from vitreous.core.symmetry import point_group
 from vitreous.data.maps import read_map, read_pair, write_fsc_csv
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc import write_mrc
 from vitreous.jobs.postprocess.options import PostprocessOptions
-from vitreous.jobs.reconstruct.output import report_data
+from vitreous.jobs.reconstruct.output import report_data, write_maps
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
@@ -109,9 +108,8 @@ def _halves(done: Postprocessed) -> Halves:
 def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
     sharpened, masked = done.sharpened.map, done.sharpened.map * done.mask
     maps = (done.mask, sharpened, masked, done.local_resolution, done.locally_filtered)
-    for name, volume in zip(MAPS, maps, strict=True):
-        if volume is not None:
-            write_mrc(folder.path(f"{name}.mrc"), volume.float().numpy(), pixel)
+    names = (f"{name}.mrc" for name in MAPS)
+    write_maps(folder, dict(zip(names, maps, strict=True)), pixel)
     curves = curves_by_name(_halves(done))
     write_fsc_csv(folder.path("fsc.csv"), curves, len(done.average), pixel)
     atomic_write_text(folder.path("guinier.csv"), guinier_csv(done.sharpened.guinier))

@@ -102,7 +102,7 @@ def prepare(options: PrepareOptions) -> PreparedStack:
         ResourceError: disk full; what was saved stays.
         SystemExit: stopped by a signal, after saving.
     """
-    recipe = recipe_of(options, phase_flip=options.phase_flip)
+    recipe = recipe_of(options)
     particles = open_particles(options, need_ctf=False)
     if options.first_rows is not None:
         particles = particles.select(slice(0, options.first_rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vitreous.core.errors import InputError
@@ -30,22 +30,14 @@ class PreparedStack(JobResult):
     count: int  # number of images written
 
 
-def recipe_of(options: ImageOptions, *, phase_flip: bool = False) -> Preparation:
-    """Return the recipe that options describe.
+def recipe_of(options: ImageOptions) -> Preparation:
+    """Return the recipe that options describe, whose fields have the same names.
 
     Raises:
         UsageError: sizes that contradict each other.
     """
-    return Preparation(
-        box_size=options.box_size,
-        target_pixel_size_angstrom=options.target_pixel_size_angstrom,
-        window=options.window,
-        normalise=options.normalise,
-        mask_diameter_angstrom=options.mask_diameter_angstrom,
-        ramp=options.ramp,
-        invert=options.invert,
-        phase_flip=phase_flip,
-    )
+    names = {field.name for field in fields(Preparation)}
+    return Preparation(**options.model_dump(include=names))
 
 
 def write_stack(

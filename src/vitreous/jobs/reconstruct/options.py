@@ -76,8 +76,7 @@ class ReconstructOptions(ParticleJobOptions):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _ = self.scales
-        for name in sorted(self.model_fields_set & self._without_meaning()):
-            raise UsageError(f"`{name}` has no meaning for `method` {self.method}; leave it out")
+        self.refuse(self._without_meaning(), f"has no meaning for `method` {self.method}")
         return self
 
     def _without_meaning(self) -> set[str]:

@@ -1,6 +1,6 @@
 """Files that every command that reconstructs writes from two half maps: maps, tables, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,8 @@ def write_files(
     Raises:
         ResourceError: the disk is full.
     """
-    write_maps(folder, (halves.half1, halves.half2, halves.average), pixel_size_angstrom)
+    maps = {"half1.mrc": halves.half1, "half2.mrc": halves.half2, "map.mrc": halves.average}
+    write_maps(folder, maps, pixel_size_angstrom)
     document = particles.to_star_document(
         relative_to=folder.root, rlnRandomSubset=half_set.cpu().numpy(), **columns
     )
@@ -43,10 +44,13 @@ def write_files(
     write_fsc_csv(folder.path("fsc.csv"), curves, len(halves.half1), pixel_size_angstrom)
 
 
-def write_maps(folder: OutputFolder, maps: Sequence[Tensor], pixel_size_angstrom: float) -> None:
-    """Write the maps of half 1, of half 2 and of all data, ``(z, y, x)``."""
-    for name, volume in zip(("half1.mrc", "half2.mrc", "map.mrc"), maps, strict=True):
-        write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
+def write_maps(
+    folder: OutputFolder, maps: Mapping[str, Tensor | None], pixel_size_angstrom: float
+) -> None:
+    """Write maps ``(z, y, x)`` by file name; those that are None are left out."""
+    for name, volume in maps.items():
+        if volume is not None:
+            write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
 
 
 def report_data(

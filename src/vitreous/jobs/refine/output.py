@@ -14,10 +14,9 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.random import generator
 from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc import write_mrc
 from vitreous.io.star import write_star
 from vitreous.jobs.inputs.working_set import WorkingSet
-from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
+from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files, write_maps
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.run.folder import OutputFolder
@@ -74,7 +73,10 @@ def write_results(
     if start.used:
         numbers["initial map"] = f"from {start.used:,} of {len(data.particles):,} particles"
     _write_tables(job.folder, data, halves, refined)
-    _write_maps(job.folder, start, post, pixel, refined=refined is not None)
+    maps: dict[str, Tensor | None] = {"start.mrc": start.map, "mask.mrc": post.mask}
+    if refined is not None:
+        maps |= {"sharpened.mrc": post.sharpened.map, "local_resolution.mrc": post.local_resolution}
+    write_maps(job.folder, maps, pixel)
     page = report_data(
         job.folder,
         f"{options.particles.name}: from particles to a map",
@@ -244,26 +246,6 @@ def _warnings(
             "The mask gains suspiciously much resolution; look at the unmasked curve as well."
         )
     return tuple(warnings)
-
-
-def _write_maps(
-    folder: OutputFolder,
-    start: InitialModel,
-    post: Postprocessed,
-    pixel_size_angstrom: float,
-    *,
-    refined: bool,
-) -> None:
-    """Write start, mask, sharpened map and local resolution."""
-    maps = {
-        "start.mrc": start.map,
-        "mask.mrc": post.mask,
-        "sharpened.mrc": post.sharpened.map if refined else None,
-        "local_resolution.mrc": post.local_resolution if refined else None,
-    }
-    for name, volume in maps.items():
-        if volume is not None:
-            write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
 
 
 def _write_tables(

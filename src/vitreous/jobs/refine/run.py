@@ -101,13 +101,9 @@ def _job(command: str, options: PoseOptions, data: WorkingSet) -> Job:
 
 def _search(options: AutoOptions, data: WorkingSet) -> InitialModelConfig:
     return InitialModelConfig(
-        images=options.images,
-        starts=options.starts,
-        tries=options.tries,
-        symmetry=options.symmetry,
         shift_range_angstrom=data.shift_range(options.shift_range_angstrom),
         diameter_angstrom=options.mask_diameter_angstrom,
-        seed=options.seed,
+        **options.model_dump(include={"images", "starts", "tries", "symmetry", "seed"}),
     )
 
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,6 @@ from vitreous.jobs.run.messages import one_line
 
 CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
-_BLOCK = 1 << 20
 
 
 class OutputFolder:
@@ -44,6 +44,9 @@ class OutputFolder:
         allow_config_change: resume although options or inputs differ; the difference is recorded.
         resumable: the job can be continued, so that messages may say so.
         changeable: the job has ``allow_config_change``; likewise.
+
+    Attributes:
+        config: content of ``config.toml``.
 
     Raises (on entering):
         UsageError: in use by another run, or it holds something and neither ``overwrite`` nor
@@ -80,7 +83,7 @@ class OutputFolder:
         self._overwrite, self._resume, self._allow = overwrite, resume, allow_config_change
         self._resumable, self._changeable = resumable or resume, changeable
         self._locks: list[Lock] = []
-        self._config: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}
 
     @classmethod
     def of(
@@ -114,6 +117,13 @@ class OutputFolder:
             resumable=hasattr(options, "resume"),
             changeable=hasattr(options, "allow_config_change"),
         )
+
+    @classmethod
+    def if_named(
+        cls, command: str, options: Any, outputs: Iterable[str]
+    ) -> Self | nullcontext[None]:
+        """Return the folder of the options if they name one, else a context of None."""
+        return nullcontext() if options.output is None else cls.of(command, options, outputs)
 
     def __enter__(self) -> Self:
         """Make and lock the folder, check what it holds, write ``config.toml``."""
@@ -168,18 +178,13 @@ class OutputFolder:
         """Folder of the checkpoints."""
         return self.path(CHECKPOINTS, "step").parent
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Content of ``config.toml``."""
-        return self._config
-
     def finish(self, tidy: Callable[[], object] = lambda: None) -> None:
         """Mark the run as finished; with ``overwrite``, put its files in place of the earlier ones.
 
         Args:
             tidy: called before that, to remove what only an unfinished run needs.
         """
-        self._config["run"] |= {"status": "finished", "ended": _now()}
+        self.config["run"] |= {"status": "finished", "ended": _now()}
         self._write_config()
         tidy()
         self._finished = True
@@ -212,7 +217,7 @@ class OutputFolder:
         self._remove_parts()
         names = {item.name for item in self.root.iterdir()}
         earlier = read_config(self.root / CONFIG) if CONFIG in names else None
-        self._config = self._describe()
+        self.config = self._describe()
         foreign = earlier is not None and earlier["run"].get("command") != self._command
         if foreign and (self._resume or self._overwrite):
             raise UsageError(self._refusal(earlier))
@@ -250,7 +255,7 @@ class OutputFolder:
 
     def _compare(self, earlier: dict[str, Any]) -> None:
         before = earlier["run"]
-        changes = differences(earlier, self._config)
+        changes = differences(earlier, self.config)
         if changes and not self._allow:
             way_out = "`allow_config_change`" if self._changeable else "`overwrite` instead"
             if self._replaces:
@@ -261,7 +266,7 @@ class OutputFolder:
             )
         self.resuming = True
         self.was_finished = before.get("status") == "finished"
-        run = self._config["run"]
+        run = self.config["run"]
         if self.was_finished:
             run |= {key: value for key, value in before.items() if key not in run}
         run["started"] = before.get("started", run["started"])
@@ -293,7 +298,7 @@ class OutputFolder:
     def _write_config(self) -> None:
         import tomli_w
 
-        atomic_write_text(self._work / CONFIG, tomli_w.dumps(self._config))
+        atomic_write_text(self._work / CONFIG, tomli_w.dumps(self.config))
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -302,11 +307,9 @@ def fingerprint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+            digest = hashlib.file_digest(stream, "sha256")
             size = stream.tell()
     except OSError as error:
         raise unreadable(path, error) from error

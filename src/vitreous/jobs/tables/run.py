@@ -49,13 +49,7 @@ def convert(options: ConvertOptions) -> TableResult:
         ResourceError: the disk is full.
     """
     _check_output(options, (options.source, *options.passthrough))
-    document = read_particles_document(
-        options.source,
-        passthrough=options.passthrough,
-        pixel_size_angstrom=options.pixel_size_angstrom,
-        data_root=options.data_root,
-        allow_outside_root=options.allow_outside_root,
-    )
+    document = _read(options, options.pixel_size_angstrom)
     _write(document, options)
     count = len(document.blocks["particles"])
     return TableResult(options.output, count, f"{count} particles in {options.output}")
@@ -78,12 +72,7 @@ def select(options: SelectOptions) -> TableResult:
     if options.half_set is not None:
         half = (str(options.half_set),)
         conditions.append(selection.Condition("rlnRandomSubset", "==", half))
-    document = read_particles_document(
-        options.source,
-        passthrough=options.passthrough,
-        data_root=options.data_root,
-        allow_outside_root=options.allow_outside_root,
-    )
+    document = _read(options)
     table = ParticleTable(document, options.source)
     kept = np.flatnonzero(_mask(table, options, conditions))
     if not len(kept):
@@ -123,6 +112,16 @@ def _check_output(options: TableOptions, inputs: Sequence[Path]) -> None:
             raise UsageError(f"{output}: is also an input; write to another file")
     if output.exists() and not (options.overwrite and output.is_file()):
         raise UsageError(f"{output}: exists; give `overwrite`, or write to another file")
+
+
+def _read(options: TableOptions, pixel_size_angstrom: float | None = None) -> StarDocument:
+    return read_particles_document(
+        options.source,
+        passthrough=options.passthrough,
+        pixel_size_angstrom=pixel_size_angstrom,
+        data_root=options.data_root,
+        allow_outside_root=options.allow_outside_root,
+    )
 
 
 def _write(document: StarDocument, options: TableOptions) -> None:

@@ -88,7 +88,8 @@ def _write(
     """Write maps, FSC and report."""
     half1, half2, average = (one.cpu() for one in (maps.half1, maps.half2, maps.average))
     pixel, n = series.pixel_size_angstrom, max(average.shape)
-    write_maps(job.folder, (half1, half2, average), pixel)
+    volumes = {"half1.mrc": half1, "half2.mrc": half2, "map.mrc": average}
+    write_maps(job.folder, volumes, pixel)
     curves = {"unmasked": fsc(half1, half2)}
     write_fsc_csv(job.path("fsc.csv"), curves, n, pixel)
     resolution = resolutions(curves["unmasked"], n, pixel)

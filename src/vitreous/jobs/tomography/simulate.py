@@ -47,14 +47,13 @@ def simulate_tilts(options: TomoSimulateOptions) -> JobResult:
         tilts = saxton_tilts(largest, increment)
     grid = {"shape": "x".join(map(str, density.shape[::-1])), "pixel_size_angstrom": pixel}
     source = Path(options.source)
-    folder = OutputFolder(
-        options.output,
+    folder = OutputFolder.of(
         "tomo simulate",
-        {**options.recorded(), **grid},
+        options,
+        FILES,
+        resolved=grid,
         inputs={"source": source} if source.is_file() else {},
-        outputs=FILES,
         machine={"device": str(device), "threads": torch.get_num_threads()},
-        overwrite=options.overwrite,
     )
     with folder, StopSignals() as stop, RunProgress("simulating", quiet=options.quiet) as bar:
         parts = []
