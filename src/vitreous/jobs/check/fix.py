@@ -40,15 +40,10 @@ def fixed_path(table: Path) -> Path:
 
 @dataclass(frozen=True)
 class Correction:
-    """Corrections of a table.
+    """Corrections of a table."""
 
-    Args:
-        done: what was corrected, in words; empty where no table was written.
-        left: what is wrong and no table can correct, and why.
-    """
-
-    done: tuple[str, ...]
-    left: tuple[str, ...]
+    done: tuple[str, ...]  # what was corrected, in words; empty where no table was written
+    left: tuple[str, ...]  # what is wrong and no table can correct, and why
 
 
 def write_fixed(path: Path, particles: Particles, diagnosis: Diagnosis) -> Correction:

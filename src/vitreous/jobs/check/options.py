@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vitreous.core.errors import UsageError
 from vitreous.jobs.inputs.options import StackOpticsOptions
 from vitreous.jobs.run.options import MachineOptions
 
@@ -16,6 +14,7 @@ class CheckOptions(StackOpticsOptions, MachineOptions):
     """Options of :func:`vitreous.jobs.check.run.check`."""
 
     CONTROL = frozenset({"output", "overwrite", "fix"})
+    EXCLUSIVE = frozenset({("fix", "sample")})
     output: Path | None = Field(
         default=None,
         description="Folder to write the evidence to: report.html, findings.json. Without it "
@@ -40,11 +39,3 @@ class CheckOptions(StackOpticsOptions, MachineOptions):
         default=False,
         description="Replace the evidence and the corrected table of an earlier check.",
     )
-
-    @model_validator(mode="after")
-    def _whole_table(self) -> Self:
-        if self.fix and self.sample is not None:
-            raise UsageError(
-                "`fix` and `sample` exclude each other: a table is corrected as a whole"
-            )
-        return self

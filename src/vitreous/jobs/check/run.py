@@ -29,25 +29,16 @@ _SHARE = dict(zip(STEPS, ((0.0, 0.4), (0.4, 0.2), (0.6, 0.05), (0.65, 0.35)), st
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """Result of a check."""
 
-    Args:
-        images: number of images that were examined.
-        box_size: their edge in pixels.
-        findings: one for each claim that was tested.
-        faults: short names of what is wrong.
-        verdict: one line on the whole.
-        notes: lines about the files that were written, and about faults that no table corrects.
-        fixed_table: the corrected table; None where none was written.
-    """
-
-    images: int
-    box_size: int
-    findings: tuple[Finding, ...]
-    faults: tuple[str, ...]
-    verdict: str
+    images: int  # number of images that were examined
+    box_size: int  # their edge in pixels
+    findings: tuple[Finding, ...]  # one for each claim that was tested
+    faults: tuple[str, ...]  # short names of what is wrong
+    verdict: str  # one line on the whole
+    # lines about the files that were written, and about faults that no table corrects
     notes: tuple[str, ...]
-    fixed_table: Path | None
+    fixed_table: Path | None  # the corrected table; None where none was written
 
 
 def check(options: CheckOptions) -> CheckResult:

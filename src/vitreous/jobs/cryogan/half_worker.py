@@ -50,50 +50,30 @@ SNR_SAMPLE = 32
 
 @dataclass(frozen=True)
 class HalfJob:
-    """Everything that the process of one half set needs, in plain values.
+    """Everything that the process of one half set needs, in plain values."""
 
-    Args:
-        half: 1 or 2.
-        options: of the job.
-        rows: of the particles that are in this half set.
-        config: settings of the solver.
-        box_size, pixel_size_angstrom: of the images, cropped.
-        b_factor_angstrom2: replaces that of the table; None keeps it.
-        device, threads: where to compute.
-        checkpoints: their folder.
-        marks: steps after which the volume is sent.
-        resume: continue from the last checkpoint.
-        parent: process number of the parent.
-    """
-
-    half: int
+    half: int  # 1 or 2
     options: CryoGanOptions
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # of the particles that are in this half set
     config: CryoGanConfig
-    box_size: int
-    pixel_size_angstrom: float
-    b_factor_angstrom2: float | None
+    box_size: int  # of the images, cropped
+    pixel_size_angstrom: float  # at that box
+    b_factor_angstrom2: float | None  # replaces that of the table; None keeps it
     device: str
     threads: int
-    checkpoints: Path
-    marks: tuple[int, ...]
-    resume: bool
-    parent: int
+    checkpoints: Path  # their folder
+    marks: tuple[int, ...]  # steps after which the volume is sent
+    resume: bool  # continue from the last checkpoint
+    parent: int  # process number
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a half set.
+    """Result of a half set."""
 
-    Args:
-        volume: map ``(n, n, n)``.
-        examples: images by name, for the report.
-        seconds: wall time, interruptions left out.
-    """
-
-    volume: NDArray[np.float32]
-    examples: dict[str, NDArray[np.float32]]
-    seconds: float
+    volume: NDArray[np.float32]  # map ``(n, n, n)``
+    examples: dict[str, NDArray[np.float32]]  # images by name, for the report
+    seconds: float  # wall time, interruptions left out
 
 
 class ParentGoneError(Exception):

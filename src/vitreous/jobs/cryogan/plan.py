@@ -27,22 +27,14 @@ from vitreous.methods.cryogan.presets import LARGEST_DEFAULT_BOX, default_config
 
 @dataclass(frozen=True)
 class CryoGanPlan:
-    """Options of a run, checked against its particles.
-
-    Args:
-        options: of the job.
-        checked: particles whose images were all read.
-        half_set: long ``(n,)`` of 1 and 2.
-        config: settings of the solver.
-        device, threads: where to compute; both halves share the threads.
-    """
+    """Options of a run, checked against its particles."""
 
     options: CryoGanOptions
-    checked: Checked
-    half_set: Tensor
-    config: CryoGanConfig
+    checked: Checked  # particles whose images were all read
+    half_set: Tensor  # long ``(n,)`` of 1 and 2
+    config: CryoGanConfig  # settings of the solver
     device: torch.device
-    threads: int
+    threads: int  # of both halves together
 
     @property
     def particles(self) -> Particles:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vitreous.core.errors import UsageError
 from vitreous.jobs.run.options import Options, RunOptions
 
 
@@ -70,6 +68,7 @@ class MicroscopeOptions(Options):
 class ImagingOptions(Options):
     """How images are simulated: poses, shifts, envelope of the CTF, and pixels of noise patches."""
 
+    EXCLUSIVE = frozenset({("b_factor_angstrom2", "envelope_nyquist")})
     poses: str = Field(
         default="uniform",
         description="How orientations are distributed: `uniform`, `gaussian:SIGMA` (Euler angles "
@@ -95,14 +94,6 @@ class ImagingOptions(Options):
     noise_pixel_size_angstrom: float | None = Field(
         default=None, ge=1e-3, description="Pixel size of noise patches in Å, if not their own."
     )
-
-    @model_validator(mode="after")
-    def _one_envelope(self) -> Self:
-        if self.envelope_nyquist is not None and self.b_factor_angstrom2 is not None:
-            raise UsageError(
-                "`envelope_nyquist` and `b_factor_angstrom2` exclude each other; give one"
-            )
-        return self
 
     def b_factor(self, pixel_size_angstrom: float) -> float | None:
         """Return the B factor of the envelope in Å² for images as stored; None for none."""

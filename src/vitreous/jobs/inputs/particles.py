@@ -89,17 +89,11 @@ def _open_stack(path: Path, options: StackOpticsOptions | None) -> Particles:
 
 @dataclass(frozen=True)
 class Checked:
-    """Particles whose images were all read.
+    """Particles whose images were all read."""
 
-    Args:
-        particles: those whose images can be used.
-        rows: of these among all particles, ``(n,)``.
-        digest: hash of all their pixels, by which changed data are recognised.
-    """
-
-    particles: Particles
-    rows: NDArray[np.int64]
-    digest: str
+    particles: Particles  # those whose images can be used
+    rows: NDArray[np.int64]  # of these among all particles, ``(n,)``
+    digest: str  # hash of all their pixels, by which changed data are recognised
 
 
 def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checked:

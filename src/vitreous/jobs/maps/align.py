@@ -16,21 +16,14 @@ from vitreous.maps.fsc import fsc, fsc_resolution
 
 @dataclass(frozen=True)
 class AlignResult:
-    """A map that was aligned to another.
+    """A map that was aligned to another."""
 
-    Args:
-        path: file of the moved map.
-        alignment: rotation, shift, hand and correlation.
-        resolution_05_angstrom, resolution_0143_angstrom: where the FSC of the two falls below 0.5
-            and 0.143.
-        text: the same as lines.
-    """
-
-    path: Path
-    alignment: Alignment
+    path: Path  # file of the moved map
+    alignment: Alignment  # rotation, shift, hand and correlation
+    # where the FSC of the two falls below 0.5 and 0.143
     resolution_05_angstrom: float
     resolution_0143_angstrom: float
-    text: str
+    text: str  # the same as lines
 
 
 def align(options: AlignOptions) -> AlignResult:

@@ -16,17 +16,13 @@ from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, solvent_mask
 
 @dataclass(frozen=True)
 class FscComparison:
-    """Curves of two maps.
+    """Curves of two maps."""
 
-    Args:
-        curves: ``fsc``; with a mask ``corrected``, ``masked``, ``unmasked`` and ``randomised``.
-        resolution_angstrom: for each curve but the last, where it falls below 0.5 and 0.143.
-        text: curves and resolutions as a table.
-    """
-
+    # ``fsc``; with a mask ``corrected``, ``masked``, ``unmasked`` and ``randomised``
     curves: Mapping[str, Tensor]
+    # for each curve but the last, where it falls below 0.5 and 0.143
     resolution_angstrom: Mapping[str, tuple[float, float]]
-    text: str
+    text: str  # curves and resolutions as a table
 
 
 def compare(options: FscOptions) -> FscComparison:

@@ -57,6 +57,7 @@ class AlignOptions(MapFileOptions, ThreadOptions):
 class FscOptions(MapFileOptions):
     """Options of :func:`vitreous.jobs.maps.fsc.compare`."""
 
+    EXCLUSIVE = frozenset({("mask", "auto_mask")})
     first: Path = Field(description="A map, usually a half map.")
     second: Path = Field(description="The map to compare it with.")
     mask: Path | None = Field(
@@ -69,12 +70,6 @@ class FscOptions(MapFileOptions):
     )
     output: Path | None = Field(default=None, description="Write the curve here as CSV.")
     seed: int = Field(default=0, ge=0, description="Seed of the random phases of a masked curve.")
-
-    @model_validator(mode="after")
-    def _one_mask(self) -> Self:
-        if self.mask is not None and self.auto_mask:
-            raise UsageError("`mask` and `auto_mask` exclude each other; give one")
-        return self
 
 
 class SymmetryOptions(HalfMapOptions, ThreadOptions):

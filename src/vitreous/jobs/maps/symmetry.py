@@ -24,21 +24,13 @@ _HEADS = "group,holds,agreement,worst,chance,Å,rot,tilt,psi,x,y,z"
 
 @dataclass(frozen=True)
 class SymmetryResult:
-    """Outcome of a search for symmetry.
+    """Outcome of a search for symmetry."""
 
-    Args:
-        group: the largest point group that holds; C1 if none does.
-        search: all candidates.
-        verdict: one sentence.
-        text: the candidates as a table, and where the maps are.
-        folder: where the maps in standard axes are; None where none was named.
-    """
-
-    group: str
-    search: SymmetrySearch
-    verdict: str
-    text: str
-    folder: Path | None
+    group: str  # the largest point group that holds; C1 if none does
+    search: SymmetrySearch  # all candidates
+    verdict: str  # one sentence
+    text: str  # the candidates as a table, and where the maps are
+    folder: Path | None  # where the maps in standard axes are; None where none was named
 
 
 def find(options: SymmetryOptions) -> SymmetryResult:

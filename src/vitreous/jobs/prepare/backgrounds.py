@@ -36,25 +36,15 @@ _CUT_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts and prepares the windows of one micrograph after another.
+    """Cuts and prepares the windows of one micrograph after another."""
 
-    Args:
-        micrographs: of the table.
-        preparer: made for images of the particles' box and pixel size.
-        pixel_size_angstrom: of the micrographs, Å.
-        particle_diameter_angstrom: what windows keep away from, Å.
-        seed: of the run.
-        skip_bad: leave out damaged micrographs instead of rejecting all.
-        permissive: see :func:`vitreous.io.mrc.MrcStack`.
-    """
-
-    micrographs: list[PickedMicrograph]
-    preparer: Preparer
-    pixel_size_angstrom: float
-    particle_diameter_angstrom: float
-    seed: int
-    skip_bad: bool = False
-    permissive: bool = False
+    micrographs: list[PickedMicrograph]  # of the table
+    preparer: Preparer  # made for images of the particles' box and pixel size
+    pixel_size_angstrom: float  # of the micrographs
+    particle_diameter_angstrom: float  # what windows keep away from
+    seed: int  # of the run
+    skip_bad: bool = False  # leave out damaged micrographs instead of rejecting all
+    permissive: bool = False  # see :func:`vitreous.io.mrc.MrcStack`
 
     @property
     def size(self) -> int:

@@ -36,19 +36,12 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Pieces:
-    """Particle images in pieces of a size that depends on the boxes only.
+    """Particle images in pieces of a size that depends on the boxes only."""
 
-    Args:
-        particles: all of them.
-        preparer: the recipe.
-        where: for messages.
-        skip_bad: leave out images that are not finite instead of rejecting all.
-    """
-
-    particles: Particles
+    particles: Particles  # all of them
     preparer: Preparer
-    where: str
-    skip_bad: bool
+    where: str  # for messages
+    skip_bad: bool  # leave out images that are not finite instead of rejecting all
     _reading: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @property

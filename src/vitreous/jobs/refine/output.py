@@ -35,18 +35,12 @@ _MORE = "More `images` and `starts`, another `seed` or more particles may lead t
 
 @dataclass(frozen=True)
 class RefineResult(JobResult):
-    """A finished run of ``auto`` or ``refine``.
+    """A finished run of ``auto`` or ``refine``."""
 
-    Args:
-        resolution_angstrom: at which the FSC between the half maps falls below 0.143, Å; infinite
-            where they have nothing in common.
-        initial_model: the maps that were started from.
-        refinement: maps and poses; None where nothing was refined.
-    """
-
+    # where the FSC between the half maps falls below 0.143; infinite without agreement
     resolution_angstrom: float
-    initial_model: InitialModel
-    refinement: RefinementResult | None
+    initial_model: InitialModel  # the maps that were started from
+    refinement: RefinementResult | None  # maps and poses; None where nothing was refined
 
 
 def write_results(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vitreous.core.errors import UsageError
 
@@ -25,6 +25,7 @@ class Options(BaseModel):
         INPUTS: fields that hold input files; recorded with a hash and compared by content.
         CONTROL: fields that only steer a call, such as ``overwrite``; not recorded.
         MACHINE: fields that describe the machine or where files lie; recorded, not compared.
+        EXCLUSIVE: pairs of fields of which at most one may be given.
 
     Raises:
         UsageError: a value is missing, unknown, of the wrong type or out of bounds.
@@ -42,12 +43,21 @@ class Options(BaseModel):
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     CONTROL: ClassVar[frozenset[str]] = frozenset()
     MACHINE: ClassVar[frozenset[str]] = frozenset()
+    EXCLUSIVE: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise UsageError(_explained(error, list(type(self).model_fields))) from error
+
+    @model_validator(mode="after")
+    def _one_of_each_pair(self) -> Self:
+        for first, second in sorted(self._names("EXCLUSIVE")):
+            values = getattr(self, first), getattr(self, second)
+            if not any(value is None or value is False for value in values):
+                raise UsageError(f"`{first}` and `{second}` exclude each other; give one")
+        return self
 
     def recorded(self) -> dict[str, Any]:
         """Return what determines the result and is no file: the table ``[options]`` of a run."""
@@ -91,7 +101,7 @@ class Options(BaseModel):
         return type(self)(**{**given, **changes})
 
     @classmethod
-    def _names(cls, role: str) -> set[str]:
+    def _names(cls, role: str) -> set[Any]:
         return {name for base in cls.__mro__ for name in base.__dict__.get(role, ())}
 
 

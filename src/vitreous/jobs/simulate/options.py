@@ -16,6 +16,7 @@ class SimulateOptions(MicroscopeOptions, ImagingOptions, ComputeOptions):
     """Options of :func:`vitreous.jobs.simulate.run.simulate`."""
 
     INPUTS = frozenset({"ctf_file", "noise", "noise_micrographs"})
+    EXCLUSIVE = frozenset({("snr", "snr_db")})
     source: str = Field(
         description="What to image: an atomic model (.cif, .pdb, gzipped or not), a map (.mrc), or "
         "`phantom:SEED`, a protein-like molecule made from a number."
@@ -82,8 +83,6 @@ class SimulateOptions(MicroscopeOptions, ImagingOptions, ComputeOptions):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.snr is not None and self.snr_db is not None:
-            raise UsageError("`snr` and `snr_db` exclude each other; give one")
         phantom = self.source.startswith("phantom:")
         alone = phantom and not self.also and self.symmetry.upper() == "C1"
         if self.hinge_degrees is not None and not alone:

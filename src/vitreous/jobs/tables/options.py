@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vitreous.core.errors import UsageError
 from vitreous.jobs.inputs.options import TableSourceOptions
 
 
@@ -33,6 +31,7 @@ class ConvertOptions(TableOptions):
 class SelectOptions(TableOptions):
     """Options of :func:`vitreous.jobs.tables.run.select`."""
 
+    EXCLUSIVE = frozenset({("first", "random")})
     where: tuple[str, ...] = Field(
         default=(),
         description="Keep rows where a column compares so: == != < <= > >=, or `in A,B,C`. Columns "
@@ -57,9 +56,3 @@ class SelectOptions(TableOptions):
     random: int | None = Field(default=None, ge=1, description="Only so many, at random.")
     seed: int = Field(default=0, ge=0, description="Seed of `random`.")
     invert: bool = Field(default=False, description="Keep the others instead.")
-
-    @model_validator(mode="after")
-    def _one_choice(self) -> Self:
-        if self.first is not None and self.random is not None:
-            raise UsageError("`first` and `random` exclude each other; give one")
-        return self

@@ -27,17 +27,11 @@ from vitreous.jobs.tables.options import ConvertOptions, SelectOptions, TableOpt
 
 @dataclass(frozen=True)
 class TableResult:
-    """A particle table that was written.
+    """A particle table that was written."""
 
-    Args:
-        path: the file.
-        count: number of particles in it.
-        text: a line about it.
-    """
-
-    path: Path
-    count: int
-    text: str
+    path: Path  # the file
+    count: int  # number of particles in it
+    text: str  # a line about it
 
 
 def convert(options: ConvertOptions) -> TableResult:
