@@ -298,7 +298,7 @@ def test_lost_poses_are_found_under_the_maps_of_clusters(
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert next(row["round"] for row in rows if "round" in row) == 1
     before, after = (
-        Particles.open(path, allow_outside_root=True).pose.rotation
+        Particles.open(path).pose.rotation
         for path in (tmp_path / "lost.star", out / "particles.star")
     )
     wrong = [

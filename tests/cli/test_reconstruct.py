@@ -333,7 +333,6 @@ def test_from_python(few: Path, tmp_path: Path) -> None:
         scale="2",
         iterations=5,
         quiet=True,
-        allow_outside_root=True,
     )
     result = reconstruct(options)
     assert (result.solved, result.folder) == (True, tmp_path / "map")

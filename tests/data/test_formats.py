@@ -24,13 +24,12 @@ from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 NOT_THERE = "not found in .* or above; name the folder with `data_root`"
 NO_OPTICS = "block data_optics: missing, and with it .*_rlnVoltage"
 NO_PIXEL_SIZE = "pixel size: none in the header; give `pixel_size_angstrom`"
-BAD_STACK = "MAP id: .* `permissive`"
 REAL = {
     "relion/FinalRefinement-OriginalParticles-PfCRT.star": (5, NOT_THERE),
     "relion/empiar_10076_7.star": (7, None),
     "relion/relion31.6opticsgroups.star": (139, NOT_THERE),
-    "relion/relion31.star": (5, BAD_STACK),
-    "relion/relion31.v2.star": (5, BAD_STACK),
+    "relion/relion31.star": (5, None),
+    "relion/relion31.v2.star": (5, None),
     "relion/relion5.star": (17, NOT_THERE),
     "relion/rln_proj_64.star": (NO_OPTICS, NO_OPTICS),
     "relion/rln_proj_64_centered.star": (4, None),
@@ -42,7 +41,7 @@ REAL = {
     "relion/sample_particles_relion30.star": (17, NOT_THERE),
     "relion/sample_particles_relion31.star": (17, NOT_THERE),
     "relion/sample_relion_one_image.star": (1, NOT_THERE),
-    "relion/relion31.mrcs": (BAD_STACK, BAD_STACK),
+    "relion/relion31.mrcs": (5, None),
     "relion/empiar_10076_7.mrc": (7, NO_PIXEL_SIZE),
     "relion/rln_proj_64.mrcs": (5, NO_PIXEL_SIZE),
     "relion/rln_proj_64_centered.mrcs": (4, None),

@@ -15,7 +15,7 @@ FAULTS = {
     5: "impossible extended header",
     6: "unknown MRC mode",
     7: "trailing bytes",
-    8: "bad MAP id or machine stamp",
+    8: "bad MAP id or machine stamp: read with one warning where size and mode fit",
     9: "gzip truncated, or expanding past its header",
     10: "pixel size 0 or NaN, or MRC differs from STAR",
     11: "NaN or infinity in particles",
@@ -24,7 +24,7 @@ FAULTS = {
     14: "missing or duplicate column or block",
     15: "non-numeric, NaN angle or defocus",
     16: "image index 0 or past the stack",
-    17: "names that leave the data root",
+    17: "names that leave the data root: read; nothing is written outside the output folder",
     18: ".cs with object dtype or pickle payload",
     19: ".npy claiming 4 TiB",
 }

@@ -214,10 +214,10 @@ def test_extended_header_is_skipped(tmp_path: Path, volume_file: Path) -> None:
     assert np.array_equal(MrcStack(path).read(slice(None)), read_mrc(volume_file)[0])
 
 
-@pytest.mark.parametrize("mode", [3, 4, 7, 101, -1])
+@pytest.mark.parametrize("mode", [3, 4, 7, 102, -1])
 def test_fault_6_mode_lists_what_is_supported(tmp_path: Path, volume_file: Path, mode: int) -> None:
     path = patched(volume_file, tmp_path / "m.mrc", 12, struct.pack("<i", mode))
-    assert "0, 1, 2, 6, 12" in both_ways(path)[0]
+    assert "0, 1, 2, 6, 12, 101" in both_ways(path)[0]
 
 
 def test_fault_7_trailing_bytes_warn_once(tmp_path: Path, volume_file: Path) -> None:
@@ -229,13 +229,93 @@ def test_fault_7_trailing_bytes_warn_once(tmp_path: Path, volume_file: Path) -> 
     assert np.array_equal(data, read_mrc(volume_file)[0])
 
 
-@pytest.mark.parametrize(("offset", "payload"), [(208, b"PAM "), (212, b"\x99\x99")])
-def test_fault_8_identity(tmp_path: Path, volume_file: Path, offset: int, payload: bytes) -> None:
-    path = patched(volume_file, tmp_path / "i.mrc", offset, payload)
-    assert "`permissive`" in both_ways(path)[0]
-    with pytest.warns(UserWarning, match=r"MAP id|machine stamp"):
-        data, _ = read_mrc(path, permissive=True)
-    assert np.array_equal(data, read_mrc(volume_file)[0])
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        (b"PAM \x44\x44", "MAP id"),
+        (b"MAP \x99\x99", "machine stamp"),
+        (b"MAP \x44\x20", "machine stamp"),
+        (bytes(6), "MAP id .* and machine stamp"),
+        (b"MAP \x11\x11", "machine stamp"),  # of the other byte order
+    ],
+)
+def test_fault_8_identity(
+    tmp_path: Path, volume_file: Path, identity: bytes, said: str, order: str
+) -> None:
+    """A file whose size and mode fit is read, in the byte order that fits, with one warning."""
+    path = patched(volume_file, tmp_path / "i.mrc", 208, identity)
+    want = read_mrc(volume_file)[0]
+    if order == "big":
+        raw = path.read_bytes()
+        words = np.frombuffer(raw[:208] + raw[216:], "<u4").astype(">u4").tobytes()
+        swapped = identity.replace(b"\x11\x11", b"\x44\x44")
+        path.write_bytes(words[:208] + swapped + raw[214:216] + words[208:])
+        if identity[4:] == b"\x44\x44":
+            said = "MAP id .* and machine stamp"
+    for reader in (lambda: read_mrc(path)[0], lambda: MrcStack(path).read(slice(None))):
+        with pytest.warns(UserWarning, match=f"{said} .*{order}-endian") as caught:
+            assert np.array_equal(reader(), want)
+        assert len(caught) == 1
+
+
+def test_fault_8_what_does_not_fit_is_no_mrc_file(tmp_path: Path, volume_file: Path) -> None:
+    path = tmp_path / "text.mrc"
+    path.write_bytes(b"no MRC file, however long it may be. " * 100)
+    assert "is it an MRC file" in both_ways(path)[0]
+    patched(volume_file, path, 208, bytes(8))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "complete?" in both_ways(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "flags", "highest", "unsigned"),
+    [
+        (0, 0, 100.0, False),
+        (1146047817, 0, 0.0, True),
+        (1146047817, 1, 250.0, False),
+        (1146047817, 6, 0.0, True),
+        (0, 0, 250.0, True),  # a header whose maximum no signed byte has
+    ],
+)
+def test_bytes_are_signed_as_the_header_says(
+    tmp_path: Path, stamp: int, flags: int, highest: float, unsigned: bool
+) -> None:
+    path = tmp_path / "b.mrc"
+    data = np.arange(2 * 8 * 16).reshape(2, 8, 16).astype(np.uint8)
+    write_mrc(path, data.view(np.int8), 1.0, mode=0)
+    patched(path, path, 152, struct.pack("<2i", stamp, flags))
+    patched(path, path, 76, struct.pack("<2f", 0.0, highest))
+    want = data if unsigned else data.view(np.int8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(read_mrc(path)[0], want)
+        assert np.array_equal(MrcStack(path).read([1, 0]), want[[1, 0]].astype(np.float32))
+
+
+def test_bytes_of_two_values_each_are_refused_in_mode_0(tmp_path: Path) -> None:
+    path = tmp_path / "b.mrc"
+    write_mrc(path, np.zeros((2, 4, 4)), 1.0, mode=0)
+    patched(path, path, 152, struct.pack("<2i", 1146047817, 16))
+    assert "imodFlags" in both_ways(path)[0]
+
+
+@pytest.mark.parametrize("nx", [6, 7])
+def test_mode_101_packs_two_values_in_a_byte(tmp_path: Path, nx: int) -> None:
+    path = tmp_path / "p.mrcs"
+    data = RNG.integers(0, 16, size=(3, 5, nx)).astype(np.uint8)
+    padded = np.zeros((3, 5, 8), np.uint8)
+    padded[..., :nx] = data
+    packed = (padded[..., ::2] | padded[..., 1::2] << 4)[..., : (nx + 1) // 2]
+    write_mrc(path, packed.view(np.int8), 1.0, is_stack=True, mode=0)
+    patched(path, path, 0, struct.pack("<4i", nx, 5, 3, 101))
+    assert np.array_equal(read_mrc(path)[0], data)
+    stack = MrcStack(path)
+    assert stack.shape == data.shape
+    assert np.array_equal(stack.read([2, 0]), data[[2, 0]].astype(np.float32))
+    assert np.array_equal(stack.read_region(1, slice(1, 4), slice(2, 5)), data[1, 1:4, 2:5])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "truncated" in both_ways(path)[0]
 
 
 def test_fault_9_gzip(tmp_path: Path, volume_file: Path) -> None:
@@ -305,8 +385,5 @@ def test_real_files(shared_data: Path) -> None:
     assert ribosome.shape == (65, 65, 65)
     assert header.pixel_size_angstrom is None
     legacy = shared_data / "relion" / "relion31.mrcs"
-    with pytest.raises(InputError, match="MAP id"):
-        MrcStack(legacy)
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")
-        assert len(MrcStack(legacy, permissive=True)) == 5
+    with pytest.warns(UserWarning, match="MAP id"):
+        assert len(MrcStack(legacy)) == 5

@@ -342,7 +342,7 @@ def relion_case(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:
     origin = ("rlnOriginX", "rlnOriginY") if legacy else ("rlnOriginXAngst", "rlnOriginYAngst")
     euler = torch.stack([torch.as_tensor(a) for a in angles], -1)
     shift = -torch.stack([torch.as_tensor(table.numbers(o)) for o in origin], -1)
-    stack = MrcStack(folder / f"{name}.mrcs", permissive=True)
+    stack = MrcStack(folder / f"{name}.mrcs")
     images = torch.as_tensor(stack.read(list(range(len(stack)))))
     return euler_to_matrix(euler), shift, images.double()
 
@@ -362,7 +362,7 @@ def test_relion_projections(n: int, kind: str, shared_data: Path) -> None:
     of the odd box sit one pixel further along x and y than the map's own centre.
     """
     folder = shared_data / "relion"
-    array, _ = read_mrc(shared_data / "maps" / "ribosome70S_65.mrc", permissive=True)
+    array, _ = read_mrc(shared_data / "maps" / "ribosome70S_65.mrc")
     volume = torch.as_tensor(array).double()
     matrices, shift, images = relion_case(folder, f"rln_proj_{n}{kind}")
     if n == 64:

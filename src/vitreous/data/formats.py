@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +32,6 @@ def read_particles_document(
     passthrough: Sequence[Path | str] = (),
     pixel_size_angstrom: float | None = None,
     data_root: Path | None = None,
-    allow_outside_root: bool = False,
-    permissive: bool = False,
 ) -> StarDocument:
     """Read a particle table of any known format as a RELION 3.1 document.
 
@@ -43,9 +40,7 @@ def read_particles_document(
             images are numbered), ``.txt`` or ``.lst`` (one stack per line, ``#`` for comments).
         passthrough: for ``.cs``: files with further fields of the same particles.
         pixel_size_angstrom: overrides the file's, Å.
-        data_root: folder that image names are relative to and must not leave.
-        allow_outside_root: accept absolute names and names that leave the root.
-        permissive: accept stacks without a valid MAP id or machine stamp.
+        data_root: folder that image names are relative to.
 
     Returns:
         blocks ``optics`` and ``particles``, others unchanged; stacks of tables need not exist.
@@ -60,8 +55,7 @@ def read_particles_document(
         raise UsageError(f"`passthrough` goes with a .cs file, not with {path}")
 
     def header_of(stack: str) -> MrcHeader:
-        file = find_stack(stack, path, data_root=data_root, allow_outside_root=allow_outside_root)
-        return read_header(file, permissive=permissive)
+        return read_header(find_stack(stack, path, data_root=data_root), warn=False)
 
     if kind == ".star":
         document = read_star(path)
@@ -76,7 +70,7 @@ def read_particles_document(
     if kind == ".cs":
         document = from_cryosparc(read_cs_with_passthrough(path, passthrough), path)
     elif kind in STACKS:
-        header = read_header(path, permissive=permissive)
+        header = read_header(path, warn=False)
         document = _numbered([(path.name, header)], path, pixel_size_angstrom)
     elif kind in LISTS:
         stacks = [(name, header_of(name)) for name in _listed(path)]
@@ -164,7 +158,7 @@ def relocated(
 
 def _find_or_none(stack: str, table: Path, data_root: Path | None) -> Path | None:
     try:
-        return find_stack(stack, table, data_root=data_root, allow_outside_root=True)
+        return find_stack(stack, table, data_root=data_root)
     except InputError:
         return None
 
@@ -181,9 +175,7 @@ def _first_stack(
         return None, None
     try:
         _, stacks = split_image_names(tables[0].text("rlnImageName", path)[:1], str(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = header_of(stacks[0])
+        header = header_of(stacks[0])
     except InputError:
         return None, None
     return header.pixel_size_angstrom, header.shape[-1]

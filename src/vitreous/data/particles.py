@@ -78,9 +78,7 @@ class Particles:
         passthrough: Sequence[Path | str] = (),
         pixel_size_angstrom: float | None = None,
         data_root: Path | str | None = None,
-        allow_outside_root: bool = False,
         skip_bad: bool = False,
-        permissive: bool = False,
     ) -> Self:
         """Open a particle file of any known format without reading images.
 
@@ -90,10 +88,9 @@ class Particles:
             half_seed: seed for :meth:`with_half_sets`; None leaves unassigned particles at 0.
             passthrough: for ``.cs``: files with further fields of the same particles.
             pixel_size_angstrom: overrides the pixel size of table and MRC header, Å.
-            data_root: folder that image names are relative to and must not leave.
-            allow_outside_root: accept absolute names and names that leave the root.
+            data_root: folder that image names are relative to; by default the table's own, or
+                the nearest above it.
             skip_bad: read every image once and leave out those with NaN or infinite pixels.
-            permissive: accept stacks without a valid MAP id or machine stamp.
 
         Raises:
             InputError: the table or a stack is wrong; the text names file, field and remedy.
@@ -103,14 +100,12 @@ class Particles:
         >>> particles = Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
         """
         root, size = None if data_root is None else Path(data_root), pixel_size_angstrom
-        access: dict[str, Any] = {"data_root": root, "allow_outside_root": allow_outside_root}
-        access["permissive"] = permissive
         document = read_particles_document(
-            path, passthrough=passthrough, pixel_size_angstrom=size, **access
+            path, passthrough=passthrough, pixel_size_angstrom=size, data_root=root
         )
         table = ParticleTable(document, Path(path), pixel_size_angstrom=size)
         table.refuse_unsupported()
-        source = open_stacks(table.text("rlnImageName"), table.path, **access)
+        source = open_stacks(table.text("rlnImageName"), table.path, data_root=root)
         particles = cls._from_table(table, source)
         if skip_bad:
             particles = particles.without_bad(skip_bad=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.data.particles import Particles
-from vitreous.data.stacks import find_stack
 from vitreous.io.boxes import find_coordinates, read_coordinates
 from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarDocument
@@ -41,17 +40,16 @@ def picked_micrographs(
     folder: Path,
     *,
     coordinates: Path | None = None,
-    allow_outside_root: bool = False,
     skip_missing: bool = False,
 ) -> list[PickedMicrograph]:
     """Find the micrographs of the table ``star`` in a folder, in order of appearance.
+
     Args:
         particles: particles of the table.
         star: the table, for messages.
         folder: folder of the micrographs; names are searched below it in full, then by their
             last part.
         coordinates: folder of ``.box`` or ``.star`` files of picks, used beside the table's own.
-        allow_outside_root: accept names that lead out of the folder.
         skip_missing: leave out micrographs without a file, with a warning.
 
     Raises:
@@ -73,7 +71,7 @@ def picked_micrographs(
         rows.setdefault(name, []).append(row)
     micrographs, missing = [], []
     for name, members in rows.items():
-        path = _find(name, star, folder, allow_outside_root)
+        path = next((p for p in (folder / name, folder / Path(name).name) if p.is_file()), None)
         if path is None:
             missing.append(name)
             continue
@@ -82,14 +80,6 @@ def picked_micrographs(
         micrographs.append(PickedMicrograph(name, path, tuple(members), np.concatenate(picks)))
     _report_missing(missing, len(rows), star, folder, skip_missing)
     return micrographs
-
-
-def _find(name: str, star: Path, folder: Path, allow_outside_root: bool) -> Path | None:
-    if not (folder / name).is_file():
-        name = Path(name).name
-        if not (folder / name).is_file():
-            return None
-    return find_stack(name, star, data_root=folder, allow_outside_root=allow_outside_root)
 
 
 def _picks(coordinates: Path | None, name: str, *, required: bool) -> list[NDArray[np.float64]]:

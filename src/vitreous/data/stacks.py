@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
-from vitreous.io.mrc import MrcStack, read_header
+from vitreous.io.mrc import MrcStack, read_header, warn_of_remarks
 from vitreous.io.mrc_header import MrcHeader
 
 _WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION project
@@ -66,11 +66,9 @@ class StackSource:
         headers: Sequence[MrcHeader],
         stack_of: NDArray[np.int64],
         index_in: NDArray[np.int64],
-        *,
-        permissive: bool = False,
     ) -> None:
         self.headers = tuple(headers)
-        self._stack_of, self._index_in, self._permissive = stack_of, index_in, permissive
+        self._stack_of, self._index_in = stack_of, index_in
         self._open: OrderedDict[int, MrcStack] = OrderedDict()
 
     @property
@@ -92,7 +90,7 @@ class StackSource:
         if number in self._open:
             self._open.move_to_end(number)
         else:
-            self._open[number] = MrcStack(self.headers[number].path, permissive=self._permissive)
+            self._open[number] = MrcStack(self.headers[number].path, warn=False)
             if len(self._open) > _OPEN_STACKS:
                 self._open.popitem(last=False)
         return self._open[number]
@@ -153,35 +151,30 @@ def name_from(folder: Path, stack: Path) -> str:
     return relpath(path, here)
 
 
-def find_stack(
-    name: str, star: Path, *, data_root: Path | None = None, allow_outside_root: bool = False
-) -> Path:
-    """Find the stack of a name in a STAR file.
+def find_stack(name: str, star: Path, *, data_root: Path | None = None) -> Path:
+    """Find the stack of a name in a STAR file; absolute names and links are followed.
 
     The search covers the STAR file's folder and up to four folders above it (RELION's names start
-    at the project's root) or, with ``data_root``, only those of them that are not above it.
+    at the project's root). With ``data_root`` it covers that folder, those between it and the
+    table, and then ``data_root`` without the first folders of the name, one by one, so that a
+    project that was moved, or a part of it, is found.
 
     Raises:
-        InputError: not found; or outside the root (``data_root``, else the folder of the match)
-            by an absolute name, ``..`` or a symbolic link, unless ``allow_outside_root``.
+        InputError: not found, or ``data_root`` is no folder.
     """
     folders = _search_folders(star.absolute().parent)
+    names = [name]
     if data_root is not None:
         if not data_root.is_dir():
             raise InputError(f"`data_root` {data_root}: no such folder; check the path")
         root = data_root.absolute()
         folders = [root, *(f for f in folders if f != root and f.is_relative_to(root))]
-    for folder in folders:
-        path = folder / name
-        if not path.is_file():
-            continue
-        root = data_root.absolute() if data_root is not None else folder
-        if not allow_outside_root and not path.resolve().is_relative_to(root.resolve()):
-            raise InputError(
-                f"{star}: image path {name!r}: leads outside {root} (to {path.resolve()}); set "
-                "`allow_outside_root` if you trust it"
-            )
-        return path
+        parts = [part for part in Path(name).parts if part not in (Path(name).anchor, "..")]
+        names += ["/".join(parts[first:]) for first in range(len(parts))]
+    for candidate in names:
+        for folder in folders[: None if candidate == name else 1]:
+            if (folder / candidate).is_file():
+                return folder / candidate
     if data_root is not None:
         raise InputError(
             f"{star}: image path {name!r}: not found in `data_root` {data_root} or between it and "
@@ -193,26 +186,19 @@ def find_stack(
     )
 
 
-def open_stacks(
-    names: Sequence[str],
-    star: Path,
-    *,
-    data_root: Path | None = None,
-    allow_outside_root: bool = False,
-    permissive: bool = False,
-) -> StackSource:
+def open_stacks(names: Sequence[str], star: Path, *, data_root: Path | None = None) -> StackSource:
     """Find and check every stack that a column of image names mentions, without mapping it.
 
     Raises:
-        InputError: a stack missing, unsafe or damaged; an image number past its end; images that
+        InputError: a stack missing or damaged; an image number past its end; images that
             are not square or differ in size.
     """
     numbers, stacks = split_image_names(names, str(star))
     index = {name: i for i, name in enumerate(dict.fromkeys(stacks))}
-    headers = []
-    for name in index:
-        path = find_stack(name, star, data_root=data_root, allow_outside_root=allow_outside_root)
-        headers.append(read_header(path, permissive=permissive))
+    headers = [
+        read_header(find_stack(name, star, data_root=data_root), warn=False) for name in index
+    ]
+    warn_of_remarks(headers)
     stack_of = np.array([index[name] for name in stacks], dtype=np.int64)
     lengths = np.array([header.shape[0] for header in headers], dtype=np.int64)
     past = np.flatnonzero(numbers > lengths[stack_of])
@@ -226,4 +212,4 @@ def open_stacks(
     if len(sizes) > 1 or any(ny != nx for ny, nx in sizes):
         listing = "; ".join(f"{nx} x {ny} in {path}" for (ny, nx), path in sizes.items())
         raise InputError(f"{star}: images must be square and of one size, found {listing}")
-    return StackSource(headers, stack_of, numbers - 1, permissive=permissive)
+    return StackSource(headers, stack_of, numbers - 1)

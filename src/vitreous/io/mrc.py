@@ -7,6 +7,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -19,6 +20,7 @@ from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater, open_binar
 from vitreous.io.mrc_header import (
     HEADER_BYTES,
     MODES,
+    PACKED,
     MrcHeader,
     Statistics,
     header_bytes,
@@ -29,8 +31,8 @@ _WRITABLE = (0, 2, 12)
 _MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
-def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
-    """Read and check the header of an uncompressed file; warn about trailing bytes.
+def read_header(path: Path | str, *, warn: bool = True) -> MrcHeader:
+    """Read and check the header of an uncompressed file; ``warn`` of what is unusual about it.
 
     Raises:
         InputError: unreadable, compressed or inconsistent.
@@ -41,18 +43,32 @@ def read_header(path: Path | str, *, permissive: bool = False) -> MrcHeader:
         size = os.fstat(stream.fileno()).st_size
     if raw[:2] == GZIP_MAGIC:
         raise InputError(f"{path}: compressed files cannot be mapped; gunzip it first")
-    header = parse_header(path, raw, size, permissive=permissive)
+    header = parse_header(path, raw, size)
     surplus = size - header.data_offset - header.data_bytes
     if surplus:
-        warnings.warn(f"{path}: {surplus} bytes after the data are ignored", stacklevel=2)
+        remark = f"{surplus} bytes after the data are ignored"
+        header = replace(header, remarks=(*header.remarks, remark))
+    if warn:
+        warn_of_remarks([header])
     return header
 
 
-def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[Any], MrcHeader]:
+def warn_of_remarks(headers: Sequence[MrcHeader]) -> None:
+    """Warn of what is unusual about files, once for all files of which the same is true."""
+    paths: dict[str, list[Path]] = {}
+    for header in headers:
+        for remark in header.remarks:
+            paths.setdefault(remark, []).append(header.path)
+    for remark, of in paths.items():
+        others = f", and {len(of) - 1} more files" if len(of) > 1 else ""
+        warnings.warn(f"{of[0]}{others}: {remark}", stacklevel=3)
+
+
+def _read_gzip(path: Path, stream: BinaryIO) -> tuple[NDArray[Any], MrcHeader]:
     """Decompress at most as many bytes as the header announces and the file can hold."""
     bound = os.fstat(stream.fileno()).st_size * GZIP_MAX_RATIO
     inflater = Inflater(path, stream)
-    header = parse_header(path, inflater.read(HEADER_BYTES), bound, permissive=permissive)
+    header = parse_header(path, inflater.read(HEADER_BYTES), bound)
     inflater.read(header.data_offset - HEADER_BYTES)
     payload = inflater.read(header.data_bytes)
     if len(payload) < header.data_bytes:
@@ -62,15 +78,15 @@ def _read_gzip(path: Path, stream: BinaryIO, permissive: bool) -> tuple[NDArray[
         )
     if inflater.read(1):
         raise InputError(f"{path}: data go on past the {header.data_bytes} bytes of its header")
-    return np.frombuffer(payload, header.dtype).reshape(header.shape), header
+    warn_of_remarks([header])
+    return np.frombuffer(payload, header.dtype), header
 
 
-def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any], MrcHeader]:
+def read_mrc(path: Path | str) -> tuple[NDArray[Any], MrcHeader]:
     """Read a whole map or stack into memory, ``(z, y, x)``, in native byte order.
 
     A ``.mrc``, ``.map`` or ``.mrcs`` file, any of them gzipped (recognised by content), gives the
-    array in the element type of its mode, and the header. ``permissive`` warns instead of rejecting
-    a wrong MAP id, machine stamp or axis order.
+    array in the element type of its mode, and the header.
 
     Raises:
         InputError: unreadable, truncated, inconsistent; the text names field and remedy.
@@ -79,12 +95,12 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
     with open_binary(path) as stream:
         if stream.read(2) == GZIP_MAGIC:
             stream.seek(0)
-            data, header = _read_gzip(path, stream, permissive)
+            data, header = _read_gzip(path, stream)
         else:
-            header = read_header(path, permissive=permissive)
+            header = read_header(path)
             stream.seek(header.data_offset)
-            data = np.fromfile(stream, header.dtype, math.prod(header.shape))
-            data = data.reshape(header.shape)
+            data = np.fromfile(stream, header.dtype, math.prod(header.stored_shape))
+    data = header.unpacked(data.reshape(header.stored_shape))
     if header.axes != (1, 2, 3):
         stored = header.axes[::-1]  # sections, rows, columns
         data = data.transpose([stored.index(axis) for axis in (3, 2, 1)])
@@ -92,21 +108,21 @@ def read_mrc(path: Path | str, *, permissive: bool = False) -> tuple[NDArray[Any
 
 
 class MrcStack:
-    """Memory-mapped images of one uncompressed file; for ``permissive`` see :func:`read_mrc`.
+    """Memory-mapped images of one uncompressed file; for ``warn`` see :func:`read_header`.
 
     Raises:
         InputError: unreadable, compressed, truncated or inconsistent.
     """
 
-    def __init__(self, path: Path | str, *, permissive: bool = False) -> None:
-        self.header = read_header(path, permissive=permissive)
+    def __init__(self, path: Path | str, *, warn: bool = True) -> None:
+        self.header = read_header(path, warn=warn)
         if self.header.axes != (1, 2, 3):
             raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
         with open_binary(self.header.path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._touched = 0
         self._data: NDArray[Any] = np.ndarray(
-            self.header.shape, self.header.dtype, self._map, self.header.data_offset
+            self.header.stored_shape, self.header.dtype, self._map, self.header.data_offset
         )
 
     @property
@@ -138,11 +154,14 @@ class MrcStack:
 
     def read_region(self, index: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Read a part of one image, float32."""
+        if self.header.mode == PACKED:
+            return self._copy((index, rows))[:, columns]
         return self._copy((index, rows, columns))
 
     def _copy(self, key: Any) -> NDArray[np.float32]:
         """Copy as float32; pages are released regularly, or a pass would hold the whole stack."""
-        values: NDArray[np.float32] = self._data[key].astype(np.float32)
+        stored = self.header.unpacked(self._data[key])
+        values: NDArray[np.float32] = stored.astype(np.float32)
         self._touched += values.nbytes
         if self._touched > _MAPPED_BYTES:
             self._map.madvise(mmap.MADV_DONTNEED)

@@ -26,8 +26,6 @@ PANELS = {
         "pixel_size_angstrom",
         "passthrough",
         "data_root",
-        "allow_outside_root",
-        "permissive",
     ),
     "Optics of a stack without table": (
         "ctf_file",

@@ -13,7 +13,7 @@ class TableSourceOptions(Options):
     """How a particle table is read and its images are found."""
 
     INPUTS = frozenset({"passthrough"})
-    MACHINE = frozenset({"data_root", "allow_outside_root"})
+    MACHINE = frozenset({"data_root"})
     passthrough: tuple[Path, ...] = Field(
         default=(),
         description="For a .cs file: a passthrough file with further fields of the same particles, "
@@ -21,11 +21,8 @@ class TableSourceOptions(Options):
     )
     data_root: Path | None = Field(
         default=None,
-        description="Folder that the table's image names are relative to; by default the table's "
-        "own, or the nearest above it where the images are.",
-    )
-    allow_outside_root: bool = Field(
-        default=False, description="Trust image names that are absolute or lead out of that folder."
+        description="Folder that the table's image names are relative to, wholly or from some part "
+        "of the name on; by default the table's own, or the nearest above it where the images are.",
     )
 
 
@@ -33,7 +30,6 @@ class ParticleFileOptions(TableSourceOptions):
     """Where particles are and how their files are read."""
 
     INPUTS = frozenset({"particles"})
-    MACHINE = frozenset({"permissive"})
     particles: Path = Field(
         description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs)."
     )
@@ -41,10 +37,6 @@ class ParticleFileOptions(TableSourceOptions):
         default=None,
         ge=1e-3,
         description="Pixel size of the images in Å, instead of the files' own.",
-    )
-    permissive: bool = Field(
-        default=False,
-        description="Read MRC files whose MAP id or machine stamp is wrong, with a warning.",
     )
 
 

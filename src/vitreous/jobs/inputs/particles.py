@@ -42,8 +42,6 @@ def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Pa
         passthrough=options.passthrough,
         pixel_size_angstrom=options.pixel_size_angstrom,
         data_root=options.data_root,
-        allow_outside_root=options.allow_outside_root,
-        permissive=options.permissive,
     )
     if need_ctf:
         _ = particles.optics  # refuse a table without CTF before anything is written
@@ -56,7 +54,7 @@ def _open_stack(path: Path, options: StackOpticsOptions | None) -> Particles:
         raise UsageError(f"{path}: a stack alone has no CTF; give {way_out}a STAR or .cs table")
     from vitreous.data.simulation_inputs import load_micrographs, owners
 
-    header = read_header(path, permissive=options.permissive)
+    header = read_header(path)
     count, rows, columns = header.shape
     if rows != columns:
         raise InputError(f"{path}: data: images of {columns} x {rows} are not square")
@@ -82,7 +80,7 @@ def _open_stack(path: Path, options: StackOpticsOptions | None) -> Particles:
         micrograph_names=micrographs.names,
         half_set=torch.zeros(count, dtype=torch.long),
         ids=tuple(f"{i + 1:06d}@{path.name}" for i in range(count)),
-        _source=StackSource([header], np.zeros_like(index), index, permissive=options.permissive),
+        _source=StackSource([header], np.zeros_like(index), index),
         _rows=index,
     )
 

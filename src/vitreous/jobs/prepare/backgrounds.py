@@ -44,7 +44,6 @@ class Cutter:
     particle_diameter_angstrom: float  # what windows keep away from
     seed: int  # of the run
     skip_bad: bool = False  # leave out damaged micrographs instead of rejecting all
-    permissive: bool = False  # see :func:`vitreous.io.mrc.MrcStack`
 
     @property
     def size(self) -> int:
@@ -63,7 +62,7 @@ class Cutter:
         """
         picked = self.micrographs[piece]
         try:
-            micrograph = Micrograph(MrcStack(picked.path, permissive=self.permissive))
+            micrograph = Micrograph(MrcStack(picked.path))
             self._check_centres(picked, micrograph.shape)
             windows = choose_windows(
                 micrograph,
@@ -76,7 +75,8 @@ class Cutter:
             images, sound = self._prepared(micrograph, windows.corners)
         except InputError as error:
             if not self.skip_bad:
-                raise
+                remedy = "leave damaged micrographs out with `skip_bad`"
+                raise InputError(f"{error}; {remedy}") from error
             return torch.empty(0, *[self.preparer.geometry.box_size] * 2), {"fault": str(error)}
         corners = windows.corners[sound.numpy()]
         return images[sound], {"corners": corners.tolist(), "overlapping": windows.overlapping}
@@ -125,7 +125,6 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
         options.particles,
         options.micrographs,
         coordinates=options.coordinates,
-        allow_outside_root=options.allow_outside_root,
         skip_missing=options.skip_missing,
     )
     cutter = _cutter(options, particles, Preparer(recipe, geometry), micrographs)
@@ -157,13 +156,11 @@ def _cutter(
 ) -> Cutter:
     geometry = preparer.geometry
     document = particles.to_star_document()
-    first = read_header(micrographs[0].path, permissive=options.permissive)
+    first = read_header(micrographs[0].path, warn=False)
     pixel = micrograph_pixel_size(document, first, options.micrograph_pixel_size_angstrom)
     edge = geometry.input_box * geometry.input_pixel_angstrom
     diameter = options.particle_diameter_angstrom or DEFAULT_MASK_FRACTION * edge
-    return Cutter(
-        micrographs, preparer, pixel, diameter, options.seed, options.skip_bad, options.permissive
-    )
+    return Cutter(micrographs, preparer, pixel, diameter, options.seed, options.skip_bad)
 
 
 def _folder(options: BackgroundsOptions, particles: Particles, cutter: Cutter) -> OutputFolder:

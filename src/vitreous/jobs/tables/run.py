@@ -114,7 +114,6 @@ def _read(options: TableOptions, pixel_size_angstrom: float | None = None) -> St
         passthrough=options.passthrough,
         pixel_size_angstrom=pixel_size_angstrom,
         data_root=options.data_root,
-        allow_outside_root=options.allow_outside_root,
     )
 
 
