@@ -13,8 +13,8 @@ class StochasticEM:
         self.optimiser = torch.optim.Adam([self.volume], lr=0.05)
 
     def step(self):
-        rows = torch.randperm(len(self.images), generator=self.stream)[:200]
-        y, poses = self.images[rows], vt.UniformPoses().sample(400, generator=self.stream)
+        rows = torch.randperm(len(self.images), generator=self.stream)[:150]
+        y, poses = self.images[rows], vt.UniformPoses().sample(300, generator=self.stream)
         C = vt.CTF(self.optics[rows], self.n, self.images.pixel_size_angstrom)
         views = vt.Projector(poses, self.n)(self.result().detach())
         gain, power = C.multiplier.square(), torch.fft.rfft2(views, norm="ortho").abs().square()
@@ -35,6 +35,6 @@ class StochasticEM:
 
 
 truth = vt.phantom(24, 9.0, symmetry="D2")
-data = vt.simulate(truth, 1000, 9.0, snr_db=0, seed=1)
+data = vt.simulate(truth, 500, 9.0, snr_db=0, seed=1)
 volume = vt.run(StochasticEM(data.images(), data.optics, "D2", steps=100), callbacks=[print])
 print(vt.fsc(vt.align(volume.detach(), truth, 9.0, symmetry="D2").aligned, truth))

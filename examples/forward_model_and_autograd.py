@@ -14,7 +14,7 @@ import vitreous as vt
 if len(sys.argv) > 1:
     particles = vt.Particles.open(sys.argv[1])
 else:
-    particles = vt.simulate(vt.phantom(24, 9.0), 300, 9.0, snr_db=10, seed=1)
+    particles = vt.simulate(vt.phantom(24, 9.0), 200, 9.0, snr_db=10, seed=1)
 images = particles.images()  # protein positive
 n, px, pose = images.box_size, images.pixel_size_angstrom, particles.pose
 ctf, projector = vt.CTF(particles.optics, n, px), vt.Projector(pose.rotation, n)

@@ -31,6 +31,6 @@ A = (
     @ vt.Projector(pose.rotation, n)
 )
 for prior in (None, Sparse(4.0)):
-    result = vt.admm(A, prior, vt.AdmmConfig(nonnegative=False, iterations=50), data=images[:])
+    result = vt.admm(A, prior, vt.AdmmConfig(nonnegative=False, iterations=30), data=images[:])
     resolution = vt.fsc_resolution(vt.fsc(result.volume, truth), 0.5, n, px)
     print(f"{type(prior).__name__}: FSC 0.5 with the truth at {resolution:.1f} Å")

@@ -25,7 +25,7 @@ def show(step, stats):
 
 
 truth = vt.phantom(32, 7.0, symmetry="D2")
-particles = vt.simulate(truth, 600, 7.0, snr_db=-3, seed=1).with_half_sets(seed=1)
+particles = vt.simulate(truth, 300, 7.0, snr_db=-3, seed=1).with_half_sets(seed=1)
 refinement = vt.Refinement(
     MyImages(particles.read(slice(None))),
     particles.optics,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +32,21 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def quick_processes() -> Iterator[None]:
+    """Half sets in forked processes, which need not import torch anew; torch on one thread."""
+    from vitreous.jobs.cryogan import half_processes
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process has none of the other threads
+    context = multiprocessing.get_context("fork")
+    with pytest.MonkeyPatch.context() as patch:
+        forking = SimpleNamespace(get_context=lambda _: context)
+        patch.setattr(half_processes, "multiprocessing", forking)
+        yield
     torch.set_num_threads(before)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +32,21 @@ def of_package(path: Path) -> set[str]:
     return {name for name in imported(path) if name.split(".")[0] == "vitreous"}
 
 
-def run_example(name: str, folder: Path, *arguments: object) -> str:
-    """Run one script in a process of its own, in ``folder``; return what it prints."""
-    command = [sys.executable, ROOT / "examples" / name, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run one script as a main program, in ``folder``; return what it prints."""
+
+    def run(name: str, folder: Path, *arguments: object) -> str:
+        script = str(ROOT / "examples" / name)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -57,7 +68,7 @@ def test_benchmarks_never_import_the_command_line(path: Path) -> None:
     assert not [name for name in of_package(path) if name.startswith("vitreous.cli")]
 
 
-def test_forward_model_and_autograd(tmp_path: Path) -> None:
+def test_forward_model_and_autograd(tmp_path: Path, run_example: Callable[..., str]) -> None:
     printed = run_example("forward_model_and_autograd.py", tmp_path).splitlines()
     residuals = [float(line.split()[-1]) for line in printed if line.startswith("step")]
     assert residuals[-1] < 0.2 * residuals[0]
@@ -66,7 +77,7 @@ def test_forward_model_and_autograd(tmp_path: Path) -> None:
     assert float(curve[1:10].min()) > 0.9
 
 
-def test_ab_initio_in_40_lines(tmp_path: Path) -> None:
+def test_ab_initio_in_40_lines(tmp_path: Path, run_example: Callable[..., str]) -> None:
     printed = run_example("ab_initio_in_40_lines.py", tmp_path)
     curve = [
         float(value) for value in printed.partition("tensor([")[2].partition("]")[0].split(",")
@@ -75,7 +86,9 @@ def test_ab_initio_in_40_lines(tmp_path: Path) -> None:
     assert min(curve[:10]) > 0.8
 
 
-def test_relion_project_to_tensors(tmp_path: Path, vitreous) -> None:
+def test_relion_project_to_tensors(
+    tmp_path: Path, vitreous: Any, run_example: Callable[..., str]
+) -> None:
     size = ("--box", 24, "--apix", 6, "--n", 40, "--snr-db", 0, "--seed", 1)
     assert vitreous("simulate", "phantom:1", *size, "-o", tmp_path / "data")[0] == 0
     table = tmp_path / "data" / "truth.star"
@@ -86,14 +99,14 @@ def test_relion_project_to_tensors(tmp_path: Path, vitreous) -> None:
     assert bool((selected.optics.defocus_u_angstrom > 15000).all())
 
 
-def test_own_prior(tmp_path: Path) -> None:
+def test_own_prior(tmp_path: Path, run_example: Callable[..., str]) -> None:
     """A prior with nothing but a value and a proximal map makes the map of few images better."""
     printed = run_example("own_prior.py", tmp_path).splitlines()
     without, with_prior = (float(line.split()[-2]) for line in printed)
     assert with_prior < 0.8 * without
 
 
-def test_refine_from_tensor(tmp_path: Path) -> None:
+def test_refine_from_tensor(tmp_path: Path, run_example: Callable[..., str]) -> None:
     """A start that is a tensor, images of the user's own, progress by callback."""
     printed = run_example("refine_from_tensor.py", tmp_path).splitlines()
     assert [line.split(":")[0] for line in printed[:4]] == [f"round {i}" for i in range(1, 5)]
@@ -110,7 +123,7 @@ def test_readme_prints_the_example() -> None:
 
 
 @pytest.mark.slow
-def test_particles_to_map(tmp_path: Path, vitreous) -> None:
+def test_particles_to_map(tmp_path: Path, vitreous: Any, run_example: Callable[..., str]) -> None:
     """The example of the README on 600 images with less noise than the demo's."""
     size = ("--box", 64, "--apix", 3.6, "--n", 600, "--snr-db", 3, "--seed", 1)
     data = tmp_path / "demo" / "simulated"

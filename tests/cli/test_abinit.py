@@ -1,4 +1,4 @@
-"""The whole command, in processes as a user starts it: outputs, independence, kill and go on."""
+"""The whole command: outputs; and, in processes as a user starts it, kill and go on."""
 
 import json
 import os
@@ -13,19 +13,20 @@ import pytest
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
-ITERATIONS = 160
+ITERATIONS, FEW = 160, 24
 CONFIG = """
 batch_size = 8
 width = 4
 stages = [{ box_size = 12, iterations = 60 }, { box_size = 16, iterations = 100 }]
 """
+SHORT = CONFIG.replace("60", "12").replace("100", "12")
 MAPS = ("half1.mrc", "half2.mrc", "map.mrc")
 PROGRAM = "import sys; from vitreous.cli.main import run; sys.argv[0] = 'vitreous'; run()"
 LIMIT = 120
 
 
-def arguments(data, out, *more):
-    call = ("abinit", data / "particles.star", "--config", data / "config.toml", "-o", out)
+def arguments(data, out, *more, config="config.toml"):
+    call = ("abinit", data / "particles.star", "--config", data / config, "-o", out)
     return [*map(str, call), "--sym", "D2", "--seed", "3", "--threads", "2", *more]
 
 
@@ -88,7 +89,21 @@ def data(tmp_path_factory):
     call = ["simulate", "phantom:1", "--sym", "D2", "--box", "16", "--apix", "12", "--n", "300"]
     app([*call, "--snr-db", "3", "-q", "--threads", "1", "-o", str(folder)], standalone_mode=False)
     (folder / "config.toml").write_text(CONFIG)
+    (folder / "short.toml").write_text(SHORT)
     return folder
+
+
+@pytest.fixture(scope="module")
+def short(data, quick_processes):
+    """A run of few steps, started in this process: its folder, and what it printed."""
+    from typer.testing import CliRunner
+
+    from vitreous.cli.main import app
+
+    out = data.parent / "SHORT"
+    done = CliRunner().invoke(app, [*arguments(data, out, config="short.toml"), "-q"])
+    assert done.exit_code == 0, done.output
+    return out, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +116,18 @@ def unbroken(data):
     return out, stdout
 
 
-def test_writes_what_the_architecture_promises(data, unbroken):
-    out, _ = unbroken
+def test_writes_what_the_architecture_promises(data, short):
+    check_outputs(data, short[0], 12)
+
+
+@pytest.mark.slow
+def test_a_process_writes_the_same(data, unbroken):
+    check_outputs(data, unbroken[0], 100)
+    check_verdict(*unbroken)
+    check_history(unbroken[0], ITERATIONS)
+
+
+def check_outputs(data, out, last_iterations):
     names = {path.name for path in out.iterdir()}
     assert names == {
         *MAPS,
@@ -122,13 +147,16 @@ def test_writes_what_the_architecture_promises(data, unbroken):
     assert sorted(rows["rlnRandomSubset"]) == ["1"] * 150 + ["2"] * 150
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["run"]["status"] == "finished"
-    assert config["options"]["stages"][1] == {"box_size": 16, "iterations": 100}
+    assert config["options"]["stages"][1] == {"box_size": 16, "iterations": last_iterations}
     assert config["options"]["symmetry"] == "D2"
     assert (config["machine"]["threads_per_half"], config["options"]["seed"]) == (1, 3)
 
 
-def test_too_few_particles_are_not_called_solved(unbroken):
-    out, stdout = unbroken
+def test_too_few_particles_are_not_called_solved(short):
+    check_verdict(*short)
+
+
+def check_verdict(out, stdout):
     assert stdout.startswith("NOT SOLVED: 300 particles are too few")
     assert "Å at 0.143" in stdout
     assert "NOT SOLVED" in (out / "report.html").read_text()
@@ -136,11 +164,15 @@ def test_too_few_particles_are_not_called_solved(unbroken):
     assert run["solved"] is False
 
 
-def test_history_holds_both_halves_to_the_end_and_comparisons(unbroken):
-    rows = [json.loads(line) for line in (unbroken[0] / "history.jsonl").read_text().splitlines()]
+def test_history_holds_both_halves_to_the_end_and_comparisons(short):
+    check_history(short[0], FEW)
+
+
+def check_history(out, iterations):
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     for half in (1, 2):
         own = [row for row in rows if row.get("half") == half]
-        assert own[-1]["step"] == ITERATIONS
+        assert own[-1]["step"] == iterations
         assert [row["step"] for row in own] == sorted({row["step"] for row in own})
         assert {"wasserstein", "signal", "noise", "snr_db", "epoch", "box"} <= set(own[0])
         assert {row["box"] for row in own} == {12.0, 16.0}

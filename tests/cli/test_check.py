@@ -18,7 +18,7 @@ def simulated(tmp_path_factory):
     from vitreous.cli.main import app
 
     folder = tmp_path_factory.mktemp("check") / "sim"
-    arguments = "simulate phantom:4 --box 32 --apix 6 --n 400 --snr-db 0 --shift gaussian:12 -o"
+    arguments = "simulate phantom:4 --box 32 --apix 6 --n 250 --snr-db 0 --shift gaussian:12 -o"
     options = ["--n-micrographs", "20", "-q"]
     result = CliRunner().invoke(app, [*arguments.split(), str(folder), *options])
     assert result.exit_code == 0, result.output
@@ -168,9 +168,9 @@ def test_real_particles(vitreous, shared_data):
 def test_a_sample_is_enough_for_a_look(vitreous, case, tmp_path):
     _, write = case
     table = write()
-    code, out, _ = vitreous("check", table, "-q", "--sample", "300")
+    code, out, _ = vitreous("check", table, "-q", "--sample", "200")
     assert code == 0
-    assert "300 images of 32 px" in out
-    code, _, err = vitreous("check", table, "--sample", "300", "--fix")
+    assert "200 images of 32 px" in out
+    code, _, err = vitreous("check", table, "--sample", "200", "--fix")
     assert code == 2
     assert "exclude each other" in err

@@ -29,13 +29,13 @@ FILES = {"half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "repo
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 particles of 24 px, 10 dB, shifted."""
+    """300 particles of 24 px, 10 dB, shifted."""
     from typer.testing import CliRunner
 
     from vitreous.cli.main import app
 
     folder = tmp_path_factory.mktemp("data") / "sim"
-    size = ("--box", "24", "--apix", str(PIXEL), "--n", "600", "--snr-db", "10", "--seed", "3")
+    size = ("--box", "24", "--apix", str(PIXEL), "--n", "300", "--snr-db", "10", "--seed", "3")
     shift = ("--shift", "triangular:20", "--threads", "1")
     done = CliRunner().invoke(
         app, ["simulate", "phantom:3", *size, *shift, "-o", str(folder), "-q"]
@@ -66,7 +66,7 @@ def test_a_map_with_the_truth_s_grey_values(vitreous: Any, simulated: Path, tmp_
     code, stdout, stderr = vitreous("reconstruct", simulated / "truth.star", "-o", out)
     assert code == 0, stderr
     assert {f.name for f in out.iterdir()} == FILES | {"config.toml"}
-    assert "at 0.143 between half maps of 600 particles" in stdout
+    assert "at 0.143 between half maps of 300 particles" in stdout
     truth = volume(simulated / "truth.mrc")
     found = volume(out / "map.mrc")
     assert fsc(found, truth)[1:9].min() > 0.95
@@ -142,14 +142,14 @@ def test_bad_images_are_named_or_skipped(vitreous: Any, simulated: Path, tmp_pat
     code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "a", "-q")
     assert code == 0
     assert "1 images are constant" in error
-    images[417, 5, 6] = np.nan
+    images[217, 5, 6] = np.nan
     write_mrc(tmp_path / "bad" / "particles.mrcs", images, PIXEL, is_stack=True)
     code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "b", "-q")
     assert code == 3
-    assert "000418@particles.mrcs: NaN or infinite pixels" in error
+    assert "000218@particles.mrcs: NaN or infinite pixels" in error
     code, _, error = vitreous("reconstruct", table, "-o", tmp_path / "c", "-q", "--skip-bad")
     assert code == 0
-    assert len(columns(tmp_path / "c" / "particles.star")["rlnImageName"]) == 598
+    assert len(columns(tmp_path / "c" / "particles.star")["rlnImageName"]) == 298
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_relion_refines_what_was_written(vitreous: Any, simulated: Path, tmp_pat
         command.split(), cwd=simulated.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert len(columns(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 600
+    assert len(columns(simulated.parent / "relion" / "run_it001_data.star")["rlnImageName"]) == 300
 
 
 def test_tables_without_ctf_need_ignore_ctf(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_tables_without_ctf_need_ignore_ctf(vitreous: Any, simulated: Path, tmp_
     assert code == 0, error
 
 
-TV = ("--method", "tv", "-q", "--scale", "2", "--iterations", 40)
+TV = ("--method", "tv", "-q", "--scale", "2", "--iterations", 20)
 
 
 @pytest.fixture(scope="module")

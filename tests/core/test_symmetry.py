@@ -101,8 +101,10 @@ def test_symmetrise_is_exact_on_the_grid(name: str, n: int, generator: torch.Gen
     assert torch.allclose(once.mean(), volume.mean())
 
 
-@pytest.mark.parametrize("name", ["C3", "D5", "D2", "T", "O", "I1", "I3"])
-@pytest.mark.parametrize("n", [32, 33])
+@pytest.mark.parametrize(
+    "name", ["C3", "D5", "D2", "T", "O", "I1", pytest.param("I3", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("n", [32, pytest.param(33, marks=pytest.mark.slow)])
 def test_symmetrise_matches_analytic_blobs(name: str, n: int, generator: torch.Generator) -> None:
     group = point_group(name)
     centres, weights = _random_blobs(n, generator)

@@ -26,9 +26,9 @@ from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import parse_star
 
 EXAMPLES = int(os.environ.get("VITREOUS_FUZZ", "150"))
+FEW_AND_MANY = [min(50, EXAMPLES), pytest.param(EXAMPLES, marks=pytest.mark.slow)]
 PEAK_BYTES = 2e7
 HOSTILE = settings(
-    max_examples=EXAMPLES,
     deadline=None,
     derandomize="VITREOUS_FUZZ" not in os.environ,
     suppress_health_check=list(HealthCheck),
@@ -160,15 +160,16 @@ def assert_read_or_refused(read: Callable[[Path], Any], path: Path, content: byt
     assert peak < PEAK_BYTES + 100 * len(content)
 
 
+@pytest.mark.parametrize("examples", FEW_AND_MANY)
 @pytest.mark.parametrize("name", READERS)
-def test_mutations_of_valid_files(tmp_path: Path, name: str) -> None:
+def test_mutations_of_valid_files(tmp_path: Path, name: str, examples: int) -> None:
     read, make = READERS[name]
     valid = make(tmp_path)
     read_first = tmp_path / name
     assert_read_or_refused(read, read_first, valid)
     read(read_first)
 
-    @HOSTILE
+    @settings(HOSTILE, max_examples=examples)
     @given(st.lists(CHANGE, max_size=4), st.sampled_from([0, 0, 0.01, 0.3, 0.9]))
     def fuzz(changes: list[tuple[float, bytes, bool]], cut: float) -> None:
         assert_read_or_refused(read, tmp_path / name, mutated(valid, changes, cut))
@@ -176,12 +177,13 @@ def test_mutations_of_valid_files(tmp_path: Path, name: str) -> None:
     fuzz()
 
 
+@pytest.mark.parametrize("examples", FEW_AND_MANY)
 @pytest.mark.parametrize("name", READERS)
-def test_any_bytes(tmp_path: Path, name: str) -> None:
+def test_any_bytes(tmp_path: Path, name: str, examples: int) -> None:
     read, make = READERS[name]
     start = make(tmp_path)[:16]
 
-    @HOSTILE
+    @settings(HOSTILE, max_examples=examples)
     @given(st.binary(max_size=2000), st.booleans())
     def fuzz(content: bytes, with_start: bool) -> None:
         assert_read_or_refused(read, tmp_path / name, (start if with_start else b"") + content)

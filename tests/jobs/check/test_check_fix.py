@@ -13,7 +13,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.io.star import StarBlock, StarDocument, write_star
 from vitreous.physics.simulator import simulate
 
-BOX, PIXEL, COUNT, MICROGRAPHS = 32, 6.0, 600, 30
+BOX, PIXEL, COUNT, MICROGRAPHS = 32, 6.0, 300, 30
 
 
 def true_conditions(phase_shift_deg=0.0):
@@ -66,7 +66,7 @@ def corrected(vitreous, table):
     return out, err, Particles.open(table.with_name("set_fixed.star"))
 
 
-@pytest.mark.parametrize("grouped", [(), ("rlnPhaseShift",)])
+@pytest.mark.parametrize("grouped", [(), pytest.param(("rlnPhaseShift",), marks=pytest.mark.slow)])
 def test_phase_shift_in_radians(vitreous, plant, grouped):
     optics, pose = true_conditions(70.0)
     wrong = replace(optics, phase_shift_deg=torch.deg2rad(optics.phase_shift_deg))

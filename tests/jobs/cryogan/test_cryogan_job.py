@@ -16,7 +16,7 @@ from vitreous.jobs.cryogan.options import CryoGanOptions
 from vitreous.jobs.cryogan.run import abinit
 
 
-def test_ten_lines(tmp_path: Path) -> None:
+def test_ten_lines(tmp_path: Path, quick_processes: None) -> None:
     images = torch.randn(12, 16, 16, generator=torch.Generator().manual_seed(1))
     write_mrc(tmp_path / "stack.mrcs", images.numpy(), 8.0, is_stack=True)
     names = [f"{i + 1:06d}@stack.mrcs" for i in range(12)]
@@ -26,7 +26,7 @@ def test_ten_lines(tmp_path: Path) -> None:
     settings.write_text("width = 2\nbatch_size = 4\nstages = [{box_size = 16, iterations = 6}]")
     options = CryoGanOptions(
         particles=tmp_path / "particles.star", output=tmp_path / "OUT", settings_file=settings,
-        device="cpu", threads=2, quiet=True,
+        symmetry="O", device="cpu", threads=2, quiet=True,
     )  # fmt: skip
     result = abinit(options)
     assert not result.solved

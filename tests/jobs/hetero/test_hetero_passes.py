@@ -181,7 +181,13 @@ def kept() -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+FAST = {"first search", "second sorting", "maps along clusters"}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STAGES],
+)
 def test_a_run_stopped_at_any_stage_goes_on_to_the_same_end(
     vitreous: Vitreous,
     simulated: Path,
@@ -245,23 +251,24 @@ def test_particles_of_no_structure_are_refused(
     assert (code, "no structure that all particles agree on" in stderr) == (3, True)
 
 
+@pytest.mark.parametrize(
+    ("number", "most"), [(3, "9"), (2, "2"), pytest.param(1, "1", marks=pytest.mark.slow)]
+)
 def test_passes_end_when_clusters_no_longer_change(
-    vitreous: Vitreous, simulated: Path, tmp_path: Path, events: Events
+    vitreous: Vitreous, simulated: Path, tmp_path: Path, events: Events, number: int, most: str
 ) -> None:
-    for number, most in ((3, "9"), (2, "2"), (1, "1")):
-        events.names.clear()
-        out = tmp_path / most
-        few = ("--rounds", "1", "--passes", most, "-o", out)
-        code, _, stderr = vitreous(
-            "hetero", "run", simulated / "particles.star", *OPTIONS, "--points", "2", *few
-        )
-        assert code == 0, stderr
-        assert events.names.count("step") == number * STEPS
-        assert events.names.count("round") == number - 1
-        told = tomllib.loads((out / "config.toml").read_text())["run"]
-        assert told.get("passes", 1) == number
-        unsettled = "clusters still changed" in (out / "report.html").read_text()
-        assert unsettled == (number == 2)
+    out = tmp_path / most
+    few = ("--rounds", "1", "--passes", most, "-o", out)
+    code, _, stderr = vitreous(
+        "hetero", "run", simulated / "particles.star", *OPTIONS, "--points", "2", *few
+    )
+    assert code == 0, stderr
+    assert events.names.count("step") == number * STEPS
+    assert events.names.count("round") == number - 1
+    told = tomllib.loads((out / "config.toml").read_text())["run"]
+    assert told.get("passes", 1) == number
+    unsettled = "clusters still changed" in (out / "report.html").read_text()
+    assert unsettled == (number == 2)
 
 
 def test_a_search_goes_on_from_its_last_round(

@@ -699,7 +699,7 @@ def test_noise_share_stays_inside_what_logarithms_bear() -> None:
     assert _gan(_white(), noise_start="one").log_noise.item() == 0
 
 
-@pytest.mark.parametrize("start", [-1.0, 1.0])
+@pytest.mark.parametrize("start", [-1.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_learned_scales_move_to_the_truth(start: float) -> None:
     """With the true volume held still, log (signal / noise) goes from e^-1 or e^1 of it to it."""
     images, volume, simulator = _phantom_images(16, 512, 1.0, seed=6)

@@ -120,11 +120,12 @@ def test_batches_with_different_numbers_of_candidates_join() -> None:
     assert joined.log_likelihood_ratio[2].tolist() == [1.0, -torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    data = case(60, noise=1.0)
-    noise = shell_power(ImagesInMemory(data.images), torch.arange(60))
+    data = case(count, noise=1.0)
+    noise = shell_power(ImagesInMemory(data.images), torch.arange(count))
     config = replace(CONFIG, shift_range_angstrom=40.0)
     found = []
     for radius in (6, 99):

@@ -16,6 +16,7 @@ from vitreous.methods.em.config import Batches, RandomStartConfig
 from vitreous.methods.em.random_start import RandomStart, random_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SLOW = pytest.mark.slow
 CONFIG = RandomStartConfig(
     symmetry="D2",
     shift_range_angstrom=9.0,
@@ -79,7 +80,10 @@ def test_too_few_images_are_refused() -> None:
         RandomStart(ImagesInMemory(data.images[:3]), None, CONFIG, pixel_size_angstrom=PIXEL)
 
 
-@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+@pytest.mark.parametrize(
+    "stop",
+    [pytest.param(1, marks=SLOW), 5, pytest.param(7, marks=SLOW), pytest.param(11, marks=SLOW)],
+)
 def test_continued_after_a_stop_equals_uninterrupted(stop: int) -> None:
     data = case(60, symmetry="D2", noise=1.0)
     config = replace(CONFIG, images=60, rounds=2)

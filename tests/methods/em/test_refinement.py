@@ -78,7 +78,7 @@ def test_noise_is_that_of_the_images() -> None:
     assert ratio.max() < 1.25
 
 
-@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("kept", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_half_set_sees_nothing_of_the_other_but_the_fsc(
     kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +231,9 @@ def test_rounds_of_parts_deal_all_images_and_whole_ones_follow(
     assert run.poses().log_likelihood.isfinite().all()
 
 
-@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize(
+    "done", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("parts", [0, 2])
 def test_a_restored_task_goes_on_to_the_last_bit(done: int, parts: int) -> None:
     data = case(60, noise=1.0)

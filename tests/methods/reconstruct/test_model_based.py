@@ -188,7 +188,7 @@ def test_a_run_goes_on_bit_for_bit(strength: float | None) -> None:
     shares = [share for share, _ in states]
     assert shares == sorted(shares)
     assert whole.label == {"step": 7}
-    for _, state in states[:: max(1, len(states) // 6)]:
+    for _, state in states[:: max(1, len(states) // 3)]:
         again = solver(config)
         again.load_state_dict(state)
         found = run(again)
