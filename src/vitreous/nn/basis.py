@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import radius_grid, squared_frequency
 from vitreous.nn.layers import initialise
+from vitreous.nn.slice_source import SliceSource
 from vitreous.physics.projector import central_slices, oversampled_spectrum
 
 COARSE = 6  # pixels: edge of the random field that initialises the maps
@@ -22,8 +23,9 @@ VARIATION = 0.5  # its deviation
 SHARPNESS = 2.0  # of the softmax: initially most latent vectors have one structure
 
 
-class BasisGenerator(nn.Module):
+class BasisGenerator(SliceSource):
     """Generator of central slices of volumes that are linear in K maps, K being ``maps``.
+
     Args:
         box_size: edge of images and volumes in pixels.
         latent: d, dimension of the latent space.

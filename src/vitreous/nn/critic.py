@@ -14,6 +14,7 @@ _MAX_BLOCKS = 6  # as in CryoGAN's paper
 
 class Critic(nn.Module):
     """Network from normalised particle images to scores.
+
     Args:
         box_size: edge of the images in pixels, at least 8.
         width: neurons of the first layer (dense), channels of the first block (others).

@@ -11,12 +11,13 @@ from vitreous.core.fourier import fourier_resize, rfft_centered
 from vitreous.core.grid import nyquist_disc, soft_mask, squared_frequency
 from vitreous.core.resample import rotate_images
 from vitreous.nn.layers import initialise
+from vitreous.nn.slice_source import SliceSource
 
 _MOST = 128  # channels
 _SOFT = 2.0  # pixels: edge of the disc
 
 
-class ImageGenerator(nn.Module):
+class ImageGenerator(SliceSource):
     """Generator of noiseless particle images without a volume (DC-GAN; thesis, figure 20).
 
     A dense layer to 4 x 4 pixels, then blocks of [nearest neighbour up-sampling, 3 x 3 convolution,
@@ -61,10 +62,6 @@ class ImageGenerator(nn.Module):
             initialise(self, generator)
         with torch.no_grad():
             self.last.weight.mul_(0.1)  # starts near zero, so that it does not imitate noise
-
-    def set_box_size(self, box_size: int) -> None:
-        """Set the box of images made from now on, at the same field of view."""
-        self.box_size = box_size
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return images ``(b, n, n)`` of latent vectors ``(b, d)``, not rotated."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vitreous.core.fourier import irfft_centered
 from vitreous.nn.layers import initialise
+from vitreous.nn.slice_source import SliceSource
 
 _CHUNK = 2**15  # points of a volume evaluated together
 
@@ -38,7 +39,7 @@ def _points(n: int, ndim: int, radius: float, device: torch.device) -> tuple[Ten
     return frequency[inside].to(device), inside.nonzero()[:, 0].to(device)
 
 
-class SliceGenerator(nn.Module):
+class SliceGenerator(SliceSource):
     """Generator of central slices of volumes given by an implicit network (SIREN).
 
     ``layers`` hidden sine layers of ``width`` neurons are each scaled and shifted by the latent
@@ -112,10 +113,6 @@ class SliceGenerator(nn.Module):
             for layer in (self.real, self.imaginary):
                 normal = torch.randn(layer.weight.shape, generator=generator)
                 layer.weight.copy_(normal / self.width)
-
-    def set_box_size(self, box_size: int) -> None:
-        """Set the box of slices and volumes made from now on, at the same field of view."""
-        self.box_size = box_size
 
     def _modulation(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return scales and shifts of the layers, each ``(b, layers, 1, width)``."""

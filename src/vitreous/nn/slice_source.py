@@ -1,22 +1,23 @@
-"""Interface of the generators of the VAE-GAN."""
+"""Base class of the generators of the VAE-GAN."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class SliceSource(Protocol):
-    """Network from latent vectors to image spectra; also a ``torch.nn.Module``."""
+class SliceSource(nn.Module, ABC):
+    """Network from latent vectors to image spectra."""
 
     latent: int
     box_size: int
 
     def set_box_size(self, box_size: int) -> None:
         """Change the box at the same field of view, which may replace parameters."""
-        ...
+        self.box_size = box_size
 
+    @abstractmethod
     def slices(
         self, latent: Tensor, rotations: Tensor | None, *, radius: float | None = None
     ) -> Tensor:
@@ -25,8 +26,7 @@ class SliceSource(Protocol):
         Laid out as by :func:`~vitreous.physics.projector.central_slices`, zero from ``radius`` on
         (cycles per box; None: Nyquist). Generators of 2D images need no rotations ``(b, 3, 3)``.
         """
-        ...
 
+    @abstractmethod
     def volume(self, latent: Tensor, *, radius: float | None = None) -> Tensor:
         """Return the map of one latent vector ``(d,)``: ``(n, n, n)``, in 2D ``(n, n)``."""
-        ...

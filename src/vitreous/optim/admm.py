@@ -11,7 +11,6 @@ Source: equations (2.10) and (4.42), algorithms 1, 2 and 6 of L. Donati's thesis
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from vitreous.optim.admm_constraints import (
 )
 from vitreous.optim.admm_linear_step import CgStep, LinearStep, MajorisedStep, PaddedStep
 from vitreous.optim.least_squares import Convolution, LeastSquares
-from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.loop import Callback, Stateful, Stats, run
 from vitreous.optim.priors import FeasibleSet, Prior, operator_of
 
 
@@ -66,7 +65,7 @@ class AdmmResult:
     state: AdmmState
 
 
-class Admm:
+class Admm(Stateful):
     """Solver of one problem; one step is one iteration of algorithms 1 and 6.
 
     Args:
@@ -90,6 +89,8 @@ class Admm:
     >>> sorted(solver.step())
     ['change', 'dual', 'misfit', 'objective', 'penalty', 'primal']
     """
+
+    STATE = ("x", "history", "linear", "constraints")
 
     @torch.no_grad()
     def __init__(
@@ -180,21 +181,6 @@ class Admm:
         state = AdmmState(self.x, (y_u, y_v), rho)
         volume = self._feasible.prox(self.x, 1.0)
         return AdmmResult(volume, tuple(self.history), self.converged, state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
-        constraints = [one.state_dict() for one in self.constraints]
-        own = {"x": self.x, "history": [dict(row) for row in self.history]}
-        return {**own, "linear": self.linear.state_dict(), "constraints": constraints}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the :meth:`state_dict` of a solver of the same problem."""
-        self.x = state["x"].to(self.x)
-        self.history = [dict(row) for row in state["history"]]
-        self.linear.load_state_dict(state["linear"])
-        for constraint, saved in zip(self.constraints, state["constraints"], strict=True):
-            constraint.load_state_dict(saved)
 
     def _measure(self) -> Stats:
         """Return objective and relative residuals; "dual" is the Lagrangian's gradient in x."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitreous.optim.admm import Admm, AdmmResult, AdmmState
 from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.least_squares import LeastSquares
-from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.loop import Callback, Stateful, Stats, run
 from vitreous.optim.priors import WeightedPrior
 
 _LOG_STEP = math.log(10) / 2  # of the ladder, in ln(strength)
@@ -44,7 +44,7 @@ class StrengthRange:
     decades: float = 6.0  # how far from there to look
 
 
-class StrengthSearch:
+class StrengthSearch(Stateful):
     r"""Solver for the strength whose map of each half fits the data of the other half best.
 
     Minimises :math:`\frac12 \|H_2 x_1 - b_2\|^2 + \frac12 \|H_1 x_2 - b_1\|^2`, where
@@ -74,6 +74,8 @@ class StrengthSearch:
     >>> round(search.step()["strength"], 3)
     1.0
     """
+
+    STATE = ("_tried", "_scores")
 
     def __init__(
         self,
@@ -145,16 +147,14 @@ class StrengthSearch:
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
         states = [vars(one) if isinstance(one, AdmmState) else one for one in self._start]
-        own = {"tried": list(self._tried), "scores": dict(self._scores), "start": states}
-        return {**own, "volumes": self._volumes}
+        return super().state_dict() | {"start": states, "volumes": self._volumes}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the :meth:`state_dict` of a search with the same data and settings."""
+        super().load_state_dict(state)
         like = self._halves[0].right_hand_side
         volumes = state["volumes"]
         self._volumes = volumes and (volumes[0].to(like), volumes[1].to(like))
-        self._scores = dict(state["scores"])
-        self._tried = [(strength, score) for strength, score in state["tried"]]
         self._start = tuple(_start_from(one, like) for one in state["start"])
 
     def _solve(self, half: int, prior: WeightedPrior) -> AdmmResult:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 Stats = dict[str, float]
 Result_co = TypeVar("Result_co", covariant=True)
@@ -62,19 +62,46 @@ class Solver(Protocol[Result_co]):
 
 
 class Stateful:
-    """Base class of objects whose state is the value of the attributes that ``STATE`` names."""
+    """Base class of objects whose state is the value of the attributes that ``STATE`` names.
+
+    A value is a tensor, number, text, random stream or object with a state of its own, or a tuple,
+    list or dictionary of these. Keys of the state are the names without leading underscores.
+    """
 
     STATE: ClassVar[tuple[str, ...]] = ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to go on bit for bit; tensors are live."""
-        return {name: getattr(self, name) for name in self.STATE}
+        return {name.lstrip("_"): _saved(getattr(self, name)) for name in self.STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of an object that was made with the same arguments."""
         for name in self.STATE:
-            own, saved = getattr(self, name), state[name]
-            setattr(self, name, saved.to(own) if isinstance(own, Tensor) else type(own)(saved))
+            setattr(self, name, _restored(getattr(self, name), state[name.lstrip("_")]))
+
+
+def _saved(value: Any) -> Any:
+    if isinstance(value, Generator):
+        return value.get_state()
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_saved, value))
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _restored(own: Any, saved: Any) -> Any:
+    """Return a saved value with the type and device of ``own``; objects with a state are kept."""
+    if isinstance(own, Tensor):
+        return saved.to(own)
+    if isinstance(own, Generator):
+        return own.set_state(saved.cpu())
+    if hasattr(own, "load_state_dict"):
+        own.load_state_dict(saved)
+        return own
+    if isinstance(own, (list, tuple)) and len(own) == len(saved):
+        return type(own)(map(_restored, own, saved))
+    return type(own)(saved)
 
 
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:

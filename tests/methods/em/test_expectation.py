@@ -10,7 +10,7 @@ import torch
 from matching_case import BOX, PIXEL, case
 from vitreous.core.images import ImagesInMemory, shell_power
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
-from vitreous.methods.em import expectation as assignment
+from vitreous.methods.em import two_stage_search
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep
 from vitreous.methods.em.pose_posterior import PoseCandidates
@@ -129,9 +129,10 @@ def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
     config = replace(CONFIG, shift_range_angstrom=40.0)
     found = []
     for radius in (6, 99):
-        monkeypatch.setattr(assignment, "CENTRING_RADIUS", radius)
+        monkeypatch.setattr(two_stage_search, "_CENTRING_RADIUS", radius)
         assigner = ExpectationStep(data.volume, PIXEL, (10,), noise, config)
-        assert (assigner._centring is None) == (radius == 99)
+        assert assigner._search is not None
+        assert (assigner._search._coarse is None) == (radius == 99)
         found.append(assigner(data.images, data.optics).candidates)
     first, every = (one.rotation[:, 0] for one in found)
     assert (geodesic_distance_deg(first, every) < 0.5).float().mean() > 0.95

@@ -20,7 +20,7 @@ from vitreous.methods.hetero.merge_classes import (
     duplicate_maps,
     superpose,
 )
-from vitreous.methods.reconstruct.half_maps import compare, with_resolution
+from vitreous.methods.reconstruct.half_maps import HalfMapComparison
 
 BOX, PIXEL = 24, 10.0
 TURN = axis_angle_to_matrix(torch.tensor([0.5, -0.8, 0.4]))  # 59 degrees
@@ -52,10 +52,10 @@ def seen(volume: Tensor, noise: float, seed: int) -> ClassMap:
         white = torch.randn(volume.shape, generator=generator)
         spectrum = torch.fft.fftshift(torch.fft.fftn(white)) * keep
         parts.append(volume + noise * torch.fft.ifftn(torch.fft.ifftshift(spectrum)).real)
-    sizes = {"pixel_size_angstrom": PIXEL, "diameter_angstrom": None}
-    mask, curves = compare(parts[0], parts[1], seed=0, **sizes)
+    comparison = HalfMapComparison(PIXEL, None)
     average = 0.5 * (parts[0] + parts[1])
-    return ClassMap(average, with_resolution(*parts, average, mask, curves, **sizes))
+    compared = comparison.compare(parts[0], parts[1])
+    return ClassMap(average, comparison.halves(parts[0], parts[1], average, *compared))
 
 
 def pair(moving: Tensor, reference: Tensor) -> Superposition:

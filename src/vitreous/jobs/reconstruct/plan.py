@@ -16,7 +16,7 @@ from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.run.job import Job
 from vitreous.methods.reconstruct.gridding import Progress
-from vitreous.methods.reconstruct.half_maps import Sizes
+from vitreous.methods.reconstruct.half_maps import HalfMapComparison
 from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
@@ -37,12 +37,12 @@ class Plan:
     device: torch.device
 
     @property
-    def sizes(self) -> Sizes:
-        """Pixel size and mask with which half maps are compared."""
-        return {
-            "pixel_size_angstrom": self.pixel_size_angstrom,
-            "diameter_angstrom": self.options.mask_diameter_angstrom,
-        }
+    def comparison(self) -> HalfMapComparison:
+        """How half maps are compared."""
+        options = self.options
+        return HalfMapComparison(
+            self.pixel_size_angstrom, options.mask_diameter_angstrom, options.seed
+        )
 
     @property
     def prior(self) -> ModelBasedConfig:

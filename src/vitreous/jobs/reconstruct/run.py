@@ -81,7 +81,7 @@ def _direct(plan: Plan, job: Job) -> _Maps:
     images = _read(plan, job, "reconstructing")
     wiener = plan.options.wiener
     ratio = 0.0 if wiener == "none" else None if wiener == "auto" else wiener
-    halves = direct_halves(images.sums, seed=plan.options.seed, noise_ratio=ratio, **plan.sizes)
+    halves = direct_halves(images.sums, plan.comparison, noise_ratio=ratio)
     return halves, images.digest, {}
 
 
@@ -134,7 +134,7 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
             stacklevel=2,
         )
     pair = direct["half1"], direct["half2"]
-    halves = regularised_halves(maps, pair, seed=plan.options.seed, **plan.sizes)
+    halves = regularised_halves(maps, pair, plan.comparison)
     return halves, direct["digest"], {"strength": maps.strength}
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.image_record import ImageRecord, PoseRecord
 from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
-from vitreous.methods.em.two_stage_search import CENTRING_RADIUS, NEAR_STEPS, TwoStageSearch
+from vitreous.methods.em.two_stage_search import TwoStageSearch
 from vitreous.physics.polar import PolarGrid, angular_derivative, rotate_polar, to_polar
 
 _REFINED_CANDIDATES = 4  # of a search
@@ -36,19 +37,15 @@ _NEAR = 1.5  # steps of the search's grid: a draw so near to a refined candidate
 
 
 @dataclass(frozen=True)
-class PolarImages:
+class PolarImages(ImageRecord):
     """Spectra of images on half circles, with their CTFs."""
 
     values: Tensor  # spectra ``(b, K, A / 2)``
     transfer: Tensor  # CTFs, of the same shape
 
-    def __getitem__(self, index: Tensor) -> "PolarImages":
-        """Return the images of the given rows."""
-        return PolarImages(self.values[index], self.transfer[index])
-
 
 @dataclass(frozen=True)
-class AlignmentFit:
+class AlignmentFit(PoseRecord):
     """Alignments of images, one a row, and how well they fit."""
 
     label: Tensor  # long ``(p,)``, class
@@ -60,13 +57,6 @@ class AlignmentFit:
     gradient: Tensor
     # its Gauss-Newton matrix, ``(p, 3, 3)``: the inverse covariance of the posterior
     precision: Tensor
-
-    def or_better(self, other: "AlignmentFit") -> "AlignmentFit":
-        """Return, for each image, the alignment of the higher log-likelihood ratio."""
-        better = other.log_likelihood_ratio > self.log_likelihood_ratio
-        old, new = vars(self), vars(other)
-        mask = {name: better.view(-1, *[1] * (old[name].ndim - 1)) for name in old}
-        return AlignmentFit(**{name: torch.where(mask[name], new[name], old[name]) for name in old})
 
 
 class Aligner:
@@ -100,13 +90,7 @@ class Aligner:
         coarse = FrequencyBand(
             band.full_box, band.full_pixel_angstrom, min(band.radius, search_radius)
         )
-        self._search = self._polar_search(coarse, shift_range_angstrom)
-        self._centring: TwoStageSearch[GridCandidates] | None = None
-        one_stage_range = NEAR_STEPS * coarse.shift_step_angstrom
-        if shift_range_angstrom > one_stage_range and coarse.radius > CENTRING_RADIUS:
-            centring = FrequencyBand(band.full_box, band.full_pixel_angstrom, CENTRING_RADIUS)
-            first_stage = self._polar_search(centring, shift_range_angstrom)
-            self._centring = TwoStageSearch(first_stage, self._search)
+        self._search = TwoStageSearch(self._polar_search, coarse, shift_range_angstrom)
         self._fine = self._polar_search(band, 0.0)
         self.grid, self.templates = self._fine.grid, self._spectra(band)
         self._length = band.full_box * band.full_pixel_angstrom
@@ -165,11 +149,7 @@ class Aligner:
         """
         if self._as_they_lie:
             return self._unaligned(polar, scale, draws, generator)
-        if self._centring is None:
-            cropped = self._search.band.images(images)
-            candidates = self._search(cropped, optics, scale, draws=draws, generator=generator)
-        else:
-            candidates = self._centring(images, optics, scale, draws=draws, generator=generator)
+        candidates = self._search(images, optics, scale, draws=draws, generator=generator)
         if self._search.band == self.band or scale is None:
             return candidates
         best, precision = self._refined(polar, candidates.ranked(0, _REFINED_CANDIDATES))
@@ -236,7 +216,7 @@ class Aligner:
         latest = fit
         for _ in range(_STEPS):
             latest = self._fit(kept_polar, label, *self._step(latest))
-            fit = fit.or_better(latest)
+            fit = fit.with_better(latest)
         shape = candidates.log_likelihood_ratio.shape
         log_likelihood_ratio = torch.full_like(
             candidates.log_likelihood_ratio, -torch.inf
@@ -306,14 +286,15 @@ class Aligner:
         generator: torch.Generator,
     ) -> GridCandidates:
         """Return the draws; those near a refined candidate are drawn again from its posterior."""
-        search = self._search
+        band = self._search.band
+        angles = PolarGrid(band.box_size, band.radius).angles
         angle_difference = (drawn.angle_rad[:, :, None] - best.angle_rad[:, None] + math.pi) % (
             2 * math.pi
         )
         distance = (drawn.shift_angstrom[:, :, None] - best.shift_angstrom[:, None]).norm(dim=-1)
         steps = torch.maximum(
-            (angle_difference - math.pi).abs() * search.grid.angles / (2 * math.pi),
-            distance / search.band.shift_step_angstrom,
+            (angle_difference - math.pi).abs() * angles / (2 * math.pi),
+            distance / band.shift_step_angstrom,
         )
         other_class = drawn.template[:, :, None] != best.template[:, None]
         steps = steps.masked_fill(

@@ -44,6 +44,7 @@ from vitreous.core.random import numbered_generator
 from vitreous.core.threads import parallel_map
 from vitreous.methods.class2d.alignment import Aligner, ClassSums, PolarImages
 from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.image_record import ImageRecord
 from vitreous.methods.em.polar_search import GridCandidates
 from vitreous.optim.admm_config import STRICT
 from vitreous.optim.loop import Stateful
@@ -93,7 +94,7 @@ class ClassConfig:
 
 
 @dataclass(frozen=True)
-class ClassAssignments:
+class ClassAssignments(ImageRecord):
     """Class, in-plane rotation and shift of every particle."""
 
     label: Tensor  # long ``(n,)``, class from 0 on
@@ -121,11 +122,6 @@ class ClassAssignments:
             torch.softmax(candidates.log_likelihood_ratio / 2, 1)[:, 0],
             candidates.log_likelihood_ratio[:, 0],
         )
-
-    def updated(self, rows: Tensor, other: "ClassAssignments") -> "ClassAssignments":
-        """Return a copy in which the particles ``rows`` have other assignments."""
-        old, new = vars(self), vars(other)
-        return ClassAssignments(**{k: old[k].index_copy(0, rows, new[k].to(old[k])) for k in old})
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class ClassAverages(Stateful):
         ValueError: fewer images than classes.
     """
 
-    STATE = ("round", "radius", "averages", "sizes", "frc")
+    STATE = ("round", "radius", "averages", "sizes", "frc", "_generator")
 
     def __init__(
         self,
@@ -350,7 +346,6 @@ class ClassAverages(Stateful):
         return super().state_dict() | {
             "noise_power": self.noise_power.clone(),
             "assignments": dict(vars(self.assignments)),
-            "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -358,4 +353,3 @@ class ClassAverages(Stateful):
         super().load_state_dict(state)
         self.noise_power = state["noise_power"].clone()
         self.assignments = ClassAssignments(**state["assignments"])
-        self._generator.set_state(state["generator"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", strict=False)
+from vitreous.optim.admm_config import STRICT
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainingStage:
     """Part of the run at one box size.
 
@@ -23,7 +23,7 @@ class TrainingStage:
     iterations: PositiveInt
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CryoGanConfig:
     """Settings of Algorithm 1; the defaults are for the command line's ``abinit``.
 

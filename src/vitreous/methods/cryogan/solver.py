@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreous.core.errors import is_out_of_memory
 from vitreous.core.grid import frequency_grid, nyquist_disc
@@ -30,7 +29,7 @@ from vitreous.methods.adversarial.matched_filter import (
     matched_weight,
     seen_by_critic,
 )
-from vitreous.methods.adversarial.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.methods.adversarial.training import AdversarialTraining
 from vitreous.methods.cryogan.config import CryoGanConfig
 from vitreous.nn.critic import Critic
 from vitreous.nn.volume import VoxelVolume
@@ -41,11 +40,10 @@ __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource"]
 
 ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
-COUNTERS = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "pieces")
 MOST_PIECES = 8
 
 
-class CryoGan(RollsBack):
+class CryoGan(AdversarialTraining):
     """Reconstruction of one half set, a :class:`~vitreous.optim.loop.Solver`.
 
     Args:
@@ -56,6 +54,7 @@ class CryoGan(RollsBack):
         generators: one per name of :data:`STREAMS`, all on the simulator's device.
     """
 
+    COUNTERS = (*AdversarialTraining.COUNTERS, "pieces")
     remedy = (
         "lower the learning rates (`learning_rate_volume`, `learning_rate_critic`, with "
         "`allow_config_change` if you `resume`) or look for broken particles"
@@ -68,36 +67,25 @@ class CryoGan(RollsBack):
         config: CryoGanConfig,
         generators: Mapping[str, torch.Generator],
     ) -> None:
+        super().__init__([stage.iterations for stage in config.stages], generators)
         self.images = images
         self.full_simulator = simulator
         self.config = config
-        self.generators = dict(generators)
         self.device = simulator.micrograph_id.device
-        self.iteration = 0
-        self.critic_updates = 0
         self.pieces = 1
-        self._enter(0, None)
+        self._enter(0)
 
     # ---------------------------------------------------------------- stages
-
-    @property
-    def done(self) -> bool:
-        """Whether every stage has had its iterations."""
-        return self.iteration >= self.config.iterations
 
     @property
     def epoch(self) -> float:
         """Passes over the half set so far, counted in images shown to the critic."""
         return self.critic_updates * self.config.batch_size / len(self.images)
 
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done, by number of iterations."""
-        return self.iteration / max(1, self.config.iterations)
-
-    def _enter(self, stage: int, start: Tensor | None) -> None:
+    def _enter(self, stage: int) -> None:
         """Set up box, data, networks and optimisers of a stage from the last stage's volume."""
         c = self.config
+        start = self.result() if stage == self.stage + 1 else None
         self.stage = stage
         n = c.stages[stage].box_size
         self.n = n
@@ -211,11 +199,7 @@ class CryoGan(RollsBack):
             "noise": float(self.log_noise.detach().exp()),
             **updates,
         }
-        self._guard(stats)
-        self.iteration += 1
-        end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
-        if self.iteration >= end and self.stage + 1 < len(self.config.stages):
-            self._enter(self.stage + 1, self.result())
+        self._end_step(stats)
         return stats
 
     def _updates_in_memory(self) -> dict[str, float]:
@@ -318,7 +302,7 @@ class CryoGan(RollsBack):
         for name, rate in rates.items():
             self.optimisers[name].param_groups[0]["lr"] = rate * decay
 
-    # ---------------------------------------------------------------- safety, result, state
+    # ---------------------------------------------------------------- result, state
 
     @torch.no_grad()
     def result(self) -> Tensor:
@@ -330,49 +314,21 @@ class CryoGan(RollsBack):
         volume: Tensor = self.volume(self.average)
         return volume * scale
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes, by name: weights, moments, scales and random streams.
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"critic": self.critic}
 
-        The weights and moments are the live ones: clone what must outlast the next step.
-        """
-        out = {
+    def _other_tensors(self) -> dict[str, Tensor]:
+        return {
             "volume": self.volume.free.detach(),
             "average": self.average,
             "weight": self._weight,
             "log_signal": self.log_signal.detach(),
             "log_noise": self.log_noise.detach(),
         }
-        out |= {f"critic.{k}": v for k, v in self.critic.state_dict().items()}
-        out |= optimiser_tensors(self.optimisers)
-        return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
 
-    def counters(self) -> dict[str, int]:
-        """Return the counters that :meth:`state_dict` stores beside :meth:`tensors`."""
-        return {name: getattr(self, name) for name in COUNTERS}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step needs."""
-        return {"tensors": self.tensors(), "counters": self.counters()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state_dict`; a later rollback returns to it, not further back."""
-        self._enter(int(state["counters"]["stage"]), None)
-        for name in COUNTERS:
-            setattr(self, name, int(state["counters"][name]))
-        self._load_tensors(state["tensors"], generators=True)
-        self._keep_snapshot()
-
-    @torch.no_grad()
-    def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
+    def _load_other_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.volume.free.copy_(tensors["volume"])
         self.average.copy_(tensors["average"])
         self._weight = tensors["weight"].to(self.device)
         self.log_signal.copy_(tensors["log_signal"])
         self.log_noise.copy_(tensors["log_noise"])
-        prefix = "critic."
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        self.critic.load_state_dict(weights)
-        load_optimisers(self.optimisers, tensors)
-        if generators:
-            for name, generator in self.generators.items():
-                generator.set_state(tensors[f"random.{name}"].cpu())

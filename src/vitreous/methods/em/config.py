@@ -103,6 +103,26 @@ class RefinementConfig:
         given = self.shift_range_angstrom
         return SHIFT_SHARE * edge_angstrom if given is None else given
 
+    def start_radius(self, edge_angstrom: float, last_shell: int) -> int:
+        """Return the highest shell of the first round, for a box of this edge in Å.
+
+        Raises:
+            ValueError: no start resolution, or one that leaves nothing to compare.
+        """
+        resolution, most = self.start_resolution_angstrom, edge_angstrom / 2
+        if resolution is None:
+            raise ValueError(
+                f"start_resolution_angstrom: say to which resolution, at most {most:.0f} Å, the "
+                "start is good"
+            )
+        radius = min(last_shell, round(edge_angstrom / resolution))
+        if radius < 2:
+            raise ValueError(
+                f"start_resolution_angstrom {resolution} leaves no shells of a box of "
+                f"{edge_angstrom:.0f} Å; it must be at most {most:.0f}"
+            )
+        return radius
+
     def radii(self, radius: int, *, search: bool) -> list[int]:
         """Return the highest shells of the bands of a round that ends at ``radius``, growing."""
         first = min(radius, self.search_radius) if search else radius
@@ -117,19 +137,16 @@ class RandomStartConfig:
     """Settings of :class:`~vitreous.methods.em.random_start.RandomStart`.
 
     Args:
-        symmetry: point group of the map, about RELION's axes.
         shift_range_angstrom: largest shift of a particle.
         images: number of images used, chosen at random.
         starts: number of runs from different blobs.
         batches: rounds of each run, after which comes one of all images, and the best goes on.
         rounds: of all images, for the best run.
-        start_radius: highest shell of the first round's band, in cycles per box.
-        search_radius: highest shell that a search compares.
         box_radius: highest shell to which images are cropped.
-        growth: bound of the band's growth from round to round (at least by a shell).
+        start_radius: highest shell of the first round's band, in cycles per box.
         seed: of the images, the blobs and the samples.
-        diameter_angstrom: of the sphere that holds the particle; the box by default.
         one_map: use one map for all images, instead of one for each half of them.
+        symmetry, search_radius, growth, diameter_angstrom: as of :class:`RefinementConfig`.
     """
 
     symmetry: str = "C1"
@@ -155,10 +172,8 @@ class InitialModelConfig:
         images: number of each half set in the first try; every further try takes twice as many.
         starts: random starts of each half set in a try.
         tries: most tries until both half sets come to the same map.
-        symmetry: point group of the map, about RELION's axes.
         shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
-        diameter_angstrom: of the sphere that holds the particle; the box by default.
-        seed: of the images, the blobs and the samples.
+        symmetry, diameter_angstrom, seed: as of :class:`RandomStartConfig`.
 
     >>> InitialModelConfig(symmetry="D2", seed=1).tries
     3

@@ -28,7 +28,7 @@ from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalCandidates, GlobalSearch
 from vitreous.methods.em.local_search import PoseFit, PoseRefiner, WhitenedSpectra
 from vitreous.methods.em.pose_posterior import ExpectationResult, PoseCandidates, SampledPoses
-from vitreous.methods.em.two_stage_search import CENTRING_RADIUS, NEAR_STEPS, TwoStageSearch
+from vitreous.methods.em.two_stage_search import NEAR_STEPS, TwoStageSearch
 
 _GRID_LOSS = 0.3  # of the best log likelihood ratio, lost by lying between points of the grid
 _BATCH_LIMITS = 64, 128  # images on one thread, fewest and most
@@ -87,30 +87,23 @@ class ExpectationStep:
         bands = [FrequencyBand(n, pixel_size_angstrom, radius) for radius in radii]
         self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
         self._group = point_group(config.symmetry).matrices.float().to(volume.device)
-        self._search: GlobalSearch | None = None
-        self._centring: TwoStageSearch[GlobalCandidates] | None = None
+        self._search: TwoStageSearch[GlobalCandidates] | None = None
+
+        def global_search(band: FrequencyBand, range_angstrom: float) -> GlobalSearch:
+            return GlobalSearch(
+                volume,
+                band,
+                band.noise_power(noise_power),
+                symmetry=config.symmetry,
+                shift_range_angstrom=range_angstrom,
+                spacing=config.spacing,
+                candidates=config.candidates,
+            )
+
         if search:
             farthest, near = self._shift_range, NEAR_STEPS * bands[0].shift_step_angstrom
-            if recentre:
-                farthest = min(farthest, near)
-            self._search = self._searcher(volume, bands[0], noise_power, farthest)
-            if farthest > near and radii[0] > CENTRING_RADIUS:
-                coarse = FrequencyBand(n, pixel_size_angstrom, CENTRING_RADIUS)
-                first = self._searcher(volume, coarse, noise_power, farthest)
-                self._centring = TwoStageSearch(first, self._search)
-
-    def _searcher(
-        self, volume: Tensor, band: FrequencyBand, noise_power: Tensor, farthest: float
-    ) -> GlobalSearch:
-        return GlobalSearch(
-            volume,
-            band,
-            band.noise_power(noise_power),
-            symmetry=self.config.symmetry,
-            shift_range_angstrom=farthest,
-            spacing=self.config.spacing,
-            candidates=self.config.candidates,
-        )
+            farthest = min(farthest, near) if recentre else farthest
+            self._search = TwoStageSearch(global_search, bands[0], farthest)
 
     @property
     def refiner(self) -> PoseRefiner:
@@ -250,17 +243,7 @@ class ExpectationStep:
         """Return candidates of a search without those too poor to refine, and sampled poses."""
         assert self._search is not None
         draws = self.config.draws if generator is not None and len(self._refiners) == 1 else 0
-        if centre is not None or self._centring is None:
-            found = self._search(
-                self._search.band.images(images),
-                optics,
-                scale,
-                centre=centre,
-                draws=draws,
-                generator=generator,
-            )
-        else:
-            found = self._centring(images, optics, scale, draws=draws, generator=generator)
+        found = self._search(images, optics, scale, centre=centre, draws=draws, generator=generator)
         ratio, best = found.log_likelihood_ratio, found.log_likelihood_ratio[:, :1]
         kept = ratio >= best - _GRID_LOSS * best.abs() - 2 * self.config.tolerance
         candidates = PoseCandidates(

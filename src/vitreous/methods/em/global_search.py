@@ -18,8 +18,8 @@ from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix, euler_to_matrix
 from vitreous.core.symmetry import PointGroup, point_group
 from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.image_record import PoseRecord
 from vitreous.methods.em.polar_search import GridCandidates, PolarSearch
-from vitreous.methods.em.two_stage_search import ShiftCandidates
 from vitreous.physics.polar import PolarGrid, to_polar
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 
@@ -27,7 +27,7 @@ _NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
-class GlobalCandidates(ShiftCandidates):
+class GlobalCandidates(PoseRecord):
     """Best poses of each image on the grid, best first.
 
     Args:

@@ -89,8 +89,5 @@ class HalfSet:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of the same half set."""
-        candidates = state["candidates"]
-        self.candidates = None
-        if candidates is not None:
-            here = {name: value.to(self._device) for name, value in candidates.items()}
-            self.candidates = PoseCandidates(**here)
+        saved = state["candidates"]
+        self.candidates = None if saved is None else PoseCandidates(**saved).to(self._device)

@@ -23,6 +23,32 @@ class ImageRecord:
         columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
         return cls(**{name: _joined(values) for name, values in columns.items()})
 
+    def to(self, device: torch.device) -> Self:
+        """Return the record on a device."""
+        moved = {name: None if one is None else one.to(device) for name, one in vars(self).items()}
+        return type(self)(**moved)
+
+    def updated(self, rows: Tensor, other: Self) -> Self:
+        """Return a copy in which the images ``rows`` have the values of another record."""
+        new = vars(other)
+        return type(self)(
+            **{name: old.index_copy(0, rows, new[name].to(old)) for name, old in vars(self).items()}
+        )
+
+
+class PoseRecord(ImageRecord):
+    """Base of records of poses, or of candidates of each image, best first."""
+
+    shift_angstrom: Tensor
+    log_likelihood_ratio: Tensor
+
+    def with_better(self, other: Self, rows: Tensor | None = None) -> Self:
+        """Return poses with those of the other, of ``rows`` or of all, that are more likely."""
+        ratio = self.log_likelihood_ratio
+        rows = torch.arange(len(ratio), device=ratio.device) if rows is None else rows
+        better = other.log_likelihood_ratio > ratio[rows]
+        return self.updated(rows[better], other[better])
+
 
 def _joined(values: Sequence[Any]) -> Any:
     known = [value for value in values if value is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.map_vs_noise_test import with_random_phases
 from vitreous.methods.em.random_start import RandomStart
-from vitreous.optim.loop import Callback, Stats, run
+from vitreous.optim.loop import Callback, Stateful, Stats, run
 
 CERTAIN = 5.0  # standard errors by which images fit better than noise
 FEWEST_PARTICLES = 200
@@ -74,7 +74,7 @@ def initial_model(
     return run(InitialModelSearch(images, optics, half_set, config, device=device), callbacks)
 
 
-class InitialModelSearch:
+class InitialModelSearch(Stateful):
     """Search for an initial model, a :class:`~vitreous.optim.loop.Solver`.
 
     A step is a round of a random start of one half set. After the last round of a try the halves'
@@ -87,6 +87,8 @@ class InitialModelSearch:
         device: where to compute; the CPU by default.
         progress: called in the long steps in which maps are compared, with the progress.
     """
+
+    STATE = ("_tries_done", "_best_try")
 
     def __init__(
         self,
@@ -165,18 +167,15 @@ class InitialModelSearch:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step needs."""
-        best = self._best
-        return {
-            "tries_done": self._tries_done,
+        return super().state_dict() | {
             "halves": [half.state_dict() for half in self._halves],
-            "best": None if best is None else best.state_dict(),
+            "best": None if self._best is None else self._best.state_dict(),
             "best_halves": [half.state_dict() for half in self._best_halves],
-            "best_try": self._best_try,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a search with the same images and settings."""
-        self._tries_done, self._best_try = state["tries_done"], state["best_try"]
+        super().load_state_dict(state)
         self._halves = self._restored(state["halves"], self._tries_done)
         self._best = None if state["best"] is None else InitialModel(**state["best"])
         self._best_halves = self._restored(state["best_halves"], self._best_try)

@@ -27,7 +27,7 @@ from vitreous.core.fourier import rfft_centered
 from vitreous.core.params import Optics
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.methods.em.frequency_band import FrequencyBand
-from vitreous.methods.em.image_record import ImageRecord
+from vitreous.methods.em.image_record import ImageRecord, PoseRecord
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum
 from vitreous.physics.slice_derivatives import band_points, slice_derivatives
@@ -52,7 +52,7 @@ class WhitenedSpectra(ImageRecord):
 
 
 @dataclass(frozen=True)
-class PoseFit(ImageRecord):
+class PoseFit(PoseRecord):
     """Poses and their likelihood.
 
     Args:
@@ -75,14 +75,6 @@ class PoseFit(ImageRecord):
         # an empty image is blind to its pose
         logarithm = torch.linalg.slogdet(self.precision.double())[1].clamp_min(-200.0)
         return (-0.5 * logarithm).float()
-
-    def with_better(self, other: PoseFit, rows: Tensor | None = None) -> PoseFit:
-        """Return poses with those of the other, of ``rows`` or of all, that are more likely."""
-        if rows is None:
-            rows = torch.arange(len(self.scale), device=self.scale.device)
-        better = other.log_likelihood_ratio > self.log_likelihood_ratio[rows]
-        mine, theirs = vars(self), vars(other)
-        return PoseFit(**{n: mine[n].index_copy(0, rows[better], theirs[n][better]) for n in mine})
 
 
 class PoseRefiner:

@@ -17,6 +17,7 @@ from vitreous.methods.em.half_set import HalfSet
 from vitreous.methods.em.pose_posterior import PoseCandidates
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
+    half_map,
     noise_to_signal,
     particle_sphere,
     wiener_map,
@@ -153,3 +154,15 @@ class Maximisation:
             weighted = [wiener_map(one, 2 * ratio) for one in sums]
         n, sphere = self.images.box_size, self.sphere(sums[0].box_size)
         return tuple(fourier_resize(one * sphere, n, 3) for one in weighted)
+
+    def maps(self, sums: tuple[Gridding, Gridding], curve: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unfiltered half maps, and the Wiener map of all images, ``(n, n, n)``.
+
+        Arguments are as of :meth:`references`.
+        """
+        n, (first, second) = self.images.box_size, sums
+        whole = wiener_map(first + second, noise_to_signal(curve[: first.box_size // 2 + 1]))
+        half1, half2, average = (
+            fourier_resize(v, n, 3) for v in (half_map(first), half_map(second), whole)
+        )
+        return half1, half2, average

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.methods.em.frequency_band import FrequencyBand, shift_grid
-from vitreous.methods.em.two_stage_search import ShiftCandidates
+from vitreous.methods.em.image_record import PoseRecord
 from vitreous.physics.ctf import ctf
 from vitreous.physics.polar import (
     PolarGrid,
@@ -45,7 +45,7 @@ _PROBED = 8  # grid points that are tested for being peaks, for each candidate
 
 
 @dataclass(frozen=True)
-class GridCandidates(ShiftCandidates):
+class GridCandidates(PoseRecord):
     """Best templates, in-plane angles and shifts of each image on the grid, best first.
 
     Args:

@@ -89,8 +89,7 @@ class PoseCandidates(ImageRecord):
             nothing = torch.full_like(blank.log_likelihood_ratio, -torch.inf)
             others = replace(blank, log_likelihood_ratio=nothing)
         most = max(self.log_likelihood_ratio.shape[1], others.log_likelihood_ratio.shape[1])
-        mine, theirs = (vars(one.padded(most)) for one in (self, others))
-        return PoseCandidates(**{n: v.index_copy(0, place, mine[n]) for n, v in theirs.items()})
+        return others.padded(most).updated(place, self.padded(most))
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:

@@ -11,6 +11,7 @@ images do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.methods.em.config import RandomStartConfig, RefinementConfig
 from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
 from vitreous.methods.em.refinement import Refinement
-from vitreous.optim.loop import Stats
+from vitreous.optim.loop import Stateful, Stats
 
 FEWEST_IMAGES = 4  # that a start needs: it splits them in two halves
 
@@ -55,7 +56,7 @@ def random_blobs(n: int, diameter_px: float, symmetry: str, generator: torch.Gen
     return torch.einsum("bz,by,bx->zyx", z, y, x)
 
 
-class RandomStart:
+class RandomStart(Stateful):
     """Runs from random blobs, a :class:`~vitreous.optim.loop.Solver`; a step is a round of one run.
 
     Args:
@@ -75,6 +76,8 @@ class RandomStart:
     Raises:
         ValueError: fewer than four images.
     """
+
+    STATE = ("misfits", "_stream")
 
     def __init__(
         self,
@@ -192,20 +195,15 @@ class RandomStart:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step needs."""
-        return {
-            "runs": [run.state_dict() for run in self.runs],
-            "misfits": list(self.misfits),
-            "stream": self._stream.get_state(),
-        }
+        return super().state_dict() | {"runs": [run.state_dict() for run in self.runs]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a random start of the same images and settings."""
+        super().load_state_dict(state)
         blank = torch.zeros((self.box_size,) * 3)
         self.runs = [self._run_from(blank) for _ in state["runs"]]
         for run, of_run in zip(self.runs, state["runs"], strict=True):
             run.load_state_dict(of_run)
-        self.misfits = list(state["misfits"])
-        self._stream.set_state(state["stream"].cpu())
 
     def result(self) -> Tensor:
         """Return the best run's map, weighted by its FSC, in the box of the given images."""

@@ -18,30 +18,28 @@ use a part of the images each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
 from vitreous.core.images import (
     ImageSource,
     check_image_rows,
     pixel_size_of,
-    read_ahead,
     shell_power,
 )
 from vitreous.core.params import Optics
 from vitreous.core.random import numbered_generator
-from vitreous.core.threads import parallel_map
 from vitreous.maps.align import align_nearby
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.ctf_refinement import OpticsTally
-from vitreous.methods.em.expectation import ExpectationStep, images_at_once
+from vitreous.methods.em.expectation import ExpectationStep
+from vitreous.methods.em.half_expectation import expectation_of_halves
 from vitreous.methods.em.half_set import HalfSet
 from vitreous.methods.em.initial_model_result import Start, start_maps
 from vitreous.methods.em.local_search import PoseRefiner
@@ -54,13 +52,8 @@ from vitreous.methods.em.pose_posterior import (
     SampledPoses,
 )
 from vitreous.methods.em.refinement_result import RefinementResult, ordered_poses
-from vitreous.methods.reconstruct.gridding import (
-    agreeing_shells,
-    half_map,
-    noise_to_signal,
-    wiener_map,
-)
-from vitreous.optim.loop import Stats
+from vitreous.methods.reconstruct.gridding import agreeing_shells, half_map
+from vitreous.optim.loop import Stateful, Stats
 from vitreous.physics.insertion import Gridding
 
 KEPT_CANDIDATES = 4  # of each image, handed to the next round
@@ -70,9 +63,10 @@ _PATIENCE = 2  # rounds without progress
 _FRAME_RAD = 0.1  # phase at the band's edge by which half maps may stay apart
 _EXPECTATION_SHARE = 0.9  # of a round's time
 _USUAL_ROUNDS = 8
+_PROGRESS = ("_best_area", "_stale_rounds")  # attributes: how far the half maps came to agree
 
 
-class Refinement:
+class Refinement(Stateful):
     """Refinement of poses and half maps, a :class:`~vitreous.optim.loop.Solver`; a step is a round.
 
     Args:
@@ -112,6 +106,8 @@ class Refinement:
     (torch.Size([16, 16, 16]), True)
     """
 
+    STATE = ("round", "radius", "fsc", "references", "noise_power", "_halves", *_PROGRESS)
+
     def __init__(
         self,
         images: ImageSource,
@@ -139,7 +135,7 @@ class Refinement:
         self._report, self._device = progress or float, starts[0].device
         self._halves = [HalfSet(index, one, self._device) for index, one in enumerate(rows)]
         self._last_shell = (n - 1) // 2
-        self.radius = self._start_radius()
+        self.radius = config.start_radius(self._edge_angstrom, self._last_shell)
         self._maximisation = Maximisation(
             images, half_set, self.pixel_size_angstrom, config, self._device
         )
@@ -161,22 +157,6 @@ class Refinement:
     def _edge_angstrom(self) -> float:
         return self.images.box_size * self.pixel_size_angstrom
 
-    def _start_radius(self) -> int:
-        """Return the highest shell of the first round."""
-        resolution, most = self.config.start_resolution_angstrom, self._edge_angstrom / 2
-        if resolution is None:
-            raise ValueError(
-                f"start_resolution_angstrom: say to which resolution, at most {most:.0f} Å, the "
-                "start is good"
-            )
-        radius = min(self._last_shell, round(self._edge_angstrom / resolution))
-        if radius < 2:
-            raise ValueError(
-                f"start_resolution_angstrom {resolution} leaves no shells of a box of "
-                f"{self._edge_angstrom:.0f} Å; it must be at most {most:.0f}"
-            )
-        return radius
-
     @property
     def _batches(self) -> Batches | None:
         """Batches of which this round uses one; None where it uses all images."""
@@ -188,8 +168,7 @@ class Refinement:
     def _find_poses(self, halves: Sequence[HalfSet], search: bool) -> None:
         """Find poses of half sets that share a map, and the noise power of their residuals."""
         index = halves[0].index
-        starts = {half: half.starting_candidates() for half in halves}
-        recentre = all(start is not None for start in starts.values())
+        recentre = all(half.starting_candidates() is not None for half in halves)
         expectation = ExpectationStep(
             self.references[index],
             self.pixel_size_angstrom,
@@ -201,24 +180,16 @@ class Refinement:
         )
         scale = self.optics_refinement.scale().to(self._device) if self.round else None
         scale = None if self.config.scale == "image" else scale
-        optics = self.optics
-
-        def assign(
-            batch: tuple[HalfSet, Tensor, Tensor],
-        ) -> tuple[HalfSet, Tensor, Tensor, ExpectationResult]:
-            half, rows, images = batch[0], batch[1], batch[2].to(self._device, torch.float32)
-            start = starts[half] if recentre else None
-            result = expectation(
-                images,
-                None if optics is None else optics[rows].to(self._device),
-                start=None if start is None else start[half.positions(rows)],
-                scale=None if scale is None else scale[rows],
-                generator=self._generator(half.index, int(rows[0])),
-            )
-            return half, rows, images, result
-
-        max_batch = images_at_once(self._device, sum(len(half.round_rows) for half in halves))
-        batches = parallel_map(assign, self._read(halves, max_batch), self._device)
+        batches = expectation_of_halves(
+            expectation,
+            halves,
+            self.images,
+            self.optics,
+            scale,
+            recentre=recentre,
+            stream=self._stream,
+            device=self._device,
+        )
         self._store(expectation, halves, batches, search=search)
 
     def _store(
@@ -258,14 +229,6 @@ class Refinement:
                 micrographs.settle(half.index, tally)
         self.optics = self.optics_refinement.optics()
 
-    def _read(
-        self, halves: Sequence[HalfSet], max_batch: int | None
-    ) -> Iterator[tuple[HalfSet, Tensor, Tensor]]:
-        """Yield half set, rows and images of this round, batch by batch."""
-        for half in halves:
-            for rows, images in read_ahead(self.images, half.round_rows, max_batch=max_batch):
-                yield half, rows, images
-
     def _optics_tallies(
         self, index: int, expectation: ExpectationStep
     ) -> list[tuple[Micrographs, OpticsTally]]:
@@ -276,11 +239,12 @@ class Refinement:
         other = PoseRefiner(self.references[1 - index], band, band.noise_power(power))
         return [(one, one.tally(other)) for one in self.optics_refinement]
 
-    def _generator(self, index: int, first_row: int) -> torch.Generator | None:
+    def _stream(self, half: HalfSet, rows: Tensor) -> torch.Generator | None:
         """Return the random stream of a batch's samples; None where there are none."""
         if self.config.assignment != "soft":
             return None
-        return numbered_generator(self._device, self.config.seed, self.round, index, first_row)
+        numbers = self.round, half.index, int(rows[0])
+        return numbered_generator(self._device, self.config.seed, *numbers)
 
     # ---------------------------------------------------------------- maximisation
 
@@ -386,28 +350,13 @@ class Refinement:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next round needs."""
-        return {
-            "round": self.round,
-            "radius": self.radius,
-            "best_area": self._best_area,
-            "stale_rounds": self._stale_rounds,
-            "fsc": self.fsc,
-            "references": self.references,
-            "noise_power": self.noise_power,
-            "halves": [half.state_dict() for half in self._halves],
-            "sums": None if self.sums is None else [vars(one) for one in self.sums],
-            "optics": self.optics_refinement.state_dict(),
-        }
+        sums = None if self.sums is None else [vars(one) for one in self.sums]
+        optics = self.optics_refinement.state_dict()
+        return super().state_dict() | {"sums": sums, "optics": optics}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a refinement of the same images and settings."""
-        self.round, self.radius = state["round"], state["radius"]
-        self._best_area, self._stale_rounds = state["best_area"], state["stale_rounds"]
-        self.fsc = state["fsc"].cpu()
-        self.references = tuple(one.to(self._device) for one in state["references"])
-        self.noise_power = [one.to(self._device) for one in state["noise_power"]]
-        for half, of_half in zip(self._halves, state["halves"], strict=True):
-            half.load_state_dict(of_half)
+        super().load_state_dict(state)
         self.optics_refinement.load_state_dict(state["optics"])
         self.optics = self.optics_refinement.optics()
         self.sums = None
@@ -429,13 +378,7 @@ class Refinement:
         """
         if self.sums is None:
             raise RuntimeError("no round was done; call step() first")
-        n, first, second = self.images.box_size, *self.sums
-        curve = self.fsc[: first.box_size // 2 + 1]
-        whole = wiener_map(first + second, noise_to_signal(curve))
-        half1, half2, average = (
-            fourier_resize(v, n, 3) for v in (half_map(first), half_map(second), whole)
-        )
-        return half1, half2, average
+        return self._maximisation.maps(self.sums, self.fsc)
 
     def poses(self) -> RefinedPoses:
         """Return the poses in the images' order; zeros and identities for unused images.

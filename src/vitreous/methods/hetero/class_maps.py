@@ -11,7 +11,7 @@ from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.hetero.clustering import PrincipalPath, principal_path
 from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.reconstruct.gridding import accumulate
-from vitreous.methods.reconstruct.half_maps import direct_halves
+from vitreous.methods.reconstruct.half_maps import HalfMapComparison, direct_halves
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 
 _BATCH = 2048
@@ -100,9 +100,7 @@ def reconstruct_class_maps(
         )
         halves = direct_halves(
             sums,
-            pixel_size_angstrom=posed.pixel_size_angstrom,
-            diameter_angstrom=posed.diameter_angstrom,
-            seed=posed.seed,
+            HalfMapComparison(posed.pixel_size_angstrom, posed.diameter_angstrom, posed.seed),
         )
         maps.append(ClassMap(halves.average, halves))
     return maps

@@ -20,7 +20,7 @@ it searches, drops such maps.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ from torch import Tensor
 
 from vitreous.core.images import (
     ImageSource,
-    ImageSubset,
     check_image_rows,
     pixel_size_of,
     read_ahead,
@@ -203,13 +202,7 @@ class Classification(Stateful):
             rows = torch.isin(self.likelihood.argmax(1), torch.tensor(self.dropped))
             rows = rows.nonzero().flatten()
             compared = self._compare([steps[k] for k in kept], rows, search=True)
-            replacement = vars(compared.candidates)
-            self._candidates = PoseCandidates(
-                **{
-                    k: v.index_copy(0, rows, replacement[k])
-                    for k, v in vars(self._candidates).items()
-                }
-            )
+            self._candidates = self._candidates.updated(rows, compared.candidates)
             self.likelihood = self.likelihood[:, kept]
             self.likelihood[rows] = compared.likelihood
             self.maps, self.half_maps = self.maps[kept], self.half_maps[kept]
@@ -236,14 +229,14 @@ class Classification(Stateful):
         def assign(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[ExpectationResult]]:
             chosen, images = batch[0], batch[1].to(self._device, torch.float32)
             optics = None if self.optics is None else self.optics[chosen].to(self._device)
-            start = None if search else _moved_to(self._candidates[chosen], self._device)
+            start = None if search else self._candidates[chosen].to(self._device)
             return chosen, [step(images, optics, start=start, scale=fixed) for step in steps]
 
         batches = read_ahead(self.images, rows, max_batch=images_at_once(self._device, len(rows)))
         for chosen, results in parallel_map(assign, batches, self._device):
             residual_power += torch.stack([result.residual_power for result in results])
             best, log_likelihood_ratio, best_rotation = _best(results)
-            candidates.append(_moved_to(best, torch.device("cpu")))
+            candidates.append(best.to(torch.device("cpu")))
             likelihood.append(log_likelihood_ratio.cpu() / 2)
             rotation.append(best_rotation.cpu())
             done += len(chosen)
@@ -262,21 +255,23 @@ class Classification(Stateful):
         """
         n, maps, halves = self.images.box_size, self.maps.clone(), self.half_maps.clone()
         pose, sphere = self.poses, self._sphere(n)
+        particles = PosedParticles(
+            self.images,
+            pose.rotation,
+            pose.shift_angstrom,
+            self.optics,
+            self.pixel_size_angstrom,
+            self._half,
+        )
         resolution: list[float] = []
         for k in range(len(maps)):
             rows = (self.classes == k).nonzero().flatten()
             if len(rows) < _MIN_IMAGES:
                 resolution.append(math.inf)
                 continue
-            particles = PosedParticles(
-                ImageSubset(self.images, rows),
-                pose.rotation[rows],
-                pose.shift_angstrom[rows],
-                None if self.optics is None else self.optics[rows],
-                self.pixel_size_angstrom,
-                torch.arange(len(rows)) % 2 + 1,
-            )
-            sums = accumulate(particles, device=self._device)
+            half_set = torch.arange(len(rows)) % 2 + 1
+            of_class = replace(particles.subset(rows), half_set=half_set)
+            sums = accumulate(of_class, device=self._device)
             pair = torch.stack([half_map(one) for one in sums])
             halves[k] = pair.to(halves)
             curve = fsc(pair[0] * sphere, pair[1] * sphere).cpu()
@@ -327,7 +322,7 @@ class Classification(Stateful):
                 "started from"
             )
         super().load_state_dict(state)
-        self._candidates = _moved_to(PoseCandidates(**state["candidates"]), torch.device("cpu"))
+        self._candidates = PoseCandidates(**state["candidates"]).to(torch.device("cpu"))
 
 
 def _known_poses(poses: Pose) -> PoseCandidates:
@@ -336,10 +331,6 @@ def _known_poses(poses: Pose) -> PoseCandidates:
     one = torch.ones(len(rotation), 1)
     shift = poses.shift_angstrom.float().cpu()[:, None]
     return PoseCandidates(rotation, shift, 0 * one, one, one, torch.zeros(len(rotation), 1, 5, 5))
-
-
-def _moved_to(candidates: PoseCandidates, device: torch.device) -> PoseCandidates:
-    return PoseCandidates(**{name: value.to(device) for name, value in vars(candidates).items()})
 
 
 def _best(results: list[ExpectationResult]) -> tuple[PoseCandidates, Tensor, Tensor]:

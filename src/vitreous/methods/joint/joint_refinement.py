@@ -17,7 +17,7 @@ which saves those that have gone to a minimum of their own.
 Source: L. Donati, PhD thesis, EPFL 2020, section 4.2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -33,7 +33,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.global_search import GlobalSearch
-from vitreous.methods.em.local_search import PoseFit, PoseRefiner, WhitenedSpectra
+from vitreous.methods.em.local_search import PoseFit, PoseRefiner
 from vitreous.methods.reconstruct.model_based import accumulate, support
 from vitreous.methods.reconstruct.model_based_config import ModelBasedConfig
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
@@ -41,7 +41,7 @@ from vitreous.optim.admm import admm
 from vitreous.optim.admm_config import STRICT
 from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares
-from vitreous.optim.loop import Stats, run
+from vitreous.optim.loop import Stateful, Stats, run
 from vitreous.optim.priors import WEIGHTED, penalty
 from vitreous.physics.ctf import ctf_half
 from vitreous.physics.kaiser_bessel.normal_equations import NormalEquations
@@ -115,7 +115,7 @@ class JointResult:
     strength: float
 
 
-class JointRefinement:
+class JointRefinement(Stateful):
     """Solver for map and poses; one call of :meth:`step` is one round of algorithm 3.
 
     There is one map of all images. For half maps that share nothing, run two of these.
@@ -144,6 +144,8 @@ class JointRefinement:
     >>> stats["objective"] <= stats["before"], solver.done, tuple(solver.result().map.shape)
     (True, True, (16, 16, 16))
     """
+
+    STATE = ("round", "strength", "coefficients")
 
     def __init__(
         self,
@@ -239,14 +241,9 @@ class JointRefinement:
     def misfits(self, pose: Pose, coefficients: Tensor) -> Tensor:
         """Return J_p of every image at the stage's box, equation (4.32), float64 ``(b,)``."""
         misfits = []
-        for rows, small in self._small_images():
-            for batch in torch.split(torch.arange(len(rows)), _PROJECTED):
-                chosen = rows[batch]
-                poses = pose[chosen].to(self._device)
-                residual = small[batch.to(small.device)] - self._project(
-                    poses, chosen, coefficients
-                )
-                misfits.append(0.5 * residual.double().square().sum((1, 2)).cpu())
+        for rows, images in self._small_images(_PROJECTED):
+            residual = images - self._project(pose[rows].to(self._device), rows, coefficients)
+            misfits.append(0.5 * residual.double().square().sum((1, 2)).cpu())
         return torch.cat(misfits)
 
     def volume(self) -> Tensor:
@@ -259,13 +256,11 @@ class JointRefinement:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
-        numbers = {"round": self.round, "strength": self.strength}
-        return {"coefficients": self.coefficients, **vars(self.pose), **numbers}
+        return super().state_dict() | vars(self.pose)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the :meth:`state_dict` of a run with the same images and settings."""
-        self.round, self.strength = int(state["round"]), float(state["strength"])
-        self.coefficients = state["coefficients"].to(self._device)
+        super().load_state_dict(state)
         self.pose = Pose(state["rotation"].cpu(), state["shift_angstrom"].cpu())
         self._equations = None
 
@@ -315,11 +310,15 @@ class JointRefinement:
         search = StrengthSearch((first, second), weighted, prior.solver, mask=mask, among=among)
         return run(search).strength * (2**0.5 if weighted.is_norm else 1.0)
 
-    def _small_images(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows and images ``(b, m, m)``, with grey values of projections of larger voxels."""
+    def _small_images(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows and images ``(b, m, m)``, with grey values of projections of larger voxels.
+
+        At most ``count`` at a time.
+        """
         m, n = self.box_size, self.images.box_size
         for rows, read in read_ahead(self.images, torch.arange(len(self.images))):
-            yield rows, fourier_resize(read.to(self._device, torch.float32), m, 2) * (m / n)
+            small = fourier_resize(read.to(self._device, torch.float32), m, 2) * (m / n)
+            yield from zip(torch.split(rows, count), torch.split(small, count), strict=True)
 
     def _optics(self, rows: Tensor) -> Optics | None:
         return None if self.optics is None else self.optics[rows].to(self._device)
@@ -369,12 +368,10 @@ class JointRefinement:
         refiner = PoseRefiner(volume, band, flat[: band.radius + 1])
         global_search = self._global_search(volume, flat) if search else None
         rotation, shift = torch.empty_like(self.pose.rotation), self.pose.shift_angstrom.clone()
-        for rows, small in self._small_images():
-            for batch in torch.split(torch.arange(len(rows)), refiner.batch_size()):
-                images = small[batch.to(small.device)]
-                fit = self._fit(refiner, global_search, images, rows[batch])
-                rotation[rows[batch]] = fit.rotation.cpu()
-                shift[rows[batch]] = fit.shift_angstrom.cpu()
+        for rows, images in self._small_images(refiner.batch_size()):
+            fit = self._fit(refiner, global_search, images, rows)
+            rotation[rows] = fit.rotation.cpu()
+            shift[rows] = fit.shift_angstrom.cpu()
         return self._accept(Pose(rotation, shift), misfits)
 
     def _accept(self, pose: Pose, misfits: Tensor) -> tuple[float, float, Tensor]:
@@ -407,26 +404,17 @@ class JointRefinement:
         optics = self._optics(rows)
         measured = refiner.measure(images, optics)
         start = self.pose[rows].to(self._device)
-        best = self._descend(refiner, measured, start.rotation, start.shift_angstrom)
+        one = torch.ones(len(rows), device=self._device)
+        steps, farthest = self.config.steps, self.config.shift_range_angstrom
+
+        def refined(rotation: Tensor, shift: Tensor) -> PoseFit:
+            return refiner.refine(measured, rotation, shift, one, steps, farthest_angstrom=farthest)
+
+        best = refined(start.rotation, start.shift_angstrom)
         if search is None:
             return best
-        one = torch.ones(len(rows), device=self._device)
         candidates = search(search.band.images(images), optics, one)
         for rank in range(candidates.log_likelihood_ratio.shape[1]):
-            other = self._descend(
-                refiner, measured, candidates.rotation[:, rank], candidates.shift_angstrom[:, rank]
-            )
+            other = refined(candidates.rotation[:, rank], candidates.shift_angstrom[:, rank])
             best = best.with_better(other)
         return best
-
-    def _descend(
-        self, refiner: PoseRefiner, measured: WhitenedSpectra, rotation: Tensor, shift: Tensor
-    ) -> PoseFit:
-        return refiner.refine(
-            measured,
-            rotation,
-            shift,
-            torch.ones(len(rotation), device=self._device),
-            self.config.steps,
-            farthest_angstrom=self.config.shift_range_angstrom,
-        )

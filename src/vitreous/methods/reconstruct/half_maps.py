@@ -1,8 +1,7 @@
 """Reconstruction from known poses: two half maps, the FSC between them, and their average."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -23,11 +22,42 @@ from vitreous.optim.loop import run
 from vitreous.physics.insertion import Gridding
 
 
-class Sizes(TypedDict):
-    """Pixel size of the maps, and the diameter of the mask where it is a sphere, both in Å."""
+@dataclass(frozen=True)
+class HalfMapComparison:
+    """How half maps ``(n, n, n)`` in one frame are compared.
+
+    Args:
+        pixel_size_angstrom: of the maps, Å.
+        diameter_angstrom: of a spherical mask, Å; None: the mask is made from the maps.
+        seed: of the random phases by which the FSC is corrected for the mask.
+    """
 
     pixel_size_angstrom: float
     diameter_angstrom: float | None
+    seed: int = 0
+
+    def compare(self, half1: Tensor, half2: Tensor) -> tuple[Tensor, FscResult]:
+        """Return the mask, and the FSC within it."""
+        if self.diameter_angstrom is None:
+            mask = solvent_mask(0.5 * (half1 + half2))
+        else:
+            mask = sphere(len(half1), self.diameter_angstrom, self.pixel_size_angstrom)
+        return mask, fsc_true(half1, half2, mask, generator(self.seed, "phases"))
+
+    def halves(
+        self, half1: Tensor, half2: Tensor, average: Tensor, mask: Tensor, curves: FscResult
+    ) -> Halves:
+        """Return the maps with their resolutions; ``average`` is masked by a sphere only."""
+        n, diameter = len(half1), self.diameter_angstrom
+        return Halves(
+            half1=half1,
+            half2=half2,
+            average=average if diameter is None else average * mask,
+            curves=curves,
+            masked=resolutions(curves.corrected, n, self.pixel_size_angstrom),
+            unmasked=resolutions(curves.unmasked, n, self.pixel_size_angstrom),
+            mask_name="a soft mask" if diameter is None else f"a sphere of {diameter:g} Å",
+        )
 
 
 def reconstruct(
@@ -71,80 +101,47 @@ def reconstruct(
     particles = PosedParticles(
         images, pose.rotation, pose.shift_angstrom, optics, pixel_size_angstrom, half_set
     )
-    sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=mask_diameter_angstrom)
+    comparison = HalfMapComparison(pixel_size_angstrom, mask_diameter_angstrom)
     sums = gridding.accumulate(particles, symmetry=symmetry)
     if prior is None:
-        return direct_halves(sums, seed=0, **sizes)
+        return direct_halves(sums, comparison)
     radius = mask_diameter_angstrom and mask_diameter_angstrom / (2 * pixel_size_angstrom)
     way = partial(accumulate, particles, prior.basis, symmetry=symmetry)
     maps = run(ModelBased(way, images.box_size, prior, radius_px=radius))
-    return regularised_halves(maps, (half_map(sums[0]), half_map(sums[1])), seed=0, **sizes)
-
-
-def compare(
-    half1: Tensor,
-    half2: Tensor,
-    *,
-    pixel_size_angstrom: float,
-    diameter_angstrom: float | None,
-    seed: int,
-) -> tuple[Tensor, FscResult]:
-    """Return the mask, and the FSC within it, of half maps ``(n, n, n)`` in one frame.
-
-    The mask is a sphere of ``diameter_angstrom``, or made from the maps. ``seed`` draws the random
-    phases by which the FSC is corrected for the mask.
-    """
-    if diameter_angstrom is None:
-        mask = solvent_mask(0.5 * (half1 + half2))
-    else:
-        mask = sphere(len(half1), diameter_angstrom, pixel_size_angstrom)
-    return mask, fsc_true(half1, half2, mask, generator(seed, "phases"))
+    return regularised_halves(maps, (half_map(sums[0]), half_map(sums[1])), comparison)
 
 
 def direct_halves(
     sums: tuple[Gridding, Gridding],
+    comparison: HalfMapComparison,
     *,
-    pixel_size_angstrom: float,
-    diameter_angstrom: float | None,
-    seed: int,
     noise_ratio: float | None = None,
 ) -> Halves:
     """Return half maps of gridding, their FSC, and the map of all particles, regularised by it.
 
-    ``noise_ratio`` is noise over signal in all shells, by the FSC if None; for others see
-    :func:`compare`.
+    ``noise_ratio`` is noise over signal in all shells, by the FSC if None.
     """
-    sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom)
     half1, half2 = half_map(sums[0]).cpu(), half_map(sums[1]).cpu()
-    mask, curves = compare(half1, half2, seed=seed, **sizes)
-    ratio = noise_to_signal(curves.unmasked if diameter_angstrom is None else curves.masked)
+    mask, curves = comparison.compare(half1, half2)
+    masked = comparison.diameter_angstrom is not None
+    ratio = noise_to_signal(curves.masked if masked else curves.unmasked)
     if noise_ratio is not None:
         ratio = torch.full_like(ratio, noise_ratio)
     average = wiener_map(sums[0] + sums[1], ratio.to(sums[0].weight.device)).cpu()
-    return with_resolution(half1, half2, average, mask, curves, **sizes)
+    return comparison.halves(half1, half2, average, mask, curves)
 
 
 def regularised_halves(
-    maps: ModelBasedMaps,
-    direct: tuple[Tensor, Tensor],
-    *,
-    pixel_size_angstrom: float,
-    diameter_angstrom: float | None,
-    seed: int,
+    maps: ModelBasedMaps, direct: tuple[Tensor, Tensor], comparison: HalfMapComparison
 ) -> Halves:
-    """Return half maps that share a prior, compared with half maps ``direct`` without.
-
-    ``diameter_angstrom`` and ``seed`` are as in :func:`compare`.
-    """
-    sizes = Sizes(pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom)
+    """Return half maps that share a prior, compared with half maps ``direct`` without."""
     half1, half2, average = (one.cpu() for one in (maps.half1, maps.half2, maps.average))
     first, second = (one.cpu() for one in direct)
-    mask, curves = compare(half1, half2, seed=seed, **sizes)
     confirmed = fsc_confirmed((half1, half2), (first, second))
     return replace(
-        with_resolution(half1, half2, average, mask, curves, **sizes),
+        comparison.halves(half1, half2, average, *comparison.compare(half1, half2)),
         confirmed=confirmed,
-        confirmed_at=resolutions(confirmed, len(half1), pixel_size_angstrom),
+        confirmed_at=resolutions(confirmed, len(half1), comparison.pixel_size_angstrom),
         more_curves={"direct": fsc(first, second)},
     )
 
@@ -152,28 +149,3 @@ def regularised_halves(
 def sphere(box_size: int, diameter_angstrom: float, pixel_size_angstrom: float) -> Tensor:
     """Return the soft spherical mask of a diameter, ``(n, n, n)``."""
     return soft_mask(box_size, 3, diameter_angstrom / (2 * pixel_size_angstrom), EDGE_PX)
-
-
-def with_resolution(
-    half1: Tensor,
-    half2: Tensor,
-    average: Tensor,
-    mask: Tensor,
-    curves: FscResult,
-    *,
-    pixel_size_angstrom: float,
-    diameter_angstrom: float | None,
-) -> Halves:
-    """Return the maps with their resolutions; ``average`` is masked where a diameter is given."""
-    n = len(half1)
-    return Halves(
-        half1=half1,
-        half2=half2,
-        average=average if diameter_angstrom is None else average * mask,
-        curves=curves,
-        masked=resolutions(curves.corrected, n, pixel_size_angstrom),
-        unmasked=resolutions(curves.unmasked, n, pixel_size_angstrom),
-        mask_name="a soft mask"
-        if diameter_angstrom is None
-        else f"a sphere of {diameter_angstrom:g} Å",
-    )

@@ -13,7 +13,7 @@ a coarse scale its volumes, resampled, and its strength, converted, start the ne
 Source: L. Donati, PhD thesis, EPFL 2020, equations (2.10), (4.9) and (4.42), section 4.1.3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.optim.admm import Admm
 from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.least_squares import LeastSquares
-from vitreous.optim.loop import Stats
+from vitreous.optim.loop import Stateful, Stats
 from vitreous.optim.priors import WEIGHTED
 from vitreous.optim.prox import project
 from vitreous.physics.kaiser_bessel.normal_equations import (
@@ -128,7 +128,7 @@ class SumsOfScale(Protocol):
         """Return the sums; call ``progress`` with images done and images in all."""
 
 
-class ModelBased:
+class ModelBased(Stateful):
     """Solver for the maps of both halves and of all images.
 
     One step tries one strength of the cross-validation or does one ADMM iteration of a map. The
@@ -147,6 +147,8 @@ class ModelBased:
         label: of the last step: the scale of a tried strength, or the number of the iteration and
             the half of a map.
     """
+
+    STATE = ("_part", "_scale", "_converged")
 
     def __init__(
         self,
@@ -243,21 +245,18 @@ class ModelBased:
             }
             for half in self._equations or ()
         ]
-        return {
-            "part": self._part,
-            "scale": self._scale,
+        return super().state_dict() | {
             "equations": sums,
             "halves": self._halves,
             "searches": [vars(one) for one in self._searches],
             "maps": list(self._maps),
-            "converged": self._converged,
             "solver": None if self._solver is None else self._solver.state_dict(),
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the :meth:`state_dict` of a run with the same images and settings."""
-        self._part, self._scale = int(state["part"]), int(state["scale"])
+        super().load_state_dict(state)
         saved = [_restored(half, self._device) for half in state["equations"]]
         self._equations = (saved[0], saved[1]) if saved else None
         halves = state["halves"]
@@ -267,7 +266,6 @@ class ModelBased:
             for one in state["searches"]
         ]
         self._maps = [one.to(self._device) for one in state["maps"]]
-        self._converged = bool(state["converged"])
         self._solver = None
         if state["solver"] is not None:
             self._solver = self._begin()

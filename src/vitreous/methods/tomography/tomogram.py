@@ -1,6 +1,6 @@
 """Reconstruction of a tilt series: strengths, two half maps, and the map of all measurements."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from vitreous.methods.tomography.total_variation import (
 from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import STRICT
 from vitreous.optim.choose_strength import StrengthSearch
-from vitreous.optim.loop import Stats
+from vitreous.optim.loop import Stateful, Stats
 from vitreous.physics.tomography.projector import expand_slices
 
 _SLICES = 32  # of the volume that strengths are chosen on
@@ -62,7 +62,7 @@ class TomogramMaps:
     strengths: dict[str, float]  # "strength" and "inpainting", where the method has them
 
 
-class Tomogram:
+class Tomogram(Stateful):
     """Solver for the maps of both halves of a tilt series and of all measurements.
 
     One step tries one strength of the cross-validation, or does one iteration of a map.
@@ -84,6 +84,8 @@ class Tomogram:
     >>> tuple(solver.result().average.shape)
     (4, 4, 8)
     """
+
+    STATE = ("_part", "_iteration", "_strengths", "_draw")
 
     def __init__(
         self,
@@ -155,20 +157,12 @@ class Tomogram:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
-        return {
-            "part": self._part,
-            "iteration": self._iteration,
-            "strengths": dict(self._strengths),
-            "draw": self._draw.get_state(),
-            "maps": list(self._maps),
-            "solver": None if self._solver is None else self._solver.state_dict(),
-        }
+        solver = None if self._solver is None else self._solver.state_dict()
+        return super().state_dict() | {"maps": list(self._maps), "solver": solver}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the :meth:`state_dict` of a run with the same measurements and settings."""
-        self._part, self._iteration = int(state["part"]), int(state["iteration"])
-        self._strengths = dict(state["strengths"])
-        self._draw.set_state(state["draw"])
+        super().load_state_dict(state)
         self._maps = [one.to(self._scan.images) for one in state["maps"]]
         self._solver = None
         if state["solver"] is not None:

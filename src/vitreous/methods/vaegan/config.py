@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", strict=False)
+from vitreous.optim.admm_config import STRICT
+
 LARGEST_BOX = 16  # of maps and images, by default
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SortingStage:
     """A stage of the training at one box size and frequency band.
 
@@ -27,7 +28,7 @@ class SortingStage:
     band: Share = 1.0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class VaeGanConfig:
     """Settings of :class:`~vitreous.methods.vaegan.solver.VaeGan`.
 

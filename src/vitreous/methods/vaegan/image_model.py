@@ -20,10 +20,10 @@ from vitreous.methods.adversarial.matched_filter import (
 )
 from vitreous.methods.em.centring import centred, centring_template
 from vitreous.methods.vaegan.config import VaeGanConfig
-from vitreous.methods.vaegan.networks import as_module, make_generator
+from vitreous.methods.vaegan.networks import make_generator
 from vitreous.nn.basis import BasisGenerator
 from vitreous.nn.noise_network import NoiseNetwork, add_noise, diversity_loss
-from vitreous.nn.pose_network import LearnedPoseDistribution, coverage, orientation_moment
+from vitreous.nn.pose_network import LearnedPoseDistribution, orientation_moment
 from vitreous.physics.simulator import Conditions, Simulator
 
 TEMPLATE_IMAGES = 2000
@@ -52,8 +52,7 @@ class ImageModel:
         self._images, self._full = images, simulator
         self.device = device = simulator.micrograph_id.device
         first, init = config.stages[0].box_size, generators["init"]
-        self.generator = make_generator(config, cpu_generator(init))
-        as_module(self.generator).to(device)
+        self.generator = make_generator(config, cpu_generator(init)).to(device)
         self.average = copy.deepcopy(self.generator)
         self.noise_network = NoiseNetwork(first, generator=cpu_generator(init)).to(device)
         self.camera = LearnedPoseDistribution(generator=cpu_generator(init)).to(device)
@@ -184,17 +183,13 @@ class ImageModel:
         """Return the parameters of the generator's optimiser, by group."""
         c = self.config
         rate = c.learning_rate_generator
-        groups = [{"params": list(as_module(self.generator).parameters()), "lr": rate}]
+        groups = [{"params": list(self.generator.parameters()), "lr": rate}]
         if c.noise == "network":
             groups.append({"params": list(self.noise_network.parameters()), "lr": rate})
         if c.camera == "learned":
             groups.append({"params": list(self.camera.parameters()), "lr": rate})
         scales = [self.log_signal] + [self.log_noise] * (c.noise == "scale")
         return [*groups, {"params": scales, "lr": c.learning_rate_scale}]
-
-    def coverage(self) -> float:
-        """Return the coverage of recent orientations, see :mod:`vitreous.nn.pose_network`."""
-        return coverage(self.moment)
 
     def vary(self) -> None:
         """Start the maps other than the mean, from the averaged mean."""
@@ -206,7 +201,7 @@ class ImageModel:
     @torch.no_grad()
     def follow(self) -> None:
         """Update the running average of the generator ("GAN unrolling")."""
-        ours, theirs = as_module(self.average), as_module(self.generator)
+        ours, theirs = self.average, self.generator
         for average, current in zip(ours.parameters(), theirs.parameters(), strict=True):
             average.lerp_(current, 1 - self.config.averaging)
         for kept, now in zip(ours.buffers(), theirs.buffers(), strict=True):
@@ -215,16 +210,16 @@ class ImageModel:
     @torch.no_grad()
     def volume(self, latent: Tensor) -> Tensor:
         """Return the map of a latent vector ``(d,)`` from the averaged weights."""
-        module = as_module(self.average).eval()
-        volume = self.average.volume(latent.to(self.device, torch.float32), radius=self.radius)
-        module.train()
+        source = self.average.eval()
+        volume = source.volume(latent.to(self.device, torch.float32), radius=self.radius)
+        source.train()
         return volume * self.log_signal.exp()
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the networks by name."""
         return {
-            "generator": as_module(self.generator),
-            "average": as_module(self.average),
+            "generator": self.generator,
+            "average": self.average,
             "noise_network": self.noise_network,
             "camera": self.camera,
         }
@@ -239,7 +234,6 @@ class ImageModel:
         }
         return tensors if self.template is None else tensors | {"template": self.template}
 
-    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`tensors` returned."""
         self.log_signal.copy_(tensors["log_signal"])

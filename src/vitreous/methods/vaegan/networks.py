@@ -1,13 +1,11 @@
 """Networks of the VAE-GAN, made from its settings."""
 
-from typing import cast
-
 import torch
-from torch import nn
 
 from vitreous.methods.vaegan.config import VaeGanConfig
 from vitreous.nn.basis import BasisGenerator
 from vitreous.nn.encoder import DenseCritic, DenseEncoder, Encoder, SortingCritic
+from vitreous.nn.image_generator import ImageGenerator
 from vitreous.nn.siren import SliceGenerator
 from vitreous.nn.slice_source import SliceSource
 
@@ -19,7 +17,6 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
     c, latent = config, max(1, config.latent)
     first = c.stages[0].box_size
     largest = max(stage.box_size for stage in c.stages)
-    source: SliceSource
     if c.generator == "basis":
         return BasisGenerator(
             first,
@@ -30,7 +27,7 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
             generator=seed,
         )
     if c.generator == "siren":
-        source = SliceGenerator(
+        source: SliceSource = SliceGenerator(
             largest,
             latent,
             c.generator_width,
@@ -39,8 +36,6 @@ def make_generator(config: VaeGanConfig, seed: torch.Generator) -> SliceSource:
             generator=seed,
         )
     else:
-        from vitreous.nn.image_generator import ImageGenerator
-
         source = ImageGenerator(largest, latent, mask_fraction=c.mask_fraction, generator=seed)
     source.set_box_size(first)
     return source
@@ -67,8 +62,3 @@ def make_critic(
 def encoder_box(config: VaeGanConfig) -> int:
     """Return the edge of the images that the encoder sees, pixels."""
     return config.encoder_box or config.stages[0].box_size
-
-
-def as_module(source: SliceSource) -> nn.Module:
-    """Return the same object, typed as the module that it also is."""
-    return cast(nn.Module, source)

@@ -13,7 +13,6 @@ for the generator too, under the updated critic.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,13 @@ from vitreous.methods.adversarial.losses import (
     gaussian_nll,
     gradient_penalty,
 )
-from vitreous.methods.adversarial.rollback import RollsBack, load_optimisers, optimiser_tensors
+from vitreous.methods.adversarial.training import AdversarialTraining
 from vitreous.methods.vaegan.config import SortingStage, VaeGanConfig
 from vitreous.methods.vaegan.image_model import ImageModel
 from vitreous.methods.vaegan.networks import encoder_box, make_critic, make_encoder
 from vitreous.nn.encoder import DenseEncoder, Encoder
 from vitreous.nn.layers import polar_view
+from vitreous.nn.pose_network import coverage
 from vitreous.physics.simulator import Simulator
 
 __all__ = ["STREAMS", "SortingStage", "VaeGan", "VaeGanConfig"]
@@ -55,7 +55,7 @@ class _Batch:
     diversity: Tensor
 
 
-class VaeGan(RollsBack):
+class VaeGan(AdversarialTraining):
     """Solver of the VAE-GAN, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
 
     Args:
@@ -65,6 +65,8 @@ class VaeGan(RollsBack):
         generators: one per name of :data:`STREAMS`, all on the simulator's device.
     """
 
+    COUNTERS = (*AdversarialTraining.COUNTERS, "varied")
+
     def __init__(
         self,
         images: ImageSource,
@@ -72,29 +74,16 @@ class VaeGan(RollsBack):
         config: VaeGanConfig,
         generators: Mapping[str, torch.Generator],
     ) -> None:
+        super().__init__([stage.iterations for stage in config.stages], generators)
         self.images, self.config = images, config
-        self.generators = dict(generators)
         self.device = simulator.micrograph_id.device
-        self.iteration = 0
-        self.critic_updates = 0
         self.varied = int(config.latent_from == 0)
         self.imaging = ImageModel(images, simulator, config, self.generators)
         self.encoder: Encoder | DenseEncoder | None = None
         if config.latent:
-            self.encoder = make_encoder(config, cpu_generator(self.generators["init"])).to(
-                self.device
-            )
+            self.encoder = make_encoder(config, cpu_generator(self.generators["init"]))
+            self.encoder.to(self.device)
         self._enter(0)
-
-    @property
-    def done(self) -> bool:
-        """Whether all stages are done."""
-        return self.iteration >= self.config.iterations
-
-    @property
-    def progress(self) -> float:
-        """Share of the iterations that is done, 0 to 1."""
-        return min(1.0, self.iteration / self.config.iterations)
 
     @property
     def sorting(self) -> bool:
@@ -119,7 +108,7 @@ class VaeGan(RollsBack):
         self.imaging.enter(stage)
         self.critic = make_critic(c, self.box_size, cpu_generator(self.generators["init"]))
         self.critic.to(self.device)
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
+        self.optimisers = {
             "critic": adam(self.critic.parameters(), c.learning_rate_critic, betas=c.betas),
             "generator": adam(self.imaging.parameter_groups(), betas=c.betas),
         }
@@ -178,7 +167,8 @@ class VaeGan(RollsBack):
             self.varied = 1
         if self.encoder is not None and self.encoder_alone:
             stats = self._update_encoder(self.encoder)
-            return self._ended(stats)
+            self._end_step(stats)
+            return stats
         for _ in range(self.config.n_critic - 1):
             with torch.no_grad():
                 batch = self._batch()
@@ -193,18 +183,10 @@ class VaeGan(RollsBack):
             **self._update_generator(batch),
         }
         if self.config.camera == "learned":
-            coverage = self.imaging.coverage()
-            stats["camera_coverage"] = coverage
-            stats["camera_collapsed"] = float(coverage < self.config.least_coverage)
-        return self._ended(stats)
-
-    def _ended(self, stats: dict[str, float]) -> dict[str, float]:
-        """Count a step, look for NaN, and enter the next stage where one has ended."""
-        self._guard(stats)
-        self.iteration += 1
-        end = sum(stage.iterations for stage in self.config.stages[: self.stage + 1])
-        if self.iteration >= end and self.stage + 1 < len(self.config.stages):
-            self._enter(self.stage + 1)
+            covered = coverage(self.imaging.moment)
+            stats["camera_coverage"] = covered
+            stats["camera_collapsed"] = float(covered < self.config.least_coverage)
+        self._end_step(stats)
         return stats
 
     def _update_critic(self, batch: _Batch) -> dict[str, float]:
@@ -347,44 +329,8 @@ class VaeGan(RollsBack):
         modules = self.imaging.modules() | {"critic": self.critic}
         return modules if self.encoder is None else modules | {"encoder": self.encoder}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that change: weights, moments, scales and random streams.
+    def _other_tensors(self) -> dict[str, Tensor]:
+        return self.imaging.tensors()
 
-        Weights and moments are the live ones: clone what must outlast the next step.
-        """
-        out = self.imaging.tensors()
-        for name, module in self._modules().items():
-            out |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
-        out |= optimiser_tensors(self.optimisers)
-        return out | {f"random.{k}": g.get_state() for k, g in self.generators.items()}
-
-    def counters(self) -> dict[str, int]:
-        """Return the counters, to be stored with :meth:`tensors`."""
-        names = ("stage", "iteration", "critic_updates", "skipped", "rollbacks", "varied")
-        return {name: int(getattr(self, name)) for name in names}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that is needed to continue bit for bit."""
-        tensors = {k: v.detach().clone() for k, v in self.tensors().items()}
-        return {"tensors": tensors, "counters": self.counters()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state_dict`; a rollback returns here."""
-        counters = state["counters"]
-        self._enter(int(counters["stage"]))
-        for name, value in counters.items():
-            setattr(self, name, int(value))
-        self._load_tensors(state["tensors"], generators=True)
-        self._keep_snapshot()
-
-    @torch.no_grad()
-    def _load_tensors(self, tensors: Mapping[str, Tensor], *, generators: bool) -> None:
+    def _load_other_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.imaging.load(tensors)
-        for name, module in self._modules().items():
-            prefix = f"{name}."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(own)
-        load_optimisers(self.optimisers, tensors)
-        if generators:
-            for name, generator in self.generators.items():
-                generator.set_state(tensors[f"random.{name}"].cpu())
