@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitreous.optim.prox import lengths, project, prox_l1, prox_l21, prox_squared_l2
+from vitreous.optim.priors import SquaredNorm
+from vitreous.optim.prox import lengths, project, prox_l1, prox_l21
 
 POINTS = [(-2.0, 0.3), (0.4, 0.5), (3.0, -4.0), (0.0, 0.0), (1.0, 0.0)]
 
@@ -32,7 +33,7 @@ def nearest(u: Tensor, phi: Callable[[Tensor], Tensor], mu: float) -> Tensor:
     [
         (prox_l1, lambda z: z.abs().sum(1)),
         (lambda u, mu: prox_l21(u, mu, 0), lambda z: z.norm(dim=1)),
-        (prox_squared_l2, lambda z: 0.5 * z.square().sum(1)),
+        (lambda u, mu: SquaredNorm(mu).prox(u, 1.0), lambda z: 0.5 * z.square().sum(1)),
         (lambda u, mu: project(u), lambda z: 1e9 * z.clamp_max(0).abs().sum(1)),
     ],
     ids=["l1", "l21", "l2", "nonnegative"],

@@ -21,7 +21,7 @@ from vitreous.linop.operator import Identity, LinearOperator
 from vitreous.linop.wavelet import Wavelet
 from vitreous.optim.admm_config import STRICT
 from vitreous.optim.conjugate_gradient import dot, invert_circulant, largest_eigenvalue
-from vitreous.optim.prox import lengths, project, prox_l1, prox_l21, prox_squared_l2
+from vitreous.optim.prox import lengths, project, prox_l1, prox_l21
 
 if TYPE_CHECKING:
     from vitreous.optim.least_squares import LeastSquares
@@ -184,7 +184,7 @@ class SquaredNorm(WeightedPrior):
 
     def prox(self, z: Tensor, step: float) -> Tensor:
         """Shrink all values by the same factor."""
-        return prox_squared_l2(z, self.strength * step)
+        return z / (1 + self.strength * step)
 
     def strongest(self, equations: "LeastSquares") -> float:
         """Return the largest eigenvalue of H^T H, with which every value is at least halved."""

@@ -43,15 +43,6 @@ def prox_l21(u: Tensor, mu: float, dim: int = -4) -> Tensor:
     return u * ((norm - mu).clamp_min(0) / norm.clamp_min(torch.finfo(u.dtype).tiny))
 
 
-def prox_squared_l2(u: Tensor, mu: float) -> Tensor:
-    r"""Shrink: the proximal map of :math:`\frac\mu2 \|z\|^2`.
-
-    >>> prox_squared_l2(torch.tensor([3.0]), 2.0).tolist()
-    [1.0]
-    """
-    return u / (1 + mu)
-
-
 def project(u: Tensor, *, nonnegative: bool = True, mask: Tensor | None = None) -> Tensor:
     """Return the nearest volume that is not negative and vanishes outside a bool mask.
 

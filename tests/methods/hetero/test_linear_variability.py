@@ -16,7 +16,7 @@ from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import random_rotations
 from vitreous.data.phantoms import protein_phantom
 from vitreous.maps.fsc import fsc
-from vitreous.methods.hetero.latent_model import LatentModel
+from vitreous.methods.hetero.class_maps import LatentModel
 from vitreous.methods.hetero.linear_variability import LinearVariability, LinearVariabilityConfig
 from vitreous.physics.simulator import simulate
 

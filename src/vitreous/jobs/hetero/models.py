@@ -16,8 +16,7 @@ from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.config import build, load_config
 from vitreous.jobs.run.folder import CONFIG
 from vitreous.jobs.run.job import Job
-from vitreous.methods.hetero.class_maps import PosedImages
-from vitreous.methods.hetero.latent_model import LatentModel
+from vitreous.methods.hetero.class_maps import LatentModel, PosedImages
 from vitreous.methods.hetero.linear_variability import LinearVariability, LinearVariabilityConfig
 from vitreous.methods.vaegan.config import VaeGanConfig, default_config
 from vitreous.methods.vaegan.solver import STREAMS, VaeGan

@@ -27,9 +27,8 @@ from vitreous.jobs.refine.stages import (
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
-from vitreous.methods.hetero.class_maps import embed_all, reconstruct_class_maps
+from vitreous.methods.hetero.class_maps import LatentModel, embed_all, reconstruct_class_maps
 from vitreous.methods.hetero.clustering import Clusters, find_clusters
-from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.hetero.merge_classes import distinct_maps
 from vitreous.methods.hetero.pose_rescue import pose_search
 from vitreous.metrics.clustering import normalised_mutual_information

@@ -61,7 +61,7 @@ def refine(options: RefineOptions) -> RefineResult:
         config = _config(options, data)
         if INITIAL_MODEL not in job.state:
             start = read_start(options.start_map, data, coarsest, config)
-            job.keep(INITIAL_MODEL, start.state_dict())
+            job.keep(INITIAL_MODEL, dict(vars(start)))
         start = InitialModel(**job.state[INITIAL_MODEL])
         result = refinement_stage(job, data, start, config)
         return write_results(job, options, data, start, result)

@@ -45,7 +45,7 @@ def initial_model_stage(
             numbered=False,
             allow_infinite=True,
         )
-        job.keep(INITIAL_MODEL, model.state_dict())
+        job.keep(INITIAL_MODEL, dict(vars(model)))
     return InitialModel(**job.state[INITIAL_MODEL])
 
 

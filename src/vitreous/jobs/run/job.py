@@ -34,7 +34,7 @@ class Job:
         with Job("refine", options, outputs=FILES, resolved={"images_sha256": digest}) as job:
             if "initial_model" not in job.state:
                 search = InitialModelSearch(...)
-                job.keep("initial_model", job.run(search, "initial model").state_dict())
+                job.keep("initial_model", dict(vars(job.run(search, "initial model"))))
             refinement = Refinement(...)
             result = job.run(refinement, "refinement", share=(0.3, 1))
             write_maps(job.folder, result)

@@ -120,7 +120,11 @@ class AdversarialTraining:
         self._guard(stats)
         self.iteration += 1
         if self.iteration >= self._ends[self.stage] and not self.done:
-            self._enter(self.stage + 1)
+            self._advance()
+
+    def _advance(self) -> None:
+        """Enter the next stage."""
+        self._enter(self.stage + 1)
 
     def _guard(self, stats: Mapping[str, float]) -> None:
         """Count steps skipped for NaN; roll back after ten in a row, give up after three times.

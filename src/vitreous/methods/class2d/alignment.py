@@ -327,6 +327,7 @@ class ClassSums:
         aligner: of the round, whose candidates are summed.
 
     Attributes:
+        numerator, weight: of each half set and class, ``(2, k, K, A / 2)``, the former complex.
         residual_power: sum over images of the mean power of image minus class image by circle,
             ``(K,)``.
         images: number of images added.
@@ -335,11 +336,11 @@ class ClassSums:
     def __init__(self, aligner: Aligner) -> None:
         self._aligner, self._classes = aligner, len(aligner.templates)
         device = aligner.templates.device
-        shape = (2 * self._classes, *aligner.templates.shape[1:])
-        self._numerator = torch.zeros(shape, dtype=torch.complex64, device=device)
-        self._weight = torch.zeros(shape, device=device)
-        self._sizes = torch.zeros(len(self._weight), device=device)
-        self.residual_power = torch.zeros(shape[1], dtype=torch.float64, device=device)
+        shape = (2, *aligner.templates.shape)
+        self.numerator = torch.zeros(shape, dtype=torch.complex64, device=device)
+        self.weight = torch.zeros(shape, device=device)
+        self._sizes = torch.zeros(2 * self._classes, device=device)
+        self.residual_power = torch.zeros(shape[2], dtype=torch.float64, device=device)
         self.images = 0
 
     def add(self, polar: PolarImages, candidates: GridCandidates, half: Tensor) -> None:
@@ -351,22 +352,12 @@ class ClassSums:
                 polar, candidates.angle_rad[:, j], candidates.shift_angstrom[:, j]
             )
             row = label + self._classes * half
-            self._numerator.index_add_(0, row, transfer * rotated / count)
-            self._weight.index_add_(0, row, transfer.square() / count)
+            self.numerator.flatten(0, 1).index_add_(0, row, transfer * rotated / count)
+            self.weight.flatten(0, 1).index_add_(0, row, transfer.square() / count)
             self._sizes += torch.bincount(row, minlength=len(self._sizes)) / count
             residual = (rotated - transfer * self._aligner.templates[label]).abs().square()
             self.residual_power += residual.double().mean(2).sum(0) / count
         self.images += len(half)
-
-    @property
-    def numerator(self) -> Tensor:
-        """Numerators, complex ``(2, k, K, A / 2)``."""
-        return self._numerator.view(2, -1, *self._numerator.shape[1:])
-
-    @property
-    def weight(self) -> Tensor:
-        """Weights ``(2, k, K, A / 2)``."""
-        return self._weight.view(2, -1, *self._weight.shape[1:])
 
     @property
     def sizes(self) -> Tensor:

@@ -82,10 +82,12 @@ class CryoGan(AdversarialTraining):
         """Passes over the half set so far, counted in images shown to the critic."""
         return self.critic_updates * self.config.batch_size / len(self.images)
 
-    def _enter(self, stage: int) -> None:
+    def _advance(self) -> None:
+        self._enter(self.stage + 1, self.result())
+
+    def _enter(self, stage: int, start: Tensor | None = None) -> None:
         """Set up box, data, networks and optimisers of a stage from the last stage's volume."""
         c = self.config
-        start = self.result() if stage == self.stage + 1 else None
         self.stage = stage
         n = c.stages[stage].box_size
         self.n = n

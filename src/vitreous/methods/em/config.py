@@ -137,7 +137,7 @@ class RandomStartConfig:
     """Settings of :class:`~vitreous.methods.em.random_start.RandomStart`.
 
     Args:
-        shift_range_angstrom: largest shift of a particle.
+        shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
         images: number of images used, chosen at random.
         starts: number of runs from different blobs.
         batches: rounds of each run, after which comes one of all images, and the best goes on.
@@ -150,7 +150,7 @@ class RandomStartConfig:
     """
 
     symmetry: str = "C1"
-    shift_range_angstrom: float = Field(default=0.0, ge=0)
+    shift_range_angstrom: float | None = Field(default=0.0, ge=0)
     images: int = Field(default=1000, ge=4)
     starts: int = Field(default=2, ge=1)
     batches: Batches = Batches()
@@ -165,24 +165,17 @@ class RandomStartConfig:
 
 
 @validated(frozen=True, config=STRICT)
-class InitialModelConfig:
-    """Settings of the search for an initial model of each half set.
+class InitialModelConfig(RandomStartConfig):
+    """Settings of the search for an initial model of each half set, and of its random starts.
 
     Args:
         images: number of each half set in the first try; every further try takes twice as many.
-        starts: random starts of each half set in a try.
         tries: most tries until both half sets come to the same map.
         shift_range_angstrom: largest shift of a particle; None: 8 % of the box.
-        symmetry, diameter_angstrom, seed: as of :class:`RandomStartConfig`.
 
     >>> InitialModelConfig(symmetry="D2", seed=1).tries
     3
     """
 
-    images: int = Field(default=1000, ge=4)
-    starts: int = Field(default=2, ge=1)
     tries: int = Field(default=3, ge=1)
-    symmetry: str = "C1"
     shift_range_angstrom: float | None = Field(default=None, ge=0)
-    diameter_angstrom: float | None = Field(default=None, gt=0)
-    seed: int = Field(default=0, ge=0)

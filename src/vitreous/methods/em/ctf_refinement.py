@@ -32,6 +32,7 @@ from torch import Tensor
 
 from vitreous.core.images import ImageSource
 from vitreous.core.params import Optics
+from vitreous.methods.em.image_record import ImageRecord
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.physics.ctf import electron_wavelength_angstrom
 
@@ -46,7 +47,7 @@ _SPREAD_STEPS = 30
 
 
 @dataclass(frozen=True)
-class MicrographOptics:
+class MicrographOptics(ImageRecord):
     """Estimates for each micrograph, every field float64 ``(m,)``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Records of tensors with a row for each image."""
+"""Records of tensors with a row for each image or micrograph."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ class PoseRecord(ImageRecord):
 
     shift_angstrom: Tensor
     log_likelihood_ratio: Tensor
+
+    def best_first(self) -> Self:
+        """Return the candidates of each image sorted by their likelihood."""
+        ratio = self.log_likelihood_ratio
+        rows = torch.arange(len(ratio), device=ratio.device)[:, None]
+        return self[rows, ratio.sort(dim=1, descending=True, stable=True).indices]
 
     def with_better(self, other: Self, rows: Tensor | None = None) -> Self:
         """Return poses with those of the other, of ``rows`` or of all, that are more likely."""

@@ -16,7 +16,7 @@ from vitreous.core.params import Optics
 from vitreous.core.random import generator, stream_seed
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_maps import BETTER_THAN_CHANCE, HalvesResult, SolvedCriteria, combine_halves
-from vitreous.methods.em.config import SHIFT_SHARE, InitialModelConfig, RandomStartConfig
+from vitreous.methods.em.config import SHIFT_SHARE, InitialModelConfig
 from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.map_vs_noise_test import with_random_phases
@@ -121,13 +121,11 @@ class InitialModelSearch(Stateful):
         return RandomStart(
             ImageSubset(self._images, rows),
             None if self._optics is None else self._optics[rows],
-            RandomStartConfig(
-                symmetry=config.symmetry,
+            replace(
+                config,
                 shift_range_angstrom=self._shift_range,
                 images=config.images * 2**attempt,
-                starts=config.starts,
                 seed=stream_seed(config.seed, f"start {attempt} of half {half}"),
-                diameter_angstrom=config.diameter_angstrom,
             ),
             pixel_size_angstrom=self._pixel_size,
             device=self._device,
@@ -169,7 +167,7 @@ class InitialModelSearch(Stateful):
         """Return all that the next step needs."""
         return super().state_dict() | {
             "halves": [half.state_dict() for half in self._halves],
-            "best": None if self._best is None else self._best.state_dict(),
+            "best": None if self._best is None else dict(vars(self._best)),
             "best_halves": [half.state_dict() for half in self._best_halves],
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -78,10 +77,6 @@ class InitialModel:
         """Compare two models: solved first, then beyond doubt, then how far the halves agree."""
         mine, theirs = ((o.solved, o.beyond_doubt, o.shells) for o in (self, other))
         return mine > theirs
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields by name; ``InitialModel(**state)`` restores them."""
-        return dict(vars(self))
 
 
 Start = Tensor | tuple[Tensor, Tensor] | InitialModel

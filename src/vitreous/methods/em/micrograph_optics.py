@@ -101,10 +101,7 @@ class Micrographs:
     def load_state_dict(self, state: list[dict[str, Tensor] | None]) -> None:
         """Continue from the estimates of an earlier run."""
         self.estimates = [
-            None
-            if one is None
-            else MicrographOptics(**{name: value.to(self._device) for name, value in one.items()})
-            for one in state
+            None if one is None else MicrographOptics(**one).to(self._device) for one in state
         ]
 
 
@@ -164,12 +161,3 @@ class OpticsRefinement:
     def optics(self) -> Optics | None:
         """Return the CTF parameters of each image with refined defocus."""
         return self._given if self.micrographs is None else self.micrographs.optics()
-
-    def state_dict(self) -> list[list[dict[str, Tensor] | None]]:
-        """Return the estimates of micrographs and particles."""
-        return [one.state_dict() for one in self]
-
-    def load_state_dict(self, state: list[list[dict[str, Tensor] | None]]) -> None:
-        """Continue from the estimates of an earlier run."""
-        for one, of_one in zip(self, state, strict=True):
-            one.load_state_dict(of_one)

@@ -293,13 +293,8 @@ class PolarSearch:
         shift = self.shifts[place % len(self.shifts)]
         if centre is not None:
             shift = shift + centre[:, None]
-        if generator is not None:
-            return GridCandidates(template, angle_rad, shift, log_likelihood_ratio)
-        log_likelihood_ratio, order = log_likelihood_ratio.sort(dim=1, descending=True, stable=True)
-        rows = torch.arange(len(log_likelihood_ratio), device=log_likelihood_ratio.device)[:, None]
-        return GridCandidates(
-            template[rows, order], angle_rad[rows, order], shift[rows, order], log_likelihood_ratio
-        )
+        candidates = GridCandidates(template, angle_rad, shift, log_likelihood_ratio)
+        return candidates if generator is not None else candidates.best_first()
 
     def _of_each(self, image: Tensor, templates: Tensor, chosen: Tensor, parity: int) -> Tensor:
         """Return a part of the correlations ``(A / 2, S, b, c)`` of images with their templates."""

@@ -181,17 +181,14 @@ class RandomStart(Stateful):
             run = self.runs[-1]
             stats = run.step()
             if run.round == self._trial_rounds:
-                self.misfits.append(run.misfit(self._trial_radius))
+                # the highest shell that every run may have compared by the end of its trial
+                batches = self.config.batches
+                radius = min(self.config.start_radius + batches.rounds, batches.radius)
+                self.misfits.append(run.misfit(radius))
         else:
             run = self.best
             stats = run.step()
         return {**stats, "start": self.runs.index(run) + 1.0}
-
-    @property
-    def _trial_radius(self) -> int:
-        """Highest shell that every run may have compared by the end of its trial."""
-        batches = self.config.batches
-        return min(self.config.start_radius + batches.rounds, batches.radius)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step needs."""

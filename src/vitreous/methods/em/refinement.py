@@ -351,13 +351,14 @@ class Refinement(Stateful):
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next round needs."""
         sums = None if self.sums is None else [vars(one) for one in self.sums]
-        optics = self.optics_refinement.state_dict()
+        optics = [one.state_dict() for one in self.optics_refinement]
         return super().state_dict() | {"sums": sums, "optics": optics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a refinement of the same images and settings."""
         super().load_state_dict(state)
-        self.optics_refinement.load_state_dict(state["optics"])
+        for one, saved in zip(self.optics_refinement, state["optics"], strict=True):
+            one.load_state_dict(saved)
         self.optics = self.optics_refinement.optics()
         self.sums = None
         if state["sums"] is not None:

@@ -1,7 +1,8 @@
-"""Embeddings of all images, maps of classes, and maps along classes."""
+"""Models with latents; embeddings of all images, maps of classes, and maps along classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,16 +10,33 @@ from torch import Tensor
 from vitreous.core.errors import DivergedError
 from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.hetero.clustering import PrincipalPath, principal_path
-from vitreous.methods.hetero.latent_model import LatentModel
 from vitreous.methods.reconstruct.gridding import accumulate
 from vitreous.methods.reconstruct.half_maps import HalfMapComparison, direct_halves
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
+from vitreous.optim.loop import Solver
 
 _BATCH = 2048
 _MIN_IMAGES = 2  # of each half set that a map is made from
 _PERCENTILES = (5.0, 95.0)
 
 ReportProgress = Callable[[float], object]  # called with the share that is done, 0 to 1
+
+
+class LatentModel(Solver[Any], Protocol):
+    """Latent variable model of mixed particles, trained step by step.
+
+    Images are those of the :class:`~vitreous.core.images.ImageSource` that it was made with.
+    """
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the maps in pixels."""
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return latent means ``(m, d)`` float32, on the CPU, of the images ``rows (m,)``."""
+
+    def volume(self, latent: Tensor) -> Tensor:
+        """Return the map ``(n, n, n)``, real, protein positive, at a latent ``(d,)``."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class LinearVariabilityConfig:
 
 
 class LinearVariability(Stateful):
-    """Solver of the linear model, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
+    """Solver of the linear model, a :class:`~vitreous.methods.hetero.class_maps.LatentModel`.
 
     A call of :meth:`step` is one pass over the images. Nothing is stored for each image.
 

@@ -91,19 +91,10 @@ def reconstruct_halves(
     *,
     symmetry: str = "C1",
 ) -> tuple[Tensor, Tensor]:
-    """Reconstruct two unfiltered half maps of images in memory.
+    """Reconstruct two unfiltered half maps ``(n, n, n)`` of images ``(b, n, n)`` in memory.
 
-    Args:
-        images: real ``(b, n, n)``, protein positive.
-        rotations: ``(b, 3, 3)``, volume to particle coordinates.
-        shift_angstrom: ``(b, 2)`` displacement (x, y) of each particle in its image; None for none.
-        optics: CTF of each image; None for images without.
-        pixel_size_angstrom: Å.
-        half_set: long ``(b,)`` of 1 and 2; images with another number are left out.
-        symmetry: name of the point group, in RELION's axes.
-
-    Returns:
-        real ``(n, n, n)`` each, on the device of the images.
+    Arguments are as of :class:`PosedParticles` and :func:`accumulate`; the maps are on the device
+    of the images.
 
     Raises:
         ValueError: lengths that do not agree.

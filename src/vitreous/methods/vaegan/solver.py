@@ -56,7 +56,7 @@ class _Batch:
 
 
 class VaeGan(AdversarialTraining):
-    """Solver of the VAE-GAN, a :class:`~vitreous.methods.hetero.latent_model.LatentModel`.
+    """Solver of the VAE-GAN, a :class:`~vitreous.methods.hetero.class_maps.LatentModel`.
 
     Args:
         images: particles, protein positive; row i belongs to row i of ``simulator.optics``.
