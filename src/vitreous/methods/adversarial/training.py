@@ -56,16 +56,15 @@ class AdversarialTraining:
         raise NotImplementedError
 
     def _modules(self) -> dict[str, nn.Module]:
-        """Return the networks by name."""
+        """Return the networks, whose names go before those of their tensors."""
         raise NotImplementedError
 
     def _other_tensors(self) -> dict[str, Tensor]:
         """Return what changes besides networks and optimisers; they are the live tensors."""
-        raise NotImplementedError
+        return {}
 
     def _load_other_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`_other_tensors` returned."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that changes, by name: weights, moments, scales and random streams.
@@ -74,7 +73,7 @@ class AdversarialTraining:
         """
         out = self._other_tensors()
         for name, module in self._modules().items():
-            out |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+            out |= {f"{name}.{k}".lstrip("."): v for k, v in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             for index, moments in optimiser.state_dict()["state"].items():
                 out |= {f"adam.{name}.{index}.{k}": v for k, v in moments.items()}
@@ -104,8 +103,7 @@ class AdversarialTraining:
         """Restore what :meth:`tensors` returned but for the random streams."""
         self._load_other_tensors(tensors)
         for name, module in self._modules().items():
-            prefix = f"{name}."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            own = {k: tensors[f"{name}.{k}".lstrip(".")] for k in module.state_dict()}
             module.load_state_dict(own)
         for name, optimiser in self.optimisers.items():
             moments: dict[int, dict[str, Tensor]] = {}

@@ -90,14 +90,9 @@ class GlobalSearch:
     Args:
         volume: ``(n, n, n)``, full box.
         band: the frequencies to compare.
-        noise_power: of the cropped images by shell, ``(K + 1,)``; see
-            :meth:`FrequencyBand.noise_power`.
         symmetry: point group of the volume, about RELION's axes.
-        shift_range_angstrom: farthest shift, Å.
         spacing: between views, in units of 1 / K radians.
-        candidates: number of poses to keep for each image, each the best of its neighbourhood.
-        short: compare in bfloat16; None: where the processor multiplies it faster. Poses and
-            likelihoods of the candidates are computed in single precision either way.
+        noise_power, shift_range_angstrom, candidates, short: as of :class:`PolarSearch`.
     """
 
     def __init__(

@@ -112,9 +112,7 @@ class OpticsRefinement:
         given: CTF parameters of each image, as they came; None for none.
         micrograph_id: long ``(b,)``, number of each image's micrograph, if it is known.
         total: number of images.
-        rows: of the images of either half set.
-        config: what to refine.
-        device: where to compute.
+        rows, config, device: as of :class:`Micrographs`.
 
     Attributes:
         micrographs: None if nothing of them is refined.

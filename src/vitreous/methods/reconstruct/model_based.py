@@ -15,7 +15,7 @@ Source: L. Donati, PhD thesis, EPFL 2020, equations (2.10), (4.9) and (4.42), se
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,13 +121,6 @@ def support(n: int, scale: int, radius_px: float | None = None) -> Tensor:
     return radius_grid(lattice_size(n, scale), 3) <= radius / scale
 
 
-class SumsOfScale(Protocol):
-    """Function that sums the normal equations of both half sets at a scale."""
-
-    def __call__(self, scale: int, *, progress: Callable[[int, int], None] | None) -> HalfEquations:
-        """Return the sums; call ``progress`` with images done and images in all."""
-
-
 class ModelBased(Stateful):
     """Solver for the maps of both halves and of all images.
 
@@ -152,7 +145,7 @@ class ModelBased(Stateful):
 
     def __init__(
         self,
-        sums: SumsOfScale,
+        sums: Callable[..., HalfEquations],
         n: int,
         config: ModelBasedConfig,
         *,

@@ -30,7 +30,7 @@ TEMPLATE_IMAGES = 2000
 CAMERA_MEMORY = 0.95  # of the running moment of drawn orientations
 
 
-class ImageModel:
+class ImageModel(nn.Module):
     """Generator, noise network, pose distribution and scales, with the simulator's imaging model.
 
     The arguments are those of :class:`~vitreous.methods.vaegan.solver.VaeGan`.
@@ -38,7 +38,8 @@ class ImageModel:
 
     simulator: Simulator
     weight: Tensor
-    template: Tensor | None = None
+    moment: Tensor
+    template: Tensor | None
     radius: float
 
     def __init__(
@@ -48,6 +49,7 @@ class ImageModel:
         config: VaeGanConfig,
         generators: Mapping[str, torch.Generator],
     ) -> None:
+        super().__init__()
         self.config, self.streams = config, generators
         self._images, self._full = images, simulator
         self.device = device = simulator.micrograph_id.device
@@ -56,9 +58,11 @@ class ImageModel:
         self.average = copy.deepcopy(self.generator)
         self.noise_network = NoiseNetwork(first, generator=cpu_generator(init)).to(device)
         self.camera = LearnedPoseDistribution(generator=cpu_generator(init)).to(device)
-        self.log_signal = torch.zeros((), device=device, requires_grad=True)
-        self.log_noise = torch.zeros((), device=device, requires_grad=True)
-        self.moment = torch.eye(4, device=device) / 4
+        self.log_signal = nn.Parameter(torch.zeros((), device=device))
+        self.log_noise = nn.Parameter(torch.zeros((), device=device))
+        self.register_buffer("weight", None)
+        self.register_buffer("moment", torch.eye(4, device=device) / 4)
+        self.register_buffer("template", None)
 
     def enter(self, stage: int) -> None:
         """Set box size, band and data of a stage; the networks stay as they are."""
@@ -74,7 +78,7 @@ class ImageModel:
             if stage == 0 and c.latent_from > 0 and isinstance(source, BasisGenerator):
                 source.freeze_variation()
         share = background_share(self._cache, self.device)
-        self.weight = self._band
+        self.weight = self._band.clone()
         if c.weighting == "matched":
             stream = self.streams["noise"]
             self.weight = self._band * matched_weight(self._cache, self.simulator, share, stream)
@@ -214,31 +218,3 @@ class ImageModel:
         volume = source.volume(latent.to(self.device, torch.float32), radius=self.radius)
         source.train()
         return volume * self.log_signal.exp()
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Return the networks by name."""
-        return {
-            "generator": self.generator,
-            "average": self.average,
-            "noise_network": self.noise_network,
-            "camera": self.camera,
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that change besides the networks; they are the live ones."""
-        tensors = {
-            "log_signal": self.log_signal.detach(),
-            "log_noise": self.log_noise.detach(),
-            "weight": self.weight,
-            "moment": self.moment,
-        }
-        return tensors if self.template is None else tensors | {"template": self.template}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`tensors` returned."""
-        self.log_signal.copy_(tensors["log_signal"])
-        self.log_noise.copy_(tensors["log_noise"])
-        self.weight = tensors["weight"].to(self.device).clone()
-        self.moment = tensors["moment"].to(self.device).clone()
-        if "template" in tensors:
-            self.template = tensors["template"].to(self.device).clone()

@@ -326,11 +326,5 @@ class VaeGan(AdversarialTraining):
         return self
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = self.imaging.modules() | {"critic": self.critic}
+        modules: dict[str, nn.Module] = {"": self.imaging, "critic": self.critic}
         return modules if self.encoder is None else modules | {"encoder": self.encoder}
-
-    def _other_tensors(self) -> dict[str, Tensor]:
-        return self.imaging.tensors()
-
-    def _load_other_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.imaging.load(tensors)
