@@ -14,7 +14,7 @@ images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -93,13 +93,11 @@ def _candidates(
     expectation: ExpectationStep, images: Tensor, optics: Optics | None, device: torch.device
 ) -> PoseCandidates:
     """Return the candidate poses of all images."""
-
-    def batches() -> Iterator[Tensor]:
-        rows = torch.arange(len(images))
-        yield from torch.split(rows, images_at_once(device, len(rows)) or len(rows))
+    every = torch.arange(len(images))
+    batches = torch.split(every, images_at_once(device, len(every)) or len(every))
 
     def assign(rows: Tensor) -> PoseCandidates:
         of_rows = None if optics is None else optics[rows].to(device)
         return expectation(images[rows].to(device, torch.float32), of_rows).candidates
 
-    return PoseCandidates.cat(list(parallel_map(assign, batches(), device)))
+    return PoseCandidates.cat(list(parallel_map(assign, iter(batches), device)))

@@ -39,8 +39,7 @@ from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RefinementConfig
 from vitreous.methods.em.ctf_refinement import OpticsTally
 from vitreous.methods.em.expectation import ExpectationStep
-from vitreous.methods.em.half_expectation import expectation_of_halves
-from vitreous.methods.em.half_set import HalfSet
+from vitreous.methods.em.half_set import HalfSet, expectation_of_halves
 from vitreous.methods.em.initial_model_result import Start, start_maps
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.methods.em.maximisation import Maximisation, inserted_poses, kept_images

@@ -25,13 +25,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitreous.methods.em.image_record import ImageRecord
+
 _GRID_STEPS = 10  # of the contrast, to each side
 _GRID_RANGE = 3.0  # standard deviations that the first grid covers
 _MIN_CONTRAST = 0.1
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(ImageRecord):
     """Posterior of a batch of images."""
 
     contrast: Tensor  # a, ``(b,)``, the most likely

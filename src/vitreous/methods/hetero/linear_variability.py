@@ -308,8 +308,7 @@ class LinearVariability(Stateful):
         for _, rotation, values in self._batches(rows):
             slices = self._projections(spectra, rotation, compared)
             parts.append(self._posterior(slices, values[:, compared], weight[compared])[0])
-        columns = zip(*((p.contrast, p.mean, p.covariance) for p in parts), strict=True)
-        return Latents(*(torch.cat(column).cpu() for column in columns))
+        return Latents.cat(parts).to(torch.device("cpu"))
 
     def _embedding_scale(self) -> Tensor:
         """Return the factor from z to the embedding, one over its uncertainty, ``(d,)``."""
