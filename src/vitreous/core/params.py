@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
-class _Batched:
-    """Base class with the indexing and device moves of parameter batches."""
+class Batched:
+    """Base class of frozen dataclasses of tensors with a row for each image, or of None."""
 
     def _map(self, function: Any) -> Self:
-        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]  # all fields are tensors
+        values = {name: None if one is None else function(one) for name, one in vars(self).items()}
+        return type(self)(**values)
 
     def __getitem__(self, index: Any) -> Self:
         """Select images along the batch dimension; slices, index tensors and masks work."""
@@ -25,7 +26,7 @@ class _Batched:
 
 
 @dataclass(frozen=True)
-class Pose(_Batched):
+class Pose(Batched):
     """Orientation and shift of each image.
 
     Args:
@@ -58,7 +59,7 @@ class Pose(_Batched):
 
 
 @dataclass(frozen=True)
-class Optics(_Batched):
+class Optics(Batched):
     """CTF parameters of each image, every field a ``(...)`` tensor of the same shape.
 
     Args:

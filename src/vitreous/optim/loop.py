@@ -1,6 +1,7 @@
 """The protocol that every solver follows, and the loop that runs one."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Generator, Tensor
@@ -65,7 +66,7 @@ class Stateful:
     """Base class of objects whose state is the value of the attributes that ``STATE`` names.
 
     A value is a tensor, number, text, random stream or object with a state of its own, or a tuple,
-    list or dictionary of these. Keys of the state are the names without leading underscores.
+    list, dictionary or dataclass of these. Keys are the names without leading underscores.
     """
 
     STATE: ClassVar[tuple[str, ...]] = ()
@@ -85,6 +86,8 @@ def _saved(value: Any) -> Any:
         return value.get_state()
     if hasattr(value, "state_dict"):
         return value.state_dict()
+    if is_dataclass(value):
+        return {name: _saved(one) for name, one in vars(value).items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_saved, value))
     return dict(value) if isinstance(value, dict) else value
@@ -99,9 +102,12 @@ def _restored(own: Any, saved: Any) -> Any:
     if hasattr(own, "load_state_dict"):
         own.load_state_dict(saved)
         return own
+    kind: Any = type(own)
+    if is_dataclass(own):
+        return kind(**{name: _restored(one, saved[name]) for name, one in vars(own).items()})
     if isinstance(own, (list, tuple)) and len(own) == len(saved):
-        return type(own)(map(_restored, own, saved))
-    return type(own)(saved)
+        return kind(map(_restored, own, saved))
+    return kind(saved)
 
 
 def notify(callbacks: Iterable[Callback], step: int, stats: Stats) -> bool:

@@ -27,9 +27,7 @@ Scheres et al., J. Mol. Biol. 348 (2005) 139 (with classes).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -156,7 +154,16 @@ class ClassAverages(Stateful):
         ValueError: fewer images than classes.
     """
 
-    STATE = ("round", "radius", "averages", "sizes", "frc", "_generator")
+    STATE = (
+        "round",
+        "radius",
+        "averages",
+        "sizes",
+        "frc",
+        "noise_power",
+        "assignments",
+        "_generator",
+    )
 
     def __init__(
         self,
@@ -290,6 +297,7 @@ class ClassAverages(Stateful):
         n, numerator, weight = self.images.box_size, sums.numerator, sums.weight
         noise, inside = (sums.residual_power / sums.images).float(), slice(1, band.radius + 1)
         full_box_noise = noise.cpu() * (n / band.box_size) ** 6
+        self.noise_power = self.noise_power.clone()  # a state may hold the present one
         self.noise_power[inside] = full_box_noise.maximum(self._min_noise[inside])
         both, total = numerator.sum(0), weight.sum(0)
         noise = noise[:, None]
@@ -340,16 +348,3 @@ class ClassAverages(Stateful):
         rank[order] = torch.arange(len(order))
         assignments = replace(self.assignments, label=rank[self.assignments.label])
         return ClassAveragesResult(self.averages[order], self.frc[order], assignments)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that is needed to continue bit for bit."""
-        return super().state_dict() | {
-            "noise_power": self.noise_power.clone(),
-            "assignments": dict(vars(self.assignments)),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a :meth:`state_dict` of a solver with the same images and settings."""
-        super().load_state_dict(state)
-        self.noise_power = state["noise_power"].clone()
-        self.assignments = ClassAssignments(**state["assignments"])

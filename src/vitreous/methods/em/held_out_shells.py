@@ -100,4 +100,4 @@ def _candidates(
         of_rows = None if optics is None else optics[rows].to(device)
         return expectation(images[rows].to(device, torch.float32), of_rows).candidates
 
-    return PoseCandidates.cat(list(parallel_map(assign, iter(batches), device)))
+    return PoseCandidates.cat(list(parallel_map(assign, batches, device)))

@@ -8,25 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vitreous.core.params import Batched
 
-class ImageRecord:
+
+class ImageRecord(Batched):
     """Base of frozen dataclasses of tensors ``(b, ...)``, or of records, or None."""
-
-    def __getitem__(self, index: Any) -> Self:
-        """Return the rows of some images."""
-        fields = {name: None if one is None else one[index] for name, one in vars(self).items()}
-        return type(self)(**fields)
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Return the rows of several batches, joined."""
         columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
         return cls(**{name: _joined(values) for name, values in columns.items()})
-
-    def to(self, device: torch.device) -> Self:
-        """Return the record on a device."""
-        moved = {name: None if one is None else one.to(device) for name, one in vars(self).items()}
-        return type(self)(**moved)
 
     def updated(self, rows: Tensor, other: Self) -> Self:
         """Return a copy in which the images ``rows`` have the values of another record."""

@@ -117,7 +117,16 @@ class Classification(Stateful):
         ValueError: lengths or boxes that do not agree.
     """
 
-    STATE = ("round", "changed", "classes", "likelihood", "maps", "half_maps", "noise_power")
+    STATE = (
+        "round",
+        "changed",
+        "classes",
+        "likelihood",
+        "maps",
+        "half_maps",
+        "noise_power",
+        "_candidates",
+    )
 
     def __init__(
         self,
@@ -303,10 +312,6 @@ class Classification(Stateful):
         """Return the pose of every image, on the CPU."""
         return Pose(self.poses.rotation.cpu(), self.poses.shift_angstrom.cpu())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that is needed to continue bit for bit."""
-        return super().state_dict() | {"candidates": dict(vars(self._candidates))}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of a solver with the same images, maps and settings.
 
@@ -322,7 +327,6 @@ class Classification(Stateful):
                 "started from"
             )
         super().load_state_dict(state)
-        self._candidates = PoseCandidates(**state["candidates"]).to(torch.device("cpu"))
 
 
 def _known_poses(poses: Pose) -> PoseCandidates:

@@ -145,7 +145,7 @@ class JointRefinement(Stateful):
     (True, True, (16, 16, 16))
     """
 
-    STATE = ("round", "strength", "coefficients")
+    STATE = ("round", "strength", "coefficients", "pose")
 
     def __init__(
         self,
@@ -254,14 +254,9 @@ class JointRefinement(Stateful):
         """Return the map and the poses as they are."""
         return JointResult(self.volume(), self.coefficients, self.pose, self.strength)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs to go on bit for bit."""
-        return super().state_dict() | vars(self.pose)
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the :meth:`state_dict` of a run with the same images and settings."""
         super().load_state_dict(state)
-        self.pose = Pose(state["rotation"].cpu(), state["shift_angstrom"].cpu())
         self._equations = None
 
     @property
