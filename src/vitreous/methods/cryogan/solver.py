@@ -127,7 +127,10 @@ class CryoGan(AdversarialTraining):
         transfer = self.simulator.ctf(conditions.row)
         clean = self._clean(oversampled_spectrum(self.volume()), conditions, transfer)
         noise = self.simulator.noise_like(conditions.row, generator=self.generators["noise"])
-        deviations = [self._filtered(x).std() for x in (clean, noise)]
+        deviations = [
+            torch.fft.irfft2(torch.fft.rfft2(x) * self._band, s=(self.n, self.n)).std()
+            for x in (clean, noise)
+        ]
         signal, log_noise = torch.zeros_like(deviations[0]), -deviations[1].log()
         if deviations[0] > 0:
             signal = 0.5 * math.log(1 - noise_share) - deviations[0].log()
@@ -178,10 +181,6 @@ class CryoGan(AdversarialTraining):
         if c.mirror:
             turn = int(torch.randint(8, (1,), generator=generator, device=generator.device))
         return seen_by_critic(images, factor, angle_rad=angle_rad, turn=turn)
-
-    def _filtered(self, images: Tensor) -> Tensor:
-        """Return images inside the common band limit."""
-        return torch.fft.irfft2(torch.fft.rfft2(images) * self._band, s=(self.n, self.n))
 
     # ---------------------------------------------------------------- Algorithm 1
 

@@ -86,7 +86,7 @@ class ImageModel(nn.Module):
         if c.invariant and "dense" in (c.critic, c.encoder):
             rows = torch.arange(len(self._images), device=device)
             rows = rows[:: max(1, len(rows) // TEMPLATE_IMAGES)]
-            self.template = centring_template(self.still(rows, 0))
+            self.template = centring_template(self.real(rows, 0, still=True))
         self._match_scales(share, first=stage == 0)
 
     @torch.no_grad()
@@ -163,13 +163,12 @@ class ImageModel(nn.Module):
             images = add_noise(images, scale, unit, c.noise_kind)
         return self._seen(images, transfer, turn), diversity
 
-    def real(self, row: Tensor, turn: int) -> Tensor:
-        """Return the particles ``row (b,)`` as the critic sees them, rotated as configured."""
-        return self._seen(self._cache.read(row), self.simulator.ctf(row), turn)
+    def real(self, row: Tensor, turn: int, *, still: bool = False) -> Tensor:
+        """Return the particles ``row (b,)`` as the critic sees them.
 
-    def still(self, row: Tensor, turn: int) -> Tensor:
-        """Return the particles ``row (b,)`` as the critic sees them, without random rotations."""
-        return self._seen(self._cache.read(row), self.simulator.ctf(row), turn, still=True)
+        They are rotated as configured unless ``still``.
+        """
+        return self._seen(self._cache.read(row), self.simulator.ctf(row), turn, still=still)
 
     def _seen(self, images: Tensor, transfer: Tensor, turn: int, *, still: bool = False) -> Tensor:
         c, angle_rad = self.config, None

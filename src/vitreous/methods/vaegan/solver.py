@@ -309,7 +309,7 @@ class VaeGan(AdversarialTraining):
             row = piece.to(self.device)
             total = torch.zeros(len(row), self.config.latent, device=self.device)
             for turn in range(views):
-                total += self._encode(encoder, self.imaging.still(row, turn))[0]
+                total += self._encode(encoder, self.imaging.real(row, turn, still=True))[0]
             batches.append((total / views).cpu())
         encoder.train()
         return torch.cat(batches)
