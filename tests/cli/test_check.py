@@ -91,6 +91,7 @@ def test_wrong_tables_are_mended_beside_the_original(vitreous, case, tmp_path):
     assert "give --overwrite" in err
 
 
+@pytest.mark.slow
 def test_dark_protein_is_right_when_it_is_said(vitreous, case):
     images, write = case
     table = write(images=-images)

@@ -80,6 +80,7 @@ def test_classes_angles_and_origins_are_those_that_were_planted(
     assert config["options"]["solver"]["classes"] == 4
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_is_bitwise_the_same(
     vitreous: Any, star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_low_resolution_gets_no_b_factor(vitreous, tmp_path):
     assert "B factor     0 Å²" in told
 
 
+@pytest.mark.slow
 def test_symmetry_is_found_and_brought_to_standard_axes(vitreous, tmp_path):
     truth = protein_phantom(32, 6.0, seed=2, point_group="C4")
     matrix = euler_to_matrix(torch.tensor([30.0, 50.0, 10.0]))

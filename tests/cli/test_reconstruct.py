@@ -258,7 +258,8 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("method", ["tv", pytest.param("wavelet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["tv", "wavelet"])
 def test_a_stopped_run_goes_on_without_reading_images_again(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -174,6 +174,7 @@ def test_noise_is_no_structure(vitreous: Any, simulated: Path, tmp_path: Path) -
     assert not (tmp_path / "einstein").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(
     vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def test_options_that_cannot_be_are_refused(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_defocus_and_contrast_of_micrographs_are_refined(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:
@@ -255,6 +257,7 @@ def test_defocus_and_contrast_of_micrographs_are_refined(
     assert "leaves no optics of micrographs to be refined" in stderr
 
 
+@pytest.mark.slow
 def test_particles_have_a_contrast(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, stdout, stderr = vitreous(

@@ -137,7 +137,7 @@ def test_bad_requests(vitreous: Any, series: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "stops"),
     [
-        ("tv", (2, 12)),
+        pytest.param("tv", (2, 12), marks=pytest.mark.slow),
         ("sirt", (3,)),
         ("wbp", (1, 1)),
         pytest.param("two-step", (2, 12), marks=pytest.mark.slow),

@@ -198,6 +198,7 @@ def test_a_search_is_quick_enough_to_run_while_solving() -> None:
     assert time.process_time() - start < 6.0  # about 0.7 s on an idle core
 
 
+@pytest.mark.slow
 def test_repeats_exactly_and_keeps_arguments() -> None:
     volume = _phantom(24, 0).double()
     other = rotate_volume(volume, axis_angle_to_matrix(torch.tensor([1.0, 2.0, 0.5])))

@@ -61,6 +61,7 @@ def test_halves_in_another_setting_and_hand_are_joined_and_called_solved(molecul
     assert error[0] < error[1] < error[2]
 
 
+@pytest.mark.slow
 def test_without_symmetry_any_rotation_is_found():
     truth = protein_phantom(20, PIXEL, seed=4)
     ball = (radius_grid(20, 3) <= 0.45 * 20).float()

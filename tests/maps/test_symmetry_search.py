@@ -116,6 +116,7 @@ def test_frames_are_refined_to_the_true_axes(name: str) -> None:
     assert frame.centre_px[:2].norm() < 0.1
 
 
+@pytest.mark.slow
 def test_a_ring_too_coarse_to_count_is_doubted() -> None:
     """Folds that exclude one another cannot both be right, and the verdict must say so."""
     angle = torch.linspace(0, 2 * math.pi, 201)[:-1]

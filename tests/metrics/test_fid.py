@@ -23,6 +23,7 @@ def test_gaussians_against_the_closed_form(generator: torch.Generator) -> None:
         frechet_distance(x, x[:1])
 
 
+@pytest.mark.slow
 def test_distance_grows_with_what_is_wrong_with_images(generator: torch.Generator) -> None:
     label = torch.arange(400) % 2
     real = discs(label, 0.3, generator)

@@ -77,6 +77,7 @@ def test_phase_shift_in_radians(vitreous, plant, grouped):
     assert torch.allclose(fixed.optics.phase_shift_deg, optics.phase_shift_deg, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_missing_phase_shift_gets_a_first_value(vitreous, plant):
     optics, pose = true_conditions(90.0)
     wrong = replace(optics, phase_shift_deg=torch.zeros(COUNT))
@@ -107,6 +108,7 @@ def test_what_no_table_can_mend_is_said(vitreous, plant, tmp_path):
     assert not (tmp_path / "set_fixed.star").exists()
 
 
+@pytest.mark.slow
 def test_what_a_table_can_mend_is_mended_beside_what_it_cannot(vitreous, plant, tmp_path):
     optics, pose = true_conditions()
     wrong = Pose(pose.rotation, -pose.shift_angstrom)

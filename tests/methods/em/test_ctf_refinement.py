@@ -223,6 +223,7 @@ def test_rounds_find_planted_errors_and_resume() -> None:
     )
 
 
+@pytest.mark.slow
 def test_particles_enter_by_their_contrast() -> None:
     stream = torch.Generator().manual_seed(7)
     data = planted(False, 40, 4.0)

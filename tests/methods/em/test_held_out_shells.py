@@ -54,6 +54,7 @@ def as_always(data: Case, images: Tensor) -> list[Tensor]:
     return maps
 
 
+@pytest.mark.slow
 def test_einstein_is_not_found_in_noise() -> None:
     data = case(COUNT, symmetry="D2", noise=1.0)
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(5))

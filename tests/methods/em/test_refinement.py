@@ -48,7 +48,7 @@ def task(
     )
 
 
-@pytest.mark.parametrize("assignment", ["hard", "soft"])
+@pytest.mark.parametrize("assignment", [pytest.param("hard", marks=pytest.mark.slow), "soft"])
 def test_from_a_blurred_start_to_nyquist(assignment: str) -> None:
     data = case(400, noise=1.0)
     run = task(data, replace(CONFIG, assignment=assignment))
@@ -183,6 +183,7 @@ def test_what_noise_explains_better_is_left_out() -> None:
     assert task(data, images=images).config.reject is False
 
 
+@pytest.mark.slow
 def test_a_run_settles_and_misfit_tells_the_better_map() -> None:
     data = case(300, noise=1.0)
     good = task(data)

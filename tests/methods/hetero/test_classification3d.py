@@ -70,6 +70,7 @@ def test_classes_poses_and_maps_settle() -> None:
     assert run.half_maps.shape == (2, 2, BOX, BOX, BOX)
 
 
+@pytest.mark.slow
 def test_a_first_search_finds_poses_that_were_lost() -> None:
     run, data, _, _ = task(replace(CONFIG, search=True, rounds=1))
     run._candidates.rotation[::2] = torch.eye(3)
@@ -121,6 +122,7 @@ def test_maps_must_be_of_the_images_box() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_map_of_images_that_were_lost_together_is_dropped() -> None:
     """A third map: of the whole structure, turned, so of another frame."""
     run, *_ = task(replace(CONFIG, search=True, rounds=1))

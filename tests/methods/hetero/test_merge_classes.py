@@ -87,6 +87,7 @@ def test_in_one_frame_nothing_is_joined(whole: Tensor) -> None:
     assert not found.duplicate
 
 
+@pytest.mark.slow
 def test_the_better_map_stands_for_both(whole: Tensor, part: Tensor) -> None:
     turned = rotate_volume(whole, TURN, MOVE)
     classes = [seen(turned, 0.6, 1), None, seen(part, 0.3, 2), seen(whole, 0.3, 3)]

@@ -63,6 +63,7 @@ def test_from_poses_wrong_by_forty_degrees() -> None:
     assert told[-1]["turned_deg"] < 1.0
 
 
+@pytest.mark.slow
 def test_objective_never_grows_within_a_stage() -> None:
     run = task(case(40, noise=1.0), replace(CONFIG, rounds=3))
     told = [run.step() for _ in range(run.rounds)]
@@ -137,6 +138,7 @@ def test_a_run_goes_on_bit_by_bit(done: int) -> None:
     assert torch.equal(second.pose.rotation, whole.pose.rotation)
 
 
+@pytest.mark.slow
 def test_a_far_too_small_strength_does_not_last() -> None:
     """Below some strength all scores are alike: a climb from there would end where it began."""
     data = case(60, noise=1.0)

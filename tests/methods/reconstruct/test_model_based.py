@@ -147,6 +147,7 @@ def test_a_prior_beats_none_on_few_noisy_images(regulariser: str, least: float) 
     assert agreement(maps.average) > max(agreement(maps.half1), agreement(maps.half2))
 
 
+@pytest.mark.slow
 def test_coarse_to_fine_ends_where_the_fine_scale_alone_does() -> None:
     alone, staged = solve(ModelBasedConfig(scales=(1,))), solve(ModelBasedConfig(scales=(2, 1)))
     (only,), (coarse, fine) = alone.searches, staged.searches
@@ -175,7 +176,7 @@ def test_density_is_within_the_sphere_and_positive() -> None:
     assert solve(replace(config, nonnegative=False)).coefficients[2].min() < 0
 
 
-@pytest.mark.parametrize("strength", [None, 1.0])
+@pytest.mark.parametrize("strength", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_a_run_goes_on_bit_for_bit(strength: float | None) -> None:
     """From the start, amid a search at either scale, between parts, and amid a map."""
     config = ModelBasedConfig(scales=(2, 1), strength=strength, iterations=8, tolerance=0.0)

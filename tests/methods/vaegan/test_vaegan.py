@@ -113,7 +113,17 @@ MODES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
+FAST_MODES = (1, 3, 6, 7, 12, 13, 15, 16)  # each network, view, noise and loss at least once
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        mode if k in FAST_MODES else pytest.param(mode, marks=pytest.mark.slow)
+        for k, mode in enumerate(MODES)
+    ],
+    ids=str,
+)
 def test_every_mode_trains_embeds_and_makes_volumes(mode: dict[str, Any]) -> None:
     gan = _gan(**mode)
     before = {k: v.clone() for k, v in gan.tensors().items()}
@@ -287,7 +297,13 @@ SCHEDULED = {
 }
 
 
-@pytest.mark.parametrize("mode", [{"generator": "siren"}, {"generator": "basis"}, SCHEDULED])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        SCHEDULED,
+        *(pytest.param({"generator": g}, marks=pytest.mark.slow) for g in ("siren", "basis")),
+    ],
+)
 @pytest.mark.parametrize("at", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))])
 def test_a_resumed_run_is_bitwise_the_same(mode: dict[str, Any], at: int) -> None:
     stages = (SortingStage(8, 3), SortingStage(16, 4))
@@ -351,6 +367,7 @@ def test_one_bad_gradient_skips_one_update() -> None:
     assert gan.skipped == 0
 
 
+@pytest.mark.slow
 def test_the_guard_tells_of_a_collapsed_camera() -> None:
     stages = (SortingStage(8, 100),)
     gan = _gan(camera="learned", learning_rate_generator=0.0, stages=stages, batch_size=2)
