@@ -37,8 +37,8 @@ from vitreous.maps.fsc import fsc
 from vitreous.methods.reconstruct.gridding import accumulate, half_map
 from vitreous.methods.reconstruct.posed_particles import PosedParticles
 from vitreous.physics.insertion import Accumulator, weighted_slices
-from vitreous.physics.kernels.slice_cpu import scatter
 from vitreous.physics.kernels.slice_kernel import padded_size
+from vitreous.physics.projector import scatter
 
 LEAST_RATIO = 5.0
 LEAST_FSC = 0.95

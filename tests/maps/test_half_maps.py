@@ -51,7 +51,7 @@ def test_halves_in_another_setting_and_hand_are_joined_and_called_solved(molecul
     result = combined(half1, half2)
     assert result.solved
     assert result.verdict.startswith("solved to ")
-    assert result.resolution_0143_angstrom <= result.resolution_05_angstrom < 30
+    assert result.masked[0] <= result.masked[1] < 30
     assert result.structure_angstrom < 20
     assert result.chance_angstrom > 2 * result.structure_angstrom
     assert torch.equal(result.curves.unmasked, fsc(half1, result.half2))
@@ -87,7 +87,7 @@ def test_maps_with_nothing_in_common_but_power_and_symmetry_are_not_solved(molec
 def test_two_balls_agree_but_are_no_structure():
     halves = [noisy(soft_mask(N, 3, 6.0, 3.0), 0.2, seed, "D2") for seed in (1, 2)]
     result = combined(*halves)
-    assert result.unmasked_0143_angstrom < 40  # the FSC as such looks well
+    assert result.unmasked[0] < 40  # the FSC as such looks well
     assert not result.solved
 
 
@@ -111,7 +111,7 @@ def test_empty_halves_are_not_solved_and_stay_finite():
     )
     assert not result.solved
     assert bool(result.average.isfinite().all())
-    assert math.isinf(result.resolution_0143_angstrom)
+    assert math.isinf(result.masked[0])
 
 
 def test_comparison_while_running_reads_the_aligned_fsc(molecule):
@@ -119,7 +119,7 @@ def test_comparison_while_running_reads_the_aligned_fsc(molecule):
     turned = rotate_volume(half2, QUARTER_TURN)
     found = resolutions_between(half1, turned, pixel_size_angstrom=PIXEL, symmetry="D2")
     result = combined(half1, half2)
-    assert found == pytest.approx((result.unmasked_0143_angstrom, result.unmasked_05_angstrom))
+    assert found == pytest.approx(result.unmasked)
 
 
 def test_weights_are_rosenthal_and_henderson_and_never_vanish():
@@ -144,5 +144,5 @@ def test_the_verdict_does_not_name_a_number_that_only_the_mask_made(molecule, mo
     monkeypatch.setattr(halves_module, "_doubt", lambda *_: "")
     half1, half2 = (noisy(molecule, 4.0, seed, "D2") for seed in (1, 2))
     result = combined(half1, half2)
-    assert result.unmasked_0143_angstrom > 1.5 * result.resolution_0143_angstrom
-    assert f"solved to {result.unmasked_0143_angstrom:.1f} Å" in result.verdict
+    assert result.unmasked[0] > 1.5 * result.masked[0]
+    assert f"solved to {result.unmasked[0]:.1f} Å" in result.verdict

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import find_stack, name_from, split_image_names
+from vitreous.data.tables import optics_table
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
 from vitreous.io.inflate import read_text
 from vitreous.io.mrc import read_header
@@ -209,16 +209,12 @@ def _numbered(
         group = groups.setdefault((size, header.shape[-1]), len(groups) + 1)
         names += [f"{i + 1:06d}@{name}" for i in range(header.shape[0])]
         group_of += [str(group)] * header.shape[0]
-    columns: dict[str, Any] = {
-        "rlnOpticsGroup": [str(number) for number in groups.values()],
-        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
-    }
+    columns: dict[str, list[str]] = {}
     sizes = [size for size, _ in groups]
     if all(size is not None for size in sizes):
         columns["rlnImagePixelSize"] = [f"{size:.9g}" for size in sizes]
     elif any(size is not None for size in sizes):
         raise InputError(f"{path}: pixel size: some stacks have none; give `pixel_size_angstrom`")
     columns["rlnImageSize"] = [str(box) for _, box in groups]
-    columns["rlnImageDimensionality"] = ["2"] * len(groups)
-    particles = {"rlnImageName": names, "rlnOpticsGroup": group_of}
-    return StarDocument({"optics": StarBlock(columns), "particles": StarBlock(particles)})
+    particles = StarBlock({"rlnImageName": names, "rlnOpticsGroup": group_of})
+    return StarDocument({"optics": optics_table(len(groups), columns), "particles": particles})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitreous.data.particle_table import ParticleTable
-from vitreous.data.tables import Numbers
+from vitreous.data.tables import Numbers, optics_groups, optics_table
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
 _OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
@@ -80,15 +80,8 @@ def _optics_groups(
     values = {name: table.numbers(name) for name in names}
     if sizes is not None:
         values[_SIZE] = sizes
-    keys = np.stack([np.zeros(len(table)), *values.values()], axis=-1)
-    _, first, member = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    numbers = range(1, len(first) + 1)
-    columns = {
-        _GROUP: [str(number) for number in numbers],
-        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
-        **{name: format_column(column[first]) for name, column in values.items()},
-    }
+    first, group_of = optics_groups([np.zeros(len(table)), *values.values()])
+    columns = {name: format_column(column[first]) for name, column in values.items()}
     if box_size is not None:
         columns["rlnImageSize"] = [str(box_size)] * len(first)
-    columns["rlnImageDimensionality"] = ["2"] * len(first)
-    return StarBlock(columns), [str(number) for number in (member.reshape(-1) + 1).tolist()]
+    return optics_table(len(first), columns), group_of

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vitreous.core.params import Optics, Pose
@@ -29,6 +28,7 @@ ANGLES: tuple[str, ...] = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 def pose_columns(pose: Pose) -> dict[str, list[str]]:
     """Return RELION's angle and origin columns of poses.
 
+    >>> import torch
     >>> pose = Pose(torch.eye(3)[None], torch.tensor([[1.5, 0.0]]))
     >>> pose_columns(pose)["rlnOriginXAngst"]
     ['-1.500000']
@@ -41,25 +41,39 @@ def pose_columns(pose: Pose) -> dict[str, list[str]]:
     return columns
 
 
+def optics_groups(columns: Sequence[Numbers]) -> tuple[NDArray[np.int64], list[str]]:
+    """Group the particles whose numbers ``(n,)`` in all columns are equal.
+
+    Returns the first particle of each group, and each particle's group, counted from 1.
+
+    >>> optics_groups([np.array([300.0, 200.0, 300.0])])
+    (array([1, 0]), ['2', '1', '2'])
+    """
+    _, first, group_of = np.unique(
+        np.stack(columns, axis=-1), axis=0, return_index=True, return_inverse=True
+    )
+    return first, (group_of.reshape(-1) + 1).astype(str).tolist()
+
+
+def optics_table(count: int, columns: Mapping[str, list[str]]) -> StarBlock:
+    """Return an optics table of ``count`` groups, counted from 1, with more columns."""
+    numbers = [str(number + 1) for number in range(count)]
+    names = {"rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers]}
+    dimensions = {"rlnImageDimensionality": ["2"] * count}
+    return StarBlock({"rlnOpticsGroup": numbers, **names, **columns, **dimensions})
+
+
 def _optics_block(
     optics: Optics, pixel_size_angstrom: float, box_size: int
-) -> tuple[NDArray[np.int64], StarBlock]:
-    """Return the 1-based optics group of each particle, and the table of groups."""
-    shared = torch.stack([optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast], dim=-1)
-    groups, group_of = np.unique(shared.double().cpu().numpy(), axis=0, return_inverse=True)
-    count = len(groups)
-    numbers = list(range(1, count + 1))
-    columns = {
-        "rlnOpticsGroup": format_column(numbers),
-        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
-        "rlnVoltage": format_column(groups[:, 0]),
-        "rlnSphericalAberration": format_column(groups[:, 1]),
-        "rlnAmplitudeContrast": format_column(groups[:, 2]),
-        "rlnImagePixelSize": format_column([pixel_size_angstrom + 0.0] * count),
-        "rlnImageSize": format_column([box_size] * count),
-        "rlnImageDimensionality": ["2"] * count,
-    }
-    return np.asarray(group_of.reshape(-1) + 1, dtype=np.int64), StarBlock(columns)
+) -> tuple[list[str], StarBlock]:
+    """Return the optics group of each particle, and the table of groups."""
+    shared = list(CTF_COLUMNS.items())[3:]
+    values = {name: getattr(optics, key).double().cpu().numpy() for key, name in shared}
+    first, group_of = optics_groups(list(values.values()))
+    columns = {name: format_column(numbers[first]) for name, numbers in values.items()}
+    columns["rlnImagePixelSize"] = format_column([pixel_size_angstrom + 0.0] * len(first))
+    columns["rlnImageSize"] = [str(box_size)] * len(first)
+    return group_of, optics_table(len(first), columns)
 
 
 def make_document(
@@ -86,7 +100,7 @@ def make_document(
     columns: dict[str, list[str]] = {"rlnImageName": list(image_names)}
     if micrograph_names is not None:
         columns["rlnMicrographName"] = list(micrograph_names)
-    columns["rlnOpticsGroup"] = format_column(group)
+    columns["rlnOpticsGroup"] = group
     for key, name in list(CTF_COLUMNS.items())[:3] + list(OPTIONAL_CTF_COLUMNS.items()):
         columns[name] = format_column(getattr(optics, key).double().cpu().numpy())
     if pose is not None:

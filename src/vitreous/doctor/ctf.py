@@ -145,9 +145,12 @@ def hypotheses(
         pixel_size_angstrom: stated pixel size in Å.
         other_pixel_sizes: pixel sizes from other sources, Å.
     """
-    stated = Hypothesis("", "the table's parameters", "", optics, pixel_size_angstrom)
-    faults = (*_defocus_faults(optics), *_other_faults(optics))
-    corrected = [Hypothesis(*fault, pixel_size_angstrom) for fault in faults]
+
+    def corrected(fault: str, claim: str, remedy: str, **changed: Tensor) -> Hypothesis:
+        return Hypothesis(fault, claim, remedy, replace(optics, **changed), pixel_size_angstrom)
+
+    stated = corrected("", "the table's parameters", "")
+    faults = (*_defocus_faults(optics, corrected), *_other_faults(optics, corrected))
     sizes = [pixel_size_angstrom]
     for size in (*other_pixel_sizes, pixel_size_angstrom / 2, pixel_size_angstrom * 2):
         if all(abs(size / other - 1) > 0.01 for other in sizes):
@@ -162,74 +165,68 @@ def hypotheses(
         )
         for size in sizes[1:]
     ]
-    return (stated, *corrected, *resized)
+    return (stated, *faults, *resized)
 
 
-def _defocus_faults(optics: Optics) -> list[tuple[str, str, str, Optics]]:
-    """Fault, claim, remedy and corrected parameters of each common fault of the defocus."""
+def _defocus_faults(optics: Optics, corrected: Callable[..., Hypothesis]) -> list[Hypothesis]:
+    """Return the parameters of a table with each common fault of the defocus corrected."""
     u, v = optics.defocus_u_angstrom, optics.defocus_v_angstrom
     faults = [
-        (
+        corrected(
             "defocus-axes",
             "defocus U and V are swapped, or their angle is off by 90 degrees",
             "swap rlnDefocusU and rlnDefocusV",
-            replace(optics, defocus_u_angstrom=v, defocus_v_angstrom=u),
+            defocus_u_angstrom=v,
+            defocus_v_angstrom=u,
         ),
-        (
+        corrected(
             "defocus-angle-sign",
             "the angle of astigmatism has the wrong sign",
             "change the sign of rlnDefocusAngle (or y of the images is flipped)",
-            replace(optics, defocus_angle_deg=-optics.defocus_angle_deg),
+            defocus_angle_deg=-optics.defocus_angle_deg,
         ),
-        (
+        corrected(
             "defocus-sign",
             "defocus has the wrong sign",
             "change the sign of rlnDefocusU and rlnDefocusV (underfocus is positive)",
-            replace(optics, defocus_u_angstrom=-u, defocus_v_angstrom=-v),
+            defocus_u_angstrom=-u,
+            defocus_v_angstrom=-v,
         ),
     ]
     faults += [
-        (
+        corrected(
             "defocus-unit",
             f"defocus is in {unit}, not in Å",
             f"multiply rlnDefocusU and rlnDefocusV by {factor:g}",
-            replace(optics, defocus_u_angstrom=factor * u, defocus_v_angstrom=factor * v),
+            defocus_u_angstrom=factor * u,
+            defocus_v_angstrom=factor * v,
         )
         for factor, unit in ((10.0, "nm"), (1e4, "µm"), (0.1, "tenths of Å"))
     ]
     return faults
 
 
-def _other_faults(optics: Optics) -> list[tuple[str, str, str, Optics]]:
-    """Fault, claim, remedy and corrected parameters of faults of voltage and phase shift."""
+def _other_faults(optics: Optics, corrected: Callable[..., Hypothesis]) -> list[Hypothesis]:
+    """Return the same for the faults of voltage and phase shift."""
     phase = optics.phase_shift_deg
     faults = [
-        (
+        corrected(
             "voltage",
             f"the voltage is {voltage:g} kV",
             f"set rlnVoltage to {voltage:g}",
-            replace(optics, voltage_kv=torch.full_like(optics.voltage_kv, voltage)),
+            voltage_kv=torch.full_like(optics.voltage_kv, voltage),
         )
         for voltage in VOLTAGES_KV
         if not bool(torch.isclose(optics.voltage_kv, torch.tensor(voltage), rtol=0.02).all())
     ]
-    faults.append(
-        (
-            "phase-shift",
-            "a phase plate's shift of about 90 degrees is missing",
-            "estimate the CTF with phase shift",
-            replace(optics, phase_shift_deg=phase + 90.0),
-        )
-    )
+    claim = "a phase plate's shift of about 90 degrees is missing"
+    remedy = "estimate the CTF with phase shift"
+    faults.append(corrected("phase-shift", claim, remedy, phase_shift_deg=phase + 90.0))
     if bool((phase != 0).any()):
-        faults.append(
-            (
-                "phase-shift-unit",
-                "the phase shift is in radians, not in degrees",
-                "multiply rlnPhaseShift by 180 / pi",
-                replace(optics, phase_shift_deg=torch.rad2deg(phase)),
-            )
-        )
+        claim = "the phase shift is in radians, not in degrees"
+        remedy = "multiply rlnPhaseShift by 180 / pi"
+        degrees = torch.rad2deg(phase)
+        faults.append(corrected("phase-shift-unit", claim, remedy, phase_shift_deg=degrees))
     return faults
 
 

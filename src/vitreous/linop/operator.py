@@ -7,6 +7,7 @@ model; neighbours that are diagonal in Fourier space fuse into one multiplicatio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,6 +61,24 @@ class LinearOperator(ABC):
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:
         """Return an operator that equals ``left @ self``, None where none is shorter."""
         return None
+
+
+def on_each(
+    function: Callable[[Tensor], Tensor], x: Tensor, shape: tuple[int, ...], name: str
+) -> Tensor:
+    """Apply a function of arrays of a shape to each of a batch ``(..., *shape)``.
+
+    Raises:
+        ValueError: ``x``, whose name is for the text, has another shape.
+
+    >>> on_each(torch.sum, torch.ones(2, 5, 3), (3,), "vectors").shape
+    torch.Size([2, 5])
+    """
+    if tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"{name} must end in {shape}, got {tuple(x.shape)}")
+    results = [function(one) for one in x.reshape(-1, *shape)]
+    stacked = results[0][None] if len(results) == 1 else torch.stack(results)
+    return stacked.reshape(*x.shape[: -len(shape)], *stacked.shape[1:])
 
 
 def _composed_shapes(

@@ -12,11 +12,11 @@ from vitreous.maps.fsc import FscResult
 
 @dataclass(frozen=True)
 class Halves:
-    """Two half maps, their filtered mean, FSC curves and resolutions.
+    """Two half maps, their mean, FSC curves and resolutions.
 
     Args:
         half1, half2: unfiltered ``(n, n, n)``, in one frame.
-        average: filtered mean of the half maps.
+        average: mean of the half maps, filtered where it is to be shown.
         curves: FSC between the half maps.
         masked: resolutions in Å at 0.143 and 0.5 within the mask, corrected for it.
         unmasked: the same without mask.

@@ -11,14 +11,8 @@ from torch import Tensor
 from vitreous.core.grid import radius_grid
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.maps.align import Alignment, align_maps
-from vitreous.maps.fsc import (
-    FscResult,
-    fsc,
-    fsc_resolution,
-    fsc_true,
-    randomise_phases,
-    solvent_mask,
-)
+from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
+from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.sharpening import reference_weight
 from vitreous.maps.shell_filter import weight_shells
 
@@ -41,37 +35,25 @@ class SolvedCriteria:
     more_particles: str = "Collect or pick more particles"
 
 
-@dataclass(frozen=True)
-class HalvesResult:
-    """Aligned half maps, their mean and resolution, and a verdict.
+@dataclass(frozen=True, kw_only=True)
+class HalvesResult(Halves):
+    """Aligned half maps, their mean weighted by shells, resolutions, and a verdict.
 
     Args:
-        half2: half map 2, unfiltered, aligned to half map 1.
-        alignment: its transform.
+        alignment: transform of half map 2 to half map 1.
         mask: soft solvent mask from the mean of the two.
-        curves: FSC with and without the mask, and corrected for it.
-        resolution_0143_angstrom, resolution_05_angstrom: resolutions by the corrected FSC.
-        unmasked_0143_angstrom, unmasked_05_angstrom: resolutions by the FSC without mask.
         structure_angstrom: 0.143 resolution without mask and without spherical averages.
         chance_angstrom: the same after randomising the phases of half map 2 and aligning it again:
             the resolution that alignment gives to maps without common structure.
-        average: mean of the half maps, weighted by shells.
         solved: True if the half maps agree on a structure.
         verdict: one sentence, with reason and remedy if not solved; it names the corrected
             resolution, or the unmasked one where the mask gains suspiciously much.
     """
 
-    half2: Tensor
     alignment: Alignment
     mask: Tensor
-    curves: FscResult
-    resolution_0143_angstrom: float
-    resolution_05_angstrom: float
-    unmasked_0143_angstrom: float
-    unmasked_05_angstrom: float
     structure_angstrom: float
     chance_angstrom: float
-    average: Tensor
     solved: bool
     verdict: str
 
@@ -110,27 +92,28 @@ def combine_halves(
     curves = fsc_true(half1, aligned, soft, generator)
     structure = _structure_resolution(half1, aligned, pixel_size_angstrom)
     chance = _chance_resolution(half1, aligned, pixel_size_angstrom, symmetry, generator)
-    corrected, corrected_05 = resolutions(curves.corrected, n, pixel_size_angstrom)
-    unmasked, unmasked_05 = resolutions(curves.unmasked, n, pixel_size_angstrom)
-    criteria = criteria or SolvedCriteria()
-    doubt = _doubt(structure, chance, n * pixel_size_angstrom, criteria.remedy)
-    if n_particles < criteria.fewest_particles:
-        doubt = _too_few(structure, chance, n_particles, criteria.more_particles)
-    quoted = unmasked if unmasked > MOST_MASK_GAIN * corrected else corrected
+    masked = resolutions(curves.corrected, n, pixel_size_angstrom)
+    unmasked = resolutions(curves.unmasked, n, pixel_size_angstrom)
+    edge, criteria = n * pixel_size_angstrom, criteria or SolvedCriteria()
+    doubt = _doubt(structure, chance, edge, n_particles, criteria)
+    quoted = unmasked[0] if unmasked[0] > MOST_MASK_GAIN * masked[0] else masked[0]
+    solved = (
+        f"solved to {quoted:.1f} Å (0.143 between independent halves; {n_particles:,} particles, "
+        f"chance alone reaches {chance:.0f} Å)"
+    )
     return HalvesResult(
+        half1=half1,
         half2=aligned,
+        average=weight_by_fsc(average, curves.corrected),
+        curves=curves,
+        masked=masked,
+        unmasked=unmasked,
         alignment=alignment,
         mask=soft,
-        curves=curves,
-        resolution_0143_angstrom=corrected,
-        resolution_05_angstrom=corrected_05,
-        unmasked_0143_angstrom=unmasked,
-        unmasked_05_angstrom=unmasked_05,
         structure_angstrom=structure,
         chance_angstrom=chance,
-        average=weight_by_fsc(average, curves.corrected),
         solved=not doubt,
-        verdict=f"NOT SOLVED: {doubt}" if doubt else _solved(quoted, chance, n_particles),
+        verdict=f"NOT SOLVED: {doubt}" if doubt else solved,
     )
 
 
@@ -222,33 +205,26 @@ def _without_spherical_mean(volume: Tensor) -> Tensor:
     return (values - mean[squared]).reshape(volume.shape)
 
 
-def _doubt(structure: float, chance: float, edge_angstrom: float, remedy: str) -> str:
+def _doubt(
+    structure: float,
+    chance: float,
+    edge_angstrom: float,
+    n_particles: int,
+    criteria: SolvedCriteria,
+) -> str:
     """Return why the half maps are not believed, with a remedy; empty if they are."""
-    shells = edge_angstrom / structure
-    if shells < FEWEST_SHELLS or structure * BETTER_THAN_CHANCE >= chance:
-        return (
-            f"{_agreement(structure, chance)}. {remedy} the right `symmetry`, `noise` and contrast "
-            "(`invert`), or more particles"
-        )
-    return ""
-
-
-def _too_few(structure: float, chance: float, n_particles: int, remedy: str) -> str:
-    return (
-        f"{n_particles:,} particles are too few (thousands are needed to find a structure "
-        f"without poses); {_agreement(structure, chance)}. {remedy}"
-    )
-
-
-def _solved(resolution: float, chance: float, n_particles: int) -> str:
-    return (
-        f"solved to {resolution:.1f} Å (0.143 between independent halves; {n_particles:,} "
-        f"particles, chance alone reaches {chance:.0f} Å)"
-    )
-
-
-def _agreement(structure: float, chance: float) -> str:
-    return (
+    agreement = (
         f"beyond their outline the halves agree to {structure:.0f} Å; by chance, with random "
         f"phases in one of them, they agree to {chance:.0f} Å"
     )
+    if n_particles < criteria.fewest_particles:
+        return (
+            f"{n_particles:,} particles are too few (thousands are needed to find a structure "
+            f"without poses); {agreement}. {criteria.more_particles}"
+        )
+    if edge_angstrom / structure < FEWEST_SHELLS or structure * BETTER_THAN_CHANCE >= chance:
+        return (
+            f"{agreement}. {criteria.remedy} the right `symmetry`, `noise` and contrast "
+            "(`invert`), or more particles"
+        )
+    return ""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.maps.fsc import FscResult, fsc_true, solvent_mask
+from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import FEWEST_SHELLS, MOST_MASK_GAIN, resolutions
 from vitreous.maps.local_resolution import local_low_pass, local_resolution
 from vitreous.maps.sharpening import Sharpened, sharpen
@@ -20,16 +21,12 @@ _EDGE_ANGSTROM = 8.0
 _MOST_FROM_MASK = 0.2
 
 
-@dataclass(frozen=True)
-class Postprocessed:
-    """Result of :func:`postprocess`.
+@dataclass(frozen=True, kw_only=True)
+class Postprocessed(Halves):
+    """Result of :func:`postprocess`: half maps, symmetrised if asked, and their unfiltered mean.
 
     Args:
-        half1, half2: the half maps, symmetrised if asked.
-        average: their mean, unfiltered.
         mask: soft mask from 0 to 1.
-        curves: FSC with and without the mask, and corrected for it.
-        masked, unmasked: resolutions in Å at 0.143 and 0.5; masked by the corrected curve.
         sharpened: the sharpened average, not masked.
         local_resolution: Å, 0 outside the mask; None if not computed.
         locally_filtered: the sharpened map, low-passed at its local resolution.
@@ -38,13 +35,7 @@ class Postprocessed:
         verdict: one sentence without full stop.
     """
 
-    half1: Tensor
-    half2: Tensor
-    average: Tensor
     mask: Tensor
-    curves: FscResult
-    masked: tuple[float, float]
-    unmasked: tuple[float, float]
     sharpened: Sharpened
     local_resolution: Tensor | None
     locally_filtered: Tensor | None
@@ -119,10 +110,18 @@ def postprocess(
     warnings = (
         *_symmetry_warnings(group.name, agreement),
         *_mask_warnings(curves, masked[0], unmasked[0], edge),
-        *_blur_warnings(sharp),
     )
+    if sharp.b_factor_angstrom2 > 0:
+        warnings += ("The B factor is positive: it blurs. To sharpen, give a negative one.",)
     return Postprocessed(
-        *(half1, half2, average, soft, curves, masked, unmasked, sharp),
+        half1=half1,
+        half2=half2,
+        average=average,
+        curves=curves,
+        masked=masked,
+        unmasked=unmasked,
+        mask=soft,
+        sharpened=sharp,
         local_resolution=at,
         locally_filtered=filtered,
         symmetry_agreement=agreement,
@@ -189,9 +188,3 @@ def _mask_warnings(
             "Check that the sharpened map shows the detail of its resolution."
         ]
     return []
-
-
-def _blur_warnings(sharpened: Sharpened) -> list[str]:
-    if sharpened.b_factor_angstrom2 <= 0:
-        return []
-    return ["The B factor is positive: it blurs. To sharpen, give a negative one."]

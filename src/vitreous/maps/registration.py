@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import soft_mask
+from vitreous.core.params import Batched
 from vitreous.core.resample import spline_pairs
 from vitreous.core.rotation import axis_angle_to_matrix, geodesic_distance_deg
 
@@ -23,7 +24,7 @@ _CHUNK = 250_000  # spectrum samples per batch of rotations, to stay in cache
 
 
 @dataclass(frozen=True)
-class RegistrationCandidates:
+class RegistrationCandidates(Batched):
     """Transforms of the moving map: ``out(r) = moving(+-R^T (r - t))``, minus when mirrored.
 
     Args:
@@ -37,12 +38,6 @@ class RegistrationCandidates:
     shift_px: Tensor
     mirrored: Tensor
     score: Tensor
-
-    def __getitem__(self, index: Tensor | slice) -> RegistrationCandidates:
-        """Select candidates along the batch dimension."""
-        return RegistrationCandidates(
-            self.rotation[index], self.shift_px[index], self.mirrored[index], self.score[index]
-        )
 
 
 def half_ball(radius: int, most: int, device: torch.device) -> Tensor:

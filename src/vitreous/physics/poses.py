@@ -7,8 +7,8 @@ device.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,28 +16,7 @@ from torch import Tensor
 from vitreous.core.rotation import euler_to_matrix, random_rotations
 
 
-class _Samples(Protocol):
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """Draw ``n`` samples."""
-        ...
-
-
-class PoseSampler(_Samples, Protocol):
-    """Sampler of rotations ``(n, 3, 3)`` from volume to particle coordinates."""
-
-
-class ShiftSampler(_Samples, Protocol):
-    """Sampler of in-plane shifts ``(n, 2)``: x, y in Å."""
-
-
-class _Sampler:
+class _Sampler(ABC):
     """Base class: draws on the generator's device, then moves."""
 
     def sample(
@@ -51,12 +30,21 @@ class _Sampler:
         """Draw ``n`` samples: rotations ``(n, 3, 3)``, or shifts ``(n, 2)`` x, y in Å."""
         return self._draw(n, generator, dtype).to(device or generator.device)
 
+    @abstractmethod
     def _draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        raise NotImplementedError
+        """Draw on the generator's device, or another."""
+
+
+class PoseSampler(_Sampler):
+    """Sampler of rotations ``(n, 3, 3)`` from volume to particle coordinates."""
+
+
+class ShiftSampler(_Sampler):
+    """Sampler of in-plane shifts ``(n, 2)``: x, y in Å."""
 
 
 @dataclass(frozen=True)
-class UniformPoses(_Sampler):
+class UniformPoses(PoseSampler):
     """Orientations uniform on SO(3) (Haar measure).
 
     >>> UniformPoses().sample(4, generator=torch.Generator().manual_seed(0)).shape
@@ -68,7 +56,7 @@ class UniformPoses(_Sampler):
 
 
 @dataclass(frozen=True)
-class GaussianEulerPoses(_Sampler):
+class GaussianEulerPoses(PoseSampler):
     r"""Orientations whose Euler angles are Gaussian: the non-uniform family of CryoGAN's paper.
 
     :math:`(\theta_1, \theta_2, \theta_3) \sim N(0, \mathrm{diag}(\sigma, 2, 1))` in radians, taken
@@ -97,7 +85,7 @@ class GaussianEulerPoses(_Sampler):
 
 
 @dataclass(frozen=True)
-class TablePoses(_Sampler):
+class TablePoses(PoseSampler):
     """Orientations drawn with replacement from a table, such as the poses of a STAR file.
 
     Args:
@@ -124,7 +112,7 @@ class TablePoses(_Sampler):
 
 
 @dataclass(frozen=True)
-class NoShift(_Sampler):
+class NoShift(ShiftSampler):
     """Zero shifts: every particle is centred.
 
     >>> NoShift().sample(1, generator=torch.Generator()).tolist()
@@ -136,7 +124,7 @@ class NoShift(_Sampler):
 
 
 @dataclass(frozen=True)
-class TriangularShift(_Sampler):
+class TriangularShift(ShiftSampler):
     r"""Shifts whose components follow a symmetric triangular distribution around zero.
 
     :math:`t = (u_1 - u_2)\, w / 2` with uniform :math:`u_1, u_2`: support [-w/2, w/2], variance
@@ -175,7 +163,7 @@ class TriangularShift(_Sampler):
 
 
 @dataclass(frozen=True)
-class GaussianShift(_Sampler):
+class GaussianShift(ShiftSampler):
     """Shifts whose components are independent, zero-mean Gaussian.
 
     Args:

@@ -10,7 +10,7 @@ smaller. Only the part of the Hermitian half that slices can touch is stored.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
 from vitreous.core.grid import frequency_grid
-from vitreous.linop.operator import FourierFilter, LinearOperator
+from vitreous.linop.operator import FourierFilter, LinearOperator, on_each
 from vitreous.physics.kernels import slice_cpu, slice_torch
 from vitreous.physics.kernels.slice_kernel import deapodisation, lines, padded_size
 
@@ -67,6 +67,13 @@ def _from_spectrum(grid: Tensor, n: int) -> Tensor:
     return out.mul_(w * w[:, None])
 
 
+def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
+    """Return the transpose of the reading of slices: a packed spectrum ``(lines, size)``."""
+    grid = slices.new_zeros((lines(size).count, size))
+    _loops(slices.device).scatter_into(grid, slices, rotations, n)
+    return grid
+
+
 class _Spectrum(torch.autograd.Function):
     """Padded transform as one step, so that its backward pass is as fast as its forward pass."""
 
@@ -87,8 +94,7 @@ class _BackProjection(torch.autograd.Function):
     def forward(ctx: Any, flat: Tensor, rotations: Tensor, n: int, box: int) -> Tensor:
         ctx.n = n
         ctx.save_for_backward(rotations)
-        grid = _loops(flat.device).scatter(flat, rotations, n, padded_size(box))
-        return _from_spectrum(grid, box)
+        return _from_spectrum(scatter(flat, rotations, n, padded_size(box)), box)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -124,12 +130,12 @@ class _Slices(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         grid, rotations = ctx.saved_tensors
         flat = gradients[0].resolve_conj().reshape(gradients[0].shape[0], -1).contiguous()
-        loops = _loops(flat.device)
         to_grid, to_rotations = None, None
         if ctx.needs_input_grad[0]:
-            to_grid = loops.scatter(flat, rotations, ctx.n, ctx.size)
+            to_grid = scatter(flat, rotations, ctx.n, ctx.size)
         if ctx.needs_input_grad[1]:
-            to_rotations = loops.rotation_gradient(grid, rotations, ctx.n, flat).to(rotations.dtype)
+            gradient = _loops(flat.device).rotation_gradient(grid, rotations, ctx.n, flat)
+            to_rotations = gradient.to(rotations.dtype)
         return to_grid, to_rotations, None
 
 
@@ -303,19 +309,13 @@ class Projector(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project ``x (..., n, n, n)`` to ``(..., b, n, n)``."""
-        if tuple(x.shape[-3:]) != self.domain_shape:
-            raise ValueError(f"volume must end in {self.domain_shape}, got {tuple(x.shape)}")
-        volumes = x.reshape(-1, *self.domain_shape)
-        images = [project(volume, self.rotations, self.multiplier) for volume in volumes]
-        return torch.stack(images).reshape(*x.shape[:-3], *self.range_shape)
+        imaging = partial(project, rotations=self.rotations, multiplier=self.multiplier)
+        return on_each(imaging, x, self.domain_shape, "volume")
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project ``y (..., b, n, n)``; the transpose of :meth:`forward`, not an inverse."""
-        if tuple(y.shape[-3:]) != self.range_shape:
-            raise ValueError(f"images must end in {self.range_shape}, got {tuple(y.shape)}")
-        stacks = y.reshape(-1, *self.range_shape)
-        volumes = [back_project(images, self.rotations, self.multiplier) for images in stacks]
-        return torch.stack(volumes).reshape(*y.shape[:-3], *self.domain_shape)
+        transpose = partial(back_project, rotations=self.rotations, multiplier=self.multiplier)
+        return on_each(transpose, y, self.range_shape, "images")
 
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:
         """Absorb a Fourier filter applied after the projection."""

@@ -145,7 +145,7 @@ def test_wrong_arguments_are_named() -> None:
         KaiserBessel(0)
     with pytest.raises(ValueError, match="must be positive"):
         KaiserBessel(2, 10.0, 0.0)
-    with pytest.raises(ValueError, match="must end in a cube"):
+    with pytest.raises(ValueError, match="must be cubic"):
         KaiserBessel().expand(torch.zeros(4, 4, 3), 4)
     with pytest.raises(ValueError, match="scale must be positive"):
         KaiserBessel().expand(torch.zeros(4, 4, 4), 4, 0.0)

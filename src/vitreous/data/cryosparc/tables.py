@@ -30,6 +30,7 @@ from vitreous.data.cryosparc.codec import (
 )
 from vitreous.data.cryosparc.links import LINKS, OPTICS, Columns, CsFields, Fields, Link
 from vitreous.data.particle_table import ParticleTable
+from vitreous.data.tables import optics_groups, optics_table
 from vitreous.io.cryosparc import CsTable, join_fields
 from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star
 
@@ -64,17 +65,9 @@ def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
         values = a.numbers(name, 2)[:, 1] if wide else a.numbers(name)
         keys.append(values)
         texts[OPTICS[name]] = a.columns[name][:, 1] if wide else a.columns[name]
-    _, first, group_of = np.unique(
-        np.stack(keys, axis=-1), axis=0, return_index=True, return_inverse=True
-    )
-    numbers = range(1, len(first) + 1)
-    columns = {
-        _GROUP: [str(number) for number in numbers],
-        _GROUP_NAME: [f"opticsGroup{number}" for number in numbers],
-        **{column: values[first].astype(str).tolist() for column, values in texts.items()},
-        "rlnImageDimensionality": ["2"] * len(first),
-    }
-    return StarBlock(columns), (group_of.reshape(-1) + 1).astype(str).tolist()
+    first, group_of = optics_groups(keys)
+    columns = {name: values[first].astype(str).tolist() for name, values in texts.items()}
+    return optics_table(len(first), columns), group_of
 
 
 def _known_fields(table: ParticleTable, at_hand: CsFields) -> Fields:

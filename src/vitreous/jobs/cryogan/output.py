@@ -14,7 +14,6 @@ from vitreous.jobs.cryogan.plan import CryoGanPlan
 from vitreous.jobs.reconstruct.output import FILES, finish, report_data, summary, write_files
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
-from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.half_maps import HalvesResult, combine_halves
 from vitreous.report.html import angstrom
 
@@ -40,13 +39,13 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
         ResourceError: the disk is full.
     """
     seconds = max(outcome.seconds for outcome in outcomes.values())
-    result, halves = _compared(outcomes, plan)
-    write_files(job.folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
+    result = _compared(outcomes, plan)
+    write_files(job.folder, result, plan.particles, plan.half_set, plan.pixel_size_angstrom)
     page = report_data(
         job.folder,
         f"{plan.options.particles.name}: ab initio reconstruction",
         result.verdict,
-        halves,
+        result,
         half_set=plan.half_set,
         pixel_size_angstrom=plan.pixel_size_angstrom,
         symmetry=plan.config.symmetry,
@@ -58,15 +57,14 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
     examples: dict[str, Any] = dict(outcomes[1].examples)
     facts = {"verdict": result.verdict, "solved": result.solved, "seconds": round(seconds, 1)}
     facts["chance_angstrom"] = result.chance_angstrom
-    finish(job, replace(page, **examples), halves.headline, facts)
-    text = summary(halves, job.folder, seconds, solved=result.solved)
+    finish(job, replace(page, **examples), result.headline, facts)
+    text = summary(result, job.folder, seconds, solved=result.solved)
     return CryoGanResult(result.solved, result.verdict, text, job.folder.root, result)
 
 
-def _compared(outcomes: Mapping[int, Outcome], plan: CryoGanPlan) -> tuple[HalvesResult, Halves]:
-    """Return the comparison of the half maps, and the maps with their curves."""
+def _compared(outcomes: Mapping[int, Outcome], plan: CryoGanPlan) -> HalvesResult:
     half1, half2 = (torch.from_numpy(outcomes[half].volume).to(plan.device) for half in (1, 2))
-    result = combine_halves(
+    return combine_halves(
         half1,
         half2,
         pixel_size_angstrom=plan.pixel_size_angstrom,
@@ -74,12 +72,3 @@ def _compared(outcomes: Mapping[int, Outcome], plan: CryoGanPlan) -> tuple[Halve
         n_particles=len(plan.particles),
         generator=generator(plan.options.seed, "combine"),
     )
-    halves = Halves(
-        half1=half1,
-        half2=result.half2,
-        average=result.average,
-        curves=result.curves,
-        masked=(result.resolution_0143_angstrom, result.resolution_05_angstrom),
-        unmasked=(result.unmasked_0143_angstrom, result.unmasked_05_angstrom),
-    )
-    return result, halves

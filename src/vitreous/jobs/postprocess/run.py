@@ -21,7 +21,7 @@ from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import JobResult, rows_of_text
-from vitreous.maps.half_map_pair import Halves, curves_by_name
+from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.maps.sharpening import Guinier
 from vitreous.report.figures import central_slices, enlarge
@@ -93,24 +93,12 @@ def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
     return mask.clamp(0, 1)
 
 
-def _halves(done: Postprocessed) -> Halves:
-    return Halves(
-        half1=done.half1,
-        half2=done.half2,
-        average=done.sharpened.map * done.mask,
-        curves=done.curves,
-        masked=done.masked,
-        unmasked=done.unmasked,
-        mask_name="the mask",
-    )
-
-
 def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
     sharpened, masked = done.sharpened.map, done.sharpened.map * done.mask
     maps = (done.mask, sharpened, masked, done.local_resolution, done.locally_filtered)
     names = (f"{name}.mrc" for name in MAPS)
     write_maps(folder, dict(zip(names, maps, strict=True)), pixel)
-    curves = curves_by_name(_halves(done))
+    curves = curves_by_name(done)
     write_fsc_csv(folder.path("fsc.csv"), curves, len(done.average), pixel)
     atomic_write_text(folder.path("guinier.csv"), guinier_csv(done.sharpened.guinier))
 
@@ -148,7 +136,7 @@ def _page(
         folder,
         title,
         done.verdict,
-        _halves(done),
+        replace(done, average=done.sharpened.map * done.mask, mask_name="the mask"),
         half_set=None,
         pixel_size_angstrom=pixel,
         symmetry=folder.config["options"]["symmetry"],

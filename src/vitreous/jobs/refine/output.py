@@ -131,16 +131,8 @@ def _halves(
         generator=generator(options.seed, "phases"),
         mask=mask,
     )
-    halves = Halves(
-        half1=half1,
-        half2=half2,
-        average=average,
-        curves=post.curves,
-        masked=post.masked,
-        unmasked=post.unmasked,
-        more_curves={"held_out": torch.tensor(start.held_out)} if start.held_out else {},
-    )
-    return halves, post
+    held_out = {"held_out": torch.tensor(start.held_out)} if start.held_out else {}
+    return replace(post, average=average, more_curves=held_out), post
 
 
 def _verdict(

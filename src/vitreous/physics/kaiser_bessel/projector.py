@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import frequency_grid
-from vitreous.linop.operator import FourierFilter, LinearOperator
+from vitreous.linop.operator import FourierFilter, LinearOperator, on_each
 from vitreous.physics.kaiser_bessel.window import KaiserBessel, lattice_size
 from vitreous.physics.projector import back_project, oversampled_spectrum, project_spectrum
 
@@ -113,27 +113,25 @@ class WindowProjector(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Image coefficients ``x (..., N, N, N)`` as ``(..., b, n, n)``, grey value times pixel."""
-        if tuple(x.shape[-3:]) != self.domain_shape:
-            raise ValueError(f"coefficients must end in {self.domain_shape}, got {tuple(x.shape)}")
         chosen, factor = self._every, self._factor(x)
-        images = []
-        for coefficients in x.reshape(-1, *self.domain_shape):
+
+        def project(coefficients: Tensor) -> Tensor:
             lattice = x.new_zeros((self._box,) * 3)
             lattice[chosen, chosen, chosen] = coefficients
             spectrum = oversampled_spectrum(lattice)
-            images.append(project_spectrum(spectrum, self.rotations, self.n, factor, box=self._box))
-        return torch.stack(images).reshape(*x.shape[:-3], *self.range_shape)
+            return project_spectrum(spectrum, self.rotations, self.n, factor, box=self._box)
+
+        return on_each(project, x, self.domain_shape, "coefficients")
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H^T y of images ``(..., b, n, n)``, the transpose of :meth:`forward`."""
-        if tuple(y.shape[-3:]) != self.range_shape:
-            raise ValueError(f"images must end in {self.range_shape}, got {tuple(y.shape)}")
         chosen, factor = self._every, self._factor(y)
-        lattices = [
-            back_project(images, self.rotations, factor, box=self._box)[chosen, chosen, chosen]
-            for images in y.reshape(-1, *self.range_shape)
-        ]
-        return torch.stack(lattices).reshape(*y.shape[:-3], *self.domain_shape)
+
+        def lattice(images: Tensor) -> Tensor:
+            volume = back_project(images, self.rotations, factor, box=self._box)
+            return volume[chosen, chosen, chosen]
+
+        return on_each(lattice, y, self.range_shape, "images")
 
     def _fuse_left(self, left: LinearOperator) -> LinearOperator | None:
         """Absorb a Fourier filter applied after the projection."""

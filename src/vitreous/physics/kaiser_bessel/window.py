@@ -35,6 +35,8 @@ from numpy.typing import NDArray
 from scipy.special import gamma, iv, jv
 from torch import Tensor
 
+from vitreous.core.resample import cubic_edge
+
 _SERIES_BELOW = 1e-3  # of abs(x), where three terms of the series are exact to rounding
 _FLOOR = 1e-5
 
@@ -147,10 +149,10 @@ class KaiserBessel:
         >>> [round(v, 4) for v in KaiserBessel().expand(one, 5, 2.0)[2, 2].tolist()]
         [0.1834, 0.6713, 1.0, 0.6713, 0.1834]
         """
-        _check_cubic(coefficients)
+        size = cubic_edge(coefficients, "coefficients")
         if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}")
-        size, reach = coefficients.shape[-1], math.ceil(self.support)
+        reach = math.ceil(self.support)
         position = (torch.arange(n, dtype=torch.float64) - n // 2) / scale + size // 2
         base = (position + 1e-10).floor()
         phases, phase = torch.unique((position - base).round(decimals=12), return_inverse=True)
@@ -185,10 +187,9 @@ class KaiserBessel:
         Raises:
             ValueError: a volume that is not cubic, a scale below 1.
         """
-        _check_cubic(volume)
+        n = cubic_edge(volume)
         if scale < 1:
             raise ValueError(f"scale must be a whole number from 1, got {scale}")
-        n = volume.shape[-1]
         box = scale * lattice_size(n, scale)
         axes = (-3, -2, -1)
         wrapped = F.pad(volume, (0, box - n) * 3).roll((-(n // 2),) * 3, axes)
@@ -210,8 +211,3 @@ class KaiserBessel:
         out = torch.zeros(box, box, box, dtype=torch.float64)
         out[near] = self.value(squared[near].sqrt())
         return out
-
-
-def _check_cubic(volume: Tensor) -> None:
-    if volume.ndim < 3 or len(set(volume.shape[-3:])) != 1:
-        raise ValueError(f"volume must end in a cube (n, n, n), got {tuple(volume.shape)}")

@@ -17,7 +17,7 @@ from numba import njit
 from torch import Tensor
 
 from vitreous.core.threads import compiled, even_edges, in_threads
-from vitreous.physics.kernels.slice_kernel import deapodisation, disc, lines, polynomials
+from vitreous.physics.kernels.slice_kernel import disc, lines, polynomials, z_weights
 
 _BLOCK = 16  # z values moved together when lines are packed: two cache lines of complex64
 
@@ -305,15 +305,8 @@ def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
     return out
 
 
-def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
-    """Transpose of :func:`gather`: a packed spectrum ``(lines, size)``."""
-    grid = torch.zeros((lines(size).count, size), dtype=slices.dtype)
-    scatter_into(grid, slices, rotations, n)
-    return grid
-
-
 def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
-    """Add the result of :func:`scatter` to a packed spectrum in place."""
+    """Add the transpose of :func:`gather` to a packed spectrum ``(lines, size)`` in place."""
     target, source = packed_spectrum(grid), _real_view(slices)
     real = source.dtype.type
     points, table = slice_points(rotations, n, target.size, real), polynomials(real)[0]
@@ -333,19 +326,13 @@ def rotation_gradient(grid: Tensor, rotations: Tensor, n: int, upstream: Tensor)
     return out
 
 
-def _z_weights(n: int, real: Any) -> Any:
-    """Return the de-apodisation along z; its alternating sign puts kz = -N / 2 first in a line."""
-    sign = 1 - 2 * (np.abs(np.arange(n) - n // 2) % 2)
-    return (deapodisation(n) * sign).astype(real)
-
-
 def pack(planes: Tensor) -> Tensor:
     """Return zero-padded, weighted lines ``(lines, N)`` over z of planes ``(n, N, N / 2 + 1)``."""
     n, size, _ = planes.shape
     table = lines(size)
     out = torch.zeros((table.count, size), dtype=planes.dtype)
     source, target = planes.detach().contiguous().numpy(), out.numpy()
-    weights = _z_weights(n, source.real.dtype)
+    weights = z_weights(n).astype(source.real.dtype)
     work = partial(_pack, source, weights, table.reach, table.middle, target)
     in_threads(work, even_edges(-(size // 2) - 1, size // 2 + 2))
     return out
@@ -357,7 +344,7 @@ def unpack(grid: Tensor, n: int) -> Tensor:
     table = lines(size)
     out = torch.zeros((n, size, size // 2 + 1), dtype=grid.dtype)
     source, target = grid.detach().contiguous().numpy(), out.numpy()
-    weights = _z_weights(n, source.real.dtype)
+    weights = z_weights(n).astype(source.real.dtype)
     work = partial(_unpack, source, weights, table.reach, table.middle, target)
     in_threads(work, even_edges(0, size))
     return out

@@ -77,6 +77,11 @@ def deapodisation(n: int) -> FloatArray:
     return 1 / transform
 
 
+def z_weights(n: int) -> FloatArray:
+    """Return the de-apodisation along z; its alternating sign puts kz = -N / 2 first in a line."""
+    return deapodisation(n) * (1 - 2 * (np.abs(np.arange(n) - n // 2) % 2))
+
+
 @lru_cache(maxsize=16)
 def disc(n: int) -> tuple[IntArray, IntArray, IntArray]:
     """Return (kx, ky) and flat index of the half-plane points strictly inside the Nyquist circle.

@@ -16,10 +16,10 @@ from torch import Tensor
 from vitreous.physics.kernels.slice_kernel import (
     TAPS,
     FloatArray,
-    deapodisation,
     disc,
     lines,
     polynomials,
+    z_weights,
 )
 
 
@@ -83,15 +83,8 @@ def gather(grid: Tensor, rotations: Tensor, n: int) -> Tensor:
     return out
 
 
-def scatter(slices: Tensor, rotations: Tensor, n: int, size: int) -> Tensor:
-    """Transpose of :func:`gather`: a packed spectrum ``(lines, size)``."""
-    grid = slices.new_zeros((lines(size).count, size))
-    scatter_into(grid, slices, rotations, n)
-    return grid
-
-
 def scatter_into(grid: Tensor, slices: Tensor, rotations: Tensor, n: int) -> None:
-    """Add the result of :func:`scatter` to a packed spectrum in place."""
+    """Add the transpose of :func:`gather` to a packed spectrum ``(lines, size)`` in place."""
     real, size = slices.real.dtype, grid.shape[1]
     points = Points(rotations, n, size, real)
     w = tap_weights(points.fraction, polynomials(np.float64)[0])
@@ -135,8 +128,7 @@ def _line_tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _z_weights(n: int, like: Tensor) -> Tensor:
-    sign = 1 - 2 * (np.abs(np.arange(n) - n // 2) % 2)
-    return torch.as_tensor(deapodisation(n) * sign, device=like.device).to(like.real.dtype)
+    return torch.as_tensor(z_weights(n), device=like.device).to(like.real.dtype)
 
 
 def pack(planes: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitreous.linop.operator import LinearOperator
+from vitreous.linop.operator import LinearOperator, on_each
 from vitreous.physics.kaiser_bessel.window import KaiserBessel
 from vitreous.physics.kernels import tilt_cpu, tilt_torch
 
@@ -119,13 +119,11 @@ class TiltProjector(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images ``(..., tilts, y, width)`` of coefficients ``(..., z, y, x)``."""
-        checked = self._checked(x, self.domain_shape)
-        return _TiltProjection.apply(checked, self, False)  # type: ignore[no-untyped-call]  # torch's own
+        return _TiltProjection.apply(x, self, False)  # type: ignore[no-untyped-call]  # torch's own
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H^T y of images ``(..., tilts, y, width)``."""
-        checked = self._checked(y, self.range_shape)
-        return _TiltProjection.apply(checked, self, True)  # type: ignore[no-untyped-call]  # torch's own
+        return _TiltProjection.apply(y, self, True)  # type: ignore[no-untyped-call]  # torch's own
 
     def normal_kernel(self, weights: Tensor) -> Tensor:
         """Return the response of :math:`H^T W H` to one coefficient, W a number for each tilt.
@@ -142,33 +140,24 @@ class TiltProjector(LinearOperator):
         images = weights.to(impulse).reshape(-1, 1, 1) * wide(impulse)
         return wide.adjoint(images).roll((-depth, -n), (0, 2))
 
-    def _checked(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if tuple(x.shape[-3:]) != shape:
-            raise ValueError(f"expected an array that ends in {shape}, got {tuple(x.shape)}")
-        return x
-
     def _project(self, x: Tensor) -> Tensor:
-        batch = [
-            _loops(x).project(one, self._angles, self._centres, self.width, self._table, _STEPS)
-            for one in x.reshape(-1, *self.domain_shape)
-        ]
-        return _stacked(batch).reshape(*x.shape[:-3], *self.range_shape)
+        geometry = (self._angles, self._centres, self.width, self._table, _STEPS)
+        loops = _loops(x)
+        return on_each(
+            lambda one: loops.project(one, *geometry), x, self.domain_shape, "coefficients"
+        )
 
     def _back_project(self, y: Tensor) -> Tensor:
         shape = (self.domain_shape[0], self.domain_shape[2])
-        batch = [
-            _loops(y).back_project(one, self._angles, self._centres, shape, self._table, _STEPS)
-            for one in y.reshape(-1, *self.range_shape)
-        ]
-        return _stacked(batch).reshape(*y.shape[:-3], *self.domain_shape)
+        geometry = (self._angles, self._centres, shape, self._table, _STEPS)
+        loops = _loops(y)
+        return on_each(
+            lambda one: loops.back_project(one, *geometry), y, self.range_shape, "images"
+        )
 
     def expand(self, coefficients: Tensor) -> Tensor:
         """Return the voxel values ``(..., z, y, x)`` of the volume that coefficients stand for."""
         return expand_slices(coefficients, self.window)
-
-
-def _stacked(batch: list[Tensor]) -> Tensor:
-    return batch[0] if len(batch) == 1 else torch.stack(batch)
 
 
 def _loops(x: Tensor) -> ModuleType:
