@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from vitreous.core.errors import InputError, ResourceError
-from vitreous.io.atomic import atomic_file, atomic_write, atomic_write_text
+from vitreous.io.atomic import atomic_file, atomic_write_text
 from vitreous.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vitreous.io.mrc import MrcStackWriter, write_mrc
 
@@ -296,8 +296,8 @@ def test_atomic_file_appears_only_when_whole(tmp_path: Path) -> None:
         stream.write(b"half")
         raise KeyError("inside")
 
-    with pytest.raises(KeyError):
-        atomic_write(path, fail)  # type: ignore[arg-type]  # BinaryIO is a wider stream
+    with pytest.raises(KeyError), atomic_file(path) as stream:
+        fail(stream)  # type: ignore[arg-type]  # BinaryIO is a wider stream
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     with pytest.raises(InputError, match="cannot be written"):

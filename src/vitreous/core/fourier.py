@@ -61,17 +61,26 @@ def fourier_resize(x: Tensor, size: int, ndim: int) -> Tensor:
         )
     if size == n:
         return x
-    small = min(n, size)
-    half = (small - 1) // 2  # highest frequency strictly below the smaller Nyquist
-    spectrum = rfft_centered(x, ndim)
-    out = spectrum.new_zeros((*x.shape[:-ndim], *([size] * (ndim - 1)), size // 2 + 1))
-    source = torch.cat([torch.arange(half + 1), torch.arange(n - half, n)]).to(x.device)
-    target = torch.cat([torch.arange(half + 1), torch.arange(size - half, size)]).to(x.device)
-    columns = torch.arange(half + 1, device=x.device)
+    spectrum = resize_spectrum(rfft_centered(x, ndim), size, ndim)
+    return irfft_centered(spectrum, [size] * ndim) * (size / n) ** ndim
+
+
+def resize_spectrum(spectrum: Tensor, size: int, ndim: int) -> Tensor:
+    """Crop or zero-pad Hermitian halves ``(..., [n,] n, n // 2 + 1)`` to those of a box ``size``.
+
+    >>> resize_spectrum(torch.ones(4, 3), 3, 2).tolist()
+    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    """
+    n, device = spectrum.shape[-2], spectrum.device
+    half = (min(n, size) - 1) // 2  # highest frequency strictly below the smaller Nyquist
+    out = spectrum.new_zeros((*spectrum.shape[:-ndim], *([size] * (ndim - 1)), size // 2 + 1))
+    source = torch.cat([torch.arange(half + 1), torch.arange(n - half, n)]).to(device)
+    target = torch.cat([torch.arange(half + 1), torch.arange(size - half, size)]).to(device)
+    columns = torch.arange(half + 1, device=device)
     if ndim == 2:
         out[..., target[:, None], columns] = spectrum[..., source[:, None], columns]
     else:
         out[..., target[:, None, None], target[:, None], columns] = spectrum[
             ..., source[:, None, None], source[:, None], columns
         ]
-    return irfft_centered(out, [size] * ndim) * (size / n) ** ndim
+    return out

@@ -53,12 +53,7 @@ class ImagesInMemory:
     """
 
     def __init__(self, images: Tensor) -> None:
-        self._images = images
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the images in pixels."""
-        return int(self._images.shape[-1])
+        self._images, self.box_size = images, int(images.shape[-1])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -77,12 +72,7 @@ class ImageSubset:
     """
 
     def __init__(self, images: ImageSource, rows: Tensor) -> None:
-        self._images, self._rows = images, rows
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the images in pixels."""
-        return self._images.box_size
+        self._images, self._rows, self.box_size = images, rows, images.box_size
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -74,15 +74,26 @@ def parallel_map(
     if device.type != "cpu" or torch.get_num_threads() == 1:
         yield from map(work, items)
         return
-    with single_torch_thread() as threads, ThreadPoolExecutor(threads, "vitreous-batch") as pool:
-        waiting: deque[Future[Result]] = deque()
+    with single_torch_thread() as threads:
+        yield from in_order(run, items, threads)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Yield ``work(item)`` for all items in order, with so many threads; the first error ends it.
+
+    >>> list(in_order(abs, (-3, 2, -1), threads=2))
+    [3, 2, 1]
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, "vitreous-batch") as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(run, item))
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)

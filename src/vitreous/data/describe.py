@@ -18,6 +18,7 @@ from vitreous.io.atoms import read_atoms
 from vitreous.io.cryosparc import read_cs
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import MrcStack, read_mrc
+from vitreous.io.mrc_header import Statistics
 from vitreous.io.star import StarBlock, StarDocument, read_star
 
 _CHUNK_VALUES = 1 << 24
@@ -79,21 +80,20 @@ def _statistics(
     read: Callable[[slice], NDArray[Any]], length: int, step: int
 ) -> Iterator[tuple[str, str]]:
     """Yield range, mean and deviation of the finite values, read a few sections at a time."""
-    count, total, squares, bad = 0, 0.0, 0.0, 0
-    low, high = float("inf"), float("-inf")
+    found, bad = Statistics(), 0
     for start in range(0, length, step):
         part = read(slice(start, start + step))
         values = np.abs(part) if np.iscomplexobj(part) else part.astype(np.float64)
         finite = values[np.isfinite(values)]
         bad += values.size - finite.size
-        count += finite.size
-        total += float(finite.sum())
-        squares += float((finite**2).sum())
-        low, high = min(low, finite.min(initial=low)), max(high, finite.max(initial=high))
-    if count:
-        mean = total / count
-        deviation = max(squares / count - mean**2, 0.0) ** 0.5
-        yield "values", f"{low:.5g} to {high:.5g}, mean {mean:.5g}, deviation {deviation:.5g}"
+        if finite.size:
+            found.add(finite)
+    if found.count:
+        yield (
+            "values",
+            f"{found.low:.5g} to {found.high:.5g}, mean {found.mean:.5g}, "
+            f"deviation {found.deviation:.5g}",
+        )
     if bad:
         yield "bad values", f"{bad} are NaN or infinite"
 

@@ -35,15 +35,8 @@ def read_particles_document(
 ) -> StarDocument:
     """Read a particle table of any known format as a RELION 3.1 document.
 
-    Args:
-        path: ``.star`` (RELION 3.0 to 5), ``.cs`` (cryoSPARC), ``.mrcs`` or ``.mrc`` (a stack: its
-            images are numbered), ``.txt`` or ``.lst`` (one stack per line, ``#`` for comments).
-        passthrough: for ``.cs``: files with further fields of the same particles.
-        pixel_size_angstrom: overrides the file's, Å.
-        data_root: folder that image names are relative to.
-
-    Returns:
-        blocks ``optics`` and ``particles``, others unchanged; stacks of tables need not exist.
+    For the arguments see :meth:`vitreous.data.particles.Particles.open`. The images of a stack are
+    numbered; a list of stacks may have comments after ``#``. Stacks of tables need not exist.
 
     Raises:
         InputError: the kind of file is unknown, or the file is bad.

@@ -20,14 +20,9 @@ from vitreous.io.mrc import read_mrc
 
 
 def read_map(path: Path | str, pixel_size_angstrom: float | None = None) -> tuple[Tensor, float]:
-    """Read a cubic, finite map and its pixel size.
+    """Read a cubic, finite map from an MRC file, float32 ``(n, n, n)``, and its pixel size in Å.
 
-    Args:
-        path: MRC file.
-        pixel_size_angstrom: overrides the header's, Å.
-
-    Returns:
-        float32 ``(n, n, n)``, and the pixel size in Å.
+    ``pixel_size_angstrom`` overrides that of the header.
 
     Raises:
         InputError: not a cube, NaN or infinite values, or no pixel size.

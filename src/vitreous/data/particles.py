@@ -27,13 +27,6 @@ from vitreous.io.star import StarBlock, StarDocument, format_column
 
 
 @dataclass(frozen=True)
-class MissingCtf:
-    """Reason why particles have no optics, for the error text: missing columns and remedy."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Particles:
     """Particle images with CTF parameters, poses, micrographs and half sets.
 
@@ -56,7 +49,7 @@ class Particles:
     Particles(3 of 8 px at 2 Å, with CTF, without poses)
     """
 
-    ctf: Optics | MissingCtf
+    ctf: Optics | str
     pose: Pose | None
     pixel_size_angstrom: float
     micrograph_id: Tensor
@@ -113,7 +106,7 @@ class Particles:
 
     @classmethod
     def _from_table(cls, table: ParticleTable, source: StackSource) -> Self:
-        ctf = MissingCtf(table.ctf_fault) if table.missing_ctf else table.parse_optics()
+        ctf = table.ctf_fault if table.missing_ctf else table.parse_optics()
         table.check_box_size(source.box_size)
         pixel_size = table.pixel_size_with(source.headers[0])
         ids = table.text("rlnImageName")
@@ -225,8 +218,8 @@ class Particles:
         Raises:
             InputError: the table has no complete CTF; the text names the missing columns.
         """
-        if isinstance(self.ctf, MissingCtf):
-            raise InputError(self.ctf.reason)
+        if isinstance(self.ctf, str):
+            raise InputError(self.ctf)
         return self.ctf
 
     @property
@@ -260,8 +253,7 @@ class Particles:
     def read(self, indices: Rows) -> Tensor:
         """Read images as stored, float32 ``(b, y, x)`` on the CPU, in the order asked for.
 
-        Args:
-            indices: 0-based; negative ones count from the end; slices and masks work.
+        Indices are 0-based; negative ones count from the end; slices and masks work.
 
         Raises:
             IndexError: past the end.

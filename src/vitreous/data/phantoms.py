@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitreous.core import symmetry
-from vitreous.core.fourier import irfft_centered, rfft_centered
+from vitreous.core.fourier import irfft_centered, resize_spectrum, rfft_centered
 
 Array = NDArray[np.float64]
 
@@ -252,13 +252,7 @@ def render_points(
         )
     fine, sigma = 2 * box_size, 1.0
     spectrum = rfft_centered(_splat(points * 2.0 + fine // 2, fine, sigma, 4), 3)
-    half = (box_size - 1) // 2
-    keep = torch.cat([torch.arange(half + 1), torch.arange(fine - half, fine)])
-    put = torch.cat([torch.arange(half + 1), torch.arange(box_size - half, box_size)])
-    out = torch.zeros(box_size, box_size, box_size // 2 + 1, dtype=spectrum.dtype)
-    out[put[:, None, None], put[:, None], : half + 1] = spectrum[
-        keep[:, None, None], keep[:, None], : half + 1
-    ]
+    out = resize_spectrum(spectrum, box_size, 3)
     full = torch.fft.fftfreq(box_size, pixel_size_angstrom)
     k2 = full[:, None, None] ** 2 + full[:, None] ** 2 + full[: box_size // 2 + 1] ** 2
     splat_sigma = sigma * pixel_size_angstrom / 2.0

@@ -40,11 +40,7 @@ class ArraySource:
         self._images = np.asarray(images)
         if self._images.ndim != 3 or self._images.shape[1] != self._images.shape[2]:
             raise ValueError(f"images must be (n, y, y), got {self._images.shape}")
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the square images in pixels."""
-        return int(self._images.shape[-1])
+        self.box_size = int(self._images.shape[-1])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -68,13 +64,9 @@ class StackSource:
         index_in: NDArray[np.int64],
     ) -> None:
         self.headers = tuple(headers)
+        self.box_size = headers[0].shape[-1]
         self._stack_of, self._index_in = stack_of, index_in
         self._open: OrderedDict[int, MrcStack] = OrderedDict()
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the square images in pixels."""
-        return self.headers[0].shape[-1]
 
     def __len__(self) -> int:
         return len(self._stack_of)

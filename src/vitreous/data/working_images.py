@@ -94,13 +94,9 @@ class CheckedImages:
 
     def __init__(self, images: SignedImages, names: Sequence[str]) -> None:
         self.constant = 0
+        self.box_size = images.box_size
         self._images, self._names = images, names
         self._digest = hashlib.sha256()
-
-    @property
-    def box_size(self) -> int:
-        """Edge n of the images in pixels."""
-        return self._images.box_size
 
     def __len__(self) -> int:
         return len(self._images)

@@ -44,12 +44,9 @@ class ContrastTest:
 
 
 def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -> ContrastTest:
-    """Compare centre and surroundings of the images after correcting the CTF's sign.
+    """Compare centre and surroundings of images ``(b, n, n)`` after correcting the CTF's sign.
 
-    Args:
-        images: ``(b, n, n)``.
-        optics: CTF parameters of each image; None assumes a positive CTF.
-        pixel_size_angstrom: pixel size of the images in Å.
+    Without ``optics`` the CTF is taken to be positive.
     """
     n = images.shape[-1]
     radius = radius_grid(n, 2) / n
@@ -92,12 +89,10 @@ def _diameter(profile: Tensor, n: int) -> float | None:
 def findings(
     test: ContrastTest, *, dark_expected: bool, pixel_size_angstrom: float
 ) -> list[Finding]:
-    """Return the findings on contrast, box and diameter.
+    """Return the findings of :func:`measure` on contrast, box and diameter.
 
-    Args:
-        test: result of :func:`measure`.
-        dark_expected: whether the file or the user states that protein is dark.
-        pixel_size_angstrom: pixel size of the tested images in Å.
+    ``dark_expected`` says that file or user state that protein is dark; ``pixel_size_angstrom`` is
+    that of the tested images.
     """
     evidence = (
         f"centre {test.difference:+.3f} deviations against the surroundings, z {test.z:+.1f} over "

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics
+from vitreous.doctor.finding import Fault
 from vitreous.physics.ctf import ctf_half
 
 FIRST_SHELL = 2  # shells below it hold the background
@@ -44,20 +45,9 @@ _PIECE = 256
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """Candidate CTF parameters.
+class Hypothesis(Fault):
+    """Candidate CTF parameters: those of each image, and the pixel size in Å."""
 
-    Args:
-        fault: short name of the table's fault if they are true; empty for the table's own.
-        claim: the fault as a sentence.
-        remedy: how to correct the table.
-        optics: CTF parameters of each image.
-        pixel_size_angstrom: pixel size in Å.
-    """
-
-    fault: str
-    claim: str
-    remedy: str
     optics: Optics
     pixel_size_angstrom: float
 
@@ -140,10 +130,8 @@ def hypotheses(
 ) -> tuple[Hypothesis, ...]:
     """Return the table's own parameters, then those of a table with each common fault corrected.
 
-    Args:
-        optics: stated CTF parameters of each image.
-        pixel_size_angstrom: stated pixel size in Å.
-        other_pixel_sizes: pixel sizes from other sources, Å.
+    ``optics`` and ``pixel_size_angstrom`` are those of the table; ``other_pixel_sizes``, in Å, come
+    from other sources.
     """
 
     def corrected(fault: str, claim: str, remedy: str, **changed: Tensor) -> Hypothesis:
@@ -236,13 +224,10 @@ def compare(
     micrograph_id: Tensor,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> CtfTest:
-    """Compute the log-likelihood of every hypothesis.
+    """Compute the log-likelihood of every hypothesis, with the optics of the images ``(b, n, n)``.
 
-    Args:
-        images: ``(b, n, n)``; contrast and scale do not matter.
-        tried: hypotheses with the optics of these images.
-        micrograph_id: long ``(b,)``.
-        notify: called with the fraction done.
+    Contrast and scale do not matter. ``micrograph_id`` is long ``(b,)``; ``notify`` is called with
+    the fraction done.
     """
     n = images.shape[-1]
     pixel, shell, power = _relative_power(images)

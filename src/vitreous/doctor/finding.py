@@ -9,6 +9,21 @@ Verdict = Literal["ok", "wrong", "unclear", "note"]
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Possible fault of a table.
+
+    Args:
+        fault: short name, for scripts; empty for the table's own statement.
+        claim: the fault as a sentence.
+        remedy: how to correct the table.
+    """
+
+    fault: str
+    claim: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """Result of one test: verdict, evidence and remedy.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix, matrix_to_euler
-from vitreous.doctor.finding import Finding
+from vitreous.doctor.finding import Fault, Finding
 from vitreous.maps.fsc import fsc, hermitian_weight
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
 
@@ -33,19 +33,8 @@ LEAST_INFORMATION = 100.0
 OF_CHANCE = 1.5  # ratio to the information of random poses, below which poses are unrelated
 
 
-@dataclass(frozen=True)
-class Convention:
-    """Convention in which orientations or shifts may be written.
-
-    Args:
-        fault: short name of the table's fault if it is true; empty for the table's own.
-        claim: the fault as a sentence.
-        remedy: how to correct the table.
-    """
-
-    fault: str
-    claim: str
-    remedy: str
+class Convention(Fault):
+    """Convention in which orientations or shifts may be written."""
 
 
 STATED = Convention("", "as stated", "")
@@ -181,19 +170,16 @@ def compare(
     pairs = [(euler, shift) for euler in EULER for shift in shifts]
     curves = {}
 
-    def curve(one: Pose) -> Tensor:
-        halves = reconstruct_halves(images, one.rotation, one.shift_angstrom, optics, pixel, half)
-        return fsc(*halves)
-
     for done, (euler, shift) in enumerate(pairs):
         notify(done / (len(pairs) + 2))
-        curves[euler, shift] = curve(apply(euler, shift, pose, table_pixel_size_angstrom))
+        one = apply(euler, shift, pose, table_pixel_size_angstrom)
+        curves[euler, shift] = _curve(images, one, optics, pixel, half)
     shared = {pair: information(values, n) for pair, values in curves.items()}
     best = max(shared, key=lambda pair: shared[pair])
     corrected = apply(*best, pose, table_pixel_size_angstrom)
     permuted = corrected.rotation[torch.randperm(len(images), generator=generator)]
     chances = [
-        curve(Pose(permuted, shift))
+        _curve(images, Pose(permuted, shift), optics, pixel, half)
         for shift in (corrected.shift_angstrom, torch.zeros_like(corrected.shift_angstrom))
     ]
     chance = max(chances, key=lambda values: information(values, n))
@@ -205,6 +191,14 @@ def compare(
     return PoseTest(*best, shared, information(chance, n), labelled, n, pixel)
 
 
+def _curve(
+    images: Tensor, pose: Pose, optics: Optics | None, pixel_size_angstrom: float, half: Tensor
+) -> Tensor:
+    """Return the FSC of the half maps of direct reconstruction."""
+    data = (images, pose.rotation, pose.shift_angstrom, optics, pixel_size_angstrom)
+    return fsc(*reconstruct_halves(*data, half))
+
+
 def shared_under(
     images: Tensor,
     pose: Pose,
@@ -213,7 +207,7 @@ def shared_under(
     generator: torch.Generator,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> Tensor:
-    """Compute the information shared by half maps under several CTFs.
+    """Compute the information shared by half maps under several CTFs, ``(tried, splits)``.
 
     Args:
         images: ``(b, n, n)``, of a small box.
@@ -222,9 +216,6 @@ def shared_under(
         splits: number of random splits into half sets, the same for all CTFs.
         generator: random numbers of the splits.
         notify: called with the fraction done.
-
-    Returns:
-        ``(tried, splits)``.
     """
     n = images.shape[-1]
     halves = [1 + torch.randperm(len(images), generator=generator) % 2 for _ in range(splits)]
@@ -232,10 +223,7 @@ def shared_under(
     for row, (optics, pixel) in enumerate(tried):
         notify(row / len(tried))
         for column, half in enumerate(halves):
-            maps = reconstruct_halves(
-                images, pose.rotation, pose.shift_angstrom, optics, pixel, half
-            )
-            shared[row, column] = information(fsc(*maps), n)
+            shared[row, column] = information(_curve(images, pose, optics, pixel, half), n)
     return shared
 
 

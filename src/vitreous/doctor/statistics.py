@@ -57,10 +57,7 @@ class ImageStatistics:
 
 
 class StatisticsOf:
-    """Accumulator of statistics, batch by batch.
-
-    Args:
-        box_size: edge n of the images in pixels.
+    """Accumulator of statistics, batch by batch, of images of ``box_size`` pixels.
 
     >>> collect = StatisticsOf(8)
     >>> collect.add(torch.zeros(2, 8, 8))
@@ -136,11 +133,9 @@ class Suspects:
 
 
 def suspects(statistics: ImageStatistics, micrograph_id: Tensor) -> Suspects:
-    """Return the images that are faulty or unlike the others.
+    """Return the images that are faulty, or unlike the others.
 
-    Args:
-        statistics: statistics of all images.
-        micrograph_id: long ``(b,)``; deviations are compared within a micrograph.
+    Deviations are compared within a micrograph; ``micrograph_id`` is long ``(b,)``.
     """
     usable = statistics.usable
     clipped = usable & (statistics.ties >= max(LEAST_TIES, TIES * statistics.box_size**2))
@@ -254,11 +249,7 @@ def _band_limit(statistics: ImageStatistics) -> Finding | None:
 
 
 def whiteness(noise: Tensor) -> Finding | None:
-    """Test how much the noise power falls from low to high frequencies.
-
-    Args:
-        noise: power by shell, from 0 to the last.
-    """
+    """Test how much the noise power, by shell from 0 on, falls from low to high frequencies."""
     last = len(noise) - 1
     if last < 8 or float(noise.max()) <= 0:
         return None
@@ -282,13 +273,9 @@ def collect(
     box_size: int,
     notify: Callable[[float], None] = lambda fraction: None,
 ) -> ImageStatistics:
-    """Compute the statistics of all images, batch by batch.
+    """Compute the statistics of ``count`` images, batch by batch.
 
-    Args:
-        read: returns the images ``(b, n, n)`` of rows.
-        count: number of images.
-        box_size: edge n in pixels.
-        notify: called with the fraction done.
+    ``read`` returns the images ``(b, n, n)`` of rows; ``notify`` is called with the fraction done.
     """
     statistics = StatisticsOf(box_size)
     piece = max(1, (1 << 24) // box_size**2)

@@ -10,32 +10,29 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vitreous.core.errors import InputError, ResourceError, VitreousError
+from vitreous.core.errors import InputError, ResourceError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".part"
 TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{12}}{re.escape(TEMPORARY_SUFFIX)}")
 
 
-def explain_write_error(path: Path, error: OSError) -> VitreousError:
-    """Return the error for a failed write: :class:`ResourceError` if the disk is full."""
-    reason = error.strerror or str(error)
-    if error.errno in _DISK_FULL:
-        return ResourceError(f"{path}: disk full or quota reached ({reason}); free some space")
-    return InputError(f"{path}: cannot be written ({reason}); choose a writable place")
-
-
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raise the error of :func:`explain_write_error` where the block fails to write."""
+    """Explain why the block fails to write: ResourceError if the disk is full, else InputError."""
     try:
         yield
     except OSError as error:
-        raise explain_write_error(path, error) from error
+        reason = error.strerror or str(error)
+        if error.errno in _DISK_FULL:
+            text = f"{path}: disk full or quota reached ({reason}); free some space"
+            raise ResourceError(text) from error
+        text = f"{path}: cannot be written ({reason}); choose a writable place"
+        raise InputError(text) from error
 
 
 @contextlib.contextmanager
@@ -83,12 +80,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through ``write(stream)`` with :func:`atomic_file`, raising what that raises."""
-    with atomic_file(path) as stream:
-        write(stream)
-
-
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text with :func:`atomic_file`, raising what that raises."""
-    atomic_write(path, lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))
+    with atomic_file(path) as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import InputError
-from vitreous.io.atomic import TEMPORARY_SUFFIX, atomic_write, atomic_write_text
+from vitreous.io.atomic import TEMPORARY_SUFFIX, atomic_file, atomic_write_text
 
 _KEEP = 2
 _NAME = re.compile(r"step_(\d{8,})\.json")
@@ -97,7 +97,8 @@ def save_checkpoint(
     }
     record = json.loads(json.dumps(record))
     record["sha256"] = _own_hash(record)
-    atomic_write(folder / record["tensors"], lambda stream: stream.write(payload))
+    with atomic_file(folder / record["tensors"]) as stream:
+        stream.write(payload)
     target = folder / f"step_{step:08d}.json"
     atomic_write_text(target, json.dumps(record, indent=1))
     _prune(folder, target)

@@ -110,6 +110,8 @@ def read_mrc(path: Path | str) -> tuple[NDArray[Any], MrcHeader]:
 class MrcStack:
     """Memory-mapped images of one uncompressed file; for ``warn`` see :func:`read_header`.
 
+    ``shape`` is (images, ny, nx), ``pixel_size_angstrom`` that of the header, or None.
+
     Raises:
         InputError: unreadable, compressed, truncated or inconsistent.
     """
@@ -121,19 +123,10 @@ class MrcStack:
         with open_binary(self.header.path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._touched = 0
+        self.shape, self.pixel_size_angstrom = self.header.shape, self.header.pixel_size_angstrom
         self._data: NDArray[Any] = np.ndarray(
             self.header.stored_shape, self.header.dtype, self._map, self.header.data_offset
         )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (images, ny, nx)."""
-        return self.header.shape
-
-    @property
-    def pixel_size_angstrom(self) -> float | None:
-        """Pixel size of the header in Å, or None."""
-        return self.header.pixel_size_angstrom
 
     def __len__(self) -> int:
         return self.header.shape[0]
@@ -265,14 +258,11 @@ def write_mrc(
     is_stack: bool = False,
     mode: int = 2,
 ) -> None:
-    """Write a map (ispg 1) or a stack (ispg 0), little-endian, atomically.
+    """Write a map (ispg 1) or, if ``is_stack``, a stack (ispg 0), little-endian, atomically.
 
-    Args:
-        path: target file.
-        array: ``(z, y, x)``, or one image ``(y, x)``, written as a stack of one.
-        pixel_size_angstrom: Å; stored as ``cella = n * pixel size``.
-        is_stack: images rather than a volume.
-        mode: 2 (float32), 12 (float16) or 0 (bytes: masks).
+    An array ``(z, y, x)``, or one image ``(y, x)``, written as a stack of one. The pixel size in Å
+    is stored as ``cella = n * pixel size``. ``mode`` is 2 (float32), 12 (float16) or 0 (bytes:
+    masks).
 
     Raises:
         ValueError: wrong shape, mode or pixel size, or values that the mode cannot hold.

@@ -225,6 +225,16 @@ class Statistics:
         self.total += float(wide.sum())
         self.squares += float((wide * wide).sum())
 
+    @property
+    def mean(self) -> float:
+        """Mean of all values."""
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of all values."""
+        return math.sqrt(max(0.0, self.squares / self.count - self.mean * self.mean))
+
 
 def header_bytes(
     shape: tuple[int, int, int], mode: int, pixel: float, stack: bool, stats: Statistics
@@ -233,11 +243,10 @@ def header_bytes(
     header = np.zeros((), _LITTLE)
     size = np.array(shape[::-1])
     intervals = np.array([size[0], size[1], 1 if stack else size[2]])
-    mean = stats.total / stats.count
     header["n"], header["m"], header["mode"] = size, intervals, mode
     header["cella"], header["cellb"], header["axes"] = intervals * pixel, 90.0, (1, 2, 3)
-    header["dmin"], header["dmax"], header["dmean"] = stats.low, stats.high, mean
-    header["rms"] = math.sqrt(max(0.0, stats.squares / stats.count - mean * mean))
+    header["dmin"], header["dmax"], header["dmean"] = stats.low, stats.high, stats.mean
+    header["rms"] = stats.deviation
     header["ispg"] = 0 if stack else 1
     header["nversion"] = 20141
     header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)

@@ -25,17 +25,12 @@ class LazyColumns(Mapping[str, list[str]]):
 
     def __init__(self, names: Sequence[str], lines: Sequence[str]) -> None:
         self._position = {name: position for position, name in enumerate(names)}
-        self._lines = lines
+        self._lines, self.rows = lines, len(lines)
         self._text: dict[str, list[str]] = {}
         self._numbers: dict[str, NDArray[np.float64]] = {}
 
     def __repr__(self) -> str:
         return f"LazyColumns({list(self._position)}, {self.rows} rows)"
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self._lines)
 
     def __len__(self) -> int:
         return len(self._position)

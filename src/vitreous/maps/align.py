@@ -97,7 +97,11 @@ def align_maps(
         eye = torch.eye(3, dtype=torch.float64, device=moving.device)
         return Alignment(eye, zero, False, 0.0, moving.detach().clone())
     with torch.no_grad():
-        best = _search(Registration(*small), space, hands)
+        engine = Registration(*small)
+        engine.use(min(_COARSE_RADIUS, _top(engine)))
+        candidates = engine.search(space.rotations, space.shift_axes, hands)
+        least_deg = 20.0 if len(space.rotation_axes) == 3 else 1e-3
+        best = _refine(engine, distinct(candidates, 40, least_deg), space, 12)
     rotation, mirrored = best.rotation[0].double(), bool(best.mirrored[0])
     shift_px = best.shift_px[0].double() * (n / len(small[0]))
     if len(space.rotation_axes):
@@ -160,16 +164,6 @@ def _check(moving: Tensor, reference: Tensor) -> int:
     if n < 8:
         raise ValueError(f"maps must be at least 8 voxels wide, got {n}")
     return n
-
-
-def _search(
-    engine: Registration, space: _SearchSpace, hands: tuple[bool, ...]
-) -> RegistrationCandidates:
-    """Search at low resolution, then refine fewer candidates at growing resolution."""
-    engine.use(min(_COARSE_RADIUS, _top(engine)))
-    candidates = engine.search(space.rotations, space.shift_axes, hands)
-    best = distinct(candidates, 40, 20.0 if len(space.rotation_axes) == 3 else 1e-3)
-    return _refine(engine, best, space, 12)
 
 
 def _top(engine: Registration) -> int:

@@ -251,10 +251,15 @@ def _shift_link(kind: str) -> Link:
 
 
 def _number_link(name: str, column: str, per: float = 1.0) -> Link:
-    """Link one number of each particle; ``per`` field units are one column unit."""
+    """Link a number of each particle; ``per`` field units are one column unit.
+
+    A number of RELION's optics table has no column of its own per particle.
+    """
 
     def to_star(a: CsFields) -> Columns:
-        return {column: format_column(a.numbers(name) / per)} if name in a else {}
+        if name not in a or name in OPTICS:
+            return {}
+        return {column: format_column(a.numbers(name) / per)}
 
     def to_cs(table: ParticleTable, _: CsFields) -> Fields:
         if column not in table:
@@ -264,22 +269,13 @@ def _number_link(name: str, column: str, per: float = 1.0) -> Link:
     return Link((name,), (column,), to_star, to_cs)
 
 
-def _optics_link(name: str, column: str) -> Link:
-    """Link a number of RELION's optics table, which has no column of its own per particle."""
-
-    def to_cs(table: ParticleTable, _: CsFields) -> Fields:
-        if column not in table:
-            return {}
-        values = table.numbers(column)
-        if name == "blob/shape":
-            if (values < 1).any() or (values > 1 << 20).any():
-                raise InputError(
-                    f"{table.path}: column _{column}: {values.min():g} is no image size"
-                )
-            return {name: np.stack([values, values], axis=-1).astype(np.uint32)}
-        return {name: _single(values, table, column)}
-
-    return Link((name,), (column,), lambda a: {}, to_cs)
+def _shape_to_cs(table: ParticleTable, _: CsFields) -> Fields:
+    if "rlnImageSize" not in table:
+        return {}
+    sizes = table.numbers("rlnImageSize")
+    if (sizes < 1).any() or (sizes > 1 << 20).any():
+        raise InputError(f"{table.path}: column _rlnImageSize: {sizes.min():g} is no image size")
+    return {"blob/shape": np.stack([sizes, sizes], axis=-1).astype(np.uint32)}
 
 
 def _group_to_cs(table: ParticleTable, _: CsFields) -> Fields:
@@ -377,13 +373,13 @@ OPTICS = {
 
 LINKS: tuple[Link, ...] = (
     Link(("blob/path", "blob/idx"), ("rlnImageName",), _image_to_star, _image_to_cs),
-    _optics_link("blob/shape", OPTICS["blob/shape"]),
-    _optics_link("blob/psize_A", OPTICS["blob/psize_A"]),
+    Link(("blob/shape",), ("rlnImageSize",), lambda a: {}, _shape_to_cs),
+    _number_link("blob/psize_A", OPTICS["blob/psize_A"]),
     Link((_MICROGRAPH,), ("rlnMicrographName",), _micrograph_to_star, _micrograph_to_cs),
     _centre_link("x", 1),
     _centre_link("y", 0),
     Link(("ctf/exp_group_id",), ("rlnOpticsGroup",), lambda a: {}, _group_to_cs, _same_groups),
-    *(_optics_link(name, column) for name, column in list(OPTICS.items())[:3]),
+    *(_number_link(name, column) for name, column in list(OPTICS.items())[:3]),
     _number_link("ctf/df1_A", "rlnDefocusU"),
     _number_link("ctf/df2_A", "rlnDefocusV"),
     _number_link("ctf/df_angle_rad", "rlnDefocusAngle", np.pi / 180),

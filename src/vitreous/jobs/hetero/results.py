@@ -136,14 +136,15 @@ def write_latents(job: Job, trained: TrainedModel) -> HeteroResult:
     """Write the latents of all particles, as a table and as a tensor, and finish the job."""
     import safetensors.torch
 
-    from vitreous.io.atomic import atomic_write
+    from vitreous.io.atomic import atomic_file
 
     data, latent = trained.data, trained.latent
     half_set = None if data.pose is None else data.working_set.half_set
     columns = latent_columns(latent)
     write_tables(job.folder, data.working_set.particles, columns, pose=data.pose, half_set=half_set)
     saved = safetensors.torch.save({"latent": latent.contiguous()})
-    atomic_write(job.path("latents.safetensors"), lambda stream: stream.write(saved))
+    with atomic_file(job.path("latents.safetensors")) as stream:
+        stream.write(saved)
     verdict = f"{len(latent):,} particles have latents of {latent.shape[1]} dimensions"
     job.finish({"verdict": verdict})
     folder = job.folder.root

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import InputError
+from vitreous.core.threads import in_order
 from vitreous.io.mrc_growing import GrowingStack
 from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress
@@ -63,7 +62,7 @@ def stream_pieces(
     if not stack.is_whole:
         torch.set_num_threads(1)
         progress.update(done / count)
-        for images, record in _in_order(work, range(done, count), threads):
+        for images, record in in_order(work, range(done, count), threads):
             _append(stack, images)
             if record:
                 records[str(done)] = record
@@ -79,20 +78,6 @@ def stream_pieces(
             raise InputError(f"{stack.path.name}: no image is left to write; check the input")
         stack.finish({"done": done, "records": records})
     return {int(piece): record for piece, record in records.items()}
-
-
-def _in_order(work: Callable[[int], Piece], pieces: Iterable[int], threads: int) -> Iterable[Piece]:
-    waiting: deque[Future[Piece]] = deque()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for piece in pieces:
-                waiting.append(pool.submit(work, piece))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _append(stack: GrowingStack, images: Tensor) -> None:
