@@ -75,7 +75,6 @@ def test_same_map_at_two_samplings(tmp_path: Path) -> None:
 def test_waters_and_hydrogens_are_dropped(tmp_path: Path) -> None:
     path = write_model(tmp_path / "h.pdb", [*L_SHAPE, ("H", 1, 1, 1)])
     assert len(read_atoms(path)[0]) == 5
-    assert len(read_atoms(path, keep_hydrogens=True)[0]) == 6
     with pytest.raises(InputError, match="none besides water"):
         read_atoms(write_model(tmp_path / "w.pdb", L_SHAPE, residue="HOH"))
 

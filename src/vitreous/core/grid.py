@@ -56,16 +56,15 @@ def soft_mask(
     edge_px: float = 3.0,
     *,
     device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return a disc or ball of the given radius with a raised-cosine edge outside it.
 
     >>> soft_mask(8, 2, 2.0, 2.0)[4, 4].item()
     1.0
     """
-    distance = radius_grid(n, ndim, device=device, dtype=dtype)
+    distance = radius_grid(n, ndim, device=device)
     if edge_px <= 0:
-        return (distance <= radius_px).to(dtype)
+        return (distance <= radius_px).float()
     t = ((distance - radius_px) / edge_px).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * t)
 

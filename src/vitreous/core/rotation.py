@@ -196,31 +196,21 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
 
 
 def random_rotations(
-    n: int,
-    *,
-    generator: torch.Generator,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
+    n: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Draw ``n`` rotations ``(n, 3, 3)`` uniformly (Haar measure) from SO(3).
 
-    Normal quaternions are drawn on the generator's device and then moved to ``device``: one seed
-    gives the same rotations on every device.
+    They are made of normal quaternions, on the generator's device.
 
     >>> r = random_rotations(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> torch.allclose(r @ r.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
     True
     """
     quaternion = torch.randn(n, 4, generator=generator, dtype=dtype, device=generator.device)
-    return quaternion_to_matrix(quaternion).to(device or generator.device)
+    return quaternion_to_matrix(quaternion)
 
 
-def so3_grid(
-    spacing_deg: float,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-) -> Tensor:
+def so3_grid(spacing_deg: float, *, device: torch.device | None = None) -> Tensor:
     r"""Return a near-uniform grid of rotations ``(m, 3, 3)``, one per cell of edge ``spacing_deg``.
 
     :math:`m = \lceil 8 \pi^2 / \delta^3 \rceil` rotations (as many as HEALPix at that step; 4401
@@ -245,7 +235,7 @@ def so3_grid(
     quaternion = torch.stack(
         [inner * alpha.sin(), inner * alpha.cos(), outer * beta.sin(), outer * beta.cos()], dim=-1
     )
-    return quaternion_to_matrix(quaternion).to(device=device, dtype=dtype)
+    return quaternion_to_matrix(quaternion).to(device=device, dtype=torch.float32)
 
 
 def geodesic_distance_deg(a: Tensor, b: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def hinged_points(
             f"needs a positive diameter and at least one angle, got {diameter_angstrom} Å and "
             f"{len(angles_deg)} angles"
         )
-    parts, _ = phantom_domains(seed, diameter_angstrom, "C1", None)
+    parts, _ = phantom_domains(seed, diameter_angstrom, "C1")
     centres = np.stack([part.mean(axis=0) for part in parts])
     moving = int(np.linalg.norm(centres, axis=1).argmax())
     outward = centres[moving] / np.linalg.norm(centres[moving])

@@ -140,41 +140,34 @@ def _residues(
     return np.concatenate([backbone, side])
 
 
-def phantom_points(
-    seed: int, diameter_angstrom: float, *, point_group: str = "C1", n_domains: int | None = None
-) -> Tensor:
+def phantom_points(seed: int, diameter_angstrom: float, *, point_group: str = "C1") -> Tensor:
     """Return the equal point masses of a phantom: (x, y, z) in Å, float64 ``(m, 3)``.
 
     :func:`render_points` renders the same molecule at any box and pixel size. The sphere of the
     diameter about the origin holds every point; the points map onto themselves under the point
-    group, in RELION's axes. ``n_domains`` globular domains make one asymmetric unit; by default 6
-    without symmetry, fewer with symmetry or where there is no room.
+    group, in RELION's axes. Six globular domains make one asymmetric unit, fewer with symmetry or
+    where there is no room.
 
     Raises:
-        ValueError: diameter not positive or fewer than one domain.
+        ValueError: diameter not positive.
 
     >>> points = phantom_points(3, 60.0)
     >>> bool((points.norm(dim=1) <= 30.0).all())
     True
     """
-    if not diameter_angstrom > 0 or (n_domains is not None and n_domains < 1):
-        raise ValueError(
-            f"needs a positive diameter and at least one domain, got {diameter_angstrom} Å "
-            f"and {n_domains}"
-        )
-    parts, matrices = phantom_domains(seed, diameter_angstrom, point_group, n_domains)
+    if not diameter_angstrom > 0:
+        raise ValueError(f"needs a positive diameter, got {diameter_angstrom} Å")
+    parts, matrices = phantom_domains(seed, diameter_angstrom, point_group)
     points = np.einsum("gij,nj->gni", matrices, np.concatenate(parts)).reshape(-1, 3)
     return torch.from_numpy(points * shrink_factor(points, diameter_angstrom))
 
 
-def phantom_domains(
-    seed: int, diameter: float, point_group: str, n_domains: int | None
-) -> tuple[list[Array], Array]:
+def phantom_domains(seed: int, diameter: float, point_group: str) -> tuple[list[Array], Array]:
     """Return the points of each domain of one asymmetric unit, Å, and the group's matrices."""
     rng = np.random.default_rng(seed)
     matrices = np.asarray(symmetry.point_group(point_group).matrices, dtype=np.float64)
     order = len(matrices)
-    domains = _place_domains(rng, matrices, n_domains or max(2, round(6 / order**0.5)))
+    domains = _place_domains(rng, matrices, max(2, round(6 / order**0.5)))
     if order == 1:
         mass = [d.radius**3 for d in domains]
         centre = np.average([d.centre for d in domains], axis=0, weights=mass)
@@ -271,15 +264,13 @@ def protein_phantom(
     seed: int,
     point_group: str = "C1",
     diameter_angstrom: float | None = None,
-    n_domains: int | None = None,
     resolution_angstrom: float | None = None,
 ) -> Tensor:
     """Generate the density of a protein-like molecule; equal arguments give equal densities.
 
     float32 ``(box_size, box_size, box_size)``, protein positive; ``point_group`` in RELION's axes.
     Give the diameter of the sphere that holds the molecule, 0.7 of the box by default, to get the
-    same molecule at another box or pixel size. For ``n_domains`` see :func:`phantom_points`, for
-    ``resolution_angstrom`` :func:`render_points`.
+    same molecule at another box or pixel size. For the resolution see :func:`render_points`.
 
     Raises:
         ValueError: the diameter exceeds 0.95 of the box.
@@ -292,7 +283,7 @@ def protein_phantom(
     diameter = PHANTOM_SHARE * extent if diameter_angstrom is None else diameter_angstrom
     if diameter > 0.95 * extent:
         raise ValueError(f"diameter {diameter:.1f} Å does not fit a box of {extent:.1f} Å")
-    points = phantom_points(seed, diameter, point_group=point_group, n_domains=n_domains)
+    points = phantom_points(seed, diameter, point_group=point_group)
     return render_points(
         points, box_size, pixel_size_angstrom, resolution_angstrom=resolution_angstrom
     )

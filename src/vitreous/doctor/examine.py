@@ -80,11 +80,8 @@ def examine(
 ) -> Diagnosis:
     """Test every claim about a data set; each test uses the corrections of earlier ones.
 
-    Args:
-        images: all images of the set.
-        claims: statements to test.
-        generator: random numbers for half sets and random poses.
-        notify: called with a step of :data:`STEPS` and its fraction done.
+    The generator draws half sets and random poses; ``notify`` is called with a step of
+    :data:`STEPS` and its fraction done.
     """
     numbers = statistics.collect(
         images.read, len(images.ids), images.box_size, lambda f: notify("images", f)

@@ -33,12 +33,11 @@ def _read_structure(path: Path) -> Any:
         raise InputError(f"{path}: not a readable mmCIF or PDB file ({error})") from error
 
 
-def _clean_model(path: Path, keep_hydrogens: bool) -> Any:
-    """Return the first model without waters after checking each atom."""
+def _clean_model(path: Path) -> Any:
+    """Return the first model without waters and hydrogens after checking each atom."""
     structure = _read_structure(path)
     structure.remove_waters()
-    if not keep_hydrogens:
-        structure.remove_hydrogens()
+    structure.remove_hydrogens()
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise InputError(f"{path}: atoms: none besides water; give a model of the molecule")
     model = structure[0]
@@ -59,17 +58,16 @@ def _clean_model(path: Path, keep_hydrogens: bool) -> Any:
     return model
 
 
-def read_atoms(
-    path: Path | str, *, keep_hydrogens: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the atoms of the first model of an mmCIF or PDB file, plain or gzipped, without waters.
+def read_atoms(path: Path | str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Read the atoms of the first model of an mmCIF or PDB file, plain or gzipped.
 
-    Returns positions (x, y, z) ``(m, 3)`` in Å, and masses ``(m,)`` in Da.
+    Waters and hydrogens are left out. Returns positions (x, y, z) ``(m, 3)`` in Å, and masses
+    ``(m,)`` in Da.
 
     Raises:
         InputError: unreadable, no atoms, a position that is not finite, an unknown element.
     """
-    model = _clean_model(Path(path), keep_hydrogens)
+    model = _clean_model(Path(path))
     atoms = [site.atom for site in model.all()]
     positions = np.array([atom.pos.tolist() for atom in atoms], dtype=np.float64)
     weights = np.array([atom.element.weight * atom.occ for atom in atoms], dtype=np.float64)
@@ -82,7 +80,6 @@ def atoms_to_density(
     box_size: int,
     pixel_size_angstrom: float,
     resolution_angstrom: float | None = None,
-    keep_hydrogens: bool = False,
     align_symmetry: str | None = None,
 ) -> NDArray[np.float32]:
     r"""Compute the electron scattering density of a molecule, centred in a box.
@@ -94,7 +91,8 @@ def atoms_to_density(
     finely and cropped in Fourier space.
 
     Args:
-        path: mmCIF or PDB file, optionally gzipped; its first model is used, without waters.
+        path: mmCIF or PDB file, optionally gzipped; its first model is used, without waters and
+            hydrogens.
         box_size: edge in voxels; the centre of mass comes to index ``box_size // 2``.
         pixel_size_angstrom: voxel edge in Å.
         resolution_angstrom: ``d`` in Å; twice the pixel size by default.
@@ -112,7 +110,7 @@ def atoms_to_density(
             f"box size, pixel size and resolution must be positive, got {box_size}, "
             f"{pixel_size_angstrom} and {resolution}"
         )
-    model = _clean_model(path, keep_hydrogens)
+    model = _clean_model(path)
     if align_symmetry is not None:
         matrix = gemmi.Mat33(symmetry_rotation(model, align_symmetry, path).tolist())
         model.transform_pos_and_adp(gemmi.Transform(matrix, gemmi.Vec3(0, 0, 0)))

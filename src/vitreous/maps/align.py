@@ -69,13 +69,9 @@ def align_maps(
     searched: D2 6 (the cube's rotations), Dn 2 (half a step about z), T 2, O and I 1, without
     shift; Cn any angle about z, either way up, any shift along z (D1: about and along x).
 
-    Args:
-        moving, reference: ``(n, n, n)`` of the same box and pixel size; where one is constant, the
-            result is the identity.
-        pixel_size_angstrom: pixel size of both, Å.
-        point_group: Schoenflies name of the common symmetry; C1 searches all rotations.
-        allow_mirror: try the other hand too.
-        spacing_deg: step of the rotation grid in degrees.
+    The maps ``(n, n, n)`` have the same box and pixel size; where one is constant, the result is
+    the identity. ``allow_mirror`` tries the other hand too; ``spacing_deg`` is the step of the
+    rotation grid.
 
     Raises:
         ValueError: boxes differ, a map is not cubic or not finite.

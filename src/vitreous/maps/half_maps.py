@@ -65,7 +65,6 @@ def combine_halves(
     pixel_size_angstrom: float,
     symmetry: str = "C1",
     n_particles: int,
-    mask: Tensor | None = None,
     generator: torch.Generator,
     criteria: SolvedCriteria | None = None,
 ) -> HalvesResult:
@@ -73,8 +72,7 @@ def combine_halves(
 
     The maps ``(n, n, n)`` from disjoint particles have any orientation and hand; the alignment
     keeps their symmetry about RELION's axes. ``n_particles`` of both half sets counts for the
-    verdict. The mask, 0 to 1, is made from the average if None; the generator draws the random
-    phases.
+    verdict. The generator draws the random phases.
 
     Raises:
         ValueError: boxes differ, or a map is not finite.
@@ -88,8 +86,8 @@ def combine_halves(
     n = int(half1.shape[-1])
     alignment = _align(half2, half1, pixel_size_angstrom, symmetry)
     aligned, average = alignment.aligned, 0.5 * (half1 + alignment.aligned)
-    soft = solvent_mask(average) if mask is None else mask
-    curves = fsc_true(half1, aligned, soft, generator)
+    mask = solvent_mask(average)
+    curves = fsc_true(half1, aligned, mask, generator)
     structure = _structure_resolution(half1, aligned, pixel_size_angstrom)
     chance = _chance_resolution(half1, aligned, pixel_size_angstrom, symmetry, generator)
     masked = resolutions(curves.corrected, n, pixel_size_angstrom)
@@ -109,7 +107,7 @@ def combine_halves(
         masked=masked,
         unmasked=unmasked,
         alignment=alignment,
-        mask=soft,
+        mask=mask,
         structure_angstrom=structure,
         chance_angstrom=chance,
         solved=not doubt,

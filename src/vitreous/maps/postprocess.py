@@ -75,14 +75,10 @@ def postprocess(
 
     The FSC within the mask, corrected for it, gives the resolution and weights the sharpened map.
 
-    Args:
-        half1, half2: unfiltered, independent half maps ``(n, n, n)``, in one frame.
-        pixel_size_angstrom: pixel size in Å.
-        generator: draws the random phases of the mask's correction.
-        mask: ``(n, n, n)`` from 0 to 1; made from the average if None.
-        symmetry: point group, about RELION's axes, over which both are averaged first.
-        b_factor_angstrom2: B factor to apply; fitted if None.
-        local: compute the local resolution too, which takes most of the time.
+    The half maps ``(n, n, n)`` are unfiltered, in one frame, and averaged over the point group,
+    about RELION's axes, first. The mask, 0 to 1, is made from their mean if None, and the B factor
+    fitted if None. The generator draws the random phases of the mask's correction. ``local``
+    computes the local resolution too, which takes most of the time.
 
     Raises:
         ValueError: boxes differ.

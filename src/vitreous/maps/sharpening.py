@@ -83,15 +83,14 @@ def guinier_fit(
     pixel_size_angstrom: float,
     *,
     mask: Tensor | None = None,
-    from_angstrom: float = FIT_FROM_ANGSTROM,
 ) -> Guinier:
     r"""Fit a B factor to the fall of a map's amplitudes.
 
     :math:`\ln (C_{ref}(k)\, F(k)) = a + \tfrac{B}{4} k^2`, F the root mean square of a shell of
     the average; :math:`C_{ref}^2` is the signal's share of its power. Least squares over the shells
-    from ``from_angstrom`` to the first whose FSC is below 0.143.
+    from 10 Å to the first whose FSC is below 0.143.
 
-    At resolutions worse than about 10 Å amplitudes follow the outline of the molecule and the
+    At resolutions worse than that amplitudes follow the outline of the molecule and the
     packing of its domains, not a B factor: then, or with fewer than 5 shells, there is no fit.
 
     Args:
@@ -100,7 +99,6 @@ def guinier_fit(
         pixel_size_angstrom: pixel size in Å.
         mask: ``(n, n, n)``, within which amplitudes are taken. Needed if the FSC is that within the
             mask, since the noise of the solvent would count as signal.
-        from_angstrom: lowest resolution of the fit.
 
     Raises:
         ValueError: the FSC does not belong to the box.
@@ -117,7 +115,7 @@ def guinier_fit(
     values = average if mask is None else average * mask
     amplitude = shell_rms(values).cpu() * reference_weight(fsc).cpu()
     logarithm = amplitude.clamp(min=1e-300).log()
-    inside = (frequency >= 1 / from_angstrom) & (frequency <= (1 / resolution) * (1 + 1e-9))
+    inside = (frequency >= 1 / FIT_FROM_ANGSTROM) & (frequency <= (1 / resolution) * (1 + 1e-9))
     inside &= amplitude > 0
     count = int(inside.sum())
 
@@ -126,14 +124,16 @@ def guinier_fit(
         return Guinier(frequency**2, logarithm, fitted, b, error, intercept, note)
 
     if count < FEWEST_SHELLS:
-        return result(0.0, math.nan, math.nan, _no_fit(count, resolution, from_angstrom))
+        return result(0.0, math.nan, math.nan, _no_fit(count, resolution))
     slope, intercept, error = _line((frequency**2)[inside], logarithm[inside])
     if slope > 0:
-        note = f"amplitudes do not fall between {from_angstrom:g} and {resolution:.1f} Å: B is 0"
+        note = (
+            f"amplitudes do not fall between {FIT_FROM_ANGSTROM:g} and {resolution:.1f} Å: B is 0"
+        )
         return result(0.0, 4 * error, intercept, note)
     note = (
         f"B = {4 * slope:.0f} ± {4 * error:.0f} Å², fitted to {count} shells from "
-        f"{from_angstrom:g} to {resolution:.1f} Å"
+        f"{FIT_FROM_ANGSTROM:g} to {resolution:.1f} Å"
     )
     return result(4 * slope, 4 * error, intercept, note)
 
@@ -194,11 +194,11 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
     return slope, intercept, error
 
 
-def _no_fit(count: int, resolution: float, from_angstrom: float) -> str:
-    if resolution >= from_angstrom:
+def _no_fit(count: int, resolution: float) -> str:
+    if resolution >= FIT_FROM_ANGSTROM:
         reached = f"{resolution:.1f} Å" if math.isfinite(resolution) else "no resolution"
-        return f"no B factor: {reached} is not beyond {from_angstrom:g} Å; none is applied"
+        return f"no B factor: {reached} is not beyond {FIT_FROM_ANGSTROM:g} Å; none is applied"
     return (
-        f"no B factor: only {count} shells lie between {from_angstrom:g} and {resolution:.1f} Å "
-        f"and {FEWEST_SHELLS} are needed; none is applied"
+        f"no B factor: only {count} shells lie between {FIT_FROM_ANGSTROM:g} and "
+        f"{resolution:.1f} Å and {FEWEST_SHELLS} are needed; none is applied"
     )
