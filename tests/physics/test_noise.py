@@ -34,19 +34,17 @@ def test_sigma_gives_the_ratio(db: float, ratio: float) -> None:
     signal = 3.0 * torch.randn(200, 200, generator=seeded(1))
     variance = signal.var().item()
     sigma = noise_sigma(variance, snr_db=db)
-    assert sigma == pytest.approx(noise_sigma(variance, snr=ratio))
+    assert sigma == pytest.approx((variance / ratio) ** 0.5)
     noise = sigma * WhiteGaussian().sample(1, 200, generator=seeded(2))
     assert variance / noise.var().item() == pytest.approx(ratio, rel=0.03)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"snr": 1.0, "snr_db": 0.0}, {"snr": 0.0}, {"snr": -1.0}, {"snr_db": -np.inf}]
-)
-def test_sigma_refuses(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"snr|signal-to-noise"):
-        noise_sigma(1.0, **options)
+@pytest.mark.parametrize("snr_db", [np.inf, -np.inf, np.nan])
+def test_sigma_refuses(snr_db: float) -> None:
+    with pytest.raises(ValueError, match="signal-to-noise"):
+        noise_sigma(1.0, snr_db=snr_db)
     with pytest.raises(ValueError, match="signal_variance"):
-        noise_sigma(-1.0, snr=1.0)
+        noise_sigma(-1.0, snr_db=0.0)
 
 
 def test_white_noise_is_white_and_of_unit_variance() -> None:

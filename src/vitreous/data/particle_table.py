@@ -169,22 +169,17 @@ class ParticleTable:
         """Columns without which there is no CTF."""
         return [f"_{name}" for name in CTF_COLUMNS.values() if name not in self]
 
-    @property
-    def ctf_fault(self) -> str:
-        """Error text that names the missing CTF columns and the remedy."""
-        return (
-            f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate the "
-            "CTF or export the particles with it"
-        )
-
-    def parse_optics(self) -> Optics:
-        """Return the CTF parameters of each particle, float32.
+    def parse_optics(self) -> Optics | str:
+        """Return the CTF parameters of each particle, float32, or why there are none.
 
         Raises:
-            InputError: columns missing (all named), or values that are no numbers or impossible.
+            InputError: values that are no numbers or impossible.
         """
         if self.missing_ctf:
-            raise InputError(self.ctf_fault)
+            return (
+                f"{self.path}: CTF parameters: {', '.join(self.missing_ctf)} missing; estimate "
+                "the CTF or export the particles with it"
+            )
         values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
         for key, name in OPTIONAL_CTF_COLUMNS.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
@@ -202,33 +197,27 @@ class ParticleTable:
         return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
 
     def pixel_sizes(self) -> tuple[str, Numbers] | None:
-        """Return the source and the pixel size of each particle in Å, unchecked; None without."""
-        if "rlnImagePixelSize" in self:
-            return "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
-        if "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
-            factor = self.numbers("rlnMagnification")
-            detector = self.numbers("rlnDetectorPixelSize")
-            sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
-            return "_rlnDetectorPixelSize / _rlnMagnification", sizes
-        return None
-
-    def checked_pixel_sizes(self) -> tuple[str, Numbers] | None:
-        """Return :meth:`pixel_sizes` after checking them.
+        """Return the source and the pixel size of each particle in Å; None without.
 
         Raises:
             InputError: a size is not positive; the text names the row.
         """
-        stated = self.pixel_sizes()
-        if stated is None:
+        if "rlnImagePixelSize" in self:
+            name, sizes = "_rlnImagePixelSize", self.numbers("rlnImagePixelSize")
+        elif "rlnDetectorPixelSize" in self and "rlnMagnification" in self:
+            name = "_rlnDetectorPixelSize / _rlnMagnification"
+            factor = self.numbers("rlnMagnification")
+            detector = self.numbers("rlnDetectorPixelSize")
+            sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
+        else:
             return None
-        name, sizes = stated
         bad = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)))
         if bad.size:
             raise InputError(
                 f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
                 "with `pixel_size_angstrom`"
             )
-        return stated
+        return name, sizes
 
     def pixel_size_angstrom(self) -> float | None:
         """Return the single pixel size of the table, Å; None where it has none.
@@ -238,7 +227,7 @@ class ParticleTable:
         Raises:
             InputError: not positive, or groups that differ by more; the text names them.
         """
-        stated = self.checked_pixel_sizes()
+        stated = self.pixel_sizes()
         if stated is None:
             return None
         name, sizes = stated

@@ -106,7 +106,7 @@ class Particles:
 
     @classmethod
     def _from_table(cls, table: ParticleTable, source: StackSource) -> Self:
-        ctf = table.ctf_fault if table.missing_ctf else table.parse_optics()
+        ctf = table.parse_optics()
         table.check_box_size(source.box_size)
         pixel_size = table.pixel_size_with(source.headers[0])
         ids = table.text("rlnImageName")

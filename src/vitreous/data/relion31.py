@@ -65,7 +65,7 @@ def _pixel_sizes(table: ParticleTable, stack_pixel_size_angstrom: float | None) 
     """Pixel size of each particle in Å: the override, else the table's, else the stack's."""
     size = table.pixel_size_override_angstrom
     if size is None:
-        stated = table.checked_pixel_sizes()
+        stated = table.pixel_sizes()
         if stated is not None:
             return stated[1]
         size = stack_pixel_size_angstrom

@@ -38,9 +38,7 @@ class Noise(Protocol):
         ...
 
 
-def noise_sigma(
-    signal_variance: float, *, snr: float | None = None, snr_db: float | None = None
-) -> float:
+def noise_sigma(signal_variance: float, *, snr_db: float) -> float:
     r"""Return the standard deviation of the noise for a signal-to-noise ratio of power.
 
     :math:`\sigma = \sqrt{v / \mathrm{SNR}}`, :math:`\mathrm{SNR} = 10^{\mathrm{dB} / 10}`, v the
@@ -48,16 +46,12 @@ def noise_sigma(
     over the data set.
 
     Raises:
-        ValueError: both or neither ratio, a ratio that is not positive, a negative variance.
+        ValueError: a ratio or variance that is not finite, a negative variance.
 
-    >>> noise_sigma(4.0, snr=0.01) == noise_sigma(4.0, snr_db=-20)
-    True
     >>> noise_sigma(4.0, snr_db=-20)
     20.0
     """
-    if (snr is None) == (snr_db is None):
-        raise ValueError(f"give exactly one of snr and snr_db, got snr={snr}, snr_db={snr_db}")
-    ratio = snr if snr is not None else 10.0 ** ((snr_db or 0.0) / 10)
+    ratio = 10.0 ** (snr_db / 10)
     if not (ratio > 0 and math.isfinite(ratio)):
         raise ValueError(f"the signal-to-noise ratio must be positive and finite, got {ratio}")
     if not (signal_variance >= 0 and math.isfinite(signal_variance)):
