@@ -20,7 +20,7 @@ from vitreous.data.bad_images import BadImages, find_bad_images
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
-from vitreous.data.stacks import ArraySource, ImageReader, StackSource, open_stacks
+from vitreous.data.stacks import ArraySource, StackSource, open_stacks
 from vitreous.data.tables import make_document
 from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
 from vitreous.io.star import StarBlock, StarDocument, format_column
@@ -58,7 +58,7 @@ class Particles:
     ids: tuple[str, ...]
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stated_contrast: Literal["dark", "light"] | None = None
-    _source: ImageReader = field(repr=False, kw_only=True)
+    _source: ArraySource | StackSource = field(repr=False, kw_only=True)
     _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
     _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,8 @@ _WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION pr
 _OPEN_STACKS = 64  # mapped at the same time, below the limit of open files
 
 
-class ImageReader(Protocol):
-    """Source of images by 0-based index."""
-
-    @property
-    def box_size(self) -> int:
-        """Edge of the square images in pixels."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read images ``(b, y, x)`` in the order asked for."""
-
-
 class ArraySource:
-    """Square images ``(n, y, x)`` held in memory."""
+    """Square images ``(n, y, x)`` held in memory, read by 0-based index."""
 
     def __init__(self, images: Any) -> None:
         self._images = np.asarray(images)
@@ -51,7 +37,7 @@ class ArraySource:
 
 
 class StackSource:
-    """Images of several stacks, each opened on first use.
+    """Square images of several stacks, each opened on first use, read by 0-based index.
 
     ``stack_of`` and ``index_in``, ``(n,)``, are the stack of each image and its 0-based index in
     it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.images import ImageSource
+
+if TYPE_CHECKING:
+    from vitreous.data.particles import Particles
 
 Rows = Tensor | slice | Sequence[int] | NDArray[Any]
 
@@ -34,19 +36,6 @@ def to_numpy(values: Any) -> NDArray[Any]:
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
-class StoredImages(ImageSource, Protocol):
-    """Images as they are in the files, of known box and pixel size."""
-
-    @property
-    def pixel_size_angstrom(self) -> float:
-        """Pixel size in Å."""
-        ...
-
-    def read(self, indices: Rows) -> Tensor:
-        """Images ``(b, n, n)`` of these rows."""
-        ...
-
-
 class SignedImages:
     """Particle images with protein positive, Fourier-cropped to a box, read on demand.
 
@@ -61,9 +50,7 @@ class SignedImages:
         pixel_size_angstrom: pixel size at this box in Å.
     """
 
-    def __init__(
-        self, particles: StoredImages, *, invert: bool, box_size: int | None = None
-    ) -> None:
+    def __init__(self, particles: Particles, *, invert: bool, box_size: int | None = None) -> None:
         full = particles.box_size
         if box_size is not None and not 2 <= box_size <= full:
             raise UsageError(f"`box_size` {box_size}: choose from 2 to the images' {full} px")

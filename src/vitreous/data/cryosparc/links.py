@@ -131,10 +131,6 @@ def _single(values: Numbers, table: ParticleTable, column: str) -> NDArray[np.fl
     return values.astype(np.float32)
 
 
-def _strip(path: str) -> str:
-    return path[1:] if path.startswith(">") else path
-
-
 def _bytes(values: list[str]) -> NDArray[np.bytes_]:
     encoded = [value.encode("utf-8") for value in values]
     return np.array(encoded, dtype=f"S{max(1, *map(len, encoded))}")
@@ -149,7 +145,7 @@ def _image_to_star(a: CsFields) -> Columns:
             f"{a.path}: field blob/idx: {indices.min():g} to {indices.max():g} are no image indices"
         )
     numbers = indices.astype(np.int64) + 1
-    stacks = map(_strip, a.text("blob/path"))
+    stacks = (path.removeprefix(">") for path in a.text("blob/path"))
     return {"rlnImageName": [f"{i:06d}@{s}" for i, s in zip(numbers.tolist(), stacks, strict=True)]}
 
 
@@ -333,8 +329,9 @@ _MICROGRAPH = "location/micrograph_path"
 
 
 def _micrograph_to_star(a: CsFields) -> Columns:
-    names = map(_strip, a.text(_MICROGRAPH)) if _MICROGRAPH in a else None
-    return {} if names is None else {"rlnMicrographName": list(names)}
+    if _MICROGRAPH not in a:
+        return {}
+    return {"rlnMicrographName": [path.removeprefix(">") for path in a.text(_MICROGRAPH)]}
 
 
 def _micrograph_to_cs(table: ParticleTable, _: CsFields) -> Fields:
