@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix, matrix_to_euler
 from vitreous.doctor.finding import Fault, Finding
-from vitreous.maps.fsc import fsc, hermitian_weight
+from vitreous.maps.fsc import fsc, shell_sums
 from vitreous.methods.reconstruct.gridding import reconstruct_halves
 
 BOX_SIZE = 40  # finer detail costs time and does not separate conventions better
@@ -124,10 +123,8 @@ def information(curve: Tensor, box_size: int) -> float:
     >>> information(torch.zeros(5), 8)
     0.0
     """
-    shell = shell_index(box_size, 3)
-    weight = hermitian_weight(box_size).expand(shell.shape)
-    entries = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
-    entries.index_add_(0, shell.flatten(), weight.flatten())
+    n = box_size
+    entries = shell_sums(torch.ones(n, n, n // 2 + 1), (n, n, n))
     shells = slice(1, box_size // 2)
     shared = curve[shells].double().clamp(0, 0.999)
     # an entry and its Friedel mate are not independent: half of them count

@@ -31,7 +31,7 @@ _SHORT_HEADER = 60_000
 _MAX_NOTE = 1 << 28
 _MAX_ROW = 1 << 31
 _NOTE = b"\n# vitreous note "
-_TYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})")
+FIELD_TYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})")
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _PLAIN = re.compile(r"(?:True|False|[\s\d(),:\[\]{}])*")
 _MAX_DEPTH = 6
@@ -81,7 +81,7 @@ def _field_bytes(path: Path, entry: Any, names: set[str]) -> int:
             f"{path}: field {name!r:.80}: holds Python objects, which could run code when read; "
             "save it as numbers or text"
         )
-    if not (isinstance(kind, str) and _TYPE.fullmatch(kind)):
+    if not (isinstance(kind, str) and FIELD_TYPE.fullmatch(kind)):
         raise InputError(f"{path}: field {name!r:.80}: type {kind!r:.80} is not supported")
     shape = entry[2] if len(entry) == 3 else ()
     shape = (shape,) if isinstance(shape, int) else shape

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.io.cryosparc import FIELD_TYPE
 from vitreous.io.star import StarBlock
 
 _NAME, _TYPE, _SHAPE, _STORED = "csField", "csType", "csShape", "csStored"
-_TYPES = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})")
 _SHAPES = re.compile(r"\d{1,4}(?:x\d{1,4}){0,3}")
 _STORAGES = ("relion", "text", "hex", "absent")
 _SAFE = re.compile(r"[^\s'\"#_;\x00-\x20][^\s'\"#;]*")
@@ -69,7 +69,7 @@ def read_record(block: StarBlock, path: Path) -> dict[str, Recorded]:
     record = {}
     for name, kind, shape, how in zip(names, types, shapes, stored, strict=True):
         shape_known = shape == "scalar" or _SHAPES.fullmatch(shape)
-        if not (_TYPES.fullmatch(kind) and shape_known and how in _STORAGES) or name in record:
+        if not (FIELD_TYPE.fullmatch(kind) and shape_known and how in _STORAGES) or name in record:
             raise InputError(f"{where}: field {name!r}: {kind} {shape} {how} is damaged or twice")
         sizes = () if shape == "scalar" else tuple(map(int, shape.split("x")))
         record[name] = Recorded(np.dtype(kind), sizes, how)
