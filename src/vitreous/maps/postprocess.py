@@ -103,12 +103,8 @@ def postprocess(
     sharp = sharpen(average, corrected, pixel_size_angstrom, mask=soft, b_factor_angstrom2=b)
     at = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
     filtered = None if at is None else local_low_pass(sharp.map, at, pixel_size_angstrom)
-    warnings = (
-        *_symmetry_warnings(group.name, agreement),
-        *_mask_warnings(curves, masked[0], unmasked[0], edge),
-    )
-    if sharp.b_factor_angstrom2 > 0:
-        warnings += ("The B factor is positive: it blurs. To sharpen, give a negative one.",)
+    warnings = _symmetry_warnings(group.name, agreement)
+    warnings += _mask_warnings(curves, masked[0], unmasked[0], edge) + _blur_warnings(sharp)
     return Postprocessed(
         half1=half1,
         half2=half2,
@@ -121,7 +117,7 @@ def postprocess(
         local_resolution=at,
         locally_filtered=filtered,
         symmetry_agreement=agreement,
-        warnings=warnings,
+        warnings=tuple(warnings),
         verdict=_verdict(edge, sharp, at, soft),
     )
 
@@ -184,3 +180,9 @@ def _mask_warnings(
             "Check that the sharpened map shows the detail of its resolution."
         ]
     return []
+
+
+def _blur_warnings(sharpened: Sharpened) -> list[str]:
+    if sharpened.b_factor_angstrom2 <= 0:
+        return []
+    return ["The B factor is positive: it blurs. To sharpen, give a negative one."]
