@@ -216,14 +216,15 @@ def test_a_stack_and_a_list_of_stacks(tmp_path: Path) -> None:
         read_particles_document(listed)
 
 
-def test_groups_of_different_pixel_size_point_to_select(tmp_path: Path) -> None:
+def test_stacks_of_different_pixel_size_are_brought_to_the_coarser(tmp_path: Path) -> None:
     for name, pixel in (("a", 2.0), ("b", 2.1)):
         write_mrc(tmp_path / f"{name}.mrcs", np.ones((1, 8, 8)), pixel, is_stack=True)
     (tmp_path / "p.lst").write_text("a.mrcs\nb.mrcs\n")
-    with pytest.raises(
-        InputError, match=r"2 Å in optics group 1; 2\.1 Å in .*select` and `optics_group`"
+    with pytest.warns(
+        UserWarning, match=r"8 px at 2 Å; 8 px at 2\.1 Å.*select` and `optics_group`"
     ):
-        Particles.open(tmp_path / "p.lst")
+        particles = Particles.open(tmp_path / "p.lst")
+    assert (particles.box_size, round(particles.pixel_size_angstrom, 4)) == (8, 2.1)
 
 
 def test_an_enormous_stack_opens_at_once(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ class Optics(Batched):
         cs_mm: spherical aberration, mm.
         amplitude_contrast: fraction Q in [0, 1).
         b_factor_angstrom2: envelope exp(-B k^2 / 4), Å^2.
+        scale: factor of the whole CTF, such as the cosine of a tilt; 1 by default.
+        exposure_e_per_angstrom2: electrons per Å^2 that the specimen had received, which damp high
+            frequencies; 0 by default (none, or images that are weighted by exposure already).
 
     >>> optics = Optics.uniform(3, defocus_angstrom=12000.0)
     >>> len(optics), optics[1:].defocus_u_angstrom.tolist()
@@ -85,6 +88,15 @@ class Optics(Batched):
     cs_mm: Tensor
     amplitude_contrast: Tensor
     b_factor_angstrom2: Tensor
+    scale: Tensor = None  # type: ignore[assignment]  # set below
+    exposure_e_per_angstrom2: Tensor = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.scale is None:
+            object.__setattr__(self, "scale", torch.ones_like(self.defocus_u_angstrom))
+        if self.exposure_e_per_angstrom2 is None:
+            none = torch.zeros_like(self.defocus_u_angstrom)
+            object.__setattr__(self, "exposure_e_per_angstrom2", none)
 
     @classmethod
     def uniform(

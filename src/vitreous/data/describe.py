@@ -132,7 +132,8 @@ def _images(file: Path, document: StarDocument) -> Iterator[tuple[str, str]]:
     """Yield box, pixel size, and whether the stacks of a particle table are there."""
     try:
         table = ParticleTable(document, file)
-        size = table.pixel_size_angstrom()
+        sizes = table.pixel_sizes()
+        size = None if sizes is None else float(sizes[1][0])
         yield "pixel size", "not in the table" if size is None else f"{size:.5g} Å"
         source = open_stacks(table.particles.text("rlnImageName"), file)
         yield "box", f"{source.box_size} px"

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ _UNUSED = (
     *("cs/ctf/tilt_A", "cs/ctf/trefoil_A", "cs/ctf/tetra_A"),
 )
 _SIGN = "cs/blob/sign"
+_SCALE, _EXPOSURE = "rlnCtfScalefactor", "rlnMicrographPreExposure"
+_WARP = ("rlnCtfBfactor", _SCALE)
 _TEXT = ("rlnImageName", "rlnMicrographName")
 _NUMBERS = (
     *(*CTF_COLUMNS.values(), *OPTIONAL_CTF_COLUMNS.values(), *ANGLES, "rlnOpticsGroup"),
@@ -135,20 +137,14 @@ class ParticleTable:
         return self.particles.numbers_or_none(name, self.path)
 
     def refuse_unsupported(self) -> None:
-        """Refuse images that the CTF model does not describe; warn of aberrations not modelled.
+        """Refuse volumes; warn of aberrations not modelled.
 
         Raises:
-            InputError: premultiplied or phase-flipped images, or volumes.
+            InputError: the particles are volumes.
         """
-        for name, refused, remedy in (
-            ("rlnCtfDataAreCtfPremultiplied", 1, "extract them without premultiplying"),
-            ("rlnCtfDataArePhaseFlipped", 1, "extract them without phase flipping"),
-            ("rlnImageDimensionality", 3, "extract 2D images"),
-        ):
-            if name in self and bool((self.numbers(name) == refused).any()):
-                raise InputError(
-                    f"{self.path}: column _{name}: {refused} is not supported; {remedy}"
-                )
+        name = "rlnImageDimensionality"
+        if name in self and bool((self.numbers(name) == 3).any()):
+            raise InputError(f"{self.path}: column _{name}: 3 is not supported; extract 2D images")
         for name in _UNUSED:
             block = self.optics if self.optics is not None and name in self.optics else None
             block = block or (self.particles if name in self.particles else None)
@@ -183,6 +179,13 @@ class ParticleTable:
         values = {key: self.numbers(name) for key, name in CTF_COLUMNS.items()}
         for key, name in OPTIONAL_CTF_COLUMNS.items():
             values[key] = self.numbers(name) if name in self else np.zeros(len(self))
+        if _SCALE in self:
+            values["scale"] = self.numbers(_SCALE)
+        if self.tilt_particles() is not None:
+            if "rlnTomoParticleName" not in self.particles:  # Warp: negative ones damp
+                values["b_factor_angstrom2"] = -values["b_factor_angstrom2"]
+            elif _EXPOSURE in self.particles:
+                values["exposure_e_per_angstrom2"] = self.numbers(_EXPOSURE)
         q = values["amplitude_contrast"]
         for key, wrong, rule in (
             ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
@@ -219,62 +222,48 @@ class ParticleTable:
             )
         return name, sizes
 
-    def pixel_size_angstrom(self) -> float | None:
-        """Return the single pixel size of the table, Å; None where it has none.
-
-        Groups within 0.1 % of each other count as one, with the size of the first particle.
-
-        Raises:
-            InputError: not positive, or groups that differ by more; the text names them.
-        """
-        stated = self.pixel_sizes()
-        if stated is None:
-            return None
-        name, sizes = stated
-        if sizes.max() > 1.001 * sizes.min():
-            raise InputError(
-                f"{self.path}: {name}: particles of several pixel sizes: "
-                f"{self._by_group(sizes, ' Å')}; select one group with `vitreous select` and "
-                "`optics_group`"
-            )
-        return float(sizes[0])
-
-    def pixel_size_with(self, header: MrcHeader) -> float:
-        """Return the pixel size in Å: the override, else the table's, else the header's.
+    def pixel_sizes_with(self, header: MrcHeader) -> Numbers:
+        """Return the pixel size of each image in Å: override, else the table's, else the header's.
 
         A header that differs from the table by more than 1 % is warned about.
 
         Raises:
-            InputError: none of them has one, or the table has several.
+            InputError: none of them has one.
         """
         if self.pixel_size_override_angstrom is not None:
-            return self.pixel_size_override_angstrom
-        stated, in_header = self.pixel_size_angstrom(), header.pixel_size_angstrom
+            return np.full(len(self), self.pixel_size_override_angstrom)
+        stated, in_header = self.pixel_sizes(), header.pixel_size_angstrom
         if stated is None:
-            return header.pixel_size_or(None)
-        if in_header is not None and abs(in_header - stated) > 0.01 * stated:
+            return np.full(len(self), header.pixel_size_or(None))
+        first = float(stated[1][0])
+        if in_header is not None and abs(in_header - first) > 0.01 * first:
             warnings.warn(
-                f"{self.path}: pixel size {stated:g} Å is used; {header.path} says {in_header:g} Å",
+                f"{self.path}: pixel size {first:g} Å is used; {header.path} says {in_header:g} Å",
                 stacklevel=4,
             )
-        return stated
+        return stated[1]
 
-    def check_box_size(self, box_size: int) -> None:
-        """Compare ``rlnImageSize`` with the edge of the images in pixels.
+    def flagged(self, name: str) -> NDArray[np.bool_]:
+        """Return the images ``(n,)`` whose column, such as ``rlnCtfDataArePhaseFlipped``, is 1."""
+        if name not in self:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(self.numbers(name) == 1)
+
+    def check_box_sizes(self, box_sizes: NDArray[np.int64]) -> None:
+        """Compare ``rlnImageSize`` with the edge of each image in pixels, ``(n,)``.
 
         Raises:
             InputError: it differs; the text names the groups.
         """
         if "rlnImageSize" in self:
             sizes = self.numbers("rlnImageSize")
-            if (sizes != box_size).any():
+            if (sizes != box_sizes).any():
                 raise InputError(
                     f"{self.path}: column _rlnImageSize: {self._by_group(sizes, ' px')}, but the "
-                    f"images have {box_size} px; select one group with `vitreous select` and "
-                    "`optics_group`, or correct the table"
+                    f"images have {self._by_group(box_sizes, ' px')}; correct the column"
                 )
 
-    def _by_group(self, values: Numbers, unit: str) -> str:
+    def _by_group(self, values: NDArray[Any], unit: str) -> str:
         parts = []
         for value in np.unique(values):
             rows = np.flatnonzero(values == value)
@@ -311,6 +300,25 @@ class ParticleTable:
         names = self.particles.columns.get("rlnMicrographName", list(stacks))
         index = {name: i for i, name in enumerate(dict.fromkeys(names))}
         return np.array([index[name] for name in names], dtype=np.int64), tuple(index)
+
+    def tilt_particles(self) -> list[str] | None:
+        """Return the particle that each image is a tilt of; None where the table has no tilts.
+
+        RELION 5 names it in ``rlnTomoParticleName``. Warp and M name it in ``rlnGroupName``, which
+        single-particle tables use for groups of micrographs: a group is a particle if its images
+        all differ in exposure, which these programs write as B factor, 0 or below, beside a scale.
+        """
+        if "rlnTomoParticleName" in self.particles:
+            names = self.text("rlnTomoParticleName")
+        elif {"rlnGroupName", *_WARP} <= self.particles.columns.keys():
+            names = self.text("rlnGroupName")
+            exposure = self.numbers(_WARP[0])
+            pairs = set(zip(names, exposure.tolist(), strict=True))
+            if len(pairs) < len(self) or exposure.max() > 0:
+                return None
+        else:
+            return None
+        return names if len(set(names)) < len(self) else None
 
     def half_sets(self) -> NDArray[np.int64]:
         """Return ``rlnRandomSubset (n,)``: 1 or 2, 0 without; InputError for another value."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,8 +18,9 @@ from torch import Tensor
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.data.bad_images import BadImages, find_bad_images
+from vitreous.data.common_grid import CommonGridSource, Multiplied
 from vitreous.data.formats import read_particles_document, select_rows
-from vitreous.data.half_sets import assign_half_sets
+from vitreous.data.half_sets import assign_half_sets, joined_labels, split_labels, warn_of_copies
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, open_stacks
 from vitreous.data.tables import make_document
@@ -107,8 +109,8 @@ class Particles:
     @classmethod
     def _from_table(cls, table: ParticleTable, source: StackSource) -> Self:
         ctf = table.parse_optics()
-        table.check_box_size(source.box_size)
-        pixel_size = table.pixel_size_with(source.headers[0])
+        table.check_box_sizes(source.box_sizes)
+        source, pixel_size = _on_common_grid(table, source, ctf)
         ids = table.text("rlnImageName")
         stacks = [name.partition("@")[2] or name for name in ids]
         micrograph_id, micrograph_names = table.micrographs(stacks)
@@ -260,18 +262,60 @@ class Particles:
         """
         return torch.from_numpy(self._source.read(self._rows[as_index(indices)]))
 
-    def with_half_sets(self, seed: int) -> Self:
+    @property
+    def name(self) -> str:
+        """Table of the particles, for messages."""
+        return "particles" if self._table is None else str(self._table.path)
+
+    def copies(self) -> Tensor:
+        """Return labels, long ``(n,)``, equal for copies: of one image name, or equal pixels.
+
+        Two lines of every image are read, and the rest of those that agree in them.
+        """
+        names = self._source.identities(self._rows)
+        labels = joined_labels(names, self._source.fingerprints(self._rows))
+        numbers: list[Hashable] = list(names)
+        for row in (torch.bincount(labels)[labels] > 1).nonzero().flatten().tolist():
+            image = self.read([row])
+            if not bool((image == image.flatten()[0]).all()):  # constant ones are bad, not copies
+                numbers[row] = hashlib.sha256(image.numpy().data).digest()
+        return joined_labels(names, numbers)
+
+    def with_half_sets(self, seed: int, *, fewest: int = 2) -> Self:
         """Return these particles with unassigned ones assigned to half set 1 or 2 at random.
 
+        Copies of an image (:meth:`copies`) and tilts of a particle stay in one half set. A warning
+        names copies, and those that the table itself puts into both.
+
         Raises:
-            InputError: fewer than two particles in a half set.
+            InputError: fewer than ``fewest`` particles in a half set.
 
         >>> optics = Optics.uniform(4)
-        >>> particles = Particles.from_arrays(torch.ones(4, 8, 8), optics, pixel_size_angstrom=2.0)
+        >>> images = torch.arange(256.0).reshape(4, 8, 8)
+        >>> particles = Particles.from_arrays(images, optics, pixel_size_angstrom=2.0)
         >>> sorted(particles.with_half_sets(1).half_set.tolist())
         [1, 1, 2, 2]
         """
-        return replace(self, half_set=assign_half_sets(self.half_set, seed))
+        copies = self.copies()
+        warn_of_copies(self.name, self.half_set, copies)
+        labels, tilts = copies, self.tilt_particles
+        if tilts is not None:
+            labels = joined_labels(copies.tolist(), tilts)
+            split = split_labels(self.half_set, labels)
+            if len(split) > len(split_labels(self.half_set, copies)):
+                warnings.warn(
+                    f"{self.name}: _rlnRandomSubset puts tilts of {len(split)} particles into "
+                    "both half sets, and the FSC is too good; remove the column",
+                    stacklevel=2,
+                )
+        half = assign_half_sets(self.half_set, seed, labels=labels, fewest=fewest, source=self.name)
+        return replace(self, half_set=half)
+
+    @property
+    def tilt_particles(self) -> list[str] | None:
+        """Particle that each image is a tilt of; None for images that are no tilt series."""
+        names = None if self._table is None else self._table.tilt_particles()
+        return None if names is None else [names[row] for row in self._rows.tolist()]
 
     def select(self, indices: Rows) -> Self:
         """Return the particles of these indices; images are shared, not copied."""
@@ -372,3 +416,31 @@ class Particles:
             pose=self.pose,
             half_set=self.half_set.tolist() if bool(self.half_set.any()) else None,
         )
+
+
+def _on_common_grid(
+    table: ParticleTable, stacks: StackSource, ctf: Optics | str
+) -> tuple[StackSource, float]:
+    """Return images on one grid, multiplications undone, and their pixel size in Å.
+
+    Raises:
+        InputError: no pixel size, or multiplied images without CTF.
+    """
+    sizes = table.pixel_sizes_with(stacks.headers[0])
+    by_ctf = table.flagged("rlnCtfDataAreCtfPremultiplied")
+    by_sign = table.flagged("rlnCtfDataArePhaseFlipped") & ~by_ctf
+    multiplied = None
+    if by_ctf.any() or by_sign.any():
+        if isinstance(ctf, str):
+            raise InputError(ctf)
+        multiplied = Multiplied(by_ctf, by_sign, ctf)
+    source = CommonGridSource(stacks, sizes, multiplied)
+    if source.mixed:
+        listing = "; ".join(map(str, source.grids))
+        warnings.warn(
+            f"{table.path}: images of several grids ({listing}) are brought to {source.grid}, the "
+            "coarsest; to leave a group out use `vitreous select` and `optics_group`",
+            stacklevel=4,
+        )
+    needed = source.mixed or multiplied is not None
+    return source if needed else stacks, source.grid.pixel_size_angstrom

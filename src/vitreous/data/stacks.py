@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from vitreous.io.mrc import MrcStack, read_header, warn_of_remarks
 from vitreous.io.mrc_header import MrcHeader
 
 _WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION project
+_PIECE = 4096  # images whose lines are read at once
 _OPEN_STACKS = 64  # mapped at the same time, below the limit of open files
 
 
@@ -35,6 +36,14 @@ class ArraySource:
         """Return a float32 copy of images ``(b, y, x)``."""
         return self._images[indices].astype(np.float32)
 
+    def identities(self, indices: NDArray[np.int64]) -> list[Hashable]:
+        """Return the indices."""
+        return list(indices.tolist())
+
+    def fingerprints(self, indices: NDArray[np.int64]) -> list[int]:
+        """Return a hash of two lines of each image."""
+        return _hashes(self._images[indices, _lines(self.box_size)])
+
 
 class StackSource:
     """Square images of several stacks, each opened on first use, read by 0-based index.
@@ -53,6 +62,11 @@ class StackSource:
         self.box_size = headers[0].shape[-1]
         self._stack_of, self._index_in = stack_of, index_in
         self._open: OrderedDict[int, MrcStack] = OrderedDict()
+
+    @property
+    def box_sizes(self) -> NDArray[np.int64]:
+        """Edge of each image in pixels, ``(n,)``."""
+        return np.array([header.shape[-1] for header in self.headers])[self._stack_of]
 
     def __len__(self) -> int:
         return len(self._stack_of)
@@ -75,14 +89,45 @@ class StackSource:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read images in the order asked for; each stack is read once, from front to back."""
-        images = np.empty((len(indices), self.box_size, self.box_size), np.float32)
+        box = self.headers[int(self._stack_of[indices[0]])].shape[-1] if len(indices) else 0
+        images = np.empty((len(indices), box or self.box_size, box or self.box_size), np.float32)
+        for group, stack, inside in self._by_stack(indices):
+            images[group] = stack.read(inside)
+        return images
+
+    def identities(self, indices: NDArray[np.int64]) -> list[Hashable]:
+        """Return file, links followed, and index of each image."""
+        files = [header.path.resolve() for header in self.headers]
+        stacks, inside = self._stack_of[indices].tolist(), self._index_in[indices].tolist()
+        return [(files[stack], index) for stack, index in zip(stacks, inside, strict=True)]
+
+    def fingerprints(self, indices: NDArray[np.int64]) -> list[int]:
+        """Return a hash of two lines of each image; little else is read from disk."""
+        found = np.zeros(len(indices), dtype=np.int64)
+        for group, stack, inside in self._by_stack(indices):
+            for piece in np.array_split(np.arange(len(group)), len(group) // _PIECE + 1):
+                lines = stack.read_region(inside[piece], _lines(stack.shape[1]), slice(None))
+                found[group[piece]] = _hashes(lines)
+        return list(found.tolist())
+
+    def _by_stack(
+        self, indices: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], MrcStack, NDArray[np.int64]]]:
+        """Yield positions in ``indices``, stack, and ascending indices in it, for each stack."""
         stacks, inside = self._stack_of[indices], self._index_in[indices]
         order = np.lexsort((inside, stacks))
         cuts = np.flatnonzero(np.diff(stacks[order])) + 1
         for group in np.split(order, cuts):
             if len(group):
-                images[group] = self._stack(int(stacks[group[0]])).read(inside[group])
-        return images
+                yield group, self._stack(int(stacks[group[0]])), inside[group]
+
+
+def _lines(box_size: int) -> slice:
+    return slice(box_size // 2, box_size // 2 + 2)
+
+
+def _hashes(lines: NDArray[Any]) -> list[int]:
+    return [hash(part.tobytes()) for part in lines]
 
 
 def split_image_names(names: Sequence[str], where: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -169,7 +214,7 @@ def open_stacks(names: Sequence[str], star: Path, *, data_root: Path | None = No
 
     Raises:
         InputError: a stack missing or damaged; an image number past its end; images that
-            are not square or differ in size.
+            are not square.
     """
     numbers, stacks = split_image_names(names, str(star))
     index = {name: i for i, name in enumerate(dict.fromkeys(stacks))}
@@ -186,8 +231,8 @@ def open_stacks(names: Sequence[str], star: Path, *, data_root: Path | None = No
             f"{star}: column _rlnImageName, row {row + 1}: {names[row]!r} is past the end of the "
             f"stack, which holds {lengths[stack_of[row]]} images"
         )
-    sizes = {header.shape[1:]: header.path for header in headers}
-    if len(sizes) > 1 or any(ny != nx for ny, nx in sizes):
-        listing = "; ".join(f"{nx} x {ny} in {path}" for (ny, nx), path in sizes.items())
-        raise InputError(f"{star}: images must be square and of one size, found {listing}")
+    for header in headers:
+        ny, nx = header.shape[1:]
+        if ny != nx:
+            raise InputError(f"{star}: images must be square, found {nx} x {ny} in {header.path}")
     return StackSource(headers, stack_of, numbers - 1)

@@ -145,10 +145,12 @@ class MrcStack:
             )
         return self._copy(index)
 
-    def read_region(self, index: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Read a part of one image, float32."""
+    def read_region(
+        self, index: int | NDArray[np.int64], rows: slice, columns: slice
+    ) -> NDArray[np.float32]:
+        """Read a part of one image, or of several, float32."""
         if self.header.mode == PACKED:
-            return self._copy((index, rows))[:, columns]
+            return self._copy((index, rows))[..., columns]
         return self._copy((index, rows, columns))
 
     def _copy(self, key: Any) -> NDArray[np.float32]:

@@ -91,6 +91,31 @@ def phase_coefficients(optics: Optics) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
+def damping(squared_inv_angstrom2: Tensor, optics: Optics) -> Tensor | None:
+    r"""Return the factor of the CTF by scale and radiation damage; None where all are 1.
+
+    :math:`s\, \exp(-\tfrac12 N / N_e(k))` with the exposure N and the critical exposure
+    :math:`N_e(k) = 0.245\, k^{-1.665} + 2.81` electrons per Å^2, k in 1/Å. Squared frequencies
+    ``(points,)`` and optics ``(...)`` give ``(..., points)``.
+
+    Source: T. Grant, N. Grigorieff, eLife 4 (2015) e06980, equation 3; as in RELION 5.
+
+    >>> none = Optics.uniform(2)
+    >>> tilts = Optics(**{**vars(none), "exposure_e_per_angstrom2": torch.tensor([0.0, 60.0])})
+    >>> [round(v, 2) for v in damping(torch.tensor([0.01]), tilts).flatten().tolist()]
+    [1.0, 0.13]
+    """
+    exposure, scale = optics.exposure_e_per_angstrom2, optics.scale
+    exposed = exposure.requires_grad or bool((exposure != 0).any())
+    if not (exposed or scale.requires_grad or bool((scale != 1).any())):
+        return None
+    factor = scale[..., None] + torch.zeros_like(squared_inv_angstrom2)
+    if exposed:
+        critical = 0.245 * squared_inv_angstrom2.clamp_min(1e-12) ** (-1.665 / 2) + 2.81
+        factor = factor * torch.exp(-0.5 * exposure[..., None] / critical)
+    return factor
+
+
 def ctf(
     kx_inv_angstrom: Tensor,
     ky_inv_angstrom: Tensor,
@@ -131,6 +156,8 @@ def ctf(
     value = -torch.sin((2 * math.pi) * remainder)
     decay = squared.to(dtype).flatten() / -4
     value = value * torch.exp(optics.b_factor_angstrom2[..., None] * decay)
+    factor = damping(squared.to(dtype).flatten(), optics)
+    value = value if factor is None else value * factor
     if aperture_inv_angstrom is not None:
         value = value * (squared <= aperture_inv_angstrom**2).to(dtype).flatten()
     return value.reshape(*value.shape[:-1], *kx.shape)

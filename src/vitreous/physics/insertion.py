@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import cosets, point_group
-from vitreous.physics.ctf import ctf_half, phase_coefficients
+from vitreous.physics.ctf import ctf_half, damping, phase_coefficients
 from vitreous.physics.kernels import insertion_cpu, insertion_torch
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 from vitreous.physics.shift import axis_phases
@@ -87,6 +87,11 @@ def weighted_slices(
         values = insertion_cpu.weight(
             images.contiguous(), (phase, b_factor, step), phases, factor, n, threads
         )
+        points = half_disc(n)
+        squared = torch.from_numpy(step**2 * (points.kx**2.0 + points.ky**2.0)).float()
+        damped = None if optics is None else damping(squared, optics)
+        if damped is not None:
+            values *= torch.stack([damped, damped, damped.square()], -1)
     values[:, 0] *= 0.5  # zero frequency is its own opposite
     return values
 

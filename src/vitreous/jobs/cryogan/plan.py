@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
-from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.noise_files import warn_of_bare_micrographs
 from vitreous.data.particles import Particles
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
@@ -75,7 +74,7 @@ def make_plan(options: CryoGanOptions) -> CryoGanPlan:
     device = use_device(options.device, threads)
     checked = check_images(open_particles(options), skip_bad=options.skip_bad, quiet=options.quiet)
     particles = checked.particles
-    half_set = assign_half_sets(particles.half_set, options.seed)
+    half_set = particles.with_half_sets(options.seed).half_set
     config = solver_config(options, particles)
     plan = CryoGanPlan(options, checked, half_set, config, device, threads)
     box, pixel = plan.box_size, plan.pixel_size_angstrom

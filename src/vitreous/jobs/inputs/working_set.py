@@ -12,7 +12,6 @@ from vitreous.core.errors import UsageError
 from vitreous.core.images import ImageCache
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
-from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particles import Particles
 from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
@@ -91,7 +90,5 @@ def open_working_set(
         raise UsageError(
             f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
         )
-    half_set = assign_half_sets(
-        particles.half_set, options.seed, fewest=fewest, source=options.particles
-    )
+    half_set = particles.with_half_sets(options.seed, fewest=fewest).half_set
     return WorkingSet(options, particles, half_set, n, edge / n, device, digest)
