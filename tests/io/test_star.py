@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import gemmi
@@ -81,6 +83,35 @@ def test_windows_line_ends_and_blank_lines_between_rows() -> None:
     assert block.columns == {"a": ["1", "4"], "b": ["2", "5"], "c": ["3", "6"]}
 
 
+FOREIGN = {
+    "windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "old mac": lambda text: text.replace("\n", "\r").encode(),
+    "mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "mark and windows": lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+    "utf-16": lambda text: text.replace("\n", "\r\n").encode("utf-16"),
+    "upper case": lambda text: text.replace("data_", "DATA_").replace("loop_", "LOOP_").encode(),
+    "mixed case": lambda text: text.replace("data_", "Data_").replace("loop_", "Loop_").encode(),
+    "indented": lambda text: "".join(f" \t{line} \n" for line in text.splitlines()).encode(),
+    "tight": lambda text: re.sub(r" #\d+|\n(?=\n)", "", text).encode(),
+    "quoted": lambda text: text.replace("1 2 3", "'1' \"2\" '3'").encode(),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_of_other_systems_and_programs(tmp_path: Path, kind: str) -> None:
+    """Line ends, byte order marks, case, indentation and quotes do not change what is read."""
+    text = SMALL + "\ndata_optics\n\nloop_\n_d #1\n_e #2\n7 two\n"
+    path = tmp_path / "foreign.star"
+    path.write_bytes(FOREIGN[kind](text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        document = read_star(path)
+    assert document == parse_star(text)
+    write_star(path, document)
+    assert b"\r" not in path.read_bytes()
+    assert read_star(path) == document
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -146,7 +177,7 @@ def test_fault_14_and_malformed_files(text: str, message: str) -> None:
 
 
 def test_binary_and_missing_files(tmp_path: Path) -> None:
-    (tmp_path / "b.star").write_bytes(b"\xff\xfe\x80data_")
+    (tmp_path / "b.star").write_bytes(b"\xfe\xfe\x80data_")
     with pytest.raises(InputError, match="not a text file"):
         read_star(tmp_path / "b.star")
     with pytest.raises(InputError, match="no such file"):

@@ -15,12 +15,14 @@ from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.data.tables import optics_table
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
+from vitreous.io.cryosparc_jobs import read_csg
 from vitreous.io.inflate import read_text
 from vitreous.io.mrc import read_header
 from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
 TABLES = (".star", ".cs")
+_GROUPS = (".csg",)
 STACKS = (".mrcs", ".mrc", ".st")
 LISTS = (".txt", ".lst")
 _LIST_BYTES = 1 << 26
@@ -62,6 +64,8 @@ def read_particles_document(
         )
     if kind == ".cs":
         document = from_cryosparc(read_cs_with_passthrough(path, passthrough), path)
+    elif kind in _GROUPS:
+        document = from_cryosparc(read_csg(path), path)
     elif kind in STACKS:
         header = read_header(path, warn=False)
         document = _numbered([(path.name, header)], path, pixel_size_angstrom)
@@ -69,7 +73,7 @@ def read_particles_document(
         stacks = [(name, header_of(name)) for name in _listed(path)]
         document = _numbered(stacks, path, pixel_size_angstrom)
     else:
-        known = " ".join((*TABLES, *STACKS, *LISTS))
+        known = " ".join((*TABLES, *_GROUPS, *STACKS, *LISTS))
         raise InputError(f"{path}: unknown kind of particle file; known: {known}")
     if pixel_size_angstrom is None:
         return document

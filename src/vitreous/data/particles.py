@@ -25,6 +25,7 @@ from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, open_stacks
 from vitreous.data.tables import make_document
 from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
+from vitreous.io.cryosparc_jobs import particle_files
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
 
@@ -78,8 +79,8 @@ class Particles:
         """Open a particle file of any known format without reading images.
 
         Args:
-            path: RELION ``.star``, cryoSPARC ``.cs``, a stack ``.mrcs`` or ``.mrc``, or a ``.txt``
-                or ``.lst`` file with one stack per line.
+            path: RELION ``.star``, cryoSPARC ``.cs``, ``.csg`` or a job's folder, a stack ``.mrcs``
+                or ``.mrc``, or a ``.txt`` or ``.lst`` file with one stack per line.
             half_seed: seed for :meth:`with_half_sets`; None leaves unassigned particles at 0.
             passthrough: for ``.cs``: files with further fields of the same particles.
             pixel_size_angstrom: overrides the pixel size of table and MRC header, Å.
@@ -95,6 +96,7 @@ class Particles:
         >>> particles = Particles.open("particles.star", half_seed=1)  # doctest: +SKIP
         """
         root, size = None if data_root is None else Path(data_root), pixel_size_angstrom
+        path, passthrough = particle_files(path, passthrough)
         document = read_particles_document(
             path, passthrough=passthrough, pixel_size_angstrom=size, data_root=root
         )

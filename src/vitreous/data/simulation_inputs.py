@@ -210,7 +210,7 @@ def owners(path: Path, n_patches: int) -> Tensor:
         InputError: the file is no list of numbers, or they sum to less than ``n_patches``.
     """
     try:
-        words = path.read_text("utf-8").split()
+        words = path.read_text("utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read; give a text file of numbers") from error
     for line, word in enumerate(words, 1):

@@ -157,7 +157,7 @@ def read_angles(path: Path | str) -> Tensor:
         size = os.fstat(stream.fileno()).st_size
         if size > _LONGEST_BYTES:
             raise InputError(f"{path}: {size} bytes is no list of tilt angles; give a .tlt file")
-        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+        lines = stream.read().decode("utf-8-sig", errors="replace").splitlines()
     is_mdoc = path.suffix.lower() == ".mdoc"
     plain = ((number, text) for number, text in enumerate(lines, 1) if text.strip())
     angles = _mdoc_angles(path, lines) if is_mdoc else [_angle(path, *line) for line in plain]

@@ -223,6 +223,27 @@ def _uids(path: Path, table: CsTable) -> NDArray[np.uint64]:
     return uids
 
 
+def joined_by_uid(path: Path, table: CsTable, other: Path, more: CsTable) -> CsTable:
+    """Add the fields of ``more``, read from ``other``, that a table from ``path`` has not.
+
+    Raises:
+        InputError: a ``uid`` is missing or appears twice.
+    """
+    uids, offered = _uids(path, table), _uids(other, more)
+    order = np.argsort(offered)
+    row = np.searchsorted(offered, uids, sorter=order).clip(max=max(len(offered) - 1, 0))
+    row = order[row] if len(offered) else np.zeros(0, dtype=np.int64)
+    missing = int((offered[row] != uids).sum()) if len(offered) else len(uids)
+    if missing:
+        raise InputError(
+            f"{other}: field uid: {missing} of the {len(uids)} rows of {path} are missing; "
+            "give the passthrough file of the same job and particles"
+        )
+    columns = {name: table.rows[name] for name in table.fields}
+    columns |= {n: more.rows[n][row] for n in more.fields if n not in columns}
+    return CsTable(join_fields(columns), table.note)
+
+
 def read_cs_with_passthrough(path: Path | str, passthrough: Sequence[Path | str] = ()) -> CsTable:
     """Read a ``.cs`` file and join the fields of others to it by ``uid``.
 
@@ -234,18 +255,5 @@ def read_cs_with_passthrough(path: Path | str, passthrough: Sequence[Path | str]
     path = Path(path)
     table = read_cs(path)
     for other in map(Path, passthrough):
-        uids, more = _uids(path, table), read_cs(other)
-        offered = _uids(other, more)
-        order = np.argsort(offered)
-        row = np.searchsorted(offered, uids, sorter=order).clip(max=max(len(offered) - 1, 0))
-        row = order[row] if len(offered) else np.zeros(0, dtype=np.int64)
-        missing = int((offered[row] != uids).sum()) if len(offered) else len(uids)
-        if missing:
-            raise InputError(
-                f"{other}: field uid: {missing} of the {len(uids)} rows of {path} are missing; "
-                "give the passthrough file of the same job and particles"
-            )
-        columns = {name: table.rows[name] for name in table.fields}
-        columns |= {n: more.rows[n][row] for n in more.fields if n not in columns}
-        table = CsTable(join_fields(columns), table.note)
+        table = joined_by_uid(path, table, other, read_cs(other))
     return table

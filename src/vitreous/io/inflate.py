@@ -89,13 +89,29 @@ def read_bounded(path: Path | str, limit: int) -> bytes:
     return content
 
 
+def decoded(raw: bytes) -> str:
+    """Return the text of UTF-8, or of UTF-16 with its byte order mark, with lines that end in LF.
+
+    Marks of Windows and line ends of Windows (CR LF) and old Macs (CR) are taken off.
+
+    Raises:
+        UnicodeDecodeError: no such text.
+
+    >>> decoded(b"\xef\xbb\xbfone\r\ntwo\rthree")
+    'one\ntwo\nthree'
+    """
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = raw.decode("utf-16" if wide else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def read_text(path: Path, hint: str, limit: int = _MAX_TEXT) -> str:
-    """Read a UTF-8 text file, plain or gzipped, of at most ``limit`` bytes.
+    """Read a text file, plain or gzipped, of at most ``limit`` bytes; see :func:`decoded`.
 
     Raises:
         InputError: unreadable, too large or no text; ``hint`` says what was expected.
     """
     try:
-        return read_bounded(path, limit).decode("utf-8")
+        return decoded(read_bounded(path, limit))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file; {hint}") from error

@@ -16,7 +16,7 @@ import numpy as np
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.inflate import open_binary
+from vitreous.io.inflate import decoded, open_binary
 from vitreous.io.star_block import LazyColumns, StarBlock, StarDocument
 
 __all__ = [
@@ -29,11 +29,11 @@ __all__ = [
     "write_star",
 ]
 
-_OPENERS = ("data_", "loop_", "_")
+_OPENERS = ("data_", "loop_", "_", "DATA_", "LOOP_", "Data_", "Loop_")
 _MARKS = "'\"#;"
 _TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\S+)""")
-_NEEDS_QUOTES = re.compile(r"^$|^['\"#_;]|^(?:data_|loop_)|\s")
-_ANY_NEEDS_QUOTES = re.compile(r"(?:^|\x00)(?:(?=\x00|$)|['\"#_;]|data_|loop_)|\s")
+_NEEDS_QUOTES = re.compile(r"^$|^['\"#_;]|^(?:data_|loop_)|\s", re.IGNORECASE)
+_ANY_NEEDS_QUOTES = re.compile(r"(?:^|\x00)(?:(?=\x00|$)|['\"#_;]|data_|loop_)|\s", re.IGNORECASE)
 
 
 def _split(line: str, where: str) -> list[str]:
@@ -50,6 +50,11 @@ def _split(line: str, where: str) -> list[str]:
         else:
             tokens.append(plain)
     return tokens
+
+
+def _opens_block(line: str) -> bool:
+    """Whether a stripped line opens a block; keywords may be in upper case."""
+    return line[:5].lower() == "data_"
 
 
 class _Reader:
@@ -73,7 +78,7 @@ class _Reader:
 
     def document(self) -> StarDocument:
         while (line := self.peek()) is not None:
-            if not line.startswith("data_"):
+            if not _opens_block(line):
                 raise InputError(f"{self.where()}: expected a data_ block, got {line[:40]!r}")
             name = line.split()[0][len("data_") :]
             if name in self.blocks:
@@ -86,13 +91,13 @@ class _Reader:
 
     def block(self, name: str) -> StarBlock:
         line = self.peek()
-        if line is not None and line.split()[0] == "loop_":
+        if line is not None and line.split()[0].lower() == "loop_":
             self.at += 1
             block = self.loop()
         else:
             block = self.pairs()
         line = self.peek()
-        if line is not None and not line.startswith("data_"):
+        if line is not None and not _opens_block(line):
             raise InputError(
                 f"{self.where()}: block data_{name}: more than one table in a block, or a stray "
                 f"line {line[:40]!r}"
@@ -200,7 +205,7 @@ def read_star(path: Path | str) -> StarDocument:
     path = Path(path)
     try:
         with open_binary(path) as stream:
-            text = stream.read().decode("utf-8")
+            text = decoded(stream.read())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file; is it a STAR file?") from error
     if text and not text.endswith("\n"):

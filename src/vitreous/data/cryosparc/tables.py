@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.data.cryosparc.classes import BEST, with_best_class
 from vitreous.data.cryosparc.codec import (
     Recorded,
     decode_column,
@@ -43,6 +44,7 @@ _GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 def _known_document(a: CsFields) -> StarDocument:
     """Convert fields to RELION's optics and particle columns."""
     columns: Columns = {}
+    a = with_best_class(a)
     for link in LINKS:
         columns |= link.to_star(a)
     if "rlnImageName" not in columns:
@@ -315,8 +317,9 @@ def _with_unconverted(document: StarDocument, fields: CsFields) -> StarDocument:
     )
     if not extra and types == converted_types:
         return document
+    single = with_best_class(fields) is fields  # else edited poses get fields of their own
     for name, values in converted.items():
-        if name not in fields:
+        if name not in fields and (single or not name.startswith(f"{BEST}/")):
             record[name] = Recorded(values.dtype, values.shape[1:], "absent")
     particles = {**document.blocks["particles"].columns, **extra}
     blocks = {**document.blocks, "particles": StarBlock(particles)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vitreous.jobs.run.options import Options, RunOptions
 
@@ -12,6 +13,7 @@ from vitreous.jobs.run.options import Options, RunOptions
 class TableSourceOptions(Options):
     """How a particle table is read and its images are found."""
 
+    TABLE: ClassVar[str]  # field with the table's path
     INPUTS = frozenset({"passthrough"})
     MACHINE = frozenset({"data_root"})
     passthrough: tuple[Path, ...] = Field(
@@ -25,13 +27,27 @@ class TableSourceOptions(Options):
         "of the name on; by default the table's own, or the nearest above it where the images are.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _open_job_folder(cls, values: Any) -> Any:
+        """Replace the folder of a cryoSPARC job by its particle file and passthrough files."""
+        path = values.get(cls.TABLE) if isinstance(values, dict) else None
+        if not isinstance(path, str | Path) or not Path(path).is_dir():
+            return values
+        from vitreous.io.cryosparc_jobs import particle_files
+
+        file, passthrough = particle_files(path, values.get("passthrough") or ())
+        return {**values, cls.TABLE: file, "passthrough": passthrough}
+
 
 class ParticleFileOptions(TableSourceOptions):
     """Where particles are and how their files are read."""
 
+    TABLE = "particles"
     INPUTS = frozenset({"particles"})
     particles: Path = Field(
-        description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs)."
+        description="Particle table of RELION (.star, 3.0 to 5) or cryoSPARC (.cs, .csg, or a "
+        "job's folder)."
     )
     pixel_size_angstrom: float | None = Field(
         default=None,

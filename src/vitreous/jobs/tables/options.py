@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from vitreous.core.errors import UsageError
 from vitreous.jobs.inputs.options import TableSourceOptions
 
 
 class TableOptions(TableSourceOptions):
     """A particle table to read and one to write."""
 
+    TABLE = "source"
     source: Path = Field(
-        description="RELION .star (3.0 to 5), cryoSPARC .cs, a stack (.mrcs), or a .txt or .lst "
-        "that names a stack a line."
+        description="RELION .star (3.0 to 5), cryoSPARC .cs, .csg or a job's folder, a stack "
+        "(.mrcs), or a .txt or .lst that names a stack a line."
     )
     output: Path = Field(description="The table to write: .star (RELION 3.1) or .cs.")
     overwrite: bool = Field(default=False, description="Replace the output file if it exists.")
+    link: bool = Field(
+        default=False,
+        description="For RELION, with a .star output: make links NAME.mrcs, in a folder OUT_stacks "
+        "beside it, to stacks whose names end otherwise (cryoSPARC's end in .mrc), and name "
+        "micrographs after the stacks where the table names none.",
+    )
+
+    @model_validator(mode="after")
+    def _links_go_with_star(self) -> Self:
+        if self.link and self.output.suffix.lower() != ".star":
+            raise UsageError("`link` makes links for RELION: give an output that ends in .star")
+        return self
 
 
 class ConvertOptions(TableOptions):

@@ -21,6 +21,7 @@ from vitreous.data.formats import (
     write_particles_document,
 )
 from vitreous.data.particle_table import ParticleTable
+from vitreous.data.relion_links import linked, warn_of_relion_gaps
 from vitreous.io.star import StarDocument
 from vitreous.jobs.tables.options import ConvertOptions, SelectOptions, TableOptions
 
@@ -46,7 +47,8 @@ def convert(options: ConvertOptions) -> TableResult:
     document = _read(options, options.pixel_size_angstrom)
     _write(document, options)
     count = len(document.blocks["particles"])
-    return TableResult(options.output, count, f"{count} particles in {options.output}")
+    where = f"; start RELION in {options.output.absolute().parent}" if options.link else ""
+    return TableResult(options.output, count, f"{count} particles in {options.output}{where}")
 
 
 def select(options: SelectOptions) -> TableResult:
@@ -120,8 +122,14 @@ def _read(options: TableOptions, pixel_size_angstrom: float | None = None) -> St
 def _write(document: StarDocument, options: TableOptions) -> None:
     """Write a particle table so that its images are found from where it will lie."""
     source, folder = options.source, options.output.absolute().parent
-    moved, missing = relocated(document, source, folder, data_root=options.data_root)
-    write_particles_document(options.output, moved, source=source)
+    if options.link:
+        document = linked(document, source, options.output, data_root=options.data_root)
+        missing = 0
+    else:
+        document, missing = relocated(document, source, folder, data_root=options.data_root)
+    write_particles_document(options.output, document, source=source)
+    if options.output.suffix.lower() == ".star" and source.suffix.lower() != ".star":
+        warn_of_relion_gaps(document, options.output)
     if missing:
         warnings.warn(
             f"{missing} image stack(s) were not found from {source}; their names are kept as "
