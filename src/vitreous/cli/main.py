@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import codecs
 import importlib
 import os
+import signal
 import sys
 import traceback
+import unicodedata
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +19,12 @@ import typer.main
 
 from vitreous import __version__
 from vitreous.core.errors import ResourceError, VitreousError
-from vitreous.jobs.run.messages import one_line, plain_warnings, resource_shortage
+from vitreous.jobs.run.messages import (
+    one_line,
+    plain_warnings,
+    resource_shortage,
+    utf8,
+)
 
 DEBUG_VARIABLE = "VITREOUS_DEBUG"
 COMMANDS = {  # by panel of the help: command to the first line of its help
@@ -135,28 +145,71 @@ def run() -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
-    with plain_warnings():
+    _prepare_streams()
+    interrupted = signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # no traceback at the very end
+    try:
+        with plain_warnings():
+            _run()
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
+
+
+def _run() -> None:
+    try:
         try:
             app()
-        except VitreousError as error:
-            _fail(error, one_line(error), error.exit_code)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except (Exception, MemoryError) as error:
-            resource = resource_shortage(error)
-            if resource is not None:
-                _fail(error, resource, ResourceError.exit_code)
-            traceback.print_exc()
-            print(
-                f"error: a bug in vitreous {__version__}: {type(error).__name__}: "
-                f"{one_line(error)}; please report it with the traceback above",
-                file=sys.stderr,
-            )
-            sys.exit(1)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the results any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+    except VitreousError as error:
+        _fail(error, one_line(error), error.exit_code)
+    except (Exception, MemoryError) as error:
+        resource = resource_shortage(error)
+        if resource is not None:
+            _fail(error, resource, ResourceError.exit_code)
+        traceback.print_exc()
+        print(
+            f"error: a bug in vitreous {__version__}: {type(error).__name__}: "
+            f"{one_line(error)}; please report it with the traceback above",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def _fail(error: BaseException, message: str, code: int) -> None:
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         traceback.print_exception(error)
     print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.exit(code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk; the last flush would fail again
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Open closed standard streams, and let the others print what they cannot encode."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    codecs.register_error("respell", _respelled)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="respell")
+
+
+def _respelled(error: UnicodeError) -> tuple[str, int]:
+    """Spell characters in ASCII: Å as A, a byte of a file name in hexadecimal, others as ``?``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = utf8(error.object[error.start : error.end])
+    spelled = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return spelled or "?" * len(text), error.end

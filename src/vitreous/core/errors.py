@@ -68,5 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("no"))
     (True, False)
     """
-    by_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or by_torch
+    by_torch = type(error).__name__ == "OutOfMemoryError"
+    text = str(error).lower()
+    known = ("allocate memory", "failed to map segment", "bad_alloc", "unable to allocate")
+    return isinstance(error, MemoryError) or by_torch or any(words in text for words in known)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from numba import njit
+
+from vitreous.core.jit import njit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +22,7 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile a loop on first use, without the GIL; typed as a plain function."""
-    dispatcher: Callable[..., None] = njit(nogil=True, cache=True, fastmath=FAST_MATH)(function)
+    dispatcher: Callable[..., None] = njit(nogil=True, fastmath=FAST_MATH)(function)
     return dispatcher
 
 

@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 from vitreous.core.errors import InputError, ResourceError
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".part"
-TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{12}}{re.escape(TEMPORARY_SUFFIX)}")
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{12}\.part")
 
 
 @contextlib.contextmanager
@@ -28,8 +28,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _DISK_FULL:
-            text = f"{path}: disk full or quota reached ({reason}); free some space"
+        if error.errno in DISK_FULL:
+            text = f"{path}: disk full, or a limit of size reached ({reason}); free some space"
             raise ResourceError(text) from error
         text = f"{path}: cannot be written ({reason}); choose a writable place"
         raise InputError(text) from error

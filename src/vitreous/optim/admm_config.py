@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid", strict=False)
+STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from vitreous.core.jit import njit
 from vitreous.core.threads import compiled, even_edges, in_threads
 from vitreous.physics.kernels import slice_torch
 from vitreous.physics.kernels.slice_cpu import (
@@ -47,7 +47,7 @@ def band_points(n: int, radius: float) -> tuple[Any, Any, Any]:
     return kx[inside], ky[inside], target[inside]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _along_z(grid: Any, start: Any, z: int, size: int, w: Any, d: Any) -> Any:
     """Interpolate value and slope along one line, real and imaginary parts."""
     z0, z1, z2, z3 = 2 * z, 2 * z + 2, 2 * z + 4, 2 * z + 6

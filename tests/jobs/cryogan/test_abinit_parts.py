@@ -275,7 +275,7 @@ def test_a_bug_of_a_half_is_a_bug_of_the_run():
 def test_a_half_that_dies_is_named():
     with pytest.raises(VitreousError, match=r"half 1: its process died \(signal 9") as caught:
         listened({2: ("stopped",)}, closed=(1,))
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 4
 
 
 def test_both_done_is_done_and_one_stopped_is_not():

@@ -33,7 +33,10 @@ the model; everything else is the model's default.
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import resource
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -46,11 +49,13 @@ from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from vitreous.cli.options.flags import FLAGS, PANELS
 from vitreous.cli.options.translation import translated, with_flags
-from vitreous.jobs.run.messages import reworded
+from vitreous.core.errors import ResourceError
+from vitreous.jobs.run.messages import printable, resource_shortage, reworded
 from vitreous.jobs.run.options import Options
 
 Model = TypeVar("Model", bound=Options)
 _UNIT = re.compile(r"_(angstrom2?|degrees)$")
+_FEWEST_BYTES = 1200 << 20
 _SIMPLE = (bool, int, float, str, Path)
 
 
@@ -86,6 +91,7 @@ def options_command(
 
     def decorate(function: Callable[[Model], Any]) -> Callable[..., None]:
         def call(context: typer.Context, **values: Any) -> None:
+            _require_resources()
             given = {name: value for name, value in values.items() if _was_given(context, name)}
             with translated(names):
                 tell(function(model(**given)))
@@ -101,9 +107,31 @@ def options_command(
     return decorate
 
 
+def _require_resources() -> None:
+    """Refuse to start where libraries would end the program for lack of memory or threads.
+
+    Raises:
+        ResourceError: a limit of the process is too low.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _FEWEST_BYTES:
+        raise ResourceError(
+            f"out of memory: this process may have {limit >> 20} MB of addresses, and "
+            f"{_FEWEST_BYTES >> 20} MB are needed to start; raise the limit (ulimit -v)"
+        )
+    started = threading.Event()
+    try:
+        for _ in range(len(os.sched_getaffinity(0)) + 2):
+            threading.Thread(target=started.wait, daemon=True).start()
+    except RuntimeError as error:
+        raise ResourceError(str(resource_shortage(error))) from error
+    finally:
+        started.set()
+
+
 def tell(result: Any) -> None:
     """Print how a job ended: its ``verdict`` in bold, then its ``text``; either may be absent."""
-    verdict, text = (reworded(getattr(result, name, "")) for name in ("verdict", "text"))
+    verdict, text = (printable(reworded(getattr(result, n, ""))) for n in ("verdict", "text"))
     if verdict:
         typer.secho(f"{verdict[0].upper()}{verdict[1:].removesuffix('.')}.", bold=True)
     if text:

@@ -7,10 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ from vitreous.jobs.run.signals import STOP_SIGNALS
 
 _ERRORS = {kind.exit_code: kind for kind in (UsageError, InputError, ResourceError, DivergedError)}
 _LISTEN_SECONDS = 0.5
-_GRACE_SECONDS = 50.0
+_GRACE_SECONDS = 35.0
+_STOPPED_SECONDS = 15.0  # that a half may be stopped (SIGSTOP); with the grace below a minute
 
 Listener = Callable[[tuple[Any, ...]], None]
 
@@ -53,6 +56,8 @@ def run_pair(
     processes: dict[int, Any] = {}
     try:
         # Signals wait while the children start, which inherit the mask: only the parent acts.
+        # The start of the tracker of resources resets the mask, and so comes first.
+        resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             for job in jobs:
@@ -81,6 +86,7 @@ def listen_to(
     open_links = dict(links)
     outcomes: dict[int, Outcome] = {}
     failure: Exception | None = None
+    stopped = _StoppedHalves(processes)
     deadline: float | None = None
     while open_links:
         ready = wait(list(open_links.values()), timeout=_LISTEN_SECONDS)
@@ -100,6 +106,7 @@ def listen_to(
             else:
                 listen(message)
         listen(("idle",))
+        failure = failure or stopped.check(open_links)
         if deadline is None and (failure is not None or stop_requested()):
             deadline = time.monotonic() + _GRACE_SECONDS
             _ask_to_stop(open_links)
@@ -128,10 +135,42 @@ def _death(half: int, process: Any) -> Exception:
     process.join(_LISTEN_SECONDS)
     code = process.exitcode
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    return VitreousError(
-        f"half {half}: its process died ({how}; 9 often means out of memory); the other half was "
-        "stopped and saved, go on with `resume`"
+    return _lost(half, f"its process died ({how}; 9 often means out of memory)")
+
+
+def _lost(half: int, how: str) -> Exception:
+    return ResourceError(
+        f"half {half}: {how}; the other half was stopped and saved, go on with `resume`"
     )
+
+
+class _StoppedHalves:
+    """Watch for halves that are stopped (SIGSTOP) and would be waited for without end."""
+
+    def __init__(self, processes: Mapping[int, Any]) -> None:
+        self._processes, self._looked = processes, time.monotonic()
+        self._seconds = dict.fromkeys(processes, 0.0)
+
+    def check(self, halves: Iterable[int]) -> Exception | None:
+        """Return the error of a half that has been stopped for long, while this process ran."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * _LISTEN_SECONDS), now
+        for half in halves:
+            stopped = _is_stopped(self._processes[half].pid)
+            self._seconds[half] = self._seconds[half] + passed if stopped else 0.0
+            if self._seconds[half] > _STOPPED_SECONDS:
+                self._processes[half].kill()
+                return _lost(half, "its process was stopped (SIGSTOP)")
+        return None
+
+
+def _is_stopped(pid: int) -> bool:
+    try:  # the state follows the name, which is in brackets and may hold any character
+        return (
+            Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1] == "T"
+        )
+    except OSError:
+        return False
 
 
 def _failure(message: tuple[Any, ...]) -> Exception | None:

@@ -124,6 +124,11 @@ def solver_config(options: CryoGanOptions, particles: Particles) -> CryoGanConfi
     config = load_config(
         CryoGanConfig, options.settings_file, overrides, defaults=dataclasses.asdict(preset)
     )
+    if config.batch_size > max(preset.batch_size, len(particles) // 2):
+        raise UsageError(
+            f"batch_size {config.batch_size}: larger than a half set of {len(particles) // 2} "
+            "particles; choose less"
+        )
     boxes = [stage.box_size for stage in config.stages]
     if not boxes or boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > full:
         raise UsageError(f"stages: boxes {boxes} must grow from 8 or more up to at most {full}")

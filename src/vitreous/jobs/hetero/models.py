@@ -77,6 +77,9 @@ def model_settings(
     given = {"latent": options.latent_dimensions, "mask_fraction": mask_fraction}
     preset = dataclasses.asdict(default_config(data.box_size, flat=kind == "vaegan2d"))
     gan = load_config(VaeGanConfig, file, given, defaults=preset)
+    count = len(data.particles)
+    if gan.batch_size > max(preset["batch_size"], count):
+        raise UsageError(f"batch_size {gan.batch_size}: larger than the {count} particles")
     boxes = [stage.box_size for stage in gan.stages]
     if boxes != sorted(boxes) or boxes[0] < 8 or boxes[-1] > data.box_size:
         raise UsageError(

@@ -19,7 +19,7 @@ from vitreous.io.atomic import TEMPORARY_NAME, atomic_write_text, explained
 from vitreous.io.inflate import unreadable
 from vitreous.jobs.run import replacement
 from vitreous.jobs.run.lock import LOCK, Lock
-from vitreous.jobs.run.messages import one_line
+from vitreous.jobs.run.messages import one_line, utf8
 
 CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
@@ -353,7 +353,7 @@ def plain(value: Any) -> Any:
         return ["" if item is None else plain(item) for item in value]
     if isinstance(value, (bool, int, float)):
         return value
-    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return utf8(str(value))
 
 
 def read_config(path: Path, advice: str = "choose another folder") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from vitreous.core.errors import is_out_of_memory
+from vitreous.io.atomic import DISK_FULL
 
 _reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
 
@@ -37,13 +38,22 @@ def one_line(message: object) -> str:
     >>> one_line("two\\n  lines\\x1b[31m")
     'two lines[31m'
     """
-    text = " ".join(str(message).split())
-    return "".join(character for character in text if character.isprintable())
+    return printable(" ".join(str(message).split()))
+
+
+def utf8(text: str) -> str:
+    r"""Return a text that UTF-8 can hold: bytes of file names that are none as ``\xe9``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, but with its line ends: safe on a terminal."""
+    return "".join(c for c in utf8(text) if c.isprintable() or c == "\n")
 
 
 def say(message: str) -> None:
     """Print a line for the person at the terminal, on stderr: stdout holds results only."""
-    print(reworded(message), file=sys.stderr, flush=True)
+    print(printable(reworded(message)), file=sys.stderr, flush=True)
 
 
 def reworded(text: str) -> str:
@@ -66,10 +76,17 @@ def rewording(reword: Callable[[str], str]) -> Iterator[None]:
 
 
 def resource_shortage(error: BaseException) -> str | None:
-    """Return one line if the error means that memory or disk is used up, else None."""
+    """Return one line if the error means that memory, disk or processes are used up, else None."""
     text = one_line(error)
-    if is_out_of_memory(error):
+    number = error.errno if isinstance(error, OSError) else None
+    if is_out_of_memory(error) or number == errno.ENOMEM:
         return f"out of memory ({text[:120]}); use a smaller box or batch, or more memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'output'}: disk full or quota reached; free some space"
+    if isinstance(error, OSError) and number in DISK_FULL:
+        where = utf8(str(error.filename or "output"))
+        return f"{where}: disk full, or a limit of size reached ({error.strerror}); free some space"
+    if number in (errno.EAGAIN, errno.EMFILE, errno.ENFILE) or "start new thread" in text:
+        return (
+            f"no more processes, threads or open files ({text[:120]}); raise the limits (ulimit "
+            "-u, ulimit -n), end other programs or take fewer threads"
+        )
     return None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Any, Self
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopSignals:
-    """Flag that the first SIGINT, SIGTERM or SIGUSR1 sets; the second stops at once.
+    """Flag that the first of the signals that stop sets; the second stops at once, silently.
+
+    These are SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored (``nohup``).
 
     Use it as a context manager around a run: read :attr:`requested` between steps, save, and leave
     with :meth:`exit_if_requested`.
@@ -23,23 +26,32 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._leaving = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Install the handlers."""
         for number in STOP_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore the former handlers."""
+        """Restore the former handlers, unless the program ends because of a signal."""
+        if self.requested and isinstance(error[1], SystemExit):
+            self._leaving = True
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._leaving:  # the interpreter may be half taken down, and would print a traceback
+            os._exit(128 + number)
+        self._leaving = self._received is not None
+        self._received = self._received or number
+        if self._leaving:
             raise SystemExit(128 + number)
-        self._received = number
 
     @property
     def requested(self) -> bool:

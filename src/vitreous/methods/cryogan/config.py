@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from vitreous.methods.adversarial.settings import BatchSize, BelowOne, Count, Rate, Share, Steps
 from vitreous.optim.admm_config import STRICT
 
 
@@ -19,7 +20,7 @@ class TrainingStage:
         iterations: volume updates.
     """
 
-    box_size: PositiveInt
+    box_size: Annotated[int, Field(ge=8, le=4096)]
     iterations: PositiveInt
 
 
@@ -66,32 +67,32 @@ class CryoGanConfig:
 
     stages: Annotated[tuple[TrainingStage, ...], Field(min_length=1)]
     symmetry: str = "C1"
-    batch_size: PositiveInt = 32
-    n_critic: PositiveInt = 1
-    penalty: float = 10.0
-    penalty_every: PositiveInt = 4
+    batch_size: BatchSize = 32
+    n_critic: Count = 1
+    penalty: NonNegativeFloat = 10.0
+    penalty_every: Count = 4
     critic: Literal["dense", "strided", "paper"] = "dense"
-    width: PositiveInt = 192
-    learning_rate_critic: float = 6e-3
-    learning_rate_volume: float = 0.1
-    learning_rate_scale: float = 1e-3
-    learning_rate_end: float = 0.05
-    betas: tuple[float, float] = (0.5, 0.9)
-    warm_up: int = 20
-    mask_fraction: float = 0.45
-    floor_centre: float | None = 0.1
-    floor_edge: float = 0.1
-    clip_volume: float = 1e3
-    clip_critic: float = 1e6
-    clip_scale: float = 10.0
-    clip_epochs: float = 0.0
+    width: Count = 192
+    learning_rate_critic: Rate = 6e-3
+    learning_rate_volume: Rate = 0.1
+    learning_rate_scale: Rate = 1e-3
+    learning_rate_end: Share = 0.05
+    betas: tuple[BelowOne, BelowOne] = (0.5, 0.9)
+    warm_up: Steps = 20
+    mask_fraction: Share = 0.45
+    floor_centre: NonNegativeFloat | None = 0.1
+    floor_edge: NonNegativeFloat = 0.1
+    clip_volume: PositiveFloat = 1e3
+    clip_critic: PositiveFloat = 1e6
+    clip_scale: PositiveFloat = 10.0
+    clip_epochs: NonNegativeFloat = 0.0
     noise_start: Literal["background", "one"] = "background"
     weighting: Literal["matched", "none"] = "matched"
     mirror: bool = True
     rotate: bool | None = None
-    smoothing_px: float = 0.0
-    smoothing_decay: float = 0.98
-    averaging: float = 0.999
+    smoothing_px: NonNegativeFloat = 0.0
+    smoothing_decay: Annotated[float, Field(ge=0, le=1)] = 0.98
+    averaging: BelowOne = 0.999
 
     @property
     def iterations(self) -> int:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from vitreous.methods.adversarial.settings import BatchSize, BelowOne, Count, Rate, Share
 from vitreous.optim.admm_config import STRICT
 
 LARGEST_BOX = 16  # of maps and images, by default
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,42 +93,42 @@ class VaeGanConfig:
     stages: Annotated[tuple[SortingStage, ...], Field(min_length=1)]
     latent: NonNegativeInt = 8
     generator: Literal["siren", "basis", "image"] = "siren"
-    generator_width: PositiveInt = 64
-    generator_layers: PositiveInt = 3
+    generator_width: Count = 64
+    generator_layers: Count = 3
     coordinate_grid: NonNegativeInt = 9
     basis_maps: NonNegativeInt = 8
     basis_mixture: bool = False
-    latent_from: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    encoder_only: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    latent_from: BelowOne = 0.0
+    encoder_only: BelowOne = 0.0
     mask_fraction: Share = 0.45
     invariant: bool = True
     encoder_view: Literal["image", "polar"] = "image"
     encoder_box: PositiveInt | None = None
     critic: Literal["convolutional", "dense"] = "convolutional"
     encoder: Literal["convolutional", "dense"] = "convolutional"
-    encoder_width: PositiveInt = 16
-    critic_width: PositiveInt = 16
+    encoder_width: Count = 16
+    critic_width: Count = 16
     noise: Literal["network", "scale", "none"] = "network"
     noise_kind: Literal["gaussian", "poisson"] = "gaussian"
     camera: Literal["uniform", "learned"] = "uniform"
-    least_coverage: float = 0.05
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    n_critic: PositiveInt = 1
+    least_coverage: BelowOne = 0.05
+    batch_size: BatchSize = 32
+    n_critic: Count = 1
     penalty: NonNegativeFloat = 10.0
-    penalty_every: PositiveInt = 4
+    penalty_every: Count = 4
     perceptual: NonNegativeFloat = 0.2
     perceptual_on: Literal["vector", "map"] = "vector"
     kl: NonNegativeFloat = 0.01
     diversity: NonNegativeFloat = 0.02
     latent_loss: NonNegativeFloat = 0.5
-    learning_rate_generator: float = 1e-3
-    learning_rate_encoder: float = 1e-3
-    learning_rate_critic: float = 1e-3
-    learning_rate_scale: float = 1e-3
-    learning_rate_end: float = 0.1
-    betas: tuple[float, float] = (0.5, 0.9)
+    learning_rate_generator: Rate = 1e-3
+    learning_rate_encoder: Rate = 1e-3
+    learning_rate_critic: Rate = 1e-3
+    learning_rate_scale: Rate = 1e-3
+    learning_rate_end: Share = 0.1
+    betas: tuple[BelowOne, BelowOne] = (0.5, 0.9)
     warm_up: NonNegativeInt = 20
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.96
+    averaging: BelowOne = 0.96
     weighting: Literal["matched", "none"] = "matched"
     mirror: bool = True
     rotate: bool = False

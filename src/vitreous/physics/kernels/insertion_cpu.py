@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.fft
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitreous.core.jit import njit
 from vitreous.core.threads import FAST_MATH, compiled, even_edges, in_threads
 from vitreous.physics.kernels.insertion_points import SPREAD, half_disc
 
@@ -41,7 +41,7 @@ def _sine() -> NDArray[np.float32]:
     return fit.convert(kind=np.polynomial.Polynomial).coef.astype(np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
+@njit(nogil=True, fastmath=FAST_MATH, inline="always")
 def _ctf_row(phase: Any, fy: Any, step: Any, first: int, last: int, sine: Any, out: Any) -> None:
     """-sin(gamma) at kx = ``first .. last`` of one row; see ``vitreous.physics.ctf``."""
     a, b, c, d, e = phase[0], phase[1], phase[2], phase[3], phase[4]
@@ -91,7 +91,7 @@ def _weight(
                 out[b, to, 2] = factor * c[kx]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int) -> Any:
     """Return the kx of ``first .. last`` for which ``slope kx + start`` may lie in [low, high]."""
     if slope < 0:
@@ -104,7 +104,7 @@ def _crossing(slope: Any, start: Any, low: Any, high: Any, first: int, last: int
     return int(begin), int(max(begin, end))
 
 
-@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
+@njit(nogil=True, fastmath=FAST_MATH, inline="always")
 def _cells(
     edge: int, low: int, high: int, along: Any, start: Any, begin: int, end: int, buffers: Any
 ) -> int:
@@ -130,7 +130,7 @@ def _cells(
     return count
 
 
-@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
+@njit(nogil=True, fastmath=FAST_MATH, inline="always")
 def _add(grid: Any, edge: int, values: Any, buffers: Any, count: int) -> None:
     """Insert the points of :func:`_cells` by trilinear weights."""
     cell, source, fraction = buffers
@@ -157,7 +157,7 @@ def _add(grid: Any, edge: int, values: Any, buffers: Any, count: int) -> None:
                 grid[i + np.uintp(5)] = g5 + w * b2
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _runs(slope: Any, start: Any, low: int, high: int, first: int, last: int) -> Any:
     """Return two disjoint runs of kx, in order, outside which no abs(x) lies in [low, high)."""
     a, b = _crossing(slope, start, -high, -low, first, last)

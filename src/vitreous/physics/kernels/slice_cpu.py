@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from vitreous.core.jit import njit
 from vitreous.core.threads import compiled, even_edges, in_threads
 from vitreous.physics.kernels.slice_kernel import disc, lines, polynomials, z_weights
 
@@ -40,7 +40,7 @@ class SlicePoints(NamedTuple):
     target: Any
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def tap_weights(f: Any, table: Any) -> Any:
     """Return four kernel weights at fraction ``f``, by Horner's rule on all taps at once."""
     a, b, c, d = table[0, 0], table[0, 1], table[0, 2], table[0, 3]
@@ -52,7 +52,7 @@ def tap_weights(f: Any, table: Any) -> Any:
     return a, b, c, d
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def point_position(points: Any, b: int, m: int) -> Any:
     """Return R^T (kx, ky, 0) of point ``m`` of slice ``b``, in points of the spectrum."""
     r, x, y = points.rotations[b], points.kx[m], points.ky[m]

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitreous.core.jit import njit
 from vitreous.core.threads import FAST_MATH, compiled, even_edges, in_threads
 
 _DEPTH = 8  # planes z processed for one tilt before the next tilt
@@ -33,7 +33,7 @@ class Footprint(NamedTuple):
     steps: int
 
 
-@njit(nogil=True, cache=True, fastmath=FAST_MATH)
+@njit(nogil=True, fastmath=FAST_MATH)
 def _bands(
     weights: Any, firsts: Any, slope: Any, offset: Any, reach: Any, stretch: Any, size: int,
     footprint: Any,
@@ -57,7 +57,7 @@ def _bands(
             weights[i, k] = table[j] + (at - j) * (table[j + 1] - table[j])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
+@njit(nogil=True, fastmath=FAST_MATH, inline="always")
 def _gather(target: Any, source: Any, weights: Any, firsts: Any, taps: int) -> None:
     """Add a banded matrix times ``source (lines, lanes)`` to ``target (rows, lanes)``."""
     for i in range(target.shape[0]):
