@@ -14,6 +14,7 @@ from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.data.tables import optics_table
+from vitreous.data.tomo_particles import is_tomo_particles, tilt_images_document
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
 from vitreous.io.cryosparc_jobs import read_csg
 from vitreous.io.inflate import read_text
@@ -54,6 +55,8 @@ def read_particles_document(
 
     if kind == ".star":
         document = read_star(path)
+        if is_tomo_particles(document):
+            document = tilt_images_document(document, path, lambda one: _count(one, header_of))
         pixel, box = _first_stack(document, path, header_of)
         return to_relion31(
             document,
@@ -156,6 +159,14 @@ def relocated(
 def _find_or_none(stack: str, table: Path, data_root: Path | None) -> Path | None:
     try:
         return find_stack(stack, table, data_root=data_root)
+    except InputError:
+        return None
+
+
+def _count(stack: str, header_of: Callable[[str], MrcHeader]) -> int | None:
+    """Return the number of images of a stack; None where it is not found."""
+    try:
+        return header_of(stack).shape[0]
     except InputError:
         return None
 

@@ -69,6 +69,11 @@ class ParticleTable:
         if "particles" in blocks:
             return "particles"
         candidates = [name for name, block in blocks.items() if "rlnImageName" in block]
+        if any("rlnTomoTiltSeriesStarFile" in block for block in blocks.values()):
+            raise InputError(
+                f"{self.path}: lists tilt series, not particles; give the particles.star of "
+                "extracted particles, or the optimisation_set.star"
+            )
         if len(candidates) != 1:
             listing = ", ".join(f"data_{name}" for name in candidates or blocks)
             raise InputError(
