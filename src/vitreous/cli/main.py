@@ -35,6 +35,7 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
         "the files.",
         "select": "Write the particles that meet every condition, in their order, all columns "
         "kept.",
+        "join": "Write the particles of several tables as one table, whatever their optics.",
         "prepare": "Resample, normalise and invert particle images, into a new stack with its "
         "table.",
         "backgrounds": "Cut background windows from micrographs: real noise for `vitreous abinit`.",
@@ -57,6 +58,8 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
         "postprocess": "Mask, FSC, sharpening and local resolution of two half maps.",
         "symmetry": "Find the point group of a map that was reconstructed without one.",
         "align": "Align a map to another over rotation, shift and hand, from any start.",
+        "resample": "Write a map with another pixel size, another box, or both, about the same "
+        "centre.",
         "fsc": "Compare two maps by Fourier shell correlation.",
     },
     "Tomography": {

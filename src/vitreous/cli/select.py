@@ -21,13 +21,15 @@ from vitreous.jobs.tables.options import SelectOptions
     },
     panels={
         "Conditions": ("where", "classes", "half_set", "optics_group", "micrograph", "rows"),
-        "Of these": ("first", "random", "seed", "invert"),
+        "Of these": ("unique", "min_distance_angstrom", "first", "random", "seed", "invert"),
     },
 )
 def select(options: SelectOptions) -> object:
     """Write the particles that meet every condition, in their order, all columns kept.
 
     Images are not copied: the new table points at the same stacks.
+
+    `--unique` leaves out copies of an image, `--min-distance 80` particles that were picked twice.
 
     Example: `vitreous select particles.star good.star --where 'rlnDefocusU < 25000' --class 2`
     """

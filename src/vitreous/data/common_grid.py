@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitreous.core.fourier import resampling_kernel
 from vitreous.core.params import Optics
 from vitreous.data.stacks import StackSource
 from vitreous.physics.ctf import ctf_half
@@ -50,10 +51,9 @@ def common_grid(grids: list[Grid]) -> Grid:
 
 
 def resample(images: Tensor, pixel_size_angstrom: float, to: Grid) -> Tensor:
-    r"""Evaluate images ``(b, n, n)`` by their Fourier series on another grid of the same centre.
+    """Evaluate images ``(b, n, n)`` by their Fourier series on another grid of the same centre.
 
-    With :math:`y_t = n^{-1} \sum_s \sum_f \cos(2 \pi f (x_t - x_s))\, y_s` on each axis, over the
-    frequencies below both Nyquists. The field of view may shrink; a constant keeps its value.
+    The field of view may shrink; a constant keeps its value.
 
     >>> resample(torch.ones(1, 9, 9), 2.0, Grid(5, 3.1)).std().item() < 1e-6
     True
@@ -62,13 +62,7 @@ def resample(images: Tensor, pixel_size_angstrom: float, to: Grid) -> Tensor:
     if max(ratio, 1 / ratio) <= SAME_PIXEL:
         first = n // 2 - box // 2
         return images[:, first : first + box, first : first + box]
-    highest = min((n - 1) // 2, math.ceil(n / (2 * ratio)) - 1)
-    source = torch.arange(n, dtype=torch.float64) - n // 2
-    target = (torch.arange(box, dtype=torch.float64) - box // 2) * ratio
-    turns = (target[:, None] - source) / n
-    waves = torch.arange(1, highest + 1, dtype=torch.float64)
-    kernel = (1 + 2 * torch.cos(2 * math.pi * turns[..., None] * waves).sum(-1)) / n
-    kernel = kernel.to(images)
+    kernel = resampling_kernel(n, box, ratio).to(images)
     return kernel @ images @ kernel.mT
 
 

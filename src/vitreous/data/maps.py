@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import InputError
-from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
+from vitreous.core.fourier import irfft_centered, resampling_kernel, rfft_centered
 from vitreous.core.grid import frequency_grid
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc import read_mrc
@@ -70,23 +69,16 @@ def resample_map(
 ) -> Tensor:
     """Resample a map to another pixel size and box, with the same centre and grey values.
 
-    The map is padded with zeros to a size whose Fourier crop gives the new pixel size (to 0.1 % or
-    the best within twice the box), resampled, then cropped or padded about the centre.
+    Its Fourier series is evaluated below both Nyquists; outside its box the map is zero.
 
     >>> resample_map(torch.ones(8, 8, 8), 2.0, 4, 4.0).shape
     torch.Size([4, 4, 4])
     """
-    n = volume.shape[-1]
-    ratio = pixel_size_angstrom / new_pixel_size_angstrom
-    padded, best = n, math.inf
-    for size in range(n, 2 * n + 1):
-        error = abs(size * ratio / max(2, round(size * ratio)) - 1.0)
-        if error < best - 1e-12:
-            padded, best = size, error
-        if best < 1e-3:
-            break
-    resampled = fourier_resize(recentre(volume, padded, 3), max(2, round(padded * ratio)), 3)
-    return recentre(resampled, box_size, 3)
+    ratio = new_pixel_size_angstrom / pixel_size_angstrom
+    if abs(ratio - 1) < 1e-6:
+        return recentre(volume, box_size, 3)
+    kernel = resampling_kernel(volume.shape[-1], box_size, ratio).to(volume)
+    return torch.einsum("ai,bj,ck,ijk->abc", kernel, kernel, kernel, volume)
 
 
 def recentre(x: Tensor, size: int, ndim: int) -> Tensor:

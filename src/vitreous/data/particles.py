@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,8 +18,9 @@ from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.data.bad_images import BadImages, find_bad_images
 from vitreous.data.common_grid import CommonGridSource, Multiplied
+from vitreous.data.copies import copies, joined_labels, split_labels, warn_of_copies
 from vitreous.data.formats import read_particles_document, select_rows
-from vitreous.data.half_sets import assign_half_sets, joined_labels, split_labels, warn_of_copies
+from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, open_stacks
 from vitreous.data.tables import make_document
@@ -274,14 +274,7 @@ class Particles:
 
         Two lines of every image are read, and the rest of those that agree in them.
         """
-        names = self._source.identities(self._rows)
-        labels = joined_labels(names, self._source.fingerprints(self._rows))
-        numbers: list[Hashable] = list(names)
-        for row in (torch.bincount(labels)[labels] > 1).nonzero().flatten().tolist():
-            image = self.read([row])
-            if not bool((image == image.flatten()[0]).all()):  # constant ones are bad, not copies
-                numbers[row] = hashlib.sha256(image.numpy().data).digest()
-        return joined_labels(names, numbers)
+        return copies(self._source, self._rows)
 
     def with_half_sets(self, seed: int, *, fewest: int = 2) -> Self:
         """Return these particles with unassigned ones assigned to half set 1 or 2 at random.
@@ -298,13 +291,13 @@ class Particles:
         >>> sorted(particles.with_half_sets(1).half_set.tolist())
         [1, 1, 2, 2]
         """
-        copies = self.copies()
-        warn_of_copies(self.name, self.half_set, copies)
-        labels, tilts = copies, self.tilt_particles
+        same = self.copies()
+        warn_of_copies(self.name, self.half_set, same)
+        labels, tilts = same, self.tilt_particles
         if tilts is not None:
-            labels = joined_labels(copies.tolist(), tilts)
+            labels = joined_labels(same.tolist(), tilts)
             split = split_labels(self.half_set, labels)
-            if len(split) > len(split_labels(self.half_set, copies)):
+            if len(split) > len(split_labels(self.half_set, same)):
                 warnings.warn(
                     f"{self.name}: _rlnRandomSubset puts tilts of {len(split)} particles into "
                     "both half sets, and the FSC is too good; remove the column",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import eq, ge, gt, le, lt, ne
@@ -11,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from vitreous.core.errors import InputError, UsageError
+from vitreous.data.copies import copies, joined_labels
 from vitreous.data.particle_table import ParticleTable
+from vitreous.data.stacks import open_stacks
 from vitreous.io.inflate import read_text
 
 Mask = NDArray[np.bool_]
@@ -22,6 +26,10 @@ _COMPARE = {"==": eq, "!=": ne, "<=": le, ">=": ge, "<": lt, ">": gt}
 _CONDITION = re.compile(r"\s*_?([^\s=!<>]+)\s*(==|!=|<=|>=|<|>)\s*(.*?)\s*")
 _MEMBER = re.compile(r"\s*_?([^\s=!<>]+)\s+in\s+(.*?)\s*")
 _ROWS_BYTES = 1 << 28
+_MICROGRAPH_PIXEL = (
+    *("rlnMicrographPixelSize", "cs/location/micrograph_psize_A"),
+    *("rlnMicrographOriginalPixelSize", "rlnImagePixelSize"),
+)
 
 
 @dataclass(frozen=True)
@@ -155,3 +163,71 @@ def thinned(mask: Mask, *, first: int | None, random: int | None, seed: int) -> 
     chosen = np.zeros_like(mask)
     chosen[rows] = True
     return chosen
+
+
+def first_of_copies(mask: Mask, table: ParticleTable, data_root: Path | None = None) -> Mask:
+    """Keep of the rows of a mask the first of each copies: of one image name, or equal pixels.
+
+    Where stacks are not found, only names are compared, with a warning.
+    """
+    names = table.text("rlnImageName")
+    try:
+        source = open_stacks(names, table.path, data_root=data_root)
+        labels = copies(source, np.arange(len(names))).numpy()
+    except InputError as error:
+        warnings.warn(f"{error}; only image names are compared, not pixels", stacklevel=2)
+        labels = joined_labels(names).numpy()
+    rows = np.flatnonzero(mask)
+    chosen = np.zeros_like(mask)
+    chosen[rows[np.unique(labels[rows], return_index=True)[1]]] = True
+    return chosen
+
+
+def apart(mask: Mask, table: ParticleTable, distance_angstrom: float) -> tuple[Mask, str]:
+    """Keep rows in their order that lie no nearer to a kept one of the same micrograph.
+
+    Positions are ``rlnCoordinateX`` and ``Y`` less the origins, or of particles of tomograms
+    ``rlnCenteredCoordinateXAngst``, ``Y``, ``Z``; all tilts of a particle are kept or left out.
+
+    Returns:
+        the mask, and the column whose pixel size the coordinates were multiplied by.
+
+    Raises:
+        InputError: columns are missing.
+    """
+    positions, places, used = _positions(table)
+    particles = table.tilt_particles() or [str(row) for row in range(len(table))]
+    first = np.unique(np.array(particles), return_index=True)[1]
+    kept: set[str] = set()
+    for place in dict.fromkeys(places[row] for row in np.sort(first).tolist()):
+        rows = [row for row in np.sort(first).tolist() if mask[row] and places[row] == place]
+        if not rows:
+            continue
+        near = KDTree(positions[rows]).query_ball_point(positions[rows], distance_angstrom)
+        taken: set[int] = set()
+        for i, neighbours in enumerate(near):
+            if not taken.intersection(j for j in neighbours if j < i):
+                taken.add(i)
+                kept.add(particles[rows[i]])
+    return mask & np.array([name in kept for name in particles]), used
+
+
+def _positions(table: ParticleTable) -> tuple[NDArray[np.float64], list[str], str]:
+    """Return positions in Å, ``(n, 2 or 3)``, the micrograph of each, and the pixel size used."""
+    centred = [f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]
+    if all(name in table for name in centred):
+        return np.stack([table.numbers(n) for n in centred], -1), table.text("rlnTomoName"), "Å"
+    size = next((name for name in _MICROGRAPH_PIXEL if name in table), None)
+    names = [f"rlnCoordinate{axis}" for axis in "XY"]
+    missing = [f"_{n}" for n in (*names, "rlnMicrographName") if n not in table]
+    if size is None or missing:
+        missing = missing or [f"_{_MICROGRAPH_PIXEL[0]}"]
+        raise InputError(
+            f"{table.path}: {', '.join(missing)}: missing; `min_distance_angstrom` needs positions"
+        )
+    positions = []
+    for axis, name in zip("XY", names, strict=True):
+        origin = f"rlnOrigin{axis}Angst"
+        shift = table.numbers(origin) if origin in table else 0.0
+        positions.append(table.numbers(name) * table.numbers(size) - shift)
+    return np.stack(positions, -1), table.text("rlnMicrographName"), f"_{size}"

@@ -1,4 +1,4 @@
-"""Options of jobs on maps: ``align``, ``fsc`` and ``symmetry``."""
+"""Options of jobs on maps: ``align``, ``resample``, ``fsc`` and ``symmetry``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,25 @@ class AlignOptions(MapFileOptions, ThreadOptions):
     def _another_file(self) -> Self:
         if self.output.resolve() in (self.moving.resolve(), self.reference.resolve()):
             raise UsageError(f"`output` {self.output}: is one of the inputs; choose another name")
+        return self
+
+
+class ResampleOptions(MapFileOptions):
+    """Options of :func:`vitreous.jobs.maps.resample.resample`."""
+
+    source: Path = Field(description="The map to resample.")
+    output: Path = Field(description="File of the resampled map.")
+    target_pixel_size_angstrom: float | None = Field(
+        default=None, ge=1e-3, description="Pixel size of the new map in Å."
+    )
+    box_size: int | None = Field(default=None, ge=2, le=4096, description="Box of the new map.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.target_pixel_size_angstrom is None and self.box_size is None:
+            raise UsageError("give `target_pixel_size_angstrom`, `box_size`, or both")
+        if self.output.resolve() == self.source.resolve():
+            raise UsageError(f"`output` {self.output}: is the input; choose another name")
         return self
 
 

@@ -67,7 +67,27 @@ class SelectOptions(TableOptions):
     rows: Path | None = Field(
         default=None, description="Keep the rows listed in a text file, counted from 1."
     )
+    unique: bool = Field(
+        default=False,
+        description="Keep one of each copies: images of one name, or of equal pixels.",
+    )
+    min_distance_angstrom: float | None = Field(
+        default=None,
+        gt=0,
+        description="Keep particles that lie at least this far, in Å, from those kept before them "
+        "on their micrograph.",
+    )
     first: int | None = Field(default=None, ge=1, description="Only the first so many.")
     random: int | None = Field(default=None, ge=1, description="Only so many, at random.")
     seed: int = Field(default=0, ge=0, description="Seed of `random`.")
     invert: bool = Field(default=False, description="Keep the others instead.")
+
+
+class JoinOptions(TableSourceOptions):
+    """Options of :func:`vitreous.jobs.tables.run.join`."""
+
+    sources: tuple[Path, ...] = Field(
+        min_length=2, description="Two or more tables or stacks, of any format that is read."
+    )
+    output: Path = Field(description="The table to write: .star (RELION 3.1) or .cs.")
+    overwrite: bool = Field(default=False, description="Replace the output file if it exists.")

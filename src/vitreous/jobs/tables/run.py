@@ -20,10 +20,16 @@ from vitreous.data.formats import (
     select_rows,
     write_particles_document,
 )
+from vitreous.data.joined_table import joined_document
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.relion_links import linked, warn_of_relion_gaps
 from vitreous.io.star import StarDocument
-from vitreous.jobs.tables.options import ConvertOptions, SelectOptions, TableOptions
+from vitreous.jobs.tables.options import (
+    ConvertOptions,
+    JoinOptions,
+    SelectOptions,
+    TableOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -70,20 +76,50 @@ def select(options: SelectOptions) -> TableResult:
         conditions.append(selection.Condition("rlnRandomSubset", "==", half))
     document = _read(options)
     table = ParticleTable(document, options.source)
-    kept = np.flatnonzero(_mask(table, options, conditions))
+    mask, note = _mask(table, options, conditions)
+    kept = np.flatnonzero(mask)
     if not len(kept):
         raise InputError(
             f"{options.source}: none of {len(table)} particles meets the conditions; relax them"
         )
     _write(select_rows(document, kept), options)
-    text = f"kept {len(kept)} of {len(table)} particles in {options.output}"
+    text = f"kept {len(kept)} of {len(table)} particles in {options.output}{note}"
     return TableResult(options.output, len(kept), text)
+
+
+def join(options: JoinOptions) -> TableResult:
+    """Write the particles of several tables as one, each optics group with its own optics.
+
+    Raises:
+        UsageError: the output exists, is an input, or has an unknown suffix.
+        InputError: a file cannot be read or written.
+        ResourceError: the disk is full.
+    """
+    inputs = (*options.sources, *options.passthrough)
+    _check_output(options, inputs)
+    documents = []
+    for source in options.sources:
+        given = options.passthrough if source.suffix.lower() == ".cs" else ()
+        document = read_particles_document(source, passthrough=given, data_root=options.data_root)
+        documents.append(_relocated(document, source, options))
+    document, left_out = joined_document(documents)
+    if left_out:
+        warnings.warn(
+            f"columns that not all tables have were left out: "
+            f"{', '.join(f'_{name}' for name in left_out)}",
+            stacklevel=2,
+        )
+    write_particles_document(options.output, document, source=options.sources[0])
+    count, groups = (len(document.blocks[name]) for name in ("particles", "optics"))
+    text = f"{count} particles in {options.output}; optics groups: {groups}"
+    return TableResult(options.output, count, text)
 
 
 def _mask(
     table: ParticleTable, options: SelectOptions, conditions: Sequence[selection.Condition]
-) -> NDArray[np.bool_]:
-    mask = np.ones(len(table), dtype=np.bool_)
+) -> tuple[NDArray[np.bool_], str]:
+    """Return the rows to keep, and a remark."""
+    mask, note = np.ones(len(table), dtype=np.bool_), ""
     for condition in conditions:
         mask &= condition.mask(table)
     if options.optics_group is not None:
@@ -92,12 +128,17 @@ def _mask(
         mask &= selection.from_micrograph(table, options.micrograph)
     if options.rows is not None:
         mask &= selection.rows_from_file(options.rows, len(table))
+    if options.unique:
+        mask = selection.first_of_copies(mask, table, options.data_root)
+    if options.min_distance_angstrom is not None:
+        mask, unit = selection.apart(mask, table, options.min_distance_angstrom)
+        note = f" (coordinates times {unit})" if unit != "Å" else ""
     seed = stream_seed(options.seed, "select")
     mask = selection.thinned(mask, first=options.first, random=options.random, seed=seed)
-    return ~mask if options.invert else mask
+    return ~mask if options.invert else mask, note
 
 
-def _check_output(options: TableOptions, inputs: Sequence[Path]) -> None:
+def _check_output(options: TableOptions | JoinOptions, inputs: Sequence[Path]) -> None:
     """Refuse an output that cannot be written or must not be replaced."""
     output = options.output
     require_table_suffix(output)
@@ -121,18 +162,26 @@ def _read(options: TableOptions, pixel_size_angstrom: float | None = None) -> St
 
 def _write(document: StarDocument, options: TableOptions) -> None:
     """Write a particle table so that its images are found from where it will lie."""
-    source, folder = options.source, options.output.absolute().parent
+    source = options.source
     if options.link:
         document = linked(document, source, options.output, data_root=options.data_root)
-        missing = 0
     else:
-        document, missing = relocated(document, source, folder, data_root=options.data_root)
+        document = _relocated(document, source, options)
     write_particles_document(options.output, document, source=source)
     if options.output.suffix.lower() == ".star" and source.suffix.lower() != ".star":
         warn_of_relion_gaps(document, options.output)
+
+
+def _relocated(
+    document: StarDocument, source: Path, options: TableOptions | JoinOptions
+) -> StarDocument:
+    """Return a document whose images are found from the folder of the output."""
+    folder = options.output.absolute().parent
+    moved, missing = relocated(document, source, folder, data_root=options.data_root)
     if missing:
         warnings.warn(
             f"{missing} image stack(s) were not found from {source}; their names are kept as "
             "they are",
-            stacklevel=2,
+            stacklevel=3,
         )
+    return moved
