@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.data.copies import joined_labels, split_labels
 from vitreous.data.cryosparc.tables import from_cryosparc
+from vitreous.data.formats import read_particles_document
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import open_stacks
 from vitreous.data.tables import ANGLES
+from vitreous.data.tomo_particles import is_tomo_particles
 from vitreous.io.atoms import read_atoms
 from vitreous.io.cryosparc import read_cs
 from vitreous.io.ctffind import read_ctffind
@@ -104,6 +108,12 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
     for name, block in document.blocks.items():
         rows = f"{len(block)} row{'s' * (len(block) != 1)}" if block.is_loop else "pairs"
         yield "block", f"data_{name}: {rows}, columns {', '.join(block.columns)}"
+    if is_tomo_particles(document):
+        try:
+            document = read_particles_document(file)
+        except InputError as error:
+            yield "images", f"cannot be used: {error}"
+            return
     for block in document.blocks.values():
         if block.is_loop and len(block):
             yield from _ranges(file, block)
@@ -123,23 +133,42 @@ def _cs(file: Path) -> Iterator[tuple[str, str]]:
     yield from _ranges(file, particles)
     yield from _ranges(file, optics)
     yield from _images(file, document)
-    if "cs/blob/sign" in particles:
-        signs = set(particles.text("cs/blob/sign"))
-        yield "contrast", "protein dark" if signs == {"-1.0"} else f"sign {', '.join(signs)}"
 
 
 def _images(file: Path, document: StarDocument) -> Iterator[tuple[str, str]]:
-    """Yield box, pixel size, and whether the stacks of a particle table are there."""
+    """Yield what a particle table says of its images, and whether their stacks are there."""
     try:
         table = ParticleTable(document, file)
+        tilts = table.tilt_particles()
+        if tilts is not None:
+            yield "tilt series", f"{len(tilts)} images of {len(set(tilts))} particles"
+        yield "half sets", _half_sets(table, tilts)
+        stated = table.stated_contrast()
+        yield "contrast", f"protein {stated}" if stated else "not stated; `vitreous check` tests it"
+        for name, done in (("CtfPremultiplied", "the CTF"), ("PhaseFlipped", "its sign")):
+            if table.flagged(f"rlnCtfDataAre{name}").any():
+                yield "multiplied by", f"{done}; undone where the images are used"
         sizes = table.pixel_sizes()
-        size = None if sizes is None else float(sizes[1][0])
-        yield "pixel size", "not in the table" if size is None else f"{size:.5g} Å"
+        values = [] if sizes is None else np.unique(sizes[1]).tolist()
+        yield "pixel size", ", ".join(f"{one:.5g} Å" for one in values) or "not in the table"
         source = open_stacks(table.particles.text("rlnImageName"), file)
-        yield "box", f"{source.box_size} px"
+        boxes = np.unique(source.box_sizes).tolist()
+        yield "box", ", ".join(f"{box} px" for box in boxes)
         yield "stacks", f"{len(source.headers)}, all found"
+        table.check_box_sizes(source.box_sizes)
     except InputError as error:
         yield "images", f"cannot be used: {error}"
+
+
+def _half_sets(table: ParticleTable, tilts: list[str] | None) -> str:
+    half = torch.from_numpy(table.half_sets())
+    first, second = (int((half == number).sum()) for number in (1, 2))
+    if not first + second:
+        return "none; made when they are needed"
+    labels = joined_labels(table.text("rlnImageName"), tilts or range(len(half)))
+    split = len(split_labels(half, labels))
+    kind = "copies of an image" if tilts is None else "tilts of a particle"
+    return f"{first} and {second} images" + (f"; {split} times {kind} are in both" if split else "")
 
 
 def _ranges(file: Path, block: StarBlock) -> Iterator[tuple[str, str]]:
