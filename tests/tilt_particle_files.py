@@ -27,7 +27,13 @@ class TiltSet:
     path: Path
     truth: Tensor
     rotation: Tensor
+    shift: Tensor
     optics: Optics
+
+    @staticmethod
+    def matrix(z: float, y: float, x: float) -> np.ndarray:
+        """Rotation of a tilt."""
+        return _about("z", z) @ _about("y", y) @ _about("x", x)
 
 
 def _about(axis: str, degrees: float) -> np.ndarray:
@@ -133,7 +139,7 @@ def write_tilt_set(
     images = torch.fft.irfft2(spectra, s=(box, box)).numpy()
     if warp:
         _write_warp(folder, images, optics, vt.Pose(poses, shift), [p for p, _ in stack_of])
-        return TiltSet(folder / "particles.star", truth, poses, optics)
+        return TiltSet(folder / "particles.star", truth, poses, shift, optics)
     owner = np.array([p for p, _ in stack_of])
     for p, row in enumerate(rows):
         stack = folder / str(row["rlnImageName"])
@@ -187,7 +193,7 @@ def write_tilt_set(
         document = StarDocument({f"TS_{t + 1}": _block(series)})
         write_star(folder / f"tilt_series/TS_{t + 1}.star", document)
     assert n == len(images)
-    return TiltSet(folder / "particles.star", truth, poses, optics)
+    return TiltSet(folder / "particles.star", truth, poses, shift, optics)
 
 
 def _write_warp(

@@ -78,7 +78,9 @@ def resample_map(
     if abs(ratio - 1) < 1e-6:
         return recentre(volume, box_size, 3)
     kernel = resampling_kernel(volume.shape[-1], box_size, ratio).to(volume)
-    return torch.einsum("ai,bj,ck,ijk->abc", kernel, kernel, kernel, volume)
+    for _ in range(3):  # of the last axis, which becomes the first
+        volume = torch.tensordot(kernel, volume, dims=([1], [2]))
+    return volume
 
 
 def recentre(x: Tensor, size: int, ndim: int) -> Tensor:
