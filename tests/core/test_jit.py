@@ -10,7 +10,7 @@ import pytest
 from vitreous.core import jit
 
 TEXT = (
-    "from vitreous.core.jit import njit\n@njit(nogil=True)\ndef add(a, b):\n    return a + b + {}\n"
+    "from vitreous.core.jit import njit\n@njit(nogil=True)\ndef add(a, b):\n    return a + b + 7\n"
 )
 NUMBERS = itertools.count()
 

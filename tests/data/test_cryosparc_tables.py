@@ -407,7 +407,7 @@ def test_bad_records_and_columns_are_named() -> None:
         with pytest.raises(InputError, match="cs/uid: does not match"):
             to_cryosparc(StarDocument({**document.blocks, "particles": bad}), HERE)
     huge = StarBlock({**columns, "rlnDefocusU": ["1e300"] * 4})
-    with pytest.raises(InputError, match="_rlnDefocusU: 1e\\+300 is too large"):
+    with pytest.raises(InputError, match="_rlnDefocusU, row 1: must be from"):
         to_cryosparc(StarDocument({**document.blocks, "particles": huge}), HERE)
     with pytest.raises(InputError, match="no rows"):
         from_cryosparc(CsTable(join_fields(fields())[:0]), HERE)

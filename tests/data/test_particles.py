@@ -433,7 +433,7 @@ def test_fault_15_values_name_their_row(project: Path, column: str, value: str) 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("rlnVoltage", "0", "must be positive"),
+        ("rlnVoltage", 0, "must be from 1 to 10000"),
         ("rlnAmplitudeContrast", "1", r"in \[0, 1\)"),
         ("rlnImageDimensionality", "3", "3 is not supported"),
     ],

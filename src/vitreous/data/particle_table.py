@@ -17,6 +17,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.tables import ANGLES, CTF_COLUMNS, OPTIONAL_CTF_COLUMNS, Numbers
+from vitreous.io.bounds import PIXEL_SIZE_ANGSTROM
 from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarDocument
 
@@ -192,16 +193,12 @@ class ParticleTable:
             elif _EXPOSURE in self.particles:
                 values["exposure_e_per_angstrom2"] = self.numbers(_EXPOSURE)
         q = values["amplitude_contrast"]
-        for key, wrong, rule in (
-            ("voltage_kv", values["voltage_kv"] <= 0, "positive"),
-            ("amplitude_contrast", ~((q >= 0) & (q < 1)), "in [0, 1)"),
-        ):
-            if wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
-                raise InputError(
-                    f"{self.path}: column _{CTF_COLUMNS[key]}, row {row + 1}: must be {rule}, "
-                    f"got {values[key][row]:g}"
-                )
+        wrong = np.flatnonzero(~((q >= 0) & (q < 1)))
+        if wrong.size:
+            raise InputError(
+                f"{self.path}: column _{CTF_COLUMNS['amplitude_contrast']}, row {wrong[0] + 1}: "
+                f"must be in [0, 1), got {q[wrong[0]]:g}"
+            )
         return Optics(**{key: torch.from_numpy(value).float() for key, value in values.items()})
 
     def pixel_sizes(self) -> tuple[str, Numbers] | None:
@@ -219,11 +216,12 @@ class ParticleTable:
             sizes = 1e4 * detector / np.where(factor > 0, factor, np.nan)
         else:
             return None
-        bad = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)))
+        low, high = PIXEL_SIZE_ANGSTROM
+        bad = np.flatnonzero(~((sizes >= low) & (sizes <= high)))
         if bad.size:
             raise InputError(
-                f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive; give it "
-                "with `pixel_size_angstrom`"
+                f"{self.path}: {name}, row {bad[0] + 1}: pixel size must be positive, {low:g} to "
+                f"{high:g} Å; give it with `pixel_size_angstrom`"
             )
         return name, sizes
 

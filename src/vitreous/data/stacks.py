@@ -82,7 +82,10 @@ class StackSource:
         if number in self._open:
             self._open.move_to_end(number)
         else:
-            self._open[number] = MrcStack(self.headers[number].path, warn=False)
+            stack = MrcStack(self.headers[number].path, warn=False)
+            if stack.header.identity != self.headers[number].identity:
+                raise InputError(f"{stack.header.path}: changed while it was read; start again")
+            self._open[number] = stack
             if len(self._open) > _OPEN_STACKS:
                 self._open.popitem(last=False)
         return self._open[number]

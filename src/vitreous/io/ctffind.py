@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics
+from vitreous.io.bounds import check_bounds
 from vitreous.io.inflate import read_text
 
 _COLUMNS = (
@@ -137,6 +138,9 @@ def read_ctffind(path: Path | str) -> CtffindTable:
     if not rows:
         raise InputError(f"{path}: no rows; is it CTFFIND4's .txt output?")
     table = np.array(rows, dtype=np.float64).T
+    for position, name in enumerate(("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"), start=1):
+        check_bounds(name, table[position], path)
+    check_bounds("rlnPhaseShift", np.rad2deg(table[4]), path)
     header = "\n".join(comments)
     source = re.search(r"input file:\s*(.*?)\s*(?:;|$)", header, re.IGNORECASE | re.MULTILINE)
     stem = Path(source.group(1)).name if source else path.stem

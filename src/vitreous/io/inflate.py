@@ -61,9 +61,13 @@ class Inflater:
         return b"".join(parts)
 
     def _next_member(self) -> bool:
-        """Start the next gzip member if there is one; padding after the last is ignored."""
+        """Start the next gzip member if there is one; zeros after the last are ignored."""
         self._compressed = self._compressed or self._stream.read(1 << 16)
         if not self._compressed.startswith(GZIP_MAGIC):
+            while self._compressed and not self._compressed.strip(b"\0"):
+                self._compressed = self._stream.read(1 << 16)
+            if self._compressed:
+                raise InputError(f"{self._path}: bytes after the gzip data; the file is damaged")
             return False
         self._engine = zlib.decompressobj(wbits=31)
         return True

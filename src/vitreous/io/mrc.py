@@ -1,11 +1,11 @@
-"""MRC2014 maps and stacks; headers are checked before memory is allocated or mapped."""
+"""MRC2014 maps and stacks; headers are checked before memory is allocated."""
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
 from vitreous.io.atomic import atomic_file
-from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater, open_binary
+from vitreous.io.inflate import GZIP_MAGIC, GZIP_MAX_RATIO, Inflater, open_binary, unreadable
 from vitreous.io.mrc_header import (
     HEADER_BYTES,
     MODES,
-    PACKED,
     MrcHeader,
     Statistics,
     header_bytes,
@@ -28,7 +27,6 @@ from vitreous.io.mrc_header import (
 )
 
 _WRITABLE = (0, 2, 12)
-_MAPPED_BYTES = 1 << 22  # of each stack; 64 may be open
 
 
 def read_header(path: Path | str, *, warn: bool = True) -> MrcHeader:
@@ -40,10 +38,11 @@ def read_header(path: Path | str, *, warn: bool = True) -> MrcHeader:
     path = Path(path)
     with open_binary(path) as stream:
         raw = stream.read(HEADER_BYTES)
-        size = os.fstat(stream.fileno()).st_size
+        state = os.fstat(stream.fileno())
     if raw[:2] == GZIP_MAGIC:
         raise InputError(f"{path}: compressed files cannot be mapped; gunzip it first")
-    header = parse_header(path, raw, size)
+    size = state.st_size
+    header = replace(parse_header(path, raw, size), identity=_identity(state))
     surplus = size - header.data_offset - header.data_bytes
     if surplus:
         remark = f"{surplus} bytes after the data are ignored"
@@ -107,26 +106,31 @@ def read_mrc(path: Path | str) -> tuple[NDArray[Any], MrcHeader]:
     return np.ascontiguousarray(data, dtype=header.dtype.newbyteorder("=")), header
 
 
-class MrcStack:
-    """Memory-mapped images of one uncompressed file; for ``warn`` see :func:`read_header`.
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_size, state.st_mtime_ns
 
-    ``shape`` is (images, ny, nx), ``pixel_size_angstrom`` that of the header, or None.
+
+class MrcStack:
+    """Images of one uncompressed file, read on demand; for ``warn`` see :func:`read_header`.
+
+    ``shape`` is (images, ny, nx), ``pixel_size_angstrom`` that of the header, or None. The file is
+    not mapped: one that is cut while it is read gives an error instead of ending the program.
 
     Raises:
-        InputError: unreadable, compressed, truncated or inconsistent.
+        InputError: unreadable, compressed, truncated or inconsistent; or, when images are read, it
+            has changed since it was opened.
     """
 
     def __init__(self, path: Path | str, *, warn: bool = True) -> None:
         self.header = read_header(path, warn=warn)
         if self.header.axes != (1, 2, 3):
             raise InputError(f"{path}: axis order {self.header.axes}: a stack must be x, y, image")
-        with open_binary(self.header.path) as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._touched = 0
+        try:
+            self._descriptor = os.open(self.header.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise unreadable(self.header.path, error) from error
+        weakref.finalize(self, os.close, self._descriptor)
         self.shape, self.pixel_size_angstrom = self.header.shape, self.header.pixel_size_angstrom
-        self._data: NDArray[Any] = np.ndarray(
-            self.header.stored_shape, self.header.dtype, self._map, self.header.data_offset
-        )
 
     def __len__(self) -> int:
         return self.header.shape[0]
@@ -136,32 +140,43 @@ class MrcStack:
     ) -> NDArray[np.float32]:
         """Read images, float32 ``(b, ny, nx)``, by 0-based index; ValueError for one not there."""
         if isinstance(indices, slice):
-            return self._copy(indices)
+            indices = np.arange(len(self))[indices]
         index = np.asarray(indices, dtype=np.int64)
         if index.size and (index.min() < 0 or index.max() >= len(self)):
             raise ValueError(
                 f"{self.header.path} holds {len(self)} images; asked for "
                 f"{index.min()} to {index.max()}"
             )
-        return self._copy(index)
+        images = np.empty((len(index), *self.shape[1:]), np.float32)
+        for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1):
+            if len(run):
+                images[run] = self._rows(int(index[run[0]]), len(run), slice(None))
+        return images
 
     def read_region(
         self, index: int | NDArray[np.int64], rows: slice, columns: slice
     ) -> NDArray[np.float32]:
         """Read a part of one image, or of several, float32."""
-        if self.header.mode == PACKED:
-            return self._copy((index, rows))[..., columns]
-        return self._copy((index, rows, columns))
+        if isinstance(index, (int, np.integer)):
+            return self._rows(int(index), 1, rows)[0][:, columns]
+        return np.stack([self._rows(int(i), 1, rows)[0][:, columns] for i in index])
 
-    def _copy(self, key: Any) -> NDArray[np.float32]:
-        """Copy as float32; pages are released regularly, or a pass would hold the whole stack."""
-        stored = self.header.unpacked(self._data[key])
-        values: NDArray[np.float32] = stored.astype(np.float32)
-        self._touched += values.nbytes
-        if self._touched > _MAPPED_BYTES:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-        return values
+    def _rows(self, first: int, count: int, rows: slice) -> NDArray[np.float32]:
+        """Read successive images, or some rows of one, float32 ``(count, rows, nx)``."""
+        header = self.header
+        _, ny, width = header.stored_shape
+        start, stop, _ = rows.indices(ny)
+        stored = np.empty((count, stop - start, width), header.dtype)
+        place = header.data_offset + (first * ny + start) * width * header.dtype.itemsize
+        if _identity(os.fstat(self._descriptor)) != header.identity:
+            raise InputError(f"{header.path}: changed while it was read; start again")
+        missing = memoryview(stored.reshape(-1).view(np.uint8).data)
+        while missing:
+            done = os.preadv(self._descriptor, [missing], place)
+            if not done:
+                raise InputError(f"{header.path}: cut while it was read; start again")
+            missing, place = missing[done:], place + done
+        return header.unpacked(stored).astype(np.float32)
 
 
 def encode(array: NDArray[Any], mode: int) -> NDArray[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.io.bounds import PIXEL_SIZE_ANGSTROM
 
 HEADER_BYTES = 1024
 PACKED = 101
@@ -47,6 +48,7 @@ class MrcHeader:
         dtype: element type with byte order.
         axes: file axes (columns, rows, sections) as 1 = x, 2 = y, 3 = z.
         remarks: what is unusual about the file, each without its path.
+        identity: size in bytes and time of change of the file, in ns, by which a change is seen.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class MrcHeader:
     dtype: np.dtype[Any]
     axes: tuple[int, int, int]
     remarks: tuple[str, ...] = ()
+    identity: tuple[int, int] = (0, 0)
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -152,7 +155,8 @@ def _element_type(path: Path, fields: Any) -> tuple[str, list[str]]:
 def _pixel_size(fields: Any) -> float | None:
     intervals = int(fields["m"][0]) if int(fields["m"][0]) > 0 else int(fields["n"][0])
     size = float(fields["cella"][0]) / intervals
-    return size if math.isfinite(size) and size > 0 else None
+    low, high = PIXEL_SIZE_ANGSTROM
+    return size if low <= size <= high else None
 
 
 def parse_header(path: Path, raw: bytes, file_bytes: int) -> MrcHeader:

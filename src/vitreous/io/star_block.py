@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.io.bounds import check_bounds
 
 _LINES_AT_ONCE = 4096
 
@@ -120,8 +121,8 @@ class StarBlock:
         """Return a column as finite float64 numbers.
 
         Raises:
-            InputError: missing column, or a value that is no finite number (the text names the
-                row).
+            InputError: missing column, or a value that is no finite number or beyond the bounds of
+                :data:`vitreous.io.bounds.BOUNDS` (the text names the row).
 
         >>> StarBlock({"rlnVoltage": ["300", "2e2"]}).numbers("rlnVoltage").tolist()
         [300.0, 200.0]
@@ -137,6 +138,7 @@ class StarBlock:
                 f"{source}: column _{name}, row {row + 1}: {self.columns[name][row]!r} is not a "
                 "finite number"
             )
+        check_bounds(name, numbers, source)
         return numbers
 
     def numbers_or_none(

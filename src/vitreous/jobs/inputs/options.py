@@ -52,6 +52,7 @@ class ParticleFileOptions(TableSourceOptions):
     pixel_size_angstrom: float | None = Field(
         default=None,
         ge=1e-3,
+        le=1e5,
         description="Pixel size of the images in Å, instead of the files' own.",
     )
 
