@@ -512,9 +512,7 @@ def test_many_stacks_do_not_exhaust_open_files(tmp_path: Path) -> None:
     assert particles.micrograph_names[:2] == ("0.mrcs", "1.mrcs")
 
 
-def test_a_missing_stack_and_higher_aberrations(project: Path) -> None:
-    with pytest.warns(UserWarning, match="_rlnBeamTiltX is not used"):
-        Particles.open(edit(project, optics__rlnBeamTiltX=["0.1"]))
+def test_a_missing_stack(project: Path) -> None:
     (project.parent / "Extract/s2.mrcs").unlink()
     with pytest.raises(InputError, match=r"'Extract/s2\.mrcs': not found"):
         Particles.open(project)

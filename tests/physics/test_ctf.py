@@ -23,7 +23,7 @@ from vitreous.physics.ctf import (
     electron_wavelength_angstrom,
 )
 
-FIELDS = [f.name for f in dataclasses.fields(Optics)]
+FIELDS = [f.name for f in dataclasses.fields(Optics) if f.name != "even_turns"]
 
 
 def draw_optics(b: int, seed: int = 0, *, defocus: float = 30000.0) -> Optics:

@@ -72,6 +72,8 @@ class Optics(Batched):
         amplitude_contrast: fraction Q in [0, 1).
         b_factor_angstrom2: envelope exp(-B k^2 / 4), Å^2.
         scale: factor of the whole CTF, such as the cosine of a tilt; 1 by default.
+        even_turns: even aberrations e of :mod:`vitreous.physics.aberrations`, ``(..., 9)``; None
+            for none.
         exposure_e_per_angstrom2: electrons per Å^2 that the specimen had received, which damp high
             frequencies; 0 by default (none, or images that are weighted by exposure already).
 
@@ -90,6 +92,7 @@ class Optics(Batched):
     b_factor_angstrom2: Tensor
     scale: Tensor = None  # type: ignore[assignment]  # set below
     exposure_e_per_angstrom2: Tensor = None  # type: ignore[assignment]  # set below
+    even_turns: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scale is None:

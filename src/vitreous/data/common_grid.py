@@ -13,6 +13,7 @@ from torch import Tensor
 from vitreous.core.fourier import resampling_kernel
 from vitreous.core.params import Optics
 from vitreous.data.stacks import StackSource
+from vitreous.physics.aberrations import Distortion, undo_distortion
 from vitreous.physics.ctf import ctf_half
 
 SAME_PIXEL = 1.001  # ratio up to which pixel sizes count as one
@@ -101,13 +102,36 @@ class Multiplied:
     optics: Optics
 
 
+class Undistorted:
+    """Distortions of images, undone as they are read; those of equal ones together."""
+
+    def __init__(self, distortion: Distortion) -> None:
+        self.magnification = distortion.magnification
+        self._groups = distortion.groups()
+        self._distortions = [distortion[rows[0]] for rows in self._groups]
+        self._group_of = np.empty(len(distortion.magnification), dtype=np.int64)
+        for number, rows in enumerate(self._groups):
+            self._group_of[rows.numpy()] = number
+
+    def __call__(self, images: Tensor, rows: NDArray[np.int64], pixel_size: float) -> Tensor:
+        """Return images ``(b, n, n)`` of these rows as plain optics would have given them."""
+        out = torch.empty_like(images)
+        for number in np.unique(self._group_of[rows]).tolist():
+            place, one = np.flatnonzero(self._group_of[rows] == number), self._distortions[number]
+            out[place] = undo_distortion(
+                images[place], one.magnification, one.odd_phase, pixel_size
+            )
+        return out
+
+
 class CommonGridSource(StackSource):
     """Images of a source of stacks on one grid.
 
     Args:
         stacks: the images as they are stored.
         pixel_sizes_angstrom: of each image, ``(n,)``.
-        multiplied: what is to be undone; None for nothing.
+        multiplied: multiplications to be undone; None for none.
+        undistorted: distortions to be undone; None for none.
 
     Attributes:
         grid: of the images that are read.
@@ -119,12 +143,14 @@ class CommonGridSource(StackSource):
         stacks: StackSource,
         pixel_sizes_angstrom: NDArray[np.float64],
         multiplied: Multiplied | None = None,
+        undistorted: Undistorted | None = None,
     ) -> None:
         super().__init__(stacks.headers, stacks._stack_of, stacks._index_in)
         both = np.stack([stacks.box_sizes, pixel_sizes_angstrom], axis=-1)
         stored, of_image = np.unique(both, axis=0, return_inverse=True)
         self.grids = tuple(Grid(int(box), float(size)) for box, size in stored)
         self._grid_of, self._multiplied = of_image.reshape(-1), multiplied
+        self._undistorted = undistorted
         self.grid = common_grid([self.grids[i] for i in dict.fromkeys(self._grid_of.tolist())])
         self.box_size = self.grid.box_size
 
@@ -151,6 +177,8 @@ class CommonGridSource(StackSource):
         return images
 
     def _undone(self, images: Tensor, rows: NDArray[np.int64], pixel: float) -> Tensor:
+        if self._undistorted is not None:
+            images = self._undistorted(images, rows, pixel)
         if self._multiplied is None:
             return images
         for chosen, phases in ((self._multiplied.by_ctf, False), (self._multiplied.by_sign, True)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,6 @@ from vitreous.io.bounds import PIXEL_SIZE_ANGSTROM
 from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarDocument
 
-_UNUSED = (
-    *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
-    *("cs/ctf/tilt_A", "cs/ctf/trefoil_A", "cs/ctf/tetra_A"),
-)
 _SIGN = "cs/blob/sign"
 _SCALE, _EXPOSURE = "rlnCtfScalefactor", "rlnMicrographPreExposure"
 _WARP = ("rlnCtfBfactor", _SCALE)
@@ -143,7 +138,7 @@ class ParticleTable:
         return self.particles.numbers_or_none(name, self.path)
 
     def refuse_unsupported(self) -> None:
-        """Refuse volumes; warn of aberrations not modelled.
+        """Refuse volumes.
 
         Raises:
             InputError: the particles are volumes.
@@ -151,11 +146,6 @@ class ParticleTable:
         name = "rlnImageDimensionality"
         if name in self and bool((self.numbers(name) == 3).any()):
             raise InputError(f"{self.path}: column _{name}: 3 is not supported; extract 2D images")
-        for name in _UNUSED:
-            block = self.optics if self.optics is not None and name in self.optics else None
-            block = block or (self.particles if name in self.particles else None)
-            if block is not None and any(map(_is_not_zero, set(block.columns[name]))):
-                warnings.warn(f"{self.path}: column _{name} is not used", stacklevel=3)
 
     def stated_contrast(self) -> Literal["dark", "light"] | None:
         """Return the contrast of protein from cryoSPARC's ``blob/sign``; None where unknown."""
@@ -246,6 +236,14 @@ class ParticleTable:
             )
         return stated[1]
 
+    def numbers_or(self, names: Sequence[str], others: Sequence[float]) -> Numbers:
+        """Return columns ``(n, k)``, with the other numbers in place of those that are missing."""
+        columns = [
+            self.numbers(name) if name in self else np.full(len(self), other)
+            for name, other in zip(names, others, strict=True)
+        ]
+        return np.stack(columns, axis=-1)
+
     def flagged(self, name: str) -> NDArray[np.bool_]:
         """Return the images ``(n,)`` whose column, such as ``rlnCtfDataArePhaseFlipped``, is 1."""
         if name not in self:
@@ -335,8 +333,3 @@ class ParticleTable:
                 "neither 1 nor 2"
             )
         return halves
-
-
-def _is_not_zero(value: str) -> bool:
-    """Whether a number, or any of a vector ``[a,b]``, is not zero."""
-    return bool(re.search(r"[1-9]", re.sub(r"[eE][-+]?\d+", "", value)))

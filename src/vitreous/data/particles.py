@@ -16,17 +16,19 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
+from vitreous.data.aberrations import read_distortion, read_even_polynomial
 from vitreous.data.bad_images import BadImages, find_bad_images
-from vitreous.data.common_grid import CommonGridSource, Multiplied
+from vitreous.data.common_grid import CommonGridSource, Multiplied, Undistorted
 from vitreous.data.copies import copies, joined_labels, split_labels, warn_of_copies
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, open_stacks
-from vitreous.data.tables import make_document
+from vitreous.data.tables import ORIGINS, make_document
 from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
 from vitreous.io.cryosparc_jobs import particle_files
 from vitreous.io.star import StarBlock, StarDocument, format_column
+from vitreous.physics.aberrations import Distortion, distorted_shift, undistorted_shift
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Particles:
     _source: ArraySource | StackSource = field(repr=False, kw_only=True)
     _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
     _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
+    _distortion: Distortion | None = field(repr=False, default=None, kw_only=True)
 
     @classmethod
     def open(
@@ -112,13 +115,16 @@ class Particles:
     def _from_table(cls, table: ParticleTable, source: StackSource) -> Self:
         ctf = table.parse_optics()
         table.check_box_sizes(source.box_sizes)
-        source, pixel_size = _on_common_grid(table, source, ctf)
+        even, distortion = read_even_polynomial(table), read_distortion(table)
+        if even is not None and isinstance(ctf, Optics):
+            ctf = replace(ctf, even_turns=torch.from_numpy(even))
+        source, pixel_size = _on_common_grid(table, source, ctf, distortion)
         ids = table.text("rlnImageName")
         stacks = [name.partition("@")[2] or name for name in ids]
         micrograph_id, micrograph_names = table.micrographs(stacks)
         return cls(
             ctf=ctf,
-            pose=table.parse_pose(pixel_size),
+            pose=_undistorted(table.parse_pose(pixel_size), distortion),
             pixel_size_angstrom=pixel_size,
             micrograph_id=torch.from_numpy(micrograph_id),
             micrograph_names=micrograph_names,
@@ -128,6 +134,7 @@ class Particles:
             _source=source,
             _rows=np.arange(len(ids)),
             _table=table,
+            _distortion=distortion,
         )
 
     @classmethod
@@ -381,6 +388,7 @@ class Particles:
                 relative to the nearest folder that holds the stack: this one or one above it,
                 where RELION is started. None keeps the names.
             columns: name -> ``(n,)`` strings or numbers, added or replacing (``rlnAngleRot=...``).
+                New origins become those of the images as stored, if a magnification is undone.
 
         Raises:
             ValueError: a column of the wrong length.
@@ -399,6 +407,11 @@ class Particles:
                 )
             text = [v for v in values if isinstance(v, str)]
             table[name] = text if len(text) == len(self) else format_column(to_numpy(values))
+        if self._distortion is not None and set(ORIGINS) <= set(columns):
+            origins = np.array([table[name] for name in ORIGINS], dtype=np.float64).T
+            matrices = self._distortion.magnification[torch.from_numpy(self._rows)]
+            stored = distorted_shift(torch.from_numpy(origins), matrices).numpy()
+            table |= {name: format_column(stored[:, i]) for i, name in enumerate(ORIGINS)}
         return StarDocument({**document.blocks, "particles": StarBlock(table)})
 
     def _new_document(self) -> StarDocument:
@@ -413,10 +426,18 @@ class Particles:
         )
 
 
+def _undistorted(pose: Pose | None, distortion: Distortion | None) -> Pose | None:
+    """Return poses of images whose distortion is undone."""
+    if pose is None or distortion is None:
+        return pose
+    shift = undistorted_shift(pose.shift_angstrom, distortion.magnification)
+    return replace(pose, shift_angstrom=shift)
+
+
 def _on_common_grid(
-    table: ParticleTable, stacks: StackSource, ctf: Optics | str
+    table: ParticleTable, stacks: StackSource, ctf: Optics | str, distortion: Distortion | None
 ) -> tuple[StackSource, float]:
-    """Return images on one grid, multiplications undone, and their pixel size in Å.
+    """Return images on one grid, multiplications and distortions undone, and their pixel size in Å.
 
     Raises:
         InputError: no pixel size, or multiplied images without CTF.
@@ -429,7 +450,8 @@ def _on_common_grid(
         if isinstance(ctf, str):
             raise InputError(ctf)
         multiplied = Multiplied(by_ctf, by_sign, ctf)
-    source = CommonGridSource(stacks, sizes, multiplied)
+    undistorted = None if distortion is None else Undistorted(distortion)
+    source = CommonGridSource(stacks, sizes, multiplied, undistorted)
     if source.mixed:
         listing = "; ".join(map(str, source.grids))
         warnings.warn(
@@ -437,5 +459,5 @@ def _on_common_grid(
             "coarsest; to leave a group out use `vitreous select` and `optics_group`",
             stacklevel=4,
         )
-    needed = source.mixed or multiplied is not None
+    needed = source.mixed or multiplied is not None or distortion is not None
     return source if needed else stacks, source.grid.pixel_size_angstrom

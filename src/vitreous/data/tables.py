@@ -23,6 +23,7 @@ CTF_COLUMNS = {
 }
 OPTIONAL_CTF_COLUMNS = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
 ANGLES: tuple[str, ...] = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 
 
 def pose_columns(pose: Pose) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from torch import Tensor
 from vitreous.core.grid import frequency_grid
 from vitreous.core.params import Optics
 from vitreous.linop.operator import FourierFilter
+from vitreous.physics.aberrations import fourth_order_basis
 
 # RELION's rounding of h / sqrt(2 m e) in Å sqrt(V) and of e / (2 m c^2) in 1/V. Newer values
 # differ by 5e-6, which would be visible at hundreds of radians.
@@ -68,6 +69,8 @@ def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> flo
 def phase_coefficients(optics: Optics) -> Tensor:
     """Return coefficients of gamma / 2 pi in (kx^2, ky^2, kx ky, |k|^4, 1), float64 ``(..., 5)``.
 
+    Further terms of the fourth order are those of ``optics.even_turns``.
+
     ``optics`` has fields of shape ``(...)``; frequencies are in 1/Å.
 
     >>> round(phase_coefficients(Optics.uniform(1))[0, 0].item(), 3)  # -wavelength defocus / 2
@@ -88,7 +91,8 @@ def phase_coefficients(optics: Optics) -> Tensor:
         o.cs_mm * _ANGSTROM_PER_MM * wavelength**3 / 4,
         -constant / (2 * math.pi),
     )
-    return torch.stack(columns, dim=-1)
+    coefficients = torch.stack(columns, dim=-1)
+    return coefficients if o.even_turns is None else coefficients + o.even_turns[..., :5]
 
 
 def damping(squared_inv_angstrom2: Tensor, optics: Optics) -> Tensor | None:
@@ -152,6 +156,9 @@ def ctf(
     squared = xx + yy
     basis = torch.stack((xx, yy, kx * ky, squared * squared, torch.ones_like(xx))).flatten(1)
     turns = phase_coefficients(optics) @ basis
+    if optics.even_turns is not None:
+        fourth = fourth_order_basis(kx, ky).flatten(1)
+        turns = turns + optics.even_turns[..., 5:].to(fourth) @ fourth
     remainder = (turns - turns.detach().round()).to(dtype)
     value = -torch.sin((2 * math.pi) * remainder)
     decay = squared.to(dtype).flatten() / -4

@@ -73,7 +73,8 @@ def weighted_slices(
     phases = phase_x * (n / full) ** 3, phase_y
     factor = torch.ones(b, device=device) if weight is None else weight
     images = images.to(torch.float32)
-    if device.type != "cpu":
+    fourth_order = optics is not None and optics.even_turns is not None  # not in the CPU kernel
+    if device.type != "cpu" or fourth_order:
         ctf = torch.ones(b, full, full // 2 + 1, device=device)
         if optics is not None:
             ctf = ctf_half(full, pixel_size_angstrom, optics)

@@ -98,7 +98,7 @@ def _same_rows(now: ParticleTable, then: ParticleTable, link: Link) -> NDArray[n
             continue
         a, b = now.numbers_or_none(name), then.numbers_or_none(name)
         if a is None or b is None:
-            pairs = zip(now.text(name), then.text(name), strict=True)
+            pairs = zip(now.joined_text(name), then.joined_text(name), strict=True)
             same &= np.array([x == y for x, y in pairs], dtype=np.bool_)
         else:
             same &= np.abs(a - b) < _DECIMALS

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.data.cryosparc import aberrations, links
 from vitreous.data.cryosparc.classes import BEST, with_best_class
 from vitreous.data.cryosparc.codec import (
     Recorded,
@@ -29,12 +30,13 @@ from vitreous.data.cryosparc.codec import (
     read_record,
     record_block,
 )
-from vitreous.data.cryosparc.links import LINKS, OPTICS, Columns, CsFields, Fields, Link
+from vitreous.data.cryosparc.links import OPTICS, Columns, CsFields, Fields, Link
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.tables import optics_groups, optics_table
 from vitreous.io.cryosparc import CsTable, join_fields
 from vitreous.io.star import StarBlock, StarDocument, format_star, parse_star
 
+LINKS = (*links.LINKS, *aberrations.LINKS)
 RECORD = "cryosparc"
 CS_PREFIX, STAR_PREFIX = "cs/", "star/"
 _LONGEST = 9999
@@ -67,8 +69,10 @@ def _optics(a: CsFields) -> tuple[StarBlock, list[str]]:
         values = a.numbers(name, 2)[:, 1] if wide else a.numbers(name)
         keys.append(values)
         texts[OPTICS[name]] = a.columns[name][:, 1] if wide else a.columns[name]
+    keys += [one for v in aberrations.nonzero_fields(a).values() for one in v.T]
     first, group_of = optics_groups(keys)
     columns = {name: values[first].astype(str).tolist() for name, values in texts.items()}
+    columns |= aberrations.aberration_columns(a, first)
     return optics_table(len(first), columns), group_of
 
 
@@ -117,6 +121,7 @@ def to_cryosparc(document: StarDocument, path: Path) -> CsTable:
     plain, record, stored = _split(document, path)
     plain = _without_empty_groups(plain) if record else plain
     table = ParticleTable(plain, path)
+    aberrations.warn_of_terms_without_field(table)
     present = [name for name, field in record.items() if field.is_present]
     computed = _known_fields(table, CsFields(path, stored, [*present, *stored]))
     computed = {
@@ -176,7 +181,7 @@ def _restored_fields(table: ParticleTable, stored: Fields, computed: Fields) -> 
     originals = CsFields(table.path, fields, fields.keys())
     then = ParticleTable(_known_document(originals), table.path)
     for link in touched:
-        if not any(column in then for column in link.columns):
+        if not any(column in then or column in table for column in link.columns):
             continue
         mask = link.unchanged(table, then, link)
         for name in link.fields:
@@ -288,7 +293,7 @@ def _noted_optics(
         converted = _known_fields(table, fields)
     except InputError:
         return None
-    for name in (*OPTICS, "ctf/exp_group_id"):
+    for name in (*OPTICS, *aberrations.WIDTHS, "ctf/exp_group_id"):
         if name in fields and not _equal_rows(fields.columns[name], converted.get(name)).all():
             return None
     return note.blocks["optics"]
