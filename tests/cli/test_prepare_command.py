@@ -270,7 +270,7 @@ def test_changed_data_are_not_continued_with(vitreous, tmp_path, star, images):
     assert vitreous("prepare", star, "-o", tmp_path / "OUT", "-q")[0] == 0
     write_mrc(star.parent / "stack.mrcs", images + 1, PIXEL, is_stack=True)
     code, _, said = vitreous("prepare", star, "-o", tmp_path / "OUT", "-q", "--continue")
-    assert (code, "files:" in said) == (3, True)
+    assert (code, "images have changed" in said) == (3, True)
 
 
 @pytest.mark.parametrize(

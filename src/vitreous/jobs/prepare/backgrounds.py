@@ -26,8 +26,8 @@ from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import BackgroundsOptions
 from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
-from vitreous.jobs.run.folder import OutputFolder
-from vitreous.jobs.run.streaming import Piece, cores, files_digest
+from vitreous.jobs.run.folder import OutputFolder, fingerprint
+from vitreous.jobs.run.streaming import Piece, cores
 
 STACK, TABLE = "backgrounds.mrcs", "backgrounds.star"
 OUTPUTS = (STACK, TABLE, STACK + PART, STACK + JOURNAL)
@@ -142,6 +142,7 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
             geometry,
             cutter.cut,
             len(micrographs),
+            lambda piece: bytes.fromhex(fingerprint(micrographs[piece].path)["sha256"]),
             conclude,
             label="cutting",
             quiet=options.quiet,
@@ -164,15 +165,13 @@ def _cutter(
 
 
 def _folder(options: BackgroundsOptions, particles: Particles, cutter: Cutter) -> OutputFolder:
-    paths = [picked.path for picked in cutter.micrographs]
     centres = np.concatenate([picked.centres for picked in cutter.micrographs])
     resolved = {
         "input_box": particles.box_size,
         "pixel_size_angstrom": particles.pixel_size_angstrom,
         "micrograph_pixel_size_angstrom": cutter.pixel_size_angstrom,
         "particle_diameter_angstrom": cutter.particle_diameter_angstrom,
-        "micrographs": len(paths),
-        "files": files_digest(paths),
+        "micrographs": len(cutter.micrographs),
         "picks": f"{len(centres)} {centres.sum():.3f}",
     }
     machine = {"threads": cores(options.threads)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import torch
+from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.data.bad_images import finite_and_constant
@@ -22,7 +23,7 @@ from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import PrepareOptions
 from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
 from vitreous.jobs.run.folder import OutputFolder, plain
-from vitreous.jobs.run.streaming import Piece, cores, files_digest
+from vitreous.jobs.run.streaming import Piece, cores, digest_of
 
 STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
 OUTPUTS = (STACK, TABLE, EXCLUDED, STACK + PART, STACK + JOURNAL)
@@ -53,16 +54,23 @@ class Pieces:
     def __len__(self) -> int:
         return math.ceil(len(self.particles) / self.step)
 
+    def _read(self, piece: int) -> tuple[Tensor, Tensor]:
+        start = piece * self.step
+        place = torch.arange(start, min(start + self.step, len(self.particles)))
+        with self._reading:
+            return place, self.particles.read(place)
+
+    def identity(self, piece: int) -> bytes:
+        """Return a hash of the images of a piece as they are in the files."""
+        return digest_of(self._read(piece)[1].numpy().data)
+
     def prepare(self, piece: int) -> Piece:
         """The usable images of a piece, prepared; and the places of the others, by reason.
 
         Raises:
             InputError: images with NaN or infinite pixels.
         """
-        start = piece * self.step
-        place = torch.arange(start, min(start + self.step, len(self.particles)))
-        with self._reading:
-            images = self.particles.read(place)
+        place, images = self._read(piece)
         finite, constant = finite_and_constant(images)
         if not self.skip_bad and not bool(finite.all()):
             raise self._rejected(place[~finite].tolist(), int(place[-1]) + 1)
@@ -110,7 +118,6 @@ def prepare(options: PrepareOptions) -> PreparedStack:
     resolved = {
         "pixel_size_angstrom": particles.pixel_size_angstrom,
         "images": len(particles),
-        "files": files_digest(particles.files),
     }
     machine = {"threads": cores(options.threads)}
     folder = OutputFolder.of("prepare", options, OUTPUTS, resolved=resolved, machine=machine)
@@ -131,6 +138,7 @@ def prepare(options: PrepareOptions) -> PreparedStack:
             geometry,
             pieces.prepare,
             len(pieces),
+            pieces.identity,
             conclude,
             label="preparing",
             quiet=options.quiet,

@@ -16,7 +16,7 @@ from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.messages import say
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
-from vitreous.jobs.run.streaming import Piece, cores, stream_pieces
+from vitreous.jobs.run.streaming import Piece, cores, same_input, stream_pieces
 from vitreous.jobs.run.summary import JobResult
 
 
@@ -47,6 +47,7 @@ def write_stack(
     geometry: Geometry,
     work: Callable[[int], Piece],
     count: int,
+    identity: Callable[[int], bytes],
     conclude: Callable[[Mapping[int, dict[str, Any]], float], str],
     *,
     label: str,
@@ -59,7 +60,7 @@ def write_stack(
         name: of the stack.
         options: of the run.
         geometry: sizes of the images.
-        work, count: see :func:`~vitreous.jobs.run.streaming.stream_pieces`.
+        work, count, identity: see :func:`~vitreous.jobs.run.streaming.stream_pieces`.
         conclude: called with the records by piece and the seconds taken when the stack is whole;
             writes what belongs to it and returns lines about it.
         label, quiet: of the progress.
@@ -78,16 +79,25 @@ def write_stack(
     )
     text, threads = "", cores(options.threads)
     if folder.was_finished:
+        same_input(folder.config["run"].get("input"), identity, count, threads)
         say(f"{folder.root}: the run was finished already; nothing to do")
     else:
         try:
             with StopSignals() as stop, target as stack, RunProgress(label, quiet=quiet) as bar:
-                records = stream_pieces(
-                    stack, work, count, threads=threads, stop=stop, progress=bar
+                records, digest = stream_pieces(
+                    stack,
+                    work,
+                    count,
+                    identity=identity,
+                    threads=threads,
+                    stop=stop,
+                    progress=bar,
                 )
         except InputError:
-            folder.discard()
+            if not folder.resuming:
+                folder.discard()
             raise
+        folder.config["run"]["input"] = digest
         text = conclude(records, time.monotonic() - started)
     folder.finish(target.forget)
     written = read_header(folder.root / name).shape[0]
