@@ -88,7 +88,7 @@ def test_halves_are_recorded_and_used_again(vitreous: Any, simulated: Path, tmp_
     assert sorted(set(halves)) == ["1", "2"]
     assert columns(first / "particles.star")["rlnAngleRot"] == columns(start)["rlnAngleRot"]
     table = changed(start, tmp_path / "copy" / "in.star", rlnRandomSubset=halves)
-    command = ("reconstruct", table, "-q", "--seed", 9, "--allow-outside-root")
+    command = ("reconstruct", table, "-q", "--seed", 9)
     assert vitreous(*command, "-o", again)[0] == 0
     assert columns(again / "particles.star")["rlnRandomSubset"] == halves
     a, b = volume(first / "half1.mrc"), volume(again / "half1.mrc")
@@ -220,7 +220,7 @@ def test_a_regularised_map_and_what_comes_with_it(
     vitreous: Any, simulated: Path, few: Path, tmp_path: Path
 ) -> None:
     plain, out = tmp_path / "direct", tmp_path / "tv"
-    command = ("reconstruct", few, "--allow-outside-root")
+    command = ("reconstruct", few)
     assert vitreous(*command, "-o", plain, "-q")[0] == 0
     code, stdout, error = vitreous(*command, *TV, "--scale", "1", "-o", out)
     assert code == 0, error
@@ -265,7 +265,7 @@ def test_a_stopped_run_goes_on_without_reading_images_again(
 ) -> None:
     from vitreous.jobs.reconstruct import run
 
-    command = ("reconstruct", few, *TV, "--method", method, "--allow-outside-root", "-o")
+    command = ("reconstruct", few, *TV, "--method", method, "-o")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vitreous(*command, whole)[0] == 0
     for more, steps in (((), 2), (("--continue",), 20)):  # amid the search, and amid a map
@@ -341,7 +341,7 @@ def test_from_python(few: Path, tmp_path: Path) -> None:
     assert result.strength is not None
     assert result.strength > 0
     assert volume(result.folder / "map.mrc").shape == (24, 24, 24)
-    with pytest.raises(UsageError, match="`wiener` has no meaning for `method` tv"):
+    with pytest.raises(UsageError, match="`wiener`: has no meaning for `method` tv"):
         ReconstructOptions(particles=few, output=tmp_path, method="tv", wiener=1)
 
 
@@ -352,7 +352,7 @@ def test_images_that_change_between_passes_are_noticed(
 
     digests = iter(["one"])
     monkeypatch.setattr(plan.CheckedImages, "digest", property(lambda _: next(digests, "other")))
-    command = ("reconstruct", few, *TV, "--strength", 1, "--allow-outside-root")
+    command = ("reconstruct", few, *TV, "--strength", 1)
     code, _, error = vitreous(*command, "-o", tmp_path / "out")
     assert code == 3
     assert "the images changed during the run" in error
@@ -365,8 +365,8 @@ def test_images_that_change_between_passes_are_noticed(
         (("--scale", "x"), "--scale x"),
         (("--scale", "5"), "--scale 5"),
         (("--strength", "-1"), "--strength '-1': must be greater than or equal to 0"),
-        (("--wiener", "none"), "--wiener has no meaning for --method tv"),
-        (("--method", "direct", "--scale", "2"), "--scale has no meaning for --method direct"),
+        (("--wiener", "none"), "--wiener: has no meaning for --method tv"),
+        (("--method", "direct", "--scale", "2"), "--scale: has no meaning for --method direct"),
     ],
 )
 def test_options_without_meaning_are_refused(
