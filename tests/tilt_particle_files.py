@@ -77,7 +77,7 @@ def write_tilt_set(
     folder.mkdir(parents=True, exist_ok=True)
     angle = np.linspace(-54, 54, tilts)
     exposure = 3.0 * np.argsort(np.argsort(np.abs(angle) + 1e-3 * angle))
-    defocus = 25000.0 + rng.normal(0, 300, (2, tilts))
+    defocus = np.array([[18000.0], [36000.0]]) + rng.normal(0, 300, (2, tilts))
     axis, hand, size = 84.0, -1, (400, 380, 120)
     rows: list[dict[str, object]] = []
     rotation, fields, stack_of = [], [], []

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from vitreous.core.errors import UsageError
 from vitreous.jobs.inputs.options import TableSourceOptions
+from vitreous.jobs.run.options import Options
 
 
 class TableOptions(TableSourceOptions):
@@ -83,11 +84,16 @@ class SelectOptions(TableOptions):
     invert: bool = Field(default=False, description="Keep the others instead.")
 
 
-class JoinOptions(TableSourceOptions):
+class JoinOptions(Options):
     """Options of :func:`vitreous.jobs.tables.run.join`."""
 
     sources: tuple[Path, ...] = Field(
-        min_length=2, description="Two or more tables or stacks, of any format that is read."
+        min_length=2,
+        description="Two or more tables, of any format that is read. A .cs file without its "
+        "passthrough files: give the folder of its job, or its .csg.",
     )
     output: Path = Field(description="The table to write: .star (RELION 3.1) or .cs.")
     overwrite: bool = Field(default=False, description="Replace the output file if it exists.")
+    data_root: Path | None = Field(
+        default=None, description="Folder that the tables' image names are relative to."
+    )

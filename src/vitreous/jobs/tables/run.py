@@ -23,6 +23,7 @@ from vitreous.data.formats import (
 from vitreous.data.joined_table import joined_document
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.relion_links import linked, warn_of_relion_gaps
+from vitreous.io.cryosparc_jobs import particle_files
 from vitreous.io.star import StarDocument
 from vitreous.jobs.tables.options import (
     ConvertOptions,
@@ -95,13 +96,14 @@ def join(options: JoinOptions) -> TableResult:
         InputError: a file cannot be read or written.
         ResourceError: the disk is full.
     """
-    inputs = (*options.sources, *options.passthrough)
-    _check_output(options, inputs)
+    opened = [particle_files(source) for source in options.sources]
+    _check_output(options, [file for file, _ in opened])
     documents = []
-    for source in options.sources:
-        given = options.passthrough if source.suffix.lower() == ".cs" else ()
-        document = read_particles_document(source, passthrough=given, data_root=options.data_root)
-        documents.append(_relocated(document, source, options))
+    for file, passthrough in opened:
+        document = read_particles_document(
+            file, passthrough=passthrough, data_root=options.data_root
+        )
+        documents.append(_relocated(document, file, options))
     document, left_out = joined_document(documents)
     if left_out:
         warnings.warn(
@@ -109,7 +111,7 @@ def join(options: JoinOptions) -> TableResult:
             f"{', '.join(f'_{name}' for name in left_out)}",
             stacklevel=2,
         )
-    write_particles_document(options.output, document, source=options.sources[0])
+    write_particles_document(options.output, document, source=opened[0][0])
     count, groups = (len(document.blocks[name]) for name in ("particles", "optics"))
     text = f"{count} particles in {options.output}; optics groups: {groups}"
     return TableResult(options.output, count, text)
