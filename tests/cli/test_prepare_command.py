@@ -161,7 +161,7 @@ def test_bad_images_are_rejected_and_nothing_is_left(vitreous, tmp_path, images)
     star, out = write_project(tmp_path / "data", images), tmp_path / "OUT"
     code, _, said = vitreous("prepare", star, "-o", out)
     assert code == 3
-    assert "images 20 (000021@stack.mrcs)" in said
+    assert "images 21 (000021@stack.mrcs)" in said
     assert "--skip-bad" in said
     assert not out.exists()
 

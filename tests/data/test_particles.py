@@ -348,7 +348,7 @@ def test_faults_11_and_12_bad_images(spoiled: Path, monkeypatch: pytest.MonkeyPa
     assert bad.non_finite == (1, 5)
     assert bad.constant == (2,)
     assert seen == [(3, 8), (6, 8), (8, 8)]
-    with pytest.raises(InputError, match=r"images 1 \(000001@Extract/s1.mrcs\), 5 .*`skip_bad`"):
+    with pytest.raises(InputError, match=r"images 2 \(000001@Extract/s1.mrcs\), 6 .*`skip_bad`"):
         particles.without_bad()
     with pytest.warns(UserWarning, match="1 constant images and 2 with NaN"):
         good = Particles.open(spoiled, skip_bad=True)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from vitreous.cli.options.command import options_command
+from vitreous.cli.options.suggestions import SuggestingCommand
 from vitreous.jobs.hetero.options import HeteroOptions
 
 LATENT_FLAGS: dict[str, Any] = {
@@ -39,7 +40,7 @@ def hetero() -> None:
     """Sort mixed particles into structures without being told how many there are."""
 
 
-@app.command("run", no_args_is_help=True)
+@app.command("run", no_args_is_help=True, cls=SuggestingCommand)
 @options_command(
     HeteroOptions,
     {**LATENT_FLAGS, "classes": typer.Option("--class", metavar="INTEGER")},

@@ -18,6 +18,7 @@ import typer.core
 import typer.main
 
 from vitreous import __version__
+from vitreous.cli.options.suggestions import SuggestingCommand
 from vitreous.core.errors import ResourceError, VitreousError
 from vitreous.jobs.run.messages import (
     one_line,
@@ -82,7 +83,7 @@ def load(name: str) -> Any:
     module = importlib.import_module(f"vitreous.cli.{name}")
     if not hasattr(module, "app"):  # a single command, not a group of commands
         app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        app.command(no_args_is_help=True)(getattr(module, name))
+        app.command(no_args_is_help=True, cls=SuggestingCommand)(getattr(module, name))
         return typer.main.get_command(app)
     return typer.main.get_command(module.app)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from vitreous.cli.options.command import options_command
+from vitreous.cli.options.suggestions import SuggestingCommand
 from vitreous.jobs.tomography.options import TomoReconstructOptions, TomoSimulateOptions
 
 app = typer.Typer(
@@ -15,7 +16,7 @@ app = typer.Typer(
 )
 
 
-@app.command("simulate", no_args_is_help=True)
+@app.command("simulate", no_args_is_help=True, cls=SuggestingCommand)
 @options_command(
     TomoSimulateOptions,
     {
@@ -37,7 +38,7 @@ def simulate(options: TomoSimulateOptions) -> object:
     return simulate_tilts(options)
 
 
-@app.command("reconstruct", no_args_is_help=True)
+@app.command("reconstruct", no_args_is_help=True, cls=SuggestingCommand)
 @options_command(
     TomoReconstructOptions,
     {

@@ -26,7 +26,10 @@ def finite_and_constant(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BadImages:
-    """0-based indices of images with NaN or infinite pixels, and of images of equal pixels."""
+    """0-based indices of images with NaN or infinite pixels, and of images of equal pixels.
+
+    Messages count images from 1, as tables do.
+    """
 
     non_finite: tuple[int, ...] = ()
     constant: tuple[int, ...] = ()
@@ -42,7 +45,7 @@ class BadImages:
         """
         if not self.non_finite:
             return
-        names = ", ".join(f"{i} ({ids[i]})" for i in self.non_finite[:10])
+        names = ", ".join(f"{i + 1} ({ids[i]})" for i in self.non_finite[:10])
         more = f" and {len(self.non_finite) - 10} more" if len(self.non_finite) > 10 else ""
         raise InputError(
             f"{source}: images {names}{more}: NaN or infinite pixels; leave them out with "

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from vitreous.data.aberrations import UNDONE
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry
+from vitreous.data.tables import pose_columns
 from vitreous.io.star import StarBlock, StarDocument, format_column
 
+_MULTIPLIED = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
 _ORIGINS = (("rlnOriginX", "rlnOriginXAngst"), ("rlnOriginY", "rlnOriginYAngst"))
 
 
@@ -18,7 +21,8 @@ def prepared_document(
 ) -> StarDocument:
     """Return the RELION 3.1 table of particles that were written to one stack, in order.
 
-    All columns of the input are kept. Image names, pixel size and image size become those of the
+    All columns of the input are kept but those of what is undone in the images: magnification, odd
+    aberrations, multiplication by the CTF. Image names, pixel size and image size become those of the
     new stack; old names go to ``rlnImageOriginalName`` unless it exists; ``rlnMagnification``
     follows the pixel size; origins in pixels become origins in Å; ``phase_flipped`` sets
     ``rlnCtfDataArePhaseFlipped``.
@@ -33,6 +37,12 @@ def prepared_document(
         if origin is not None and angstrom not in table:
             table[angstrom] = format_column(np.array(origin, dtype=np.float64) * old)
     optics = dict(document.blocks["optics"].columns)
+    if particles.pose is not None and any(name in optics or name in table for name in UNDONE):
+        shifts = pose_columns(particles.pose)
+        table |= {angstrom: shifts[angstrom] for _, angstrom in _ORIGINS}
+    for name in (*UNDONE, *_MULTIPLIED):
+        optics.pop(name, None)
+        table.pop(name, None)
     groups = len(document.blocks["optics"])
     updated = {"rlnImagePixelSize": format_column([new])[0], "rlnImageSize": str(geometry.box_size)}
     if phase_flipped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
@@ -35,6 +35,8 @@ _MICROGRAPH_PIXEL = (
 @dataclass(frozen=True)
 class Condition:
     """Comparison of a column of the particle or optics table with a value, or with ``in`` several.
+
+    RELION's ``rln`` may be left out of the column's name.
 
     Both sides are compared as numbers where they are numbers, else as text.
     """
@@ -70,6 +72,8 @@ class Condition:
         Raises:
             InputError: no such column, or text is compared by order.
         """
+        if self.column not in table and f"rln{self.column}" in table:
+            return replace(self, column=f"rln{self.column}").mask(table)
         if self.column not in table:
             raise InputError(
                 f"{table.path}: column _{self.column}: missing; `vitreous info` lists the columns"

@@ -69,6 +69,7 @@ class Diagnosis:
         return tuple(finding.fault for finding in self.findings if finding.verdict == "wrong")
 
 
+_UNKNOWN_ANGSTROM = 1.0  # in headers of programs that do not know the pixel size
 Notify = Callable[[str, float], None]
 
 
@@ -157,6 +158,8 @@ def _with_header(findings: Sequence[Finding], test: ctf.CtfTest, claims: Claims)
     header, stated = claims.header_pixel_size_angstrom, claims.pixel_size_angstrom
     if header is None or any(finding.fault == "pixel-size" for finding in findings):
         return list(findings)
+    if header == _UNKNOWN_ANGSTROM:
+        return [*findings, *_headers(claims)]
     sizes = [h.pixel_size_angstrom for h in test.hypotheses]
     disagreement = _headers(claims)[0]
     if test.best == 0 and test.beats(0, sizes.index(header)):
@@ -172,6 +175,11 @@ def _headers(claims: Claims) -> list[Finding]:
     header = claims.header_pixel_size_angstrom
     if header is None:
         return []
+    if header == _UNKNOWN_ANGSTROM:
+        claim = (
+            "the stack's header says 1 Å, as of programs that do not know it; the table's is used"
+        )
+        return [Finding("pixel size", "note", claim)]
     claim = f"the table says {claims.pixel_size_angstrom:.4g} Å, the stack's header {header:.4g} Å"
     remedy = "find out which is true, and give it as `pixel_size_angstrom`"
     return [Finding("pixel size", "wrong", claim, "", remedy, "header-pixel-size")]

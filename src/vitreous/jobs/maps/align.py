@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from vitreous.core.rotation import matrix_to_euler
 from vitreous.data.maps import read_pair
 from vitreous.io.mrc import write_mrc
@@ -12,6 +14,8 @@ from vitreous.jobs.maps.options import AlignOptions
 from vitreous.jobs.run.device import use_device
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
+
+_LEAST_TILT = 0.005  # degrees, below which two decimals show none
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,14 @@ class AlignResult:
     resolution_05_angstrom: float
     resolution_0143_angstrom: float
     text: str  # the same as lines
+
+
+def _euler(rotation: Tensor) -> list[float]:
+    """Return rot, tilt and psi in degrees; without a tilt to print, rot holds the whole angle."""
+    rot, tilt, psi = matrix_to_euler(rotation).tolist()
+    if tilt < _LEAST_TILT:
+        rot, tilt, psi = (rot + psi + 180) % 360 - 180, 0.0, 0.0
+    return [rot, tilt, psi]
 
 
 def align(options: AlignOptions) -> AlignResult:
@@ -48,8 +60,8 @@ def align(options: AlignOptions) -> AlignResult:
     write_mrc(options.output, aligned.numpy(), pixel)
     curve = fsc(aligned, reference)
     half, low = (fsc_resolution(curve, t, len(reference), pixel) for t in (0.5, 0.143))
-    rot, tilt, psi = matrix_to_euler(found.rotation.cpu()).tolist()
-    x, y, z = found.shift_angstrom.tolist()
+    rot, tilt, psi = (round(v, 2) + 0.0 for v in _euler(found.rotation.cpu()))
+    x, y, z = (round(v, 2) + 0.0 for v in found.shift_angstrom.tolist())  # no negative zero
     lines = (
         f"rot, tilt, psi  {rot:.2f}  {tilt:.2f}  {psi:.2f} degrees",
         f"shift x, y, z   {x:.2f}  {y:.2f}  {z:.2f} Å",

@@ -86,7 +86,7 @@ class Pieces:
         return prepared[sound], {reason: places for reason, places in bad.items() if places}
 
     def _rejected(self, places: list[int], read: int) -> InputError:
-        shown = ", ".join(f"{i} ({self.particles.ids[i]})" for i in places[:10])
+        shown = ", ".join(f"{i + 1} ({self.particles.ids[i]})" for i in places[:10])
         more = f" and {len(places) - 10} more" if len(places) > 10 else ""
         return InputError(
             f"{self.where}: images {shown}{more} (of the first {read}): NaN or infinite pixels; "

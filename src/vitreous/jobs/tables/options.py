@@ -51,7 +51,7 @@ class SelectOptions(TableOptions):
     where: tuple[str, ...] = Field(
         default=(),
         description="Keep rows where a column compares so: == != < <= > >=, or `in A,B,C`. Columns "
-        "as `vitreous info` lists them. Several conditions must all hold.",
+        "as `vitreous info` lists them, with or without rln. Several conditions must all hold.",
     )
     classes: tuple[int, ...] = Field(
         default=(), description="Keep this class (rlnClassNumber); may be given several times."
