@@ -300,5 +300,5 @@ def test_headers_that_differ_are_said_even_where_nothing_can_tell_who_is_right()
         particles = Particles.from_arrays(
             noise[:count], Optics.uniform(count), pixel_size_angstrom=4.0
         )
-        found = examine(particles, Claims(4.0, 1.0, optics), torch.Generator())
+        found = examine(particles, Claims(4.0, 1.5, optics), torch.Generator())
         assert found.faults == ("header-pixel-size",)

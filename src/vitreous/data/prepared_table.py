@@ -22,9 +22,9 @@ def prepared_document(
     """Return the RELION 3.1 table of particles that were written to one stack, in order.
 
     All columns of the input are kept but those of what is undone in the images: magnification, odd
-    aberrations, multiplication by the CTF. Image names, pixel size and image size become those of the
-    new stack; old names go to ``rlnImageOriginalName`` unless it exists; ``rlnMagnification``
-    follows the pixel size; origins in pixels become origins in Å; ``phase_flipped`` sets
+    aberrations, multiplication by the CTF. Names, pixel size and box become those of the new
+    stack; old names go to ``rlnImageOriginalName`` unless it exists; ``rlnMagnification`` follows
+    the pixel size; origins in pixels become origins in Å; ``phase_flipped`` sets
     ``rlnCtfDataArePhaseFlipped``.
     """
     document = particles.to_star_document()
