@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vitreous as vt
 from particle_files import columns, volume
 from tilt_particle_files import PIXEL, write_tilt_set
+from vitreous.core.fourier import fourier_resize
+from vitreous.io.star import read_star
 
 FULL = {"particles": 40, "tilts": 37}
 
@@ -49,3 +52,24 @@ def test_tilt_series_of_known_truth(
         name = "rlnGroupName" if kind == "warp" else "rlnTomoParticleName"
         pairs = set(zip(table[name], table["rlnRandomSubset"], strict=True))
         assert len(pairs) == len(set(table[name]))  # a particle's tilts in one half
+
+
+def test_prepared_tilts_are_no_longer_multiplied_and_still_belong_together(
+    vitreous, tmp_path: Path
+) -> None:
+    made = write_tilt_set(tmp_path / "set", particles=4, tilts=5, premultiplied=True)
+    out = tmp_path / "P"
+    assert vitreous("prepare", made.path, "--box", 24, "-o", out, "-q")[0] == 0
+    optics = read_star(out / "particles.star").blocks["optics"].columns
+    assert "rlnCtfDataAreCtfPremultiplied" not in optics
+    before, after = (vt.Particles.open(p) for p in (made.path, out / "particles.star"))
+    assert after.tilt_particles == before.tilt_particles
+    assert torch.equal(after.optics.exposure_e_per_angstrom2, made.optics.exposure_e_per_angstrom2)
+    pair = [vt.ImagesInMemory(one.read(slice(None))) for one in (before, after)]
+    scores = [fourier_resize(pair[0].read(torch.arange(20)), 24, 2), pair[1].read(torch.arange(20))]
+    assert torch.corrcoef(torch.stack([one.flatten() for one in scores]))[0, 1] > 0.95
+    assert vitreous("convert", made.path, tmp_path / "p.cs")[0] == 0
+    assert vitreous("convert", tmp_path / "p.cs", tmp_path / "back.star")[0] == 0
+    again = vt.Particles.open(tmp_path / "back.star")
+    assert again.tilt_particles == before.tilt_particles
+    assert torch.equal(again.optics.scale, before.optics.scale)

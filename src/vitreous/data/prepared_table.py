@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -53,9 +54,16 @@ def prepared_document(
             table[name] = [value] * len(particles)
     for columns in (table, optics):
         if "rlnMagnification" in columns:
-            magnification = np.array(columns["rlnMagnification"], dtype=np.float64)
-            columns["rlnMagnification"] = format_column(magnification * old / new)
+            columns["rlnMagnification"] = _magnification(columns, old, new)
     blocks = dict(document.blocks)
     blocks["optics"] = replace(blocks["optics"], columns=optics)
     blocks["particles"] = StarBlock(table)
     return StarDocument(blocks)
+
+
+def _magnification(columns: Mapping[str, list[str]], old: float, new: float) -> list[str]:
+    """Return the column for a new pixel size in Å; by the detector's, where that is known."""
+    magnification = np.array(columns["rlnMagnification"], dtype=np.float64) * old / new
+    if "rlnDetectorPixelSize" in columns:
+        magnification = 1e4 * np.array(columns["rlnDetectorPixelSize"], dtype=np.float64) / new
+    return format_column(magnification)

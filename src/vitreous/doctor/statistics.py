@@ -181,12 +181,13 @@ def findings(
 ) -> list[Finding]:
     """Return the findings on single images and on the set."""
     total = len(statistics)
+    copies = "keep one of each with `vitreous select` and `unique`"
     clipped = ("are clipped at their extremes", "extract them again, unclipped", "saturated")
     kinds = (
         (suspects.non_finite, "have NaN or infinite pixels", "leave them out", "non-finite"),
         (suspects.constant, "are constant", "leave them out", "constant"),
         (suspects.clipped, *clipped),
-        (suspects.repeated, "are copies of others", "leave the second copies out", "duplicates"),
+        (suspects.repeated, "are copies of others", copies, "duplicates"),
     )
     results = [
         Finding("images", "wrong", f"{len(r)} of {total} images {claim}", _names(r, ids), *more)
