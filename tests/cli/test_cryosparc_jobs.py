@@ -112,6 +112,16 @@ def test_a_job_is_opened_by_group_or_folder(project: Path, way: str) -> None:
     assert particles.pose is not None
 
 
+def test_info_describes_a_job(vitreous, project: Path) -> None:
+    for given in (project / "J42", project / "J42" / "J42_particles.csg"):
+        code, text, _ = vitreous("info", given)
+        assert code == 0
+        assert "cryoSPARC table" in text
+        assert "6" in next(line for line in text.splitlines() if line.startswith("particles"))
+    code, _, err = vitreous("info", project)
+    assert (code, "a folder without particles" in err) == (3, True)
+
+
 def test_what_a_folder_does_not_say_is_asked_for(project: Path, tmp_path: Path) -> None:
     job = project / "J42"
     (job / "J42_particles.csg").unlink()

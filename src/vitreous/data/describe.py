@@ -19,7 +19,8 @@ from vitreous.data.stacks import open_stacks
 from vitreous.data.tables import ANGLES
 from vitreous.data.tomo_particles import is_tomo_particles
 from vitreous.io.atoms import read_atoms
-from vitreous.io.cryosparc import read_cs
+from vitreous.io.cryosparc import read_cs_with_passthrough
+from vitreous.io.cryosparc_jobs import particle_files, read_csg
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import MrcStack, read_mrc
 from vitreous.io.mrc_header import Statistics
@@ -38,21 +39,22 @@ _RANGES = (
 def describe(file: Path) -> Iterator[tuple[str, str]]:
     """Yield label and value of each fact about a file: kind, sizes, pixel size, statistics.
 
-    The file is a map, stack, STAR or .cs table, CTFFIND4 result or atomic model.
+    The file is a map, stack, STAR, .cs or .csg table, CTFFIND4 result or atomic model, or the
+    folder of a cryoSPARC job.
 
     Raises:
         InputError: no such file, an unknown kind, or a damaged file.
     """
+    file, passthrough = particle_files(file)
     if not file.is_file():
-        fault = "a folder; give a file in it" if file.is_dir() else "no such file; check the path"
-        raise InputError(f"{file}: {fault}")
+        raise InputError(f"{file}: no such file; check the path")
     name = file.name.lower().removesuffix(".gz")
     if name.endswith((".mrc", ".mrcs", ".map", ".st", ".rec")):
         yield from _mrc(file)
     elif name.endswith(".star"):
         yield from _star(file)
-    elif name.endswith(".cs"):
-        yield from _cs(file)
+    elif name.endswith((".cs", ".csg")):
+        yield from _cs(file, passthrough)
     elif name.endswith((".cif", ".pdb", ".ent", ".mmcif")):
         yield from _atoms(file)
     elif name.endswith(".txt"):
@@ -121,8 +123,9 @@ def _star(file: Path) -> Iterator[tuple[str, str]]:
         yield from _images(file, document)
 
 
-def _cs(file: Path) -> Iterator[tuple[str, str]]:
-    table = read_cs(file)
+def _cs(file: Path, passthrough: tuple[Path, ...]) -> Iterator[tuple[str, str]]:
+    group = file.suffix.lower() == ".csg"
+    table = read_csg(file) if group else read_cs_with_passthrough(file, passthrough)
     yield "kind", "cryoSPARC table"
     yield "rows", f"{len(table)}, fields {', '.join(table.fields)}"
     if "blob/path" not in table.fields:
