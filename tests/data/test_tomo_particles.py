@@ -111,6 +111,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     edit(rlnTomoName=["TS_9"] * 4)
     with pytest.raises(InputError, match=r"TS_9 is not in .*tomograms\.star"):
         Particles.open(made.path)
+    volumes = {**table["optics"].columns, "rlnImageDimensionality": ["3"]}
+    write_star(made.path, StarDocument({**table, "optics": StarBlock(volumes)}))
+    with pytest.raises(InputError, match="extract 2D images"):
+        Particles.open(made.path)
     edit()
     with pytest.raises(InputError, match="lists tilt series, not particles"):
         Particles.open(tmp_path / "tomograms.star")

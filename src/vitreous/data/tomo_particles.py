@@ -62,6 +62,9 @@ def is_tomo_particles(document: StarDocument) -> bool:
     """Return whether a document has particles as stacks of tilt images, or names such a table."""
     block = document.blocks.get("particles")
     named = any("rlnTomoParticlesFile" in block for block in document.blocks.values())
+    optics = document.blocks.get("optics", StarBlock({}))
+    if "3" in optics.columns.get("rlnImageDimensionality", ()):  # refused where images are read
+        return False
     return named or (block is not None and "rlnTomoVisibleFrames" in block)
 
 
