@@ -259,3 +259,25 @@ def test_reading_follows_names_out_of_the_project(tmp_path: Path, way: str) -> N
         warnings.simplefilter("error")
         particles = Particles.open(star)
     assert np.array_equal(particles.read(slice(None)).numpy(), images)
+
+
+def test_what_is_unusual_about_many_stacks_is_said_once(tmp_path: Path) -> None:
+    names = []
+    for number in range(3):
+        path = tmp_path / f"{number}.mrcs"
+        write_mrc(path, np.zeros((1, 16, 16), "f4"), 2.0, is_stack=True)
+        raw = bytearray(path.read_bytes())
+        raw[208:216] = bytes(8)
+        path.write_bytes(raw)
+        names.append(f"1@{path.name}")
+    star = tmp_path / "p.star"
+    star.write_text("data_\nloop_\n_rlnImageName\n" + "\n".join(names) + "\n")
+    with pytest.warns(UserWarning, match="and 2 more files: MAP id") as caught:
+        Particles.open(star).read(slice(None))
+    assert len(caught) == 1
+
+
+def test_an_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.cs").write_bytes(b"PK\x03\x04" + bytes(60))
+    with pytest.raises(InputError, match="zip archive; unpack it"):
+        read_cs(tmp_path / "a.cs")

@@ -44,7 +44,9 @@ N, SIDE = 6, 16
 
 def table(tmp_path: Path, **optics: str) -> Path:
     rng = np.random.default_rng(3)
-    write_mrc(tmp_path / "s.mrcs", rng.normal(size=(N, SIDE, SIDE)), 2.0, is_stack=True)
+    images = rng.normal(size=(N, SIDE, SIDE))
+    if not (tmp_path / "s.mrcs").exists():
+        write_mrc(tmp_path / "s.mrcs", images, 2.0, is_stack=True)
     angles = torch.from_numpy(rng.uniform(0, 180, (N, 3)))
     pose = Pose(euler_to_matrix(angles), torch.from_numpy(rng.normal(size=(N, 2))))
     names = [f"{i + 1:06d}@s.mrcs" for i in range(N)]

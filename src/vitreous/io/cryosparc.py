@@ -118,6 +118,8 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype[Any], int]:
         raise InputError(
             f"{path}: is in cryoSPARC's stream format; save it in numpy's (NUMPY_FORMAT)"
         )
+    if start[:4] == b"PK\x03\x04":
+        raise InputError(f"{path}: is a zip archive; unpack it and give the .cs file in it")
     if start[:6] != _MAGIC or len(start) < 8:
         raise InputError(f"{path}: no numpy header; is it a .cs file?")
     wide = start[6] in (2, 3)
