@@ -36,7 +36,6 @@ from _processes import simulate_once
 from _public_data import CTF, RIBOSOME, RIBOSOME_APIX
 from vitreous.core.images import ImagesInMemory
 from vitreous.core.random import stream_seed
-from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.methods.em.config import Batches, RandomStartConfig
@@ -76,7 +75,7 @@ def runs(
     data: WorkingSet, truth: torch.Tensor, way: str, seed: int, options: argparse.Namespace
 ) -> tuple[list[int], float]:
     """Right shells of every run of both halves, and seconds."""
-    images = SignedImages(data.particles, invert=False)
+    images = data.images
     reached, seconds = [], 0.0
     for half in (1, 2):
         rows = (data.half_set == half).nonzero().flatten()

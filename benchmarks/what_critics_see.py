@@ -37,7 +37,6 @@ from mixed_particles import particles
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImageCache
 from vitreous.data.particles import Particles
-from vitreous.data.working_images import SignedImages
 from vitreous.methods.adversarial.losses import gradient_penalty
 from vitreous.methods.adversarial.matched_filter import (
     at_box,
@@ -72,7 +71,7 @@ class Known:
     def of(cls, folder: Path, n: int, shift: float) -> Known:
         """Scale and noise are what is left over under the true poses."""
         truth = Particles.open(folder / "truth.star")
-        working = SignedImages(Particles.open(folder / "particles.star"), invert=False)
+        working = Particles.open(folder / "particles.star").images(invert=False)
         images, stream = ImageCache(working, n, CPU), torch.Generator().manual_seed(7)
         full = working.box_size
         conditions = Simulator(

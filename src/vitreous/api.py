@@ -164,7 +164,7 @@ def simulate(
 def examine(
     particles: Particles,
     *,
-    invert: bool = False,
+    invert: bool | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] = lambda step, share: None,
 ) -> Diagnosis:
@@ -172,7 +172,7 @@ def examine(
 
     Args:
         particles: with what their file says about them.
-        invert: whether protein is said to be dark in the images.
+        invert: whether protein is said to be dark in the images; None: as the file says.
         seed: of half sets and random poses.
         progress: called with the name of a test and the share of it that is done.
 

@@ -125,11 +125,11 @@ def test_select_shares_images_and_keeps_everything_aligned(project: Path) -> Non
 
 def test_images_are_positive_cropped_and_indexable(project: Path) -> None:
     particles = Particles.open(project)
-    images = particles.images()
+    images = particles.images(normalise=False)
     assert (len(images), images.box_size, images.pixel_size_angstrom) == (8, BOX, 2.0)
     whole = particles.read(slice(None))
     assert torch.equal(images[:], whole)
-    small = particles.images(box_size=6, invert=True)
+    small = particles.images(box_size=6, invert=True, normalise=False)
     assert (small.box_size, small.pixel_size_angstrom) == (6, 2.0 * BOX / 6)
     want = -fourier_resize(whole, 6, 2)
     assert torch.allclose(small[:], want)
@@ -142,10 +142,13 @@ def test_images_are_positive_cropped_and_indexable(project: Path) -> None:
             particles.images(box_size=box_size)
 
 
-def test_images_follow_the_contrast_that_the_file_states(project: Path) -> None:
+def test_images_overrule_the_contrast_that_the_file_states(project: Path) -> None:
     particles = replace(Particles.open(project), stated_contrast="dark")
-    assert torch.equal(particles.images()[:], -particles.read(slice(None)))
-    assert torch.equal(particles.images(invert=False)[:], particles.read(slice(None)))
+    with pytest.warns(UserWarning, match="protein is white, although the table says otherwise"):
+        images = particles.images(normalise=False)
+    assert torch.equal(images[:], particles.read(slice(None)))
+    white = particles.images(invert=False, normalise=False)
+    assert torch.equal(white[:], particles.read(slice(None)))
 
 
 def test_half_sets_are_kept_or_drawn_from_the_seed(project: Path) -> None:

@@ -102,7 +102,18 @@ class Commands(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, command and its arguments."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command if name is None else load(name), rest
+        command = command if name is None else load(name)
+        return name, command, _with_values(command, rest)
+
+
+def _with_values(command: Any, arguments: list[str]) -> list[str]:
+    """Give a bare ``--invert`` its value, where it takes one."""
+    takes = any(p.name == "invert" and not p.is_flag for p in getattr(command, "params", ()))
+    if not takes or "--invert" not in arguments:
+        return arguments
+    place = arguments.index("--invert") + 1
+    bare = arguments[place : place + 1] not in (["auto"], ["yes"], ["no"])
+    return [*arguments[:place], *["yes"] * bare, *arguments[place:]]
 
 
 app = typer.Typer(

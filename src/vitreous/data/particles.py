@@ -21,6 +21,7 @@ from vitreous.data.bad_images import BadImages, find_bad_images
 from vitreous.data.common_grid import CommonGridSource, Multiplied, Undistorted
 from vitreous.data.copies import copies, joined_labels, split_labels, warn_of_copies
 from vitreous.data.formats import read_particles_document, select_rows
+from vitreous.data.grey_values import decide_grey_values
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, open_stacks
@@ -240,13 +241,27 @@ class Particles:
             return ()
         return tuple(header.path for header in self._source.headers)
 
-    def images(self, *, box_size: int | None = None, invert: bool | None = None) -> SignedImages:
+    @property
+    def source(self) -> object:
+        """File of the particles, for messages."""
+        return self._table.path if self._table is not None else "particles"
+
+    def images(
+        self,
+        *,
+        box_size: int | None = None,
+        invert: bool | None = None,
+        normalise: bool = True,
+        diameter_angstrom: float | None = None,
+    ) -> SignedImages:
         """Return the images with protein positive, Fourier-cropped to a box, read on demand.
 
         Args:
             box_size: edge in pixels; the particles' own box by default.
-            invert: whether protein is dark in the files; by default what the file states
-                (cryoSPARC does), else no.
+            invert: whether protein is dark in the files; by default a sample of the images tells.
+            normalise: whether the background of every image is taken off and scaled to 1.
+            diameter_angstrom: of the circle around the particle, outside which the background
+                lies; 75 % of the edge by default.
 
         Raises:
             UsageError: ``box_size`` is below 2 or larger than the images.
@@ -258,8 +273,10 @@ class Particles:
         >>> images[:].shape, images[[2, 0]].shape, images.pixel_size_angstrom
         (torch.Size([3, 4, 4]), torch.Size([2, 4, 4]), 4.0)
         """
-        dark = self.stated_contrast == "dark" if invert is None else invert
-        return SignedImages(self, invert=dark, box_size=box_size)
+        grey = decide_grey_values(
+            self, invert=invert, normalise=normalise, diameter_angstrom=diameter_angstrom
+        )
+        return SignedImages(self, grey, box_size=box_size)
 
     def read(self, indices: Rows) -> Tensor:
         """Read images as stored, float32 ``(b, y, x)`` on the CPU, in the order asked for.
@@ -360,7 +377,7 @@ class Particles:
         bad = self.find_bad_images(progress, on_images)
         if not bad:
             return self
-        source = self._table.path if self._table is not None else "particles"
+        source = self.source
         if not skip_bad:
             bad.refuse_non_finite(self.ids, source)
         dropped = {*bad.non_finite, *bad.constant}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.fourier import fourier_resize
+from vitreous.data.grey_values import GreyValues
 
 if TYPE_CHECKING:
     from vitreous.data.particles import Particles
@@ -39,8 +40,8 @@ def to_numpy(values: Any) -> NDArray[Any]:
 class SignedImages:
     """Particle images with protein positive, Fourier-cropped to a box, read on demand.
 
-    ``invert`` says that protein is dark in the files; ``box_size`` is the particles' own by
-    default. The attribute ``pixel_size_angstrom`` is that at this box.
+    ``grey`` says how grey values are treated; ``box_size`` is the particles' own by default. The
+    attribute ``pixel_size_angstrom`` is that at this box.
 
     Raises:
         UsageError: ``box_size`` is below 2 or larger than the images.
@@ -50,11 +51,13 @@ class SignedImages:
         pixel_size_angstrom: pixel size at this box in Å.
     """
 
-    def __init__(self, particles: Particles, *, invert: bool, box_size: int | None = None) -> None:
+    def __init__(
+        self, particles: Particles, grey: GreyValues, *, box_size: int | None = None
+    ) -> None:
         full = particles.box_size
         if box_size is not None and not 2 <= box_size <= full:
             raise UsageError(f"`box_size` {box_size}: choose from 2 to the images' {full} px")
-        self._particles, self._sign = particles, -1.0 if invert else 1.0
+        self._particles, self._grey = particles, grey
         self.box_size = box_size or full
         self.pixel_size_angstrom = particles.pixel_size_angstrom * full / self.box_size
 
@@ -63,8 +66,7 @@ class SignedImages:
 
     def read(self, indices: Rows) -> Tensor:
         """Return the images ``(b, n, n)`` of these rows, a slice, or a mask, float32 on the CPU."""
-        images = fourier_resize(self._particles.read(indices), self.box_size, 2)
-        return images if self._sign > 0 else -images
+        return fourier_resize(self._grey.apply(self._particles.read(indices)), self.box_size, 2)
 
     def __getitem__(self, indices: int | Rows) -> Tensor:
         if isinstance(indices, int):

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from vitreous.core.grid import radius_grid
 from vitreous.core.params import Optics
+from vitreous.data.grey_values import LEAST_Z, RING, centre_brightness
+from vitreous.data.prepare import flip_phases
 from vitreous.doctor.finding import Finding
-from vitreous.physics.ctf import ctf_half
 
-CENTRE, RING = 0.2, (0.4, 0.5)  # radii over the box
-LEAST_Z = 5.0
 ABOVE_NOISE = 0.05  # fraction of the excess variance at the centre that marks the particle's edge
 LEAST_EXCESS = 4.0  # least excess variance at the centre over the scatter of the profile
 TIGHT, LOOSE = 0.9, 0.25  # diameter over the box
@@ -50,17 +49,16 @@ def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -
     """
     n = images.shape[-1]
     radius = radius_grid(n, 2) / n
-    centre, ring = radius < CENTRE, (radius > RING[0]) & (radius < RING[1])
+    ring = (radius > RING[0]) & (radius < RING[1])
     differences, variances, average = [], torch.zeros(n, n), torch.zeros(n, n)
     for rows in torch.split(torch.arange(len(images)), _PIECE):
         part = images[rows]
         part = part - part[:, ring].mean(1)[:, None, None]
         variances += part.square().sum(0)
         if optics is not None:
-            sign = ctf_half(n, pixel_size_angstrom, optics[rows]).sign()
-            part = torch.fft.irfft2(torch.fft.rfft2(part) * sign, s=(n, n))
+            part = flip_phases(part, pixel_size_angstrom, optics[rows])
         average += part.sum(0)
-        differences.append(part[:, centre].mean(1) - part[:, ring].mean(1))
+        differences.append(centre_brightness(part))
     average /= len(images)
     difference = torch.cat(differences)
     variance = variances / len(images)
@@ -104,10 +102,14 @@ def findings(
         shade = "dark, as stated" if dark_expected else "white"
         contrast = Finding("contrast", "ok", f"protein is {shade}", evidence)
     elif test.z < 0:
-        remedy = "set `invert` where particles are read, or run `vitreous prepare` with it"
+        remedy = (
+            "commands of vitreous see and invert it unless told `invert=no`; for other programs "
+            "run `vitreous prepare` with `invert`"
+        )
         contrast = Finding("contrast", "wrong", "protein is dark", evidence, remedy, "contrast")
     else:
-        claim, remedy = "protein is white, although stated to be dark", "leave out `invert`"
+        claim = "protein is white, although stated to be dark"
+        remedy = "leave out `invert`, or give `invert=no`"
         contrast = Finding("contrast", "wrong", claim, evidence, remedy, "contrast")
     return [contrast, _size(test, pixel_size_angstrom)]
 

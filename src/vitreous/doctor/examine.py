@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vitreous.core.fourier import fourier_resize
 from vitreous.core.params import Optics, Pose
+from vitreous.data.grey_values import GreyValues
 from vitreous.data.particles import Particles
+from vitreous.data.working_images import SignedImages
 from vitreous.doctor import contrast, ctf, ctf_findings, poses, statistics
 from vitreous.doctor.finding import Finding
 
@@ -98,10 +99,11 @@ def examine(
         return replace(diagnosis, findings=(*findings, *_headers(claims), unclear))
     n = min(CTF_BOX_SIZE, images.box_size)
     chosen = rows[evenly_spaced(len(rows), CTF_SAMPLE)]
-    sample = _read(images, chosen, n)
+    grey = GreyValues(divisor=float(numbers.deviation[rows].median()))
+    sample = _read(images, chosen, n, grey)
     diagnosis = _with_ctf(diagnosis, sample, chosen, images, notify)
     diagnosis = _with_contrast(diagnosis, sample, chosen, images.box_size / n, notify)
-    return _with_poses(diagnosis, images, rows, generator, notify)
+    return _with_poses(diagnosis, images, rows, grey, generator, notify)
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -113,10 +115,10 @@ def evenly_spaced(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
 
 
-def _read(images: Particles, rows: Tensor, n: int) -> Tensor:
+def _read(images: Particles, rows: Tensor, n: int, grey: GreyValues) -> Tensor:
     piece = max(1, _PIECE_VALUES // images.box_size**2)
-    parts = [fourier_resize(images.read(part), n, 2) for part in torch.split(rows, piece)]
-    return torch.cat(parts)
+    read = SignedImages(images, grey, box_size=n).read
+    return torch.cat([read(part) for part in torch.split(rows, piece)])
 
 
 def _with_ctf(
@@ -216,7 +218,12 @@ def _noise(test: ctf.CtfTest) -> list[Finding]:
 
 
 def _with_poses(
-    so_far: Diagnosis, images: Particles, rows: Tensor, generator: torch.Generator, notify: Notify
+    so_far: Diagnosis,
+    images: Particles,
+    rows: Tensor,
+    grey: GreyValues,
+    generator: torch.Generator,
+    notify: Notify,
 ) -> Diagnosis:
     """Test orientations and shifts, then the CTF parameters that the rings leave open."""
     corrected = so_far.corrected
@@ -229,7 +236,7 @@ def _with_poses(
     chosen = rows[evenly_spaced(len(rows), POSE_SAMPLE)]
     n = min(poses.BOX_SIZE, images.box_size)
     scale = images.box_size / n
-    sample = _read(images, chosen, n)
+    sample = _read(images, chosen, n, grey)
     test = poses.compare(
         sample,
         corrected.pose[chosen],

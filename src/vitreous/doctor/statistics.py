@@ -18,8 +18,10 @@ PEAK = 12.0  # deviations of one pixel from the image's mean
 SPREAD_Z = 10.0  # robust deviations of an image's log-deviation
 FEW = 0.002  # fraction of the images that may be outliers
 OFFSET, GAIN = 0.1, 0.1  # spread over micrographs of means (in deviations) and of deviations
+PEDESTAL = 0.3  # mean of the images, in deviations, that is an offset
 EMPTY = 1e-3  # power of a shell over the median shell's, below which it is empty
 LISTED = 10
+_SMALL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,18 @@ class StatisticsOf:
         clean = torch.where(finite[:, None], pixels, torch.zeros(()))
         low, high = clean.amin(1), clean.amax(1)
         constant = finite & (low == high)
-        deviation, mean = torch.std_mean(clean, 1)
-        scale = deviation.clamp_min(1e-30)
+        top = float(clean.abs().amax())
+        unit = 1.0 if _SMALL < top < 1 / _SMALL else max(top, 1e-37)  # squares stay in range
+        deviation, mean = (value * unit for value in torch.std_mean(clean / unit, 1))
+        scale = deviation.clamp_min(1e-37)
         peak = torch.maximum(high - mean, mean - low) / scale
         ties = torch.maximum((clean == low[:, None]).sum(1), (clean == high[:, None]).sum(1))
         self._parts.append((finite, constant, mean, deviation, peak, ties))
         self._digest += [hashlib.blake2b(row, digest_size=16).digest() for row in pixels.numpy()]
         good = (finite & ~constant).nonzero().flatten()
         if len(good):
-            spectra = torch.fft.rfft2(images[good] - mean[good, None, None])
-            power = (spectra.abs().square() / scale[good, None, None].square()).sum(0)
+            centred = images[good] - mean[good, None, None]
+            power = torch.fft.rfft2(centred / scale[good, None, None]).abs().square().sum(0)
             self._power.index_add_(0, self._shell, power.flatten().double())
             self._counted += len(good)
 
@@ -228,8 +232,19 @@ def _normalisation(statistics: ImageStatistics, micrograph_id: Tensor) -> Findin
     )
     if offset > OFFSET or gain > GAIN:
         claim = "grey values differ from micrograph to micrograph"
-        remedy = "run `vitreous prepare` with `normalise` ring"
+        remedy = (
+            "commands of vitreous even them out unless told `normalise=False`; for other programs "
+            "run `vitreous prepare`"
+        )
         return Finding("normalisation", "wrong", claim, evidence, remedy, "drift")
+    pedestal = float((statistics.mean[rows] / statistics.deviation[rows]).median())
+    if abs(pedestal) > PEDESTAL:
+        claim = f"grey values have an offset of {pedestal:+.1f} deviations"
+        remedy = (
+            "commands of vitreous take it off unless told `normalise=False`; for other programs "
+            "run `vitreous prepare`"
+        )
+        return Finding("normalisation", "wrong", claim, evidence, remedy, "offset")
     return Finding("normalisation", "ok", "all micrographs have the same grey values", evidence)
 
 

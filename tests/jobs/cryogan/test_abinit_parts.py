@@ -9,6 +9,7 @@ import torch
 
 from vitreous.core.errors import DivergedError, InputError, ResourceError, UsageError, VitreousError
 from vitreous.core.params import Optics
+from vitreous.data.grey_values import GreyValues
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.particles import Particles
@@ -93,8 +94,12 @@ def test_a_stack_with_ctf_table_becomes_particles(tmp_path):
 def test_dark_protein_is_inverted():
     some = particles()
     index = torch.tensor([2])
-    assert torch.equal(SignedImages(some, invert=True).read(index), -some.read(index))
-    assert torch.equal(SignedImages(some, invert=False).read(index), some.read(index))
+    assert torch.equal(
+        SignedImages(some, GreyValues(dark=True, normalise=False)).read(index), -some.read(index)
+    )
+    assert torch.equal(
+        SignedImages(some, GreyValues(normalise=False)).read(index), some.read(index)
+    )
 
 
 def checked(data, *, skip_bad=False):

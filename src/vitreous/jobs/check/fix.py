@@ -24,6 +24,7 @@ BEYOND_A_TABLE = {  # faults that a new table does not correct, and why
     "saturated": "what was cut off is lost in the images",
     "outliers": "whether they are ice, carbon or particles is for you to judge",
     "drift": "grey values are the images'",
+    "offset": "grey values are the images'",
     "band-limit": "what was filtered away is lost in the images",
     "poses-unrelated": "no convention makes them fit",
 }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from vitreous.jobs.inputs.options import StackOpticsOptions
+from vitreous.jobs.inputs.options import ContrastOptions, StackOpticsOptions
 from vitreous.jobs.run.options import MachineOptions
 
 
-class CheckOptions(StackOpticsOptions, MachineOptions):
+class CheckOptions(ContrastOptions, StackOpticsOptions, MachineOptions):
     """Options of :func:`vitreous.jobs.check.run.check`."""
 
     CONTROL = frozenset({"output", "overwrite", "fix"})
@@ -31,8 +32,10 @@ class CheckOptions(StackOpticsOptions, MachineOptions):
         description="Examine so many images only, evenly spaced: a quick check of a large stack; "
         "not with `fix`. By default every image is read once.",
     )
-    invert: bool = Field(
-        default=False, description="Protein is dark in the images (raw micrographs)."
+    invert: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="What is said about contrast, to be tested: protein is dark (`yes`), white "
+        "(`no`), or as the table says (`auto`), which is white but for some .cs files.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of half sets and random poses.")
     overwrite: bool = Field(

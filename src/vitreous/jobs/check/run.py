@@ -56,7 +56,7 @@ def check(options: CheckOptions) -> CheckResult:
     if options.sample is not None:
         particles = particles.select(evenly_spaced(len(particles), options.sample))
     ignore_header = options.pixel_size_angstrom is not None
-    claims = claims_of(particles, invert=options.invert, ignore_header=ignore_header)
+    claims = claims_of(particles, invert=options.dark, ignore_header=ignore_header)
     notes: list[str] = []
     # entered first, so that a folder that must not be written is refused before hours of reading
     with OutputFolder.if_named("check", options, OUTPUTS) as folder:
@@ -101,7 +101,7 @@ def _examine(particles: Particles, claims: Claims, seed: int, quiet: bool) -> Di
         return examine(particles, claims, generator(seed, "check"), notify)
 
 
-def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False) -> Claims:
+def claims_of(particles: Particles, *, invert: bool | None, ignore_header: bool = False) -> Claims:
     """Return what the files, and the user, state about the images."""
     header = particles.header_pixel_size_angstrom
     stated = particles.pixel_size_angstrom
@@ -111,7 +111,7 @@ def claims_of(particles: Particles, *, invert: bool, ignore_header: bool = False
         header_pixel_size_angstrom=header if differs and not ignore_header else None,
         optics=particles.optics if particles.has_ctf else None,
         pose=particles.pose,
-        dark=invert or particles.stated_contrast == "dark",
+        dark=particles.stated_contrast == "dark" if invert is None else invert,
     )
 
 

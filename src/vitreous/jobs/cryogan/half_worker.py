@@ -26,6 +26,7 @@ from torch import Tensor
 from vitreous.core.errors import VitreousError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.random import stream_seed
+from vitreous.data.grey_values import GreyValues
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
 from vitreous.data.working_images import SignedImages
 from vitreous.jobs.cryogan.options import CryoGanOptions
@@ -55,6 +56,7 @@ class HalfJob:
     half: int  # 1 or 2
     options: CryoGanOptions
     rows: NDArray[np.int64]  # of the particles that are in this half set
+    grey: GreyValues  # rule of the images' grey values
     config: CryoGanConfig
     box_size: int  # of the images, cropped
     pixel_size_angstrom: float  # at that box
@@ -122,7 +124,7 @@ class HalfRun:
             name: torch.Generator(device).manual_seed(stream_seed(seed, f"half{half}/{name}"))
             for name in STREAMS
         }
-        images = SignedImages(particles, invert=job.options.invert)
+        images = SignedImages(particles, job.grey)
         self.gan = CryoGan(images, simulator, job.config, generators)
         self.checkpoints = RunCheckpoints(
             job.checkpoints,
@@ -253,6 +255,7 @@ def build_simulator(job: HalfJob, particles: Any, device: Any) -> Simulator:
     if job.b_factor_angstrom2 is not None:
         b_factor = torch.full_like(optics.b_factor_angstrom2, job.b_factor_angstrom2)
         optics = replace(optics, b_factor_angstrom2=b_factor)
+    files = job.options.noise_files(invert=job.grey.dark)
     return Simulator(
         box,
         pixel,
@@ -260,5 +263,5 @@ def build_simulator(job: HalfJob, particles: Any, device: Any) -> Simulator:
         particles.micrograph_id.to(device),
         poses=parse_poses(job.options.poses),
         shifts=parse_shift(job.options.shift, pixel),
-        noise=job.options.noise_files().load(particles.micrograph_names, box, pixel),
+        noise=files.load(particles.micrograph_names, box, pixel),
     )

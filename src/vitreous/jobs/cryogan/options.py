@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vitreous.jobs.inputs.options import ImagingOptions, StackOpticsOptions
+from vitreous.jobs.inputs.options import GreyValueOptions, ImagingOptions, StackOpticsOptions
 from vitreous.jobs.run.options import RunOptions
 
 if TYPE_CHECKING:
     from vitreous.data.noise_files import NoiseFiles
 
 
-class CryoGanOptions(StackOpticsOptions, ImagingOptions, RunOptions):
+class CryoGanOptions(GreyValueOptions, StackOpticsOptions, ImagingOptions, RunOptions):
     """Options of ``abinit``: particle images to two half maps, without poses or a start."""
 
     INPUTS = frozenset({"settings_file"})
@@ -38,9 +38,6 @@ class CryoGanOptions(StackOpticsOptions, ImagingOptions, RunOptions):
         ge=8,
         description="Crop images to this many pixels in Fourier space (the field of view stays, "
         "the pixel grows); the particles' own box, at most 64, by default.",
-    )
-    invert: bool = Field(
-        default=False, description="Protein is dark in the images (raw micrographs)."
     )
     skip_bad: bool = Field(
         default=False, description="Leave out images with NaN or infinite pixels."
@@ -83,15 +80,15 @@ class CryoGanOptions(StackOpticsOptions, ImagingOptions, RunOptions):
     )
     save_minutes: float = Field(default=2.0, ge=0, description="Minutes between checkpoints.")
 
-    def noise_files(self) -> NoiseFiles:
-        """Return where the noise comes from."""
+    def noise_files(self, *, invert: bool = False) -> NoiseFiles:
+        """Return where the noise comes from; ``invert``: protein is dark in its micrographs."""
         from vitreous.data.noise_files import NoiseFiles
 
         return NoiseFiles(
             None if self.noise == "white" else Path(self.noise),
             apix=self.noise_pixel_size_angstrom,
             counts=self.particles_per_micrograph if self.ctf_file is not None else None,
-            invert=self.invert,
+            invert=invert,
         )
 
     def inputs(self) -> dict[str, Path]:

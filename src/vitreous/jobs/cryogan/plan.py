@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitreous.core.errors import UsageError
 from vitreous.core.symmetry import point_group
+from vitreous.data.grey_values import GreyValues, decide_grey_values
 from vitreous.data.noise_files import warn_of_bare_micrographs
 from vitreous.data.particles import Particles
 from vitreous.data.simulation_inputs import parse_poses, parse_shift
@@ -30,6 +31,7 @@ class CryoGanPlan:
 
     options: CryoGanOptions
     checked: Checked  # particles whose images were all read
+    grey: GreyValues  # rule of the images' grey values
     half_set: Tensor  # long ``(n,)`` of 1 and 2
     config: CryoGanConfig  # settings of the solver
     device: torch.device
@@ -76,9 +78,15 @@ def make_plan(options: CryoGanOptions) -> CryoGanPlan:
     particles = checked.particles
     half_set = particles.with_half_sets(options.seed).half_set
     config = solver_config(options, particles)
-    plan = CryoGanPlan(options, checked, half_set, config, device, threads)
+    grey = decide_grey_values(
+        particles,
+        invert=options.dark,
+        normalise=options.normalise,
+        diameter_angstrom=options.mask_diameter_angstrom,
+    )
+    plan = CryoGanPlan(options, checked, grey, half_set, config, device, threads)
     box, pixel = plan.box_size, plan.pixel_size_angstrom
-    files = options.noise_files()
+    files = options.noise_files(invert=grey.dark)
     if files.path is not None:
         noise = files.load(particles.micrograph_names, box, pixel)
         warn_of_bare_micrographs(noise, particles)

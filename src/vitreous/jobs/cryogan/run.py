@@ -55,6 +55,7 @@ def _job(plan: CryoGanPlan) -> Job:
         resolved={
             "images_sha256": plan.checked.digest,
             "box_size": plan.box_size,
+            "contrast": plan.grey.contrast,
             "pixel_size_angstrom": plan.pixel_size_angstrom,
             "b_factor_angstrom2": plan.b_factor_angstrom2,
             **dataclasses.asdict(plan.config),
@@ -100,6 +101,7 @@ def _halves(plan: CryoGanPlan, job: Job) -> list[HalfJob]:
             HalfJob(
                 half=half,
                 options=plan.options,
+                grey=plan.grey,
                 rows=plan.checked.rows[(plan.half_set == half).numpy()],
                 config=plan.config,
                 box_size=plan.box_size,

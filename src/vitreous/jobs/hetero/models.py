@@ -104,6 +104,7 @@ def training_job(
         "images_sha256": data.digest,
         "working_box_size": data.box_size,
         "working_pixel_size_angstrom": data.pixel_size_angstrom,
+        "contrast": data.grey.contrast,
     }
     resolved, machine = {**grid, "solver": dict(settings)}, {"device": str(data.device)}
     return Job(command, options, outputs=outputs, resolved=resolved, machine=machine)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitreous.jobs.run.options import Options, RunOptions
 
@@ -127,7 +127,37 @@ class StackOpticsOptions(ParticleFileOptions, MicroscopeOptions):
     )
 
 
-class ProcessingOptions(Options):
+class ContrastOptions(Options):
+    """Whether protein is dark."""
+
+    invert: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="Protein is dark in the images, as in raw micrographs: `yes` (also without a "
+        "value), `no`, or `auto`: a sample of the images tells, and the table where they do not.",
+    )
+
+    @field_validator("invert", mode="before")
+    @classmethod
+    def _of_bool(cls, value: Any) -> Any:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+    @property
+    def dark(self) -> bool | None:
+        """Whether protein is stated to be dark; None where the images are to tell."""
+        return {"yes": True, "no": False}.get(self.invert)
+
+
+class GreyValueOptions(ContrastOptions):
+    """How grey values are treated."""
+
+    normalise: bool = Field(
+        default=True,
+        description="Take off the background of every image (its mean outside the particle) and "
+        "scale it to unit deviation.",
+    )
+
+
+class ProcessingOptions(GreyValueOptions):
     """How particle images are processed before a method sees them."""
 
     symmetry: str = Field(
@@ -147,9 +177,6 @@ class ProcessingOptions(Options):
         ge=1,
         description="Diameter in Å of the sphere that holds the molecule: its largest diameter and "
         "10 to 20 % more. By default the box, and the FSC's mask is then found from the maps.",
-    )
-    invert: bool = Field(
-        default=False, description="Protein is dark in the images (raw micrographs)."
     )
     ignore_ctf: bool = Field(
         default=False, description="Take the images as free of CTF (already corrected)."

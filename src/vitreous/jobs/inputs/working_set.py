@@ -12,6 +12,7 @@ from vitreous.core.errors import UsageError
 from vitreous.core.images import ImageCache
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
+from vitreous.data.grey_values import GreyValues, decide_grey_values
 from vitreous.data.particles import Particles
 from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
@@ -31,6 +32,7 @@ class WorkingSet:
         box_size: box size to work at, in pixels.
         pixel_size_angstrom: pixel size at that box, in Å.
         device: where to compute.
+        grey: rule of the images' grey values.
         digest: a hash of all pixels, where all images were read; else empty.
     """
 
@@ -40,13 +42,18 @@ class WorkingSet:
     box_size: int
     pixel_size_angstrom: float
     device: torch.device
+    grey: GreyValues
     digest: str = ""
 
     @cached_property
     def images(self) -> ImageCache:
         """Images of the particles, protein positive, at the working box size."""
-        signed = SignedImages(self.particles, invert=self.options.invert)
-        return ImageCache(signed, self.box_size, torch.device("cpu"))
+        return ImageCache(self.whole_images, self.box_size, torch.device("cpu"))
+
+    @property
+    def whole_images(self) -> SignedImages:
+        """Images of the particles, protein positive, at their own box size."""
+        return SignedImages(self.particles, self.grey)
 
     @property
     def optics(self) -> Optics | None:
@@ -91,4 +98,10 @@ def open_working_set(
             f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
         )
     half_set = particles.with_half_sets(options.seed, fewest=fewest).half_set
-    return WorkingSet(options, particles, half_set, n, edge / n, device, digest)
+    grey = decide_grey_values(
+        particles,
+        invert=options.dark,
+        normalise=options.normalise,
+        diameter_angstrom=diameter,
+    )
+    return WorkingSet(options, particles, half_set, n, edge / n, device, grey, digest)

@@ -4,14 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-from torch import Tensor
-
 from vitreous.core.errors import InputError
 from vitreous.core.params import Pose
-from vitreous.data.particles import Particles
-from vitreous.data.working_images import CheckedImages, SignedImages
-from vitreous.jobs.inputs.working_set import open_working_set
+from vitreous.data.working_images import CheckedImages
+from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import FILES
 from vitreous.jobs.run.job import Job
@@ -29,19 +25,15 @@ class Plan:
     """Particles with their poses, and the grid to work on."""
 
     options: ReconstructOptions
-    particles: Particles
+    data: WorkingSet
     pose: Pose
-    half_set: Tensor
-    box_size: int
-    pixel_size_angstrom: float
-    device: torch.device
 
     @property
     def comparison(self) -> HalfMapComparison:
         """How half maps are compared."""
         options = self.options
         return HalfMapComparison(
-            self.pixel_size_angstrom, options.mask_diameter_angstrom, options.seed
+            self.data.pixel_size_angstrom, options.mask_diameter_angstrom, options.seed
         )
 
     @property
@@ -59,9 +51,14 @@ class Plan:
 
     def job(self) -> Job:
         """Return the job of these options."""
-        grid = {"box_size": self.box_size, "pixel_size_angstrom": self.pixel_size_angstrom}
-        machine = {"device": str(self.device)}
-        return Job("reconstruct", self.options, outputs=FILES, resolved=grid, machine=machine)
+        data = self.data
+        resolved = {
+            "box_size": data.box_size,
+            "pixel_size_angstrom": data.pixel_size_angstrom,
+            "contrast": data.grey.contrast,
+        }
+        machine = {"device": str(data.device)}
+        return Job("reconstruct", self.options, outputs=FILES, resolved=resolved, machine=machine)
 
 
 def make_plan(options: ReconstructOptions) -> Plan:
@@ -78,8 +75,7 @@ def make_plan(options: ReconstructOptions) -> Plan:
             f"{options.particles}: poses: {', '.join(POSE_COLUMNS)} missing; refine the particles "
             "first, or use `vitreous auto`, which needs no poses"
         )
-    grid = data.box_size, data.pixel_size_angstrom, data.device
-    return Plan(options, data.particles, pose, data.half_set, *grid)
+    return Plan(options, data, pose)
 
 
 @dataclass(frozen=True)
@@ -99,20 +95,20 @@ def pass_over_images(
     Raises:
         InputError: images that cannot be used.
     """
-    options, particles = plan.options, plan.particles
-    images = CheckedImages(SignedImages(particles, invert=options.invert), particles.ids)
+    data = plan.data
+    images = CheckedImages(data.whole_images, data.particles.ids)
     sums = accumulate(
         PosedParticles(
             images,
             plan.pose.rotation,
             plan.pose.shift_angstrom,
-            None if options.ignore_ctf else particles.optics,
-            particles.pixel_size_angstrom,
-            plan.half_set,
+            data.optics,
+            data.particles.pixel_size_angstrom,
+            data.half_set,
         ),
-        box_size=plan.box_size,
-        symmetry=options.symmetry,
-        device=plan.device,
+        box_size=data.box_size,
+        symmetry=plan.options.symmetry,
+        device=data.device,
         progress=progress,
     )
     return ImagePass(sums, images.digest, images.constant)

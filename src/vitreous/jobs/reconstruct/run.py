@@ -48,15 +48,21 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
         halves, digest, numbers = method(plan, job)
         seconds = job.seconds()
         solved = math.isfinite(halves.headline[0])
-        verdict = _verdict(halves, len(plan.particles))
-        write_files(job.folder, halves, plan.particles, plan.half_set, plan.pixel_size_angstrom)
+        verdict = _verdict(halves, len(plan.data.particles))
+        write_files(
+            job.folder,
+            halves,
+            plan.data.particles,
+            plan.data.half_set,
+            plan.data.pixel_size_angstrom,
+        )
         page = report_data(
             job.folder,
             f"{options.particles.name}: {options.method} reconstruction",
             verdict,
             halves,
-            half_set=plan.half_set,
-            pixel_size_angstrom=plan.pixel_size_angstrom,
+            half_set=plan.data.half_set,
+            pixel_size_angstrom=plan.data.pixel_size_angstrom,
             symmetry=options.symmetry,
             seconds=seconds,
             warnings=_warnings(plan),
@@ -120,10 +126,10 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
     diameter = plan.options.mask_diameter_angstrom
     solver = ModelBased(
         sums,
-        plan.box_size,
+        plan.data.box_size,
         plan.prior,
-        radius_px=diameter and diameter / (2 * plan.pixel_size_angstrom),
-        device=plan.device,
+        radius_px=diameter and diameter / (2 * plan.data.pixel_size_angstrom),
+        device=plan.data.device,
         report_progress=job.report_progress,
     )
     maps = job.run(solver, "maps", label="solving", columns=solver.label, rows=None, numbered=False)
@@ -150,7 +156,7 @@ def _verdict(halves: Halves, count: int) -> str:
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
     texts = []
-    if not bool((plan.particles.half_set > 0).all()):
+    if not bool((plan.data.particles.half_set > 0).all()):
         texts.append(
             "The half sets were drawn at random. If the poses were refined against one map of all "
             "particles, the half maps share its noise and the resolution is too optimistic."

@@ -93,6 +93,7 @@ def _job(command: str, options: PoseOptions, data: WorkingSet) -> Job:
             "images_sha256": data.digest,
             "box_size": data.box_size,
             "pixel_size_angstrom": data.pixel_size_angstrom,
+            "contrast": data.grey.contrast,
             "shift_range_angstrom": data.shift_range(options.shift_range_angstrom),
         },
         machine={"device": str(data.device)},
