@@ -6,8 +6,11 @@ the same checkout wrote, and compares every map and table. It exits with 1 where
 where only one side has it, or where a command fails.
 
 It does not compare reports, `config.toml`, checkpoints, labels in MRC headers, and what a clock or
-a version writes. To allow a wanted change of a name, list it in `RENAMED` or give `--renamed`; for
-a wanted change of an option, add an alternative line to the command in `STEPS`.
+a version writes. Since 2026-11-30 backgrounds are taken off images, and means off maps before an
+FSC: maps and curves differ from those of older checkouts on purpose, in every step that reads
+images or compares half maps; take a base from then on. To allow a wanted change of a name, list it
+in `RENAMED` or give `--renamed`; for a wanted change of an option, add an alternative line to the
+command in `STEPS`.
 
 With `--keep FOLDER` a second call takes over what a checkout wrote, as long as its committed `src`
 is the same and nothing in it is changed.

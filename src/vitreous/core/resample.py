@@ -212,3 +212,17 @@ def dihedral_images(images: Tensor, element: int) -> Tensor:
     if element & 2:
         images = images.flip(-2).roll(roll, -2)
     return images.transpose(-1, -2) if element & 4 else images
+
+
+def is_same_map(a: Tensor, b: Tensor) -> bool:
+    """Return whether two maps are one, up to a scale, an offset and rounding.
+
+    >>> v = torch.randn(4, 4, 4)
+    >>> is_same_map(v, 3 - 2 * v), is_same_map(v, torch.randn(4, 4, 4))
+    (True, False)
+    """
+    if a.shape != b.shape:
+        return False
+    a, b = (one.double() - one.double().mean() for one in (a, b))
+    power = a.square().sum() * b.square().sum()
+    return float(power) > 0 and float((a * b).sum().square() / power) > 1 - 1e-9

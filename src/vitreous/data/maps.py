@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from vitreous.core.errors import InputError
 from vitreous.core.fourier import irfft_centered, resampling_kernel, rfft_centered
 from vitreous.core.grid import frequency_grid
+from vitreous.core.resample import is_same_map
 from vitreous.io.atomic import atomic_write_text
-from vitreous.io.mrc import read_mrc
+from vitreous.io.mrc import read_header, read_mrc
 
 
 def read_map(path: Path | str, pixel_size_angstrom: float | None = None) -> tuple[Tensor, float]:
@@ -44,10 +46,45 @@ def read_map(path: Path | str, pixel_size_angstrom: float | None = None) -> tupl
     return volume, header.pixel_size_or(pixel_size_angstrom)
 
 
+def read_mask(path: Path, half: Tensor, pixel_size_angstrom: float) -> Tensor:
+    """Read a mask for maps like ``half (n, n, n)``; warn of one that seems to be of other maps.
+
+    Raises:
+        InputError: as :func:`read_map`, or another box, values beyond 0 to 1, or nothing in it.
+    """
+    stated = read_header(path).pixel_size_angstrom
+    mask = read_map(path, pixel_size_angstrom)[0]
+    if mask.shape != half.shape:
+        raise InputError(f"{path}: box: {len(mask)} voxels, but the maps have {len(half)}")
+    if not float(mask.max()) > 0:
+        raise InputError(f"{path}: data: the mask is blank, no voxel is above 0; give another")
+    if float(mask.min()) < -1e-3 or float(mask.max()) > 1 + 1e-3:
+        raise InputError(f"{path}: data: a mask goes from 0 to 1; give a soft mask")
+    if stated is not None and abs(stated / pixel_size_angstrom - 1) > 0.01:
+        warnings.warn(
+            f"{path}: pixel size: {stated:g} Å, but the maps have {pixel_size_angstrom:g} Å; check "
+            "that it was made for them",
+            stacklevel=2,
+        )
+    n, centre = len(mask), len(mask) // 4
+    core = mask[centre : n - centre, centre : n - centre, centre : n - centre]
+    if float(mask[0].mean() + mask[:, 0].mean() + mask[:, :, 0].mean()) / 3 > 2 * float(
+        core.mean()
+    ):
+        warnings.warn(
+            f"{path}: data: the mask is inside out: it covers the edges of the box rather than "
+            "its centre; give 1 minus it",
+            stacklevel=2,
+        )
+    return mask.clamp(0, 1)
+
+
 def read_pair(
-    first: Path, second: Path, pixel_size_angstrom: float | None
+    first: Path, second: Path, pixel_size_angstrom: float | None, *, different: bool = False
 ) -> tuple[Tensor, Tensor, float]:
     """Read two maps on the same grid and their pixel size in Å.
+
+    ``different`` refuses maps that are one map, up to a scale and an offset.
 
     Raises:
         InputError: as :func:`read_map`, or box or pixel size differ (by more than 1 %).
@@ -60,6 +97,11 @@ def read_pair(
         raise InputError(
             f"{second}: pixel size: {size_b:g} Å, but {first} has {size_a:g} Å; resample one, or "
             "give the true one, `pixel_size_angstrom`"
+        )
+    if different and is_same_map(a, b):
+        raise InputError(
+            f"{second}: data: the same map as {first}, so that their FSC means nothing; give the "
+            "maps of two half sets"
         )
     return a, b, size_a
 

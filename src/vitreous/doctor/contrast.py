@@ -103,8 +103,8 @@ def findings(
         contrast = Finding("contrast", "ok", f"protein is {shade}", evidence)
     elif test.z < 0:
         remedy = (
-            "commands of vitreous see and invert it unless told `invert=no`; for other programs "
-            "run `vitreous prepare` with `invert`"
+            "commands of vitreous see and invert it by themselves; for other programs run "
+            "`vitreous prepare` with `invert`"
         )
         contrast = Finding("contrast", "wrong", "protein is dark", evidence, remedy, "contrast")
     else:

@@ -233,16 +233,16 @@ def _normalisation(statistics: ImageStatistics, micrograph_id: Tensor) -> Findin
     if offset > OFFSET or gain > GAIN:
         claim = "grey values differ from micrograph to micrograph"
         remedy = (
-            "commands of vitreous even them out unless told `normalise=False`; for other programs "
-            "run `vitreous prepare`"
+            "commands of vitreous even them out by themselves; for other programs run `vitreous "
+            "prepare`"
         )
         return Finding("normalisation", "wrong", claim, evidence, remedy, "drift")
     pedestal = float((statistics.mean[rows] / statistics.deviation[rows]).median())
     if abs(pedestal) > PEDESTAL:
         claim = f"grey values have an offset of {pedestal:+.1f} deviations"
         remedy = (
-            "commands of vitreous take it off unless told `normalise=False`; for other programs "
-            "run `vitreous prepare`"
+            "commands of vitreous take it off by themselves; for other programs run `vitreous "
+            "prepare`"
         )
         return Finding("normalisation", "wrong", claim, evidence, remedy, "offset")
     return Finding("normalisation", "ok", "all micrographs have the same grey values", evidence)

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitreous.core.fourier import irfft_centered, rfft_centered
 from vitreous.core.grid import shell_index
 from vitreous.core.resample import cubic_edge
+from vitreous.core.resolution import AtNyquist
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,16 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     :math:`\mathrm{FSC}(s) = \mathrm{Re} \sum_{k \in s} A(k) B^*(k) /
     \sqrt{\sum |A|^2 \sum |B|^2}` over the full spectrum's entries whose rounded radius is s.
 
+    The mean of each volume over its support (:func:`without_mean`) is taken off first: a pedestal
+    that both have in common is no agreement.
+
     Args:
         a, b: real ``(..., z, y, x)`` on the same device, broadcast against each other. Shells are
             balls of frequency, in cycles per n voxels, n the longest edge.
 
     Returns:
-        float64 ``(..., n // 2 + 1)``; 0 where a volume's shell is empty.
+        float64 ``(..., n // 2 + 1)``; 0 where a volume's shell is empty. Shell 0 holds nothing but
+        means and repeats shell 1.
 
     Raises:
         ValueError: different boxes.
@@ -89,8 +94,24 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     >>> fsc(v, -2 * v).round(decimals=9).tolist()
     [-1.0, -1.0, -1.0, -1.0]
     >>> fsc(torch.ones(2, 4, 6), torch.ones(2, 4, 6)).tolist()
-    [1.0, 0.0, 0.0, 0.0]
+    [0.0, 0.0, 0.0, 0.0]
     """
+    return _correlation(without_mean(a.double()), without_mean(b.double()))
+
+
+def without_mean(volume: Tensor) -> Tensor:
+    """Return volumes ``(..., z, y, x)`` less the mean of their voxels that are not exactly zero.
+
+    >>> without_mean(torch.tensor([[[0.0, 1.0, 3.0]]])).tolist()
+    [[[0.0, -1.0, 1.0]]]
+    """
+    support, axes = volume != 0, (-3, -2, -1)
+    mean = volume.sum(axes, keepdim=True) / support.sum(axes, keepdim=True).clamp(min=1)
+    return torch.where(support, volume - mean, 0.0)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return the FSC of volumes as they are; shell 0, which holds means, repeats shell 1."""
     shape = tuple(a.shape[-3:])
     if len(shape) != 3 or tuple(b.shape[-3:]) != shape:
         raise ValueError(
@@ -101,7 +122,9 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
     # shells that hold only rounding errors count as empty
     empty = power <= power.amax(-1, keepdim=True) * 1e-26
-    return torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
+    curve = torch.where(empty, torch.zeros_like(cross), cross / power.clamp(min=1e-300))
+    curve[..., :1] = curve[..., 1:2]
+    return curve
 
 
 def fsc_resolution(
@@ -118,8 +141,8 @@ def fsc_resolution(
         pixel_size_angstrom: pixel size in Å.
 
     Returns:
-        Å; twice the pixel size (Nyquist) if the curve never falls below the threshold, infinity if
-        it is below at the first shell.
+        Å; an :class:`~vitreous.core.resolution.AtNyquist`, twice the pixel size, if the curve
+        never falls below the threshold; infinity if it is below at the first shell.
 
     Raises:
         ValueError: curve of another length than ``n // 2 + 1``.
@@ -137,7 +160,7 @@ def fsc_resolution(
             above, below = values[shell - 1], values[shell]
             step = (above - threshold) / (above - below) if not math.isnan(below) else 0.0
             return box_size * pixel_size_angstrom / (shell - 1 + step)
-    return 2.0 * pixel_size_angstrom
+    return AtNyquist(2.0 * pixel_size_angstrom)
 
 
 def randomise_phases(volume: Tensor, first_shell: int, generator: torch.Generator) -> Tensor:
@@ -185,14 +208,15 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
     if mask.shape[-3:] != half1.shape[-3:]:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
     unmasked = fsc(half1, half2)
-    masked = fsc(half1 * mask, half2 * mask)
+    half1, half2 = without_mean(half1.double()), without_mean(half2.double())
+    masked = _correlation(half1 * mask, half2 * mask)
     below = (unmasked[1:] < 0.8).nonzero()
     first = int(below[0]) + 1 if len(below) else n // 2 + 1
     if first > n // 2:
         return FscResult(masked.clone(), unmasked, masked, torch.zeros_like(masked), first)
     random1 = randomise_phases(half1, first, generator)
     random2 = randomise_phases(half2, first, generator)
-    randomised = fsc(random1 * mask, random2 * mask)
+    randomised = _correlation(random1 * mask, random2 * mask)
     corrected = masked.clone()
     beyond = slice(first + 2, None)
     noise = randomised[beyond].clamp(max=0.999)

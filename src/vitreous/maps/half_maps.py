@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.core.grid import radius_grid
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
+from vitreous.maps.fsc_warnings import MOST_MASK_GAIN, without_spherical_mean
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.sharpening import reference_weight
 from vitreous.maps.shell_filter import weight_shells
@@ -21,7 +21,6 @@ BETTER_THAN_CHANCE = 1.5
 FEWEST_SHELLS = 4.0
 FEWEST_PARTICLES = 1000
 CHANCE_DRAWS = 3
-MOST_MASK_GAIN = 1.5  # largest ratio of resolutions with and without mask that is believed
 LEAST_FSC = 0.02
 _TRUSTED_SHELL = 3
 
@@ -188,19 +187,9 @@ def _align(
 
 def _structure_resolution(a: Tensor, b: Tensor, pixel_size_angstrom: float) -> float:
     """Return the 0.143 resolution from shell 3 on, without spherical means, alike in any balls."""
-    curve = fsc(_without_spherical_mean(a), _without_spherical_mean(b))
+    curve = fsc(without_spherical_mean(a), without_spherical_mean(b))
     curve[:_TRUSTED_SHELL] = 1.0
     return fsc_resolution(curve, CUTOFF, int(a.shape[-1]), pixel_size_angstrom)
-
-
-def _without_spherical_mean(volume: Tensor) -> Tensor:
-    """Subtract the mean over voxels of exactly equal distance, which removes radial functions."""
-    n = int(volume.shape[-1])
-    squared = radius_grid(n, 3, device=volume.device).double().square().round().long().flatten()
-    values = volume.double().flatten()
-    count = torch.bincount(squared).double().clamp(min=1)
-    mean = torch.zeros_like(count).index_add_(0, squared, values) / count
-    return (values - mean[squared]).reshape(volume.shape)
 
 
 def _doubt(

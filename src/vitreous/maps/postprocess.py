@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vitreous.core.resolution import angstrom
 from vitreous.core.symmetry import point_group, symmetrise
-from vitreous.maps.fsc import FscResult, fsc_true, solvent_mask
+from vitreous.maps.fsc import fsc_true, solvent_mask
+from vitreous.maps.fsc_warnings import OUTLINE_ONLY, fsc_warnings
 from vitreous.maps.half_map_pair import Halves
-from vitreous.maps.half_maps import FEWEST_SHELLS, MOST_MASK_GAIN, resolutions
+from vitreous.maps.half_maps import FEWEST_SHELLS, resolutions
 from vitreous.maps.local_resolution import local_low_pass, local_resolution
 from vitreous.maps.sharpening import Sharpened, sharpen
 from vitreous.maps.symmetry_search import LEAST_AGREEMENT, symmetry_agreement
 
 _SMOOTHING_ANGSTROM = 5.0
 _EDGE_ANGSTROM = 8.0
-_MOST_FROM_MASK = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,7 @@ def postprocess(
     sharp = sharpen(average, corrected, pixel_size_angstrom, mask=soft, b_factor_angstrom2=b)
     at = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
     filtered = None if at is None else local_low_pass(sharp.map, at, pixel_size_angstrom)
-    warnings = _symmetry_warnings(group.name, agreement)
-    warnings += _mask_warnings(curves, masked[0], unmasked[0], edge) + _blur_warnings(sharp)
+    doubts = fsc_warnings(half1, half2, curves, masked[0], unmasked[0], pixel_size_angstrom)
     return Postprocessed(
         half1=half1,
         half2=half2,
@@ -117,8 +116,8 @@ def postprocess(
         local_resolution=at,
         locally_filtered=filtered,
         symmetry_agreement=agreement,
-        warnings=tuple(warnings),
-        verdict=_verdict(edge, sharp, at, soft),
+        warnings=(*_symmetry_warnings(group.name, agreement), *doubts, *_blur_warnings(sharp)),
+        verdict=OUTLINE_ONLY if OUTLINE_ONLY in doubts else _verdict(edge, sharp, at, soft),
     )
 
 
@@ -141,7 +140,7 @@ def _verdict(edge_angstrom: float, sharpened: Sharpened, local: Tensor | None, m
             f"the half maps have nothing in common beyond {FEWEST_SHELLS:g} shells: they must be "
             "independent maps of one particle, in one frame (vitreous align)"
         )
-    verdict = f"{resolution:.1f} Å at 0.143; {sharpened.note}"
+    verdict = f"{angstrom(resolution)} at 0.143; {sharpened.note}"
     if local is None:
         return verdict
     low, middle, high = local_range(local, mask)
@@ -156,30 +155,6 @@ def _symmetry_warnings(group: str, agreement: float) -> list[str]:
         f"{100 * max(agreement, 0):.0f} % of their agreement, so averaging destroys structure, "
         "and the FSC does not show it. Find group and axes with vitreous symmetry."
     ]
-
-
-def _mask_warnings(
-    curves: FscResult, masked: float, unmasked: float, edge_angstrom: float
-) -> list[str]:
-    """Warn if the mask correlates random phases, or gains much resolution."""
-    if not math.isfinite(masked):
-        return []
-    shell = min(int(edge_angstrom / masked), len(curves.randomised) - 1)
-    if shell < curves.randomised_from + 2:
-        return []
-    from_mask = float(curves.randomised[curves.randomised_from + 2 : shell + 1].mean())
-    if from_mask > _MOST_FROM_MASK:
-        return [
-            f"The mask alone correlates maps with random phases by {from_mask:.2f} up to the "
-            "resolution: it is too tight or too sharp. Give a wider, softer `mask`."
-        ]
-    if unmasked > MOST_MASK_GAIN * masked:
-        without = f"{unmasked:.1f} Å" if math.isfinite(unmasked) else "nothing"
-        return [
-            f"Without mask the half maps agree to {without} only: there is much noise outside. "
-            "Check that the sharpened map shows the detail of its resolution."
-        ]
-    return []
 
 
 def _blur_warnings(sharpened: Sharpened) -> list[str]:

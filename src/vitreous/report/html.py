@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vitreous import __version__
+from vitreous.core.resolution import angstrom
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
@@ -25,15 +25,6 @@ from vitreous.report.plots import Plot, fsc_plot, history_plots
 MAX_PARTICLES = 8
 MONTAGE_SECTIONS = 24
 MONTAGE_COLUMNS = 8
-
-
-def angstrom(value: float) -> str:
-    """Format a resolution.
-
-    >>> angstrom(7.25), angstrom(float("inf"))
-    ('7.2 Å', 'none')
-    """
-    return f"{value:.1f} Å" if math.isfinite(value) else "none"
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,7 @@ def job(tmp_path):
         half=1,
         options=options,
         rows=np.arange(0, 12, 2),
+        grey=GreyValues(),
         config=CryoGanConfig(stages=(TrainingStage(16, 6),), width=2, batch_size=4),
         box_size=16,
         pixel_size_angstrom=4.0,

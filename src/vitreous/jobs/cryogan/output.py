@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from vitreous.core.random import generator
+from vitreous.core.resolution import angstrom
 from vitreous.jobs.cryogan.half_worker import Outcome
 from vitreous.jobs.cryogan.plan import CryoGanPlan
 from vitreous.jobs.reconstruct.output import FILES, finish, report_data, summary, write_files
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.half_maps import HalvesResult, combine_halves
-from vitreous.report.html import angstrom
 
 OUTPUTS = FILES
 

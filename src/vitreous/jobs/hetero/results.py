@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitreous.core.resolution import angstrom
 from vitreous.data.maps import write_fsc_csv
 from vitreous.jobs.hetero.options import HeteroOptions
 from vitreous.jobs.hetero.passes import TrainedModel
@@ -30,7 +31,6 @@ from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
 from vitreous.report.figures import Array
-from vitreous.report.html import angstrom
 from vitreous.report.mixed import ClusterSummary, MixedReport, write_mixed_report
 
 _MAX_LATENTS_SHOWN = 6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vitreous.core.resolution import angstrom
 from vitreous.core.rotation import matrix_to_euler
 from vitreous.data.maps import read_pair
 from vitreous.io.mrc import write_mrc
@@ -67,6 +68,6 @@ def align(options: AlignOptions) -> AlignResult:
         f"shift x, y, z   {x:.2f}  {y:.2f}  {z:.2f} Å",
         f"hand            {'mirrored' if found.mirrored else 'kept'}",
         f"correlation     {float(found.correlation):.4f}",
-        f"FSC             {half:.2f} Å at 0.5, {low:.2f} Å at 0.143",
+        f"FSC             {angstrom(half, 2)} at 0.5, {angstrom(low, 2)} at 0.143",
     )
     return AlignResult(options.output, found, half, low, "\n".join(lines))

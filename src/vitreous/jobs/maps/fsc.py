@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vitreous.core.errors import InputError
 from vitreous.core.random import generator
-from vitreous.data.maps import fsc_csv, read_map, read_pair, write_fsc_csv
+from vitreous.core.resolution import angstrom
+from vitreous.data.maps import fsc_csv, read_mask, read_pair, write_fsc_csv
 from vitreous.jobs.maps.options import FscOptions
 from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, solvent_mask
 
@@ -32,7 +32,9 @@ def compare(options: FscOptions) -> FscComparison:
         InputError: maps that cannot be read or compared.
         ResourceError: the disk is full.
     """
-    first, second, pixel = read_pair(options.first, options.second, options.pixel_size_angstrom)
+    first, second, pixel = read_pair(
+        options.first, options.second, options.pixel_size_angstrom, different=True
+    )
     n = len(first)
     if options.mask is None and not options.auto_mask:
         curves = {"fsc": fsc(first, second)}
@@ -40,10 +42,8 @@ def compare(options: FscOptions) -> FscComparison:
         mask = (
             solvent_mask(0.5 * (first + second))
             if options.mask is None
-            else read_map(options.mask, pixel)[0]
+            else read_mask(options.mask, first, pixel)
         )
-        if mask.shape != first.shape:
-            raise InputError(f"{options.mask}: box: {len(mask)} voxels, but the maps have {n}")
         result = fsc_true(first, second, mask, generator(options.seed, "phases"))
         names = ("corrected", "masked", "unmasked", "randomised")
         curves = {name: getattr(result, name) for name in names}
@@ -54,7 +54,7 @@ def compare(options: FscOptions) -> FscComparison:
     }
     lines = [columns(fsc_csv(curves, n, pixel))]
     for name, (half, low) in resolutions.items():
-        lines.append(f"{name:>10}: {half:.2f} Å at 0.5, {low:.2f} Å at 0.143")
+        lines.append(f"{name:>10}: {angstrom(half, 2)} at 0.5, {angstrom(low, 2)} at 0.143")
     lines.append(f"{'Nyquist':>10}: {2 * pixel:.2f} Å")
     if options.output is not None:
         write_fsc_csv(options.output, curves, n, pixel)

@@ -41,7 +41,9 @@ def find(options: SymmetryOptions) -> SymmetryResult:
         InputError: maps that cannot be read or compared.
     """
     use_device("cpu", options.threads)
-    half1, half2, pixel = read_pair(options.half1, options.half2, options.pixel_size_angstrom)
+    half1, half2, pixel = read_pair(
+        options.half1, options.half2, options.pixel_size_angstrom, different=True
+    )
     with OutputFolder.if_named("symmetry", options, FILES) as folder:
         search = find_symmetry(
             half1,

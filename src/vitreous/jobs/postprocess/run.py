@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitreous.core.errors import InputError
 from vitreous.core.random import generator
+from vitreous.core.resolution import angstrom
 from vitreous.core.symmetry import point_group
-from vitreous.data.maps import read_map, read_pair, write_fsc_csv
+from vitreous.data.maps import read_mask, read_pair, write_fsc_csv
 from vitreous.io.atomic import atomic_write_text
 from vitreous.jobs.postprocess.options import PostprocessOptions
-from vitreous.jobs.reconstruct.output import report_data, write_maps
+from vitreous.jobs.reconstruct.output import report_data, with_warnings, write_maps
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
@@ -25,7 +25,7 @@ from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.maps.sharpening import Guinier
 from vitreous.report.figures import central_slices, enlarge
-from vitreous.report.html import Picture, ReportData, angstrom, picture, write_report
+from vitreous.report.html import Picture, ReportData, picture, write_report
 from vitreous.report.plots import Plot, line, numbers, titled
 
 MAPS = ("mask", "sharpened", "sharpened_masked", "local_resolution", "local_filtered")
@@ -50,8 +50,10 @@ def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
     started = time.monotonic()
     use_device("cpu", options.threads)
     symmetry = point_group(options.symmetry).name
-    half1, half2, pixel = read_pair(options.half1, options.half2, options.pixel_size_angstrom)
-    mask = None if options.mask is None else _read_mask(options.mask, half1, pixel)
+    half1, half2, pixel = read_pair(
+        options.half1, options.half2, options.pixel_size_angstrom, different=True
+    )
+    mask = None if options.mask is None else read_mask(options.mask, half1, pixel)
     b_factor = options.b_factor_angstrom2
     resolved = {"symmetry": symmetry}
     with OutputFolder.of("postprocess", options, FILES, resolved=resolved) as folder:
@@ -82,15 +84,6 @@ def postprocess_files(options: PostprocessOptions) -> PostprocessResult:
         folder.finish()
     text = _summary(done, folder.root, seconds)
     return PostprocessResult(None, done.verdict, text, folder.root, done)
-
-
-def _read_mask(path: Path, half: Tensor, pixel: float) -> Tensor:
-    mask = read_map(path, pixel)[0]
-    if mask.shape != half.shape:
-        raise InputError(f"{path}: box: {len(mask)} voxels, but the maps have {len(half)}")
-    if float(mask.min()) < -1e-3 or float(mask.max()) > 1 + 1e-3 or not float(mask.max()) > 0:
-        raise InputError(f"{path}: data: a mask goes from 0 to 1; give a soft mask")
-    return mask.clamp(0, 1)
 
 
 def _write(folder: OutputFolder, done: Postprocessed, pixel: float) -> None:
@@ -215,4 +208,4 @@ def _summary(done: Postprocessed, folder: Path, seconds: float) -> str:
         "map": f"{folder / 'sharpened.mrc'}",
         "report": f"{folder / 'report.html'}",
     }
-    return "\n".join([*(f"warning: {text}" for text in done.warnings), rows_of_text(rows)])
+    return with_warnings(done.warnings, rows_of_text(rows))

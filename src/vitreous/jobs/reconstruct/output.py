@@ -1,11 +1,12 @@
 """Files that every command that reconstructs writes from two half maps: maps, tables, report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from vitreous.core.resolution import angstrom
 from vitreous.data.maps import shell_frequencies, write_fsc_csv
 from vitreous.data.particles import Particles
 from vitreous.io.mrc import write_mrc
@@ -15,7 +16,7 @@ from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import page_head, rows_of_text
 from vitreous.maps.half_map_pair import Halves, curves_by_name
-from vitreous.report.html import ReportData, Resolution, angstrom, write_report
+from vitreous.report.html import ReportData, Resolution, write_report
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html")
 NO_RESOLUTION = "none, as the map is not solved; fsc.csv has the curves between the half maps"
@@ -119,10 +120,7 @@ def shown_curves(
 
 def resolution_cards(resolution: tuple[float, float], limit: float = 0.0) -> dict[str, str]:
     """Return the cards of the resolutions at 0.143 and 0.5, Å; ``limit`` is the box's, Å."""
-    at_0143, at_05 = (
-        angstrom(one) + (" (= limit of this box)" if one <= 1.001 * limit else "")
-        for one in resolution
-    )
+    at_0143, at_05 = (angstrom(one) for one in resolution)
     return {"resolution at 0.143": at_0143, "resolution at 0.5": at_05}
 
 
@@ -158,6 +156,11 @@ def summary(
     return summary_lines(
         resolution if solved else NO_RESOLUTION, folder, duration(seconds), more or {}
     )
+
+
+def with_warnings(warnings: Sequence[str], text: str) -> str:
+    """Return lines for the terminal with warnings above them."""
+    return "\n".join([*(f"warning: {warning}" for warning in warnings), text])
 
 
 def summary_lines(resolution: str, folder: OutputFolder, time: str, more: Mapping[str, str]) -> str:

@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from functools import partial
 
 from vitreous.core.errors import InputError
+from vitreous.core.resample import is_same_map
+from vitreous.core.resolution import angstrom
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
 from vitreous.jobs.reconstruct.plan import ImagePass, Plan, make_plan, pass_over_images
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
+from vitreous.maps.fsc_warnings import (
+    OUTLINE_ONLY,
+    directional_doubt,
+    fsc_warnings,
+    rise_warnings,
+)
 from vitreous.maps.half_map_pair import Halves
 from vitreous.methods.reconstruct import gridding
 from vitreous.methods.reconstruct.half_maps import direct_halves, regularised_halves
 from vitreous.methods.reconstruct.model_based import HalfEquations, ModelBased, accumulate
-from vitreous.report.html import angstrom
 
 
 @dataclass(frozen=True)
@@ -47,25 +54,22 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
         method = _model_based if options.regularised else _direct
         halves, digest, numbers = method(plan, job)
         seconds = job.seconds()
-        solved = math.isfinite(halves.headline[0])
-        verdict = _verdict(halves, len(plan.data.particles))
-        write_files(
-            job.folder,
-            halves,
-            plan.data.particles,
-            plan.data.half_set,
-            plan.data.pixel_size_angstrom,
-        )
+        data, pixel = plan.data, plan.data.pixel_size_angstrom
+        halves, doubts = _examined(halves, plan)
+        solved = math.isfinite(halves.headline[0]) and OUTLINE_ONLY not in doubts
+        verdict = OUTLINE_ONLY if OUTLINE_ONLY in doubts else _verdict(halves, len(data.particles))
+        write_files(job.folder, halves, data.particles, data.half_set, pixel)
         page = report_data(
             job.folder,
             f"{options.particles.name}: {options.method} reconstruction",
             verdict,
             halves,
-            half_set=plan.data.half_set,
-            pixel_size_angstrom=plan.data.pixel_size_angstrom,
+            half_set=data.half_set,
+            pixel_size_angstrom=pixel,
             symmetry=options.symmetry,
             seconds=seconds,
-            warnings=_warnings(plan),
+            solved=OUTLINE_ONLY not in doubts,
+            warnings=(*doubts, *_warnings(plan)),
             more_numbers={name: f"{value:.3g}" for name, value in numbers.items()},
         )
         facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
@@ -142,6 +146,23 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
     pair = direct["half1"], direct["half2"]
     halves = regularised_halves(maps, pair, plan.comparison)
     return halves, direct["digest"], {"strength": maps.strength}
+
+
+def _examined(halves: Halves, plan: Plan) -> tuple[Halves, list[str]]:
+    """Return the half maps, with a directional FSC where it is needed, and doubts about them."""
+    pixel = plan.data.pixel_size_angstrom
+    if is_same_map(halves.half1, halves.half2):
+        raise InputError(
+            f"{plan.options.particles}: half sets: both make the same map, so that their FSC means "
+            "nothing; correct _rlnRandomSubset, or take out copies of images"
+        )
+    if halves.confirmed is None:
+        at = halves.masked[0], halves.unmasked[0]
+        doubts = fsc_warnings(halves.half1, halves.half2, halves.curves, *at, pixel)
+    else:
+        doubts = rise_warnings(halves.confirmed, pixel)
+    halves, one_sided = directional_doubt(halves, plan.pose.rotation, plan.options.symmetry, pixel)
+    return halves, doubts + one_sided
 
 
 def _verdict(halves: Halves, count: int) -> str:

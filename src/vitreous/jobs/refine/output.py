@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,23 +12,30 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.random import generator
+from vitreous.core.resolution import angstrom
 from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.star import write_star
 from vitreous.jobs.inputs.working_set import WorkingSet
-from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files, write_maps
+from vitreous.jobs.reconstruct.output import (
+    finish,
+    report_data,
+    summary,
+    with_warnings,
+    write_files,
+    write_maps,
+)
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
+from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
-from vitreous.maps.half_maps import MOST_MASK_GAIN
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
-from vitreous.report.html import angstrom
 
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
@@ -63,6 +70,11 @@ def write_results(
     pixel = data.pixel_size_angstrom
     halves, post = _halves(start, refined, options, pixel)
     verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined)
+    doubts = list(post.warnings) if start.solved else []
+    if refined is not None:
+        rotations = refined.poses.pose.rotation
+        halves, one_sided = directional_doubt(halves, rotations, options.symmetry, pixel)
+        doubts += one_sided
     numbers = {} if refined is None else _numbers(refined, post)
     if start.used:
         numbers["initial map"] = f"from {start.used:,} of {len(data.particles):,} particles"
@@ -81,7 +93,7 @@ def write_results(
         symmetry=options.symmetry,
         seconds=seconds,
         solved=start.solved,
-        warnings=_warnings(halves, start, refined),
+        warnings=_warnings(doubts, start, refined),
         more_numbers=numbers,
     )
     facts = {"verdict": verdict, "solved": start.solved, "seconds": round(seconds, 1)}
@@ -91,7 +103,7 @@ def write_results(
         folder=job.folder.root,
         solved=start.solved,
         verdict=verdict,
-        text=_text(job.folder, halves, start, numbers, seconds),
+        text=with_warnings(doubts, _text(job.folder, halves, start, numbers, seconds)),
         resolution_angstrom=halves.headline[0],
         initial_model=start,
         refinement=refined,
@@ -210,10 +222,10 @@ def _mean_held_out(start: InitialModel) -> float:
 
 
 def _warnings(
-    halves: Halves, start: InitialModel, refined: RefinementResult | None
+    doubts: Sequence[str], start: InitialModel, refined: RefinementResult | None
 ) -> tuple[str, ...]:
     """Return the sentences that the report shows prominently."""
-    warnings = []
+    warnings = list(doubts)
     if start.held_out:
         warnings.append(
             'The curve "held out" compares shells that took no part in finding poses (mean '
@@ -227,10 +239,6 @@ def _warnings(
         )
     if refined is not None and not refined.settled:
         warnings.append("The halves still came closer in the last round; give more (`rounds`).")
-    if halves.unmasked[0] > MOST_MASK_GAIN * halves.masked[0]:
-        warnings.append(
-            "The mask gains suspiciously much resolution; look at the unmasked curve as well."
-        )
     return tuple(warnings)
 
 

@@ -1,12 +1,15 @@
 """Job of ``vitreous tomo reconstruct``: read, choose strengths, solve, save."""
 
-import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from vitreous.core.errors import InputError
+from vitreous.core.resolution import angstrom
 from vitreous.data.maps import write_fsc_csv
 from vitreous.data.tilts import TiltSeries, read_tilt_series
 from vitreous.jobs.reconstruct.output import (
+    NO_RESOLUTION,
     finish,
     resolution_cards,
     shown_curves,
@@ -19,12 +22,14 @@ from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import JobResult, page_head
 from vitreous.jobs.tomography.options import TomoReconstructOptions
 from vitreous.maps.fsc import fsc
-from vitreous.maps.half_maps import resolutions
+from vitreous.maps.fsc_warnings import agreement_without
+from vitreous.maps.half_maps import CUTOFF, FEWEST_SHELLS, resolutions
 from vitreous.methods.tomography.tomogram import Tomogram, TomogramConfig, TomogramMaps
 from vitreous.methods.tomography.total_variation import Scan
-from vitreous.report.html import ReportData, Resolution, angstrom
+from vitreous.report.html import ReportData, Resolution
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "report.html")
+_FEWEST_ROWS = 8  # images of fewer rows keep what is constant over them
 _PRIOR = (
     "Both half maps obey the same prior, and what it supplies they have in common: the FSC between "
     "them is too high. Method wbp makes half maps without one.",
@@ -82,6 +87,11 @@ def _config(options: TomoReconstructOptions) -> TomogramConfig:
     )
 
 
+def _without_slab(volume: Tensor) -> Tensor:
+    """Return a volume less what is constant along the tilt axis: a slab of the images' mean."""
+    return volume - volume.mean(1, keepdim=True)
+
+
 def _write(
     options: TomoReconstructOptions, job: Job, maps: TomogramMaps, series: TiltSeries
 ) -> TomoReconstructResult:
@@ -94,8 +104,14 @@ def _write(
     write_fsc_csv(job.path("fsc.csv"), curves, n, pixel)
     resolution = resolutions(curves["unmasked"], n, pixel)
     seconds, dose = job.seconds(), f"{100 * series.dose:.3g} %"
-    solved = math.isfinite(resolution[0])
-    verdict = "the half maps have nothing in common: check angles, alignment and mask"
+    solved = n * pixel / resolution[0] >= FEWEST_SHELLS and (
+        average.shape[1] < _FEWEST_ROWS
+        or agreement_without(_without_slab, half1, half2, resolution[0], pixel) >= CUTOFF
+    )
+    verdict = (
+        "the half maps have nothing in common but a slab of the images' mean: check angles, "
+        "alignment and mask"
+    )
     if solved:
         verdict = (
             f"{angstrom(resolution[0])} at 0.143 between half maps of {len(series.images)} tilts, "
@@ -107,7 +123,7 @@ def _write(
         pixel_size_angstrom=pixel,
         volume=average.numpy(),
         key_numbers={
-            **resolution_cards(resolution),
+            **(resolution_cards(resolution) if solved else {}),
             "tilts": f"{len(series.images)}",
             "scanned": dose,
             **{name: f"{value:.3g}" for name, value in maps.strengths.items()},
@@ -120,7 +136,7 @@ def _write(
     finish(job, page, resolution, {**facts, **maps.strengths})
     at_0143, at_05 = map(angstrom, resolution)
     text = summary_lines(
-        f"{at_0143} at 0.143, {at_05} at 0.5 between the halves",
+        f"{at_0143} at 0.143, {at_05} at 0.5 between the halves" if solved else NO_RESOLUTION,
         job.folder,
         duration(seconds),
         {name: f"{value:.3g}" for name, value in maps.strengths.items()},
