@@ -217,6 +217,19 @@ def test_links_for_relion(vitreous, project: Path) -> None:
     assert (moved / "relion/particles_stacks/m.mrcs").read_text() == "mine"
 
 
+def test_stacks_elsewhere_are_linked_too(vitreous, tmp_path: Path) -> None:
+    """All names hold in the folder of the table, where RELION is started."""
+    (tmp_path / "proj/Extract").mkdir(parents=True)
+    (tmp_path / "back/own").mkdir(parents=True)
+    for name in ("proj/Extract/s.mrcs", "back/own/s.mrcs"):
+        write_mrc(tmp_path / name, np.ones((1, 16, 16), "f4"), 2.0, is_stack=True)
+    star = tmp_path / "p.star"
+    star.write_text("data_\nloop_\n_rlnImageName\n1@proj/Extract/s.mrcs\n1@back/own/s.mrcs\n")
+    assert vitreous("convert", star, tmp_path / "back/p.star", "--link")[0] == 0
+    names = read_star(tmp_path / "back/p.star").blocks["particles"].columns["rlnImageName"]
+    assert names == ["000001@p_stacks/s.mrcs", "000001@own/s.mrcs"]
+
+
 def test_what_relion_would_miss_is_said(vitreous, project: Path) -> None:
     code, _, err = vitreous("convert", project / "J42", project / "plain.star")
     assert code == 0

@@ -21,10 +21,12 @@ _NEEDED = (
 def linked(
     document: StarDocument, source: Path, output: Path, *, data_root: Path | None = None
 ) -> StarDocument:
-    """Link the stacks that RELION would not take, and return the document with the links' names.
+    """Link stacks that RELION would not take, and return the document with the links' names.
 
-    The links lie in ``OUT_stacks`` beside the table ``output`` and are relative. Micrographs are
-    named after the stacks where the document, read from ``source``, names none.
+    These are stacks of another suffix, and those that are not below the folder of the table, where
+    RELION is to be started. The links lie in ``OUT_stacks`` beside the table ``output`` and are
+    relative. Micrographs are named after the stacks where the document, read from ``source``, names
+    none.
 
     Raises:
         InputError: a stack is not found, or something else has the name of a link.
@@ -38,7 +40,7 @@ def linked(
     taken: set[str] = set()
     renamed: dict[str, str] = {}
     for name, path in paths.items():
-        if path.suffix.lower() == _SUFFIX:
+        if path.suffix.lower() == _SUFFIX and path.absolute().is_relative_to(folder):
             renamed[name] = name_from(folder, path)
             continue
         stem, count = path.stem, 1

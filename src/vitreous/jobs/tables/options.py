@@ -25,7 +25,7 @@ class TableOptions(TableSourceOptions):
     link: bool = Field(
         default=False,
         description="For RELION, with a .star output: make links NAME.mrcs, in a folder OUT_stacks "
-        "beside it, to stacks whose names end otherwise (cryoSPARC's end in .mrc), and name "
+        "beside it, to stacks elsewhere or of another suffix (cryoSPARC's end in .mrc), and name "
         "micrographs after the stacks where the table names none.",
     )
 
