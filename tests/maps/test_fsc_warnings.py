@@ -76,6 +76,8 @@ def test_a_curve_that_rises_again_is_said_and_its_noise_is_not() -> None:
     falling = torch.linspace(1, -0.1, 33).clamp_min(0)
     wobble = 0.05 * torch.randn(33, generator=torch.Generator().manual_seed(0))
     assert not rise_warnings(falling + wobble, PIXEL)
+    for fall in range(33):
+        assert not rise_warnings((torch.arange(33) < fall).float(), PIXEL)
     risen = falling.clone()
     risen[28:32] = 0.6
     assert "rises again, to 0.60" in rise_warnings(falling.where(risen < 0.5, risen), PIXEL)[0]

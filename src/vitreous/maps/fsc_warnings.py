@@ -63,9 +63,10 @@ def rise_warnings(curve: Tensor, pixel_size_angstrom: float) -> list[str]:
     below = (curve[1:] < _CUTOFF).nonzero().flatten()
     if not len(below) or last < 8:
         return []
-    shells = torch.arange(max(int(below[0]) + 2, 4), last - 1)  # centres of means over three
-    if not len(shells):
+    first = max(int(below[0]) + 3, 4)
+    if first >= last:
         return []
+    shells = torch.arange(first, last)  # centres of means over three
     mean = (curve[shells - 1] + curve[shells] + curve[shells + 1]).double() / 3
     chance = 1 / (2 * math.pi * 3 * _SUPPORT * shells.double().square()).sqrt()
     excess = mean - _CUTOFF - _RISE - 3 * chance
