@@ -143,7 +143,7 @@ def test_what_is_refused(tilts: Tensor, shape: tuple[int, ...], match: str) -> N
 
 
 def test_wrong_shapes_and_masks_are_refused() -> None:
-    with pytest.raises(ValueError, match="ends in"):
+    with pytest.raises(ValueError, match="must end in"):
         TiltProjector(TILTS, (4, 4, 4))(torch.zeros(4, 4, 5))
     with pytest.raises(ValueError, match="boolean"):
         ScanMask(torch.ones(3))

@@ -85,13 +85,7 @@ def write_stack(
         try:
             with StopSignals() as stop, target as stack, RunProgress(label, quiet=quiet) as bar:
                 records, digest = stream_pieces(
-                    stack,
-                    work,
-                    count,
-                    identity=identity,
-                    threads=threads,
-                    stop=stop,
-                    progress=bar,
+                    stack, work, count, identity, threads=threads, stop=stop, progress=bar
                 )
         except InputError:
             if not folder.resuming:

@@ -29,8 +29,8 @@ def stream_pieces(
     stack: GrowingStack,
     work: Callable[[int], Piece],
     count: int,
-    *,
     identity: Callable[[int], bytes],
+    *,
     threads: int,
     stop: StopSignals,
     progress: RunProgress,
@@ -59,34 +59,48 @@ def stream_pieces(
         ResourceError: disk full; what was saved stays.
         SystemExit: stopped by a signal, after saving.
     """
+    if not stack.is_whole:
+        torch.set_num_threads(1)
+        _append_pieces(stack, work, count, identity, threads, stop, progress)
+    records = stack.notes.get("records", {})
+    return {int(piece): record for piece, record in records.items()}, stack.notes["input"]
+
+
+def _append_pieces(
+    stack: GrowingStack,
+    work: Callable[[int], Piece],
+    count: int,
+    identity: Callable[[int], bytes],
+    threads: int,
+    stop: StopSignals,
+    progress: RunProgress,
+) -> None:
+    """Append the pieces that the stack's notes lack; see :func:`stream_pieces`."""
     records: dict[str, Any] = dict(stack.notes.get("records", {}))
     done = int(stack.notes.get("done", 0))
     saved = time.monotonic()
-    if not stack.is_whole:
-        torch.set_num_threads(1)
+    progress.update(done / count)
+    chain = same_input(stack.notes.get("input", ""), identity, done, threads)
+
+    def both(piece: int) -> tuple[Piece, bytes]:
+        return work(piece), identity(piece)
+
+    for (images, record), digest in in_order(both, range(done, count), threads):
+        _append(stack, images)
+        chain = _linked(chain, digest)
+        if record:
+            records[str(done)] = record
+        done += 1
         progress.update(done / count)
-        chain = same_input(stack.notes.get("input", ""), identity, done, threads)
-
-        def both(piece: int) -> tuple[Piece, bytes]:
-            return work(piece), identity(piece)
-
-        for (images, record), digest in in_order(both, range(done, count), threads):
-            _append(stack, images)
-            chain = _linked(chain, digest)
-            if record:
-                records[str(done)] = record
-            done += 1
-            progress.update(done / count)
-            if stop.requested or time.monotonic() - saved > SAVE_SECONDS:
-                stack.save({"done": done, "records": records, "input": chain.hex()})
-                saved = time.monotonic()
-            if stop.requested and done < count:
-                say(f"{stop.name}: stopped and saved in {stack.path.parent}; go on with `resume`")
-                stop.exit_if_requested()
-        if not len(stack):
-            raise InputError(f"{stack.path.name}: no image is left to write; check the input")
-        stack.finish({"done": done, "records": records, "input": chain.hex()})
-    return {int(piece): record for piece, record in records.items()}, stack.notes["input"]
+        if stop.requested or time.monotonic() - saved > SAVE_SECONDS:
+            stack.save({"done": done, "records": records, "input": chain.hex()})
+            saved = time.monotonic()
+        if stop.requested and done < count:
+            say(f"{stop.name}: stopped and saved in {stack.path.parent}; go on with `resume`")
+            stop.exit_if_requested()
+    if not len(stack):
+        raise InputError(f"{stack.path.name}: no image is left to write; check the input")
+    stack.finish({"done": done, "records": records, "input": chain.hex()})
 
 
 def _append(stack: GrowingStack, images: Tensor) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-Rate = Annotated[float, Field(gt=0, le=10)]  # of Adam
+Rate = Annotated[float, Field(ge=0, le=10)]  # of Adam; 0 freezes
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 BatchSize = Annotated[int, Field(ge=2, le=4096)]
