@@ -34,6 +34,7 @@ _SAMPLE_BYTES = 1 << 28
 _CONTRAST_BOX = 64
 _NOISY = 0.5  # least deviation of the background over the image's where noise dominates
 _FEWEST = 16  # pixels of a background
+_LEAST_SQUARE = 1e-30  # beyond it and its inverse squares leave single precision
 _ABSURD = 1e15  # scale from which single precision fails
 
 
@@ -93,11 +94,16 @@ def background_statistics(
 
     ``circle`` is its diameter over the edge. Sums do not depend on the batch or on threads.
     """
-    pixels = images.flatten(1).numpy().take(_background(images.shape[-1], circle), axis=1)
+    places = _background(images.shape[-1], circle)
+    pixels = images.flatten(1).numpy().take(places, axis=1)
     with np.errstate(all="ignore"):  # of images that are not finite, which later checks name
-        mean = pixels.mean(axis=1, dtype=np.float64)
-        centred = pixels - mean[:, None]
-        return mean, np.sqrt(np.einsum("ij,ij->i", centred, centred) / pixels.shape[1])
+        mean = pixels.mean(axis=1)
+        pixels -= mean[:, None]
+        variance = np.einsum("ij,ij->i", pixels, pixels) / len(places)
+        if not ((variance > _LEAST_SQUARE) & (variance < 1 / _LEAST_SQUARE)).all():
+            wide = images.flatten(1).numpy().take(places, axis=1).astype(np.float64)
+            return wide.mean(axis=1), wide.std(axis=1)
+    return mean.astype(np.float64), np.sqrt(variance, dtype=np.float64)
 
 
 def centre_brightness(images: Tensor) -> Tensor:
