@@ -41,6 +41,8 @@ def _clean_model(path: Path) -> Any:
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise InputError(f"{path}: atoms: none besides water; give a model of the molecule")
     model = structure[0]
+    if not any(site.atom.occ > 0 for site in model.all()):
+        raise InputError(f"{path}: occupancy: 0 for all atoms; correct the column")
     for site in model.all():
         atom = site.atom
         values = (*atom.pos.tolist(), atom.occ)

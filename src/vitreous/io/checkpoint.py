@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from vitreous.core.errors import InputError
 from vitreous.io.atomic import TEMPORARY_SUFFIX, atomic_file, atomic_write_text
 
 _KEEP = 2
+# Errors of restoring what is no state of the program, though its hash holds.
+FORGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError)
 _NAME = re.compile(r"step_(\d{8,})\.json")
 
 
@@ -140,11 +143,12 @@ def _read_record(path: Path) -> dict[str, Any] | str:
     """Return the checked JSON record, or the reason why it is unusable."""
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        sound = isinstance(record, dict) and record.get("sha256") == _own_hash(record)
+    except (OSError, ValueError, RecursionError) as error:
         return f"unreadable ({error})"
-    if not isinstance(record, dict) or record.get("sha256") != _own_hash(record):
+    if not sound:
         return "its hash does not hold"
-    name = record["tensors"]
+    name = str(record.get("tensors"))
     if Path(name).name != name or not (path.parent / name).is_file():
         return f"tensor file {name!r} is missing"
     return record
@@ -158,16 +162,25 @@ def _read(path: Path) -> Checkpoint | str:
         payload = (path.parent / record["tensors"]).read_bytes()
     except OSError as error:
         return f"tensor file unreadable ({error.strerror})"
-    if hashlib.sha256(payload).hexdigest() != record["tensors_sha256"]:
+    if hashlib.sha256(payload).hexdigest() != record.get("tensors_sha256"):
         return "the hash of its tensors does not hold"
-    tensors = safetensors.torch.load(payload)
-    for name in record["complex"]:
-        tensors[name] = torch.view_as_complex(tensors[name])
-    return Checkpoint(step=record["step"], tensors=tensors, meta=record["meta"])
+    try:
+        tensors = safetensors.torch.load(payload)
+        for name in record["complex"]:
+            tensors[name] = torch.view_as_complex(tensors[name])
+        return Checkpoint(int(record["step"]), tensors, dict(record["meta"]))
+    except (safetensors.SafetensorError, *FORGED) as error:
+        return f"cannot be restored ({type(error).__name__}: {error})"
 
 
-def load_checkpoint(folder: Path | str) -> Checkpoint | None:
+def load_checkpoint(
+    folder: Path | str, fault: Callable[[Checkpoint], str | None] = lambda _: None
+) -> Checkpoint | None:
     """Load the newest sound checkpoint, with a warning of damaged ones; None where none was saved.
+
+    Args:
+        folder: of the checkpoints.
+        fault: called with a checkpoint whose hashes hold; why it cannot be used, or None.
 
     Raises:
         InputError: all checkpoints of the folder are damaged.
@@ -176,9 +189,10 @@ def load_checkpoint(folder: Path | str) -> Checkpoint | None:
     listed = _listed(folder)
     for path in listed:
         checkpoint = _read(path)
-        if isinstance(checkpoint, Checkpoint):
+        reason = fault(checkpoint) if isinstance(checkpoint, Checkpoint) else checkpoint
+        if isinstance(checkpoint, Checkpoint) and reason is None:
             return checkpoint
-        warnings.warn(f"{path}: checkpoint skipped: {checkpoint}", stacklevel=2)
+        warnings.warn(f"{path}: checkpoint skipped: {reason}", stacklevel=2)
     if listed:
         raise InputError(
             f"{folder}: none of {len(listed)} checkpoints is sound; start afresh in another folder"

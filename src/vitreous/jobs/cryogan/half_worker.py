@@ -94,9 +94,11 @@ def work(job: HalfJob, link: Connection) -> None:
 
 def attempt(job: HalfJob, link: Connection) -> tuple[Any, ...]:
     """Run a half set and return its last message: done, stopped, or what went wrong."""
+    run: HalfRun | None = None
     try:
         with plain_warnings():
-            return HalfRun(job, link).run()
+            run = HalfRun(job, link)
+            return run.run()
     except VitreousError as error:
         return "error", error.exit_code, f"half {job.half}: {one_line(error)}"
     except (ParentGoneError, ConnectionError, EOFError):
@@ -105,6 +107,9 @@ def attempt(job: HalfJob, link: Connection) -> tuple[Any, ...]:
         shortage = resource_shortage(error)
         if shortage is not None:
             return "error", 4, f"half {job.half}: {shortage}"
+        refusal = None if run is None else run.checkpoints.refusal(error)
+        if refusal is not None:
+            return "error", refusal.exit_code, f"half {job.half}: {refusal}"
         return "bug", f"half {job.half}: {traceback.format_exc()}"
 
 
@@ -136,16 +141,20 @@ class HalfRun:
         self._sum, self._count = 0.0, 0
         self._last_state = time.monotonic()
         self._row_interval = max(5, job.config.iterations // ROWS)
+        self._pieces = 1.0
+
+    def _restore(self) -> None:
         if self.checkpoints.state:
             state = self.checkpoints.state
             self.gan.load_state_dict(state["solver"])
             self._rows, (self._sum, self._count) = state["rows"], state["wasserstein"]
             for row in self._rows:
-                link.send(("row", row))
+                self._link.send(("row", row))
         self._pieces = float(self.gan.pieces)
 
     def run(self) -> tuple[Any, ...]:
         """Step until done or told to stop; return the last message."""
+        self._restore()
         run(self.gan, [self._watch])
         self.save(last=True)
         if not self.gan.done:
@@ -158,6 +167,7 @@ class HalfRun:
         if os.getppid() != self._job.parent:
             raise ParentGoneError
         step = self.gan.iteration  # those of earlier runs included
+        self.checkpoints.went_on = True
         if math.isfinite(stats["wasserstein"]):  # a skipped step has none
             self._sum += stats["wasserstein"]
             self._count += 1

@@ -143,7 +143,7 @@ def _run(halves: list[HalfJob], plan: CryoGanPlan, job: Job) -> dict[int, Outcom
         if message[0] in ("row", "state"):
             latest[int(message[1]["half"])] = message[1]
         for row in comparison.results():
-            job.history.add(row)
+            _add_once(job, row)
             between.update(row)
         if len(latest) == len(halves):
             shares = [time_share(config, int(row["step"])) for row in latest.values()]
@@ -154,7 +154,7 @@ def _run(halves: list[HalfJob], plan: CryoGanPlan, job: Job) -> dict[int, Outcom
     finally:
         comparison.close()
         for row in comparison.results():
-            job.history.add(row)
+            _add_once(job, row)
 
 
 def time_share(config: CryoGanConfig, step: int) -> float:
@@ -171,6 +171,12 @@ def time_share(config: CryoGanConfig, step: int) -> float:
         done += cost * min(max(step, 0), stage.iterations)
         step -= stage.iterations
     return done / total
+
+
+def _add_once(job: Job, row: dict[str, float]) -> None:
+    """Add a row of a comparison; the halves of a continued run come to the same mark again."""
+    if not any("half" not in old and old["step"] == row["step"] for old in job.history.rows):
+        job.history.add(row)
 
 
 def _shown(latest: Mapping[int, Mapping[str, Any]], between: Mapping[str, float]) -> dict[str, Any]:

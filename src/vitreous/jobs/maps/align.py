@@ -43,9 +43,10 @@ def align(options: AlignOptions) -> AlignResult:
     """Align a map to another over rotation, shift and hand, and write the moved map.
 
     Raises:
-        UsageError: unknown device or point group.
+        UsageError: unknown device or point group, or the output exists.
         InputError: maps that cannot be read or compared.
     """
+    options.check_output(options.output)
     device = use_device(options.device, options.threads)
     moving, reference, pixel = read_pair(
         options.moving, options.reference, options.pixel_size_angstrom

@@ -27,7 +27,23 @@ class HalfMapOptions(MapFileOptions):
     half2: Path = Field(description="Unfiltered half map 2, in the same frame.")
 
 
-class AlignOptions(MapFileOptions, ThreadOptions):
+class NewMapOptions(Options):
+    """The file of a map that a job writes."""
+
+    CONTROL = frozenset({"overwrite"})
+    overwrite: bool = Field(default=False, description="Replace the file if it exists.")
+
+    def check_output(self, output: Path) -> None:
+        """Refuse a file that exists and must not be replaced.
+
+        Raises:
+            UsageError: it exists.
+        """
+        if output.exists() and not (self.overwrite and output.is_file()):
+            raise UsageError(f"{output}: exists; give `overwrite`, or write to another file")
+
+
+class AlignOptions(NewMapOptions, MapFileOptions, ThreadOptions):
     """Options of :func:`vitreous.jobs.maps.align.align`."""
 
     moving: Path = Field(description="The map to move.")
@@ -54,7 +70,7 @@ class AlignOptions(MapFileOptions, ThreadOptions):
         return self
 
 
-class ResampleOptions(MapFileOptions):
+class ResampleOptions(NewMapOptions, MapFileOptions):
     """Options of :func:`vitreous.jobs.maps.resample.resample`."""
 
     source: Path = Field(description="The map to resample.")

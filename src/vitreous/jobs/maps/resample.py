@@ -25,9 +25,11 @@ def resample(options: ResampleOptions) -> ResampleResult:
     """Write a map on another grid of the same centre.
 
     Raises:
+        UsageError: the output exists.
         InputError: a map that cannot be read, or a grid of less than 2 voxels.
         ResourceError: the disk is full.
     """
+    options.check_output(options.output)
     volume, pixel = read_map(options.source, options.pixel_size_angstrom)
     n, new = len(volume), options.target_pixel_size_angstrom
     box = options.box_size or (round(n * pixel / new / 2) * 2 if new else n)

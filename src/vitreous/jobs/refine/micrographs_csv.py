@@ -45,6 +45,15 @@ def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
     return numbers
 
 
+def cell(text: str) -> str:
+    """Return a text as a cell that no spreadsheet takes for a formula.
+
+    >>> cell("=1+1"), cell("mic.mrc")
+    ("'=1+1", 'mic.mrc')
+    """
+    return f"'{text}" if text[:1] in ("=", "@", "+", "-", "\t", "\r") else text
+
+
 def micrographs_csv(micrographs: Micrographs, names: Sequence[str]) -> str:
     """Return the text of ``micrographs.csv``: a row for every micrograph and half set."""
     text = io.StringIO()
@@ -62,5 +71,5 @@ def micrographs_csv(micrographs: Micrographs, names: Sequence[str]) -> str:
         for number, count in enumerate(estimate.particles.tolist()):
             if count > 0:
                 values = [f"{column[number]:.4f}" for column in columns]
-                writer.writerow([names[number], half, int(count), *values])
+                writer.writerow([cell(names[number]), half, int(count), *values])
     return text.getvalue()

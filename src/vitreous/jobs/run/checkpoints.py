@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitreous.core.errors import DivergedError
-from vitreous.io.checkpoint import load_checkpoint, save_checkpoint
+from vitreous.core.errors import DivergedError, InputError
+from vitreous.io.checkpoint import FORGED, Checkpoint, load_checkpoint, save_checkpoint
 from vitreous.io.nested import flatten_state, not_finite, restore_state
-from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.messages import one_line, resource_shortage, say
 
 SAVE_SECONDS = 120.0
 _DEAREST_SAVE = 0.05  # of a step's time: a save that costs less is done after every step
@@ -30,6 +30,8 @@ class RunCheckpoints:
         state: content of the checkpoint that the run continues from; empty where there is none.
         step: number of steps done so far; set it before :meth:`save`.
         saved: whether a checkpoint of this run exists.
+        seconds_before: wall time of the run up to the checkpoint that it continues from.
+        went_on: whether a step has been done since; set it after the first one.
     """
 
     def __init__(
@@ -38,13 +40,13 @@ class RunCheckpoints:
         self._folder, self._save_seconds = folder, save_seconds
         self._name = f"{name}: " if name else ""
         self.state: dict[str, Any] = {}
-        self.step, self._seconds_before = 0, 0.0
-        checkpoint = load_checkpoint(folder) if resume else None
+        self.step, self.seconds_before, self.went_on = 0, 0.0, False
+        checkpoint = load_checkpoint(folder, _fault) if resume else None
         self.saved = checkpoint is not None
         if checkpoint is not None:
             self.state = restore_state(checkpoint.tensors, checkpoint.meta["tree"])
             self.step = checkpoint.step
-            self._seconds_before = float(checkpoint.meta["seconds"])
+            self.seconds_before = float(checkpoint.meta["seconds"])
         elif resume:
             say(f"{self._name}no checkpoint yet, starts from the beginning")
         self._started = self._saved_at = time.monotonic()
@@ -52,7 +54,24 @@ class RunCheckpoints:
 
     def seconds(self) -> float:
         """Return the wall time of the run, interruptions left out."""
-        return self._seconds_before + time.monotonic() - self._started
+        return self.seconds_before + time.monotonic() - self._started
+
+    def refusal(self, error: BaseException | None) -> InputError | None:
+        """Return the error to raise instead, where a restored state made the first step fail.
+
+        Args:
+            error: that ended the run, or None.
+        """
+        if not self.state or self.went_on or not isinstance(error, FORGED):
+            return None
+        if resource_shortage(error) is not None:
+            return None
+        path = self._folder / f"step_{self.step:08d}.json"
+        return InputError(
+            f"{path}: the checkpoint does not fit this run ({type(error).__name__}: "
+            f"{one_line(error)[:120]}); remove it to go on from the one before, or start again "
+            "with `overwrite`"
+        )
 
     def due(self, step_seconds: float = 0.0) -> bool:
         """Return whether to save now: the last checkpoint is old, or a save costs next to nothing.
@@ -105,3 +124,20 @@ class RunCheckpoints:
             self.saved = True
         self._saved_at = time.monotonic()
         self._save_cost = self._saved_at - began
+
+
+def _fault(checkpoint: Checkpoint) -> str | None:
+    """Return why the state of a checkpoint cannot be used, or None."""
+    try:
+        state = restore_state(checkpoint.tensors, checkpoint.meta["tree"])
+        float(checkpoint.meta["seconds"])
+        for name in ("step", "rows"):
+            if not isinstance(state.get(name, 0), (int, list)):
+                return f"{name} is no number"
+        stage = state.get("stage") or {"name": "", "solver": {}, "sums": {}, "progress": 0.0}
+        dict(state.get("kept", {})), dict(stage["sums"]), float(stage["progress"])
+        dict(stage["solver"]), str(stage["name"])
+    except (*FORGED, RecursionError) as error:
+        return f"holds no state of a run ({type(error).__name__}: {one_line(error)[:80]})"
+    nan = [name for name, value in checkpoint.tensors.items() if bool(value.isnan().any())]
+    return f"{nan[0]} is not a number" if nan else None

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from vitreous.io.atomic import atomic_write_text
+
 
 class HistoryFile:
     """History of a run, written a row at a time; NaN becomes null.
@@ -23,10 +25,8 @@ class HistoryFile:
 
     def __enter__(self) -> Self:
         """Write the rows to begin with; a run without rows makes no file."""
-        if self.rows or self._path.is_file():
-            self._stream = self._path.open("w", encoding="utf-8")
-        for row in self.rows:
-            self._write(row)
+        if self.rows or self._path.is_file():  # a kill must not leave a part of the rows
+            atomic_write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,7 +44,7 @@ class HistoryFile:
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._stream is None:
-            self._stream = self._path.open("w", encoding="utf-8")
+            self._stream = self._path.open("a", encoding="utf-8")
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
 

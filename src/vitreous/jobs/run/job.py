@@ -111,7 +111,9 @@ class Job:
             self.state, self._stage = dict(state.get("kept", {})), state.get("stage")
             self.step = int(state.get("step", 0))
             rows = read_rows(self.folder.path(HISTORY)) if self.folder.resuming else []
+            latest = self.checkpoints.seconds_before + 0.01  # rows' times are rounded
             kept = rows[: int(state.get("rows", 0))]
+            kept = [row for row in kept if row.get("seconds", 0.0) <= latest]
             if self._in_parts:
                 kept = [row for row in rows if "half" not in row]
             self.history = stack.enter_context(HistoryFile(self.folder.path(HISTORY), kept))
@@ -125,6 +127,9 @@ class Job:
         if isinstance(error, InputError) and not self._has_checkpoint:
             self.folder.discard()
         self._stack.__exit__(kind, error, trace)
+        refusal = self.checkpoints.refusal(error)
+        if refusal is not None:
+            raise refusal from error
 
     @property
     def _has_checkpoint(self) -> bool:
@@ -153,7 +158,7 @@ class Job:
         """
         self.state[name] = value
         self._stage = None
-        self._save(last=True, allow_infinite=True)
+        self._save(last=True, allow_infinite=True, checked="kept")
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a row to the history, with the time of the run."""
@@ -223,6 +228,7 @@ class Job:
             stats = solver.step()
             seconds = time.monotonic() - began
             self.checkpoints.step += 1
+            self.checkpoints.went_on = True
             self.step += numbered
             means.add(stats)
             progress = solver.progress
@@ -262,10 +268,9 @@ class Job:
         with suppress(OSError):
             self.folder.checkpoints.rmdir()  # where none was saved
 
-    def _save(self, *, last: bool, allow_infinite: bool) -> None:
+    def _save(self, *, last: bool, allow_infinite: bool, checked: str = "stage.solver") -> None:
         state = {"kept": self.state, "stage": self._stage, "step": self.step}
         state["rows"] = len(self.history.rows)
-        checked = "stage.solver"
         self.checkpoints.save(state, last=last, checked=checked, allow_infinite=allow_infinite)
 
     def show_progress(self, progress: float, stats: Mapping[str, Any] | None = None) -> None:

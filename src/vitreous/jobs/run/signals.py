@@ -38,15 +38,12 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore the former handlers, unless the program ends because of a signal."""
-        if self.requested and isinstance(error[1], SystemExit):
-            self._leaving = True
-            return
+        """Restore the former handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._leaving:  # the interpreter may be half taken down, and would print a traceback
+        if self._leaving:  # the third: what the second began to take down takes too long
             os._exit(128 + number)
         self._leaving = self._received is not None
         self._received = self._received or number
