@@ -266,7 +266,7 @@ def test_with_poses_classes_are_reconstructed(
         "-o", out,
     )  # fmt: skip
     assert code == 0, stderr
-    assert re.search(r"class 1 +\d+ particles, [\d.]+ Å at 0.143", stdout)
+    assert re.search(r"class 1 +\d+ particles, .*[\d.]+ Å\)? at 0.143", stdout)
     for k in (1, 2, 3):
         for end in (".mrc", "_half1.mrc", "_half2.mrc", "_fsc.csv", ".star"):
             assert (out / f"class0{k}{end}").is_file()

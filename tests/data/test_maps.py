@@ -49,7 +49,7 @@ def test_fsc_prints_and_writes_the_curve(vitreous, tmp_path, pair):
     first, second, a, b = pair
     code, out, err = vitreous("fsc", first, second, "-o", tmp_path / "fsc.csv")
     assert (code, err) == (0, "")
-    assert "Å at 0.143" in out
+    assert "at 0.143" in out
     rows = list(csv.DictReader((tmp_path / "fsc.csv").open()))
     assert [float(row["fsc"]) for row in rows] == pytest.approx(fsc(a, b).tolist(), abs=1e-4)
     assert float(rows[-1]["resolution_angstrom"]) == pytest.approx(12.0)
