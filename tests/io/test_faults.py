@@ -1,4 +1,4 @@
-"""The faults of input files, row by row: each must have its test, found by its number."""
+"""The faults of files and circumstances: each must have its test, found by its number."""
 
 from __future__ import annotations
 
@@ -27,6 +27,26 @@ FAULTS = {
     17: "names that leave the data root: read; nothing is written outside the output folder",
     18: ".cs with object dtype or pickle payload",
     19: ".npy claiming 4 TiB",
+    20: "malicious .pt",
+    21: "checkpoint truncated, forged or a bit flipped",
+    22: "SIGKILL at any stage of a save",
+    23: "SIGTERM, SIGUSR1, SIGINT, SIGHUP",
+    24: "resume against uninterrupted",
+    25: "resume with changed config or data",
+    26: "disk full",
+    27: "out of memory",
+    28: "NaN loss or gradient",
+    29: "one of several processes dies",
+    30: "two runs, one output folder",
+    31: "half-set leakage",
+    32: "atomic model empty, NaN, unknown element, larger than the box",
+    33: "hostile strings in names",
+    34: "finite but absurd values",
+    35: "settings out of bounds",
+    36: "a worker killed or stopped",
+    37: "compiled cache truncated, empty, unwritable",
+    38: "pedestal, contrast, identical halves, mask of another scale",
+    39: "overwriting, then a refused input, a full disk, a signal or a kill",
 }
 
 

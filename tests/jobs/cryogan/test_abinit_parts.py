@@ -277,7 +277,7 @@ def test_a_bug_of_a_half_is_a_bug_of_the_run():
         listened({1: ("done", OUTCOME), 2: ("bug", "ZeroDivisionError")})
 
 
-def test_a_half_that_dies_is_named():
+def test_fault_29_and_36_a_half_that_dies_is_named():
     with pytest.raises(VitreousError, match=r"half 1: its process died \(signal 9") as caught:
         listened({2: ("stopped",)}, closed=(1,))
     assert caught.value.exit_code == 4

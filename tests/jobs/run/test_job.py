@@ -127,7 +127,7 @@ EVENTS = 2 * STEPS + 3
 
 @pytest.mark.parametrize("at", range(EVENTS))
 @pytest.mark.parametrize(("what", "save_seconds"), [(terminate, 1e9), (fail, 0.0), (fail, 1e9)])
-def test_continued_equals_uninterrupted(
+def test_fault_24_continued_equals_uninterrupted(
     tmp_path: Path,
     unbroken: tuple[str, list[dict[str, Any]]],
     at: int,
@@ -234,7 +234,7 @@ def run_one(options: Options, solver: Solver[Any], **more: Any) -> None:
         job.run(solver, "only", **more)
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, capsys: Any) -> None:
+def test_fault_28_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, capsys: Any) -> None:
     run_one(Options(output=tmp_path / "a"), Diverging(float("nan"), 2))
     assert "stage.solver.x is not finite; nothing was saved" in capsys.readouterr().err
     with pytest.raises(DivergedError, match=r"stage.solver.x is not finite, so it was not saved"):
@@ -262,7 +262,7 @@ def test_input_rejected_at_the_start_leaves_no_trace(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "checkpoints").is_dir()
 
 
-def test_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, capsys: Any) -> None:
+def test_fault_23_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, capsys: Any) -> None:
     options = Options(output=tmp_path / "OUT")
 
     def attempt(event: Callable[[Job, int], object]) -> None:

@@ -392,7 +392,7 @@ def _scarce(gan: CryoGan, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(gan.critic, "forward", forward)
 
 
-def test_batches_are_split_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_27_batches_are_split_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     gan = _gan(batch_size=12)
     _scarce(gan, monkeypatch, most=6)
     stats = _steps(gan, 3)
@@ -739,7 +739,7 @@ def _finite(gan: CryoGan) -> bool:
     return all(bool(v.isfinite().all()) for v in gan.tensors().values())
 
 
-def test_broken_images_never_reach_the_weights() -> None:
+def test_fault_28_broken_images_never_reach_the_weights() -> None:
     gan = _gan(stages=(TrainingStage(16, 100),))
     _steps(gan, 3)
     critic = {k: v.clone() for k, v in gan.critic.state_dict().items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitreous.core.errors import DivergedError
 from vitreous.core.resolution import angstrom
 from vitreous.data.maps import shell_frequencies, write_fsc_csv
 from vitreous.data.particles import Particles
@@ -48,7 +49,17 @@ def write_files(
 def write_maps(
     folder: OutputFolder, maps: Mapping[str, Tensor | None], pixel_size_angstrom: float
 ) -> None:
-    """Write maps ``(z, y, x)`` by file name; those that are None are left out."""
+    """Write maps ``(z, y, x)`` by file name; those that are None are left out.
+
+    Raises:
+        DivergedError: a map is not finite; nothing is written.
+    """
+    for name, volume in maps.items():
+        if volume is not None and not bool(volume.isfinite().all()):
+            raise DivergedError(
+                f"{name}: is not finite: images hold values beyond single precision; find them "
+                "with `vitreous check` and leave them out"
+            )
     for name, volume in maps.items():
         if volume is not None:
             write_mrc(folder.path(name), volume.cpu().float().numpy(), pixel_size_angstrom)
