@@ -71,7 +71,7 @@ def test_fsc_with_masks(vitreous, tmp_path, pair):
 
 
 def test_maps_on_different_grids_are_refused(vitreous, tmp_path, pair):
-    first, _, a, _ = pair
+    first, _, a, b = pair
     other = tmp_path / "other.mrc"
     for array, pixel, message in (
         (a[:20, :20, :20], 6.0, "20 voxels, but"),
@@ -83,7 +83,7 @@ def test_maps_on_different_grids_are_refused(vitreous, tmp_path, pair):
         code, _, err = vitreous("fsc", first, other)
         assert code == 3
         assert message in err
-    write_mrc(other, a.numpy(), 6.1)
+    write_mrc(other, b.numpy(), 6.1)
     assert vitreous("fsc", first, other, "--apix", "6.0")[0] == 0
 
 
