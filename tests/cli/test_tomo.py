@@ -213,3 +213,18 @@ def test_help_teaches(vitreous: Any, monkeypatch: pytest.MonkeyPatch, command: s
     code, text, _ = vitreous("tomo", command, "--help")
     assert code == 0
     assert f"Example: vitreous tomo {command}" in text
+
+
+@pytest.mark.parametrize("method", ["wbp", "sirt"])
+def test_fault_38_noise_with_a_mean_has_no_resolution(vitreous, tmp_path, method):
+    noise = 10 + torch.randn(21, 24, 32, generator=torch.Generator().manual_seed(0))
+    write_mrc(tmp_path / "noise.mrc", noise.numpy(), 5.0)
+    angles = "\n".join(str(angle) for angle in range(-60, 61, 6))
+    (tmp_path / "noise.tlt").write_text(angles)
+    code, out, err = vitreous(
+        *("tomo", "reconstruct", tmp_path / "noise.mrc", "--angles", tmp_path / "noise.tlt"),
+        *("--method", method, "--iterations", 5, "-o", tmp_path / "out", "-q", "--threads", 1),
+    )
+    assert code == 0, err
+    assert "nothing in common but a slab" in out
+    assert "resolution   none" in out

@@ -94,7 +94,7 @@ def read_bounded(path: Path | str, limit: int) -> bytes:
 
 
 def decoded(raw: bytes) -> str:
-    """Return the text of UTF-8, or of UTF-16 with its byte order mark, with lines that end in LF.
+    r"""Return the text of UTF-8, or of UTF-16 with its byte order mark, with lines that end in LF.
 
     Marks of Windows and line ends of Windows (CR LF) and old Macs (CR) are taken off.
 
