@@ -14,7 +14,9 @@ from vitreous.jobs.run.signals import STOP_SIGNALS, StopSignals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_first_signal_is_a_flag_second_stops(number):
+def test_first_signal_is_a_flag_second_stops(number, request):
+    before = signal.signal(number, signal.SIG_DFL)  # what is ignored, as by nohup, stays ignored
+    request.addfinalizer(lambda: signal.signal(number, before))
     with StopSignals() as stop:
         assert not stop.requested
         stop.exit_if_requested()

@@ -52,7 +52,7 @@ class GreyValues:
 
     >>> images = 3 + 2 * torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> [round(float(value), 1) for value in (images.mean(), GreyValues().apply(images).mean())]
-    [2.9, -0.1]
+    [3.1, 0.0]
     """
 
     dark: bool = False

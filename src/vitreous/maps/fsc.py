@@ -74,8 +74,8 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     :math:`\mathrm{FSC}(s) = \mathrm{Re} \sum_{k \in s} A(k) B^*(k) /
     \sqrt{\sum |A|^2 \sum |B|^2}` over the full spectrum's entries whose rounded radius is s.
 
-    The mean of each volume over its support (:func:`without_mean`) is taken off first: a pedestal
-    that both have in common is no agreement.
+    Of volumes with one support, as half maps have, the means over it (:func:`without_mean`) are
+    taken off first: a pedestal that both have in common is no agreement.
 
     Args:
         a, b: real ``(..., z, y, x)`` on the same device, broadcast against each other. Shells are
@@ -96,7 +96,28 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     >>> fsc(torch.ones(2, 4, 6), torch.ones(2, 4, 6)).tolist()
     [0.0, 0.0, 0.0, 0.0]
     """
-    return _correlation(without_mean(a.double()), without_mean(b.double()))
+    return _correlation(*without_common_mean(a.double(), b.double()))
+
+
+def without_common_mean(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pairs of volumes less their means (:func:`without_mean`) where supports are the same.
+
+    Elsewhere, as between a map and a model, they would get edges that are not theirs.
+
+    Raises:
+        ValueError: different boxes.
+
+    >>> a, b = torch.tensor([[[0.0, 1.0, 3.0]]]), torch.tensor([[[5.0, 1.0, 3.0]]])
+    >>> without_common_mean(a, b)[0].tolist()
+    [[[0.0, 1.0, 3.0]]]
+    """
+    shape = tuple(a.shape[-3:])
+    if len(shape) != 3 or tuple(b.shape[-3:]) != shape:
+        raise ValueError(
+            f"boxes differ: {shape} and {tuple(b.shape[-3:])}; resample one of the maps first"
+        )
+    same = ((a != 0) == (b != 0)).all(-1, True).all(-2, True).all(-3, True)
+    return torch.where(same, without_mean(a), a), torch.where(same, without_mean(b), b)
 
 
 def without_mean(volume: Tensor) -> Tensor:
@@ -113,10 +134,6 @@ def without_mean(volume: Tensor) -> Tensor:
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return the FSC of volumes as they are; shell 0, which holds means, repeats shell 1."""
     shape = tuple(a.shape[-3:])
-    if len(shape) != 3 or tuple(b.shape[-3:]) != shape:
-        raise ValueError(
-            f"boxes differ: {shape} and {tuple(b.shape[-3:])}; resample one of the maps first"
-        )
     a, b = rfft_centered(a.double(), 3), rfft_centered(b.double(), 3)
     cross = shell_sums((a * b.conj()).real, shape)
     power = (shell_sums(a.abs().square(), shape) * shell_sums(b.abs().square(), shape)).sqrt()
@@ -208,7 +225,7 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
     if mask.shape[-3:] != half1.shape[-3:]:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
     unmasked = fsc(half1, half2)
-    half1, half2 = without_mean(half1.double()), without_mean(half2.double())
+    half1, half2 = without_common_mean(half1.double(), half2.double())
     masked = _correlation(half1 * mask, half2 * mask)
     below = (unmasked[1:] < 0.8).nonzero()
     first = int(below[0]) + 1 if len(below) else n // 2 + 1

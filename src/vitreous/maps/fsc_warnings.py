@@ -57,7 +57,7 @@ def rise_warnings(curve: Tensor, pixel_size_angstrom: float) -> list[str]:
 
     >>> curve = torch.tensor([1.0] * 8 + [0.0] * 8 + [0.7] * 5)
     >>> rise_warnings(curve, 2.0)[0][:46]
-    'The FSC falls below 0.143 and rises again, to 0'
+    'The FSC falls below 0.143 and rises again, to '
     """
     last = len(curve) - 1
     below = (curve[1:] < _CUTOFF).nonzero().flatten()

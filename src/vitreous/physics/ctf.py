@@ -107,7 +107,7 @@ def damping(squared_inv_angstrom2: Tensor, optics: Optics) -> Tensor | None:
     >>> none = Optics.uniform(2)
     >>> tilts = Optics(**{**vars(none), "exposure_e_per_angstrom2": torch.tensor([0.0, 60.0])})
     >>> [round(v, 2) for v in damping(torch.tensor([0.01]), tilts).flatten().tolist()]
-    [1.0, 0.13]
+    [1.0, 0.12]
     """
     exposure, scale = optics.exposure_e_per_angstrom2, optics.scale
     exposed = exposure.requires_grad or bool((exposure != 0).any())

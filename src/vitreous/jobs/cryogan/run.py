@@ -160,7 +160,8 @@ def _run(halves: list[HalfJob], plan: CryoGanPlan, job: Job) -> dict[int, Outcom
 def time_share(config: CryoGanConfig, step: int) -> float:
     """Return the share of the run's time of the first ``step`` iterations, by the images' size.
 
-    >>> config = CryoGanConfig(stages=(TrainingStage(16, 100), TrainingStage(32, 100)))
+    >>> stages = [{"box_size": 16, "iterations": 100}, {"box_size": 32, "iterations": 100}]
+    >>> config = CryoGanConfig(stages=stages)
     >>> 0 < time_share(config, 100) < 0.5, time_share(config, 200)
     (True, 1.0)
     """
