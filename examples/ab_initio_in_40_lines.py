@@ -9,8 +9,8 @@ class StochasticEM:
     def __init__(self, images, optics, symmetry, steps):
         self.images, self.optics, self.n, self.remaining = images, optics, images.box_size, steps
         self.group, self.stream = vt.point_group(symmetry), torch.Generator().manual_seed(1)
-        self.volume = (0.02 * torch.randn((self.n,) * 3, generator=self.stream)).requires_grad_()
-        self.optimiser = torch.optim.Adam([self.volume], lr=0.05)
+        self.volume = (0.06 * torch.randn((self.n,) * 3, generator=self.stream)).requires_grad_()
+        self.optimiser = torch.optim.Adam([self.volume], lr=0.1)
 
     def step(self):
         rows = torch.randperm(len(self.images), generator=self.stream)[:150]
