@@ -145,7 +145,9 @@ def test_fault_33_hostile_texts_are_tamed(vitreous, tmp_path):
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_fault_23_the_first_signal_waits_and_the_second_stops(second):
+def test_fault_23_the_first_signal_waits_and_the_second_stops(second, request):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so it stays
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert (stop.name, stop.exit_code) == ("SIGHUP", 129)
