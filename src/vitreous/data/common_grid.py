@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitreous.core.errors import InputError
 from vitreous.core.fourier import resampling_kernel
 from vitreous.core.params import Optics
+from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import StackSource
 from vitreous.physics.aberrations import Distortion, undo_distortion
 from vitreous.physics.ctf import ctf_half
@@ -106,11 +109,10 @@ class Undistorted:
     """Distortions of images, undone as they are read; those of equal ones together."""
 
     def __init__(self, distortion: Distortion) -> None:
-        self.magnification = distortion.magnification
-        self._groups = distortion.groups()
-        self._distortions = [distortion[rows[0]] for rows in self._groups]
+        groups = distortion.groups()
+        self._distortions = [distortion[rows[0]] for rows in groups]
         self._group_of = np.empty(len(distortion.magnification), dtype=np.int64)
-        for number, rows in enumerate(self._groups):
+        for number, rows in enumerate(groups):
             self._group_of[rows.numpy()] = number
 
     def __call__(self, images: Tensor, rows: NDArray[np.int64], pixel_size: float) -> Tensor:
@@ -189,3 +191,32 @@ class CommonGridSource(StackSource):
                     images[place], optics, pixel, phases_only=phases
                 )
         return images
+
+
+def on_common_grid(
+    table: ParticleTable, stacks: StackSource, ctf: Optics | str, distortion: Distortion | None
+) -> tuple[StackSource, float]:
+    """Return images on one grid, multiplications and distortions undone, and their pixel size in Å.
+
+    Raises:
+        InputError: no pixel size, or multiplied images without CTF.
+    """
+    sizes = table.pixel_sizes_with(stacks.headers[0])
+    by_ctf = table.flagged("rlnCtfDataAreCtfPremultiplied")
+    by_sign = table.flagged("rlnCtfDataArePhaseFlipped") & ~by_ctf
+    multiplied = None
+    if by_ctf.any() or by_sign.any():
+        if isinstance(ctf, str):
+            raise InputError(ctf)
+        multiplied = Multiplied(by_ctf, by_sign, ctf)
+    undistorted = None if distortion is None else Undistorted(distortion)
+    source = CommonGridSource(stacks, sizes, multiplied, undistorted)
+    if source.mixed:
+        listing = "; ".join(map(str, source.grids))
+        warnings.warn(
+            f"{table.path}: images of several grids ({listing}) are brought to {source.grid}, the "
+            "coarsest; to leave a group out use `vitreous select` and `optics_group`",
+            stacklevel=4,
+        )
+    needed = source.mixed or multiplied is not None or distortion is not None
+    return source if needed else stacks, source.grid.pixel_size_angstrom

@@ -18,7 +18,7 @@ from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.data.aberrations import read_distortion, read_even_polynomial
 from vitreous.data.bad_images import BadImages, find_bad_images
-from vitreous.data.common_grid import CommonGridSource, Multiplied, Undistorted
+from vitreous.data.common_grid import on_common_grid
 from vitreous.data.copies import copies, joined_labels, split_labels, warn_of_copies
 from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.grey_values import decide_grey_values
@@ -119,7 +119,7 @@ class Particles:
         even, distortion = read_even_polynomial(table), read_distortion(table)
         if even is not None and isinstance(ctf, Optics):
             ctf = replace(ctf, even_turns=torch.from_numpy(even))
-        source, pixel_size = _on_common_grid(table, source, ctf, distortion)
+        source, pixel_size = on_common_grid(table, source, ctf, distortion)
         ids = table.text("rlnImageName")
         stacks = [name.partition("@")[2] or name for name in ids]
         micrograph_id, micrograph_names = table.micrographs(stacks)
@@ -288,11 +288,6 @@ class Particles:
         """
         return torch.from_numpy(self._source.read(self._rows[as_index(indices)]))
 
-    @property
-    def name(self) -> str:
-        """Table of the particles, for messages."""
-        return "particles" if self._table is None else str(self._table.path)
-
     def copies(self) -> Tensor:
         """Return labels, long ``(n,)``, equal for copies: of one image name, or equal pixels.
 
@@ -316,18 +311,20 @@ class Particles:
         [1, 1, 2, 2]
         """
         same = self.copies()
-        warn_of_copies(self.name, self.half_set, same)
+        warn_of_copies(self.source, self.half_set, same)
         labels, tilts = same, self.tilt_particles
         if tilts is not None:
             labels = joined_labels(same.tolist(), tilts)
             split = split_labels(self.half_set, labels)
             if len(split) > len(split_labels(self.half_set, same)):
                 warnings.warn(
-                    f"{self.name}: _rlnRandomSubset puts tilts of {len(split)} particles into "
+                    f"{self.source}: _rlnRandomSubset puts tilts of {len(split)} particles into "
                     "both half sets, and the FSC is too good; remove the column",
                     stacklevel=2,
                 )
-        half = assign_half_sets(self.half_set, seed, labels=labels, fewest=fewest, source=self.name)
+        half = assign_half_sets(
+            self.half_set, seed, labels=labels, fewest=fewest, source=self.source
+        )
         return replace(self, half_set=half)
 
     @property
@@ -449,32 +446,3 @@ def _undistorted(pose: Pose | None, distortion: Distortion | None) -> Pose | Non
         return pose
     shift = undistorted_shift(pose.shift_angstrom, distortion.magnification)
     return replace(pose, shift_angstrom=shift)
-
-
-def _on_common_grid(
-    table: ParticleTable, stacks: StackSource, ctf: Optics | str, distortion: Distortion | None
-) -> tuple[StackSource, float]:
-    """Return images on one grid, multiplications and distortions undone, and their pixel size in Å.
-
-    Raises:
-        InputError: no pixel size, or multiplied images without CTF.
-    """
-    sizes = table.pixel_sizes_with(stacks.headers[0])
-    by_ctf = table.flagged("rlnCtfDataAreCtfPremultiplied")
-    by_sign = table.flagged("rlnCtfDataArePhaseFlipped") & ~by_ctf
-    multiplied = None
-    if by_ctf.any() or by_sign.any():
-        if isinstance(ctf, str):
-            raise InputError(ctf)
-        multiplied = Multiplied(by_ctf, by_sign, ctf)
-    undistorted = None if distortion is None else Undistorted(distortion)
-    source = CommonGridSource(stacks, sizes, multiplied, undistorted)
-    if source.mixed:
-        listing = "; ".join(map(str, source.grids))
-        warnings.warn(
-            f"{table.path}: images of several grids ({listing}) are brought to {source.grid}, the "
-            "coarsest; to leave a group out use `vitreous select` and `optics_group`",
-            stacklevel=4,
-        )
-    needed = source.mixed or multiplied is not None or distortion is not None
-    return source if needed else stacks, source.grid.pixel_size_angstrom

@@ -224,8 +224,8 @@ def fsc_true(half1: Tensor, half2: Tensor, mask: Tensor, generator: torch.Genera
     n = cubic_edge(half1, "half1")
     if mask.shape[-3:] != half1.shape[-3:]:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
-    unmasked = fsc(half1, half2)
     half1, half2 = without_common_mean(half1.double(), half2.double())
+    unmasked = _correlation(half1, half2)
     masked = _correlation(half1 * mask, half2 * mask)
     below = (unmasked[1:] < 0.8).nonzero()
     first = int(below[0]) + 1 if len(below) else n // 2 + 1
