@@ -144,7 +144,7 @@ def decide_grey_values(
         images, rows = _sample(particles, min(count, most))
         if not len(rows):
             return replace(grey, dark=bool(invert))
-        z = _standard_errors(_brightness(particles, images, rows, grey.circle))
+        z = standard_errors(_brightness(particles, images, rows, grey.circle))
         if count >= most or abs(z) >= LEAST_Z:
             break
     grey = _with_scale(grey, images, particles.source)
@@ -170,7 +170,8 @@ def _brightness(particles: Particles, images: Tensor, rows: Tensor, circle: floa
     return centre_brightness(small)
 
 
-def _standard_errors(values: Tensor) -> float:
+def standard_errors(values: Tensor) -> float:
+    """Return the mean of values ``(n,)`` in its standard errors; 0 of fewer than two."""
     if len(values) < 2:
         return 0.0
     return float(values.mean() / values.std().clamp_min(1e-30)) * len(values) ** 0.5

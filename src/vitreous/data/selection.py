@@ -203,10 +203,11 @@ def apart(mask: Mask, table: ParticleTable, distance_angstrom: float) -> tuple[M
     particles = table.tilt_particles() or [str(row) for row in range(len(table))]
     first = np.unique(np.array(particles), return_index=True)[1]
     kept: set[str] = set()
-    for place in dict.fromkeys(places[row] for row in np.sort(first).tolist()):
-        rows = [row for row in np.sort(first).tolist() if mask[row] and places[row] == place]
-        if not rows:
-            continue
+    rows_at: dict[str, list[int]] = {}
+    for row in np.sort(first).tolist():
+        if mask[row]:
+            rows_at.setdefault(places[row], []).append(row)
+    for rows in rows_at.values():
         near = KDTree(positions[rows]).query_ball_point(positions[rows], distance_angstrom)
         taken: set[int] = set()
         for i, neighbours in enumerate(near):

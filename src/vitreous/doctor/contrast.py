@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitreous.core.grid import radius_grid
 from vitreous.core.params import Optics
-from vitreous.data.grey_values import LEAST_Z, RING, centre_brightness
+from vitreous.data.grey_values import LEAST_Z, RING, centre_brightness, standard_errors
 from vitreous.data.prepare import flip_phases
 from vitreous.doctor.finding import Finding
 
@@ -66,7 +66,7 @@ def measure(images: Tensor, optics: Optics | None, pixel_size_angstrom: float) -
     sums = torch.zeros(n // 2 + 1).index_add_(0, shell.flatten(), variance.flatten())
     profile = (sums / torch.bincount(shell.flatten()))[: n // 2]
     scale = float(variance[ring].mean())
-    z = float(difference.mean() / difference.std().clamp_min(1e-30)) * len(difference) ** 0.5
+    z = standard_errors(difference)
     relative, profile = float(difference.mean()) / scale**0.5, profile / scale
     return ContrastTest(z, relative, _diameter(profile, n), n, profile, average)
 

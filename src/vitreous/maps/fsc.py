@@ -15,6 +15,9 @@ from vitreous.core.grid import shell_index
 from vitreous.core.resample import cubic_edge
 from vitreous.core.resolution import AtNyquist
 
+CUTOFF = 0.143
+"""Threshold of the FSC between half maps."""
+
 
 @dataclass(frozen=True)
 class FscResult:

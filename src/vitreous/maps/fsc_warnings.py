@@ -13,14 +13,13 @@ from vitreous.core.fourier import irfft_centered, rfft_centered
 from vitreous.core.grid import radius_grid
 from vitreous.core.resolution import angstrom
 from vitreous.core.symmetry import point_group
-from vitreous.maps.fsc import FscResult, fsc, fsc_resolution, without_mean
+from vitreous.maps.fsc import CUTOFF, FscResult, fsc, fsc_resolution, without_mean
 from vitreous.maps.half_map_pair import Halves
 
 MOST_MASK_GAIN = 1.5  # largest ratio of resolutions with and without mask that is believed
 OUTLINE_ONLY = (
     "the half maps have nothing in common beyond a pedestal, ball or slab, which is no structure"
 )
-_CUTOFF = 0.143
 _MOST_FROM_MASK = 0.2
 _MASK_LOSS = 1.1  # ratio of resolutions with and without mask from which the mask does harm
 _RISE = 0.1  # above the threshold, and above three deviations of chance
@@ -60,7 +59,7 @@ def rise_warnings(curve: Tensor, pixel_size_angstrom: float) -> list[str]:
     'The FSC falls below 0.143 and rises again, to '
     """
     last = len(curve) - 1
-    below = (curve[1:] < _CUTOFF).nonzero().flatten()
+    below = (curve[1:] < CUTOFF).nonzero().flatten()
     if not len(below) or last < 8:
         return []
     first = max(int(below[0]) + 3, 4)
@@ -69,7 +68,7 @@ def rise_warnings(curve: Tensor, pixel_size_angstrom: float) -> list[str]:
     shells = torch.arange(first, last)  # centres of means over three
     mean = (curve[shells - 1] + curve[shells] + curve[shells + 1]).double() / 3
     chance = 1 / (2 * math.pi * 3 * _SUPPORT * shells.double().square()).sqrt()
-    excess = mean - _CUTOFF - _RISE - 3 * chance
+    excess = mean - CUTOFF - _RISE - 3 * chance
     top = int(excess.argmax())
     if float(excess[top]) <= 0:
         return []
@@ -93,8 +92,7 @@ def outline_only(
     True
     """
     return any(
-        agreement_without(take_off, half1, half2, resolution_angstrom, pixel_size_angstrom)
-        < _CUTOFF
+        agreement_without(take_off, half1, half2, resolution_angstrom, pixel_size_angstrom) < CUTOFF
         for take_off in (without_spherical_mean, _without_planar_means)
     )
 
@@ -231,7 +229,7 @@ def directional_doubt(
         return halves, []
     along, across = directional_fsc(halves.half1, halves.half2, axis, VIEW_ANGLE_DEG)
     n = len(halves.half1)
-    at = [angstrom(fsc_resolution(one, _CUTOFF, n, pixel_size_angstrom)) for one in (along, across)]
+    at = [angstrom(fsc_resolution(one, CUTOFF, n, pixel_size_angstrom)) for one in (along, across)]
     curves = {**halves.more_curves, "along_views": along, "across_views": across}
     direction = ", ".join(f"{value:.2f}" for value in axis.tolist())
     return replace(halves, more_curves=curves), [

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.maps.align import Alignment, align_maps
-from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
+from vitreous.maps.fsc import CUTOFF, fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
 from vitreous.maps.fsc_warnings import MOST_MASK_GAIN, without_spherical_mean
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.sharpening import reference_weight
 from vitreous.maps.shell_filter import weight_shells
 
-CUTOFF = 0.143
 BETTER_THAN_CHANCE = 1.5
 FEWEST_SHELLS = 4.0
 FEWEST_PARTICLES = 1000

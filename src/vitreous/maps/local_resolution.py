@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import radius_grid
+from vitreous.maps.fsc import CUTOFF
 from vitreous.maps.shell_filter import shell_radius
 
-CUTOFF = 0.143
 DEVIATIONS = 3.0
 _PERIODS = 5.0  # of a band across its window
 _RATIO = 1.15  # between the frequencies of neighbouring bands

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.maps.fsc import fsc_resolution
+from vitreous.maps.fsc import CUTOFF, fsc_resolution
 from vitreous.maps.shell_filter import shell_rms, weight_shells
 
-CUTOFF = 0.143
 FIT_FROM_ANGSTROM = 10.0
 FEWEST_SHELLS = 5
 _EDGE_SHELLS = 2.0

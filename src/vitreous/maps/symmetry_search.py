@@ -13,11 +13,10 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.resample import rotate_volume
 from vitreous.core.rotation import geodesic_distance_deg, random_rotations
 from vitreous.core.symmetry import point_group
-from vitreous.maps.fsc import fsc_resolution
+from vitreous.maps.fsc import CUTOFF, fsc_resolution
 from vitreous.maps.registration import Registration
 from vitreous.maps.symmetry_frames import Frame, find_frames, refine_frames
 
-CUTOFF = 0.143
 LEAST_AGREEMENT = 0.75  # of the worst rotation
 LEAST_MEAN_AGREEMENT = 0.92
 FEWEST_SHELLS = 7

@@ -14,7 +14,8 @@ from vitreous.io.mrc import write_mrc
 from vitreous.jobs.maps.options import AlignOptions
 from vitreous.jobs.run.device import use_device
 from vitreous.maps.align import Alignment, align_maps
-from vitreous.maps.fsc import fsc, fsc_resolution
+from vitreous.maps.fsc import fsc
+from vitreous.maps.half_maps import resolutions
 
 _LEAST_TILT = 0.005  # degrees, below which two decimals show none
 
@@ -60,8 +61,7 @@ def align(options: AlignOptions) -> AlignResult:
     )
     aligned = found.aligned.cpu()
     write_mrc(options.output, aligned.numpy(), pixel)
-    curve = fsc(aligned, reference)
-    half, low = (fsc_resolution(curve, t, len(reference), pixel) for t in (0.5, 0.143))
+    low, half = resolutions(fsc(aligned, reference), len(reference), pixel)
     rot, tilt, psi = (round(v, 2) + 0.0 for v in _euler(found.rotation.cpu()))
     x, y, z = (round(v, 2) + 0.0 for v in found.shift_angstrom.tolist())  # no negative zero
     lines = (

@@ -21,9 +21,9 @@ from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import JobResult, page_head
 from vitreous.jobs.tomography.options import TomoReconstructOptions
-from vitreous.maps.fsc import fsc
+from vitreous.maps.fsc import CUTOFF, fsc
 from vitreous.maps.fsc_warnings import agreement_without
-from vitreous.maps.half_maps import CUTOFF, FEWEST_SHELLS, resolutions
+from vitreous.maps.half_maps import FEWEST_SHELLS, resolutions
 from vitreous.methods.tomography.tomogram import Tomogram, TomogramConfig, TomogramMaps
 from vitreous.methods.tomography.total_variation import Scan
 from vitreous.report.html import ReportData, Resolution
