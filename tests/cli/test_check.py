@@ -103,6 +103,7 @@ def test_dark_protein_is_right_when_it_is_said(vitreous, case):
     assert "protein is dark, as stated" in out
 
 
+@pytest.mark.slow
 def test_results_name_flags_and_what_was_not_tested(vitreous, case, tmp_path):
     images, write = case
     table = write(images=-images)
@@ -167,6 +168,7 @@ def test_real_particles(vitreous, shared_data):
     assert "WRONG  pixel size: the pixel size is 1.274 Å, not 2.548 Å" in out
 
 
+@pytest.mark.slow
 def test_a_sample_is_enough_for_a_look(vitreous, case, tmp_path):
     _, write = case
     table = write()

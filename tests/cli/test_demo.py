@@ -16,7 +16,7 @@ def test_from_nothing_to_a_report_and_the_truth(vitreous, tmp_path, monkeypatch)
     assert f"open         {report}" in stdout
     assert report.is_file()
     assert (out / "aligned.mrc").is_file()
-    assert re.search(r"FSC +[\d.]+ Å at 0\.5, [\d.]+ Å at 0\.143|FSC .* inf", stdout)
+    assert re.search(r"FSC +.*at 0\.5, .* at 0\.143", stdout)
     shown = [line for line in stderr.splitlines() if line.startswith("$ vitreous ")]
     assert [line.split()[2] for line in shown] == ["simulate", "auto", "align"]
     # a second time it asks before it replaces

@@ -68,7 +68,9 @@ def test_tilts_are_left_out_and_maps_are_imaged(
     assert "100 % of their pixels" in text
 
 
-@pytest.mark.parametrize("method", ["tv", "wbp", "sirt", "two-step"])
+@pytest.mark.parametrize(
+    "method", ["tv", "wbp", "sirt", pytest.param("two-step", marks=pytest.mark.slow)]
+)
 def test_every_method_writes_the_folder(
     vitreous: Any, series: Path, tmp_path: Path, method: str
 ) -> None:

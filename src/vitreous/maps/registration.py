@@ -231,20 +231,21 @@ class Registration:
         """
         box = 2 * self.radius + 2
         size = max(1, _CHUNK // len(self.points))
-        results = [
-            self._search_chunk(part, shift_axes, mirrored, box)
-            for mirrored in hands
-            for part in torch.split(rotations, size)
-        ]
-        return RegistrationCandidates(*(torch.cat(column) for column in zip(*results, strict=True)))
+        parts = torch.split(rotations, size)
+        results: dict[tuple[bool, int], tuple[Tensor, ...]] = {}
+        for i, part in enumerate(parts):
+            value = self.sample(part)
+            for mirrored in hands:
+                one = value.conj() if mirrored else value
+                best = self._best_shifts(one, shift_axes, box)
+                hand = torch.full((len(part),), mirrored, device=self.device)
+                results[mirrored, i] = (part, best[0], hand, best[1])
+        ordered = [results[hand, i] for hand in hands for i in range(len(parts))]
+        return RegistrationCandidates(*(torch.cat(column) for column in zip(*ordered, strict=True)))
 
-    def _search_chunk(
-        self, rotations: Tensor, shift_axes: Tensor, mirrored: bool, box: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        value = self.sample(rotations)
-        value = value.conj() if mirrored else value
+    def _best_shifts(self, value: Tensor, shift_axes: Tensor, box: int) -> tuple[Tensor, Tensor]:
+        """Return the best shift ``(b, 3)`` and its score ``(b,)`` for spectra ``(b, p)``."""
         cross = value * (self._reference.conj() * self.weight)
-        hand = torch.full((len(rotations),), mirrored, device=self.device)
         steps = torch.arange(box, device=self.device) - box // 2
         if len(shift_axes) == 3:
             best, where = self._shift_scan(cross, box)
@@ -258,8 +259,8 @@ class Registration:
             best, where = scores.max(-1)
             shift = shifts[where]
         else:
-            best, shift = cross.real.sum(-1), torch.zeros(len(rotations), 3, device=self.device)
-        return rotations, shift.to(self.points), hand, best / self._power
+            best, shift = cross.real.sum(-1), torch.zeros(len(value), 3, device=self.device)
+        return shift.to(self.points), best / self._power
 
     def _shift_scan(self, cross: Tensor, box: int) -> tuple[Tensor, Tensor]:
         """Return the maximum of the cross-correlation over all grid shifts, and its flat index."""

@@ -181,7 +181,7 @@ def kept() -> dict[str, Any]:
     return {}
 
 
-FAST = {"first search", "second sorting", "maps along clusters"}
+FAST = {"maps along clusters"}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,7 @@ def test_a_run_stopped_at_any_stage_goes_on_to_the_same_end(
     assert again <= 3  # what is quickly done again: clusters, maps along them
 
 
+@pytest.mark.slow
 def test_what_an_earlier_run_left_is_not_read(
     vitreous: Vitreous, simulated: Path, tmp_path: Path, events: Events
 ) -> None:
@@ -271,6 +272,7 @@ def test_passes_end_when_clusters_no_longer_change(
     assert unsettled == (number == 2)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_from_its_last_round(
     vitreous: Vitreous,
     simulated: Path,

@@ -82,6 +82,7 @@ def test_noise_and_clean_images_end_finite() -> None:
     assert task.assignments.log_likelihood_ratio.median() > 100.0
 
 
+@pytest.mark.slow
 def test_continued_is_bitwise_the_same() -> None:
     data = planar(200, noise=1.0)
     whole, first = made(data), made(data)

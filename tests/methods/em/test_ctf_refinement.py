@@ -194,6 +194,7 @@ def task(data: Planted, **more: object) -> Refinement:
     )
 
 
+@pytest.mark.slow
 def test_rounds_find_planted_errors_and_resume() -> None:
     data = planted(True, 40, 2.0)
     run = task(data, refine_defocus=True, scale="micrograph")

@@ -66,6 +66,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(pieces.rotation, whole.rotation)
 
 
+@pytest.mark.slow
 def test_short_numbers_find_what_single_precision_does() -> None:
     data = case(60, noise=1.0)
     found = []

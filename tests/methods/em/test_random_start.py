@@ -55,6 +55,7 @@ def test_a_map_is_found_without_a_start() -> None:
     assert fsc_resolution(fsc(found.aligned, data.volume), 0.5, BOX, PIXEL) < 20.0
 
 
+@pytest.mark.slow
 def test_images_recognise_a_map_of_other_images_and_noise_does_not() -> None:
     data = case(400, symmetry="D2", noise=1.0)
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(8))

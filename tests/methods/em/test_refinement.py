@@ -178,6 +178,7 @@ def test_one_map_is_that_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
         task(data, replace(CONFIG, one_map=True), start=(data.volume, data.volume))
 
 
+@pytest.mark.slow
 def test_halves_with_starts_of_their_own_are_brought_into_one_frame() -> None:
     data = case(300, noise=1.0)
     apart = axis_angle_to_matrix(torch.tensor([0.05, -0.04, 0.06]))

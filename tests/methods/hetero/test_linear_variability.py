@@ -143,6 +143,7 @@ def test_noise_is_that_of_the_images() -> None:
     assert (run.noise_power[2:11] / power - 1).abs().max() < 0.15
 
 
+@pytest.mark.slow
 def test_where_nothing_varies_nothing_is_told() -> None:
     data = planted(0.0)
     run = model(data)

@@ -159,6 +159,7 @@ def test_counts_of_a_run_with_growing_box_and_band() -> None:
     assert gan.box_size == 16
 
 
+@pytest.mark.slow
 def test_what_was_learned_goes_on_at_the_next_box() -> None:
     for generator in ("siren", "basis"):
         stages = (SortingStage(8, 3), SortingStage(16, 3))

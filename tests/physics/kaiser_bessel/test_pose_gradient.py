@@ -109,7 +109,13 @@ def differences(misfit: Callable[[Tensor, Tensor], Tensor], step: float) -> Tens
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("case", [Case(8, 1), Case(11, 2), Case(12, 3)])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(8, 1),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in (Case(11, 2), Case(12, 3))),
+    ],
+)
 def test_theorem_is_the_gradient_of_the_exact_misfit(case: Case) -> None:
     value, to_rotation, to_shift = autograd(case.exact)
     found = case.theorem(euler_to_matrix(EULER_DEG), SHIFT_PX)

@@ -78,10 +78,10 @@ def inside_nyquist(fine: Tensor, n: int) -> Tensor:
     ("n", "scale", "window"),
     [
         (12, 1, KaiserBessel()),
-        (13, 1, KaiserBessel()),
+        pytest.param(13, 1, KaiserBessel(), marks=pytest.mark.slow),
         (16, 2, KaiserBessel()),
         (17, 3, KaiserBessel()),
-        (20, 2, KaiserBessel(2, 19.0, 4.0)),
+        pytest.param(20, 2, KaiserBessel(2, 19.0, 4.0), marks=pytest.mark.slow),
     ],
 )
 def test_images_are_sums_of_projected_windows(n: int, scale: int, window: KaiserBessel) -> None:
