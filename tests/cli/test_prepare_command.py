@@ -220,6 +220,7 @@ run()
 """
 
 
+@pytest.mark.slow
 def test_killed_and_continued_equals_left_alone(vitreous, tmp_path, images):
     images[[2, 30]] = 1.0
     star = write_project(tmp_path / "data", images)

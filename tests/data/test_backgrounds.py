@@ -50,7 +50,8 @@ def all_windows(image, size):
     return view[:: size // 2, :: size // 2].reshape(-1, size, size)
 
 
-@pytest.mark.parametrize("exponent", [pytest.param(0, marks=pytest.mark.slow), 1.5])
+@pytest.mark.slow
+@pytest.mark.parametrize("exponent", [0, 1.5])
 def test_spectrum_is_that_of_the_noise(tmp_path, exponent):
     """Within 5 % in every shell, averaged over 30 micrographs with particles."""
     rng = np.random.default_rng(2)

@@ -137,7 +137,7 @@ def test_wavelets_against_proximal_gradients(linear_step: str) -> None:
 @pytest.mark.parametrize(
     "prior",
     [
-        TotalVariation(0.3),
+        pytest.param(TotalVariation(0.3), marks=pytest.mark.slow),
         SquaredNorm(0.3),
         pytest.param(WaveletSparsity(0.3), marks=pytest.mark.slow),
         None,

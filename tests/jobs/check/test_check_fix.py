@@ -66,7 +66,8 @@ def corrected(vitreous, table):
     return out, err, Particles.open(table.with_name("set_fixed.star"))
 
 
-@pytest.mark.parametrize("grouped", [(), pytest.param(("rlnPhaseShift",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("grouped", [(), ("rlnPhaseShift",)])
 def test_phase_shift_in_radians(vitreous, plant, grouped):
     optics, pose = true_conditions(70.0)
     wrong = replace(optics, phase_shift_deg=torch.deg2rad(optics.phase_shift_deg))

@@ -103,6 +103,7 @@ def test_derivatives_of_the_penalty(generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(penalty, values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_critic_finds_a_known_distance() -> None:
     """Two Gaussian clouds of images apart by a fixed pattern: W1 = d, the pattern's norm.
 

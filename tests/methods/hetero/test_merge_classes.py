@@ -64,6 +64,7 @@ def pair(moving: Tensor, reference: Tensor) -> Superposition:
     return found
 
 
+@pytest.mark.slow
 def test_one_structure_in_two_frames_is_one(whole: Tensor) -> None:
     found = pair(rotate_volume(whole, TURN, MOVE), whole)
     angle = float(geodesic_distance_deg(TURN, torch.eye(3)))

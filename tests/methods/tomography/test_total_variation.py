@@ -83,6 +83,7 @@ def max_eigenvalue(operator: LinearOperator, like: Tensor) -> float:
     return float(x.norm())
 
 
+@pytest.mark.slow
 def test_the_problem_of_equation_3_6_is_solved() -> None:
     shape, tilts = (5, 4, 7), torch.linspace(-60, 60, 9, dtype=torch.float64)
     scan = scan_of(blob(shape), tilts, dose=0.5, sigma=0.1)
