@@ -136,3 +136,32 @@ def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
         found.append(assigner(data.images, data.optics).candidates)
     first, every = (one.rotation[:, 0] for one in found)
     assert (geodesic_distance_deg(first, every) < 0.5).float().mean() > 0.95
+
+
+def test_fault_27_images_are_taken_in_pieces_where_memory_runs_out(monkeypatch) -> None:
+    data = case(10)
+    step = ExpectationStep(data.volume, PIXEL, (8,), FLAT, CONFIG, search=False)
+    known = data.rotation[:, None], data.shift[:, None], torch.zeros(10, 1), torch.ones(10, 1)
+    start = PoseCandidates(*known, torch.ones(10, 1), torch.zeros(10, 1, 5, 5))
+    whole = step(data.images, data.optics, start=start)
+    measure, sizes = step.refiner.measure, []
+
+    def scarce(images: torch.Tensor, optics: object) -> object:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(images, optics)
+
+    monkeypatch.setattr(step.refiner, "measure", scarce)
+    with pytest.warns(UserWarning, match="out of memory: images are now taken 3 at a time"):
+        pieces = step(data.images, data.optics, start=start)
+    assert sizes == [10, 5, 3, 3, 2, 2]
+    for name, value in vars(whole.candidates).items():
+        torch.testing.assert_close(vars(pieces.candidates)[name], value, msg=name)
+    torch.testing.assert_close(pieces.residual_power, whole.residual_power)
+    sizes.clear()
+    step(data.images[:2], data.optics[:2], start=start[:2])  # fewer images than pieces
+    assert sizes == [1, 1]
+    monkeypatch.setattr(step.refiner, "measure", lambda *_: 1 / torch.zeros(2**60))
+    with pytest.raises(RuntimeError, match="allocate"):
+        step(data.images, data.optics, start=start)

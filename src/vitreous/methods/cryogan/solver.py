@@ -18,9 +18,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vitreous.core.errors import is_out_of_memory
 from vitreous.core.grid import frequency_grid, nyquist_disc
 from vitreous.core.images import ImageCache, ImageSource
+from vitreous.core.memory import in_memory
 from vitreous.core.random import cpu_generator
 from vitreous.methods.adversarial.losses import gradient_penalty
 from vitreous.methods.adversarial.matched_filter import (
@@ -40,7 +40,6 @@ __all__ = ["STREAMS", "CryoGan", "CryoGanConfig", "ImageSource"]
 
 ROTATE_FROM = 0.6  # share of noise in the images
 STREAMS = ("init", "batches", "poses", "ctf", "noise", "mix")
-MOST_PIECES = 8
 
 
 class CryoGan(AdversarialTraining):
@@ -187,10 +186,10 @@ class CryoGan(AdversarialTraining):
     def step(self) -> dict[str, float]:
         """Update the critic ``n_critic`` times and the volume once; return the statistics.
 
-        Where memory runs out, batches are from then on split into twice as many pieces, up to
-        :data:`MOST_PIECES`, with gradients added up, and the step is begun anew.
+        Where memory runs out, batches are from then on split into twice as many pieces, with
+        gradients added up, and the step is begun anew.
         """
-        updates = self._updates_in_memory()
+        updates, self.pieces = in_memory(self._updates, self.pieces, self.config.batch_size)
         stats = {
             "iteration": float(self.iteration),
             "box": float(self.n),
@@ -203,18 +202,9 @@ class CryoGan(AdversarialTraining):
         self._end_step(stats)
         return stats
 
-    def _updates_in_memory(self) -> dict[str, float]:
-        """Do the updates of one step, in as many pieces as memory needs."""
-        while True:
-            try:
-                return self._updates()
-            except (MemoryError, RuntimeError) as error:
-                most = min(MOST_PIECES, self.config.batch_size)
-                if not is_out_of_memory(error) or 2 * self.pieces > most:
-                    raise
-            self.pieces *= 2
-
-    def _updates(self) -> dict[str, float]:
+    def _updates(self, pieces: int) -> dict[str, float]:
+        """Do the updates of one step, with batches in so many pieces."""
+        self.pieces = pieces
         self._set_learning_rates()
         self.critic.requires_grad_(True)
         spectrum = oversampled_spectrum(self.volume())

@@ -14,12 +14,14 @@ one that has come to the same pose as a better candidate.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vitreous.core.memory import in_memory
 from vitreous.core.params import Optics
 from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.core.symmetry import point_group
@@ -88,6 +90,7 @@ class ExpectationStep:
         self._refiners = [PoseRefiner(volume, b, b.noise_power(noise_power)) for b in bands]
         self._group = point_group(config.symmetry).matrices.float().to(volume.device)
         self._search: TwoStageSearch[GlobalCandidates] | None = None
+        self._pieces = 1  # that images are taken in at a time
 
         def global_search(band: FrequencyBand, range_angstrom: float) -> GlobalSearch:
             return GlobalSearch(
@@ -121,6 +124,8 @@ class ExpectationStep:
     ) -> ExpectationResult:
         """Return poses of images, and the power of the residual images.
 
+        Where memory runs out, these and later images are taken in twice as many pieces.
+
         Args:
             images: full box, ``(b, n, n)``, protein positive.
             optics: CTF of each; None for none.
@@ -134,6 +139,37 @@ class ExpectationStep:
         """
         if isinstance(scale, float):
             scale = torch.full((len(images),), scale, device=images.device)
+
+        def in_pieces(count: int) -> ExpectationResult:
+            every = torch.arange(len(images), device=images.device)
+            results = [
+                self._poses(
+                    images[rows],
+                    None if optics is None else optics[rows],
+                    None if start is None else start[rows],
+                    None if scale is None else scale[rows],
+                    generator,
+                )
+                for rows in (every.tensor_split(count) if count > 1 else [slice(None)])
+            ]
+            return results[0] if count == 1 else ExpectationResult.cat(results)
+
+        result, pieces = in_memory(in_pieces, min(self._pieces, len(images)), len(images))
+        if pieces > self._pieces:
+            self._pieces = pieces
+            size = math.ceil(len(images) / pieces)
+            warnings.warn(f"out of memory: images are now taken {size} at a time", stacklevel=2)
+        return result
+
+    def _poses(
+        self,
+        images: Tensor,
+        optics: Optics | None,
+        start: PoseCandidates | None,
+        scale: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> ExpectationResult:
+        """Return poses of images all at once; see :meth:`__call__`."""
         result, searched = self._start(images, optics, start, scale, generator)
         for refiner in self._refiners:
             measured = refiner.measure(refiner.band.images(images), optics)

@@ -150,6 +150,16 @@ class ExpectationResult:
     residual_power: Tensor
     sampled: SampledPoses | None
 
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Return the result for the images of several batches."""
+        sampled = [part.sampled for part in parts if part.sampled is not None]
+        return cls(
+            PoseCandidates.cat([part.candidates for part in parts]),
+            torch.stack([part.residual_power for part in parts]).sum(0),
+            SampledPoses.cat(sampled) if sampled else None,
+        )
+
 
 @dataclass(frozen=True)
 class RefinedPoses:
