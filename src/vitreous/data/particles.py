@@ -17,7 +17,7 @@ from torch import Tensor
 from vitreous.core.errors import InputError
 from vitreous.core.params import Optics, Pose
 from vitreous.data.aberrations import read_distortion, read_even_polynomial
-from vitreous.data.bad_images import BadImages, find_bad_images
+from vitreous.data.bad_images import DAMAGE, BadImages, find_bad_images
 from vitreous.data.common_grid import on_common_grid
 from vitreous.data.copies import copies, joined_labels, split_labels, warn_of_copies
 from vitreous.data.formats import read_particles_document, select_rows
@@ -369,7 +369,7 @@ class Particles:
             progress, on_images: see :meth:`find_bad_images`.
 
         Raises:
-            InputError: images with NaN or infinite pixels (the text names them), or none left.
+            InputError: damaged images (the text names them), or none left.
         """
         bad = self.find_bad_images(progress, on_images)
         if not bad:
@@ -383,7 +383,7 @@ class Particles:
             raise InputError(f"{source}: images: all {len(self)} are constant or not finite")
         warnings.warn(
             f"{source}: left out {len(bad.constant)} constant images and {len(bad.non_finite)} "
-            "with NaN or infinite pixels",
+            f"with {DAMAGE}",
             stacklevel=2,
         )
         excluded = {

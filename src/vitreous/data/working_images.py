@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.core.fourier import fourier_resize
+from vitreous.data.bad_images import DAMAGE, finite_and_constant
 from vitreous.data.grey_values import GreyValues
 
 if TYPE_CHECKING:
@@ -99,17 +100,13 @@ class CheckedImages:
         """Read the images ``(b, n, n)`` of these rows, on the CPU.
 
         Raises:
-            InputError: an image has NaN or infinite pixels; the text names it.
+            InputError: an image is damaged; the text names it.
         """
         images = self._images.read(indices)
         self._digest.update(images.numpy().data)
-        pixels = images.flatten(1).numpy()  # torch would use the solver's threads
-        low, high = pixels.min(axis=1), pixels.max(axis=1)
-        bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
-        if bad.size:
-            name = self._names[int(indices[bad[0]])]
-            raise InputError(
-                f"{name}: NaN or infinite pixels; leave such images out with `skip_bad`"
-            )
-        self.constant += int(np.count_nonzero(low == high))
+        finite, constant = (mask.numpy() for mask in finite_and_constant(images))
+        if not finite.all():
+            name = self._names[int(indices[finite.argmin()])]
+            raise InputError(f"{name}: {DAMAGE}; leave such images out with `skip_bad`")
+        self.constant += int(np.count_nonzero(constant))
         return images

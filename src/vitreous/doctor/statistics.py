@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.grid import shell_index
+from vitreous.data.bad_images import DAMAGE, finite_and_constant
 from vitreous.doctor.finding import Finding, Verdict
 
 TIES = 0.0025  # fraction of pixels at an image's minimum or maximum, from which it is clipped
@@ -78,10 +79,9 @@ class StatisticsOf:
     def add(self, images: Tensor) -> None:
         """Add a batch ``(b, n, n)``."""
         pixels = images.flatten(1)
-        finite = pixels.isfinite().all(1)
+        finite, constant = finite_and_constant(images)
         clean = torch.where(finite[:, None], pixels, torch.zeros(()))
         low, high = clean.amin(1), clean.amax(1)
-        constant = finite & (low == high)
         top = float(clean.abs().amax())
         unit = 1.0 if _SMALL < top < 1 / _SMALL else max(top, 1e-37)  # squares stay in range
         deviation, mean = (value * unit for value in torch.std_mean(clean / unit, 1))
@@ -188,7 +188,7 @@ def findings(
     copies = "keep one of each with `vitreous select` and `unique`"
     clipped = ("are clipped at their extremes", "extract them again, unclipped", "saturated")
     kinds = (
-        (suspects.non_finite, "have NaN or infinite pixels", "leave them out", "non-finite"),
+        (suspects.non_finite, f"have {DAMAGE}", "leave them out", "non-finite"),
         (suspects.constant, "are constant", "leave them out", "constant"),
         (suspects.clipped, *clipped),
         (suspects.repeated, "are copies of others", copies, "duplicates"),

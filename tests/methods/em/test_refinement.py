@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from matching_case import BOX, PIXEL, Case, case
+from vitreous.core.errors import DivergedError, InputError
 from vitreous.core.grid import shell_index
 from vitreous.core.images import ImagesInMemory, shell_power
 from vitreous.core.resample import rotate_volume
@@ -306,6 +307,20 @@ def test_nothing_of_the_start_beyond_its_resolution_is_used() -> None:
         run.step()
     a, b = (run.poses().pose.rotation for run in (first, second))
     assert torch.allclose(a, b, atol=0.05)
+
+
+def test_fault_28_what_is_not_finite_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = case(20)
+    images = data.images.clone()
+    images[3, 4, 4] = torch.nan
+    with pytest.raises(InputError, match="images or start: not finite"):
+        task(data, images=images)
+    run = task(data)
+    broken = (torch.full_like(data.volume, torch.nan),) * 2
+    monkeypatch.setattr(run, "_find_poses", lambda *_: None)
+    monkeypatch.setattr(run, "_reconstruct", lambda: setattr(run, "references", broken))
+    with pytest.raises(DivergedError, match="round 1: the maps are not finite"):
+        run.step()
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -40,7 +40,8 @@ class CryoGanOptions(GreyValueOptions, StackOpticsOptions, ImagingOptions, RunOp
         "the pixel grows); the particles' own box, at most 64, by default.",
     )
     skip_bad: bool = Field(
-        default=False, description="Leave out images with NaN or infinite pixels."
+        default=False,
+        description="Leave out images with NaN or infinite pixels, or a few far beyond all others.",
     )
     noise: str = Field(
         default="white",

@@ -84,8 +84,8 @@ class PrepareOptions(ImageOptions, ParticleFileOptions, OutputOptions):
     )
     skip_bad: bool = Field(
         default=False,
-        description="Leave out images with NaN or infinite pixels instead of stopping. Constant "
-        "images are left out in any case.",
+        description="Leave out images with NaN or infinite pixels, or a few far beyond all others, "
+        "instead of stopping. Constant images are left out in any case.",
     )
 
 

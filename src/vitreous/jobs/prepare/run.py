@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import InputError
-from vitreous.data.bad_images import finite_and_constant
+from vitreous.data.bad_images import DAMAGE, finite_and_constant
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry, Preparer, describe
 from vitreous.data.prepared_table import prepared_document
@@ -29,7 +29,7 @@ STACK, TABLE, EXCLUDED = "particles.mrcs", "particles.star", "excluded.txt"
 OUTPUTS = (STACK, TABLE, EXCLUDED, STACK + PART, STACK + JOURNAL)
 PIECE_BYTES = 4 << 20
 REASONS = {
-    "non_finite": "NaN or infinite pixels",
+    "non_finite": DAMAGE,
     "constant": "constant",
     "flat": "flat background, cannot be normalised",
 }
@@ -68,7 +68,7 @@ class Pieces:
         """The usable images of a piece, prepared; and the places of the others, by reason.
 
         Raises:
-            InputError: images with NaN or infinite pixels.
+            InputError: damaged images.
         """
         place, images = self._read(piece)
         finite, constant = finite_and_constant(images)
@@ -89,8 +89,8 @@ class Pieces:
         shown = ", ".join(f"{i + 1} ({self.particles.ids[i]})" for i in places[:10])
         more = f" and {len(places) - 10} more" if len(places) > 10 else ""
         return InputError(
-            f"{self.where}: images {shown}{more} (of the first {read}): NaN or infinite pixels; "
-            "leave them out with `skip_bad`"
+            f"{self.where}: images {shown}{more} (of the first {read}): {DAMAGE}; leave them out "
+            "with `skip_bad`"
         )
 
 

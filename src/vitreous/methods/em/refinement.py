@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitreous.core.errors import DivergedError, InputError
 from vitreous.core.grid import shell_index
 from vitreous.core.images import (
     ImageSource,
@@ -91,6 +92,7 @@ class Refinement(Stateful):
         ValueError: lengths or boxes that do not agree, a half set without images, a start
             resolution that leaves nothing to compare, no micrographs where they are needed, two
             starts for one map.
+        InputError: images or start that are not finite.
 
     >>> import vitreous as vt
     >>> start = vt.phantom(16, 8.0, symmetry="D2")
@@ -144,6 +146,8 @@ class Refinement(Stateful):
         )
         sharing = [torch.cat(rows)] * 2 if config.one_map else rows
         self.noise_power = [shell_power(images, one).to(self._device) for one in sharing]
+        if not self._is_finite:
+            raise InputError("images or start: not finite; leave out damaged images (`skip_bad`)")
         self.round = 0
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
@@ -155,6 +159,11 @@ class Refinement(Stateful):
     @property
     def _edge_angstrom(self) -> float:
         return self.images.box_size * self.pixel_size_angstrom
+
+    @property
+    def _is_finite(self) -> bool:
+        """Whether what the next round finds poses by is finite."""
+        return all(bool(one.isfinite().all()) for one in (*self.references, *self.noise_power))
 
     @property
     def _batches(self) -> Batches | None:
@@ -292,7 +301,11 @@ class Refinement(Stateful):
 
     @torch.no_grad()
     def step(self) -> Stats:
-        """Do one round and return its statistics."""
+        """Do one round and return its statistics.
+
+        Raises:
+            DivergedError: its maps are not finite.
+        """
         search = self.round < self.config.searches
         band = self.radius
         for half in self._halves:
@@ -301,6 +314,11 @@ class Refinement(Stateful):
             self._find_poses(sharing, search)
         self._reconstruct()
         self.round += 1
+        if not self._is_finite:
+            raise DivergedError(
+                f"round {self.round}: the maps are not finite; look for damaged images with "
+                "`vitreous check`, or continue from the last checkpoint with another `device`"
+            )
         agreeing = agreeing_shells(self.fsc)
         area = float(self.fsc[1 : agreeing + 1].sum())
         stale = area <= self._best_area + _LEAST_PROGRESS
