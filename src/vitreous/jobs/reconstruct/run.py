@@ -2,8 +2,10 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from vitreous.core.errors import InputError
 from vitreous.core.resample import is_same_map
@@ -42,8 +44,8 @@ _Maps = tuple[Halves, str, dict[str, float]]  # of a method, a hash of the image
 def reconstruct(options: ReconstructOptions) -> ReconstructResult:
     """Reconstruct a map from particles whose poses are known.
 
-    A pass over the images that was stopped begins anew when the run is continued; everything else
-    goes on from its checkpoint.
+    A continued run reads the images once, from the first, and refuses changed ones; everything
+    else goes on from its checkpoint.
 
     Raises:
         VitreousError: by exit code, as the command line documents them.
@@ -96,7 +98,11 @@ def _direct(plan: Plan, job: Job) -> _Maps:
 
 
 def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
-    """Sum both half sets by gridding."""
+    """Sum both half sets by gridding.
+
+    Raises:
+        InputError: a continued run has other images than it began with.
+    """
 
     def progress(images: int, total: int) -> None:
         job.report_progress(images / total, label=label)
@@ -106,13 +112,23 @@ def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
         warnings.warn(
             f"{images.constant} images are constant; leave them out with `skip_bad`", stacklevel=2
         )
+    finished = job.folder.config["run"].get("images_sha256", images.digest)
+    _require_same_images(plan, images.digest, job.state.get("direct", {"digest": finished}))
     return images
+
+
+def _require_same_images(plan: Plan, digest: str, earlier: Mapping[str, Any]) -> None:
+    if digest != earlier["digest"]:
+        raise InputError(
+            f"{plan.options.particles}: the images have changed since the run began; give the "
+            "same, or start it anew with `overwrite`"
+        )
 
 
 def _model_based(plan: Plan, job: Job) -> _Maps:
     """Solve regularised least squares; half maps without prior tell what to believe of it."""
+    images = _read(plan, job, "reading images")
     if "direct" not in job.state:
-        images = _read(plan, job, "reading images")
         first, second = (gridding.half_map(one).cpu() for one in images.sums)
         job.keep("direct", {"half1": first, "half2": second, "digest": images.digest})
     direct = job.state["direct"]
@@ -120,11 +136,7 @@ def _model_based(plan: Plan, job: Job) -> _Maps:
     def sums(scale: int, *, progress: gridding.Progress | None) -> HalfEquations:
         way = partial(accumulate, window=plan.prior.basis, scale=scale)
         images = pass_over_images(plan, way, progress)
-        if images.digest != direct["digest"]:
-            raise InputError(
-                f"{plan.options.particles}: the images changed during the run; start it anew with "
-                "`overwrite`"
-            )
+        _require_same_images(plan, images.digest, direct)
         return images.sums
 
     diameter = plan.options.mask_diameter_angstrom

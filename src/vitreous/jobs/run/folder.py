@@ -267,8 +267,7 @@ class OutputFolder:
         self.resuming = True
         self.was_finished = before.get("status") == "finished"
         run = self.config["run"]
-        if self.was_finished:
-            run |= {key: value for key, value in before.items() if key not in run}
+        run |= {key: value for key, value in before.items() if key not in run}
         run["started"] = before.get("started", run["started"])
         recorded = before.get("config_changes", [])
         recorded = recorded if isinstance(recorded, list) else [str(recorded)]
