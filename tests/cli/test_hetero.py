@@ -372,6 +372,20 @@ def test_what_cannot_be_is_refused(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", [("hetero", "run"), ("classify2d", "--no-align")])
+@pytest.mark.parametrize("count", [4, 7])
+def test_too_few_particles_are_refused_with_the_least_number(
+    vitreous: Any, simulated: Path, tmp_path: Path, command: tuple[str, ...], count: int
+) -> None:
+    lines = (simulated / "particles.star").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if "@" in line)
+    (simulated / "few.star").write_text("\n".join(lines[: first + count]) + "\n")
+    code, _, error = vitreous(*command, simulated / "few.star", "-o", tmp_path / "out", "-q")
+    assert code == 3
+    assert "at least 6 each are needed" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_state_that_is_not_finite_is_not_saved(
     vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

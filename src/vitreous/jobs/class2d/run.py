@@ -16,7 +16,7 @@ from vitreous.jobs.class2d.output import (
 )
 from vitreous.jobs.hetero import models
 from vitreous.jobs.hetero.models import TrainingData, model_settings, training_job
-from vitreous.jobs.hetero.passes import embedded
+from vitreous.jobs.hetero.passes import embedded, fewest_particles
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
 from vitreous.jobs.run.class_tables import PROBABILITY
 from vitreous.jobs.run.config import load_config
@@ -40,7 +40,8 @@ def classify2d(options: Classify2dOptions) -> Classify2dResult:
         VitreousError: by exit code, as the command line documents them.
         SystemExit: stopped by a signal, after saving.
     """
-    data = open_working_set(options, check_all=True)
+    fewest = 2 if options.align else fewest_particles(options)
+    data = open_working_set(options, check_all=True, fewest=fewest)
     return _by_alignment(options, data) if options.align else _by_latents(options, data)
 
 

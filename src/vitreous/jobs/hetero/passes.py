@@ -36,6 +36,7 @@ from vitreous.metrics.clustering import normalised_mutual_information
 POSES = "poses.star"
 PASS, SEARCH, MODEL = "pass", "search", "model"  # results of stages, in checkpoints
 _CONSENSUS_ROUNDS = 12
+_FEWEST_PER_HALF = 6  # particles: fewer have no covariance of latents
 _SETTLED = 0.98  # NMI of the clusters of two passes
 
 
@@ -218,6 +219,11 @@ def restored_model(
     model = models.build_model(kind, settings, data)
     model.load_state_dict(state["model"])
     return TrainedModel(model, data, state["latent"], state["passes"], state["unsettled"])
+
+
+def fewest_particles(options: LatentModelOptions) -> int:
+    """Return the number of particles that each half set needs for latents that can be clustered."""
+    return max(_FEWEST_PER_HALF, options.min_samples // 2 + 1, options.latent_dimensions or 0)
 
 
 def embedded(job: Job, model: LatentModel, data: TrainingData, label: str) -> Tensor:

@@ -19,6 +19,7 @@ from vitreous.jobs.hetero.passes import (
     TrainingPasses,
     clustered,
     embedded,
+    fewest_particles,
     restored_model,
 )
 from vitreous.jobs.hetero.results import (
@@ -66,7 +67,7 @@ def hetero(options: HeteroOptions) -> HeteroResult:
     if redone:
         options, data, settings = _earlier_run(options)
     else:
-        data = open_working_set(options, check_all=True)
+        data = open_working_set(options, check_all=True, fewest=fewest_particles(options))
         settings = model_settings(options.kind, options, data)
     outputs = *FILES, *files_of_classes(options.output)
     with training_job(COMMAND, options, outputs, data, settings) as job:
