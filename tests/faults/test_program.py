@@ -15,6 +15,7 @@ from vitreous.core.errors import InputError, ResourceError, UsageError
 from vitreous.io.atoms import read_atoms
 from vitreous.io.mrc import write_mrc
 from vitreous.jobs.cryogan import half_processes
+from vitreous.jobs.inputs.particles import check_images
 from vitreous.jobs.maps.options import AlignOptions
 from vitreous.jobs.refine.micrographs_csv import cell
 from vitreous.jobs.run.config import load_config
@@ -142,6 +143,18 @@ def test_fault_33_hostile_texts_are_tamed(vitreous, tmp_path):
 
 
 # ---------------------------------------------------------------- signals
+
+
+def test_fault_23_before_a_run_a_signal_says_that_nothing_was_to_be_saved(capsys):
+    class Particles:
+        def without_bad(self, **_):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        check_images(Particles(), skip_bad=False, quiet=True)
+    assert caught.value.code == 143
+    error = capsys.readouterr().err
+    assert error.startswith("SIGTERM: stopped before the run: nothing was to be saved; give the")
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

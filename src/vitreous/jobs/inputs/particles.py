@@ -17,6 +17,7 @@ from vitreous.data.stacks import StackSource
 from vitreous.io.mrc import read_header
 from vitreous.jobs.inputs.options import ParticleFileOptions, StackOpticsOptions
 from vitreous.jobs.run.progress import RunProgress
+from vitreous.jobs.run.signals import SignalsBeforeRun
 
 
 def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Particles:
@@ -111,7 +112,7 @@ def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checke
         pixels = np.ascontiguousarray(images.numpy())
         hashes.extend(hashlib.blake2b(one, digest_size=16).digest() for one in pixels)
 
-    with RunProgress("checking the images", quiet=quiet) as bar:
+    with SignalsBeforeRun(), RunProgress("checking the images", quiet=quiet) as bar:
         kept = particles.without_bad(
             skip_bad=skip_bad, progress=lambda done, total: bar.update(done / total), on_images=look
         )

@@ -181,7 +181,9 @@ class Job:
             self._label, self._share = label, (0.0, 1.0)
         self.show_progress(share, stats)
         if self._stop.requested:
-            saved = "continue from the last checkpoint" if self._has_checkpoint else "begin anew"
+            saved = "continue from the last checkpoint"
+            if not self._has_checkpoint:
+                saved = "begin anew, as nothing was to be saved yet"
             again = f"run again with `resume` to {saved}: {self.folder.root}"
             say(f"{self._stop.name}: stopped; {again}")
             self._stop.exit_if_requested()

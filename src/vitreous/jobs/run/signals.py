@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any, Self
+
+from vitreous.jobs.run.messages import say
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -30,7 +33,9 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Install the handlers."""
+        """Install the handlers; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in STOP_SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
@@ -73,3 +78,15 @@ class StopSignals:
         """
         if self.requested:
             raise SystemExit(self.exit_code)
+
+
+class SignalsBeforeRun(StopSignals):
+    """Handlers while the input is checked: the first signal leaves, with a word on what is saved.
+
+    Use it as a context manager.
+    """
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        say(f"{name}: stopped before the run: nothing was to be saved; give the same command again")
+        raise SystemExit(128 + number)
