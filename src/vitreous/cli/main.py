@@ -37,6 +37,7 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
         "select": "Write the particles that meet every condition, in their order, all columns "
         "kept.",
         "join": "Write the particles of several tables as one table, whatever their optics.",
+        "pick": "Find particles in micrographs, by diameter alone or by class averages.",
         "prepare": "Resample, normalise and invert particle images, into a new stack with its "
         "table.",
         "backgrounds": "Cut background windows from micrographs: real noise for `vitreous abinit`.",

@@ -1,10 +1,15 @@
-"""CTFFIND4's text output: defocus, astigmatism and phase shift of each micrograph."""
+"""CTFFIND4's text output: defocus, astigmatism and phase shift of each micrograph.
+
+Instead of it a table with a header line is read, whose words name the columns: ``micrograph``,
+``defocus_u_A``, ``defocus_v_A``, ``angle_deg``, and ``phase_shift_deg`` and ``score`` if known.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +25,10 @@ from vitreous.io.inflate import read_text
 _COLUMNS = (
     *("micrograph number", "defocus 1", "defocus 2", "azimuth of astigmatism", "phase shift"),
     *("score", "fit resolution"),
+)
+_NAMED = (  # columns of a table with a header line, and their default
+    *((name, "") for name in ("micrograph", "defocus_u_A", "defocus_v_A", "angle_deg")),
+    *(("phase_shift_deg", "0"), ("score", "0")),
 )
 _COMMENTS = {
     "pixel_size_angstrom": r"pixel size:\s*([-+.\deE]+)\s*angstrom",
@@ -98,6 +107,19 @@ def _row(path: Path, number: int, words: list[str]) -> tuple[str | None, list[fl
     return name, numbers
 
 
+def _ctffind_words(path: Path, number: int, header: list[str], words: list[str]) -> list[str]:
+    """Return the words of a line below a header in the order of CTFFIND4's columns."""
+    values = {name: default for name, default in _NAMED if default}
+    values |= dict(zip(header, words, strict=False))
+    missing = [name for name, _ in _NAMED if name not in values]
+    if missing:
+        raise InputError(f"{path}: line {number}: {missing[0]}: no value; was the file cut?")
+    name, *defocus, phase, score = (values[name] for name, _ in _NAMED)
+    with suppress(ValueError):
+        phase = str(math.radians(float(phase)))
+    return [name, "0", *defocus, phase, score, "inf"]
+
+
 def _stated(path: Path, key: str, match: re.Match[str] | None) -> float | None:
     """Return the number that a comment states, or None."""
     if match is None:
@@ -110,18 +132,19 @@ def _stated(path: Path, key: str, match: re.Match[str] | None) -> float | None:
 
 
 def read_ctffind(path: Path | str) -> CtffindTable:
-    """Read CTFFIND4's text output, or the same rows with a leading column of micrograph names.
+    """Read CTFFIND4's text output, the same rows after micrograph names, or a table with a header.
 
     Args:
-        path: text with ``#`` comments and rows of micrograph number, defocus 1, defocus 2 (Å),
-            azimuth (degrees), phase shift (radians), score, fit resolution (Å); further columns
-            are ignored.
+        path: table as in the module's text, or text with ``#`` comments and rows of micrograph
+            number, defocus 1, defocus 2 (Å), azimuth (degrees), phase shift (radians), score, fit
+            resolution (Å); further columns are ignored.
 
     Raises:
         InputError: no rows, short rows or values that are no numbers; the text names the line.
     """
     path = Path(path)
     names: list[str | None] = []
+    header: list[str] = []
     rows: list[list[float]] = []
     comments: list[str] = []
     lines = read_text(path, "is it CTFFIND4's .txt output?").splitlines()
@@ -132,6 +155,10 @@ def read_ctffind(path: Path | str) -> CtffindTable:
         if words[0].startswith("#"):
             comments.append(line)
             continue
+        if not header and not rows and words[0] == _NAMED[0][0]:
+            header = words
+            continue
+        words = _ctffind_words(path, number, header, words) if header else words
         name, values = _row(path, number, words)
         names.append(name)
         rows.append(values)
@@ -141,11 +168,11 @@ def read_ctffind(path: Path | str) -> CtffindTable:
     for position, name in enumerate(("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"), start=1):
         check_bounds(name, table[position], path)
     check_bounds("rlnPhaseShift", np.rad2deg(table[4]), path)
-    header = "\n".join(comments)
-    source = re.search(r"input file:\s*(.*?)\s*(?:;|$)", header, re.IGNORECASE | re.MULTILINE)
+    stated = "\n".join(comments)
+    source = re.search(r"input file:\s*(.*?)\s*(?:;|$)", stated, re.IGNORECASE | re.MULTILINE)
     stem = Path(source.group(1)).name if source else path.stem
     default = [stem if len(rows) == 1 else f"{i + 1:06d}@{stem}" for i in range(len(rows))]
-    matches = {key: re.search(regex, header, re.IGNORECASE) for key, regex in _COMMENTS.items()}
+    matches = {key: re.search(regex, stated, re.IGNORECASE) for key, regex in _COMMENTS.items()}
     return CtffindTable(
         micrograph_names=tuple(
             other if name is None else name for name, other in zip(names, default, strict=True)

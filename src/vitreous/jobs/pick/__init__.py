@@ -1,0 +1,1 @@
+"""Particles picked from micrographs."""

@@ -1,0 +1,1 @@
+"""Particles found in micrographs by templates."""
