@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from vitreous.cli.options.command import options_command
 from vitreous.cli.options.flags import IMAGE_FLAGS, IMAGE_PANELS
 from vitreous.jobs.prepare.options import PrepareOptions
@@ -9,7 +11,11 @@ from vitreous.jobs.prepare.options import PrepareOptions
 
 @options_command(
     PrepareOptions,
-    {**IMAGE_FLAGS, "first_rows": "--first"},
+    {
+        **IMAGE_FLAGS,
+        "first_rows": "--first",
+        "micrographs": typer.Option("--micrographs", metavar="FOLDER"),
+    },
     panels={**IMAGE_PANELS, "Grey values": (*IMAGE_PANELS["Grey values"], "phase_flip")},
 )
 def prepare(options: PrepareOptions) -> object:
@@ -21,6 +27,9 @@ def prepare(options: PrepareOptions) -> object:
     to be left out. Memory stays below 1 GB whatever the size of the input, which is never changed.
 
     Stop it with Ctrl-C and go on with --continue: the result is the same, bit for bit.
+
+    Of picks (`vitreous pick`) and of coordinates from elsewhere the images are cut from the
+    micrographs: `vitreous prepare picks.star --micrographs FOLDER --window 160 --box 80 -o OUT`
 
     Example: `vitreous prepare Extract/job012/particles.star --box 128 -o Prepared`
     """

@@ -24,7 +24,7 @@ from vitreous.data.formats import read_particles_document, select_rows
 from vitreous.data.grey_values import decide_grey_values
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
-from vitreous.data.stacks import ArraySource, StackSource, open_stacks
+from vitreous.data.stacks import ArraySource, StackSource, WindowSource, open_stacks
 from vitreous.data.tables import ORIGINS, make_document
 from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
 from vitreous.io.cryosparc_jobs import particle_files
@@ -64,7 +64,7 @@ class Particles:
     ids: tuple[str, ...]
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stated_contrast: Literal["dark", "light"] | None = None
-    _source: ArraySource | StackSource = field(repr=False, kw_only=True)
+    _source: ArraySource | StackSource | WindowSource = field(repr=False, kw_only=True)
     _rows: NDArray[np.int64] = field(repr=False, kw_only=True)
     _table: ParticleTable | None = field(repr=False, default=None, kw_only=True)
     _distortion: Distortion | None = field(repr=False, default=None, kw_only=True)

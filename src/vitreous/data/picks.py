@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
-from vitreous.data.particles import Particles
 from vitreous.io.boxes import find_coordinates, read_coordinates
 from vitreous.io.mrc_header import MrcHeader
-from vitreous.io.star import StarDocument
+from vitreous.io.star import StarBlock, StarDocument
 
 _NAME = "rlnMicrographName"
 _COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
@@ -35,18 +34,18 @@ class PickedMicrograph:
 
 
 def picked_micrographs(
-    particles: Particles,
+    table: StarBlock,
     star: Path,
     folder: Path,
     *,
     coordinates: Path | None = None,
     skip_missing: bool = False,
 ) -> list[PickedMicrograph]:
-    """Find the micrographs of the table ``star`` in a folder, in order of appearance.
+    """Find the micrographs of a particle table in a folder, in order of appearance.
 
     Args:
-        particles: particles of the table.
-        star: the table, for messages.
+        table: rows of particles.
+        star: file of the table, for messages.
         folder: folder of the micrographs; names are searched below it in full, then by their
             last part.
         coordinates: folder of ``.box`` or ``.star`` files of picks, used beside the table's own.
@@ -55,7 +54,6 @@ def picked_micrographs(
     Raises:
         InputError: no micrograph names, files or coordinates; the text names the first missing.
     """
-    table = particles.to_star_document().blocks["particles"]
     names = table.text(_NAME, star)
     has_own = all(column in table for column in _COORDINATES)
     if not has_own and coordinates is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.core.errors import InputError
+from vitreous.data.backgrounds import Micrograph
 from vitreous.io.mrc import MrcStack, read_header, warn_of_remarks
 from vitreous.io.mrc_header import MrcHeader
 
 _WALK_UP = 4  # a job's STAR file is two folders below the root of its RELION project
 _PIECE = 4096  # images whose lines are read at once
+_OPEN_MICROGRAPHS = 16
 _OPEN_STACKS = 64  # mapped at the same time, below the limit of open files
 
 
@@ -123,6 +126,51 @@ class StackSource:
         for group in np.split(order, cuts):
             if len(group):
                 yield group, self._stack(int(stacks[group[0]])), inside[group]
+
+
+class WindowSource:
+    """Square windows of micrographs, read by 0-based index; see :class:`ArraySource`.
+
+    Args:
+        paths: files of the micrographs.
+        micrograph_of: micrograph of each window, ``(n,)``.
+        corners: lowest x and y of each, ``(n, 2)`` pixels.
+        box_size: edge in pixels.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        micrograph_of: NDArray[np.int64],
+        corners: NDArray[np.int64],
+        box_size: int,
+    ) -> None:
+        self.box_size = box_size
+        self._micrograph_of, self._corners = micrograph_of, corners
+        self._open = lru_cache(_OPEN_MICROGRAPHS)(
+            lambda number: Micrograph(MrcStack(paths[number]))
+        )
+
+    def __len__(self) -> int:
+        return len(self._corners)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return windows ``(b, n, n)``; defect pixels are the micrograph's median."""
+        images = np.empty((len(indices), self.box_size, self.box_size), np.float32)
+        owner = self._micrograph_of[indices]
+        for number in np.unique(owner).tolist():
+            rows = owner == number
+            images[rows] = self._open(number).cut(self._corners[indices[rows]], self.box_size)
+        return images
+
+    def identities(self, indices: NDArray[np.int64]) -> list[Hashable]:
+        """Return micrograph and corner of each window."""
+        owners, corners = self._micrograph_of[indices].tolist(), self._corners[indices].tolist()
+        return [(owner, *corner) for owner, corner in zip(owners, corners, strict=True)]
+
+    def fingerprints(self, indices: NDArray[np.int64]) -> list[int]:
+        """Return a hash of two lines of each window."""
+        return _hashes(self.read(indices)[:, _lines(self.box_size)])
 
 
 def _lines(box_size: int) -> slice:

@@ -20,6 +20,7 @@ from vitreous.data.particles import Particles
 from vitreous.data.picks import PickedMicrograph, micrograph_pixel_size, picked_micrographs
 from vitreous.data.prepare import DEFAULT_MASK_FRACTION, Preparer, describe
 from vitreous.data.tables import make_document
+from vitreous.data.windows import cut_particles, has_images
 from vitreous.io.mrc import MrcStack, read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
@@ -118,10 +119,20 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
         SystemExit: stopped by a signal, after saving.
     """
     recipe = recipe_of(options)
-    particles = open_particles(options, need_ctf=False)
+    if has_images(options.particles):
+        particles = open_particles(options, need_ctf=False)
+    else:
+        particles = cut_particles(
+            options.particles,
+            options.micrographs,
+            options.window,
+            pixel_size_angstrom=options.micrograph_pixel_size_angstrom,
+            skip_missing=options.skip_missing,
+            inside_only=False,
+        )
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
     micrographs = picked_micrographs(
-        particles,
+        particles.to_star_document().blocks["particles"],
         options.particles,
         options.micrographs,
         coordinates=options.coordinates,

@@ -33,7 +33,8 @@ class ImageOptions(Options):
     window: int | None = Field(
         default=None,
         ge=8,
-        description="First cut out the central part: its edge in pixels of the input.",
+        description="First cut out the central part: its edge in pixels of the input. Of a table "
+        "of picks: edge of the particles in pixels of the micrographs.",
     )
     normalise: Literal["ring", "signal", "none"] = Field(
         default="ring",
@@ -72,6 +73,12 @@ class ImageOptions(Options):
 class PrepareOptions(ImageOptions, ParticleFileOptions, OutputOptions):
     """Options of :func:`vitreous.jobs.prepare.run.prepare`."""
 
+    micrographs: Path | None = Field(
+        default=None,
+        description="Cut the particles from the micrographs (.mrc) in this folder, at the table's "
+        "rlnCoordinateX/Y, `window` pixels wide; for picks, which have no images, and to extract "
+        "again. `pixel_size_angstrom` is then that of the micrographs.",
+    )
     phase_flip: bool = Field(
         default=False,
         description="Multiply each spectrum by the sign of its CTF, and record it in the table "

@@ -16,6 +16,7 @@ from vitreous.data.bad_images import DAMAGE, finite_and_constant
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Geometry, Preparer, describe
 from vitreous.data.prepared_table import prepared_document
+from vitreous.data.windows import cut_particles
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc_growing import JOURNAL, PART
 from vitreous.io.star import write_star
@@ -104,7 +105,15 @@ def prepare(options: PrepareOptions) -> PreparedStack:
         SystemExit: stopped by a signal, after saving.
     """
     recipe = recipe_of(options)
-    particles = open_particles(options, need_ctf=False)
+    if options.micrographs is None:
+        particles = open_particles(options, need_ctf=False)
+    else:
+        particles = cut_particles(
+            options.particles,
+            options.micrographs,
+            options.window,
+            pixel_size_angstrom=options.pixel_size_angstrom,
+        )
     if options.first_rows is not None:
         particles = particles.select(slice(0, options.first_rows))
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
