@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from vitreous.data.stacks import ArraySource, StackSource
+from vitreous.data.stacks import ArraySource, StackSource, WindowSource
 
 
 def joined_labels(*keys: Sequence[Hashable]) -> Tensor:
@@ -49,7 +49,7 @@ def split_labels(half_set: Tensor, labels: Tensor) -> NDArray[np.int64]:
     return np.intersect1d(first, second)
 
 
-def copies(source: ArraySource | StackSource, rows: NDArray[np.int64]) -> Tensor:
+def copies(source: ArraySource | StackSource | WindowSource, rows: NDArray[np.int64]) -> Tensor:
     """Return labels, long ``(n,)``, equal for copies: of one image name, or of equal pixels.
 
     Two lines of every image of ``rows`` are read, and the rest of those that agree in them.

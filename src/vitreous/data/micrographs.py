@@ -159,7 +159,7 @@ def picks_document(
     for name in picks[0].columns():
         columns[name] = [text for one in picks for text in one.columns()[name]]
     optics, columns["rlnOpticsGroup"] = optics_table(1, {}), ["1"] * len(owner)
-    if files.optics is not None:
+    if files.optics is not None and owner:
         document = make_document(
             [""] * len(owner), files.optics[torch.tensor(owner)], pixel_size_angstrom=1, box_size=1
         )

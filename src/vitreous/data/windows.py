@@ -71,7 +71,8 @@ def cut_particles(
     centres = np.concatenate([one.centres for one in micrographs])
     corners = np.floor(centres + 0.5).astype(np.int64) - window // 2
     edges = np.array([header.shape[:0:-1] for header in headers])[owner]  # nx, ny
-    whole = ((corners >= 0) & (corners + window <= edges)).all(1) | (not inside_only)
+    inside = ((corners >= 0) & (corners + window <= edges)).all(1)
+    whole = np.asarray(inside if inside_only else np.ones_like(inside))
     if not whole.any():
         raise InputError(
             f"{star}: no window of {window} px lies in its micrograph; check `window`, and that "

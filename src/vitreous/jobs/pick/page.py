@@ -74,8 +74,11 @@ def _by_micrograph(search: Search, picks: list[Picks]) -> Plot:
     medians = [float(np.median(one.scores)) if len(one) else float("nan") for one in picks]
     points = line("micrographs", list(map(len, picks)), medians, "--series1")
     points |= {"mode": "markers", "text": names, "hovertemplate": "%{text}<br>%{x}, %{y:.2f}"}
-    layout = {"xaxis": titled("particles", rangemode="tozero"), "yaxis": titled("median score")}
-    layout |= {"hovermode": "closest"}
+    layout = {
+        "xaxis": titled("particles", rangemode="tozero"),
+        "yaxis": titled("median score"),
+        "hovermode": "closest",
+    }
     caption = (
         "A micrograph that scores far below the others has drift, no particles or a wrong CTF."
     )

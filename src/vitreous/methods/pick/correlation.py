@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import fft, ndimage
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from vitreous.core.grid import radius_grid
@@ -98,10 +98,10 @@ def bad_regions(scores: ScoreMap, radius_px: float) -> Tensor:
     return torch.from_numpy(bad)
 
 
-def _robust(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _robust(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return values less their median, over their deviation by the middle 68 %."""
     low, middle, high = np.percentile(values, (16, 50, 84))
-    return (values - middle) / max((high - low) / 2, 1e-12)
+    return np.asarray((values - middle) / max((high - low) / 2, 1e-12))
 
 
 def find_peaks(score: Tensor, distance_px: float) -> tuple[Tensor, Tensor]:
@@ -119,13 +119,14 @@ def find_peaks(score: Tensor, distance_px: float) -> tuple[Tensor, Tensor]:
     y, x = torch.nonzero((score == highest) & (score > 0), as_tuple=True)
     order = score[y, x].argsort(descending=True, stable=True)
     y, x = y[order], x[order]
-    points = torch.stack([x, y], -1).numpy()
-    kept, dropped = [], np.zeros(len(points), dtype=bool)
-    neighbours = KDTree(points).query_ball_point(points, distance_px) if len(points) else []
-    for row, near in enumerate(neighbours):
-        if not dropped[row]:
-            kept.append(row)
-            dropped[near] = True
+    reach = int(distance_px)
+    disc = (radius_grid(2 * reach + 1, 2) <= distance_px).numpy()
+    dropped = np.zeros([edge + 2 * reach for edge in score.shape], dtype=bool)
+    kept = []
+    for number, (row, column) in enumerate(zip(y.tolist(), x.tolist(), strict=True)):
+        if not dropped[row + reach, column + reach]:
+            kept.append(number)
+            dropped[row : row + 2 * reach + 1, column : column + 2 * reach + 1] |= disc
     y, x = y[kept], x[kept]
     finite = torch.nan_to_num(score, neginf=0.0)
     padded = torch.nn.functional.pad(finite[None], (1, 1, 1, 1), "replicate")[0]
