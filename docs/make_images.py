@@ -1,12 +1,15 @@
-"""Make the README's picture from the output of the demo, and that of class averages.
+"""Make the README's picture from the output of the demo, and those of other pages.
 
     make demo
     .venv/bin/python docs/make_images.py demo        # writes docs/images/demo.png
     .venv/bin/python docs/make_images.py --classes OUT docs/images/classes.png
+    .venv/bin/python docs/make_images.py --project FOLDER docs/images/apoferritin_map.png
 
 Three rows: particle images; the map, aligned with the true one; the true map. Of the maps, the
 three central slices and the three projections. OUT is that of `vitreous classify2d`; its class
-averages are shown eight in a row.
+averages are shown eight in a row. FOLDER holds the results of docs/howto/apoferritin.md: of its
+micrographs and class averages NAME_picks.png and NAME_classes.png are made, of its map the given
+NAME_map.png.
 """
 
 from __future__ import annotations
@@ -16,13 +19,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from vitreous.core.grid import radius_grid
+from vitreous.data.backgrounds import Micrograph
 from vitreous.io.mrc import MrcStack, read_mrc
-from vitreous.report.figures import Array, central_slices, contrast_limits, enlarge, projections
+from vitreous.io.star import read_star
+from vitreous.jobs.pick.page import with_rings
+from vitreous.maps.fsc import fsc
+from vitreous.report.figures import (
+    Array,
+    central_slices,
+    contrast_limits,
+    enlarge,
+    png_bytes,
+    projections,
+    to_gray,
+)
 
 COLUMNS = 6
 PIXELS = 160
 IN_A_ROW = 8
+COARSE, RING_PX = 3, 14.4  # pixels averaged in the picture of picks, radius of its rings
 
 
 def particles(path: Path) -> Array:
@@ -67,6 +85,64 @@ def save_particle_grid(path: Path, rows: Mapping[str, Array]) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
+def picks(folder: Path) -> Array:
+    """First micrograph of a project with a ring around every pick, in coarse pixels."""
+    table = read_star(folder / "PICKED" / "particles.star").blocks["particles"]
+    name = table.text("rlnMicrographName")[0]
+    mine = [one == name for one in table.text("rlnMicrographName")]
+    centres = np.stack([table.numbers(f"rlnCoordinate{axis}")[mine] for axis in "XY"], -1)
+    image = Micrograph(MrcStack(folder / name)).low_passed(COARSE)
+    return with_rings(image, centres / COARSE, RING_PX)
+
+
+def aspherical(volume: Array) -> Array:
+    """Take the mean over each sphere about the centre off a map."""
+    radius = radius_grid(len(volume), 3).numpy()
+    shell = radius.round().astype(int)
+    mean = np.bincount(shell.ravel(), volume.ravel()) / np.bincount(shell.ravel())
+    return volume - np.interp(radius, np.arange(len(mean)), mean)
+
+
+def save_map_figure(path: Path, folder: Path) -> None:
+    """Write a PNG of slices and projections of map and model, and of Fourier shell correlations."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    files = {"map": folder / "REFINED/map.mrc", "model": folder / "MODEL/truth.mrc"}
+    figure = Figure(figsize=(1.5 * COLUMNS, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, COLUMNS, height_ratios=(1, 1, 1.6))
+    for row, (label, file) in enumerate(files.items()):
+        for column, image in enumerate(views(file)):
+            axis = figure.add_subplot(grid[row, column], xticks=[], yticks=[])
+            low, high = contrast_limits(image)
+            axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+            axis.set_ylabel("" if column else label)
+    axis = figure.add_subplot(grid[2, :])
+    whole, model = (read_mrc(file)[0] for file in files.values())
+    halves = [read_mrc(folder / f"REFINED/half{half}.mrc")[0] for half in (1, 2)]
+    pixel = MrcStack(files["map"]).pixel_size_angstrom or 1.0
+    pairs = {"half maps": halves, "map and model": [whole, model]}
+    pairs["map and model, without their spherical means"] = [aspherical(whole), aspherical(model)]
+    for label, pair in pairs.items():
+        curve = fsc(*(torch.from_numpy(one.astype(np.float32)) for one in pair)).numpy()
+        axis.plot(np.arange(len(curve)) / (len(whole) * pixel), curve, label=label)
+    axis.axhline(0.143, color="grey", lw=0.8, ls="--")
+    axis.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", xlim=(0, 1 / 6), ylim=(-0.1, 1.05))
+    axis.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def save_project(folder: Path, picture: Path) -> None:
+    """Write the pictures of a project from micrographs to map."""
+    name = picture.stem.removesuffix("_map")
+    png = png_bytes(to_gray(picks(folder)))
+    picture.with_name(f"{name}_picks.png").write_bytes(png)
+    averages = classes(folder / "CLASSES" / "classes.mrcs")
+    save_particle_grid(picture.with_name(f"{name}_classes.png"), averages)
+    save_map_figure(picture, folder)
+
+
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,7 +150,11 @@ def main() -> None:
     parser.add_argument("--classes", action="store_true", help="it is that of classify2d")
     default = Path(__file__).parent / "images" / "demo.png"
     parser.add_argument("picture", type=Path, nargs="?", default=default, help=f"({default.name})")
+    parser.add_argument("--project", action="store_true", help="it holds PICKED, CLASSES, REFINED")
     options = parser.parse_args()
+    if options.project:
+        save_project(options.demo, options.picture)
+        return
     rows = (
         classes(options.demo / "classes.mrcs")
         if options.classes

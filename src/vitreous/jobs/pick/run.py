@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from vitreous.core.threads import in_order, single_torch_thread
 from vitreous.data.micrographs import MicrographFiles, Picks, find_micrographs, picks_document
 from vitreous.data.picks import micrograph_pixel_size
 from vitreous.io.mrc import read_header
+from vitreous.io.mrc_header import MrcHeader
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 from vitreous.jobs.pick.options import PickOptions
 from vitreous.jobs.pick.page import write_pick_page
@@ -62,7 +64,7 @@ def pick(options: PickOptions) -> PickResult:
     table = options.micrographs.suffix == ".star"
     document = read_star(options.micrographs) if table else StarDocument({})
     override = options.micrograph_pixel_size_angstrom
-    pixel = micrograph_pixel_size(document, read_header(files.paths[0], warn=False), override)
+    pixel = micrograph_pixel_size(document, _first_header(files, options.skip_bad), override)
     search = Search.planned(files, options, pixel)
     resolved = {"micrographs": len(files), "micrograph_pixel_size_angstrom": pixel}
     with (
@@ -84,6 +86,14 @@ def pick(options: PickOptions) -> PickResult:
         write_pick_page(folder, search, peaks, picks, limit)
         folder.finish()
     return _result(folder.root, picks, limit)
+
+
+def _first_header(files: MicrographFiles, skip_bad: bool) -> MrcHeader:
+    """Return the header of the first micrograph, or of the first that is not damaged."""
+    for path in files.paths[:-1] if skip_bad else ():
+        with suppress(InputError):
+            return read_header(path, warn=False)
+    return read_header(files.paths[-1 if skip_bad else 0], warn=False)
 
 
 def _each(
