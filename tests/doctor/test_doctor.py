@@ -15,7 +15,7 @@ from vitreous.core.rotation import euler_to_matrix, matrix_to_euler, random_rota
 from vitreous.data.particles import Particles
 from vitreous.data.phantoms import protein_phantom
 from vitreous.doctor import contrast, ctf, poses, statistics
-from vitreous.doctor.examine import Claims, examine
+from vitreous.doctor.examine import Claims, Diagnosis, examine
 from vitreous.physics.noise import noise_sigma
 from vitreous.physics.shift import shift_phases
 from vitreous.physics.simulator import simulate
@@ -32,10 +32,15 @@ class Case:
 
 @pytest.fixture(scope="module")
 def clean() -> Case:
+    return _case(8000, 14000, 0.1)
+
+
+def _case(least_defocus: float, span: float, astigmatism: float) -> Case:
+    """Images of a table without faults."""
     g = torch.Generator().manual_seed(5)
     volume = protein_phantom(BOX, PIXEL, seed=21)
-    mean = 8000 + 14000 * torch.rand(MICROGRAPHS, generator=g)
-    split = 0.1 * mean * torch.rand(MICROGRAPHS, generator=g)
+    mean = least_defocus + span * torch.rand(MICROGRAPHS, generator=g)
+    split = astigmatism * mean * torch.rand(MICROGRAPHS, generator=g)
     micrograph = torch.arange(COUNT) * MICROGRAPHS // COUNT
     optics = replace(
         Optics.uniform(MICROGRAPHS),
@@ -56,11 +61,15 @@ def clean() -> Case:
     return Case(images, Claims(PIXEL, None, optics, pose), micrograph)
 
 
-def _faults(case: Case) -> tuple[str, ...]:
+def _examined(case: Case) -> Diagnosis:
     particles = Particles.from_arrays(
         case.images, Optics.uniform(COUNT), pixel_size_angstrom=PIXEL, micrograph_id=case.micrograph
     )
-    return examine(particles, case.claims, torch.Generator().manual_seed(0)).faults
+    return examine(particles, case.claims, torch.Generator().manual_seed(0))
+
+
+def _faults(case: Case) -> tuple[str, ...]:
+    return _examined(case).faults
 
 
 def _optics(change: Callable[[Optics], Optics]) -> Callable[[Case], Case]:
@@ -211,11 +220,7 @@ def test_two_faults_at_once_are_both_named(clean: Case) -> None:
 
 
 def test_mended_claims_are_the_true_ones(clean: Case) -> None:
-    sick = PLANTED["euler-inverse"](PLANTED["defocus-axes"](clean))
-    particles = Particles.from_arrays(
-        sick.images, Optics.uniform(COUNT), pixel_size_angstrom=PIXEL, micrograph_id=sick.micrograph
-    )
-    corrected = examine(particles, sick.claims, torch.Generator().manual_seed(0)).corrected
+    corrected = _examined(PLANTED["euler-inverse"](PLANTED["defocus-axes"](clean))).corrected
     true = clean.claims
     assert corrected.pose is not None
     assert true.pose is not None
@@ -223,6 +228,16 @@ def test_mended_claims_are_the_true_ones(clean: Case) -> None:
     assert true.optics is not None
     assert torch.allclose(corrected.pose.rotation, true.pose.rotation, atol=1e-5)
     assert torch.equal(corrected.optics.defocus_u_angstrom, true.optics.defocus_u_angstrom)
+
+
+@pytest.mark.slow
+def test_defoci_that_are_alike_do_not_tell_the_ctf() -> None:
+    """Half maps share more under a wrong CTF that all images have in common."""
+    diagnosis = _examined(_case(9000, 700, 0.0))
+    ctf_finding = next(f for f in diagnosis.findings if f.topic == "CTF")
+    assert (diagnosis.faults, ctf_finding.verdict) == ((), "unclear")
+    assert "cannot be told" in ctf_finding.claim
+    assert "cannot be excluded: " in ctf_finding.evidence
 
 
 @pytest.mark.parametrize("box", [32, 33])

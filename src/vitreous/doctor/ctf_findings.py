@@ -32,8 +32,12 @@ def findings(test: CtfTest) -> list[Finding]:
             )
         ]
     if best == 0 and len(test.alike) > MOST_ALIKE:
-        claim = "fits, but other parameters fit as well: too few images, or too much noise"
-        return [Finding("CTF", "unclear", claim, evidence, "check with more particles")]
+        claim = (
+            "cannot be told: the table's parameters fit, but others fit as well (too few images, "
+            "too much noise, or defoci too much alike)"
+        )
+        remedy = "check with more particles, of more micrographs"
+        return [Finding("CTF", "unclear", claim, evidence, remedy)]
     if best == 0:
         size = f"{chosen.pixel_size_angstrom:.4g} Å fits the rings"
         parameters = _statement(chosen.optics) + " explain the images' power"
