@@ -236,6 +236,13 @@ def test_what_relion_would_miss_is_said(vitreous, project: Path) -> None:
     assert "by the suffix .mrcs only, and 2 here end otherwise" in err
     assert "_rlnMicrographName; --link names micrographs after the stacks" in err
     assert len(Particles.open(project / "plain.star")) == 6
+    assert "dark" not in err
+    path = project / "J42/J42_passthrough_particles.cs"
+    rows = read_cs(path).rows.copy()
+    rows["blob/sign"] = -1
+    write_cs(path, CsTable(rows))
+    code, _, err = vitreous("convert", project / "J42", project / "dark.star", "--link")
+    assert (code, "protein is dark" in err) == (0, True)
     code, _, err = vitreous("convert", project / "J42", project / "plain.cs", "--link")
     assert (code, "give an output that ends in .star" in err) == (2, True)
 

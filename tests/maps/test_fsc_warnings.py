@@ -9,7 +9,7 @@ from torch import Tensor
 from vitreous.core.grid import radius_grid, soft_mask
 from vitreous.core.resample import is_same_map
 from vitreous.core.resolution import AtNyquist, angstrom
-from vitreous.maps.fsc import fsc, fsc_resolution, fsc_true
+from vitreous.maps.fsc import FscResult, fsc, fsc_resolution, fsc_true
 from vitreous.maps.fsc_warnings import (
     OUTLINE_ONLY,
     directional_fsc,
@@ -18,6 +18,8 @@ from vitreous.maps.fsc_warnings import (
     rise_warnings,
     view_concentration,
 )
+from vitreous.maps.half_map_pair import Halves
+from vitreous.maps.half_maps import resolutions
 
 N, PIXEL = 40, 2.0
 
@@ -25,6 +27,11 @@ N, PIXEL = 40, 2.0
 @pytest.fixture
 def noise(generator: torch.Generator) -> Tensor:
     return torch.randn(2, N, N, N, generator=generator)
+
+
+def _halves(half1: Tensor, half2: Tensor, curves: FscResult) -> Halves:
+    reached = (resolutions(c, N, PIXEL) for c in (curves.corrected, curves.unmasked))
+    return Halves(half1, half2, (half1 + half2) / 2, curves, *reached)
 
 
 def _support(name: str) -> Tensor:
@@ -50,8 +57,7 @@ def test_fault_38_a_common_pedestal_is_no_agreement(noise: Tensor, support: str)
 def test_fault_38_an_outline_under_noise_is_named(noise: Tensor, support: str) -> None:
     half1, half2 = noise + 5 * _support(support)
     curves = fsc_true(half1, half2, soft_mask(N, 3, 16.0, 3.0), torch.Generator())
-    reached = [fsc_resolution(c, 0.143, N, PIXEL) for c in (curves.corrected, curves.unmasked)]
-    assert OUTLINE_ONLY in fsc_warnings(half1, half2, curves, *reached, PIXEL)
+    assert OUTLINE_ONLY in fsc_warnings(_halves(half1, half2, curves), PIXEL)
 
 
 def test_a_structure_is_no_outline(noise: Tensor) -> None:
@@ -94,8 +100,7 @@ def test_a_mask_that_loses_resolution_is_said(noise: Tensor) -> None:
     shape[16:24, 14:26, 15:25] = 2
     half1, half2 = shape + 0.2 * noise
     curves = fsc_true(half1, half2, 1 - soft_mask(N, 3, 12.0, 3.0), torch.Generator())
-    reached = [fsc_resolution(c, 0.143, N, PIXEL) for c in (curves.corrected, curves.unmasked)]
-    assert "agree worse" in fsc_warnings(half1, half2, curves, *reached, PIXEL)[0]
+    assert "agree worse" in fsc_warnings(_halves(half1, half2, curves), PIXEL)[0]
 
 
 def test_views_along_one_axis_are_measured_across_it(noise: Tensor) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitreous.core.errors import InputError
+from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import find_stack, name_from, split_image_names
 from vitreous.io.star import StarDocument
 
@@ -79,6 +80,13 @@ def warn_of_relion_gaps(document: StarDocument, output: Path) -> None:
         warnings.warn(
             f"{output}: RELION takes stacks for what they are by the suffix {_SUFFIX} only, and "
             f"{len(other)} here end otherwise ({other[0]}); `link` makes links for it",
+            stacklevel=3,
+        )
+    if ParticleTable(document, output).stated_contrast() == "dark":
+        warnings.warn(
+            f"{output}: protein is dark in these images (blob/sign -1), and RELION takes it for "
+            "white: its maps come out with the other sign; `vitreous prepare` and `invert` write "
+            "white images",
             stacklevel=3,
         )
     missing = [f"_{name}" for name in _NEEDED if name not in block and name not in optics]

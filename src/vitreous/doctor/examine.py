@@ -89,7 +89,9 @@ def examine(
         images.read, len(images.ids), images.box_size, lambda f: notify("images", f)
     )
     suspects = statistics.suspects(numbers, images.micrograph_id)
-    findings = statistics.findings(numbers, suspects, images.micrograph_id, images.ids)
+    findings = statistics.findings(
+        numbers, suspects, images.micrograph_id, images.half_set, images.ids
+    )
     excluded = {*suspects.unusable, *suspects.clipped, *suspects.outlying}
     rows = torch.tensor([i for i in range(len(numbers)) if i not in excluded], dtype=torch.long)
     diagnosis = Diagnosis(tuple(findings), claims, claims, suspects, numbers)

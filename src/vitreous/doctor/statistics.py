@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitreous.core.grid import shell_index
 from vitreous.data.bad_images import DAMAGE, finite_and_constant
+from vitreous.data.copies import joined_labels, split_labels
 from vitreous.doctor.finding import Finding, Verdict
 
 TIES = 0.0025  # fraction of pixels at an image's minimum or maximum, from which it is clipped
@@ -181,17 +183,32 @@ def _group_medians(values: Tensor, group: Tensor) -> Tensor:
 
 
 def findings(
-    statistics: ImageStatistics, suspects: Suspects, micrograph_id: Tensor, ids: Sequence[str]
+    statistics: ImageStatistics,
+    suspects: Suspects,
+    micrograph_id: Tensor,
+    half_set: Tensor,
+    ids: Sequence[str],
 ) -> list[Finding]:
-    """Return the findings on single images and on the set."""
+    """Return the findings on single images and on the set.
+
+    ``micrograph_id`` and ``half_set``, 0 where the table states none, are long ``(b,)``.
+    """
     total = len(statistics)
+    labels = joined_labels(statistics.digest)
+    split = np.intersect1d(split_labels(half_set, labels), labels[list(suspects.repeated)])
+    repeated = "are copies of others"
+    if len(split):
+        repeated += (
+            f"; _rlnRandomSubset puts copies of {len(split)} images into both half sets, and the "
+            "FSC takes them for agreement"
+        )
     copies = "keep one of each with `vitreous select` and `unique`"
     clipped = ("are clipped at their extremes", "extract them again, unclipped", "saturated")
     kinds = (
         (suspects.non_finite, f"have {DAMAGE}", "leave them out", "non-finite"),
         (suspects.constant, "are constant", "leave them out", "constant"),
         (suspects.clipped, *clipped),
-        (suspects.repeated, "are copies of others", copies, "duplicates"),
+        (suspects.repeated, repeated, copies, "duplicates"),
     )
     results = [
         Finding("images", "wrong", f"{len(r)} of {total} images {claim}", _names(r, ids), *more)

@@ -27,26 +27,12 @@ _SUPPORT = 0.3  # share of the box that maps fill: fewer entries of a shell are 
 _TRUSTED_SHELL = 3
 
 
-def fsc_warnings(
-    half1: Tensor,
-    half2: Tensor,
-    curves: FscResult,
-    masked: float,
-    unmasked: float,
-    pixel_size_angstrom: float,
-) -> list[str]:
-    """Return sentences on what makes the FSC of two half maps doubtful.
-
-    Args:
-        half1, half2: ``(n, n, n)``.
-        curves: their FSC.
-        masked, unmasked: resolutions at 0.143 by the corrected and the unmasked curve, Å.
-        pixel_size_angstrom: Å.
-    """
-    n = len(half1)
-    warnings = _mask_warnings(curves, masked, unmasked, n * pixel_size_angstrom)
-    warnings += rise_warnings(curves.corrected, pixel_size_angstrom)
-    if outline_only(half1, half2, min(masked, unmasked), pixel_size_angstrom):
+def fsc_warnings(halves: Halves, pixel_size_angstrom: float) -> list[str]:
+    """Return sentences on what makes the FSC of two half maps doubtful."""
+    masked, unmasked, n = halves.masked[0], halves.unmasked[0], len(halves.half1)
+    warnings = _mask_warnings(halves.curves, masked, unmasked, n * pixel_size_angstrom)
+    warnings += rise_warnings(halves.curves.corrected, pixel_size_angstrom)
+    if outline_only(halves.half1, halves.half2, min(masked, unmasked), pixel_size_angstrom):
         warnings.append(OUTLINE_ONLY)
     return warnings
 

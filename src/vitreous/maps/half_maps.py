@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitreous.core.resolution import angstrom
 from vitreous.core.symmetry import point_group, symmetrise
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.fsc import CUTOFF, fsc, fsc_resolution, fsc_true, randomise_phases, solvent_mask
@@ -94,8 +95,8 @@ def combine_halves(
     doubt = _doubt(structure, chance, edge, n_particles, criteria)
     quoted = unmasked[0] if unmasked[0] > MOST_MASK_GAIN * masked[0] else masked[0]
     solved = (
-        f"solved to {quoted:.1f} Å (0.143 between independent halves; {n_particles:,} particles, "
-        f"chance alone reaches {chance:.0f} Å)"
+        f"solved to {angstrom(quoted)} (0.143 between independent halves; {n_particles:,} "
+        f"particles, chance alone reaches {chance:.0f} Å)"
     )
     return HalvesResult(
         half1=half1,

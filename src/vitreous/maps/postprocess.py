@@ -103,14 +103,10 @@ def postprocess(
     sharp = sharpen(average, corrected, pixel_size_angstrom, mask=soft, b_factor_angstrom2=b)
     at = local_resolution(half1, half2, soft, pixel_size_angstrom) if local else None
     filtered = None if at is None else local_low_pass(sharp.map, at, pixel_size_angstrom)
-    doubts = fsc_warnings(half1, half2, curves, masked[0], unmasked[0], pixel_size_angstrom)
+    halves = Halves(half1, half2, average, curves, masked, unmasked)
+    doubts = fsc_warnings(halves, pixel_size_angstrom)
     return Postprocessed(
-        half1=half1,
-        half2=half2,
-        average=average,
-        curves=curves,
-        masked=masked,
-        unmasked=unmasked,
+        **vars(halves),
         mask=soft,
         sharpened=sharp,
         local_resolution=at,

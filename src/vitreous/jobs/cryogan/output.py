@@ -12,9 +12,17 @@ from vitreous.core.random import generator
 from vitreous.core.resolution import angstrom
 from vitreous.jobs.cryogan.half_worker import Outcome
 from vitreous.jobs.cryogan.plan import CryoGanPlan
-from vitreous.jobs.reconstruct.output import FILES, finish, report_data, summary, write_files
+from vitreous.jobs.reconstruct.output import (
+    FILES,
+    finish,
+    report_data,
+    summary,
+    with_warnings,
+    write_files,
+)
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
+from vitreous.maps.fsc_warnings import OUTLINE_ONLY, fsc_warnings
 from vitreous.maps.half_maps import HalvesResult, combine_halves
 
 OUTPUTS = FILES
@@ -40,6 +48,9 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
     """
     seconds = max(outcome.seconds for outcome in outcomes.values())
     result = _compared(outcomes, plan)
+    doubts = fsc_warnings(result, plan.pixel_size_angstrom) if result.solved else []
+    if OUTLINE_ONLY in doubts:
+        result = replace(result, solved=False, verdict=f"NOT SOLVED: {OUTLINE_ONLY}")
     write_files(job.folder, result, plan.particles, plan.half_set, plan.pixel_size_angstrom)
     page = report_data(
         job.folder,
@@ -51,7 +62,7 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
         symmetry=plan.config.symmetry,
         seconds=seconds,
         solved=result.solved,
-        warnings=() if result.solved else (result.verdict + ".",),
+        warnings=tuple(doubts) if result.solved else (result.verdict + ".",),
         more_numbers={"chance alone": angstrom(result.chance_angstrom)},
     )
     examples: dict[str, Any] = dict(outcomes[1].examples)
@@ -59,6 +70,7 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
     facts["chance_angstrom"] = result.chance_angstrom
     finish(job, replace(page, **examples), result.headline, facts)
     text = summary(result, job.folder, seconds, solved=result.solved)
+    text = with_warnings(doubts if result.solved else (), text)
     return CryoGanResult(result.solved, result.verdict, text, job.folder.root, result)
 
 

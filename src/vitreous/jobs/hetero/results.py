@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vitreous.core.resolution import angstrom
 from vitreous.data.maps import write_fsc_csv
 from vitreous.jobs.hetero.options import HeteroOptions
 from vitreous.jobs.hetero.passes import TrainedModel
-from vitreous.jobs.reconstruct.output import write_maps
+from vitreous.jobs.reconstruct.output import with_warnings, write_maps
 from vitreous.jobs.run.class_tables import (
     CLASS,
     COMPONENT,
@@ -27,6 +28,7 @@ from vitreous.jobs.run.class_tables import (
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import JobResult, page_head, rows_of_text
+from vitreous.maps.fsc_warnings import OUTLINE_ONLY, fsc_warnings
 from vitreous.maps.half_map_pair import curves_by_name
 from vitreous.methods.hetero.class_maps import ClassMap, Traversal, class_rows
 from vitreous.methods.hetero.clustering import Clusters
@@ -64,6 +66,18 @@ class ClusteredParticles:
         """Cluster of each particle from 0 on, -1 for none, long ``(n,)``."""
         return self.clusters.label
 
+    @cached_property
+    def doubts(self) -> list[list[str]]:
+        """Sentences on what makes the FSC between the half maps of each cluster doubtful."""
+        pixel = self.trained.data.model_pixel_size(self.trained.model)
+        halves = [None if one is None else one.halves for one in self.maps]
+        return [[] if pair is None else fsc_warnings(pair, pixel) for pair in halves]
+
+    @property
+    def fsc_warnings(self) -> list[str]:
+        """The same with the names of the clusters."""
+        return [f"Class {k}: {text}" for k, texts in enumerate(self.doubts, 1) for text in texts]
+
 
 def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticles) -> HeteroResult:
     """Write every output but checkpoints and history, and finish the job.
@@ -98,6 +112,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
     )
     write_mixed_report(job.path("report.html"), page)
     text = _text(job.folder.root, clustered, numbers, seconds)
+    text = with_warnings(clustered.fsc_warnings, text)
     job.finish(
         {
             "verdict": verdict,
@@ -247,6 +262,8 @@ def _cluster_summaries(clustered: ClusteredParticles) -> list[ClusterSummary]:
         resolution = ""
         if class_map is not None and class_map.halves is not None:
             resolution = f"{angstrom(class_map.halves.headline[0])} at 0.143"
+            if OUTLINE_ONLY in clustered.doubts[k]:
+                resolution = "no resolution"
         summaries.append(
             ClusterSummary(
                 name=f"class {k + 1}",
@@ -261,7 +278,7 @@ def _cluster_summaries(clustered: ClusteredParticles) -> list[ClusterSummary]:
 
 
 def _warnings(clustered: ClusteredParticles) -> tuple[str, ...]:
-    warnings = []
+    warnings = list(clustered.fsc_warnings)
     if clustered.trained.unsettled:
         warnings.append(
             "The clusters still changed in the last pass; give more `passes`, or look at what the "

@@ -169,8 +169,7 @@ def _examined(halves: Halves, plan: Plan) -> tuple[Halves, list[str]]:
             "nothing; correct _rlnRandomSubset, or take out copies of images"
         )
     if halves.confirmed is None:
-        at = halves.masked[0], halves.unmasked[0]
-        doubts = fsc_warnings(halves.half1, halves.half2, halves.curves, *at, pixel)
+        doubts = fsc_warnings(halves, pixel)
     else:
         doubts = rise_warnings(halves.confirmed, pixel)
     halves, one_sided = directional_doubt(halves, plan.pose.rotation, plan.options.symmetry, pixel)

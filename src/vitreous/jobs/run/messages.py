@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,22 +14,33 @@ from vitreous.core.errors import is_out_of_memory
 from vitreous.io.atomic import DISK_FULL
 
 _reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
+_warned: ContextVar[Collection[str]] = ContextVar("_warned", default=())
 
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Show warnings as one line on stderr, each text once, without file names of the program."""
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in seen:
-            seen.add(str(message))
-            print(f"warning: {reworded(one_line(message))}", file=sys.stderr)
+        text = one_line(message)
+        if text not in seen:
+            seen[text] = None
+            print(f"warning: {reworded(text)}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("always", category=UserWarning)
-        warnings.showwarning = show
-        yield
+    token = _warned.set(seen)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", category=UserWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        _warned.reset(token)
+
+
+def shown_warnings() -> tuple[str, ...]:
+    """Return the texts that :func:`plain_warnings` has shown so far."""
+    return tuple(_warned.get())
 
 
 def one_line(message: object) -> str:

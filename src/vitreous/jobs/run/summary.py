@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitreous.jobs.run.folder import OutputFolder, plain
-from vitreous.jobs.run.messages import reworded
+from vitreous.jobs.run.messages import reworded, shown_warnings
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ def page_head(
         folder: of the run.
         title: of the page.
         verdict: one sentence without full stop.
-        warnings: sentences that the page shows prominently.
+        warnings: sentences that the page shows prominently, before those shown on the terminal.
     """
     command, now = folder.config["run"]["command"], datetime.now(UTC)
     return {
         "title": title,
         "subtitle": f"vitreous {command}, {now.strftime('%Y-%m-%d %H:%M')} UTC",
         "verdict": reworded(f"{verdict[0].upper()}{verdict[1:]}."),
-        "warnings": tuple(map(reworded, warnings)),
+        "warnings": tuple(map(reworded, dict.fromkeys((*warnings, *shown_warnings())))),
         "settings": _settings_shown(folder.config["options"]),
     }
 
