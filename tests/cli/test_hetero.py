@@ -20,7 +20,7 @@ from vitreous.core.rotation import geodesic_distance_deg
 from vitreous.data.particles import Particles
 from vitreous.io.checkpoint import load_checkpoint
 from vitreous.io.star import read_star, write_star
-from vitreous.jobs.hetero import models
+from vitreous.jobs.hetero import models, results
 from vitreous.jobs.hetero.run import load_trained
 
 COUNT, BOX, PIXEL, STEPS = 180, 16, 8.0, 12
@@ -258,15 +258,18 @@ def test_a_trained_model_is_loaded_from_its_folder(
 
 
 def test_with_poses_classes_are_reconstructed(
-    vitreous: Any, simulated: Path, tmp_path: Path
+    vitreous: Any, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
+    monkeypatch.setattr(results, "fsc_warnings", lambda halves, pixel: ["The FSC is odd."])
     code, stdout, stderr = vitreous(
         "hetero", "run", simulated / "truth.star", "--align", "--latent", "2", *CLASSES, *QUIET,
         "-o", out,
     )  # fmt: skip
     assert code == 0, stderr
     assert re.search(r"class 1 +\d+ particles, .*[\d.]+ Å\)? at 0.143", stdout)
+    assert "warning: Class 1: The FSC is odd." in stdout
+    assert "Class 1: The FSC is odd." in (out / "report.html").read_text()
     for k in (1, 2, 3):
         for end in (".mrc", "_half1.mrc", "_half2.mrc", "_fsc.csv", ".star"):
             assert (out / f"class0{k}{end}").is_file()

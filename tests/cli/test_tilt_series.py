@@ -12,7 +12,7 @@ import vitreous as vt
 from particle_files import columns, volume
 from tilt_particle_files import PIXEL, write_tilt_set
 from vitreous.core.fourier import fourier_resize
-from vitreous.io.star import read_star
+from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 
 FULL = {"particles": 40, "tilts": 37}
 
@@ -52,6 +52,20 @@ def test_tilt_series_of_known_truth(
         name = "rlnGroupName" if kind == "warp" else "rlnTomoParticleName"
         pairs = set(zip(table[name], table["rlnRandomSubset"], strict=True))
         assert len(pairs) == len(set(table[name]))  # a particle's tilts in one half
+
+
+def test_tilts_that_the_table_parts_are_warned_of_on_the_page_too(vitreous, tmp_path: Path) -> None:
+    made = write_tilt_set(tmp_path / "set", particles=6, tilts=5, box=16, warp=True)
+    document = read_star(made.path)
+    ((name, block),) = document.blocks.items()
+    parted = StarBlock({**block.columns, "rlnRandomSubset": ["1", "2"] * 15})
+    write_star(made.path, StarDocument({name: parted}))
+    vt.write_map(tmp_path / "start.mrc", made.truth, PIXEL)
+    start = ("--map", tmp_path / "start.mrc", "--start-resolution", 40, "--rounds", 1)
+    out = tmp_path / "R"
+    code, _, err = vitreous("refine", made.path, *start, "--threads", 1, "-q", "-o", out)
+    told = "_rlnRandomSubset puts tilts of 6 particles into both half sets"
+    assert (code, told in err, told in (out / "report.html").read_text()) == (0, True, True)
 
 
 def test_prepared_tilts_are_no_longer_multiplied_and_still_belong_together(

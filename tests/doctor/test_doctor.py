@@ -309,6 +309,19 @@ def test_statistics_do_not_depend_on_batches() -> None:
     assert odd.repeated == (11,)
 
 
+def test_copies_in_both_half_sets_are_named() -> None:
+    images = torch.randn(20, 16, 16, generator=torch.Generator().manual_seed(4))
+    images[11], images[12], images[15:17] = images[3], images[5], 0.0
+    numbers, one = statistics.collect(lambda rows: images[rows], 20, 16), torch.zeros(20).long()
+    halves = 1 + torch.arange(20) % 2  # copies of 5 and the constant images are in both
+    for half_set, split in ((one, False), (halves, True)):
+        odd, names = statistics.suspects(numbers, one), [str(i) for i in range(20)]
+        findings = statistics.findings(numbers, odd, one, half_set, names)
+        claim = next(f.claim for f in findings if f.fault == "duplicates")
+        assert claim.startswith("2 of 20 images are copies of others")
+        assert ("puts copies of 1 images into both half sets" in claim) == split
+
+
 def test_headers_that_differ_are_said_even_where_nothing_can_tell_who_is_right() -> None:
     noise = torch.randn(400, 16, 16, generator=torch.Generator().manual_seed(3))
     for count, optics in ((5, None), (400, None), (400, Optics.uniform(400))):

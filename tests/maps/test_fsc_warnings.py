@@ -9,6 +9,7 @@ from torch import Tensor
 from vitreous.core.grid import radius_grid, soft_mask
 from vitreous.core.resample import is_same_map
 from vitreous.core.resolution import AtNyquist, angstrom
+from vitreous.jobs.cryogan.output import doubted
 from vitreous.maps.fsc import FscResult, fsc, fsc_resolution, fsc_true
 from vitreous.maps.fsc_warnings import (
     OUTLINE_ONLY,
@@ -19,7 +20,7 @@ from vitreous.maps.fsc_warnings import (
     view_concentration,
 )
 from vitreous.maps.half_map_pair import Halves
-from vitreous.maps.half_maps import resolutions
+from vitreous.maps.half_maps import HalvesResult, resolutions
 
 N, PIXEL = 40, 2.0
 
@@ -32,6 +33,11 @@ def noise(generator: torch.Generator) -> Tensor:
 def _halves(half1: Tensor, half2: Tensor, curves: FscResult) -> Halves:
     reached = (resolutions(c, N, PIXEL) for c in (curves.corrected, curves.unmasked))
     return Halves(half1, half2, (half1 + half2) / 2, curves, *reached)
+
+
+def _solved(halves: Halves) -> HalvesResult:
+    untold = dict.fromkeys(("alignment", "mask", "structure_angstrom", "chance_angstrom"))
+    return HalvesResult(**vars(halves), **untold, solved=True, verdict="solved")
 
 
 def _support(name: str) -> Tensor:
@@ -57,7 +63,11 @@ def test_fault_38_a_common_pedestal_is_no_agreement(noise: Tensor, support: str)
 def test_fault_38_an_outline_under_noise_is_named(noise: Tensor, support: str) -> None:
     half1, half2 = noise + 5 * _support(support)
     curves = fsc_true(half1, half2, soft_mask(N, 3, 16.0, 3.0), torch.Generator())
-    assert OUTLINE_ONLY in fsc_warnings(_halves(half1, half2, curves), PIXEL)
+    halves = _halves(half1, half2, curves)
+    assert OUTLINE_ONLY in fsc_warnings(halves, PIXEL)
+    result, warnings = doubted(_solved(halves), PIXEL)  # so does `abinit`
+    assert not result.solved
+    assert warnings == [f"NOT SOLVED: {OUTLINE_ONLY}."]
 
 
 def test_a_structure_is_no_outline(noise: Tensor) -> None:
@@ -100,7 +110,9 @@ def test_a_mask_that_loses_resolution_is_said(noise: Tensor) -> None:
     shape[16:24, 14:26, 15:25] = 2
     half1, half2 = shape + 0.2 * noise
     curves = fsc_true(half1, half2, 1 - soft_mask(N, 3, 12.0, 3.0), torch.Generator())
-    assert "agree worse" in fsc_warnings(_halves(half1, half2, curves), PIXEL)[0]
+    halves = _halves(half1, half2, curves)
+    assert "agree worse" in fsc_warnings(halves, PIXEL)[0]
+    assert doubted(_solved(halves), PIXEL)[1] == fsc_warnings(halves, PIXEL)
 
 
 def test_views_along_one_axis_are_measured_across_it(noise: Tensor) -> None:

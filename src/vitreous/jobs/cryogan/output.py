@@ -47,10 +47,7 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
         ResourceError: the disk is full.
     """
     seconds = max(outcome.seconds for outcome in outcomes.values())
-    result = _compared(outcomes, plan)
-    doubts = fsc_warnings(result, plan.pixel_size_angstrom) if result.solved else []
-    if OUTLINE_ONLY in doubts:
-        result = replace(result, solved=False, verdict=f"NOT SOLVED: {OUTLINE_ONLY}")
+    result, doubts = doubted(_compared(outcomes, plan), plan.pixel_size_angstrom)
     write_files(job.folder, result, plan.particles, plan.half_set, plan.pixel_size_angstrom)
     page = report_data(
         job.folder,
@@ -62,7 +59,7 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
         symmetry=plan.config.symmetry,
         seconds=seconds,
         solved=result.solved,
-        warnings=tuple(doubts) if result.solved else (result.verdict + ".",),
+        warnings=tuple(doubts),
         more_numbers={"chance alone": angstrom(result.chance_angstrom)},
     )
     examples: dict[str, Any] = dict(outcomes[1].examples)
@@ -72,6 +69,14 @@ def write_results(job: Job, plan: CryoGanPlan, outcomes: Mapping[int, Outcome]) 
     text = summary(result, job.folder, seconds, solved=result.solved)
     text = with_warnings(doubts if result.solved else (), text)
     return CryoGanResult(result.solved, result.verdict, text, job.folder.root, result)
+
+
+def doubted(result: HalvesResult, pixel_size_angstrom: float) -> tuple[HalvesResult, list[str]]:
+    """Return the comparison, not solved if the halves share an outline only, and warnings."""
+    doubts = fsc_warnings(result, pixel_size_angstrom) if result.solved else []
+    if OUTLINE_ONLY in doubts:
+        result = replace(result, solved=False, verdict=f"NOT SOLVED: {OUTLINE_ONLY}")
+    return result, doubts if result.solved else [f"{result.verdict}."]
 
 
 def _compared(outcomes: Mapping[int, Outcome], plan: CryoGanPlan) -> HalvesResult:
