@@ -120,7 +120,7 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         begin = time.perf_counter()
         while True:
-            running = _session(self.leader)
+            running = session(self.leader)
             together = sum(_kilobytes(one, "smaps_rollup", "Pss:") for one in running)
             self.peak_kb = max(self.peak_kb, together)
             self.largest_kb = max([self.largest_kb, *(peak_kb(one) for one in running)])
@@ -134,7 +134,7 @@ class _Watch(threading.Thread):
                 return
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """Processes of the session that a command began."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -177,11 +177,11 @@ def _kilobytes(pid: int, table: str, name: str) -> int:
 def _end(leader: int) -> None:
     """End a command and all that it started: politely, then for certain."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
-        for pid in _session(leader):
+        for pid in session(leader):
             try:
                 os.kill(pid, kind)
             except ProcessLookupError:
                 continue
         deadline = time.perf_counter() + _PATIENCE
-        while _session(leader) and time.perf_counter() < deadline:
+        while session(leader) and time.perf_counter() < deadline:
             time.sleep(0.1)
