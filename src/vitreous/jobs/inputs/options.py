@@ -183,8 +183,8 @@ class ProcessingOptions(GreyValueOptions):
     )
     skip_bad: bool = Field(
         default=False,
-        description="Look through all images first and leave out those that are constant, NaN or "
-        "infinite.",
+        description="Look through all images first and leave out those that are constant or have "
+        "NaN or infinite pixels, or a few far beyond all others.",
     )
 
 
