@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,11 @@ class Run:
             words = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(words, 1), os.dup2(words, 2)
             sys.argv = ["vitreous", *arguments, "--quiet"]
-            program = next(iter(entry_points(group="console_scripts", name="vitreous")))
-            program.load()()
+            importlib.import_module("vitreous.cli.main").run()
         except SystemExit as error:
             code = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
 
