@@ -97,8 +97,8 @@ class Job:
     def __enter__(self) -> Self:
         """Open or continue the folder, restore the last checkpoint, and watch for signals."""
         with self._stack as stack:
-            stack.enter_context(self.folder)
             stack.enter_context(self._stop)
+            stack.enter_context(self.folder)
             if self.folder.was_finished:
                 root = self.folder.root
                 say(f"{root}: the run was finished already; its results are written once more")
