@@ -21,7 +21,7 @@ from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
 from vitreous.physics.poses import GaussianShift
 
-BOX, PIXEL, COUNT, GROUP = 24, 8.0, 240, "O"
+BOX, PIXEL, COUNT, GROUP = 24, 8.0, 210, "O"
 STACKS = 3  # of equal size
 
 
@@ -183,7 +183,7 @@ def correlation(path: Path, truth: np.ndarray) -> float:
 
 
 WITH_AUTO = (("relion", "moved"), ("cryosparc", "linked"))  # the others take `reconstruct`
-SMALL = ("--only-start", "--tries", "1", "--starts", "1", "--images", "8", "--box", "16")
+SMALL = ("--only-start", "--tries", "1", "--starts", "1", "--images", "8", "--box", "12")
 
 
 @pytest.mark.slow

@@ -358,11 +358,12 @@ class Refinement(Stateful):
         Of runs with the same images, the one with the lower value explains them better.
 
         Args:
-            radius: highest shell compared.
+            radius: highest shell compared; those of the box at most.
         """
         n = self.images.box_size
-        points = torch.bincount(shell_index(n, 2).flatten(), minlength=n // 2 + 1)[1 : radius + 1]
-        power = [one[1 : radius + 1].double().cpu().log() for one in self.noise_power]
+        shells = slice(1, min(radius, n // 2) + 1)
+        points = torch.bincount(shell_index(n, 2).flatten())[shells]
+        power = [one[shells].double().cpu().log() for one in self.noise_power]
         return float(sum((points * one).sum() for one in power)) / 2
 
     def state_dict(self) -> dict[str, Any]:
