@@ -15,7 +15,7 @@ from vitreous.jobs.pick.options import PickOptions
         "templates": typer.Option("--templates", metavar="FILE"),
         "ctf_file": typer.Option("--ctf", metavar="FILE"),
         "micrograph_pixel_size_angstrom": "--apix",
-        "avoid_bad_regions": "--avoid-bad-regions",
+        "avoid_bad_regions": "--clean",
     },
     panels={
         "What to look for": ("diameter_angstrom", "templates", "angle_step_degrees", "invert"),

@@ -7,12 +7,14 @@ import torch
 from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize, irfft_centered, rfft_centered
 from vitreous.core.params import Optics
+from vitreous.data.micrographs import find_micrographs
 from vitreous.data.particles import Particles
 from vitreous.io.boxes import read_coordinates
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import read_star
 from vitreous.jobs.pick.options import PickOptions
 from vitreous.jobs.pick.run import pick
+from vitreous.jobs.pick.search import Search
 from vitreous.jobs.prepare.backgrounds import backgrounds
 from vitreous.jobs.prepare.options import BackgroundsOptions, PrepareOptions
 from vitreous.jobs.prepare.run import prepare
@@ -59,7 +61,7 @@ def project(tmp_path_factory):
         spectrum = spectrum * ctf_half(EDGE, PIXEL, Optics.uniform(1, defocus_angstrom=defocus))
         clean = irfft_centered(spectrum, (EDGE, EDGE))[0].numpy()
         image = 50 - clean / clean.std() + rng.normal(0, 1.5, (EDGE, EDGE))
-        image[:30, 100:130] -= 40
+        image[:30, 100:130] -= 10
         write_mrc(folder / "Mic" / f"m{number}.mrc", image.astype(np.float32), PIXEL)
         truth.append(np.round(places))
     (folder / "ctf.tsv").write_text(CTF)
@@ -104,6 +106,15 @@ def test_most_particles_and_little_else(project, picked):
         picks = read_coordinates(project[0] / f"OUT/coordinates/m{number}_autopick.star")
         assert not pairs(picks, np.array([[115.0, 15.0]]), 20)
         assert ((picks >= 12) & (picks <= EDGE - 13)).all()
+
+
+@pytest.mark.parametrize("avoid", [True, False])
+def test_no_peak_in_an_ice_crystal(project, avoid):
+    options = options_of(project, "ICE", avoid_bad_regions=avoid, edge_angstrom=0, invert="yes")
+    files = find_micrographs(options.micrographs, options.ctf_file)
+    centres = Search.planned(files, options, PIXEL).peaks(0).centres
+    inside = (centres[:, 0] > 105) & (centres[:, 0] < 125) & (centres[:, 1] < 25)
+    assert inside.any() != avoid
 
 
 def test_tables_of_relion(project, picked):

@@ -38,5 +38,5 @@ def test_without_ctf_contrast_rises_with_the_square_of_frequency():
     point[0, 32, 32] = 1
     spectrum = rfft_centered(as_imaged(point, 5.0, None, 100.0), 2)[0, 0].real
     k = torch.arange(20) / 320
-    expected = k.double() ** 2 * torch.exp(-((15 * k.double()) ** 2) / 2)
+    expected = k.double() ** 2 * torch.exp(-((35 * k.double()) ** 2) / 2)
     assert torch.allclose(spectrum[:20], expected, rtol=1e-4, atol=1e-12)

@@ -165,8 +165,8 @@ def _warn(files: MicrographFiles, picks: list[Picks], limit: ScoreThreshold) -> 
     weak = [files.names[one.number] for one in picks if len(one) and np.median(one.scores) < level]
     if limit.clear and weak:
         warnings.warn(
-            f"{len(weak)} micrographs score low ({weak[0]} ...): drift, no particles, or a wrong "
-            "CTF; look at them before you use their particles",
+            f"{len(weak)} of {len(picks)} micrographs score low ({weak[0]} ...): drift, no "
+            "particles, or a wrong CTF; look at them before you use their particles",
             stacklevel=2,
         )
 

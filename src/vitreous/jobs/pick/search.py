@@ -27,6 +27,7 @@ from vitreous.methods.pick.threshold import random_phases
 _ACROSS = 20  # least pixels of a coarse micrograph across a particle
 _BOX, _MASK = 2.5, 1.25  # edge of templates and diameter of their mask, in particle diameters
 _DISTANCE = 0.6  # least distance of particles, in diameters
+_NAMES = ("rlnReferenceImage", "rlnImageName")  # columns of class averages
 _CONTRAST_SHARE = 10  # one peak of so many is a particle, when contrast is decided
 
 
@@ -148,6 +149,3 @@ def _read_averages(options: PickOptions, box_size: int, pixel_size_angstrom: flo
     before = (margin + 1) // 2
     padded = torch.nn.functional.pad(averages, (before, margin - before) * 2)
     return crop_window(padded, box_size)
-
-
-_NAMES = ("rlnReferenceImage", "rlnImageName")

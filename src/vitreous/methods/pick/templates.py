@@ -1,7 +1,7 @@
 r"""Templates of a picker: shells or class averages, rotated, and as the microscope images them.
 
 Without a CTF the contrast is that of a weak phase object at low frequency k, where the CTF is
-proportional to :math:`k^2` whatever the defocus. A Gaussian :math:`e^{-(k r)^2 / 2}` with r = 0.15
+proportional to :math:`k^2` whatever the defocus. A Gaussian :math:`e^{-(k r)^2 / 2}` with r = 0.35
 diameters keeps to these frequencies.
 """
 
@@ -19,7 +19,7 @@ from vitreous.core.resample import rotate_images
 from vitreous.physics.ctf import ctf_half
 
 _INNER = (0.0, 0.6)  # inner over outer radius of the default templates
-_BLUR = 0.15  # r above, in diameters
+_BLUR = 0.35  # r above, in diameters
 
 
 def shell_templates(box_size: int, radius_px: float) -> Tensor:
