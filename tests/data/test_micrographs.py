@@ -97,3 +97,9 @@ def test_tables_that_lack_something(folder, text, complaint):
 def test_no_micrographs(tmp_path):
     with pytest.raises(InputError, match=r"no \.mrc files"):
         find_micrographs(tmp_path)
+
+
+def test_a_star_file_without_its_micrographs(tmp_path):
+    (tmp_path / "m.star").write_text(STAR)
+    with pytest.raises(InputError, match="give their folder instead, and the table as `ctf_file`"):
+        find_micrographs(tmp_path / "m.star")

@@ -60,7 +60,13 @@ def find_micrographs(
     table = source if source.suffix == ".star" else None
     if table is not None:
         names = list(dict.fromkeys(_micrograph_table(table).text(_NAME)))
-        paths = [find_stack(name, table) for name in names]
+        try:
+            paths = [find_stack(name, table) for name in names]
+        except InputError as error:
+            raise InputError(
+                f"{table}: column _{_NAME}: micrographs are not found from the table's folder "
+                "upwards; give their folder instead, and the table as `ctf_file`"
+            ) from error
     else:
         paths = sorted(source.glob(f"*{_SUFFIX}")) if source.is_dir() else [source]
         names = list(map(str, paths))
