@@ -89,13 +89,14 @@ def compared(picks: Mapping[str, Points], marks: Mapping[str, Points]) -> dict[s
     }
 
 
-def ours(out: Path, data: Path, threads: int, **more: Any) -> dict[str, Any]:
+def ours(out: Path, data: Path, threads: int, diameter: float, **more: Any) -> dict[str, Any]:
     """Pick all micrographs with default settings."""
     started = time.monotonic()
     result = pick(
         PickOptions(
             micrographs=data / "micrographs",
-            diameter_angstrom=DIAMETER_ANGSTROM,
+            diameter_angstrom=diameter,
+            edge_angstrom=DIAMETER_ANGSTROM / 2,  # the default for the right diameter
             output=out,
             overwrite=True,
             threads=threads,
@@ -156,16 +157,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the apoferritin data")
     parser.add_argument("--templates", type=Path, help="class averages")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--diameter", type=float, default=DIAMETER_ANGSTROM, help="told, in Å")
     options = parser.parse_args()
     ctf = {"ctf_file": options.data / "ctf.tsv", "amplitude_contrast": 0.07}
     ways: dict[str, dict[str, Any]] = {"shells": ctf, "shells, no CTF": {}}
     if options.templates is not None:
         ways["class averages"] = {**ctf, "templates": options.templates}
     results = {
-        name: ours(options.out / name.replace(" ", "_"), options.data, options.threads, **more)
+        name: ours(
+            options.out / name.replace(" ", "_"),
+            options.data,
+            options.threads,
+            options.diameter,
+            **more,
+        )
         for name, more in ways.items()
     }
-    if shutil.which("relion_autopick"):
+    if shutil.which("relion_autopick") and options.diameter == DIAMETER_ANGSTROM:
         results["RELION LoG"] = relion_log(options.out / "relion", options.data)
     passed = all(
         min(results[name]["others"][rate] for rate in ("recall", "precision")) >= GOAL

@@ -129,7 +129,7 @@ def find_peaks(score: Tensor, distance_px: float) -> tuple[Tensor, Tensor]:
             dropped[row : row + 2 * reach + 1, column : column + 2 * reach + 1] |= disc
     y, x = y[kept], x[kept]
     finite = torch.nan_to_num(score, neginf=0.0)
-    padded = torch.nn.functional.pad(finite[None], (1, 1, 1, 1), "replicate")[0]
+    padded = torch.nn.functional.pad(finite[None], (1, 1, 1, 1), "reflect")[0]
 
     def offset(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
         curvature = 2 * at - before - after

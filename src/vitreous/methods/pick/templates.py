@@ -19,22 +19,24 @@ from vitreous.core.resample import rotate_images
 from vitreous.physics.ctf import ctf_half
 
 _INNER = (0.0, 0.6)  # inner over outer radius of the default templates
+_SCALES = (0.85, 1.0, 1.15)  # their outer radius over the stated one, which may be wrong
 _BLUR = 0.35  # r above, in diameters
 
 
 def shell_templates(box_size: int, radius_px: float) -> Tensor:
-    r"""Return the projections ``(2, n, n)`` of a ball and of a spherical shell, float64.
+    r"""Return the projections ``(6, n, n)`` of balls and spherical shells, float64.
 
-    :math:`\sqrt{R^2 - r^2} - \sqrt{h^2 R^2 - r^2}`, negative radicands taken as 0, for the outer
-    radius R in pixels and the inner radius h R, h = 0 and 0.6.
+    :math:`\sqrt{R^2 - r^2} - \sqrt{h^2 R^2 - r^2}`, negative radicands taken as 0, for h = 0 and
+    0.6 and outer radii R of 0.85, 1 and 1.15 times ``radius_px``.
 
-    >>> [round(v, 2) for v in shell_templates(9, 4.0)[1, 4, 4:].tolist()]
-    [1.6, 1.69, 2.2, 2.65, 0.0]
+    >>> [round(v, 2) for v in shell_templates(9, 4.0)[3, 4, 4:].tolist()]
+    [1.6, 1.69, 2.14, 2.65, 0.0]
     """
     squared = radius_grid(box_size, 2, dtype=torch.float64) ** 2
-    inner = torch.tensor(_INNER, dtype=torch.float64)[:, None, None] * radius_px
-    outer = (radius_px**2 - squared).clamp_min(0).sqrt()
-    return outer - (inner**2 - squared).clamp_min(0).sqrt()
+    outer = radius_px * torch.tensor(_SCALES, dtype=torch.float64)[:, None, None, None]
+    inner = outer * torch.tensor(_INNER, dtype=torch.float64)[:, None, None]
+    shells = (outer**2 - squared).clamp_min(0).sqrt() - (inner**2 - squared).clamp_min(0).sqrt()
+    return shells.flatten(0, 1)
 
 
 def rotated_templates(templates: Tensor, step_deg: float) -> Tensor:
