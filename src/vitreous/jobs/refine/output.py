@@ -33,10 +33,22 @@ from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.finer_shells_test import (
+    CERTAIN,
+    LEAST,
+    MOST,
+    FinerShells,
+    finer_shells_test,
+)
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
 
+_OTHER_START = (
+    "Try other starts (`seed`, `starts`, `images`), another `symmetry`, or `vitreous refine` from "
+    "this map, or from a model, with a finer `start_resolution_angstrom`"
+)
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
 
@@ -48,6 +60,7 @@ class RefineResult(JobResult):
     resolution_angstrom: float
     initial_model: InitialModel  # the maps that were started from
     refinement: RefinementResult | None  # maps and poses; None where nothing was refined
+    finer_shells: FinerShells | None  # whether the images show the map's finer shells
 
 
 def write_results(
@@ -69,13 +82,15 @@ def write_results(
     start, data = (start, data) if refined else _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
     halves, post = _halves(start, refined, options, pixel)
-    verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined)
-    doubts = list(post.warnings) if start.solved else []
+    finer = _finer_shells(halves, refined, options, data, job) if start.solved else None
+    solved = start.solved and (finer is None or finer.shown)
+    verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined, finer)
+    doubts = list(post.warnings) if solved else []
     if refined is not None:
         rotations = refined.poses.pose.rotation
         halves, one_sided = directional_doubt(halves, rotations, options.symmetry, pixel)
         doubts += one_sided
-    numbers = {} if refined is None else _numbers(refined, post)
+    numbers = {} if refined is None else _numbers(refined, post, finer)
     if start.used:
         numbers["initial map"] = f"from {start.used:,} of {len(data.particles):,} particles"
     _write_tables(job.folder, data, halves, refined)
@@ -92,21 +107,51 @@ def write_results(
         pixel_size_angstrom=pixel,
         symmetry=options.symmetry,
         seconds=seconds,
-        solved=start.solved,
+        solved=solved,
         warnings=_warnings(doubts, start, refined),
         more_numbers=numbers,
     )
-    facts = {"verdict": verdict, "solved": start.solved, "seconds": round(seconds, 1)}
+    facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
     search = {"start": start.verdict, "tries": start.tries}
     finish(job, page, halves.headline, {**facts, **search})
     return RefineResult(
         folder=job.folder.root,
-        solved=start.solved,
+        solved=solved,
         verdict=verdict,
-        text=with_warnings(doubts, _text(job.folder, halves, start, numbers, seconds)),
+        text=with_warnings(doubts, _text(job.folder, halves, start, numbers, seconds, solved)),
         resolution_angstrom=halves.headline[0],
         initial_model=start,
         refinement=refined,
+        finer_shells=finer,
+    )
+
+
+def _finer_shells(
+    halves: Halves,
+    refined: RefinementResult | None,
+    options: PoseOptions,
+    data: WorkingSet,
+    job: Job,
+) -> FinerShells | None:
+    """Return whether the images show the finer shells up to the resolution that is claimed."""
+    reached = halves.headline[0]
+    if refined is None or not math.isfinite(reached):
+        return None
+    optics = refined.optics.optics() if refined.optics else data.optics
+    return finer_shells_test(
+        (refined.half1.to(data.device), refined.half2.to(data.device)),
+        refined.fsc,
+        data.images,
+        optics,
+        data.half_set,
+        reached,
+        RefinementConfig(
+            shift_range_angstrom=data.shift_range(options.shift_range_angstrom),
+            **options.settings(),
+        ),
+        pixel_size_angstrom=data.pixel_size_angstrom,
+        rows=refined.poses.kept.cpu().nonzero().flatten(),
+        progress=lambda _: job.report_progress(1.0),
     )
 
 
@@ -153,12 +198,19 @@ def _verdict(
     count: int,
     edge_angstrom: float,
     refined: RefinementResult | None,
+    finer: FinerShells | None,
 ) -> str:
     """Return one sentence on what was reached."""
     if not start.solved or refined is None:
         return start.verdict
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"
+    if finer is not None and not finer.shown:
+        return (
+            f"NOT SOLVED: the half maps agree to {angstrom(reached)}, but the images do not show "
+            f"it: {_evidence(finer)}. Both halves may share a wrong map, or particles are too "
+            f"few. {_OTHER_START}"
+        )
     if start.independent:
         verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
         if edge_angstrom / reached >= shells_beyond_doubt(len(halves.half1)):
@@ -175,7 +227,19 @@ def _verdict(
     return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to {shared:.0f} Å"
 
 
-def _numbers(refined: RefinementResult, post: Postprocessed) -> dict[str, str]:
+def _evidence(finer: FinerShells) -> str:
+    """Return what the images show of the finer shells."""
+    return (
+        f"poses found by shells up to {finer.coarse_angstrom:.1f} Å predict those to "
+        f"{finer.finer_angstrom:.1f} Å by {finer.z:.1f} standard errors ({CERTAIN:g} are needed), "
+        f"{finer.ratio:.2f} times as well as in images simulated from the map ({LEAST:g} to "
+        f"{MOST:g} are right)"
+    )
+
+
+def _numbers(
+    refined: RefinementResult, post: Postprocessed, finer: FinerShells | None
+) -> dict[str, str]:
     """Return the report's cards, which are lines for the terminal as well."""
     poses = refined.poses
     certain = float((poses.posterior[poses.kept] > 0.5).float().mean())
@@ -187,6 +251,8 @@ def _numbers(refined: RefinementResult, post: Postprocessed) -> dict[str, str]:
     if post.local_resolution is not None:
         low, _, high = local_range(post.local_resolution, post.mask)
         numbers["local"] = f"{low:.1f} to {high:.1f} Å"
+    if finer is not None:
+        numbers["finer shells"] = _evidence(finer)
     for one in refined.optics:
         if any(one.estimates):
             numbers |= optics_numbers(one)
@@ -199,6 +265,7 @@ def _text(
     start: InitialModel,
     numbers: Mapping[str, str],
     seconds: float,
+    solved: bool,
 ) -> str:
     """Return the lines for the terminal, below the verdict."""
     lines = dict(numbers)
@@ -214,7 +281,7 @@ def _text(
             f"FSC {_mean_held_out(start):.2f} on average over shells that took no part in finding "
             "poses; it does not overrule the verdict"
         )
-    return summary(halves, folder, seconds, solved=start.solved, more=lines)
+    return summary(halves, folder, seconds, solved=solved, more=lines)
 
 
 def _mean_held_out(start: InitialModel) -> float:

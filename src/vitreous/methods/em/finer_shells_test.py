@@ -1,0 +1,201 @@
+r"""Test whether images show the finer shells of a map, by poses that were found without them.
+
+Half maps can agree on a wrong map: where the coarse shells of images tell no orientation, poses
+found under a map sharpen what that map began with, in both half sets alike. Poses found by the
+coarse shells then do not predict the finer ones. So every image is searched under the map of the
+other half set, up to three quarters of the shells in question. Beyond these (and a gap, as
+neighbouring shells of a compact object are not independent) the map's projection P at that pose,
+without the map's spherical mean, is compared with the image y:
+
+.. math::
+
+    T = \sum_k w_k\, \mathrm{Re}\, \hat y_k^*\, c_k\, s_t(k)\, \hat P_k ,
+
+with the weight one over the noise power: the log likelihood ratio of the finer shells, to first
+order. There is one value for each image. The same is done with images simulated from the map, at
+the poses found and with noise of the same power. Of a true map real and simulated images give the
+same T, whether their poses are sure or not. Of a wrong one T is near zero; or, where the map is a
+blend of poses that one more search would change, much larger than the map itself predicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.core.grid import shell_index
+from vitreous.core.images import ImagesInMemory, ImageSource, shell_power
+from vitreous.core.params import Optics, Pose
+from vitreous.core.random import generator
+from vitreous.core.threads import parallel_map
+from vitreous.maps.fsc_warnings import without_spherical_mean
+from vitreous.maps.shell_filter import weight_shells
+from vitreous.methods.em.config import RefinementConfig
+from vitreous.methods.em.expectation import ExpectationStep, images_at_once
+from vitreous.methods.em.frequency_band import FrequencyBand
+from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.methods.reconstruct.gridding import particle_sphere
+from vitreous.physics.ctf import ctf_half
+from vitreous.physics.projector import oversampled_spectrum, project_spectrum
+from vitreous.physics.shift import shift_phases
+
+CERTAIN = 4.0  # standard errors from which images show the finer shells
+LEAST, MOST = 0.5, 1.5  # T over that of images simulated from the map
+IMAGES = 500  # of each half set
+_COARSE = 0.75  # of the shells in question: those that find the poses
+_LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
+_GAP = 1  # shells between these and the finer ones
+
+
+@dataclass(frozen=True)
+class FinerShells:
+    """Evidence of images for shells of a map that took no part in finding their poses.
+
+    Args:
+        z: mean of T over images, in standard errors; near 0 where images do not show the shells.
+        ratio: mean of T over that of images simulated from the map; 1 for a true map.
+        coarse_angstrom: end of the shells that found the poses.
+        finer_angstrom: end of the shells that were compared.
+        images: number of images.
+    """
+
+    z: float
+    ratio: float
+    coarse_angstrom: float
+    finer_angstrom: float
+    images: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether the images show the finer shells, as strongly as the map predicts.
+
+        >>> [FinerShells(9.0, ratio, 10.0, 7.5, 1000).shown for ratio in (0.1, 0.9, 2.0)]
+        [False, True, False]
+        """
+        return self.z >= CERTAIN and LEAST <= self.ratio <= MOST
+
+
+@torch.no_grad()
+def finer_shells_test(
+    half_maps: tuple[Tensor, Tensor],
+    curve: Tensor,
+    images: ImageSource,
+    optics: Optics | None,
+    half_set: Tensor,
+    resolution_angstrom: float,
+    config: RefinementConfig,
+    *,
+    pixel_size_angstrom: float,
+    rows: Tensor | None = None,
+    progress: Callable[[float], object] = float,
+) -> FinerShells:
+    """Test half maps of a refinement; see the module's text.
+
+    Args:
+        half_maps: unfiltered ``(n, n, n)``, in one frame, protein positive; their device is used.
+        curve: FSC between them, ``(n // 2 + 1,)``.
+        images: all particle images, protein positive.
+        optics: of each; None for none.
+        half_set: long ``(b,)`` of 1 and 2.
+        resolution_angstrom: that is claimed.
+        config: of the search.
+        pixel_size_angstrom: Å.
+        rows: of the images that may be used; all by default.
+        progress: called after each half set with the share that is done.
+    """
+    n = int(half_maps[0].shape[-1])
+    edge = n * pixel_size_angstrom
+    top = max(4, min((n - 1) // 2, round(edge / max(resolution_angstrom, 2 * pixel_size_angstrom))))
+    coarse = max(2, math.floor(_COARSE * top))
+    allowed = torch.zeros(len(half_set), dtype=torch.bool)
+    allowed[torch.arange(len(half_set)) if rows is None else rows] = True
+    stream, values, simulated = generator(config.seed, "finer shells"), [], []
+    sphere = particle_sphere(n, (config.diameter_angstrom or edge) / edge, half_maps[0].device)
+    for half in (1, 2):
+        own = (allowed & (half_set == half)).nonzero().flatten()
+        chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]].sort().values
+        # each half set under the map of the other, every shell of it weighted by the FSC
+        weight = curve.clamp(0, 1).to(sphere.device)
+        volume = weight_shells((half_maps[2 - half] * sphere).float(), weight)
+        power = shell_power(images, chosen).to(volume.device)
+        one = _Comparison(volume, pixel_size_angstrom, power, config, coarse, top)
+        of_rows = None if optics is None else optics[chosen]
+        real = images.read(chosen).float()
+        value, poses = one.of_images(real, of_rows)
+        values.append(value)
+        simulated.append(one.of_images(one.simulated(real, poses, of_rows, stream), of_rows)[0])
+        progress(half / 2)
+    value, expected = torch.cat(values).double(), torch.cat(simulated).double()
+    error = (value.std() / math.sqrt(len(value))).clamp_min(1e-12)
+    return FinerShells(
+        float(value.mean() / error),
+        float(value.mean() / expected.mean().clamp_min(1e-12)),
+        edge / coarse,
+        edge / top,
+        len(value),
+    )
+
+
+class _Comparison:
+    """Comparison of images with the finer shells of one map."""
+
+    def __init__(
+        self,
+        volume: Tensor,
+        pixel_size_angstrom: float,
+        noise_power: Tensor,
+        config: RefinementConfig,
+        coarse: int,
+        top: int,
+    ) -> None:
+        radii = config.radii(coarse, search=True)
+        self._device, self._volume, self._pixel = volume.device, volume, pixel_size_angstrom
+        self._search = ExpectationStep(volume, pixel_size_angstrom, radii, noise_power, config)
+        band = FrequencyBand(len(volume), pixel_size_angstrom, top)
+        self._finer = PoseRefiner(
+            without_spherical_mean(volume), band, band.noise_power(noise_power)
+        )
+        self._compared = self._finer.shell > coarse + _GAP
+
+    def of_images(self, images: Tensor, optics: Optics | None) -> tuple[Tensor, Pose]:
+        """Return T of every image ``(b, n, n)``, and its best pose."""
+        every = torch.arange(len(images))
+        batches = torch.split(every, images_at_once(self._device, len(every)) or len(every))
+
+        def compare(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            own = images[rows].to(self._device)
+            of_rows = None if optics is None else optics[rows].to(self._device)
+            found = self._search(own, of_rows).candidates
+            pose = found.rotation[:, 0], found.shift_angstrom[:, 0]
+            measured = self._finer.measure(self._finer.band.images(own), of_rows)
+            values, slices = self._finer.shift_corrected(measured, *pose)
+            model = (slices * measured.transfer)[:, self._compared]
+            return (values[:, self._compared].conj() * model).real.sum(1).cpu(), *pose
+
+        parts = list(parallel_map(compare, batches, self._device))
+        cross, rotation, shift = (torch.cat(column) for column in zip(*parts, strict=True))
+        return cross, Pose(rotation, shift)
+
+    def simulated(
+        self, images: Tensor, pose: Pose, optics: Optics | None, stream: torch.Generator
+    ) -> Tensor:
+        """Return images of the map at given poses, with as much noise as real ones ``(b, n, n)``.
+
+        The noise power by shell is that of the real images less that of the map's.
+        """
+        n, device = images.shape[-1], self._device
+        multiplier = shift_phases(n, pose.shift_angstrom, self._pixel)
+        if optics is not None:
+            multiplier = multiplier * ctf_half(n, self._pixel, optics.to(device))
+        spectrum = oversampled_spectrum(self._volume)
+        clean = project_spectrum(spectrum, pose.rotation, n, multiplier).cpu()
+        every = torch.arange(len(images))
+        total, signal = (shell_power(ImagesInMemory(one), every) for one in (images, clean))
+        noise = torch.fft.rfft2(torch.randn(images.shape, generator=stream))
+        power = (total - signal).clamp_min(_LEAST_NOISE * total) / n**2
+        shell = shell_index(n, 2).clamp(max=n // 2)
+        return clean + torch.fft.irfft2(noise * power.sqrt()[shell], s=(n, n)).float()
