@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.random import generator
 from vitreous.core.resolution import angstrom
 from vitreous.data.tables import pose_columns
 from vitreous.io.atomic import atomic_write_text
@@ -27,27 +26,31 @@ from vitreous.jobs.reconstruct.output import (
 )
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.refine.options import PoseOptions
+from vitreous.jobs.refine.stages import masked_halves
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
-from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
+from vitreous.maps.postprocess import Postprocessed, local_range
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.finer_shells_test import (
     CERTAIN,
     LEAST,
     MOST,
     FinerShells,
-    finer_shells_test,
 )
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
-from vitreous.methods.reconstruct.half_maps import sphere
 
-_OTHER_START = (
-    "Try other starts (`seed`, `starts`, `images`), another `symmetry`, or `vitreous refine` from "
-    "this map, or from a model, with a finer `start_resolution_angstrom`"
+_WRONG = (
+    "Both halves may share a wrong map, or particles are too few. Try other starts (`seed`, "
+    "`starts`, `images`), another `symmetry`, or `vitreous refine` from a model with a finer "
+    "`start_resolution_angstrom`"
+)
+_UNFINISHED = (
+    "They show more than the map holds: another search would change poses. Go on from it with "
+    "`vitreous refine`, or try other starts (`seed`, `starts`, `images`)"
 )
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
@@ -68,7 +71,9 @@ def write_results(
     options: PoseOptions,
     data: WorkingSet,
     start: InitialModel,
-    refined: RefinementResult | None,
+    config: RefinementConfig,
+    refined: RefinementResult | None = None,
+    finer: FinerShells | None = None,
 ) -> RefineResult:
     """Write every output but checkpoints and history, and finish the job.
 
@@ -76,13 +81,14 @@ def write_results(
         job, options: the run.
         data: the particles.
         start: initial model.
+        config: of the refinement.
         refined: its refinement; None where nothing was refined.
+        finer: whether the images show its finer shells; None where it agrees on nothing.
     """
     seconds = job.seconds()
     start, data = (start, data) if refined else _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
-    halves, post = _halves(start, refined, options, pixel)
-    finer = _finer_shells(halves, refined, options, data, job) if start.solved else None
+    halves, post = _halves(start, refined, config, pixel)
     solved = start.solved and (finer is None or finer.shown)
     verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined, finer)
     doubts = list(post.warnings) if solved else []
@@ -126,35 +132,6 @@ def write_results(
     )
 
 
-def _finer_shells(
-    halves: Halves,
-    refined: RefinementResult | None,
-    options: PoseOptions,
-    data: WorkingSet,
-    job: Job,
-) -> FinerShells | None:
-    """Return whether the images show the finer shells up to the resolution that is claimed."""
-    reached = halves.headline[0]
-    if refined is None or not math.isfinite(reached):
-        return None
-    optics = refined.optics.optics() if refined.optics else data.optics
-    return finer_shells_test(
-        (refined.half1.to(data.device), refined.half2.to(data.device)),
-        refined.fsc,
-        data.images,
-        optics,
-        data.half_set,
-        reached,
-        RefinementConfig(
-            shift_range_angstrom=data.shift_range(options.shift_range_angstrom),
-            **options.settings(),
-        ),
-        pixel_size_angstrom=data.pixel_size_angstrom,
-        rows=refined.poses.kept.cpu().nonzero().flatten(),
-        progress=lambda _: job.report_progress(1.0),
-    )
-
-
 def _on_own_grid(start: InitialModel, data: WorkingSet) -> tuple[InitialModel, WorkingSet]:
     """Return the model without frequencies beyond its band, where there is nothing to compare."""
     n = start.box_size
@@ -169,25 +146,12 @@ def _on_own_grid(start: InitialModel, data: WorkingSet) -> tuple[InitialModel, W
 def _halves(
     start: InitialModel,
     refined: RefinementResult | None,
-    options: PoseOptions,
+    config: RefinementConfig,
     pixel_size_angstrom: float,
 ) -> tuple[Halves, Postprocessed]:
     """Return the maps with their FSC curves, masked and sharpened."""
-    half1, half2, average = (
-        (start.half1, start.half2, start.map)
-        if refined is None
-        else (one.cpu() for one in (refined.half1, refined.half2, refined.map))
-    )
-    diameter, mask = options.mask_diameter_angstrom, None
-    if diameter is not None:
-        mask = sphere(len(half1), diameter, pixel_size_angstrom)
-    post = postprocess(
-        half1,
-        half2,
-        pixel_size_angstrom=pixel_size_angstrom,
-        generator=generator(options.seed, "phases"),
-        mask=mask,
-    )
+    post = masked_halves(refined or start, config, pixel_size_angstrom)
+    average = start.map if refined is None else refined.map.cpu()
     held_out = {"held_out": torch.tensor(start.held_out)} if start.held_out else {}
     return replace(post, average=average, more_curves=held_out), post
 
@@ -207,9 +171,8 @@ def _verdict(
     between = f"between half maps of {count:,} particles"
     if finer is not None and not finer.shown:
         return (
-            f"NOT SOLVED: the half maps agree to {angstrom(reached)}, but the images do not show "
-            f"it: {_evidence(finer)}. Both halves may share a wrong map, or particles are too "
-            f"few. {_OTHER_START}"
+            f"NOT SOLVED: the half maps agree to {angstrom(reached)}, but the images do not bear "
+            f"it out: {_evidence(finer)}. {_UNFINISHED if finer.unfinished else _WRONG}"
         )
     if start.independent:
         verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"

@@ -10,8 +10,8 @@ from vitreous.jobs.refine.options import ROUNDS, AutoOptions, PoseOptions, Refin
 from vitreous.jobs.refine.output import RefineResult, write_results
 from vitreous.jobs.refine.stages import (
     INITIAL_MODEL,
+    confirmed_refinement,
     initial_model_stage,
-    refinement_stage,
 )
 from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
@@ -35,11 +35,11 @@ def auto(options: AutoOptions) -> RefineResult:
     data = _open(options, fewest=FEWEST_IMAGES)
     with _job("auto", options, data) as job:
         start = initial_model_stage(job, data, _search(options, data), (0.0, _START_SHARE))
-        result = None
-        if start.solved and not options.only_start:
-            config = _config(options, data)
-            result = refinement_stage(job, data, start, config, (_START_SHARE, 1.0))
-        return write_results(job, options, data, start, result)
+        config = _config(options, data)
+        if not start.solved or options.only_start:
+            return write_results(job, options, data, start, config)
+        refined = confirmed_refinement(job, data, start, config, (_START_SHARE, 1.0))
+        return write_results(job, options, data, start, config, *refined)
 
 
 def refine(options: RefineOptions) -> RefineResult:
@@ -63,8 +63,8 @@ def refine(options: RefineOptions) -> RefineResult:
             start = read_start(options.start_map, data, coarsest, config)
             job.keep(INITIAL_MODEL, dict(vars(start)))
         start = InitialModel(**job.state[INITIAL_MODEL])
-        result = refinement_stage(job, data, start, config)
-        return write_results(job, options, data, start, result)
+        refined = confirmed_refinement(job, data, start, config)
+        return write_results(job, options, data, start, config, *refined)
 
 
 def _open(options: PoseOptions, fewest: int = 2) -> WorkingSet:

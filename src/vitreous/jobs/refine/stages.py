@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from vitreous.core.random import generator
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
+from vitreous.jobs.run.messages import say
+from vitreous.maps.postprocess import Postprocessed, postprocess
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
+from vitreous.methods.em.finer_shells_test import FinerShells, finer_shells_test
 from vitreous.methods.em.initial_model import InitialModelSearch
 from vitreous.methods.em.initial_model_result import InitialModel
 from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.em.refinement_result import RefinementResult
+from vitreous.methods.reconstruct.half_maps import sphere
 
-INITIAL_MODEL, REFINEMENT = "initial_model", "refinement"  # names of the stages in checkpoints
+# names in checkpoints
+INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", "refined_again"
+MOST_AGAIN = 3  # refinements after the first
+COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
 
 def initial_model_stage(
@@ -55,6 +64,8 @@ def refinement_stage(
     start: InitialModel,
     config: RefinementConfig,
     share: tuple[float, float] = (0.0, 1.0),
+    *,
+    stage: str = REFINEMENT,
 ) -> RefinementResult:
     """Return what refinement makes of an initial model, from the checkpoint if there is one.
 
@@ -64,6 +75,7 @@ def refinement_stage(
         start: the initial model.
         config: settings; of a start beyond doubt only the first round searches all poses.
         share: of the progress bar.
+        stage: its name in checkpoints.
     """
     device = data.device
     if start.beyond_doubt:
@@ -79,5 +91,85 @@ def refinement_stage(
         progress=job.report_progress,
     )
     return job.run(
-        refinement, REFINEMENT, label="refinement", share=share, rows=None, allow_infinite=True
+        refinement, stage, label="refinement", share=share, rows=None, allow_infinite=True
+    )
+
+
+def confirmed_refinement(
+    job: Job,
+    data: WorkingSet,
+    start: InitialModel,
+    config: RefinementConfig,
+    share: tuple[float, float] = (0.0, 1.0),
+) -> tuple[RefinementResult, FinerShells | None]:
+    """Refine, and begin anew from the maps while the images show more than the maps hold.
+
+    A refinement searches all poses in its first rounds only. Where it began far from the end, the
+    poses of some images stay wrong; another search corrects them. Arguments are as of
+    :func:`refinement_stage`.
+
+    Returns:
+        result, and whether the images show the finer shells of its map; None where the half maps
+        agree on nothing.
+    """
+    while True:
+        again = job.state.get(AGAIN, {"count": 0})
+        begin = InitialModel(**again["start"]) if again["count"] else start
+        stage = f"{REFINEMENT} {again['count'] + 1}"
+        refined = refinement_stage(job, data, begin, config, share, stage=stage)
+        finer = _finer_shells(job, data, refined, config)
+        if finer is None or not finer.unfinished or again["count"] == MOST_AGAIN:
+            return refined, finer
+        say(f"the images show more than the map holds ({finer.ratio:.1f} times): searching again")
+        edge = data.box_size * data.pixel_size_angstrom
+        resolution = min(COARSER * finer.finer_angstrom, edge / 3)
+        after = InitialModel(
+            refined.half1.cpu(), refined.half2.cpu(), resolution, start.independent
+        )
+        job.keep(AGAIN, {"count": again["count"] + 1, "start": dict(vars(after))})
+
+
+def _finer_shells(
+    job: Job, data: WorkingSet, refined: RefinementResult, config: RefinementConfig
+) -> FinerShells | None:
+    """Return whether the images show the finer shells, up to the resolution that is claimed."""
+    reached = masked_halves(refined, config, data.pixel_size_angstrom, local=False).headline[0]
+    if not math.isfinite(reached):
+        return None
+    return finer_shells_test(
+        (refined.half1.to(data.device), refined.half2.to(data.device)),
+        refined.fsc,
+        data.images,
+        refined.optics.optics() if refined.optics else data.optics,
+        data.half_set,
+        reached,
+        config,
+        pixel_size_angstrom=data.pixel_size_angstrom,
+        rows=refined.poses.kept.cpu().nonzero().flatten(),
+        progress=lambda _: job.report_progress(1.0),
+    )
+
+
+def masked_halves(
+    maps: RefinementResult | InitialModel,
+    config: RefinementConfig,
+    pixel_size_angstrom: float,
+    *,
+    local: bool = True,
+) -> Postprocessed:
+    """Return half maps with their FSC within a mask: the sphere of the diameter, if that is known.
+
+    ``local`` computes the local resolution too.
+    """
+    half1, half2 = maps.half1.cpu(), maps.half2.cpu()
+    diameter, mask = config.diameter_angstrom, None
+    if diameter is not None:
+        mask = sphere(len(half1), diameter, pixel_size_angstrom)
+    return postprocess(
+        half1,
+        half2,
+        pixel_size_angstrom=pixel_size_angstrom,
+        generator=generator(config.seed, "phases"),
+        mask=mask,
+        local=local,
     )

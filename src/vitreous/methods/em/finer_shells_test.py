@@ -44,7 +44,7 @@ from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 from vitreous.physics.shift import shift_phases
 
 CERTAIN = 4.0  # standard errors from which images show the finer shells
-LEAST, MOST = 0.5, 1.5  # T over that of images simulated from the map
+LEAST, MOST = 0.5, 1.4  # T over that of images simulated from the map
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
@@ -77,6 +77,11 @@ class FinerShells:
         [False, True, False]
         """
         return self.z >= CERTAIN and LEAST <= self.ratio <= MOST
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the images show more of these shells than the map holds."""
+        return self.z >= CERTAIN and self.ratio > MOST
 
 
 @torch.no_grad()
