@@ -130,7 +130,6 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
         if math.isfinite(reached):
             finer = finer_shells_test(
                 (refined.half1, refined.half2),
-                refined.fsc,
                 images,
                 particles.optics,
                 particles.half_set,

@@ -30,20 +30,17 @@ def particles(truth: Tensor) -> vt.Particles:
 
 
 def judged(
-    volume: Tensor, particles: vt.Particles, images: Tensor | None = None, **more: Tensor
+    volume: Tensor, particles: vt.Particles, images: Tensor | None = None, used: int = 120
 ) -> FinerShells:
-    source = particles.images(invert=False, normalise=False) if images is None else ImagesInMemory(images)
-    curve = torch.full((BOX // 2 + 1,), 0.99)
+    of_particles = particles.images(invert=False, normalise=False)
     return finer_shells_test(
         (volume, volume),
-        curve,
-        source,
+        of_particles if images is None else ImagesInMemory(images),
         particles.optics,
-        particles.half_set,
+        torch.where(torch.arange(120) < used, particles.half_set, 0),
         RESOLUTION,
         CONFIG,
         pixel_size_angstrom=PIXEL,
-        **more,
     )
 
 
@@ -55,7 +52,7 @@ def test_the_true_map_is_shown(truth: Tensor, particles: vt.Particles) -> None:
     assert found.images == 120
     assert found.finer_angstrom == pytest.approx(RESOLUTION)
     assert found.coarse_angstrom == pytest.approx(BOX * PIXEL / 7)
-    assert judged(truth, particles, rows=torch.arange(80)).images == 80
+    assert judged(truth, particles, used=80).images == 80
 
 
 def test_other_fine_shells_are_not(truth: Tensor, particles: vt.Particles) -> None:
@@ -75,4 +72,7 @@ def test_bounds() -> None:
     value = FinerShells(CERTAIN, 1.0, 30.0, 20.0, 100)
     assert value.shown
     assert not replace(value, z=CERTAIN - 0.1).shown
-    assert not replace(value, ratio=2.0).shown
+    assert not replace(value, ratio=3.0).shown
+    assert not value.unfinished
+    assert replace(value, ratio=1.5).unfinished
+    assert replace(value, ratio=1.5).shown

@@ -78,12 +78,10 @@ def write_results(
     """Write every output but checkpoints and history, and finish the job.
 
     Args:
-        job, options: the run.
-        data: the particles.
+        job, options, data: the run and its particles.
         start: initial model.
         config: of the refinement.
-        refined: its refinement; None where nothing was refined.
-        finer: whether the images show its finer shells; None where it agrees on nothing.
+        refined, finer: refinement, and whether images show its finer shells; None without.
     """
     seconds = job.seconds()
     start, data = (start, data) if refined else _on_own_grid(start, data)
@@ -97,13 +95,13 @@ def write_results(
         halves, one_sided = directional_doubt(halves, rotations, options.symmetry, pixel)
         doubts += one_sided
     numbers = {} if refined is None else _numbers(refined, post, finer)
-    if start.used:
-        numbers["initial map"] = f"from {start.used:,} of {len(data.particles):,} particles"
+    used = f"from {start.used:,} of {len(data.particles):,} particles"
+    numbers |= {"initial map": used} if start.used else {}
     _write_tables(job.folder, data, halves, refined)
-    maps: dict[str, Tensor | None] = {"start.mrc": start.map, "mask.mrc": post.mask}
-    if refined is not None:
-        maps |= {"sharpened.mrc": post.sharpened.map, "local_resolution.mrc": post.local_resolution}
-    write_maps(job.folder, maps, pixel)
+    sharp = {"sharpened.mrc": post.sharpened.map, "local_resolution.mrc": post.local_resolution}
+    more: dict[str, Tensor | None] = {"start.mrc": start.map, "mask.mrc": post.mask}
+    write_maps(job.folder, more | (sharp if refined else {}), pixel)
+    facts = {"verdict": verdict, "solved": solved, "start": start.verdict, "tries": start.tries}
     page = report_data(
         job.folder,
         f"{options.particles.name}: from particles to a map",
@@ -117,9 +115,7 @@ def write_results(
         warnings=_warnings(doubts, start, refined),
         more_numbers=numbers,
     )
-    facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
-    search = {"start": start.verdict, "tries": start.tries}
-    finish(job, page, halves.headline, {**facts, **search})
+    finish(job, page, halves.headline, {**facts, "seconds": round(seconds, 1)})
     return RefineResult(
         folder=job.folder.root,
         solved=solved,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
+
 from vitreous.core.random import generator
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
@@ -138,14 +140,12 @@ def _finer_shells(
         return None
     return finer_shells_test(
         (refined.half1.to(data.device), refined.half2.to(data.device)),
-        refined.fsc,
         data.images,
         refined.optics.optics() if refined.optics else data.optics,
-        data.half_set,
+        torch.where(refined.poses.kept.cpu(), data.half_set, 0),
         reached,
         config,
         pixel_size_angstrom=data.pixel_size_angstrom,
-        rows=refined.poses.kept.cpu().nonzero().flatten(),
         progress=lambda _: job.report_progress(1.0),
     )
 

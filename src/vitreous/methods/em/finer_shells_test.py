@@ -32,6 +32,7 @@ from vitreous.core.images import ImagesInMemory, ImageSource, shell_power
 from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator
 from vitreous.core.threads import parallel_map
+from vitreous.maps.fsc import fsc
 from vitreous.maps.fsc_warnings import without_spherical_mean
 from vitreous.maps.shell_filter import weight_shells
 from vitreous.methods.em.config import RefinementConfig
@@ -44,7 +45,8 @@ from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 from vitreous.physics.shift import shift_phases
 
 CERTAIN = 4.0  # standard errors from which images show the finer shells
-LEAST, MOST = 0.5, 1.4  # T over that of images simulated from the map
+LEAST, MOST = 0.5, 2.0  # T over that of images simulated from the map
+AGAIN = 1.4  # of the same: from here on another search is worth while
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
@@ -73,7 +75,7 @@ class FinerShells:
     def shown(self) -> bool:
         """Whether the images show the finer shells, as strongly as the map predicts.
 
-        >>> [FinerShells(9.0, ratio, 10.0, 7.5, 1000).shown for ratio in (0.1, 0.9, 2.0)]
+        >>> [FinerShells(9.0, ratio, 10.0, 7.5, 1000).shown for ratio in (0.1, 0.9, 3.0)]
         [False, True, False]
         """
         return self.z >= CERTAIN and LEAST <= self.ratio <= MOST
@@ -81,13 +83,12 @@ class FinerShells:
     @property
     def unfinished(self) -> bool:
         """Whether the images show more of these shells than the map holds."""
-        return self.z >= CERTAIN and self.ratio > MOST
+        return self.z >= CERTAIN and self.ratio > AGAIN
 
 
 @torch.no_grad()
 def finer_shells_test(
     half_maps: tuple[Tensor, Tensor],
-    curve: Tensor,
     images: ImageSource,
     optics: Optics | None,
     half_set: Tensor,
@@ -95,40 +96,32 @@ def finer_shells_test(
     config: RefinementConfig,
     *,
     pixel_size_angstrom: float,
-    rows: Tensor | None = None,
     progress: Callable[[float], object] = float,
 ) -> FinerShells:
     """Test half maps of a refinement; see the module's text.
 
     Args:
         half_maps: unfiltered ``(n, n, n)``, in one frame, protein positive; their device is used.
-        curve: FSC between them, ``(n // 2 + 1,)``.
         images: all particle images, protein positive.
         optics: of each; None for none.
-        half_set: long ``(b,)`` of 1 and 2.
+        half_set: long ``(b,)`` of 1 and 2, 0 for images that are not to be used.
         resolution_angstrom: that is claimed.
         config: of the search.
         pixel_size_angstrom: Å.
-        rows: of the images that may be used; all by default.
         progress: called after each half set with the share that is done.
     """
     n = int(half_maps[0].shape[-1])
     edge = n * pixel_size_angstrom
     top = max(4, min((n - 1) // 2, round(edge / max(resolution_angstrom, 2 * pixel_size_angstrom))))
     coarse = max(2, math.floor(_COARSE * top))
-    allowed = torch.zeros(len(half_set), dtype=torch.bool)
-    allowed[torch.arange(len(half_set)) if rows is None else rows] = True
+    volumes = _weighted(half_maps, (config.diameter_angstrom or edge) / edge)
     stream, values, simulated = generator(config.seed, "finer shells"), [], []
-    sphere = particle_sphere(n, (config.diameter_angstrom or edge) / edge, half_maps[0].device)
     for half in (1, 2):
-        own = (allowed & (half_set == half)).nonzero().flatten()
+        own = (half_set == half).nonzero().flatten()
         chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]].sort().values
-        # each half set under the map of the other, every shell of it weighted by the FSC
-        weight = curve.clamp(0, 1).to(sphere.device)
-        volume = weight_shells((half_maps[2 - half] * sphere).float(), weight)
-        power = shell_power(images, chosen).to(volume.device)
-        one = _Comparison(volume, pixel_size_angstrom, power, config, coarse, top)
         of_rows = None if optics is None else optics[chosen]
+        power = shell_power(images, chosen).to(volumes[0].device)
+        one = _Comparison(volumes[2 - half], pixel_size_angstrom, power, config, coarse, top)
         real = images.read(chosen).float()
         value, poses = one.of_images(real, of_rows)
         values.append(value)
@@ -143,6 +136,14 @@ def finer_shells_test(
         edge / top,
         len(value),
     )
+
+
+def _weighted(half_maps: tuple[Tensor, Tensor], diameter_share: float) -> list[Tensor]:
+    """Return both maps within the particle's sphere, their shells weighted by their FSC."""
+    sphere = particle_sphere(len(half_maps[0]), diameter_share, half_maps[0].device)
+    first, second = (one.float() * sphere for one in half_maps)
+    weight = fsc(first, second).clamp(0, 1)
+    return [weight_shells(one, weight) for one in (first, second)]
 
 
 class _Comparison:
