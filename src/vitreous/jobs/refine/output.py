@@ -43,15 +43,15 @@ from vitreous.methods.em.finer_shells_test import (
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 
-_WRONG = (
-    "Both halves may share a wrong map, or particles are too few. Try other starts (`seed`, "
-    "`starts`, `images`), another `symmetry`, or `vitreous refine` from a model with a finer "
-    "`start_resolution_angstrom`"
-)
-_UNFINISHED = (
-    "They show more than the map holds: another search would change poses. Go on from it with "
-    "`vitreous refine`, or try other starts (`seed`, `starts`, `images`)"
-)
+_WRONG = "Both halves may share a wrong map, or particles are too few"
+_UNFINISHED = "They show more than the map holds: another search would change poses"
+# what to do, by whether the halves began with maps of their own
+_REMEDY = {
+    True: "Try other starts (`seed`, `starts`, `images`), another `symmetry`, or `vitreous refine` "
+    "with a model",
+    False: "Try a finer `start_resolution_angstrom`, another `symmetry` or start, or go on from "
+    "this map",
+}
 _MORE = "More `images` and `starts`, another `seed` or more particles may lead to another one"
 
 
@@ -168,7 +168,8 @@ def _verdict(
     if finer is not None and not finer.shown:
         return (
             f"NOT SOLVED: the half maps agree to {angstrom(reached)}, but the images do not bear "
-            f"it out: {_evidence(finer)}. {_UNFINISHED if finer.unfinished else _WRONG}"
+            f"it out: {_evidence(finer)}. {_UNFINISHED if finer.unfinished else _WRONG}. "
+            f"{_REMEDY[start.independent]}"
         )
     if start.independent:
         verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
