@@ -11,8 +11,11 @@ import torch
 
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.maps import read_map
+from vitreous.jobs.refine import stages
 from vitreous.jobs.refine.options import AutoOptions, RefineOptions
 from vitreous.jobs.refine.run import auto, refine
+from vitreous.jobs.run.job import Job
+from vitreous.methods.em.finer_shells_test import FinerShells
 from vitreous.methods.em.random_start import RandomStart
 
 
@@ -104,3 +107,71 @@ def test_auto_stopped_in_its_random_starts_goes_on_to_the_same_end(
 def test_only_a_start_has_no_rounds(simulated: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`rounds`: `only_start` ends before the rounds"):
         auto(options(simulated, tmp_path / "OUT", only_start=True, rounds=3))
+
+
+def refine_options(simulated: Path, output: Path, **more: Any) -> RefineOptions:
+    given = {"particles": simulated / "particles.star", "start_map": simulated / "truth.mrc"}
+    small = {"rounds": 1, "start_resolution_angstrom": 60, "threads": 1, "quiet": True}
+    return RefineOptions(output=output, **given | small | more)
+
+
+def answers_in_turn(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[FinerShells]:
+    """Let the question about finer shells be answered so, one refinement after the other."""
+    answers: list[FinerShells] = []
+
+    def answer(*_: Any, **__: Any) -> FinerShells:
+        answers.append(FinerShells(9.0, ratios[len(answers)], 30.0, 24.0, 100))
+        return answers[-1]
+
+    monkeypatch.setattr(stages, "finer_shells_test", answer)
+    return answers
+
+
+def test_images_that_show_more_than_the_map_are_searched_again(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = answers_in_turn(monkeypatch, 1.7, 1.0)
+    found = refine(refine_options(simulated, tmp_path / "OUT"))
+    assert [one.ratio for one in answers] == [1.7, 1.0]
+    assert found.solved
+    assert found.finer_shells == answers[1]
+    assert len((found.folder / "history.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_stopped_in_the_second_refinement_goes_on_to_the_same_end(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers_in_turn(monkeypatch, 1.7, 1.0)
+    whole = refine(refine_options(simulated, tmp_path / "WHOLE", rounds=2))
+    answers_in_turn(monkeypatch, 1.7)
+    kept = Job.keep
+
+    def keep_and_stop(self: Job, name: str, value: Any) -> None:
+        kept(self, name, value)
+        if name == stages.AGAIN:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Job, "keep", keep_and_stop)
+    with pytest.raises(SystemExit):
+        refine(refine_options(simulated, tmp_path / "PARTS", rounds=2))
+    monkeypatch.setattr(Job, "keep", kept)
+    answers_in_turn(monkeypatch, 1.0)
+    parts = refine(refine_options(simulated, tmp_path / "PARTS", rounds=2, resume=True))
+    assert parts.refinement is not None
+    assert whole.refinement is not None
+    assert torch.equal(parts.refinement.half1, whole.refinement.half1)
+    assert parts.verdict == whole.verdict
+
+
+def test_a_map_that_the_images_do_not_show_is_not_solved(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = FinerShells(1.0, 0.1, 30.0, 24.0, 100)
+    monkeypatch.setattr(stages, "finer_shells_test", lambda *_, **__: wrong)
+    found = refine(refine_options(simulated, tmp_path / "OUT"))
+    assert not found.solved
+    assert found.verdict.startswith("NOT SOLVED: the half maps agree to ")
+    assert "by 1.0 standard errors (4 are needed), 0.10 times" in found.verdict
+    assert "`start_resolution_angstrom`" in found.verdict
+    assert "none, as the map is not solved" in found.text
