@@ -12,8 +12,8 @@ with the true map stays above 0.5 over 70 % of the shells that the half maps cla
 * hollow: the true map's spherical mean with random bumps, others for each half set;
 * noise: the true map, but the images are noise alone.
 
-As in these commands, a refinement begins anew from its maps, three times at most, while the images
-show more than the maps hold. `z` is the test's value, in standard errors; `sure` the share of poses
+As in these commands, a refinement begins anew from its maps where the images show more than the
+maps hold. `z` is the test's value, in standard errors; `sure` the share of poses
 with a posterior above 0.5, another candidate to tell right from wrong. Fails (exit 1) where a wrong
 end is believed.
 """
@@ -21,6 +21,7 @@ end is believed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -37,7 +38,7 @@ import vitreous as vt
 from _circumstances import where_and_when
 from _public_data import RIBOSOME
 from vitreous.data.maps import read_map, resample_map
-from vitreous.jobs.refine.stages import COARSER, MOST_AGAIN, masked_halves
+from vitreous.jobs.refine.stages import COARSER, masked_halves, search_again
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc
 from vitreous.maps.fsc_warnings import without_spherical_mean
@@ -121,9 +122,7 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
         seed=case.seed,
     )
     start: Tensor | tuple[Tensor, Tensor] = start_maps(case, truth)
-    again = -1
-    while again < MOST_AGAIN:
-        again += 1
+    for again in itertools.count():
         refined = run(Refinement(images, particles.optics, particles.half_set, start, config))
         reached = masked_halves(refined, config, PIXEL, local=False).headline[0]
         finer = None
@@ -137,7 +136,7 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
                 config,
                 pixel_size_angstrom=PIXEL,
             )
-        if finer is None or not finer.unfinished:
+        if finer is None or not search_again(finer, again):
             break
         start = refined.half1, refined.half2
         coarse = min(COARSER * reached, BOX * PIXEL / 3)

@@ -130,12 +130,12 @@ def answers_in_turn(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[Fin
 def test_images_that_show_more_than_the_map_are_searched_again(
     simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = answers_in_turn(monkeypatch, 1.7, 1.0)
+    answers = answers_in_turn(monkeypatch, 1.7, 3.0, 1.7)
     found = refine(refine_options(simulated, tmp_path / "OUT"))
-    assert [one.ratio for one in answers] == [1.7, 1.0]
+    assert [one.ratio for one in answers] == [1.7, 3.0, 1.7]
     assert found.solved
-    assert found.finer_shells == answers[1]
-    assert len((found.folder / "history.jsonl").read_text().splitlines()) == 2
+    assert found.finer_shells == answers[2]
+    assert len((found.folder / "history.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow

@@ -74,5 +74,5 @@ def test_bounds() -> None:
     assert not replace(value, z=CERTAIN - 0.1).shown
     assert not replace(value, ratio=3.0).shown
     assert not value.unfinished
-    assert replace(value, ratio=1.5).unfinished
-    assert replace(value, ratio=1.5).shown
+    assert replace(value, ratio=3.0).unfinished
+    assert not replace(value, ratio=3.0, z=1.0).unfinished

@@ -13,7 +13,7 @@ from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
 from vitreous.maps.postprocess import Postprocessed, postprocess
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
-from vitreous.methods.em.finer_shells_test import FinerShells, finer_shells_test
+from vitreous.methods.em.finer_shells_test import CERTAIN, FinerShells, finer_shells_test
 from vitreous.methods.em.initial_model import InitialModelSearch
 from vitreous.methods.em.initial_model_result import InitialModel
 from vitreous.methods.em.refinement import Refinement
@@ -23,6 +23,7 @@ from vitreous.methods.reconstruct.half_maps import sphere
 # names in checkpoints
 INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", "refined_again"
 MOST_AGAIN = 3  # refinements after the first
+_DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
 COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
 
@@ -120,7 +121,7 @@ def confirmed_refinement(
         stage = f"{REFINEMENT} {again['count'] + 1}"
         refined = refinement_stage(job, data, begin, config, share, stage=stage)
         finer = _finer_shells(job, data, refined, config)
-        if finer is None or not finer.unfinished or again["count"] == MOST_AGAIN:
+        if finer is None or not search_again(finer, again["count"]):
             return refined, finer
         say(f"the images show more than the map holds ({finer.ratio:.1f} times): searching again")
         edge = data.box_size * data.pixel_size_angstrom
@@ -129,6 +130,12 @@ def confirmed_refinement(
             refined.half1.cpu(), refined.half2.cpu(), resolution, start.independent
         )
         job.keep(AGAIN, {"count": again["count"] + 1, "start": dict(vars(after))})
+
+
+def search_again(finer: FinerShells, times: int) -> bool:
+    """Return whether to refine anew from maps that were refined anew ``times`` times."""
+    doubtful = finer.z >= CERTAIN and finer.ratio > _DOUBTFUL
+    return (finer.unfinished and times < MOST_AGAIN) or (doubtful and times == 0)
 
 
 def _finer_shells(

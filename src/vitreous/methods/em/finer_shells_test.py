@@ -14,8 +14,9 @@ without the map's spherical mean, is compared with the image y:
 with the weight one over the noise power: the log likelihood ratio of the finer shells, to first
 order. There is one value for each image. The same is done with images simulated from the map, at
 the poses found and with noise of the same power. Of a true map real and simulated images give the
-same T, whether their poses are sure or not. Of a wrong one T is near zero; or, where the map is a
-blend of poses that one more search would change, much larger than the map itself predicts.
+same T, whether their poses are sure or not; real ones a larger one, where errors of the poses blur
+the map. Of a wrong map T is near zero; or, where the map is a blend of poses that one more search
+would change, much larger than the map itself predicts.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 from vitreous.physics.shift import shift_phases
 
 CERTAIN = 4.0  # standard errors from which images show the finer shells
-LEAST, MOST = 0.5, 2.0  # T over that of images simulated from the map
-AGAIN = 1.4  # of the same: from here on another search is worth while
+LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
@@ -83,7 +83,7 @@ class FinerShells:
     @property
     def unfinished(self) -> bool:
         """Whether the images show more of these shells than the map holds."""
-        return self.z >= CERTAIN and self.ratio > AGAIN
+        return self.z >= CERTAIN and self.ratio > MOST
 
 
 @torch.no_grad()
