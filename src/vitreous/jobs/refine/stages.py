@@ -23,6 +23,7 @@ from vitreous.methods.reconstruct.half_maps import sphere
 # names in checkpoints
 INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", "refined_again"
 MOST_AGAIN = 3  # refinements after the first
+_LAST_SHARE = 0.95  # of the progress, from which refinements after the first begin
 _DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
 COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
@@ -119,7 +120,8 @@ def confirmed_refinement(
         again = job.state.get(AGAIN, {"count": 0})
         begin = InitialModel(**again["start"]) if again["count"] else start
         stage = f"{REFINEMENT} {again['count'] + 1}"
-        refined = refinement_stage(job, data, begin, config, share, stage=stage)
+        part = share if begin is start else (_LAST_SHARE, 1.0)
+        refined = refinement_stage(job, data, begin, config, part, stage=stage)
         finer = _finer_shells(job, data, refined, config)
         if finer is None or not search_again(finer, again["count"]):
             return refined, finer
