@@ -214,11 +214,13 @@ def test_names_the_planted_fault_and_no_other(clean: Case, fault: str) -> None:
     assert _faults(PLANTED[fault](clean)) == ((fault,) if fault else ())
 
 
+@pytest.mark.slow
 def test_two_faults_at_once_are_both_named(clean: Case) -> None:
     both = PLANTED["shift-sign"](PLANTED["voltage"](PLANTED["contrast"](clean)))
     assert _faults(both) == ("voltage", "contrast", "shift-sign")
 
 
+@pytest.mark.slow
 def test_mended_claims_are_the_true_ones(clean: Case) -> None:
     corrected = _examined(PLANTED["euler-inverse"](PLANTED["defocus-axes"](clean))).corrected
     true = clean.claims

@@ -68,6 +68,7 @@ def test_the_group_its_axes_and_the_evidence(name: str, noise: float) -> None:
     assert (curve[low] - plain[low]).abs().mean() < 0.12
 
 
+@pytest.mark.slow
 def test_no_symmetry_where_there_is_none() -> None:
     half1, half2, _ = tilted_halves("C1", 2.0)
     found = search(half1, half2)

@@ -340,6 +340,7 @@ def test_wrong_arguments_are_named() -> None:
         admm(plain, TotalVariation(1.0), data=problem.truth)
 
 
+@pytest.mark.slow
 def test_any_normal_operator_will_do() -> None:
     """Where H^T H is no convolution: conjugate gradients, and algorithm 6."""
     generator = torch.Generator().manual_seed(5)

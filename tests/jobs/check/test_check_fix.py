@@ -88,6 +88,7 @@ def test_missing_phase_shift_gets_a_first_value(vitreous, plant):
     assert torch.equal(fixed.optics.phase_shift_deg, optics.phase_shift_deg)
 
 
+@pytest.mark.slow
 def test_mirrored_poses(vitreous, plant):
     optics, pose = true_conditions()
     angles = matrix_to_euler(pose.rotation.double()) * torch.tensor([-1.0, 1.0, -1.0])

@@ -248,6 +248,7 @@ def test_particles_enter_by_their_contrast() -> None:
     assert torch.equal(run.maps()[2], resumed.maps()[2])
 
 
+@pytest.mark.slow
 def test_equal_particles_stay_equal() -> None:
     run = task(planted(False, 40, 4.0), scale="image")
     for _ in range(3):

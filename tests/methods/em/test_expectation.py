@@ -120,7 +120,8 @@ def test_batches_with_different_numbers_of_candidates_join() -> None:
     assert joined.log_likelihood_ratio[2].tolist() == [1.0, -torch.inf, -torch.inf]
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [12, 60])
 def test_shifts_that_are_clear_are_found_first_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:

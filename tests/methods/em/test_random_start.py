@@ -83,7 +83,7 @@ def test_too_few_images_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "stop",
-    [pytest.param(1, marks=SLOW), 5, pytest.param(7, marks=SLOW), pytest.param(11, marks=SLOW)],
+    [pytest.param(stop, marks=SLOW) for stop in (1, 5, 7, 11)],
 )
 def test_continued_after_a_stop_equals_uninterrupted(stop: int) -> None:
     data = case(60, symmetry="D2", noise=1.0)

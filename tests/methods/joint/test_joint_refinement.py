@@ -121,7 +121,8 @@ def test_true_poses_stay() -> None:
     assert (run.pose.shift_angstrom - data.shift).norm(dim=1).median() < 0.5
 
 
-@pytest.mark.parametrize("done", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [2, 3])
 def test_a_run_goes_on_bit_by_bit(done: int) -> None:
     data = case(20, noise=1.0)
     config = replace(CONFIG, radii=(4, 6), searched=(6,))

@@ -166,7 +166,7 @@ def test_the_busiest_slices() -> None:
     assert float(part.images.sum()) == pytest.approx(float(volume.sum()) * 2, rel=1e-2)
 
 
-@pytest.mark.parametrize("dose", [1.0, 0.4])
+@pytest.mark.parametrize("dose", [1.0, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_the_chosen_strength_is_a_good_one(dose: float) -> None:
     volume = (blob((12, 6, 20)) > 0.4).double()
     tilts = torch.linspace(-70, 70, 21).double()

@@ -305,7 +305,8 @@ SCHEDULED = {
         *(pytest.param({"generator": g}, marks=pytest.mark.slow) for g in ("siren", "basis")),
     ],
 )
-@pytest.mark.parametrize("at", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_resumed_run_is_bitwise_the_same(mode: dict[str, Any], at: int) -> None:
     stages = (SortingStage(8, 3), SortingStage(16, 4))
     settings: dict[str, Any] = {"stages": stages, "camera": "learned"} | mode

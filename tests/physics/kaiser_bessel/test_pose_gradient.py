@@ -140,6 +140,7 @@ def test_autograd_through_the_projector_is_the_slope_of_what_it_computes(case: C
     assert apart(to_shift, numeric[3:]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [Case(12, 2)])
 def test_projector_and_theorem_differ_by_the_projectors_interpolation(case: Case) -> None:
     """5e-4 of the images for white coefficients; derivatives, of high frequencies, suffer more."""
