@@ -124,22 +124,23 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
     start: Tensor | tuple[Tensor, Tensor] = start_maps(case, truth)
     for again in itertools.count():
         refined = run(Refinement(images, particles.optics, particles.half_set, start, config))
-        reached = masked_halves(refined, config, PIXEL, local=False).headline[0]
+        reached, at_05 = masked_halves(refined, config, PIXEL, local=False).headline
+        end = at_05 if math.isfinite(at_05) else reached
         finer = None
-        if math.isfinite(reached):
+        if math.isfinite(end):
             finer = finer_shells_test(
                 (refined.half1, refined.half2),
                 images,
                 particles.optics,
                 particles.half_set,
-                reached,
+                end,
                 config,
                 pixel_size_angstrom=PIXEL,
             )
         if finer is None or not search_again(finer, again):
             break
         start = refined.half1, refined.half2
-        coarse = min(COARSER * reached, BOX * PIXEL / 3)
+        coarse = min(COARSER * finer.finer_angstrom, BOX * PIXEL / 3)
         config = replace(config, start_resolution_angstrom=coarse)
     claimed = BOX * PIXEL / reached
     row = vars(case) | {"claimed_shells": claimed, "claimed_angstrom": reached, "again": again}

@@ -260,7 +260,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["tv", "wavelet"])
-def test_a_stopped_run_goes_on_without_reading_images_again(
+def test_a_stopped_run_goes_on_to_the_same_maps(
     vitreous: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     from vitreous.jobs.reconstruct import run
@@ -274,7 +274,6 @@ def test_a_stopped_run_goes_on_without_reading_images_again(
             code, _, error = vitreous(*command, cut, *more)
             assert code == 143
             assert "with --continue to continue" in error
-        monkeypatch.setattr(run, "pass_over_images", None)
     code, _, error = vitreous(*command, cut, "--continue")
     assert code == 0, error
     for name in ("half1.mrc", "half2.mrc", "map.mrc"):

@@ -143,8 +143,12 @@ def search_again(finer: FinerShells, times: int) -> bool:
 def _finer_shells(
     job: Job, data: WorkingSet, refined: RefinementResult, config: RefinementConfig
 ) -> FinerShells | None:
-    """Return whether the images show the finer shells, up to the resolution that is claimed."""
-    reached = masked_halves(refined, config, data.pixel_size_angstrom, local=False).headline[0]
+    """Return whether the images show the finer shells, up to where the half maps agree by 0.5.
+
+    Beyond, up to the resolution that is claimed, errors of the poses hide even a true map.
+    """
+    at_0143, at_05 = masked_halves(refined, config, data.pixel_size_angstrom, local=False).headline
+    reached = at_05 if math.isfinite(at_05) else at_0143
     if not math.isfinite(reached):
         return None
     return finer_shells_test(

@@ -45,7 +45,7 @@ from vitreous.physics.ctf import ctf_half
 from vitreous.physics.projector import oversampled_spectrum, project_spectrum
 from vitreous.physics.shift import shift_phases
 
-CERTAIN = 4.0  # standard errors from which images show the finer shells
+CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
@@ -105,7 +105,7 @@ def finer_shells_test(
         images: all particle images, protein positive.
         optics: of each; None for none.
         half_set: long ``(b,)`` of 1 and 2, 0 for images that are not to be used.
-        resolution_angstrom: that is claimed.
+        resolution_angstrom: end of the shells in question.
         config: of the search.
         pixel_size_angstrom: Å.
         progress: called after each half set with the share that is done.
