@@ -1,4 +1,4 @@
-"""Independent random streams from one seed."""
+"""Independent random streams from one seed, and noise with the spectrum of an image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def cpu_generator(generator: torch.Generator) -> torch.Generator:
@@ -44,3 +45,17 @@ def stream_seed(seed: int, source: str) -> int:
 def generator(seed: int, source: str) -> torch.Generator:
     """Return a CPU generator for one source of randomness; see :func:`stream_seed`."""
     return torch.Generator().manual_seed(stream_seed(seed, source))
+
+
+def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return noise with the power spectrum of each image ``(..., ny, nx)``.
+
+    >>> image = torch.randn(1, 8, 8)
+    >>> noise = with_random_phases(image, torch.Generator().manual_seed(1))
+    >>> bool(torch.allclose(torch.fft.rfft2(noise).abs(), torch.fft.rfft2(image).abs(), atol=1e-4))
+    True
+    """
+    white = torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    noise = torch.fft.rfft2(white).to(images.device)
+    spectrum = torch.fft.rfft2(images).abs() * noise / noise.abs().clamp_min(1e-20)
+    return torch.fft.irfft2(spectrum, s=images.shape[-2:])

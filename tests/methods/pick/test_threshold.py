@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.methods.pick.threshold import random_phases, score_threshold
+from vitreous.core.random import with_random_phases
+from vitreous.methods.pick.threshold import score_threshold
 
 RNG = np.random.default_rng(5)
 NOISE = RNG.normal(0.15, 0.05, 2000)
@@ -34,7 +35,7 @@ def test_scores_far_below_those_of_noise():
 def test_random_phases_keep_the_spectrum_only():
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="ij")
     image = ((x - 20) ** 2 + (y - 30) ** 2 < 25).float() + 3
-    noise = random_phases(image, torch.Generator().manual_seed(1))
+    noise = with_random_phases(image - image.mean(), torch.Generator().manual_seed(1))
     power = [torch.fft.rfft2(one - one.mean()).abs()[1:-1, 1:-1] for one in (image, noise)]
     assert torch.allclose(*power, atol=1e-3)
     assert abs(float(torch.corrcoef(torch.stack([image.flatten(), noise.flatten()]))[0, 1])) < 0.2

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import soft_mask
-from vitreous.core.random import generator
+from vitreous.core.random import generator, with_random_phases
 from vitreous.data.backgrounds import Micrograph
 from vitreous.data.micrographs import MicrographFiles, Picks
 from vitreous.data.prepare import crop_window
@@ -22,7 +22,6 @@ from vitreous.io.star import read_star
 from vitreous.jobs.pick.options import PickOptions
 from vitreous.methods.pick.correlation import bad_regions, find_peaks, local_correlation
 from vitreous.methods.pick.templates import as_imaged, rotated_templates, shell_templates
-from vitreous.methods.pick.threshold import random_phases
 
 _ACROSS = 20  # least pixels of a coarse micrograph across a particle
 _BOX, _MASK = 2.5, 1.25  # edge of templates and diameter of their mask, in particle diameters
@@ -101,7 +100,7 @@ class Search:
     def noise_scores(self, number: int) -> NDArray[np.float64]:
         """Return the scores of peaks of noise with the power spectrum of a micrograph."""
         image = self.coarse(number)[0]
-        noise = random_phases(image, generator(0, f"pick {number}"))
+        noise = with_random_phases(image - image.mean(), generator(0, f"pick {number}"))
         return self._peaks_of(number, noise).scores
 
     def contrast(self, number: int) -> float:

@@ -13,13 +13,12 @@ from torch import Tensor
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImageSource, ImageSubset, pixel_size_of
 from vitreous.core.params import Optics
-from vitreous.core.random import generator, stream_seed
+from vitreous.core.random import generator, stream_seed, with_random_phases
 from vitreous.maps.fsc import fsc
 from vitreous.maps.half_maps import BETTER_THAN_CHANCE, HalvesResult, SolvedCriteria, combine_halves
 from vitreous.methods.em.config import SHIFT_SHARE, InitialModelConfig
 from vitreous.methods.em.held_out_shells import held_out_map
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
-from vitreous.methods.em.map_vs_noise_test import with_random_phases
 from vitreous.methods.em.random_start import RandomStart
 from vitreous.optim.loop import Callback, Stateful, Stats, run
 

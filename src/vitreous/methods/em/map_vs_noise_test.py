@@ -14,25 +14,13 @@ import torch
 from torch import Tensor
 
 from vitreous.core.params import Optics
+from vitreous.core.random import with_random_phases
 from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep
 
 MOST_IMAGES = 500
 _AT_ONCE = 125
-
-
-def with_random_phases(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noise with the power spectrum of each image ``(b, n, n)``.
-
-    >>> image = torch.randn(1, 8, 8)
-    >>> noise = with_random_phases(image, torch.Generator().manual_seed(1))
-    >>> bool(torch.allclose(torch.fft.rfft2(noise).abs(), torch.fft.rfft2(image).abs(), atol=1e-4))
-    True
-    """
-    noise = torch.fft.rfft2(torch.randn(images.shape, generator=generator)).to(images.device)
-    spectrum = torch.fft.rfft2(images).abs() * noise / noise.abs().clamp_min(1e-20)
-    return torch.fft.irfft2(spectrum, s=images.shape[-2:])
 
 
 @torch.no_grad()

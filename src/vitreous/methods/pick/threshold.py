@@ -12,9 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 _STARTING_QUANTILE = 0.98  # of the scores of noise
 _APART = 3.0  # Ashman's D
@@ -33,19 +31,6 @@ class ScoreThreshold:
     deviation: float
     separation: float  # Ashman's D
     clear: bool
-
-
-def random_phases(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Return an image ``(ny, nx)`` with the power spectrum of another one, and random phases.
-
-    >>> image = torch.randn(8, 9)
-    >>> noise = random_phases(image, torch.Generator().manual_seed(1))
-    >>> torch.allclose(noise.square().sum(), (image - image.mean()).square().sum(), rtol=1e-3)
-    True
-    """
-    white = torch.fft.rfft2(torch.randn(image.shape, generator=generator, dtype=image.dtype))
-    spectrum = torch.fft.rfft2(image - image.mean())
-    return torch.fft.irfft2(spectrum.abs() * white / white.abs(), s=image.shape)
 
 
 def score_threshold(scores: Scores, noise_scores: Scores) -> ScoreThreshold:
