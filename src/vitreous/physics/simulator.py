@@ -26,23 +26,23 @@ def simulate(
     volume: Tensor,
     rotations: Tensor,
     shift_angstrom: Tensor,
-    optics: Optics,
+    optics: Optics | None,
     pixel_size_angstrom: float,
 ) -> Tensor:
     r"""Return noiseless images :math:`H_\varphi x = C_c S_t P_\theta x` (CryoGAN, eq. (2)).
 
     Of a volume ``(n, n, n)`` under rotations ``(b, 3, 3)``, volume to particle coordinates, and
     shifts ``(b, 2)`` (x, y) in Å; differentiable in these three. ``optics`` holds the CTF of each
-    image.
+    image; None for none.
 
     >>> volume = torch.zeros(16, 16, 16); volume[8, 8, 8] = 1.0
     >>> simulate(volume, torch.eye(3)[None], torch.zeros(1, 2), Optics.uniform(1), 2.0).shape
     torch.Size([1, 16, 16])
     """
     n = volume.shape[-1]
-    multiplier = ctf_half(n, pixel_size_angstrom, optics) * shift_phases(
-        n, shift_angstrom, pixel_size_angstrom
-    )
+    multiplier = shift_phases(n, shift_angstrom, pixel_size_angstrom)
+    if optics is not None:
+        multiplier = ctf_half(n, pixel_size_angstrom, optics) * multiplier
     return project_spectrum(oversampled_spectrum(volume), rotations, n, multiplier)
 
 

@@ -34,12 +34,7 @@ from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.postprocess import Postprocessed, local_range
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.finer_shells_test import (
-    CERTAIN,
-    LEAST,
-    MOST,
-    FinerShells,
-)
+from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, FinerShells
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 

@@ -40,10 +40,9 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.methods.em.map_vs_noise_test import standard_errors
 from vitreous.methods.reconstruct.gridding import particle_sphere
-from vitreous.physics.ctf import ctf_half
-from vitreous.physics.projector import oversampled_spectrum, project_spectrum
-from vitreous.physics.shift import shift_phases
+from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
@@ -128,9 +127,8 @@ def finer_shells_test(
         simulated.append(one.of_images(one.simulated(real, poses, of_rows, stream), of_rows)[0])
         progress(half / 2)
     value, expected = torch.cat(values).double(), torch.cat(simulated).double()
-    error = (value.std() / math.sqrt(len(value))).clamp_min(1e-12)
     return FinerShells(
-        float(value.mean() / error),
+        standard_errors(value),
         float(value.mean() / expected.mean().clamp_min(1e-12)),
         edge / coarse,
         edge / top,
@@ -193,12 +191,10 @@ class _Comparison:
 
         The noise power by shell is that of the real images less that of the map's.
         """
-        n, device = images.shape[-1], self._device
-        multiplier = shift_phases(n, pose.shift_angstrom, self._pixel)
-        if optics is not None:
-            multiplier = multiplier * ctf_half(n, self._pixel, optics.to(device))
-        spectrum = oversampled_spectrum(self._volume)
-        clean = project_spectrum(spectrum, pose.rotation, n, multiplier).cpu()
+        n = images.shape[-1]
+        optics = None if optics is None else optics.to(self._device)
+        imaged = simulate(self._volume, pose.rotation, pose.shift_angstrom, optics, self._pixel)
+        clean = imaged.cpu()
         every = torch.arange(len(images))
         total, signal = (shell_power(ImagesInMemory(one), every) for one in (images, clean))
         noise = torch.fft.rfft2(torch.randn(images.shape, generator=stream))

@@ -58,5 +58,14 @@ def map_vs_noise_test(
         real_ratio, noise_ratio = (one.candidates.log_likelihood_ratio[:, 0] for one in both)
         return real_ratio - noise_ratio
 
-    ratio = torch.cat(list(parallel_map(compare, pairs(), volume.device))).double()
-    return float(ratio.mean() / (ratio.std() / len(ratio) ** 0.5).clamp_min(1e-12))
+    return standard_errors(torch.cat(list(parallel_map(compare, pairs(), volume.device))))
+
+
+def standard_errors(values: Tensor) -> float:
+    """Return the mean of values of independent images ``(b,)``, in its standard errors.
+
+    >>> standard_errors(torch.tensor([1.0, 3.0]))
+    2.0
+    """
+    values = values.double()
+    return float(values.mean() / (values.std() / len(values) ** 0.5).clamp_min(1e-12))
