@@ -26,7 +26,6 @@ from vitreous.jobs.simulate.dataset import (
     SimulationImaging,
     chunk_size,
     draw_truth,
-    mean_signal_variance,
 )
 from vitreous.maps.align import Alignment, align_maps
 from vitreous.maps.postprocess import Postprocessed
@@ -143,9 +142,9 @@ def simulate(
     """
     micrographs = load_micrographs(None, seed=seed)
     truth = draw_truth(n_particles, micrographs, poses, shifts, seed)
-    imaging = SimulationImaging(volume[None], truth, micrographs, noise, pixel_size_angstrom)
+    imaging = SimulationImaging(volume[None], truth, noise, pixel_size_angstrom)
     n = int(volume.shape[-1])
-    sigma = noise_sigma(mean_signal_variance(imaging, n_particles, n), snr_db=snr_db)
+    sigma = noise_sigma(imaging.mean_signal_variance(), snr_db=snr_db)
     stream = generator(seed, "simulate noise")
     images = [
         imaging.clean(rows) + sigma * imaging.noise(rows, stream)

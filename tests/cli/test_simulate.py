@@ -48,6 +48,7 @@ def noiseless_from_files(folder):
     angles = [column(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
     shift = -torch.stack([column("rlnOriginXAngst"), column("rlnOriginYAngst")], -1)
     volume, header = read_mrc(folder / "truth.mrc")
+    scale = {"scale": column("vitreousContrast")} if "vitreousContrast" in rows else {}
     return simulate(
         torch.from_numpy(volume),
         euler_to_matrix(torch.stack(angles, -1)),
@@ -61,6 +62,7 @@ def noiseless_from_files(folder):
             cs_mm=group("rlnSphericalAberration"),
             amplitude_contrast=group("rlnAmplitudeContrast"),
             b_factor_angstrom2=column("rlnCtfBfactor"),
+            **scale,
         ),
         header.pixel_size_angstrom,
     ).numpy()
@@ -219,6 +221,7 @@ def test_poses_from_a_table_and_whole_pixel_shifts(vitreous, tmp_path):
         (("phantom:1", "--poses", "gaussian:-1"), 2, "not negative"),
         (("phantom:1", "--shift", "triangular"), 2, "--shift"),
         (("phantom:1", "--defocus", "2:1"), 2, "LOW <= HIGH"),
+        (("phantom:1", "--beam-tilt", "0.3"), 2, "--beam-tilt 0.3: give two numbers, X:Y"),
         (("phantom:1", "--snr", "1", "--snr-db", "0"), 2, "exclude"),
         (("phantom:1", "--b-factor", "1", "--envelope-nyquist", "0.5"), 2, "exclude"),
         (("phantom:1", "--snr-db", "nan"), 2, "--snr-db"),
@@ -349,3 +352,91 @@ def test_only_a_phantom_bends(vitreous, tmp_path):
     code, _, err = vitreous("simulate", "a.mrc", "--hinge", 40, *SMALL, "-o", tmp_path / "SIM")
     assert code == 2
     assert "--hinge bends a phantom" in err
+
+
+# ----------------------------------------------------------------------------- imperfections
+
+
+def simulated(vitreous, folder, *options):
+    call = ("simulate", "phantom:3", *SMALL, "--snr-db", 60, "--n-micrographs", 6, *options)
+    code, _, err = vitreous(*call, "-o", folder)
+    assert (code, err) == (0, "")
+    return folder
+
+
+def test_ice_scales_the_contrast_of_micrographs_and_particles(vitreous, tmp_path):
+    out = simulated(vitreous, tmp_path / "SIM", "--ice-micrographs", 0.4, "--ice-particles", 0.1)
+    contrast, names = (tables(out)[1].columns[n] for n in ("vitreousContrast", MICROGRAPH))
+    of_micrographs = {}
+    for name, value in zip(names, np.log(np.array(contrast, float)), strict=True):
+        of_micrographs.setdefault(name, []).append(value)
+    within = np.concatenate([np.array(one) - np.mean(one) for one in of_micrographs.values()])
+    assert within.std() == pytest.approx(0.1, rel=0.25)
+    assert np.std([np.mean(one) for one in of_micrographs.values()]) > 0.2
+    clean = noiseless_from_files(out)
+    assert np.allclose(images_of(out), clean, atol=0.03 * clean.std())
+    assert "vitreousContrast" not in tables(out, "particles.star")[1]
+
+
+def test_defocus_of_particles_lies_around_their_micrograph_s(vitreous, tmp_path):
+    out = simulated(vitreous, tmp_path / "SIM", "--defocus-spread", 300)
+    true, known = (tables(out, name)[1] for name in ("truth.star", "particles.star"))
+    for name in ("rlnDefocusU", "rlnDefocusV"):
+        change = true.numbers(name) - known.numbers(name)
+        assert np.abs(change).max() < 300
+        assert change.std() == pytest.approx(300 / 3**0.5, rel=0.15)
+    assert len(set(known.columns["rlnDefocusU"])) == 6
+    clean = noiseless_from_files(out)
+    assert np.allclose(images_of(out), clean, atol=0.03 * clean.std())
+
+
+def test_beam_tilt_is_in_the_images_and_in_truth_alone(vitreous, tmp_path):
+    out = simulated(vitreous, tmp_path / "SIM", "--apix", 2, "--beam-tilt", "3:-2")
+    optics, _ = tables(out)
+    assert [float(optics.columns[f"rlnBeamTilt{axis}"][0]) for axis in "XY"] == [3, -2]
+    assert "rlnBeamTiltX" not in tables(out, "particles.star")[0]
+    clean = noiseless_from_files(out)
+    told, untold = (
+        Particles.open(out / name).read(slice(None)).numpy()
+        for name in ("truth.star", "particles.star")
+    )
+    assert np.corrcoef(told.ravel(), clean.ravel())[0, 1] > 0.999
+    assert np.corrcoef(untold.ravel(), clean.ravel())[0, 1] < 0.95
+
+
+def test_junk_is_marked_and_shows_no_single_particle(vitreous, tmp_path):
+    out = simulated(vitreous, tmp_path / "SIM", "--junk", 0.3)
+    kind = tables(out)[1].numbers("vitreousJunk").astype(int)
+    assert np.bincount(kind).tolist() == [84, 12, 12, 12]
+    assert "vitreousJunk" not in tables(out, "particles.star")[1]
+    images, clean = images_of(out), noiseless_from_files(out)
+    likeness = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(images, clean, strict=True)]
+    likeness = np.array(likeness)
+    assert likeness[kind == 0].min() > 0.999
+    assert np.abs(likeness[kind == 1]).max() < 0.3
+    assert likeness[kind == 2].max() < 0.9
+    assert 0.4 < likeness[kind == 3].mean() < 0.95
+    assert images[kind == 1].std() < 0.01 * clean.std()
+
+
+def test_a_micelle_is_a_weak_belt_around_the_middle(vitreous, tmp_path):
+    size = ("--box", 32, "--apix", 7, "--n", 4)
+    plain, belted = (
+        read_mrc(simulated(vitreous, tmp_path / f"S{len(more)}", *size, *more) / "truth.mrc")[0]
+        for more in ((), ("--micelle", 0.3))
+    )
+    belt = belted - plain
+    protein = plain[plain > 0.3 * plain.max()].mean()
+    assert 0.15 < belt.max() / protein < 0.4
+    by_height = belt.sum((1, 2))
+    axis = (np.arange(32) - 16) * 7
+    assert by_height[np.abs(axis) > 50].sum() < 0.05 * by_height.sum()
+    assert np.corrcoef(belt.ravel(), plain.ravel())[0, 1] < 0.2
+    for more, message in (
+        (("--sym", "O"), "--micelle 0.3: a belt has the symmetry of C or D groups, not O"),
+        (("--box", 16), "give a larger --box"),
+    ):
+        call = ("simulate", "phantom:3", "--micelle", 0.3, *SMALL, *more, "-o", tmp_path / "O")
+        code, _, err = vitreous(*call)
+        assert code == 2
+        assert message in err

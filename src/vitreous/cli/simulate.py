@@ -16,6 +16,7 @@ from vitreous.jobs.simulate.options import SimulateOptions
         "also": typer.Option("--also", metavar="INPUT"),
         "n_particles": "--n",
         "defocus": typer.Option("--defocus", metavar="LOW:HIGH"),
+        "beam_tilt_mrad": typer.Option("--beam-tilt", metavar="X:Y"),
         "noise": typer.Option("--noise", metavar="STACK.mrcs"),
         "noise_pixel_size_angstrom": "--noise-apix",
         "noise_micrographs": typer.Option("--noise-micrographs", metavar="FILE.txt"),
@@ -35,6 +36,14 @@ from vitreous.jobs.simulate.options import SimulateOptions
             "b_factor_angstrom2",
         ),
         "Noise": ("snr_db", "snr", "noise", "noise_pixel_size_angstrom", "noise_micrographs"),
+        "Imperfections": (
+            "ice_micrographs",
+            "ice_particles",
+            "defocus_spread_angstrom",
+            "beam_tilt_mrad",
+            "junk",
+            "micelle",
+        ),
     },
 )
 def simulate(options: SimulateOptions) -> object:
@@ -49,7 +58,15 @@ def simulate(options: SimulateOptions) -> object:
     says in rlnClassNumber which one each particle shows, and truth01.mrc, truth02.mrc ... are the
     maps.
 
+    Imperfections: what particles.star cannot know is in truth.star: the defocus of each particle,
+    vitreousContrast (1 on average), rlnBeamTiltX and Y, and vitreousJunk (0 particle, 1 background,
+    2 contamination, 3 overlap). --poses star:FILE takes the views of a real set.
+
     Example: `vitreous simulate phantom:1 --sym D2 --box 32 --apix 6 --n 5000 -o SIM`
+
+    As a microscope gives them: `vitreous simulate 5a1a.cif.gz --sym D2 --box 128 --apix 1.5
+    --b-factor 80 --ice-micrographs 0.2 --ice-particles 0.1
+    --defocus-spread 300 --beam-tilt 0.3:0 --junk 0.2 -o SIM`
     """
     from vitreous.jobs.simulate.run import simulate
 

@@ -14,13 +14,12 @@ import torch
 
 from vitreous.core.errors import InputError
 from vitreous.data.particle_table import ParticleTable
-from vitreous.data.tables import Numbers
+from vitreous.data.tables import ABERRATIONS, Numbers
 from vitreous.physics.aberrations import Distortion
 from vitreous.physics.ctf import electron_wavelength_angstrom
 
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
-TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
-ODD, EVEN = "rlnOddZernike", "rlnEvenZernike"
+TILT, (ODD, EVEN) = ABERRATIONS[:2], ABERRATIONS[2:]
 UNDONE = (*MAGNIFICATION, *TILT, ODD)
 """Columns of what is undone in images that are read; even terms are part of the CTF."""
 _CS, _VOLTAGE = "rlnSphericalAberration", "rlnVoltage"
@@ -77,6 +76,13 @@ def tilt_factors(table: ParticleTable) -> Numbers:
     return np.asarray(table.numbers(_CS) * 1e7 * wavelength**2)
 
 
+def tilt_polynomial(tilt_mrad: Numbers, factors: Numbers) -> Numbers:
+    """Return p ``(n, 6)`` of beam tilts x, y ``(n, 2)``; ``factors`` are Cs lambda^2 in Å^3."""
+    polynomial = np.zeros((len(tilt_mrad), _ODD_TERMS))
+    polynomial[:, [4, 3]] = -2e-3 * math.pi * factors[:, None] * tilt_mrad
+    return polynomial
+
+
 def zernike_coefficients(table: ParticleTable, column: str) -> Numbers | None:
     """Return the coefficients of a vector column, ``(n, 6)`` or ``(n, 9)``; None where all are 0.
 
@@ -126,9 +132,7 @@ def read_odd_polynomial(table: ParticleTable) -> Numbers | None:
                 f"{table.path}: beam tilt is not used: _{missing[0]} is missing", stacklevel=4
             )
         else:
-            scale = 2e-3 * math.pi * tilt_factors(table)
-            polynomial[:, 4] -= scale * tilt[:, 0]
-            polynomial[:, 3] -= scale * tilt[:, 1]
+            polynomial += tilt_polynomial(tilt, tilt_factors(table))
     return polynomial if polynomial.any() else None
 
 

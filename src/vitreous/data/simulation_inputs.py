@@ -285,6 +285,21 @@ def parse_range(text: str, option: str) -> tuple[float, float]:
     return values
 
 
+def parse_pair(text: str, option: str) -> tuple[float, float]:
+    """Parse ``X:Y`` of two finite numbers; UsageError for any other text.
+
+    >>> parse_pair("0.3:-0.1", "`beam_tilt_mrad`")
+    (0.3, -0.1)
+    """
+    try:
+        x, y = (float(part) for part in text.split(":"))
+    except ValueError:
+        x = y = math.nan
+    if not math.isfinite(x + y):
+        raise UsageError(f"{option} {text}: give two numbers, X:Y")
+    return x, y
+
+
 def number(text: str, where: str) -> float:
     """Parse a finite number that is not negative; UsageError for any other text."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ CTF_COLUMNS = {
 }
 OPTIONAL_CTF_COLUMNS = {"phase_shift_deg": "rlnPhaseShift", "b_factor_angstrom2": "rlnCtfBfactor"}
 ANGLES: tuple[str, ...] = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 
 
@@ -86,13 +88,13 @@ def make_document(
     micrograph_names: Sequence[str] | None = None,
     pose: Pose | None = None,
     half_set: Sequence[int] | None = None,
-    class_number: Sequence[int] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> StarDocument:
     """Make a RELION 3.1 document of particles, one row each.
 
     Equal voltage, Cs and amplitude contrast make an optics group. Where given, poses are written as
-    angles and origins, half sets as ``rlnRandomSubset``, and classes, counted from 1, as
-    ``rlnClassNumber``. Image names are ``000001@stack.mrcs`` and so on.
+    angles and origins, half sets as ``rlnRandomSubset``, and ``more`` columns of numbers by name.
+    Image names are ``000001@stack.mrcs`` and so on.
 
     Raises:
         ValueError: lengths differ.
@@ -108,9 +110,33 @@ def make_document(
         columns |= pose_columns(pose)
     if half_set is not None:
         columns["rlnRandomSubset"] = format_column(half_set)
-    if class_number is not None:
-        columns["rlnClassNumber"] = format_column(class_number)
+    columns |= {name: format_column(values) for name, values in (more or {}).items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different length: {lengths}")
-    return StarDocument({"optics": optics_block, "particles": StarBlock(columns)})
+    document = StarDocument({"optics": optics_block, "particles": StarBlock(columns)})
+    return with_optics_columns(document)
+
+
+def with_optics_columns(document: StarDocument) -> StarDocument:
+    """Return the document with columns of aberrations moved to its optics table.
+
+    A column whose values differ within a group stays, without one of its name in the optics table.
+    """
+    particles = document.blocks["particles"].columns
+    present = [name for name in ABERRATIONS if name in particles]
+    if not present:
+        return document
+    optics, group_of = dict(document.blocks["optics"].columns), particles["rlnOpticsGroup"]
+    first = {group: row for row, group in reversed(list(enumerate(group_of)))}
+    rows = [first.get(group, 0) for group in optics["rlnOpticsGroup"]]
+    moved = []
+    for name in present:
+        values = particles[name]
+        optics.pop(name, None)
+        if all(values[first[group]] == one for group, one in zip(group_of, values, strict=True)):
+            optics[name] = [values[row] for row in rows]
+            moved.append(name)
+    kept = {name: values for name, values in particles.items() if name not in moved}
+    blocks = {"optics": StarBlock(optics), "particles": StarBlock(kept)}
+    return StarDocument({**document.blocks, **blocks})

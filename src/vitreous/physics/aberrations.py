@@ -97,7 +97,7 @@ def undo_distortion(
     if not torch.equal(magnification, torch.eye(2).to(magnification)):
         images = _resampled(images, magnification.double())
     if bool((odd_phase_coefficients != 0).any()):
-        kx, ky = frequency_grid(n, pixel_size_angstrom, dtype=torch.float64)
+        kx, ky = frequency_grid(n, pixel_size_angstrom, device=images.device, dtype=torch.float64)
         phase = odd_phase(kx, ky, odd_phase_coefficients.double())
         factor = torch.polar(torch.ones_like(phase), -phase).to(torch.complex64)
         images = torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(n, n))

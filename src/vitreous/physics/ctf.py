@@ -19,6 +19,7 @@ cast to the working precision.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,6 +46,20 @@ def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
     """
     volt = voltage_kv * 1.0e3
     return _DE_BROGLIE_ANGSTROM_SQRT_VOLT / (volt * (1 + _RELATIVISTIC_INV_VOLT * volt)).sqrt()
+
+
+def with_defocus_change(optics: Optics, change_angstrom: Tensor) -> Optics:
+    """Return optics with both defocus values changed by the same amount.
+
+    >>> with_defocus_change(Optics.uniform(1), torch.tensor([100.0])).defocus_u_angstrom.item()
+    15100.0
+    """
+    change = change_angstrom.to(optics.defocus_u_angstrom)
+    return replace(
+        optics,
+        defocus_u_angstrom=optics.defocus_u_angstrom + change,
+        defocus_v_angstrom=optics.defocus_v_angstrom + change,
+    )
 
 
 def b_factor_from_nyquist_value(value: float, pixel_size_angstrom: float) -> float:

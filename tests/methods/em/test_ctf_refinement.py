@@ -20,11 +20,11 @@ from vitreous.methods.em.ctf_refinement import (
     MicrographOptics,
     OpticsTally,
     shrunk,
-    with_defocus_change,
 )
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.methods.em.refinement import Refinement
+from vitreous.physics.ctf import with_defocus_change
 from vitreous.physics.simulator import simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,19 +5,31 @@ This is the file side of the papers' Algorithm 2; the physics is :mod:`vitreous.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreous.core.params import Pose
+from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator
+from vitreous.data.aberrations import TILT, tilt_polynomial
 from vitreous.data.simulation_inputs import Background, MicrographSet
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import MrcStackWriter, write_mrc
 from vitreous.io.star import StarDocument, write_star
+from vitreous.jobs.simulate.imperfections import (
+    BACKGROUND,
+    CONTAMINATION,
+    OVERLAP,
+    PARTICLE,
+    Imperfections,
+    Junk,
+)
+from vitreous.physics.aberrations import undo_distortion
+from vitreous.physics.ctf import electron_wavelength_angstrom
 from vitreous.physics.noise import Noise, WhiteGaussian, noise_sigma
 from vitreous.physics.poses import PoseSampler, ShiftSampler
 from vitreous.physics.projector import oversampled_spectrum
@@ -38,15 +50,46 @@ VARIANCE_SAMPLE = 2000
 
 @dataclass(frozen=True)
 class Truth:
-    """What is drawn for each particle before anything is imaged; ``state`` counts from 0."""
+    """What is drawn for each particle before anything is imaged; ``state`` counts from 0.
+
+    ``optics`` are the true CTF parameters of each particle, with its contrast as their scale.
+    """
 
     pose: Pose
     micrograph_id: Tensor
     state: Tensor
+    optics: Optics
+    junk: Junk
+    imperfections: Imperfections
 
     def __len__(self) -> int:
         """Number of particles."""
         return len(self.pose)
+
+    @property
+    def odd_phase(self) -> Tensor | None:
+        """Coefficients ``(6,)`` of the odd phase by the beam tilt; None without."""
+        tilt = torch.tensor([self.imperfections.beam_tilt_mrad], dtype=torch.float64)
+        if not tilt.any():
+            return None
+        wavelength = electron_wavelength_angstrom(self.optics.voltage_kv[:1].double())
+        factor = self.optics.cs_mm[:1].double() * 1e7 * wavelength**2
+        return torch.from_numpy(tilt_polynomial(tilt.numpy(), factor.numpy()))[0]
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return columns of the imperfections in use: contrast, junk, beam tilt."""
+        used, n = self.imperfections, len(self)
+        columns = {}
+        if used.ice_micrographs or used.ice_particles:
+            columns["vitreousContrast"] = self.optics.scale.double()
+        if used.junk:
+            columns["vitreousJunk"] = self.junk.kind
+        if self.odd_phase is not None:
+            columns |= {
+                name: torch.full((n,), tilt, dtype=torch.float64)
+                for name, tilt in zip(TILT, used.beam_tilt_mrad, strict=True)
+            }
+        return columns
 
 
 def draw_truth(
@@ -56,6 +99,7 @@ def draw_truth(
     shifts: ShiftSampler,
     seed: int,
     states: int = 1,
+    imperfections: Imperfections = Imperfections(),  # noqa: B008  # frozen
 ) -> Truth:
     """Draw micrograph, orientation, shift and state of every particle, each from its own stream.
 
@@ -67,7 +111,9 @@ def draw_truth(
     rotation = poses.sample(n, generator=generator(seed, "simulate poses"))
     shift = shifts.sample(n, generator=generator(seed, "simulate shifts"))
     order = torch.randperm(n, generator=generator(seed, "simulate states"))
-    return Truth(Pose(rotation, shift), micrograph, order % states)
+    optics = imperfections.optics(micrographs.optics, micrograph, seed)
+    junk = Junk.draw(n, imperfections.junk, seed)
+    return Truth(Pose(rotation, shift), micrograph, order % states, optics, junk, imperfections)
 
 
 class SimulationImaging:
@@ -76,7 +122,6 @@ class SimulationImaging:
     Args:
         volumes: ``(k, n, n, n)``, one for each state, on the device to compute on.
         truth: what each particle is.
-        micrographs: optics, by ``truth.micrograph_id``.
         noise: sampler of unit variance.
         pixel_size_angstrom: Å.
     """
@@ -85,7 +130,6 @@ class SimulationImaging:
         self,
         volumes: Tensor,
         truth: Truth,
-        micrographs: MicrographSet,
         noise: Noise,
         pixel_size_angstrom: float,
     ) -> None:
@@ -95,30 +139,68 @@ class SimulationImaging:
         self._simulator = Simulator(
             n,
             pixel_size_angstrom,
-            micrographs.optics.to(place),
-            torch.arange(len(micrographs.names), device=place),
+            truth.optics.to(place),
+            truth.micrograph_id.to(place),
             noise=noise,
         )
 
-    def _row(self, index: Tensor) -> Tensor:
-        return self._truth.micrograph_id[index].to(self._place)
+    def particles(self, index: Tensor, pose: Pose | None = None) -> Tensor:
+        """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``, in other poses if given.
+
+        Junk is not shown.
+        """
+        images = torch.empty(len(index), *self._shape, device=self._place)
+        pose, state = self._truth.pose[index] if pose is None else pose, self._truth.state[index]
+        for k in sorted(set(state.tolist())):
+            of = state == k
+            here = pose[of].to(self._place)
+            row = index[of].to(self._place)
+            conditions = Conditions(here.rotation, here.shift_angstrom, row)
+            transfer = self._simulator.ctf(row)
+            clean = self._simulator.clean(self._spectra[k], conditions, transfer)
+            images[of.to(self._place)] = clean
+        odd_phase = self._truth.odd_phase
+        if odd_phase is None:
+            return images
+        pixel = self._simulator.pixel_size_angstrom
+        return undo_distortion(images, torch.eye(2), -odd_phase.to(self._place), pixel)
 
     def clean(self, index: Tensor) -> Tensor:
-        """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``."""
-        images = torch.empty(len(index), *self._shape, device=self._place)
-        state = self._truth.state[index]
-        for k in sorted(set(state.tolist())):
-            of = index[state == k]
-            pose = self._truth.pose[of].to(self._place)
-            conditions = Conditions(pose.rotation, pose.shift_angstrom, self._row(of))
-            transfer = self._simulator.ctf(conditions.row)
-            clean = self._simulator.clean(self._spectra[k], conditions, transfer)
-            images[(state == k).to(self._place)] = clean
+        """Noiseless images ``(b, n, n)`` of the particles ``index (b,)``, or of junk instead."""
+        images, junk = self.particles(index), self._truth.junk
+        kind = junk.kind[index]
+        for one in (BACKGROUND, CONTAMINATION, OVERLAP):
+            rows = (kind == one).nonzero().flatten()
+            if len(rows) == 0:
+                continue
+            of, here = index[rows], rows.to(self._place)
+            if one == BACKGROUND:
+                images[here] = 0
+            elif one == CONTAMINATION:
+                images[here] = junk.blobs(of, images[here])
+            else:
+                edge = self._shape[0] * self._simulator.pixel_size_angstrom
+                other = Pose(junk.rotation[of], junk.offset[of] * edge)
+                images[here] += self.particles(of, other)
         return images
 
     def noise(self, index: Tensor, stream: torch.Generator) -> Tensor:
         """Unit-variance noise for the same particles."""
-        return self._simulator.noise_like(self._row(index), generator=stream)
+        return self._simulator.noise_like(index.to(self._place), generator=stream)
+
+    def mean_signal_variance(self) -> float:
+        """Variance of a particle's noiseless image over all its pixels, averaged over the data set.
+
+        Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
+        """
+        rows = (self._truth.junk.kind == PARTICLE).nonzero().flatten()
+        count = min(len(rows), VARIANCE_SAMPLE)
+        chosen = torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()
+        variances = [
+            self.particles(index).double().var((-2, -1), correction=0).cpu()
+            for index in torch.split(rows[chosen], chunk_size(self._shape[0]))
+        ]
+        return float(torch.cat(variances).mean())
 
 
 def chunk_size(box_size: int) -> int:
@@ -128,20 +210,6 @@ def chunk_size(box_size: int) -> int:
     (256, 64)
     """
     return max(8, min(256, (1 << 22) // box_size**2))
-
-
-def mean_signal_variance(imaging: SimulationImaging, n_particles: int, box_size: int) -> float:
-    """Variance of a noiseless image over all its pixels, averaged over the data set.
-
-    Beyond :data:`VARIANCE_SAMPLE` particles an evenly spaced sample of that many is taken.
-    """
-    count = min(n_particles, VARIANCE_SAMPLE)
-    chosen = torch.linspace(0, n_particles - 1, count, dtype=torch.float64).round().long()
-    variances = [
-        imaging.clean(index).double().var((-2, -1), correction=0).cpu()
-        for index in torch.split(chosen, chunk_size(box_size))
-    ]
-    return float(torch.cat(variances).mean())
 
 
 def write_dataset(
@@ -174,8 +242,8 @@ def write_dataset(
     """
     n = int(volumes.shape[-1])
     noise = WhiteGaussian() if background is None else background.sampler(micrographs.names)
-    imaging = SimulationImaging(volumes, truth, micrographs, noise, pixel_size_angstrom)
-    variance = mean_signal_variance(imaging, len(truth), n)
+    imaging = SimulationImaging(volumes, truth, noise, pixel_size_angstrom)
+    variance = imaging.mean_signal_variance()
     sigma = noise_sigma(variance, snr_db=snr_db)
     stream = generator(seed, "simulate noise")
     done = 0
@@ -191,40 +259,44 @@ def write_dataset(
         write_mrc(path(name), volume.cpu().numpy(), pixel_size_angstrom)
     if background is not None:
         _write_background(path, background, micrographs, pixel_size_angstrom)
-    for name, pose in (("truth.star", truth.pose), ("particles.star", None)):
+    _write_tables(path, truth, micrographs, box_size=n, pixel_size_angstrom=pixel_size_angstrom)
+    return variance, sigma
+
+
+def _write_tables(
+    path: Callable[[str], Path], truth: Truth, micrographs: MicrographSet, **grid: Any
+) -> None:
+    """Write truth.star and particles.star; ``grid`` is box and pixel size."""
+    classes = {"rlnClassNumber": truth.state + 1} if bool(truth.state.any()) else {}
+    more = {**classes, **truth.columns()}
+    optics, known = truth.optics, micrographs.optics[truth.micrograph_id]
+    for name, columns in (
+        ("truth.star", {"optics": optics, "pose": truth.pose, "more": more}),
+        ("particles.star", {"optics": known}),
+    ):
         table = particle_table(
             "particles.mrcs",
             torch.arange(len(truth)),
             truth.micrograph_id,
-            micrographs,
-            n,
-            pixel_size_angstrom,
-            pose,
-            truth.state + 1 if mixed and pose is not None else None,
+            micrographs.names,
+            **grid,
+            **columns,
         )
         write_star(path(name), table)
-    return variance, sigma
 
 
 def particle_table(
     stack: str,
     index: Tensor,
     micrograph_id: Tensor,
-    micrographs: MicrographSet,
-    box_size: int,
-    pixel_size_angstrom: float,
-    pose: Pose | None = None,
-    class_number: Tensor | None = None,
+    micrograph_names: Sequence[str],
+    **columns: Any,
 ) -> StarDocument:
-    """Rows for the images ``index (k,)`` of a stack: micrograph, its CTF, what else is given."""
+    """Rows for the images ``index (k,)`` of a stack: micrograph, and arguments of make_document."""
     return make_document(
         [f"{i + 1:06d}@{stack}" for i in index.tolist()],
-        micrographs.optics[micrograph_id],
-        pixel_size_angstrom=pixel_size_angstrom,
-        box_size=box_size,
-        micrograph_names=[micrographs.names[i] for i in micrograph_id.tolist()],
-        pose=pose,
-        class_number=None if class_number is None else class_number.tolist(),
+        micrograph_names=[micrograph_names[i] for i in micrograph_id.tolist()],
+        **columns,
     )
 
 
@@ -245,8 +317,9 @@ def _write_background(
         "noise.mrcs",
         background.patch_index,
         background.micrograph_id,
-        micrographs,
-        patches.shape[-1],
-        pixel_size_angstrom,
+        micrographs.names,
+        optics=micrographs.optics[background.micrograph_id],
+        box_size=patches.shape[-1],
+        pixel_size_angstrom=pixel_size_angstrom,
     )
     write_star(path("noise.star"), table)

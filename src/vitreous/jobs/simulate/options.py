@@ -81,6 +81,46 @@ class SimulateOptions(MicroscopeOptions, ImagingOptions, ComputeOptions):
         "`ctf_file`. Without it patches are dealt out in turn.",
     )
 
+    ice_micrographs: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="Ice of different thickness: relative standard deviation of the micrographs' "
+        "contrast, log-normal around 1.",
+    )
+    ice_particles: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="The same of particles, around the contrast of their micrograph.",
+    )
+    defocus_spread_angstrom: float = Field(
+        default=0.0,
+        ge=0,
+        le=5000,
+        description="Height in the ice: largest distance in Å of a particle's defocus from that of "
+        "its micrograph, the only one in particles.star.",
+    )
+    beam_tilt_mrad: str = Field(
+        default="0:0",
+        description="Beam tilt in mrad along x and y. The table that a user would have does not "
+        "state it.",
+    )
+    junk: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="Share of images that are junk, in three equal parts: backgrounds, "
+        "contaminations of ice, and particles overlapped by another.",
+    )
+    micelle: float | None = Field(
+        default=None,
+        gt=0,
+        le=2,
+        description="Put a belt of detergent around the molecule's middle, about the z axis, of "
+        "this density relative to protein (about 0.3).",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         phantom = self.source.startswith("phantom:")
@@ -89,5 +129,10 @@ class SimulateOptions(MicroscopeOptions, ImagingOptions, ComputeOptions):
             raise UsageError(
                 "`hinge_degrees` bends a phantom without symmetry, alone: give phantom:SEED, and "
                 "neither `also` nor `symmetry`"
+            )
+        if self.micelle is not None and self.symmetry[:1].upper() not in "CD":
+            raise UsageError(
+                f"`micelle` {self.micelle:g}: a belt has the symmetry of C or D groups, not "
+                f"{self.symmetry}"
             )
         return self

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from vitreous.core.errors import UsageError
 from vitreous.data.hinged_phantom import hinged_states
+from vitreous.data.micelle import with_micelle
 from vitreous.data.simulation_inputs import (
     Background,
     MicrographSet,
     load_background,
     load_micrographs,
     load_volume,
+    parse_pair,
     parse_poses,
     parse_range,
     parse_shift,
@@ -29,7 +31,15 @@ from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.jobs.run.summary import JobResult
 from vitreous.jobs.simulate.dataset import MOST_STATES, OUTPUTS, draw_truth, write_dataset
+from vitreous.jobs.simulate.imperfections import Imperfections
 from vitreous.jobs.simulate.options import SimulateOptions
+
+_IMPERFECTIONS = {
+    "ice_micrographs",
+    "ice_particles",
+    "defocus_spread_angstrom",
+    "junk",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,10 @@ def simulate(options: SimulateOptions) -> SimulateResult:
     b_factor = options.b_factor(pixel)
     snr_db = options.snr_db or 0.0 if options.snr is None else 10 * math.log10(options.snr)
     poses, shifts = parse_poses(options.poses), parse_shift(options.shift, pixel)
+    imperfections = Imperfections(
+        beam_tilt_mrad=parse_pair(options.beam_tilt_mrad, "`beam_tilt_mrad`"),
+        **options.model_dump(include=_IMPERFECTIONS),
+    )
     volumes = _volumes(options)
     micrographs = _micrographs(options, b_factor or 0.0)
     background = _background(options, len(micrographs.names))
@@ -69,7 +83,7 @@ def simulate(options: SimulateOptions) -> SimulateResult:
             stop.exit_if_requested()
 
         n, seed = options.n_particles, options.seed
-        truth = draw_truth(n, micrographs, poses, shifts, seed, len(volumes))
+        truth = draw_truth(n, micrographs, poses, shifts, seed, len(volumes), imperfections)
         variance, sigma = write_dataset(
             folder.path,
             volumes.to(device),
@@ -91,7 +105,15 @@ def simulate(options: SimulateOptions) -> SimulateResult:
 
 
 def _volumes(options: SimulateOptions) -> Tensor:
-    """Return the molecules to image, ``(k, n, n, n)``."""
+    """Return the molecules to image, ``(k, n, n, n)``, with their micelles."""
+    volumes = _molecules(options)
+    if options.micelle is None:
+        return volumes
+    pixel, density = options.pixel_size_angstrom, options.micelle
+    return torch.stack([with_micelle(volume, pixel, density) for volume in volumes])
+
+
+def _molecules(options: SimulateOptions) -> Tensor:
     grid: dict[str, Any] = {
         "box_size": options.box_size,
         "pixel_size_angstrom": options.pixel_size_angstrom,

@@ -87,20 +87,6 @@ class ScaledImages:
         return read * self.factor[indices].to(read)[:, None, None]
 
 
-def with_defocus_change(optics: Optics, change_angstrom: Tensor) -> Optics:
-    """Return optics with both defocus values changed by the same amount.
-
-    >>> with_defocus_change(Optics.uniform(1), torch.tensor([100.0])).defocus_u_angstrom.item()
-    15100.0
-    """
-    change = change_angstrom.to(optics.defocus_u_angstrom)
-    return replace(
-        optics,
-        defocus_u_angstrom=optics.defocus_u_angstrom + change,
-        defocus_v_angstrom=optics.defocus_v_angstrom + change,
-    )
-
-
 def shrunk(value: Tensor, variance: Tensor) -> Tensor:
     """Return posterior means under a normal prior around 0, whose width the values give.
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vitreous.core.params import Optics
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.ctf_refinement import MicrographOptics, OpticsTally, with_defocus_change
+from vitreous.methods.em.ctf_refinement import MicrographOptics, OpticsTally
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.methods.em.pose_posterior import PoseCandidates
+from vitreous.physics.ctf import with_defocus_change
 
 
 class Micrographs:
