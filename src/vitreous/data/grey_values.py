@@ -22,6 +22,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import radius_grid
 from vitreous.data.bad_images import finite_and_constant
 from vitreous.data.prepare import DEFAULT_MASK_FRACTION, flip_phases
+from vitreous.metrics.significance import standard_errors
 
 if TYPE_CHECKING:
     from vitreous.data.particles import Particles
@@ -168,13 +169,6 @@ def _brightness(particles: Particles, images: Tensor, rows: Tensor, circle: floa
     if particles.has_ctf:
         small = flip_phases(small, pixel, particles.optics[rows])
     return centre_brightness(small)
-
-
-def standard_errors(values: Tensor) -> float:
-    """Return the mean of values ``(n,)`` in its standard errors; 0 of fewer than two."""
-    if len(values) < 2:
-        return 0.0
-    return float(values.mean() / values.std().clamp_min(1e-30)) * len(values) ** 0.5
 
 
 def _with_scale(grey: GreyValues, images: Tensor, source: object) -> GreyValues:

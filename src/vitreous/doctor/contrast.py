@@ -9,9 +9,10 @@ from torch import Tensor
 
 from vitreous.core.grid import radius_grid
 from vitreous.core.params import Optics
-from vitreous.data.grey_values import LEAST_Z, RING, centre_brightness, standard_errors
+from vitreous.data.grey_values import LEAST_Z, RING, centre_brightness
 from vitreous.data.prepare import flip_phases
 from vitreous.doctor.finding import Finding
+from vitreous.metrics.significance import standard_errors
 
 ABOVE_NOISE = 0.05  # fraction of the excess variance at the centre that marks the particle's edge
 LEAST_EXCESS = 4.0  # least excess variance at the centre over the scatter of the profile

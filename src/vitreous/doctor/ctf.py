@@ -27,6 +27,7 @@ from torch import Tensor
 from vitreous.core.grid import shell_index
 from vitreous.core.params import Optics
 from vitreous.doctor.finding import Fault
+from vitreous.metrics.significance import standard_errors
 from vitreous.physics.ctf import ctf_half
 
 FIRST_SHELL = 2  # shells below it hold the background
@@ -126,11 +127,8 @@ class CtfTest:
 
 
 def significance(values: Tensor) -> float:
-    """Return the sum of independent values over its standard error; 0 for fewer than three."""
-    if len(values) < 3:
-        return 0.0
-    spread = float(values.std()) * len(values) ** 0.5
-    return float(values.sum()) / max(spread, 1e-9)
+    """Return the mean of independent values in its standard errors; 0 for fewer than three."""
+    return standard_errors(values) if len(values) > 2 else 0.0
 
 
 def hypotheses(

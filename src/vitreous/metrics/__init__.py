@@ -1,1 +1,1 @@
-"""Scores: image similarity, agreement of clusterings, Fourier sampling, Fréchet distance."""
+"""Scores: images, clusterings, Fourier sampling, Fréchet distance, significance of a mean."""

@@ -40,8 +40,8 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
-from vitreous.methods.em.map_vs_noise_test import standard_errors
 from vitreous.methods.reconstruct.gridding import particle_sphere
+from vitreous.metrics.significance import standard_errors
 from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells

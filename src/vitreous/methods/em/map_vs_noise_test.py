@@ -18,6 +18,7 @@ from vitreous.core.random import with_random_phases
 from vitreous.core.threads import parallel_map
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep
+from vitreous.metrics.significance import standard_errors
 
 MOST_IMAGES = 500
 _AT_ONCE = 125
@@ -59,13 +60,3 @@ def map_vs_noise_test(
         return real_ratio - noise_ratio
 
     return standard_errors(torch.cat(list(parallel_map(compare, pairs(), volume.device))))
-
-
-def standard_errors(values: Tensor) -> float:
-    """Return the mean of values of independent images ``(b,)``, in its standard errors.
-
-    >>> standard_errors(torch.tensor([1.0, 3.0]))
-    2.0
-    """
-    values = values.double()
-    return float(values.mean() / (values.std() / len(values) ** 0.5).clamp_min(1e-12))
