@@ -14,6 +14,7 @@ from vitreous.data.noise_files import NoiseFiles
 from vitreous.data.particles import Particles
 from vitreous.data.prepare import Preparation, Preparer
 from vitreous.data.tables import make_document
+from vitreous.io import star
 from vitreous.io.mrc import MrcStack, read_header, write_mrc
 from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
 from vitreous.jobs.run import streaming
@@ -102,6 +103,16 @@ def test_windows_are_cut_and_prepared_as_particles_are(vitreous, project):
     written = MrcStack(project / "OUT/backgrounds.mrcs")
     assert np.allclose(written.read(slice(None)), expected.numpy(), atol=1e-4)
     assert written.pixel_size_angstrom == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("options", [(), ("--window", WINDOW, "--micrograph-apix", 1)])
+def test_the_table_is_parsed_once(vitreous, project, monkeypatch, options):
+    if options:
+        drop(project / "p.star", "rlnImageName")
+    parsed, parse = [], star.parse_star
+    monkeypatch.setattr(star, "parse_star", lambda *a: parsed.append(a) or parse(*a))
+    code, _, said = run(vitreous, project, *options, "-q")
+    assert (code, len(parsed)) == (0, 1), said
 
 
 def test_windows_keep_away_from_particles(vitreous, project):

@@ -35,6 +35,7 @@ def read_particles_document(
     passthrough: Sequence[Path | str] = (),
     pixel_size_angstrom: float | None = None,
     data_root: Path | None = None,
+    document: StarDocument | None = None,
 ) -> StarDocument:
     """Read a particle table of any known format as a RELION 3.1 document.
 
@@ -54,7 +55,7 @@ def read_particles_document(
         return read_header(find_stack(stack, path, data_root=data_root), warn=False)
 
     if kind == ".star":
-        document = read_star(path)
+        document = document or read_star(path)
         if is_tomo_particles(document):
             document = tilt_images_document(document, path, lambda one: _count(one, header_of))
         pixel, box = _first_stack(document, path, header_of)

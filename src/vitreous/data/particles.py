@@ -79,6 +79,7 @@ class Particles:
         pixel_size_angstrom: float | None = None,
         data_root: Path | str | None = None,
         skip_bad: bool = False,
+        document: StarDocument | None = None,
     ) -> Self:
         """Open a particle file of any known format without reading images.
 
@@ -91,6 +92,7 @@ class Particles:
             data_root: folder that image names are relative to; by default the table's own, or
                 the nearest above it.
             skip_bad: read every image once and leave out those with NaN or infinite pixels.
+            document: content of the ``.star`` file, if it was read already.
 
         Raises:
             InputError: the table or a stack is wrong; the text names file, field and remedy.
@@ -102,7 +104,11 @@ class Particles:
         root, size = None if data_root is None else Path(data_root), pixel_size_angstrom
         path, passthrough = particle_files(path, passthrough)
         document = read_particles_document(
-            path, passthrough=passthrough, pixel_size_angstrom=size, data_root=root
+            path,
+            passthrough=passthrough,
+            pixel_size_angstrom=size,
+            data_root=root,
+            document=document,
         )
         table = ParticleTable(document, Path(path), pixel_size_angstrom=size)
         table.refuse_unsupported()

@@ -17,18 +17,19 @@ from vitreous.data.picks import micrograph_pixel_size, picked_micrographs
 from vitreous.data.relion31 import to_relion31
 from vitreous.data.stacks import WindowSource
 from vitreous.io.mrc import read_header
-from vitreous.io.star import StarBlock, StarDocument, read_star
+from vitreous.io.star import StarBlock, StarDocument
 
 _NAME, _IMAGE = "rlnMicrographName", "rlnImageName"
 _OF_IMAGES = ("rlnImagePixelSize", "rlnImageSize")
 
 
-def has_images(path: Path) -> bool:
-    """Return whether a particle file names images; a STAR file of coordinates does not."""
-    return path.suffix != ".star" or any(_IMAGE in b for b in read_star(path).blocks.values())
+def has_images(document: StarDocument) -> bool:
+    """Return whether a STAR file names images; one of coordinates does not."""
+    return any(_IMAGE in block for block in document.blocks.values())
 
 
 def cut_particles(
+    document: StarDocument,
     star: Path,
     folder: Path,
     window: int | None,
@@ -44,7 +45,8 @@ def cut_particles(
     Poses and half sets of the table are not used.
 
     Args:
-        star: table with micrograph names and coordinates, of picks or of extracted particles.
+        document: table with micrograph names and coordinates, of picks or of extracted particles.
+        star: its file, for messages.
         folder: folder of the micrographs; see :func:`vitreous.data.picks.picked_micrographs`.
         window: edge of the windows in pixels of the micrographs.
         pixel_size_angstrom: of the micrographs, if not what the table or the files say.
@@ -59,7 +61,6 @@ def cut_particles(
             "`window`: needed to cut particles from micrographs; give its edge in their pixels, "
             "about twice the particle's diameter"
         )
-    document = read_star(star)
     blocks = [b for name, b in document.blocks.items() if name != "optics" and _NAME in b]
     if len(blocks) != 1:
         raise InputError(f"{star}: column _{_NAME}: found in {len(blocks)} blocks, expected one")

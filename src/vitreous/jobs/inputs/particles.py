@@ -15,17 +15,20 @@ from vitreous.core.errors import InputError, UsageError
 from vitreous.data.particles import Particles
 from vitreous.data.stacks import StackSource
 from vitreous.io.mrc import read_header
+from vitreous.io.star import StarDocument
 from vitreous.jobs.inputs.options import ParticleFileOptions, StackOpticsOptions
 from vitreous.jobs.run.progress import RunProgress
-from vitreous.jobs.run.signals import SignalsBeforeRun
 
 
-def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Particles:
+def open_particles(
+    options: ParticleFileOptions, *, need_ctf: bool = True, document: StarDocument | None = None
+) -> Particles:
     """Open particles; no image is read yet.
 
     Args:
         options: where they are; of a stack, with the files of its CTF.
         need_ctf: refuse particles without CTF parameters.
+        document: content of their STAR file, if that was read already.
 
     Raises:
         InputError: a file is bad, or a table has no CTF.
@@ -43,6 +46,7 @@ def open_particles(options: ParticleFileOptions, *, need_ctf: bool = True) -> Pa
         passthrough=options.passthrough,
         pixel_size_angstrom=options.pixel_size_angstrom,
         data_root=options.data_root,
+        document=document,
     )
     if need_ctf:
         _ = particles.optics  # refuse a table without CTF before anything is written
@@ -112,7 +116,7 @@ def check_images(particles: Particles, *, skip_bad: bool, quiet: bool) -> Checke
         pixels = np.ascontiguousarray(images.numpy())
         hashes.extend(hashlib.blake2b(one, digest_size=16).digest() for one in pixels)
 
-    with SignalsBeforeRun(), RunProgress("checking the images", quiet=quiet) as bar:
+    with RunProgress("checking the images", quiet=quiet) as bar:
         kept = particles.without_bad(
             skip_bad=skip_bad, progress=lambda done, total: bar.update(done / total), on_images=look
         )

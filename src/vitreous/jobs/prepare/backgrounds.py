@@ -23,7 +23,7 @@ from vitreous.data.tables import make_document
 from vitreous.data.windows import cut_particles, has_images
 from vitreous.io.mrc import MrcStack, read_header
 from vitreous.io.mrc_growing import JOURNAL, PART
-from vitreous.io.star import StarBlock, StarDocument, format_column, write_star
+from vitreous.io.star import StarBlock, StarDocument, format_column, read_star, write_star
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import BackgroundsOptions
 from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
@@ -119,11 +119,14 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
         SystemExit: stopped by a signal, after saving.
     """
     recipe = recipe_of(options)
-    if has_images(options.particles):
-        particles = open_particles(options, need_ctf=False)
+    path = options.particles
+    document = read_star(path) if path.suffix == ".star" else None
+    if document is None or has_images(document):
+        particles = open_particles(options, need_ctf=False, document=document)
     else:
         particles = cut_particles(
-            options.particles,
+            document,
+            path,
             options.micrographs,
             options.window,
             pixel_size_angstrom=options.micrograph_pixel_size_angstrom,
@@ -133,7 +136,7 @@ def backgrounds(options: BackgroundsOptions) -> PreparedStack:
     geometry = recipe.plan(particles.box_size, particles.pixel_size_angstrom)
     micrographs = picked_micrographs(
         particles.to_star_document().blocks["particles"],
-        options.particles,
+        path,
         options.micrographs,
         coordinates=options.coordinates,
         skip_missing=options.skip_missing,

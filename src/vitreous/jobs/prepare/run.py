@@ -19,7 +19,7 @@ from vitreous.data.prepared_table import prepared_document
 from vitreous.data.windows import cut_particles
 from vitreous.io.atomic import atomic_write_text
 from vitreous.io.mrc_growing import JOURNAL, PART
-from vitreous.io.star import write_star
+from vitreous.io.star import read_star, write_star
 from vitreous.jobs.inputs.particles import open_particles
 from vitreous.jobs.prepare.options import PrepareOptions
 from vitreous.jobs.prepare.stack import PreparedStack, recipe_of, write_stack
@@ -109,6 +109,7 @@ def prepare(options: PrepareOptions) -> PreparedStack:
         particles = open_particles(options, need_ctf=False)
     else:
         particles = cut_particles(
+            read_star(options.particles),
             options.particles,
             options.micrographs,
             options.window,
