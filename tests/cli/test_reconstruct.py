@@ -322,7 +322,8 @@ def with_signal(read: Callable[..., Any]) -> Callable[..., Any]:
     return signalled
 
 
-def test_from_python(few: Path, tmp_path: Path) -> None:
+def test_from_python(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitreous.jobs.reconstruct import run
     from vitreous.jobs.reconstruct.options import ReconstructOptions
     from vitreous.jobs.reconstruct.run import reconstruct
 
@@ -340,6 +341,11 @@ def test_from_python(few: Path, tmp_path: Path) -> None:
     assert result.strength is not None
     assert result.strength > 0
     assert volume(result.folder / "map.mrc").shape == (24, 24, 24)
+    with monkeypatch.context() as patch:  # a continued run reads the images, but sums them no more
+        patch.setattr(run.gridding, "accumulate", None)
+        patch.setattr(run, "accumulate", None)
+        again = reconstruct(options.model_copy(update={"resume": True}))
+    assert again.digest == result.digest
     with pytest.raises(UsageError, match="`wiener`: has no meaning for `method` tv"):
         ReconstructOptions(particles=few, output=tmp_path, method="tv", wiener=1)
 

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import torch
+
 from vitreous.core.errors import InputError
+from vitreous.core.images import read_ahead
 from vitreous.core.params import Pose
 from vitreous.data.working_images import CheckedImages
 from vitreous.jobs.inputs.working_set import WorkingSet, open_working_set
@@ -90,7 +93,7 @@ class ImagePass(Generic[Sums]):
 def pass_over_images(
     plan: Plan, accumulate: Callable[..., Sums], progress: Progress | None
 ) -> ImagePass[Sums]:
-    """Sum over all images by an ``accumulate`` as that of gridding.
+    """Sum over all images by an ``accumulate`` as that of gridding, or :func:`read_only`.
 
     Raises:
         InputError: images that cannot be used.
@@ -112,3 +115,11 @@ def pass_over_images(
         progress=progress,
     )
     return ImagePass(sums, images.digest, images.constant)
+
+
+def read_only(particles: PosedParticles, *, progress: Progress | None, **_: object) -> None:
+    """Read all images and sum nothing: for their hash."""
+    count = len(particles.images)
+    for rows, _images in read_ahead(particles.images, torch.arange(count)):
+        if progress is not None:
+            progress(int(rows[-1]) + 1, count)

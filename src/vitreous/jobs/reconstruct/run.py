@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,14 @@ from vitreous.core.resample import is_same_map
 from vitreous.core.resolution import angstrom
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
-from vitreous.jobs.reconstruct.plan import ImagePass, Plan, make_plan, pass_over_images
+from vitreous.jobs.reconstruct.plan import (
+    ImagePass,
+    Plan,
+    Sums,
+    make_plan,
+    pass_over_images,
+    read_only,
+)
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
 from vitreous.maps.fsc_warnings import (
@@ -90,15 +97,15 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
 
 def _direct(plan: Plan, job: Job) -> _Maps:
     """Reconstruct by weighted gridding."""
-    images = _read(plan, job, "reconstructing")
+    images = _read(plan, job, "reconstructing", gridding.accumulate)
     wiener = plan.options.wiener
     ratio = 0.0 if wiener == "none" else None if wiener == "auto" else wiener
     halves = direct_halves(images.sums, plan.comparison, noise_ratio=ratio)
     return halves, images.digest, {}
 
 
-def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
-    """Sum both half sets by gridding.
+def _read(plan: Plan, job: Job, label: str, accumulate: Callable[..., Sums]) -> ImagePass[Sums]:
+    """Return :func:`pass_over_images`, with warnings.
 
     Raises:
         InputError: a continued run has other images than it began with.
@@ -107,7 +114,7 @@ def _read(plan: Plan, job: Job, label: str) -> ImagePass[gridding.HalfSums]:
     def progress(images: int, total: int) -> None:
         job.report_progress(images / total, label=label)
 
-    images = pass_over_images(plan, gridding.accumulate, progress)
+    images = pass_over_images(plan, accumulate, progress)
     if images.constant:
         warnings.warn(
             f"{images.constant} images are constant; leave them out with `skip_bad`", stacklevel=2
@@ -127,8 +134,10 @@ def _require_same_images(plan: Plan, digest: str, earlier: Mapping[str, Any]) ->
 
 def _model_based(plan: Plan, job: Job) -> _Maps:
     """Solve regularised least squares; half maps without prior tell what to believe of it."""
-    images = _read(plan, job, "reading images")
-    if "direct" not in job.state:
+    if "direct" in job.state:
+        _read(plan, job, "reading images", read_only)
+    else:
+        images = _read(plan, job, "reading images", gridding.accumulate)
         first, second = (gridding.half_map(one).cpu() for one in images.sums)
         job.keep("direct", {"half1": first, "half2": second, "digest": images.digest})
     direct = job.state["direct"]
