@@ -12,10 +12,13 @@ import pytest
 
 from vitreous.cli.main import _respelled
 from vitreous.core.errors import InputError, ResourceError, UsageError
+from vitreous.core.params import Optics
+from vitreous.data.tables import make_document
 from vitreous.io.atoms import read_atoms
 from vitreous.io.mrc import write_mrc
-from vitreous.jobs.cryogan import half_processes
-from vitreous.jobs.inputs.particles import check_images
+from vitreous.io.star import write_star
+from vitreous.jobs.cryogan import half_processes, plan
+from vitreous.jobs.inputs import working_set
 from vitreous.jobs.maps.options import AlignOptions
 from vitreous.jobs.refine.micrographs_csv import cell
 from vitreous.jobs.run.config import load_config
@@ -145,16 +148,22 @@ def test_fault_33_hostile_texts_are_tamed(vitreous, tmp_path):
 # ---------------------------------------------------------------- signals
 
 
-def test_fault_23_before_a_run_a_signal_says_that_nothing_was_to_be_saved(capsys):
-    class Particles:
-        def without_bad(self, **_):
-            signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(SystemExit) as caught:
-        check_images(Particles(), skip_bad=False, quiet=True)
-    assert caught.value.code == 143
-    error = capsys.readouterr().err
-    assert error.startswith("SIGTERM: stopped before the run: nothing was to be saved; give the")
+@pytest.mark.parametrize(("command", "module"), [("refine", working_set), ("abinit", plan)])
+@pytest.mark.parametrize("reached", ["check_images", "decide_grey_values"])
+def test_fault_23_before_a_run_a_signal_says_that_nothing_was_to_be_saved(
+    vitreous, tmp_path, monkeypatch, command, module, reached
+):
+    images = np.random.default_rng(1).standard_normal((8, 16, 16), np.float32)
+    write_mrc(tmp_path / "p.mrcs", images, 5.0, is_stack=True)
+    names, optics = [f"{i + 1}@p.mrcs" for i in range(8)], Optics.uniform(8)
+    table = make_document(names, optics, pixel_size_angstrom=5.0, box_size=16)
+    write_star(tmp_path / "p.star", table)
+    monkeypatch.setattr(module, reached, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    more = ["--map", tmp_path / "no.mrc"] if command == "refine" else []
+    out = tmp_path / "OUT"
+    code, _, error = vitreous(command, tmp_path / "p.star", *more, "-o", out, "-q", "--threads", 1)
+    assert (code, out.exists()) == (143, False), error
+    assert "SIGTERM: stopped before the run: nothing was to be saved; give the same" in error
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -21,6 +21,7 @@ from vitreous.jobs.inputs.particles import Checked, check_images, open_particles
 from vitreous.jobs.run.config import load_config
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.signals import SignalsBeforeRun
 from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
 from vitreous.methods.cryogan.presets import LARGEST_DEFAULT_BOX, default_config, paper_config
 
@@ -71,25 +72,28 @@ def make_plan(options: CryoGanOptions) -> CryoGanPlan:
         UsageError: options that do not fit the images.
         InputError: files that cannot be read, or bad images.
     """
-    point_group(options.symmetry)
-    threads = options.threads or len(os.sched_getaffinity(0))
-    device = use_device(options.device, threads)
-    checked = check_images(open_particles(options), skip_bad=options.skip_bad, quiet=options.quiet)
-    particles = checked.particles
-    half_set = particles.with_half_sets(options.seed).half_set
-    config = solver_config(options, particles)
-    grey = decide_grey_values(
-        particles,
-        invert=options.dark,
-        normalise=options.normalise,
-        diameter_angstrom=options.mask_diameter_angstrom,
-    )
-    plan = CryoGanPlan(options, checked, grey, half_set, config, device, threads)
-    box, pixel = plan.box_size, plan.pixel_size_angstrom
-    files = options.noise_files(invert=grey.dark)
-    if files.path is not None:
-        noise = files.load(particles.micrograph_names, box, pixel)
-        warn_of_bare_micrographs(noise, particles)
+    with SignalsBeforeRun():
+        point_group(options.symmetry)
+        threads = options.threads or len(os.sched_getaffinity(0))
+        device = use_device(options.device, threads)
+        checked = check_images(
+            open_particles(options), skip_bad=options.skip_bad, quiet=options.quiet
+        )
+        particles = checked.particles
+        half_set = particles.with_half_sets(options.seed).half_set
+        config = solver_config(options, particles)
+        grey = decide_grey_values(
+            particles,
+            invert=options.dark,
+            normalise=options.normalise,
+            diameter_angstrom=options.mask_diameter_angstrom,
+        )
+        plan = CryoGanPlan(options, checked, grey, half_set, config, device, threads)
+        box, pixel = plan.box_size, plan.pixel_size_angstrom
+        files = options.noise_files(invert=grey.dark)
+        if files.path is not None:
+            noise = files.load(particles.micrograph_names, box, pixel)
+            warn_of_bare_micrographs(noise, particles)
     parse_poses(options.poses)
     parse_shift(options.shift, pixel)
     if box < particles.box_size and options.box_size is None and not options.quiet:

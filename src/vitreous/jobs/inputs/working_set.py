@@ -18,6 +18,7 @@ from vitreous.data.working_images import SignedImages
 from vitreous.jobs.inputs.options import ParticleJobOptions
 from vitreous.jobs.inputs.particles import check_images, open_particles
 from vitreous.jobs.run.device import use_device
+from vitreous.jobs.run.signals import SignalsBeforeRun
 from vitreous.methods.em.config import SHIFT_SHARE
 
 
@@ -80,28 +81,31 @@ def open_working_set(
         UsageError: options that do not fit the images.
         InputError: files that cannot be read, or bad images.
     """
-    point_group(options.symmetry)
-    device = use_device(options.device, options.threads)
-    particles = open_particles(options, need_ctf=not options.ignore_ctf)
-    digest = ""
-    if options.skip_bad or check_all:
-        checked = check_images(particles, skip_bad=options.skip_bad, quiet=options.quiet)
-        particles, digest = checked.particles, checked.digest
-    full = particles.box_size
-    n = options.box_size or full
-    if n > full:
-        raise UsageError(f"`box_size` {n}: larger than the images ({full} px); choose up to {full}")
-    edge = full * particles.pixel_size_angstrom
-    diameter = options.mask_diameter_angstrom
-    if diameter is not None and diameter > edge:
-        raise UsageError(
-            f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
+    with SignalsBeforeRun():
+        point_group(options.symmetry)
+        device = use_device(options.device, options.threads)
+        particles = open_particles(options, need_ctf=not options.ignore_ctf)
+        digest = ""
+        if options.skip_bad or check_all:
+            checked = check_images(particles, skip_bad=options.skip_bad, quiet=options.quiet)
+            particles, digest = checked.particles, checked.digest
+        full = particles.box_size
+        n = options.box_size or full
+        if n > full:
+            raise UsageError(
+                f"`box_size` {n}: larger than the images ({full} px); choose up to {full}"
+            )
+        edge = full * particles.pixel_size_angstrom
+        diameter = options.mask_diameter_angstrom
+        if diameter is not None and diameter > edge:
+            raise UsageError(
+                f"`mask_diameter_angstrom` {diameter:g}: wider than the images ({edge:.0f} Å)"
+            )
+        half_set = particles.with_half_sets(options.seed, fewest=fewest).half_set
+        grey = decide_grey_values(
+            particles,
+            invert=options.dark,
+            normalise=options.normalise,
+            diameter_angstrom=diameter,
         )
-    half_set = particles.with_half_sets(options.seed, fewest=fewest).half_set
-    grey = decide_grey_values(
-        particles,
-        invert=options.dark,
-        normalise=options.normalise,
-        diameter_angstrom=diameter,
-    )
     return WorkingSet(options, particles, half_set, n, edge / n, device, grey, digest)
