@@ -1,4 +1,5 @@
 import errno
+import runpy
 import subprocess
 import sys
 
@@ -81,6 +82,13 @@ def test_wrong_usage_is_2(vitreous):
 
 def test_version(vitreous):
     assert vitreous("--version") == (0, f"vitreous {__version__}\n", "")
+
+
+def test_the_package_runs_as_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vitreous", "--version"])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("vitreous", run_name="__main__")
+    assert (leaving.value.code, capsys.readouterr().out) == (0, f"vitreous {__version__}\n")
 
 
 def every_command():
