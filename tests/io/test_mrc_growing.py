@@ -68,9 +68,10 @@ def test_damage_is_named(tmp_path):
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(InputError, match="journal counts"), growing(stack.path, resume=True):
         pass
-    journal.write_text("{")
-    with pytest.raises(InputError, match="damaged"), growing(stack.path, resume=True):
-        pass
+    for text in ("{", "[" * 100_000, '{"images": Infinity}'):
+        journal.write_text(text)
+        with pytest.raises(InputError, match="damaged"), growing(stack.path, resume=True):
+            pass
 
 
 def test_refuses_other_shapes_and_an_empty_stack(tmp_path):

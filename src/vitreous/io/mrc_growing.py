@@ -161,7 +161,7 @@ class GrowingStack:
             record = json.loads(self._journal.read_text("utf-8"))
             self._images, self.notes = int(record["images"]), dict(record["notes"])
             self._statistics = Statistics(**record["statistics"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{self._journal}: damaged; start again with `overwrite`") from error
         safe = HEADER_BYTES + self._images * self._image_bytes
         if not self._part.is_file() and _size(self.path) == safe:

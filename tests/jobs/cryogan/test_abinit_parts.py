@@ -400,9 +400,10 @@ def test_out_of_memory_and_bugs_are_told_apart(job, monkeypatch):
     assert "ZeroDivisionError" in text
 
 
-def test_history_survives_a_cut_line(tmp_path):
+def test_history_survives_lines_that_are_cut_or_no_rows(tmp_path):
     path = tmp_path / "history.jsonl"
-    path.write_text('{"step": 1, "half": 1}\n{"step": 2, "resolution_angstrom": 9.0}\n{"st')
+    lines = ['{"step": 1, "half": 1}', "[" * 100_000, '{"seconds": "x"}']
+    path.write_text("\n".join([*lines, '{"step": 2, "resolution_angstrom": 9.0}', '{"st']))
     with HistoryFile(path, read_rows(path)[1:]) as history:
         history.add({"step": 3, "half": 1, "wasserstein": float("nan")})
     assert path.read_text().splitlines() == [

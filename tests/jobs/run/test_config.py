@@ -43,6 +43,7 @@ def test_file_over_defaults_and_options_over_file(tmp_path):
         ("steps = -1\n", "must be >= 0"),
         ("widths = 3\n", "widths: "),
         ("steps = \n", "not valid TOML"),
+        ("steps = " + "[" * 100_000, "not valid TOML"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, text, message):

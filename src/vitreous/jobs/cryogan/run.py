@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from vitreous.core.errors import InputError
 from vitreous.core.fourier import fourier_resize
 from vitreous.jobs.cryogan.half_processes import Comparison, run_pair
 from vitreous.jobs.cryogan.half_worker import HalfJob, Outcome
 from vitreous.jobs.cryogan.options import CryoGanOptions
 from vitreous.jobs.cryogan.output import OUTPUTS, CryoGanResult, write_results
 from vitreous.jobs.cryogan.plan import CryoGanPlan, make_plan
-from vitreous.jobs.run.folder import CONFIG, plain
+from vitreous.jobs.run.folder import CONFIG, plain, read_config
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
 from vitreous.maps.half_maps import resolutions_between
@@ -75,8 +75,8 @@ def _warn_of_other_threads(plan: CryoGanPlan) -> None:
     if not plan.options.resume or not path.is_file():
         return
     try:
-        machine = tomllib.loads(path.read_text("utf-8")).get("machine", {})
-    except ValueError:
+        machine = read_config(path)["machine"]
+    except InputError:
         return  # the output folder reports it
     before = (machine.get("device"), machine.get("threads_per_half"))
     now = (str(plan.device), plan.threads_per_half)

@@ -50,13 +50,14 @@ class HistoryFile:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of an earlier run; a line that a kill cut is left out."""
+    """Return the rows of an earlier run; lines that are none, as a kill cuts them, are left out."""
     rows: list[Any] = []
     if not path.is_file():
         return []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-    return [row for row in rows if isinstance(row, dict)]
+    rows = [row for row in rows if isinstance(row, dict)]
+    return [row for row in rows if isinstance(row.get("seconds", 0.0), int | float)]
