@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from vitreous.jobs.refine import stages
 from vitreous.jobs.refine.options import AutoOptions, RefineOptions
 from vitreous.jobs.refine.run import auto, refine
 from vitreous.jobs.run.job import Job
+from vitreous.methods.em import config
+from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.finer_shells_test import FinerShells
+from vitreous.methods.em.initial_model_result import InitialModel
 from vitreous.methods.em.random_start import RandomStart
 
 
@@ -149,7 +153,7 @@ def test_stopped_in_the_second_refinement_goes_on_to_the_same_end(
 
     def keep_and_stop(self: Job, name: str, value: Any) -> None:
         kept(self, name, value)
-        if name == stages.AGAIN:
+        if name == f"{stages.REFINEMENT}{stages.AGAIN}":
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Job, "keep", keep_and_stop)
@@ -175,3 +179,63 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
     assert "by 1.0 standard errors (7 are needed), 0.10 times" in found.verdict
     assert "`start_resolution_angstrom`" in found.verdict
     assert "none, as the map is not solved" in found.text
+
+
+@pytest.mark.parametrize(("symmetry", "runs"), [("O", 2), ("D2", 1)])
+def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch, symmetry: str, runs: int
+) -> None:
+    ball = torch.zeros(32, 32, 32)
+    ball[12:21, 12:21, 12:21] = 1.0
+    ends = [
+        stages.Solution(InitialModel(ball, ball, 40.0), None, FinerShells(9.0, ratio, 9, 8, 100))
+        for ratio in (0.1, 1.0)
+    ]
+    searches: list[InitialModelConfig] = []
+
+    def end(_job: Any, _data: Any, search: InitialModelConfig, *_: Any) -> stages.Solution:
+        searches.append(search)
+        return ends[min(len(searches), 2) - 1]
+
+    monkeypatch.setattr(stages, "_solution_from", end)
+    job = SimpleNamespace(state={})
+    job.keep = job.state.__setitem__
+    data: Any = SimpleNamespace(box_size=32, pixel_size_angstrom=5.0)
+    search = InitialModelConfig(symmetry=symmetry)
+    found = stages.solution(job, data, search, RefinementConfig(symmetry=symmetry))  # type: ignore[arg-type]
+    assert len(searches) == runs
+    assert found.confirmed == (runs == 2)
+    if runs == 2:
+        diameter = searches[1].diameter_angstrom
+        assert diameter is not None
+        assert 70 < diameter < 125  # the cube's diagonal is 70 Å; the mask is wider
+        assert found.finer_start_angstrom == 160 / searches[1].start_radius
+        assert searches[1].start_radius == min(15, round(1600 / diameter))
+        found = stages.solution(job, data, search, RefinementConfig())  # type: ignore[arg-type]
+        assert len(searches) == 3  # continued: what had ended is not done again
+
+
+@pytest.mark.slow
+def test_stopped_before_starts_at_finer_shells_goes_on_to_the_same_end(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_FINER_ORDER", 4)
+    for name in ("_FINER_STARTS", "_FINER_ROUNDS", "_FINER_DEGREES"):
+        monkeypatch.setattr(config, name, 1)
+    given = {"images": 40, "rounds": 2}  # too few for a start to be believed
+    whole = auto(options(simulated, tmp_path / "WHOLE", **given))
+    assert ", starts at 27 Å" in whole.text
+    kept = Job.keep
+
+    def keep_and_stop(self: Job, name: str, value: Any) -> None:
+        kept(self, name, value)
+        if name == stages.FINER_START:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Job, "keep", keep_and_stop)
+    with pytest.raises(SystemExit):
+        auto(options(simulated, tmp_path / "PARTS", **given))
+    monkeypatch.setattr(Job, "keep", kept)
+    parts = auto(options(simulated, tmp_path / "PARTS", resume=True, **given))
+    assert torch.equal(parts.initial_model.half1, whole.initial_model.half1)
+    assert parts.verdict == whole.verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from matching_case import BOX, PIXEL, Case, case
 from vitreous.core.images import ImagesInMemory
 from vitreous.io.nested import flatten_state, restore_state
 from vitreous.maps.align import align_maps
+from vitreous.maps.angular_degrees import degree_parts
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RandomStartConfig
 from vitreous.methods.em.random_start import RandomStart, random_blobs
@@ -98,4 +100,42 @@ def test_continued_after_a_stop_equals_uninterrupted(stop: int) -> None:
     while not resumed.done:
         resumed.step()
     assert resumed.misfits == whole.misfits
+    assert torch.equal(resumed.result(), whole.result())
+
+
+DEGREES = replace(CONFIG, images=60, starts=1, degrees=2, batches=Batches(2, 1), rounds=2)
+
+
+def test_the_best_map_competes_with_itself_with_a_degree_reversed() -> None:
+    run = search(case(60, symmetry="D2", noise=1.0), DEGREES)
+    while len(run.runs) < 4:
+        run.step()
+    base, best = run.runs[0].maps()[2], run.best
+    assert best is run.runs[1 + (run.misfits[2] < run.misfits[1])]
+    power = degree_parts(base, 12).square().sum((1, 2, 3))
+    assert run.reversed_degrees == [int(power.argmax()) + 1]
+    rival = copy.deepcopy(run)._start_of_next_run()
+    twice = best.maps()[2] - rival
+    power = degree_parts(twice, 12).square().sum((1, 2, 3))
+    assert float(power.max() / power.sum()) > 0.95
+    assert int(power.argmax()) + 1 != run.reversed_degrees[0]
+    while not run.done:
+        run.step()
+    assert run.steps_done == run.steps == 11
+    assert len(run.misfits) == 5
+    assert run.best is run.runs[3 + (run.misfits[4] < run.misfits[3])]
+
+
+@SLOW
+def test_continued_after_a_stop_among_reversed_degrees_equals_uninterrupted() -> None:
+    data = case(60, symmetry="D2", noise=1.0)
+    whole, begun, resumed = (search(data, DEGREES) for _ in range(3))
+    while not whole.done:
+        whole.step()
+    for _ in range(7):
+        begun.step()
+    resumed.load_state_dict(restore_state(*flatten_state(begun.state_dict())))
+    while not resumed.done:
+        resumed.step()
+    assert resumed.reversed_degrees == whole.reversed_degrees
     assert torch.equal(resumed.result(), whole.result())

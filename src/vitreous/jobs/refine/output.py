@@ -26,7 +26,7 @@ from vitreous.jobs.reconstruct.output import (
 )
 from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
 from vitreous.jobs.refine.options import PoseOptions
-from vitreous.jobs.refine.stages import masked_halves
+from vitreous.jobs.refine.stages import Solution, masked_halves
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.summary import JobResult
@@ -65,20 +65,18 @@ def write_results(
     job: Job,
     options: PoseOptions,
     data: WorkingSet,
-    start: InitialModel,
     config: RefinementConfig,
-    refined: RefinementResult | None = None,
-    finer: FinerShells | None = None,
+    ended: Solution,
 ) -> RefineResult:
     """Write every output but checkpoints and history, and finish the job.
 
     Args:
         job, options, data: the run and its particles.
-        start: initial model.
         config: of the refinement.
-        refined, finer: refinement, and whether images show its finer shells; None without.
+        ended: initial model, refinement and evidence of the images.
     """
     seconds = job.seconds()
+    start, refined, finer = ended.start, ended.refined, ended.finer
     start, data = (start, data) if refined else _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
     halves, post = _halves(start, refined, config, pixel)
@@ -90,8 +88,11 @@ def write_results(
         halves, one_sided = directional_doubt(halves, rotations, options.symmetry, pixel)
         doubts += one_sided
     numbers = {} if refined is None else _numbers(refined, post, finer)
-    used = f"from {start.used:,} of {len(data.particles):,} particles"
-    numbers |= {"initial map": used} if start.used else {}
+    if start.used:
+        finer_start = ended.finer_start_angstrom
+        began = f", starts at {finer_start:.0f} Å" if finer_start else ""
+        used = f"from {start.used:,} of {len(data.particles):,} particles{began}"
+        numbers["initial map"] = used
     _write_tables(job.folder, data, halves, refined)
     sharp = {"sharpened.mrc": post.sharpened.map, "local_resolution.mrc": post.local_resolution}
     more: dict[str, Tensor | None] = {"start.mrc": start.map, "mask.mrc": post.mask}
@@ -207,7 +208,10 @@ def _numbers(
         low, _, high = local_range(post.local_resolution, post.mask)
         numbers["local"] = f"{low:.1f} to {high:.1f} Å"
     if finer is not None:
-        numbers["finer shells"] = _evidence(finer)
+        numbers["finer shells"] = (
+            f"{finer.z:.1f} standard errors ({CERTAIN:g} needed), {finer.ratio:.2f} of what the "
+            f"map predicts ({LEAST:g} to {MOST:g} is right)"
+        )
     for one in refined.optics:
         if any(one.estimates):
             numbers |= optics_numbers(one)

@@ -10,8 +10,10 @@ from vitreous.jobs.refine.options import ROUNDS, AutoOptions, PoseOptions, Refin
 from vitreous.jobs.refine.output import RefineResult, write_results
 from vitreous.jobs.refine.stages import (
     INITIAL_MODEL,
+    Solution,
     confirmed_refinement,
     initial_model_stage,
+    solution,
 )
 from vitreous.jobs.run.job import Job
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
@@ -20,7 +22,6 @@ from vitreous.methods.em.random_start import FEWEST_IMAGES
 
 _MAPS = ("sharpened.mrc", "local_resolution.mrc", "mask.mrc", "start.mrc")
 OUTPUTS = (*FILES, *_MAPS, "rejected.star", "micrographs.csv")
-_START_SHARE = 0.3  # of the run's time, when the first try for an initial model succeeds
 
 
 def auto(options: AutoOptions) -> RefineResult:
@@ -34,12 +35,11 @@ def auto(options: AutoOptions) -> RefineResult:
         options.refuse(ROUNDS, "`only_start` ends before the rounds of refinement")
     data = _open(options, fewest=FEWEST_IMAGES)
     with _job("auto", options, data) as job:
-        start = initial_model_stage(job, data, _search(options, data), (0.0, _START_SHARE))
-        config = _config(options, data)
-        if not start.solved or options.only_start:
-            return write_results(job, options, data, start, config)
-        refined = confirmed_refinement(job, data, start, config, (_START_SHARE, 1.0))
-        return write_results(job, options, data, start, config, *refined)
+        search, config = _search(options, data), _config(options, data)
+        if options.only_start:
+            start = initial_model_stage(job, data, search)
+            return write_results(job, options, data, config, Solution(start))
+        return write_results(job, options, data, config, solution(job, data, search, config))
 
 
 def refine(options: RefineOptions) -> RefineResult:
@@ -63,8 +63,8 @@ def refine(options: RefineOptions) -> RefineResult:
             start = read_start(options.start_map, data, coarsest, config)
             job.keep(INITIAL_MODEL, dict(vars(start)))
         start = InitialModel(**job.state[INITIAL_MODEL])
-        refined = confirmed_refinement(job, data, start, config)
-        return write_results(job, options, data, start, config, *refined)
+        ended = Solution(start, *confirmed_refinement(job, data, start, config))
+        return write_results(job, options, data, config, ended)
 
 
 def _open(options: PoseOptions, fewest: int = 2) -> WorkingSet:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from vitreous.core.grid import radius_grid
 from vitreous.core.random import generator
+from vitreous.core.symmetry import point_group
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
-from vitreous.maps.postprocess import Postprocessed, postprocess
+from vitreous.maps.postprocess import Postprocessed, automatic_mask, postprocess
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.finer_shells_test import CERTAIN, FinerShells, finer_shells_test
 from vitreous.methods.em.initial_model import InitialModelSearch
@@ -21,15 +23,24 @@ from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
 
 # names in checkpoints
-INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", "refined_again"
+INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", ", again"
+FINER_START = "finer start"
 MOST_AGAIN = 3  # refinements after the first
-_LAST_SHARE = 0.95  # of the progress, from which refinements after the first begin
+_LAST_SHARE = 0.95  # of a refinement's progress, from which those after the first begin
+# parts of the progress that end where: initial model and its refinement; starts at finer shells
+_START_SHARE, _FIRST_SHARE, _FINER_SHARE = 0.3, 0.3, 0.8
+_FINER_ORDER = 12  # least order of the point group for starts at finer shells
 _DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
 COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
 
 def initial_model_stage(
-    job: Job, data: WorkingSet, config: InitialModelConfig, share: tuple[float, float] = (0.0, 1.0)
+    job: Job,
+    data: WorkingSet,
+    config: InitialModelConfig,
+    share: tuple[float, float] = (0.0, 1.0),
+    *,
+    stage: str = INITIAL_MODEL,
 ) -> InitialModel:
     """Return the initial model of a job, searched for or taken from its checkpoint.
 
@@ -38,8 +49,9 @@ def initial_model_stage(
         data: the particles.
         config: settings of the search.
         share: of the progress bar.
+        stage: its name in checkpoints.
     """
-    if INITIAL_MODEL not in job.state:
+    if stage not in job.state:
         search = InitialModelSearch(
             data.images,
             data.optics,
@@ -51,15 +63,15 @@ def initial_model_stage(
         )
         model = job.run(
             search,
-            INITIAL_MODEL,
+            stage,
             label="initial model",
             share=share,
             rows=None,
             numbered=False,
             allow_infinite=True,
         )
-        job.keep(INITIAL_MODEL, dict(vars(model)))
-    return InitialModel(**job.state[INITIAL_MODEL])
+        job.keep(stage, dict(vars(model)))
+    return InitialModel(**job.state[stage])
 
 
 def refinement_stage(
@@ -99,12 +111,91 @@ def refinement_stage(
     )
 
 
+@dataclass(frozen=True)
+class Solution:
+    """Where an ``auto`` job ended: its initial model, and what refinement made of it, if any."""
+
+    start: InitialModel
+    refined: RefinementResult | None = None
+    finer: FinerShells | None = None  # evidence of the images
+    finer_start_angstrom: float | None = None  # where starts at finer shells began, if there were
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the images bear the map out."""
+        return self.finer is not None and self.finer.shown
+
+
+def solution(
+    job: Job, data: WorkingSet, search: InitialModelConfig, config: RefinementConfig
+) -> Solution:
+    """Return a refined map of particles without poses.
+
+    Where the images do not bear the map out, and symmetry is so high that a search of fine shells
+    is cheap, the job begins anew with starts at finer shells: coarse ones may tell no orientation.
+
+    Args:
+        job: entered.
+        data: the particles.
+        search: settings of the initial model.
+        config: settings of the refinement.
+    """
+    can_go_finer = point_group(search.symmetry).order >= _FINER_ORDER
+    end = _FIRST_SHARE if can_go_finer else 1.0
+    if FINER_START not in job.state:
+        first = _solution_from(job, data, search, config, (0.0, end))
+        if first.confirmed or not can_go_finer:
+            return first
+        say(
+            "the images do not bear out a map from starts at coarse shells: now from finer ones, "
+            "which takes longer"
+        )
+        diameter = search.diameter_angstrom or _diameter(first, data)
+        job.keep(FINER_START, {"diameter_angstrom": diameter})
+    search = replace(search, **job.state[FINER_START])
+    edge = data.box_size * data.pixel_size_angstrom
+    finer = search.at_finer_shells(edge, (data.box_size - 1) // 2)
+    second = _solution_from(job, data, finer, config, (end, 1.0), f"{FINER_START}: ")
+    return replace(second, finer_start_angstrom=edge / finer.start_radius)
+
+
+def _solution_from(
+    job: Job,
+    data: WorkingSet,
+    search: InitialModelConfig,
+    config: RefinementConfig,
+    share: tuple[float, float],
+    prefix: str = "",
+) -> Solution:
+    """Return an initial model and what refinement makes of it; ``prefix`` is of the stages."""
+    middle = share[0] + (_FINER_SHARE if prefix else _START_SHARE) * (share[1] - share[0])
+    stage = f"{prefix}{INITIAL_MODEL}"
+    start = initial_model_stage(job, data, search, (share[0], middle), stage=stage)
+    if not start.solved:
+        return Solution(start)
+    stage = f"{prefix}{REFINEMENT}"
+    return Solution(
+        start, *confirmed_refinement(job, data, start, config, (middle, share[1]), stage=stage)
+    )
+
+
+def _diameter(solution: Solution, data: WorkingSet) -> float:
+    """Return the diameter of the sphere that holds a map, Å; its mask leaves room about it."""
+    average = (solution.refined or solution.start).map.cpu()
+    mask = automatic_mask(average, data.pixel_size_angstrom)
+    radius = float(radius_grid(len(mask), 3)[mask > 0.5].max())
+    edge = data.box_size * data.pixel_size_angstrom
+    return min(2 * radius * data.pixel_size_angstrom, edge)
+
+
 def confirmed_refinement(
     job: Job,
     data: WorkingSet,
     start: InitialModel,
     config: RefinementConfig,
     share: tuple[float, float] = (0.0, 1.0),
+    *,
+    stage: str = REFINEMENT,
 ) -> tuple[RefinementResult, FinerShells | None]:
     """Refine, and begin anew from the maps while the images show more than the maps hold.
 
@@ -116,12 +207,13 @@ def confirmed_refinement(
         result, and whether the images show the finer shells of its map; None where the half maps
         agree on nothing.
     """
+    first, last = share
     while True:
-        again = job.state.get(AGAIN, {"count": 0})
+        again = job.state.get(f"{stage}{AGAIN}", {"count": 0})
         begin = InitialModel(**again["start"]) if again["count"] else start
-        stage = f"{REFINEMENT} {again['count'] + 1}"
-        part = share if begin is start else (_LAST_SHARE, 1.0)
-        refined = refinement_stage(job, data, begin, config, part, stage=stage)
+        number = again["count"] + 1
+        part = share if number == 1 else (first + _LAST_SHARE * (last - first), last)
+        refined = refinement_stage(job, data, begin, config, part, stage=f"{stage} {number}")
         finer = _finer_shells(job, data, refined, config)
         if finer is None or not search_again(finer, again["count"]):
             return refined, finer
@@ -131,7 +223,7 @@ def confirmed_refinement(
         after = InitialModel(
             refined.half1.cpu(), refined.half2.cpu(), resolution, start.independent
         )
-        job.keep(AGAIN, {"count": again["count"] + 1, "start": dict(vars(after))})
+        job.keep(f"{stage}{AGAIN}", {"count": number, "start": dict(vars(after))})
 
 
 def search_again(finer: FinerShells, times: int) -> bool:

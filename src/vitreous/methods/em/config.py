@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
+from vitreous.core.symmetry import point_group
 from vitreous.optim.admm_config import STRICT
 
+# of starts at finer shells: shells of the diameter, runs, their rounds, degrees reversed
+_FINER_SHELLS, _FINER_STARTS, _FINER_ROUNDS, _FINER_DEGREES = 10, 3, 6, 2
+_FINER_BLOBS, _FINER_REACH = 96, 0.42  # number of blobs with their mates
 SHIFT_SHARE = 0.08  # of the box: largest shift by default
 
 
@@ -144,6 +149,10 @@ class RandomStartConfig:
         rounds: of all images, for the best run.
         box_radius: highest shell to which images are cropped.
         start_radius: highest shell of the first round's band, in cycles per box.
+        blobs: number of Gaussian blobs that a run begins with, each with its symmetry mates.
+        reach: largest distance of a blob from the centre, a share of the diameter.
+        degrees: number of angular degrees, the strongest first, whose sign is tried: the best map
+            and the same with the degree reversed begin a run each.
         seed: of the images, the blobs and the samples.
         one_map: use one map for all images, instead of one for each half of them.
         symmetry, search_radius, growth, diameter_angstrom: as of :class:`RefinementConfig`.
@@ -156,6 +165,9 @@ class RandomStartConfig:
     batches: Batches = Batches()
     rounds: int = Field(default=8, ge=1)
     start_radius: int = Field(default=3, ge=2)
+    blobs: int = Field(default=40, ge=1)
+    reach: float = Field(default=0.3, gt=0, le=0.5)
+    degrees: int = Field(default=0, ge=0, le=6)
     search_radius: int = Field(default=10, ge=2)
     box_radius: int = Field(default=21, ge=8)
     growth: float = Field(default=1.2, gt=1)
@@ -179,3 +191,32 @@ class InitialModelConfig(RandomStartConfig):
 
     tries: int = Field(default=3, ge=1)
     shift_range_angstrom: float | None = Field(default=None, ge=0)
+
+    def at_finer_shells(self, edge_angstrom: float, last_shell: int) -> InitialModelConfig:
+        """Return settings of starts that begin at ten shells of the particle's diameter.
+
+        See ``docs/refine.md``, "Starts at finer shells".
+
+        Args:
+            edge_angstrom: of the box.
+            last_shell: highest of the images.
+
+        >>> octahedral = InitialModelConfig(symmetry="O", diameter_angstrom=150.0)
+        >>> finer = octahedral.at_finer_shells(240.0, 39)
+        >>> finer.start_radius, finer.blobs
+        (16, 4)
+        """
+        shells = _FINER_SHELLS * edge_angstrom / (self.diameter_angstrom or edge_angstrom)
+        radius = min(round(shells), last_shell)
+        return replace(
+            self,
+            starts=max(self.starts, _FINER_STARTS),
+            tries=1,
+            batches=Batches(self.batches.parts, _FINER_ROUNDS, radius),
+            start_radius=radius,
+            search_radius=round(self.growth * radius),
+            box_radius=math.ceil(self.growth**2 * radius),
+            blobs=math.ceil(_FINER_BLOBS / point_group(self.symmetry).order),
+            reach=_FINER_REACH,
+            degrees=_FINER_DEGREES,
+        )

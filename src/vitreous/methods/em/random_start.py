@@ -3,10 +3,12 @@
 Every run is a :class:`~vitreous.methods.em.refinement.Refinement` of some images at low
 frequencies, in which every round searches all poses and the band grows slowly. At first a round
 uses a part of the images: a wrong map is left in as many rounds of a part as of all, if at all.
-After one round of all images the run with the lowest misfit goes on alone. Its images are split in
-two once more; the FSC between these leads band and regularisation. As both share the map under
-which poses are found, that FSC does not show whether the map is right. Two such maps of independent
-images do.
+After one round of all images the run with the lowest misfit goes on. Where configured, it then runs
+against itself with the sign of an angular degree reversed: of a nearly spherical particle with
+symmetry, images tell the strength of each degree well, and its sign poorly. The winner goes on
+alone. Its images are split in two once more; the FSC between these leads band and regularisation.
+As both share the map under which poses are found, that FSC does not show whether the map is right.
+Two such maps of independent images do.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from vitreous.core.fourier import fourier_resize
 from vitreous.core.images import ImagesInMemory, ImageSource, ImageSubset, pixel_size_of
 from vitreous.core.params import Optics
 from vitreous.core.symmetry import point_group
+from vitreous.maps.angular_degrees import degree_parts
 from vitreous.methods.em.config import RandomStartConfig, RefinementConfig
 from vitreous.methods.em.map_vs_noise_test import MOST_IMAGES, map_vs_noise_test
 from vitreous.methods.em.refinement import Refinement
@@ -29,25 +32,36 @@ from vitreous.optim.loop import Stateful, Stats
 
 FEWEST_IMAGES = 4  # that a start needs: it splits them in two halves
 
-_BLOBS, _BLOB_SIZE, _REACH = 40, 0.06, 0.3  # how many, and in units of the diameter: sigma, radius
+_MOST_DEGREE = 12  # whose sign is tried
+_BLOB_SIZE = 0.06  # sigma of a blob, in units of the diameter
 
 
 @torch.no_grad()
-def random_blobs(n: int, diameter_px: float, symmetry: str, generator: torch.Generator) -> Tensor:
+def random_blobs(
+    n: int,
+    diameter_px: float,
+    symmetry: str,
+    generator: torch.Generator,
+    *,
+    count: int = RandomStartConfig.blobs,
+    reach: float = RandomStartConfig.reach,
+) -> Tensor:
     """Return Gaussian blobs at random positions of a ball, and their symmetry mates, ``(n, n, n)``.
 
     Args:
         n: edge of the box, pixels.
-        diameter_px: of the sphere that holds the molecule; blobs stay within 0.6 of it.
+        diameter_px: of the sphere that holds the molecule.
         symmetry: point group.
         generator: on the CPU.
+        count: of blobs, without their mates.
+        reach: largest distance of a blob from the centre, a share of the diameter.
 
     >>> blobs = random_blobs(16, 14.0, "C2", torch.Generator().manual_seed(0))
     >>> bool(torch.allclose(blobs[1:, 1:, 1:], blobs[1:, 1:, 1:].flip(1, 2), atol=1e-5))
     True
     """
-    direction = torch.randn(_BLOBS, 3, generator=generator)
-    distance = _REACH * diameter_px * torch.rand(_BLOBS, 1, generator=generator) ** (1 / 3)
+    direction = torch.randn(count, 3, generator=generator)
+    distance = reach * diameter_px * torch.rand(count, 1, generator=generator) ** (1 / 3)
     centre = direction / direction.norm(dim=1, keepdim=True) * distance
     mates = (point_group(symmetry).matrices.float() @ centre.mT).permute(0, 2, 1).reshape(-1, 3)
     axis = torch.arange(n) - n // 2
@@ -72,12 +86,13 @@ class RandomStart(Stateful):
         rows: of the given images that are used.
         runs: begun so far.
         misfits: of the runs whose trial has ended; lower explains the images better.
+        reversed_degrees: angular degrees whose sign was tried.
 
     Raises:
         ValueError: fewer than four images.
     """
 
-    STATE = ("misfits", "_stream")
+    STATE = ("misfits", "reversed_degrees", "_stream")
 
     def __init__(
         self,
@@ -104,6 +119,7 @@ class RandomStart(Stateful):
         self._half_set = torch.arange(len(self.rows)) % 2 + 1
         self.runs: list[Refinement] = []
         self.misfits: list[float] = []
+        self.reversed_degrees: list[int] = []
 
     @property
     def _edge_angstrom(self) -> float:
@@ -145,9 +161,14 @@ class RandomStart(Stateful):
         return self.config.batches.rounds + 1
 
     @property
+    def _trials(self) -> int:
+        """Number of runs: from blobs, and two for each degree."""
+        return self.config.starts + 2 * self.config.degrees
+
+    @property
     def steps(self) -> int:
         """Number of steps in all."""
-        return self.config.starts * self._trial_rounds + self.config.rounds - 1
+        return self._trials * self._trial_rounds + self.config.rounds - 1
 
     @property
     def steps_done(self) -> int:
@@ -157,7 +178,7 @@ class RandomStart(Stateful):
     @property
     def done(self) -> bool:
         """Whether the best run has come to its end."""
-        return len(self.misfits) == self.config.starts and self.best.round >= self._rounds
+        return len(self.misfits) == self._trials and self.best.round >= self._rounds
 
     @property
     def progress(self) -> float:
@@ -167,17 +188,40 @@ class RandomStart(Stateful):
     @property
     def best(self) -> Refinement:
         """Run that explains the images best, of those tried so far."""
-        return self.runs[min(range(len(self.misfits)), key=self.misfits.__getitem__)]
+        starts, tried = self.config.starts, len(self.misfits)
+        rivals = range(min(starts, tried))
+        if tried >= starts + 2:
+            last = tried - (tried - starts) % 2
+            rivals = range(last - 2, last)
+        return self.runs[min(rivals, key=self.misfits.__getitem__)]
+
+    def _start_of_next_run(self) -> Tensor:
+        """Return random blobs; then the best run's map, as it is and with a degree reversed."""
+        config, number = self.config, len(self.runs) - self.config.starts
+        if number < 0:
+            return random_blobs(
+                self.box_size,
+                (config.diameter_angstrom or self._edge_angstrom) / self.pixel_size_angstrom,
+                config.symmetry,
+                self._stream,
+                count=config.blobs,
+                reach=config.reach,
+            )
+        best = self.best.maps()[2]
+        if number % 2 == 0:
+            return best
+        parts = degree_parts(best, _MOST_DEGREE)
+        power = parts.square().sum((1, 2, 3))
+        power[[degree - 1 for degree in self.reversed_degrees]] = 0
+        strongest = int(power.argmax())
+        self.reversed_degrees.append(strongest + 1)
+        return best - 2 * parts[strongest]
 
     def step(self) -> Stats:
         """Do one round of one run and return its statistics, with the number of the run."""
-        if len(self.misfits) < self.config.starts:
+        if len(self.misfits) < self._trials:
             if len(self.runs) == len(self.misfits):
-                diameter = self.config.diameter_angstrom or self._edge_angstrom
-                diameter /= self.pixel_size_angstrom
-                symmetry = self.config.symmetry
-                blobs = random_blobs(self.box_size, diameter, symmetry, self._stream)
-                self.runs.append(self._run_from(blobs))
+                self.runs.append(self._run_from(self._start_of_next_run()))
             run = self.runs[-1]
             stats = run.step()
             if run.round == self._trial_rounds:
@@ -211,7 +255,7 @@ class RandomStart(Stateful):
         return RandomStart(
             ImagesInMemory(images),
             self.optics,
-            replace(self.config, starts=1),
+            replace(self.config, starts=1, degrees=0),
             pixel_size_angstrom=self.pixel_size_angstrom,
             device=self.device,
         )
