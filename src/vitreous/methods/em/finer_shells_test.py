@@ -49,6 +49,7 @@ LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
+_LEAST_EXPECTED = 1e-3  # of the spread of T: maps that predict less predict nothing
 _GAP = 1  # shells between these and the finer ones
 
 
@@ -127,9 +128,10 @@ def finer_shells_test(
         simulated.append(one.of_images(one.simulated(real, poses, of_rows, stream), of_rows)[0])
         progress(half / 2)
     value, expected = torch.cat(values).double(), torch.cat(simulated).double()
+    least = (_LEAST_EXPECTED * value.std()).clamp_min(1e-12)
     return FinerShells(
         standard_errors(value),
-        float(value.mean() / expected.mean().clamp_min(1e-12)),
+        float(value.mean() / torch.maximum(expected.mean(), least)),
         edge / coarse,
         edge / top,
         len(value),
