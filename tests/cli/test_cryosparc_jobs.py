@@ -297,6 +297,13 @@ def test_what_is_unusual_about_many_stacks_is_said_once(tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
+def test_a_group_that_names_a_file_with_a_null_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.csg"
+    path.write_text("group:\n  type: particle\nresults:\n  blob:\n    metafile: '>a\0.cs'\n")
+    with pytest.raises(InputError, match="not a text file; expected a group file"):
+        Particles.open(path)
+
+
 def test_an_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.cs").write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(InputError, match="zip archive; unpack it"):

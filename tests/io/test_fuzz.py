@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from vitreous.core.errors import InputError
 from vitreous.data.formats import read_particles_document, write_particles_document
 from vitreous.io.cryosparc import CsTable, join_fields, read_cs, write_cs
+from vitreous.io.cryosparc_jobs import read_csg
 from vitreous.io.ctffind import read_ctffind
 from vitreous.io.mrc import MrcStack, read_mrc, write_mrc
 from vitreous.io.star import parse_star
@@ -80,6 +81,14 @@ CTFFIND = b"""# Input file: mic.mrc ; Number of micrographs: 1
 # Pixel size: 0.885 Angstroms ; acceleration voltage: 200.0 keV
 1.000000 10792.5 10645.25 -37.5 1.570796 0.182 inf
 """
+GROUP = b"""group:
+  type: particle
+results:
+  blob:
+    metafile: '>a.cs'
+  alignments3D:
+    metafile: '>a.cs'
+"""
 
 
 def _mrc(folder: Path) -> bytes:
@@ -102,6 +111,11 @@ def _cs(folder: Path) -> bytes:
     return (folder / "a.cs").read_bytes()
 
 
+def _group(folder: Path) -> bytes:
+    _cs(folder)
+    return GROUP
+
+
 def _read_star(path: Path) -> None:
     parse_star(path.read_bytes().decode("latin-1"), path)
 
@@ -121,6 +135,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], bytes]]] = {
     "table.star": (_convert, lambda _: STAR),
     "c.txt": (read_ctffind, lambda _: CTFFIND),
     "plain.cs": (read_cs, _cs),
+    "p.csg": (read_csg, _group),
     "table.cs": (_convert, _cs),
 }
 

@@ -115,7 +115,8 @@ def read_text(path: Path, hint: str, limit: int = _MAX_TEXT) -> str:
     Raises:
         InputError: unreadable, too large or no text; ``hint`` says what was expected.
     """
-    try:
-        return decoded(read_bounded(path, limit))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; {hint}") from error
+    with contextlib.suppress(UnicodeDecodeError):
+        text = decoded(read_bounded(path, limit))
+        if "\x00" not in text:
+            return text
+    raise InputError(f"{path}: not a text file; {hint}")
