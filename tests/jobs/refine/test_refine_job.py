@@ -193,8 +193,9 @@ def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
     ]
     searches: list[InitialModelConfig] = []
 
-    def end(_job: Any, _data: Any, search: InitialModelConfig, *_: Any) -> stages.Solution:
+    def end(_job: Any, _data: Any, search: Any, refinement: Any, *_: Any) -> stages.Solution:
         searches.append(search)
+        assert refinement.diameter_angstrom == search.diameter_angstrom
         return ends[min(len(searches), 2) - 1]
 
     monkeypatch.setattr(stages, "_solution_from", end)

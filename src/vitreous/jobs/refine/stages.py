@@ -152,7 +152,8 @@ def solution(
         )
         diameter = search.diameter_angstrom or _diameter(first, data)
         job.keep(FINER_START, {"diameter_angstrom": diameter})
-    search = replace(search, **job.state[FINER_START])
+    within = job.state[FINER_START]
+    search, config = replace(search, **within), replace(config, **within)
     edge = data.box_size * data.pixel_size_angstrom
     finer = search.at_finer_shells(edge, (data.box_size - 1) // 2)
     second = _solution_from(job, data, finer, config, (end, 1.0), f"{FINER_START}: ")
