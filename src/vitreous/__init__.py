@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vitreous.methods.em.config import RefinementConfig as RefinementConfig
     from vitreous.methods.em.initial_model import initial_model as initial_model
     from vitreous.methods.em.initial_model_result import InitialModel as InitialModel
+    from vitreous.methods.em.micrograph_optics import ImageGroups as ImageGroups
     from vitreous.methods.em.refinement import Refinement as Refinement
     from vitreous.methods.joint.joint_refinement import JointConfig as JointConfig
     from vitreous.methods.joint.joint_refinement import JointRefinement as JointRefinement
@@ -96,6 +97,7 @@ _HOMES = {  # module below vitreous: its public names
     "methods.em.config": "InitialModelConfig RefinementConfig",
     "methods.em.initial_model": "initial_model",
     "methods.em.initial_model_result": "InitialModel",
+    "methods.em.micrograph_optics": "ImageGroups",
     "methods.em.refinement": "Refinement",
     "methods.joint.joint_refinement": "JointConfig JointRefinement",
     "methods.reconstruct.half_maps": "reconstruct",

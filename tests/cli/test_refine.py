@@ -18,6 +18,7 @@ from particle_files import columns, volume
 from vitreous.core.rotation import euler_to_matrix, geodesic_distance_deg
 from vitreous.core.symmetry import point_group
 from vitreous.io.mrc import MrcStack, write_mrc
+from vitreous.io.star import StarDocument, read_star, write_star
 from vitreous.jobs.run import checkpoints
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
@@ -207,6 +208,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        (("--ignore-ctf", "--refine-defocus"), "leaves no optics of micrographs to be refined"),
+        (("--refine-aberrations", "--ignore-ctf"), "leave out --refine-defocus, --refine-aberr"),
         (("--start-resolution", "5"), "coarser than two pixels, 12.0 Å"),
         (("--start-resolution", "150"), "finer than half the box, 96 Å"),
         (("--shift-range", "100"), "beyond the images' edge"),
@@ -255,6 +258,45 @@ def test_defocus_and_contrast_of_micrographs_are_refined(
     code, _, stderr = vitreous(*arguments, "--ignore-ctf")
     assert code == 2
     assert "leaves no optics of micrographs to be refined" in stderr
+
+
+@pytest.mark.slow
+def test_refined_aberrations_and_defocus_of_particles_are_written_and_read_back(
+    vitreous: Any, tmp_path: Path
+) -> None:
+    sim, out = tmp_path / "sim", tmp_path / "out"
+    quiet = ("--sym", "D2", "--threads", "1", "-q", "-o")
+    size = ("--box", "48", "--apix", "1.5", "--n", "120", "--snr-db", "0", "--seed", "3")
+    optics = ("--n-micrographs", "4", "--defocus-spread", "300", "--beam-tilt", "1:-0.6")
+    assert vitreous("simulate", "phantom:3", *size, *optics, *quiet, sim)[0] == 0
+    start = ("--map", sim / "truth.mrc", "--start-resolution", "10", "--rounds", "4")
+    refined = ("--refine-aberrations", "--refine-defocus", "particle")
+    code, stdout, stderr = vitreous("refine", sim / "particles.star", *start, *refined, *quiet, out)
+    assert code == 0, stderr
+    assert "beam tilt    " in stdout
+    assert "defocus of particles" in stdout
+    block = read_star(out / "particles.star").blocks["optics"]
+    tilt = [float(block.columns[f"rlnBeamTilt{axis}"][0]) for axis in "XY"]
+    assert tilt == pytest.approx([1, -0.6], abs=0.1)
+    true, found = columns(sim / "truth.star"), columns(out / "particles.star")
+    given = columns(sim / "particles.star")
+    rows = [int(place(name)) - 1 for name in found["rlnImageName"]]
+    u, before = (np.array(one["rlnDefocusU"], float)[rows] for one in (true, given))
+    error = np.array(found["rlnDefocusU"], float) - u
+    assert error.std() < 0.5 * (before - u).std()
+    agreement = []
+    for columns_kept in (True, False):  # `reconstruct` with and without the aberrations
+        table = out / "particles.star"
+        if not columns_kept:
+            document = read_star(table)
+            plain = read_star(sim / "particles.star").blocks["optics"]
+            table = out / "plain.star"
+            write_star(table, StarDocument({**document.blocks, "optics": plain}))
+        folder = tmp_path / f"map{columns_kept}"
+        assert vitreous("reconstruct", table, *quiet, folder)[0] == 0
+        curve = fsc(volume(folder / "map.mrc"), volume(sim / "truth.mrc"))
+        agreement.append(float(curve[15:22].mean()))
+    assert agreement[0] > agreement[1] + 0.05
 
 
 @pytest.mark.slow

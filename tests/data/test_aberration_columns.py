@@ -17,11 +17,13 @@ from vitreous.core.grid import frequency_grid
 from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import euler_to_matrix
 from vitreous.data.aberrations import (
+    aberration_columns,
     even_polynomial,
     even_zernike,
     odd_polynomial,
     read_magnification,
     read_odd_polynomial,
+    tilt_factors,
 )
 from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.particle_table import ParticleTable
@@ -111,6 +113,29 @@ def test_even_terms_reach_the_optics(tmp_path: Path) -> None:
     assert optics.even_turns is not None
     assert optics[1:3].even_turns.shape == (2, 9)
     assert optics.to(torch.float32).even_turns.abs().max() > 0
+
+
+@pytest.mark.parametrize("cs", [2.7, 0.0])
+def test_written_aberrations_come_back(tmp_path: Path, cs: float) -> None:
+    path = table(tmp_path, **TILT, rlnSphericalAberration=str(cs))
+    rng = np.random.default_rng(1)
+    odd, even = rng.normal(size=6) * (1, 1, 30, 30, 30, 30), rng.normal(size=9) * 10
+    particles = Particles.open(path)
+    factors = tilt_factors(particles.optics.cs_mm, particles.optics.voltage_kv)
+    rows = (np.tile(odd, (N, 1)), np.tile(even, (N, 1)), factors)
+    document = particles.to_star_document(**aberration_columns(*rows))
+    assert "rlnBeamTiltX" in document.blocks["optics"]
+    assert "rlnBeamTiltX" not in document.blocks["particles"]
+    write_star(path, document)
+    again = Particles.open(path)
+    assert np.allclose(again.odd_phase.numpy(), odd, rtol=1e-4, atol=0.02)
+    assert again.optics.even_turns is not None
+    assert np.allclose(again.optics.even_turns.numpy(), even, rtol=1e-4, atol=1e-4)
+    mixed = np.tile(odd, (N, 1)) * np.arange(N)[:, None]
+    document = particles.to_star_document(**aberration_columns(mixed, *rows[1:]))
+    assert "rlnOddZernike" not in document.blocks["optics"]
+    write_star(path, document)
+    assert np.allclose(Particles.open(path).odd_phase.numpy(), mixed, rtol=1e-4, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -107,14 +107,21 @@ class Commands(typer.core.TyperGroup):
         return name, command, _with_values(command, rest)
 
 
+_WITHOUT_VALUE = {  # the value that is meant, and the others
+    "--invert": ("yes", "no", "auto"),
+    "--refine-defocus": ("micrograph", "particle", "no"),
+}
+
+
 def _with_values(command: Any, arguments: list[str]) -> list[str]:
-    """Give a bare ``--invert`` its value, where it takes one."""
-    takes = any(p.name == "invert" and not p.is_flag for p in getattr(command, "params", ()))
-    if not takes or "--invert" not in arguments:
-        return arguments
-    place = arguments.index("--invert") + 1
-    bare = arguments[place : place + 1] not in (["auto"], ["yes"], ["no"])
-    return [*arguments[:place], *["yes"] * bare, *arguments[place:]]
+    """Give options that may stand without a value the one that is meant."""
+    taking = {p.opts[0] for p in getattr(command, "params", ()) if not getattr(p, "is_flag", 1)}
+    for flag, (meant, *others) in _WITHOUT_VALUE.items():
+        if flag in taking and flag in arguments:
+            place = arguments.index(flag) + 1
+            bare = arguments[place : place + 1] not in [[one] for one in (meant, *others)]
+            arguments = [*arguments[:place], *[meant] * bare, *arguments[place:]]
+    return arguments
 
 
 app = typer.Typer(

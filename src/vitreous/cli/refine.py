@@ -14,6 +14,7 @@ SOLVER = (
     "assignment",
     "scale",
     "refine_defocus",
+    "refine_aberrations",
     "keep_all",
 )
 
@@ -35,6 +36,9 @@ def refine(options: RefineOptions) -> object:
     --scale micrograph), fsc.csv, history.jsonl and report.html.
 
     Example: `vitreous refine particles.star --map abinit/map.mrc --sym D2 -o OUT`
+
+    Optics too: `vitreous refine particles.star --map map.mrc --start-resolution 10
+    --refine-aberrations --refine-defocus particle --scale micrograph -o OUT`
     """
     from vitreous.jobs.refine.run import refine
 

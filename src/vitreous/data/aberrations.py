@@ -11,10 +11,12 @@ import warnings
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vitreous.core.errors import InputError
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.tables import ABERRATIONS, Numbers
+from vitreous.io.star import format_column
 from vitreous.physics.aberrations import Distortion
 from vitreous.physics.ctf import electron_wavelength_angstrom
 
@@ -70,10 +72,10 @@ def even_zernike(polynomial: Numbers) -> Numbers:
     return np.asarray(2 * math.pi * polynomial @ np.linalg.inv(_EVEN_MATRIX).T)
 
 
-def tilt_factors(table: ParticleTable) -> Numbers:
-    """Return Cs lambda^2 of each particle in Å^3, ``(n,)``."""
-    wavelength = electron_wavelength_angstrom(torch.from_numpy(table.numbers(_VOLTAGE))).numpy()
-    return np.asarray(table.numbers(_CS) * 1e7 * wavelength**2)
+def tilt_factors(cs_mm: Tensor, voltage_kv: Tensor) -> Numbers:
+    """Return Cs lambda^2 of particles in Å^3, ``(n,)``."""
+    wavelength = electron_wavelength_angstrom(voltage_kv.double())
+    return np.asarray(cs_mm.double() * 1e7 * wavelength**2)
 
 
 def tilt_polynomial(tilt_mrad: Numbers, factors: Numbers) -> Numbers:
@@ -81,6 +83,26 @@ def tilt_polynomial(tilt_mrad: Numbers, factors: Numbers) -> Numbers:
     polynomial = np.zeros((len(tilt_mrad), _ODD_TERMS))
     polynomial[:, [4, 3]] = -2e-3 * math.pi * factors[:, None] * tilt_mrad
     return polynomial
+
+
+def aberration_columns(odd: Numbers, even: Numbers, factors: Numbers) -> dict[str, list[str]]:
+    """Return RELION's columns of polynomials p ``(n, 6)`` and e ``(n, 9)``.
+
+    Beam tilt holds what it can of p, odd Zernike coefficients the rest; ``factors`` are
+    Cs lambda^2 in Å^3, ``(n,)``.
+    """
+    unique, row_of = np.unique(np.column_stack([odd, even, factors]), axis=0, return_inverse=True)
+    odd, even, factors = unique[:, :_ODD_TERMS], unique[:, _ODD_TERMS:-1], unique[:, -1]
+    scale = -2e-3 * math.pi * factors[:, None]
+    tilt = np.divide(odd[:, [4, 3]], scale, out=np.zeros((len(odd), 2)), where=scale != 0)
+    rest = odd_zernike(odd - tilt_polynomial(tilt, factors))
+    columns = {name: format_column(tilt[:, axis]) for axis, name in enumerate(TILT)}
+    for name, rows in ((ODD, rest), (EVEN, even_zernike(even))):
+        columns[name] = [f"[{','.join(f'{value:.9g}' for value in row)}]" for row in rows]
+    return {
+        name: [values[row] for row in row_of.reshape(-1).tolist()]
+        for name, values in columns.items()
+    }
 
 
 def zernike_coefficients(table: ParticleTable, column: str) -> Numbers | None:
@@ -132,7 +154,8 @@ def read_odd_polynomial(table: ParticleTable) -> Numbers | None:
                 f"{table.path}: beam tilt is not used: _{missing[0]} is missing", stacklevel=4
             )
         else:
-            polynomial += tilt_polynomial(tilt, tilt_factors(table))
+            cs, voltage = (torch.from_numpy(table.numbers(name)) for name in (_CS, _VOLTAGE))
+            polynomial += tilt_polynomial(tilt, tilt_factors(cs, voltage))
     return polynomial if polynomial.any() else None
 
 

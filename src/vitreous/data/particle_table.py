@@ -321,6 +321,10 @@ class ParticleTable:
             return None
         return names if len(set(names)) < len(self) else None
 
+    def optics_group(self) -> NDArray[np.int64]:
+        """Return the optics table's row of each particle, ``(n,)``."""
+        return np.zeros(len(self), dtype=np.int64) if self._group is None else self._group
+
     def half_sets(self) -> NDArray[np.int64]:
         """Return ``rlnRandomSubset (n,)``: 1 or 2, 0 without; InputError for another value."""
         if "rlnRandomSubset" not in self.particles:

@@ -25,7 +25,7 @@ from vitreous.data.grey_values import decide_grey_values
 from vitreous.data.half_sets import assign_half_sets
 from vitreous.data.particle_table import ParticleTable
 from vitreous.data.stacks import ArraySource, StackSource, WindowSource, open_stacks
-from vitreous.data.tables import ORIGINS, make_document
+from vitreous.data.tables import ABERRATIONS, ORIGINS, make_document, with_optics_columns
 from vitreous.data.working_images import Rows, SignedImages, as_index, to_numpy
 from vitreous.io.cryosparc_jobs import particle_files
 from vitreous.io.star import StarBlock, StarDocument, format_column
@@ -334,6 +334,20 @@ class Particles:
         return replace(self, half_set=half)
 
     @property
+    def optics_group(self) -> Tensor:
+        """Number of each image's optics group, from 0 on, long ``(n,)``."""
+        return torch.from_numpy(
+            self._table.optics_group()[self._rows] if self._table else 0 * self._rows
+        )
+
+    @property
+    def odd_phase(self) -> Tensor:
+        """Coefficients p of the odd phase of each image, ``(n, 6)``, undone where they are read."""
+        if self._distortion is None:
+            return torch.zeros(len(self), 6, dtype=torch.float64)
+        return self._distortion.odd_phase[torch.from_numpy(self._rows)]
+
+    @property
     def tilt_particles(self) -> list[str] | None:
         """Particle that each image is a tilt of; None for images that are no tilt series."""
         names = None if self._table is None else self._table.tilt_particles()
@@ -409,6 +423,7 @@ class Particles:
                 where RELION is started. None keeps the names.
             columns: name -> ``(n,)`` strings or numbers, added or replacing (``rlnAngleRot=...``).
                 New origins become those of the images as stored, if a magnification is undone.
+                Aberrations go to the optics table.
 
         Raises:
             ValueError: a column of the wrong length.
@@ -432,7 +447,8 @@ class Particles:
             matrices = self._distortion.magnification[torch.from_numpy(self._rows)]
             stored = distorted_shift(torch.from_numpy(origins), matrices).numpy()
             table |= {name: format_column(stored[:, i]) for i, name in enumerate(ORIGINS)}
-        return StarDocument({**document.blocks, "particles": StarBlock(table)})
+        document = StarDocument({**document.blocks, "particles": StarBlock(table)})
+        return with_optics_columns(document) if set(ABERRATIONS) & set(columns) else document
 
     def _new_document(self) -> StarDocument:
         return make_document(

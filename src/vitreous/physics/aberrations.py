@@ -57,13 +57,18 @@ def odd_phase(kx_inv_angstrom: Tensor, ky_inv_angstrom: Tensor, coefficients: Te
 
     ``coefficients`` are p ``(6,)``, see the text of this module.
     """
+    basis = odd_basis(kx_inv_angstrom, ky_inv_angstrom)
+    return torch.tensordot(coefficients.to(basis), basis, dims=1)
+
+
+def odd_basis(kx_inv_angstrom: Tensor, ky_inv_angstrom: Tensor) -> Tensor:
+    """Return the terms of p at frequencies in 1/Å that broadcast, ``(6, ...)``."""
     kx = kx_inv_angstrom + torch.zeros_like(ky_inv_angstrom)
     ky = ky_inv_angstrom + torch.zeros_like(kx)
     squared = kx * kx + ky * ky
     sine = ky * (3 * kx * kx - ky * ky)  # |k|^3 sin 3 theta
     cosine = kx * (kx * kx - 3 * ky * ky)
-    basis = torch.stack([ky, kx, sine, squared * ky, squared * kx, cosine])
-    return torch.tensordot(coefficients.to(basis), basis, dims=1)
+    return torch.stack([ky, kx, sine, squared * ky, squared * kx, cosine])
 
 
 def fourth_order_basis(kx_inv_angstrom: Tensor, ky_inv_angstrom: Tensor) -> Tensor:
@@ -73,6 +78,14 @@ def fourth_order_basis(kx_inv_angstrom: Tensor, ky_inv_angstrom: Tensor) -> Tens
     squared = kx * kx + ky * ky
     cosine4 = difference * difference - product * product
     return torch.stack([squared * difference, squared * product, cosine4, 2 * difference * product])
+
+
+def even_basis(kx_inv_angstrom: Tensor, ky_inv_angstrom: Tensor) -> Tensor:
+    """Return the terms of e at frequencies in 1/Å of one shape, ``(9, ...)``."""
+    kx, ky = kx_inv_angstrom, ky_inv_angstrom
+    xx, yy = kx * kx, ky * ky
+    low = torch.stack((xx, yy, kx * ky, (xx + yy) ** 2, torch.ones_like(xx)))
+    return torch.cat([low, fourth_order_basis(kx, ky)])
 
 
 def undo_distortion(

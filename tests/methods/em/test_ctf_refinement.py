@@ -19,10 +19,12 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.ctf_refinement import (
     MicrographOptics,
     OpticsTally,
+    image_terms,
     shrunk,
 )
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.methods.em.micrograph_optics import ImageGroups
 from vitreous.methods.em.refinement import Refinement
 from vitreous.physics.ctf import with_defocus_change
 from vitreous.physics.simulator import simulate
@@ -77,14 +79,9 @@ def tally(data: Planted, volume: Tensor | None = None) -> OpticsTally:
     volume = data.volume if volume is None else volume
     sums = OpticsTally(PoseRefiner(volume, band, band.noise_power(power)), MICROGRAPHS, 500.0)
     for rows in torch.split(torch.arange(len(data.images)), 128):
-        sums.add(
-            data.images[rows],
-            data.optics[rows],
-            data.rotation[rows],
-            data.shift[rows],
-            torch.ones(len(rows)),
-            data.micrograph[rows],
-        )
+        of = data.images[rows], data.optics[rows], data.rotation[rows], data.shift[rows]
+        for batch, terms in image_terms(sums.refiner, *of):
+            sums.add(terms, data.micrograph[rows][batch])
     return sums
 
 
@@ -159,11 +156,11 @@ def test_micrographs_without_particles_or_signal_stay() -> None:
     band = FrequencyBand(BOX, PIXEL, 28)
     flat = torch.ones(BOX // 2 + 1)
     sums = OpticsTally(PoseRefiner(data.volume, band, band.noise_power(flat)), 2, 500.0)
-    nobody = torch.zeros(0, dtype=torch.long)
-    sums.add(data.images[:0], data.optics[nobody], data.rotation[:0], data.shift[:0],
-             torch.ones(0), nobody)  # fmt: skip
-    sums.add(0 * data.images[:3], data.optics[:3], data.rotation[:3], data.shift[:3],
-             torch.ones(3), torch.zeros(3).long())  # fmt: skip
+    for count in (0, 3):
+        rows = torch.arange(count)
+        of = 0 * data.images[rows], data.optics[rows], data.rotation[rows], data.shift[rows]
+        for batch, terms in image_terms(sums.refiner, *of):
+            sums.add(terms, torch.zeros_like(batch))
     found = sums.estimates(defocus=True, scale=True)
     assert found.defocus_change_angstrom.tolist() == [0, 0]
     assert found.scale.isfinite().all()
@@ -190,18 +187,18 @@ def task(data: Planted, **more: object) -> Refinement:
         data.volume,
         config,
         pixel_size_angstrom=PIXEL,
-        micrograph_id=data.micrograph,
+        groups=ImageGroups(data.micrograph),
     )
 
 
 @pytest.mark.slow
 def test_rounds_find_planted_errors_and_resume() -> None:
     data = planted(True, 40, 2.0)
-    run = task(data, refine_defocus=True, scale="micrograph")
+    run = task(data, refine_defocus="micrograph", scale="micrograph")
     for _ in range(4):
         run.step()
     saved = restore_state(*flatten_state(run.state_dict()))
-    resumed = task(data, refine_defocus=True, scale="micrograph")
+    resumed = task(data, refine_defocus="micrograph", scale="micrograph")
     resumed.load_state_dict(saved)
     for one in (run, resumed):
         one.step()
@@ -260,7 +257,7 @@ def test_equal_particles_stay_equal() -> None:
 def test_micrographs_must_be_given() -> None:
     data = planted(False)
     half = torch.arange(len(data.images)) % 2 + 1
-    for more in ({"refine_defocus": True}, {"scale": "micrograph"}):
+    for more in ({"refine_defocus": "micrograph"}, {"scale": "micrograph"}):
         with pytest.raises(ValueError, match="need micrograph_id and optics"):
             Refinement(
                 ImagesInMemory(data.images),

@@ -1,29 +1,48 @@
-"""Refined defocus and contrast of micrographs: a table, columns of the particles, a summary."""
+"""Refined optics: a table of micrographs, columns of the particles, a summary."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitreous.data.aberrations import TILT, aberration_columns, tilt_factors
+from vitreous.data.particles import Particles
 from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
 
 CONTRAST = "vitreousContrast"
+_MOST_GROUPS = 4  # optics groups in the summary
 
 
-def refined_columns(optics: OpticsRefinement) -> dict[str, Tensor]:
-    """Return the particles' refined defocus under RELION's names, and their refined contrast."""
-    columns = {}
-    if optics.micrographs is not None and optics.micrographs.defocus:
-        refined = optics.micrographs.optics()
-        columns["rlnDefocusU"] = refined.defocus_u_angstrom.cpu().double()
-        columns["rlnDefocusV"] = refined.defocus_v_angstrom.cpu().double()
-    if optics.particles is not None:
-        columns[CONTRAST] = optics.particles.scale().cpu().double()
+def refined_columns(optics: OpticsRefinement, particles: Particles) -> dict[str, Any]:
+    """Return refined defocus and aberrations of particles by RELION's names, and their contrast."""
+    columns: dict[str, Any] = {}
+    refined = optics.optics()
+    if refined is None:
+        return columns
+    if optics.defocus_change() is not None:
+        columns["rlnDefocusU"] = refined.defocus_u_angstrom.cpu().double().numpy()
+        columns["rlnDefocusV"] = refined.defocus_v_angstrom.cpu().double().numpy()
+    if optics.particles is not None and optics.particles.contrast:
+        columns[CONTRAST] = optics.particles.scale().cpu().double().numpy()
+    if optics.aberrations is not None and refined.even_turns is not None:
+        odd = particles.odd_phase + optics.aberrations.odd[optics.aberrations.group_of]
+        factors = tilt_factors(refined.cs_mm.cpu(), refined.voltage_kv.cpu())
+        columns |= aberration_columns(odd.numpy(), refined.even_turns.cpu().numpy(), factors)
     return columns
+
+
+def aberration_numbers(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the beam tilt of each optics group, of columns that have one."""
+    if not set(TILT) <= set(columns):
+        return {}
+    tilts = sorted(set(zip(*(columns[name] for name in TILT), strict=True)))
+    shown = "; ".join(f"{float(x):.2f}, {float(y):.2f}" for x, y in tilts[:_MOST_GROUPS])
+    return {"beam tilt": f"{shown}{' ...' * (len(tilts) > _MOST_GROUPS)} mrad"}
 
 
 def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
@@ -38,7 +57,8 @@ def optics_numbers(micrographs: Micrographs) -> dict[str, str]:
         change, error = both("defocus_change_angstrom"), both("defocus_error_angstrom")
         known = error[error.isfinite()]
         to = f"to {float(known.median()):.0f} Å" if len(known) else "nothing to be seen of it"
-        numbers["defocus"] = f"{float(change.square().mean().sqrt()):.0f} Å rms, {to}"
+        of = " of particles" * micrographs.single
+        numbers[f"defocus{of}"] = f"{float(change.square().mean().sqrt()):.0f} Å rms, {to}"
     if micrographs.contrast:
         scale = both("scale")
         numbers["contrast"] = f"{float(scale.min()):.2f} to {float(scale.max()):.2f}"

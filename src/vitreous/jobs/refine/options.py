@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vitreous.jobs.inputs.options import ParticleJobOptions
 
-ROUNDS = ("rounds", "assignment", "scale", "refine_defocus", "keep_all")  # fields of the rounds
+ROUNDS = (
+    "rounds",
+    "assignment",
+    "scale",
+    "refine_defocus",
+    "refine_aberrations",
+    "keep_all",
+)  # fields of the rounds
 
 
 class PoseOptions(ParticleJobOptions):
@@ -40,14 +47,26 @@ class PoseOptions(ParticleJobOptions):
         description="Contrast of the images: `one` for all of them; `micrograph` or `image`: fit "
         "it to every micrograph or particle, and weight particles by it.",
     )
-    refine_defocus: bool = Field(
-        default=False, description="Refine the mean defocus of every micrograph, by up to 500 Å."
+    refine_defocus: Literal["no", "micrograph", "particle"] = Field(
+        default="no",
+        description="Refine the mean defocus of every `micrograph` (also without a value), by up "
+        "to 500 Å, or that of every `particle` too, drawn towards its micrograph's.",
+    )
+    refine_aberrations: bool = Field(
+        default=False,
+        description="Refine beam tilt, trefoil, tetrafoil and the other phases up to the fourth "
+        "order of every optics group.",
     )
     keep_all: bool = Field(
         default=False,
         description="Use all particles for the maps. Otherwise those that noise explains better "
         "than the map are left out and listed in rejected.star.",
     )
+
+    @field_validator("refine_defocus", mode="before")
+    @classmethod
+    def _of_bool(cls, value: Any) -> Any:
+        return {True: "micrograph", False: "no"}[value] if isinstance(value, bool) else value
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of a refinement's configuration that do not depend on the data."""
@@ -57,6 +76,7 @@ class PoseOptions(ParticleJobOptions):
             "assignment": self.assignment,
             "scale": self.scale,
             "refine_defocus": self.refine_defocus,
+            "refine_aberrations": self.refine_aberrations,
             "reject": not self.keep_all,
             "seed": self.seed,
             "diameter_angstrom": self.mask_diameter_angstrom,

@@ -24,7 +24,12 @@ from vitreous.jobs.reconstruct.output import (
     write_files,
     write_maps,
 )
-from vitreous.jobs.refine.micrographs_csv import micrographs_csv, optics_numbers, refined_columns
+from vitreous.jobs.refine.micrographs_csv import (
+    aberration_numbers,
+    micrographs_csv,
+    optics_numbers,
+    refined_columns,
+)
 from vitreous.jobs.refine.options import PoseOptions
 from vitreous.jobs.refine.stages import Solution, masked_halves
 from vitreous.jobs.run.folder import OutputFolder
@@ -62,11 +67,7 @@ class RefineResult(JobResult):
 
 
 def write_results(
-    job: Job,
-    options: PoseOptions,
-    data: WorkingSet,
-    config: RefinementConfig,
-    ended: Solution,
+    job: Job, options: PoseOptions, data: WorkingSet, config: RefinementConfig, ended: Solution
 ) -> RefineResult:
     """Write every output but checkpoints and history, and finish the job.
 
@@ -93,7 +94,7 @@ def write_results(
         began = f", starts at {finer_start:.0f} Å" if finer_start else ""
         used = f"from {start.used:,} of {len(data.particles):,} particles{began}"
         numbers["initial map"] = used
-    _write_tables(job.folder, data, halves, refined)
+    numbers |= _write_tables(job.folder, data, halves, refined)
     sharp = {"sharpened.mrc": post.sharpened.map, "local_resolution.mrc": post.local_resolution}
     more: dict[str, Tensor | None] = {"start.mrc": start.map, "mask.mrc": post.mask}
     write_maps(job.folder, more | (sharp if refined else {}), pixel)
@@ -269,19 +270,23 @@ def _warnings(
 
 
 def _write_tables(
-    folder: OutputFolder, data: WorkingSet, halves: Halves, refined: RefinementResult | None
-) -> None:
-    """Write half maps, curves, and the particles with their poses; rejected particles apart."""
+    folder: OutputFolder,
+    data: WorkingSet,
+    halves: Halves,
+    refined: RefinementResult | None,
+) -> dict[str, str]:
+    """Write half maps, curves, and the particles with their poses; rejected particles apart.
+
+    Returns a line for the terminal of what the optics groups' new columns state.
+    """
     if refined is None:
         write_files(folder, halves, data.particles, data.half_set, data.pixel_size_angstrom)
-        return
+        return {}
     micrographs = refined.optics.micrographs
     if micrographs is not None and any(micrographs.estimates):
         table = micrographs_csv(micrographs, data.particles.micrograph_names)
         atomic_write_text(folder.path("micrographs.csv"), table)
-    optics = refined_columns(refined.optics)
-
-    poses = refined.poses
+    optics, poses = refined_columns(refined.optics, data.particles), refined.poses
 
     def columns(rows: Tensor) -> dict[str, Any]:
         """Return poses, their probabilities and optics under RELION's names."""
@@ -290,7 +295,7 @@ def _write_tables(
             **pose_columns(poses.pose[here]),
             "rlnMaxValueProbDistribution": poses.posterior[here].cpu().numpy(),
             "rlnLogLikeliContribution": poses.log_likelihood[here].cpu().numpy(),
-            **{name: values[rows].numpy() for name, values in optics.items()},
+            **{name: [values[row] for row in rows.tolist()] for name, values in optics.items()},
         }
 
     kept = poses.kept.cpu()
@@ -304,3 +309,4 @@ def _write_tables(
             **columns(rejected),
         )
         write_star(folder.path("rejected.star"), document)
+    return aberration_numbers(optics)

@@ -76,10 +76,11 @@ def _open(options: PoseOptions, fewest: int = 2) -> WorkingSet:
         raise UsageError(
             f"`shift_range_angstrom` {farthest:g}: beyond the images' edge; at most {edge / 2:.0f}"
         )
-    if options.ignore_ctf and (options.refine_defocus or options.scale == "micrograph"):
+    refined = options.refine_defocus != "no" or options.refine_aberrations
+    if options.ignore_ctf and (refined or options.scale == "micrograph"):
         raise UsageError(
             "`ignore_ctf`: leaves no optics of micrographs to be refined; leave out "
-            "`refine_defocus` and `scale=micrograph`"
+            "`refine_defocus`, `refine_aberrations` and `scale=micrograph`"
         )
     return data
 

@@ -18,6 +18,7 @@ from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.finer_shells_test import CERTAIN, FinerShells, finer_shells_test
 from vitreous.methods.em.initial_model import InitialModelSearch
 from vitreous.methods.em.initial_model_result import InitialModel
+from vitreous.methods.em.micrograph_optics import ImageGroups
 from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.half_maps import sphere
@@ -103,7 +104,7 @@ def refinement_stage(
         replace(start, half1=start.half1.to(device), half2=start.half2.to(device)),
         replace(config, start_resolution_angstrom=start.resolution_angstrom),
         pixel_size_angstrom=data.pixel_size_angstrom,
-        micrograph_id=data.particles.micrograph_id,
+        groups=ImageGroups(data.particles.micrograph_id, data.particles.optics_group),
         progress=job.report_progress,
     )
     return job.run(
@@ -246,7 +247,7 @@ def _finer_shells(
         return None
     return finer_shells_test(
         (refined.half1.to(data.device), refined.half2.to(data.device)),
-        data.images,
+        refined.optics.images(data.images, data.pixel_size_angstrom),
         refined.optics.optics() if refined.optics else data.optics,
         torch.where(refined.poses.kept.cpu(), data.half_set, 0),
         reached,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator
-from vitreous.data.aberrations import TILT, tilt_polynomial
+from vitreous.data.aberrations import TILT, tilt_factors, tilt_polynomial
 from vitreous.data.simulation_inputs import Background, MicrographSet
 from vitreous.data.tables import make_document
 from vitreous.io.mrc import MrcStackWriter, write_mrc
@@ -29,7 +29,6 @@ from vitreous.jobs.simulate.imperfections import (
     Junk,
 )
 from vitreous.physics.aberrations import undo_distortion
-from vitreous.physics.ctf import electron_wavelength_angstrom
 from vitreous.physics.noise import Noise, WhiteGaussian, noise_sigma
 from vitreous.physics.poses import PoseSampler, ShiftSampler
 from vitreous.physics.projector import oversampled_spectrum
@@ -72,9 +71,8 @@ class Truth:
         tilt = torch.tensor([self.imperfections.beam_tilt_mrad], dtype=torch.float64)
         if not tilt.any():
             return None
-        wavelength = electron_wavelength_angstrom(self.optics.voltage_kv[:1].double())
-        factor = self.optics.cs_mm[:1].double() * 1e7 * wavelength**2
-        return torch.from_numpy(tilt_polynomial(tilt.numpy(), factor.numpy()))[0]
+        factor = tilt_factors(self.optics.cs_mm[:1], self.optics.voltage_kv[:1])
+        return torch.from_numpy(tilt_polynomial(tilt.numpy(), factor))[0]
 
     def columns(self) -> dict[str, Tensor]:
         """Return columns of the imperfections in use: contrast, junk, beam tilt."""

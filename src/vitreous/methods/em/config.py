@@ -58,8 +58,11 @@ class RefinementConfig:
         seed: of the samples.
         scale: contrast "one" for all images, or one for each "micrograph" or "image", by which
             images are weighted.
-        refine_defocus: refine the defocus of every micrograph, from the round after the searches.
+        refine_defocus: refine the mean defocus of every "micrograph", or of every "particle", those
+            of a micrograph being similar, from the round after the searches.
         defocus_range_angstrom: largest change of defocus.
+        refine_aberrations: refine odd (beam tilt, trefoil) and even phases to the fourth order of
+            every optics group, from the same round on.
         tolerance: a candidate is dropped when its posterior is below e to the power of minus this,
             relative to the best of its image.
         growth: bound of the band's growth, from round to round (at least by a shell) and from one
@@ -90,8 +93,9 @@ class RefinementConfig:
     draws: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0)
     scale: Literal["one", "micrograph", "image"] = "one"
-    refine_defocus: bool = False
+    refine_defocus: Literal["no", "micrograph", "particle"] = "no"
     defocus_range_angstrom: float = Field(default=500.0, gt=0)
+    refine_aberrations: bool = False
     tolerance: float = Field(default=10.0, gt=0)
     growth: float = Field(default=1.5, gt=1)
     reject: bool = False

@@ -19,12 +19,14 @@ biases the estimate towards it. Its amplitudes are first scaled to those in the 
 and the same for all micrographs, since a blurred or filtered map would look like a wrong defocus.
 
 Estimates are shrunk towards no change by a normal prior, whose width is the spread of the estimates
-beyond their errors (empirical Bayes): micrographs with little information stay.
+beyond their errors (empirical Bayes): micrographs with little information stay. A single particle
+is a micrograph of its own, whose prior lies around the change of its true micrograph.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +41,8 @@ from vitreous.physics.ctf import electron_wavelength_angstrom
 _BIN_RAD = 0.05  # phase across the last bin of |k|, at the largest change
 _LEAST_BINS = 32
 _GRID_RAD = 0.5  # phase between changes that are tried, at the band's edge
+_FINE_GRID_RAD = 0.25
+_LEAST_SPREAD_ANGSTROM = 5.0
 _LEAST_GRID = 2  # changes to each side of none
 _STEPS = 12
 _LEAST_SCALE = 0.1
@@ -111,6 +115,83 @@ def shrunk(value: Tensor, variance: Tensor) -> Tensor:
     return torch.where(known, value, 0.0) * share
 
 
+@dataclass(frozen=True)
+class ImageTerms:
+    """Images and their slices at the points of a band, whitened.
+
+    Args:
+        c: CTF, real ``(b, points)``.
+        q: the same with 90 degrees more phase.
+        values: of the images, their shift undone, complex ``(b, points)``.
+        slices: of the map, times the scale of each particle, without CTF.
+        wavelength_angstrom: float64 ``(b,)``.
+    """
+
+    c: Tensor
+    q: Tensor
+    values: Tensor
+    slices: Tensor
+    wavelength_angstrom: Tensor
+
+    def with_defocus_change(self, change_angstrom: Tensor, squared: Tensor) -> ImageTerms:
+        """Return the terms for optics of another defocus.
+
+        Args:
+            change_angstrom: of each image ``(b,)``.
+            squared: |k|^2 of each point, 1/Å^2.
+        """
+        theta = math.pi * (self.wavelength_angstrom * change_angstrom)[:, None] * squared
+        cos, sin = theta.cos().float(), theta.sin().float()
+        return replace(self, c=self.c * cos + self.q * sin, q=self.q * cos - self.c * sin)
+
+
+def image_terms(
+    refiner: PoseRefiner,
+    images: Tensor,
+    optics: Optics,
+    rotation: Tensor,
+    shift_angstrom: Tensor,
+) -> Iterator[tuple[Tensor, ImageTerms]]:
+    """Yield rows of images, and their terms, as many as memory holds at a time.
+
+    Args:
+        refiner: of a map made without the particles, and of the band to compare in.
+        images: full box, ``(b, n, n)``.
+        optics: of each.
+        rotation: ``(b, 3, 3)``.
+        shift_angstrom: ``(b, 2)``.
+    """
+    quadrature = replace(optics, phase_shift_deg=optics.phase_shift_deg + 90)
+    wavelength = electron_wavelength_angstrom(optics.voltage_kv.double())
+    every = torch.arange(len(images), device=images.device)
+    for batch in torch.split(every, refiner.batch_size()) if len(images) else ():
+        small = refiner.band.images(images[batch])
+        measured = refiner.measure(small, optics[batch])
+        q = refiner.measure(small, quadrature[batch]).transfer
+        values, slices = refiner.shift_corrected(measured, rotation[batch], shift_angstrom[batch])
+        yield batch, ImageTerms(measured.transfer, q, values, slices, wavelength[batch])
+
+
+def scale_to_images(
+    cross: Tensor, power: Tensor, linear: Tensor, quadratic: Tensor, bins: Tensor | None = None
+) -> None:
+    """Scale the map's amplitudes, in every bin of |k|, to those in the images; changes its sums.
+
+    Args:
+        cross, power: sums ``(m, points)`` of images times model and of the model's square.
+        linear, quadratic: sums ``(..., m, points)`` that have the map once, and twice.
+        bins: of each point, long ``(points,)``; None: every point is one.
+    """
+    cross, power = cross.sum(0), power.sum(0)
+    if bins is not None:
+        empty = cross.new_zeros(int(bins.max()) + 1)
+        cross, power = (empty.index_add(0, bins, one) for one in (cross, power))
+    factor = (cross / power.clamp_min(1e-300)).clamp(0, _MOST_AMPLITUDE)
+    factor = factor if bins is None else factor[bins]
+    linear *= factor
+    quadratic *= factor**2
+
+
 class OpticsTally:
     """Sums over particles that give defocus and scale of their micrographs.
 
@@ -136,63 +217,44 @@ class OpticsTally:
         self._count = squared.new_zeros(micrographs)
         self._wavelength = squared.new_zeros(micrographs)
 
-    def add(
-        self,
-        images: Tensor,
-        optics: Optics,
-        rotation: Tensor,
-        shift_angstrom: Tensor,
-        scale: Tensor,
-        micrograph: Tensor,
-    ) -> None:
-        """Add particles to the sums.
+    def add(self, terms: ImageTerms, micrograph: Tensor) -> None:
+        """Add particles of the micrographs ``micrograph (b,)`` to the sums.
 
-        Args:
-            images: full box, ``(b, n, n)``.
-            optics: to which the changes refer.
-            rotation: ``(b, 3, 3)``.
-            shift_angstrom: ``(b, 2)``.
-            scale: ``(b,)``, of each particle, relative to its micrograph's.
-            micrograph: long ``(b,)``.
+        The changes refer to the optics of the terms.
         """
-        if len(images) == 0:
-            return
-        quadrature = replace(optics, phase_shift_deg=optics.phase_shift_deg + 90)
-        wavelength = electron_wavelength_angstrom(optics.voltage_kv.double())
-        self._count.index_add_(0, micrograph, torch.ones_like(wavelength))
-        self._wavelength.index_add_(0, micrograph, wavelength)
-        every = torch.arange(len(images), device=images.device)
-        for batch in torch.split(every, self.refiner.batch_size()):
-            small = self.refiner.band.images(images[batch])
-            measured = self.refiner.measure(small, optics[batch])
-            q = self.refiner.measure(small, quadrature[batch]).transfer
-            c = measured.transfer
-            values, slices = self.refiner.shift_corrected(
-                measured, rotation[batch], shift_angstrom[batch]
-            )
-            slices = slices * scale[batch, None]
-            cross = (values.conj() * slices).real
-            power = slices.real.square() + slices.imag.square()
-            products = (c * cross, q * cross, c * c * power, c * q * power, q * q * power)
-            for total, product in zip(self._sums, products, strict=True):
-                binned = total.new_zeros(len(batch), total.shape[1])
-                binned.index_add_(1, self._bin, product.double())
-                total.index_add_(0, micrograph[batch], binned)
+        c, q, slices = terms.c, terms.q, terms.slices
+        self._count.index_add_(0, micrograph, torch.ones_like(terms.wavelength_angstrom))
+        self._wavelength.index_add_(0, micrograph, terms.wavelength_angstrom)
+        cross = (terms.values.conj() * slices).real
+        power = slices.real.square() + slices.imag.square()
+        products = (c * cross, q * cross, c * c * power, c * q * power, q * q * power)
+        for total, product in zip(self._sums, products, strict=True):
+            binned = total.new_zeros(len(micrograph), total.shape[1])
+            binned.index_add_(1, self._bin, product.double())
+            total.index_add_(0, micrograph, binned)
 
-    def estimates(self, *, defocus: bool, scale: bool) -> MicrographOptics:
+    def estimates(
+        self, *, defocus: bool, scale: bool, expected_angstrom: Tensor | None = None
+    ) -> MicrographOptics:
         """Return the estimates for each micrograph.
 
         Args:
             defocus: whether it may change.
             scale: whether it may differ from 1.
+            expected_angstrom: change of each, around which the changes spread, as those of
+                particles around their micrograph's; None: they spread around none.
         """
-        self._calibrate()
+        scale_to_images(self._sums[0], self._sums[2], self._sums[:2], self._sums[2:])
         zero = torch.zeros_like(self._count)
-        change, variance = self.changes() if defocus else (zero, zero)
+        change, variance = zero, zero
+        if defocus and expected_angstrom is None:
+            change, variance = self.changes()
+        elif defocus and expected_angstrom is not None:
+            change, variance = self.changes_around(expected_angstrom.to(zero))
         _, a, matrix = self._fit(change)
         p, pq, qq = matrix
         known = p - pq.square() / qq.clamp_min(1e-300) if defocus else p
-        if defocus:
+        if defocus and expected_angstrom is None:
             change = shrunk(change, variance)
         factor, spread = torch.ones_like(zero), zero
         if scale:
@@ -205,10 +267,7 @@ class OpticsTally:
 
     def changes(self) -> tuple[Tensor, Tensor]:
         """Return the best changes of defocus and their variances ``(m,)``, not shrunk."""
-        step = _GRID_RAD / (math.pi * 0.02 * self._edge)
-        side = max(_LEAST_GRID, math.ceil(self.range_angstrom / step))
-        grid = torch.linspace(-1, 1, 2 * side + 1).to(self._count) * self.range_angstrom
-        ratios = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
+        side, grid, ratios = self._on_grid(_GRID_RAD)
         best = grid[ratios.argmax(0)]
         log_likelihood_ratio = ratios.amax(0)
         reach = torch.full_like(best, self.range_angstrom / side)
@@ -226,12 +285,34 @@ class OpticsTally:
         variance = torch.where(known, 1 / information.clamp_min(1e-300), torch.inf)
         return torch.where(known, best, 0.0), variance
 
-    def _calibrate(self) -> None:
-        """Scale the map's amplitudes, in every bin, to those in the images."""
-        cx, _, cc, _, _ = self._sums.sum(1)
-        factor = (cx / cc.clamp_min(1e-300)).clamp(0, _MOST_AMPLITUDE)
-        self._sums[:2] *= factor
-        self._sums[2:] *= factor**2
+    def changes_around(self, expected_angstrom: Tensor) -> tuple[Tensor, Tensor]:
+        """Return posterior means and variances of the changes of defocus, ``(m,)``.
+
+        The likelihood of a single particle has many maxima, so the posterior is summed over a grid.
+        Its prior is normal around ``expected_angstrom (m,)``; its width is that of the posteriors
+        of all particles (empirical Bayes).
+        """
+        _, grid, ratios = self._on_grid(_FINE_GRID_RAD)
+        apart = (grid[:, None] - expected_angstrom).square()
+        known = self._count > 0
+        spread = apart.new_tensor((self.range_angstrom / 2) ** 2)
+        for _ in range(_SPREAD_STEPS):
+            weight = torch.softmax(ratios / 2 - apart / (2 * spread), 0)
+            spread = (weight * apart).sum(0)[known].mean().clamp_min(_LEAST_SPREAD_ANGSTROM**2)
+        mean = (weight * grid[:, None]).sum(0)
+        variance = (weight * (grid[:, None] - mean).square()).sum(0)
+        return torch.where(known, mean, expected_angstrom), torch.where(known, variance, torch.inf)
+
+    def _on_grid(self, step_rad: float) -> tuple[int, Tensor, Tensor]:
+        """Return points to each side of 0, changes of defocus ``(g,)``, and L of each ``(g, m)``.
+
+        ``step_rad`` is the phase between changes at the band's edge.
+        """
+        step = step_rad / (math.pi * 0.02 * self._edge)
+        side = max(_LEAST_GRID, math.ceil(self.range_angstrom / step))
+        grid = torch.linspace(-1, 1, 2 * side + 1).to(self._count) * self.range_angstrom
+        ratios = torch.stack([self._fit(one.expand_as(self._count))[0] for one in grid])
+        return side, grid, ratios
 
     def _turn(self, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return cosine and sine of theta, and theta by change, ``(m, bins)``."""

@@ -51,6 +51,11 @@ class FrequencyBand:
         return self.full_pixel_angstrom * self.full_box / self.box_size
 
     @property
+    def edge_angstrom(self) -> float:
+        """Edge of the images, Å."""
+        return self.full_pixel_angstrom * self.full_box
+
+    @property
     def shift_step_angstrom(self) -> float:
         """Step between shifts, half of which moves the highest frequencies by 0.75 radians."""
         return 0.75 * self.box_size * self.pixel_size_angstrom / (math.pi * self.radius)

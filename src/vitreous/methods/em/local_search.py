@@ -234,6 +234,10 @@ class PoseRefiner:
         """Return the squared frequency of each point, in (cycles per box)², ``(points,)``."""
         return self._kx**2 + self._ky**2
 
+    def frequencies(self) -> tuple[Tensor, Tensor]:
+        """Return kx and ky of each point, in cycles per box, ``(points,)``."""
+        return self._kx, self._ky
+
     def points_per_shell(self) -> Tensor:
         """Return the number of frequencies of each shell's whole circle, ``(K + 1,)``."""
         sums = torch.zeros(self.band.radius + 1, device=self.shell.device)

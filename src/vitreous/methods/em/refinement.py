@@ -9,8 +9,9 @@ the residual images of the round; before the first round it is that of the image
 
 The half sets share that curve, and a few numbers: where they started from maps of their own, the
 rotation and shift that bring half map 2 onto half map 1, and with it the poses of its images; where
-they are refined, defocus and contrast of each micrograph, estimated under the map of the other half
-(:mod:`vitreous.methods.em.ctf_refinement`). The first rounds search all poses, later ones refine
+they are refined, defocus and contrast of each micrograph or particle, estimated under the map of
+the other half, and aberrations of each optics group, estimated from both
+(:mod:`vitreous.methods.em.micrograph_optics`). The first rounds search all poses, later ones refine
 the candidates that were kept. With :class:`~vitreous.methods.em.config.Batches` the first rounds
 use a part of the images each.
 """
@@ -38,13 +39,12 @@ from vitreous.core.random import numbered_generator
 from vitreous.maps.align import align_nearby
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.methods.em.config import Batches, RefinementConfig
-from vitreous.methods.em.ctf_refinement import OpticsTally
 from vitreous.methods.em.expectation import ExpectationStep
 from vitreous.methods.em.half_set import HalfSet, expectation_of_halves
 from vitreous.methods.em.initial_model_result import Start, start_maps
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.methods.em.maximisation import Maximisation, inserted_poses, kept_images
-from vitreous.methods.em.micrograph_optics import Micrographs, OpticsRefinement
+from vitreous.methods.em.micrograph_optics import ImageGroups, OpticsRefinement, OpticsSums
 from vitreous.methods.em.pose_posterior import (
     ExpectationResult,
     PoseCandidates,
@@ -78,7 +78,7 @@ class Refinement(Stateful):
             to ``config.start_resolution_angstrom`` are used. Its device is used.
         config: settings.
         pixel_size_angstrom: Å; by default that of the images, if they know it.
-        micrograph_id: long ``(b,)``, number of each image's micrograph from 0 on; needed to refine
+        groups: micrograph and optics group of each image; micrographs are needed to refine
             defocus or scale of micrographs.
         progress: called inside a round with the share of all rounds that is done.
 
@@ -86,7 +86,7 @@ class Refinement(Stateful):
         round: number of rounds done.
         references: map of each half set, under which the next round finds poses.
         fsc: between the half maps, float64 ``(n // 2 + 1,)``.
-        optics: CTF parameters of each image, with refined defocus.
+        optics: CTF parameters of each image, as refined.
 
     Raises:
         ValueError: lengths or boxes that do not agree, a half set without images, a start
@@ -118,7 +118,7 @@ class Refinement(Stateful):
         config: RefinementConfig,
         *,
         pixel_size_angstrom: float | None = None,
-        micrograph_id: Tensor | None = None,
+        groups: ImageGroups | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> None:
         n, total = images.box_size, len(images)
@@ -131,14 +131,18 @@ class Refinement(Stateful):
         rows = [(half_set == half).nonzero().flatten() for half in (1, 2)]
         if min(map(len, rows)) == 0:
             raise ValueError("half_set must hold both 1 and 2; split the images into two sets")
-        self.images, self.optics, self.half_set, self.config = images, optics, half_set, config
+        self.optics, self.half_set, self.config = optics, half_set, config
         self.pixel_size_angstrom = pixel_size_of(images, pixel_size_angstrom)
         self._report, self._device = progress or float, starts[0].device
+        self.optics_refinement = OpticsRefinement(
+            optics, groups or ImageGroups(), total, rows, config, self._device
+        )
+        self.images = self.optics_refinement.images(images, self.pixel_size_angstrom)
         self._halves = [HalfSet(index, one, self._device) for index, one in enumerate(rows)]
         self._last_shell = (n - 1) // 2
         self.radius = config.start_radius(self._edge_angstrom, self._last_shell)
         self._maximisation = Maximisation(
-            images, half_set, self.pixel_size_angstrom, config, self._device
+            self.images, half_set, self.pixel_size_angstrom, config, self._device
         )
         sphere = self._maximisation.sphere(n)
         self.references: tuple[Tensor, ...] = tuple(
@@ -152,9 +156,6 @@ class Refinement(Stateful):
         self.sums: tuple[Gridding, Gridding] | None = None
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._best_area, self._stale_rounds = 0.0, 0
-        self.optics_refinement = OpticsRefinement(
-            optics, micrograph_id, total, rows, config, self._device
-        )
 
     @property
     def _edge_angstrom(self) -> float:
@@ -210,17 +211,15 @@ class Refinement(Stateful):
     ) -> None:
         """Store candidates, noise power, defocus and contrast as batch after batch is done."""
         index = halves[0].index
-        tallies = {
-            half: [] if search else self._optics_tallies(half.index, expectation) for half in halves
-        }
+        sums = {half: self._optics_sums(half.index, expectation, search) for half in halves}
         results: dict[HalfSet, list[ExpectationResult]] = {half: [] for half in halves}
         residual = torch.zeros(expectation.refiner.band.radius + 1, dtype=torch.float64)
         done = sum(len(half.round_rows) for half in self._halves[:index])
         of_round = sum(len(half.round_rows) for half in self._halves)
         for half, rows, images, result in batches:
             results[half].append(result)
-            for micrographs, tally in tallies[half]:
-                micrographs.add(tally, rows, images, result.candidates)
+            for one in sums[half]:
+                one.add(rows, images, result.candidates)
             residual += result.residual_power
             done += len(rows)
             self._report(_usual_share(self.round + _EXPECTATION_SHARE * done / of_round))
@@ -233,19 +232,18 @@ class Refinement(Stateful):
                 SampledPoses.cat(sampled) if sampled else None,
             )
             self.noise_power[half.index] = expectation.updated_noise_power(known, residual)
-            for micrographs, tally in tallies[half]:
-                micrographs.settle(half.index, tally)
-        self.optics = self.optics_refinement.optics()
+            for one in sums[half]:
+                one.settle(half.index)
 
-    def _optics_tallies(
-        self, index: int, expectation: ExpectationStep
-    ) -> list[tuple[Micrographs, OpticsTally]]:
-        """Return the sums of micrographs and particles, under the map of the other half."""
-        if not self.optics_refinement:
+    def _optics_sums(
+        self, index: int, expectation: ExpectationStep, search: bool
+    ) -> list[OpticsSums]:
+        """Return the sums for the optics, under the map of the other half; none in searches."""
+        if search or not self.optics_refinement:
             return []
         band, power = expectation.refiner.band, self.noise_power[index]
         other = PoseRefiner(self.references[1 - index], band, band.noise_power(power))
-        return [(one, one.tally(other)) for one in self.optics_refinement]
+        return [self.optics_refinement.sums(other)]
 
     def _stream(self, half: HalfSet, rows: Tensor) -> torch.Generator | None:
         """Return the random stream of a batch's samples; None where there are none."""
@@ -312,6 +310,9 @@ class Refinement(Stateful):
             half.select_batch(self._batches, self.round, self.config.seed)
         for sharing in [self._halves] if self.config.one_map else [[h] for h in self._halves]:
             self._find_poses(sharing, search)
+        if self.optics_refinement.aberrations is not None:
+            self.optics_refinement.aberrations.settle()
+        self.optics = self.optics_refinement.optics()
         self._reconstruct()
         self.round += 1
         if not self._is_finite:
@@ -369,14 +370,15 @@ class Refinement(Stateful):
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next round needs."""
         sums = None if self.sums is None else [vars(one) for one in self.sums]
-        optics = [one.state_dict() for one in self.optics_refinement]
-        return super().state_dict() | {"sums": sums, "optics": optics}
+        return super().state_dict() | {
+            "sums": sums,
+            "optics": self.optics_refinement.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a refinement of the same images and settings."""
         super().load_state_dict(state)
-        for one, saved in zip(self.optics_refinement, state["optics"], strict=True):
-            one.load_state_dict(saved)
+        self.optics_refinement.load_state_dict(state["optics"])
         self.optics = self.optics_refinement.optics()
         self.sums = None
         if state["sums"] is not None:
