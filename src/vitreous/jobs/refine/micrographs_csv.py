@@ -29,7 +29,8 @@ def refined_columns(optics: OpticsRefinement, particles: Particles) -> dict[str,
         columns["rlnDefocusV"] = refined.defocus_v_angstrom.cpu().double().numpy()
     if optics.particles is not None and optics.particles.contrast:
         columns[CONTRAST] = optics.particles.scale().cpu().double().numpy()
-    if optics.aberrations is not None and refined.even_turns is not None:
+    if optics.aberrations is not None and optics.aberrations.estimated:
+        assert refined.even_turns is not None
         odd = particles.odd_phase + optics.aberrations.odd[optics.aberrations.group_of]
         factors = tilt_factors(refined.cs_mm.cpu(), refined.voltage_kv.cpu())
         columns |= aberration_columns(odd.numpy(), refined.even_turns.cpu().numpy(), factors)

@@ -270,14 +270,11 @@ def _warnings(
 
 
 def _write_tables(
-    folder: OutputFolder,
-    data: WorkingSet,
-    halves: Halves,
-    refined: RefinementResult | None,
+    folder: OutputFolder, data: WorkingSet, halves: Halves, refined: RefinementResult | None
 ) -> dict[str, str]:
     """Write half maps, curves, and the particles with their poses; rejected particles apart.
 
-    Returns a line for the terminal of what the optics groups' new columns state.
+    Returns the lines for the terminal about the new columns.
     """
     if refined is None:
         write_files(folder, halves, data.particles, data.half_set, data.pixel_size_angstrom)

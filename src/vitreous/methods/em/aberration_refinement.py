@@ -18,7 +18,7 @@ The map under each particle is that of the other half, made without it, its ampl
 images' by shell. Linear odd terms are a shift of all images. They are fitted because the particles'
 shifts, found while the other terms were in the images, hold their linear part.
 
-Source: J. Zivanov, T. Nakane, S. Scheres, IUCrJ 7 (2020) 253, equations 7 to 14.
+Source: J. Zivanov, T. Nakane, S. Scheres, IUCrJ 7 (2020) 253.
 """
 
 from __future__ import annotations
@@ -174,6 +174,11 @@ class Aberrations:
         even = self.even.to(given.defocus_u_angstrom.device)[self.group_of]
         known = given.even_turns
         return replace(given, even_turns=even if known is None else known.to(even) + even)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether there was an estimate."""
+        return bool(self.odd.any())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the estimates."""
