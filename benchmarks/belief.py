@@ -129,7 +129,7 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
         finer = None
         if math.isfinite(end):
             finer = finer_shells_test(
-                (refined.half1, refined.half2),
+                refined,
                 images,
                 particles.optics,
                 particles.half_set,
@@ -151,7 +151,8 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
         row["end"] = "right" if share >= RIGHT else "between"
     row["sure"] = float((refined.poses.posterior > 0.5).float().mean())
     if finer is not None:
-        row |= {"z": finer.z, "ratio": finer.ratio, "believed": finer.shown}
+        row |= {"z": finer.z, "ratio": finer.ratio, "stability": finer.stability}
+        row["believed"] = finer.shown
     return row | {"seconds": time.monotonic() - began}
 
 

@@ -177,6 +177,7 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
     assert not found.solved
     assert found.verdict.startswith("NOT SOLVED: the half maps agree to ")
     assert "by 1.0 standard errors (7 are needed), 0.10 times" in found.verdict
+    assert "1.00 times as often as in simulated images (0.8 are needed)" in found.verdict
     assert "`start_resolution_angstrom`" in found.verdict
     assert "none, as the map is not solved" in found.text
 

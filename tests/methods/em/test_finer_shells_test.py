@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 import vitreous as vt
 from vitreous.core.images import ImagesInMemory
+from vitreous.core.params import Pose
+from vitreous.core.symmetry import point_group
 from vitreous.maps.fsc_warnings import without_spherical_mean
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.finer_shells_test import CERTAIN, FinerShells, finer_shells_test
@@ -30,14 +34,24 @@ def particles(truth: Tensor) -> vt.Particles:
 
 
 def judged(
-    volume: Tensor, particles: vt.Particles, images: Tensor | None = None, used: int = 120
+    volume: Tensor,
+    particles: vt.Particles,
+    images: Tensor | None = None,
+    used: int = 120,
+    rotation: Tensor | None = None,
 ) -> FinerShells:
     of_particles = particles.images(invert=False, normalise=False)
+    if rotation is None:
+        assert particles.pose is not None
+        rotation = particles.pose.rotation
+    pose = Pose(rotation, torch.zeros(120, 2))
+    poses = SimpleNamespace(pose=pose, kept=torch.arange(120) < used)
+    refined: Any = SimpleNamespace(half1=volume, half2=volume, poses=poses)
     return finer_shells_test(
-        (volume, volume),
+        refined,
         of_particles if images is None else ImagesInMemory(images),
         particles.optics,
-        torch.where(torch.arange(120) < used, particles.half_set, 0),
+        particles.half_set,
         RESOLUTION,
         CONFIG,
         pixel_size_angstrom=PIXEL,
@@ -53,6 +67,20 @@ def test_the_true_map_is_shown(truth: Tensor, particles: vt.Particles) -> None:
     assert found.finer_angstrom == pytest.approx(RESOLUTION)
     assert found.coarse_angstrom == pytest.approx(BOX * PIXEL / 7)
     assert judged(truth, particles, used=80).images == 80
+    assert found.stability == pytest.approx(1, abs=0.1)
+
+
+def test_poses_that_are_not_found_again_are_no_end(truth: Tensor, particles: vt.Particles) -> None:
+    assert particles.pose is not None
+    rotation = particles.pose.rotation.clone()
+    mates = point_group("D2").matrices.float()
+    rotation[::2] = rotation[::2] @ mates[1]  # the same views
+    assert judged(truth, particles, rotation=rotation).stability == pytest.approx(1, abs=0.1)
+    rotation[::2] = rotation[::2].roll(1, 0)
+    found = judged(truth, particles, rotation=rotation)
+    assert found.stability == pytest.approx(0.5, abs=0.1)
+    assert found.unfinished
+    assert not found.shown
 
 
 def test_other_fine_shells_are_not(truth: Tensor, particles: vt.Particles) -> None:
@@ -71,6 +99,8 @@ def test_noise_shows_nothing(truth: Tensor, particles: vt.Particles) -> None:
 def test_bounds() -> None:
     value = FinerShells(CERTAIN, 1.0, 30.0, 20.0, 100)
     assert value.shown
+    assert not replace(value, stability=0.7).shown
+    assert replace(value, stability=0.7).unfinished
     assert not replace(value, z=CERTAIN - 0.1).shown
     assert not replace(value, ratio=3.0).shown
     assert not value.unfinished

@@ -39,7 +39,7 @@ from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.postprocess import Postprocessed, local_range
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, FinerShells
+from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, STABLE, FinerShells
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 
@@ -190,7 +190,8 @@ def _evidence(finer: FinerShells) -> str:
         f"poses found by shells up to {finer.coarse_angstrom:.1f} Å predict those to "
         f"{finer.finer_angstrom:.1f} Å by {finer.z:.1f} standard errors ({CERTAIN:g} are needed), "
         f"{finer.ratio:.2f} times as well as in images simulated from the map ({LEAST:g} to "
-        f"{MOST:g} are right)"
+        f"{MOST:g} are right), and are those of the refinement {finer.stability:.2f} times as "
+        f"often as in simulated images ({STABLE:g} are needed)"
     )
 
 
@@ -211,7 +212,8 @@ def _numbers(
     if finer is not None:
         numbers["finer shells"] = (
             f"{finer.z:.1f} standard errors ({CERTAIN:g} needed), {finer.ratio:.2f} of what the "
-            f"map predicts ({LEAST:g} to {MOST:g} is right)"
+            f"map predicts ({LEAST:g} to {MOST:g} is right), stable poses {finer.stability:.2f} of "
+            f"those predicted ({STABLE:g} needed)"
         )
     for one in refined.optics:
         if any(one.estimates):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 from vitreous.core.grid import radius_grid
 from vitreous.core.random import generator
 from vitreous.core.symmetry import point_group
@@ -26,7 +24,7 @@ from vitreous.methods.reconstruct.half_maps import sphere
 # names in checkpoints
 INITIAL_MODEL, REFINEMENT, AGAIN = "initial_model", "refinement", ", again"
 FINER_START = "finer start"
-MOST_AGAIN = 3  # refinements after the first
+MOST_AGAIN = 5  # refinements after the first
 _LAST_SHARE = 0.95  # of a refinement's progress, from which those after the first begin
 # parts of the progress that end where: initial model and its refinement; starts at finer shells
 _START_SHARE, _FIRST_SHARE, _FINER_SHARE = 0.3, 0.3, 0.8
@@ -219,7 +217,7 @@ def confirmed_refinement(
         finer = _finer_shells(job, data, refined, config)
         if finer is None or not search_again(finer, again["count"]):
             return refined, finer
-        say(f"the images show more than the map holds ({finer.ratio:.1f} times): searching again")
+        say("another search would change the map; the poses are searched again")
         edge = data.box_size * data.pixel_size_angstrom
         resolution = min(COARSER * finer.finer_angstrom, edge / 3)
         after = InitialModel(
@@ -246,10 +244,10 @@ def _finer_shells(
     if not math.isfinite(reached):
         return None
     return finer_shells_test(
-        (refined.half1.to(data.device), refined.half2.to(data.device)),
+        refined,
         refined.optics.images(data.images, data.pixel_size_angstrom),
         refined.optics.optics() if refined.optics else data.optics,
-        torch.where(refined.poses.kept.cpu(), data.half_set, 0),
+        data.half_set,
         reached,
         config,
         pixel_size_angstrom=data.pixel_size_angstrom,

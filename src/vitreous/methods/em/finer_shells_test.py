@@ -17,6 +17,11 @@ the poses found and with noise of the same power. Of a true map real and simulat
 same T, whether their poses are sure or not; real ones a larger one, where errors of the poses blur
 the map. Of a wrong map T is near zero; or, where the map is a blend of poses that one more search
 would change, much larger than the map itself predicts.
+
+The poses found are also compared with those of the refinement: do the map's projections there look
+alike (so that the mates of a symmetry nobody told are the same)? Of a true map they do as often as
+poses of simulated images are found again, whatever the noise. Of a blend they do less often: there
+every image fits one of several mixed maps, and not always the same one.
 """
 
 from __future__ import annotations
@@ -40,16 +45,19 @@ from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.expectation import ExpectationStep, images_at_once
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
+from vitreous.methods.em.refinement_result import RefinementResult
 from vitreous.methods.reconstruct.gridding import particle_sphere
 from vitreous.metrics.significance import standard_errors
 from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
+STABLE = 0.8  # poses that are found again, over those of simulated images
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
 _LEAST_EXPECTED = 1e-3  # of the spread of T: maps that predict less predict nothing
+_SAME_VIEW = 0.85  # correlation of coarse shells from which poses show the same view
 _GAP = 1  # shells between these and the finer ones
 
 
@@ -63,6 +71,8 @@ class FinerShells:
         coarse_angstrom: end of the shells that found the poses.
         finer_angstrom: end of the shells that were compared.
         images: number of images.
+        stability: share of poses found that are those of the refinement, over the share of poses
+            of simulated images that are found again; 1 for a true map.
     """
 
     z: float
@@ -70,6 +80,7 @@ class FinerShells:
     coarse_angstrom: float
     finer_angstrom: float
     images: int
+    stability: float = 1.0
 
     @property
     def shown(self) -> bool:
@@ -78,17 +89,21 @@ class FinerShells:
         >>> [FinerShells(9.0, ratio, 10.0, 7.5, 1000).shown for ratio in (0.1, 0.9, 3.0)]
         [False, True, False]
         """
-        return self.z >= CERTAIN and LEAST <= self.ratio <= MOST
+        return self.z >= CERTAIN and self.ratio >= LEAST and not self.unfinished
 
     @property
     def unfinished(self) -> bool:
-        """Whether the images show more of these shells than the map holds."""
-        return self.z >= CERTAIN and self.ratio > MOST
+        """Whether another search would change poses: the map is a blend.
+
+        >>> FinerShells(9.0, 1.0, 10.0, 7.5, 1000, stability=0.6).unfinished
+        True
+        """
+        return self.z >= CERTAIN and (self.ratio > MOST or self.stability < STABLE)
 
 
 @torch.no_grad()
 def finer_shells_test(
-    half_maps: tuple[Tensor, Tensor],
+    refined: RefinementResult,
     images: ImageSource,
     optics: Optics | None,
     half_set: Tensor,
@@ -101,33 +116,40 @@ def finer_shells_test(
     """Test half maps of a refinement; see the module's text.
 
     Args:
-        half_maps: unfiltered ``(n, n, n)``, in one frame, protein positive; their device is used.
+        refined: half maps and poses; images that it has rejected are not used.
         images: all particle images, protein positive.
         optics: of each; None for none.
-        half_set: long ``(b,)`` of 1 and 2, 0 for images that are not to be used.
+        half_set: long ``(b,)`` of 1 and 2.
         resolution_angstrom: end of the shells in question.
         config: of the search.
         pixel_size_angstrom: Å.
         progress: called after each half set with the share that is done.
     """
+    half_maps, kept = (refined.half1, refined.half2), refined.poses.kept.cpu()
     n = int(half_maps[0].shape[-1])
     edge = n * pixel_size_angstrom
     top = max(4, min((n - 1) // 2, round(edge / max(resolution_angstrom, 2 * pixel_size_angstrom))))
     coarse = max(2, math.floor(_COARSE * top))
     volumes = _weighted(half_maps, (config.diameter_angstrom or edge) / edge)
-    stream, values, simulated = generator(config.seed, "finer shells"), [], []
+    stream = generator(config.seed, "finer shells")
+    columns: list[tuple[Tensor, ...]] = []
     for half in (1, 2):
-        own = (half_set == half).nonzero().flatten()
+        own = ((half_set == half) & kept).nonzero().flatten()
         chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]].sort().values
         of_rows = None if optics is None else optics[chosen]
         power = shell_power(images, chosen).to(volumes[0].device)
         one = _Comparison(volumes[2 - half], pixel_size_angstrom, power, config, coarse, top)
         real = images.read(chosen).float()
         value, poses = one.of_images(real, of_rows)
-        values.append(value)
-        simulated.append(one.of_images(one.simulated(real, poses, of_rows, stream), of_rows)[0])
+        simulated = one.simulated(real, poses, of_rows, stream)
+        expected, again = one.of_images(simulated, of_rows)
+        known = refined.poses.pose.rotation[chosen.to(poses.rotation.device)]
+        same = one.same_view(known, poses.rotation), one.same_view(poses.rotation, again.rotation)
+        columns.append((value, expected, *same))
         progress(half / 2)
-    value, expected = torch.cat(values).double(), torch.cat(simulated).double()
+    value, expected, found, found_again = (
+        torch.cat(column).double() for column in zip(*columns, strict=True)
+    )
     least = (_LEAST_EXPECTED * value.std()).clamp_min(1e-12)
     return FinerShells(
         standard_errors(value),
@@ -135,6 +157,7 @@ def finer_shells_test(
         edge / coarse,
         edge / top,
         len(value),
+        float(found.mean() / found_again.mean().clamp_min(1 / len(value))),
     )
 
 
@@ -165,7 +188,7 @@ class _Comparison:
         self._finer = PoseRefiner(
             without_spherical_mean(volume), band, band.noise_power(noise_power)
         )
-        self._compared = self._finer.shell > coarse + _GAP
+        self._coarse, self._compared = coarse, self._finer.shell > coarse + _GAP
 
     def of_images(self, images: Tensor, optics: Optics | None) -> tuple[Tensor, Pose]:
         """Return T of every image ``(b, n, n)``, and its best pose."""
@@ -185,6 +208,10 @@ class _Comparison:
         parts = list(parallel_map(compare, batches, self._device))
         cross, rotation, shift = (torch.cat(column) for column in zip(*parts, strict=True))
         return cross, Pose(rotation, shift)
+
+    def same_view(self, rotation: Tensor, other: Tensor) -> Tensor:
+        """Return whether the map looks the same at rotations ``(b, 3, 3)``, bool ``(b,)``."""
+        return (self._finer.correlation(rotation, other, self._coarse) > _SAME_VIEW).cpu()
 
     def simulated(
         self, images: Tensor, pose: Pose, optics: Optics | None, stream: torch.Generator

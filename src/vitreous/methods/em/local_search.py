@@ -230,6 +230,22 @@ class PoseRefiner:
         """Return values with the shift undone, and slices without CTF, complex ``(b, points)``."""
         return self._pull_back(spectra, shift_angstrom), self._slices(rotation)[..., 0]
 
+    def correlation(self, rotation: Tensor, other: Tensor, last_shell: int) -> Tensor:
+        """Return how alike the map's projections at two rotations ``(b, 3, 3)`` are, ``(b,)``.
+
+        Frequencies up to ``last_shell`` are weighted by one over the noise power.
+        """
+        inside = self.shell <= last_shell
+        parts = []
+        for rows in torch.split(torch.arange(len(rotation)), self.batch_size()):
+            first, second = (
+                (self._slices(one[rows])[..., 0] * self._weight)[:, inside]
+                for one in (rotation, other)
+            )
+            size = (first.abs().square().sum(1) * second.abs().square().sum(1)).sqrt()
+            parts.append((first.conj() * second).real.sum(1) / size.clamp_min(1e-20))
+        return torch.cat(parts)
+
     def frequency_squared(self) -> Tensor:
         """Return the squared frequency of each point, in (cycles per box)², ``(points,)``."""
         return self._kx**2 + self._ky**2
