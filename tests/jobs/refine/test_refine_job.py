@@ -182,9 +182,9 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
     assert "none, as the map is not solved" in found.text
 
 
-@pytest.mark.parametrize(("symmetry", "runs"), [("O", 2), ("D2", 1)])
+@pytest.mark.parametrize(("symmetry", "tries", "runs"), [("O", 3, 2), ("O", 1, 1), ("D2", 3, 1)])
 def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
-    simulated: Path, monkeypatch: pytest.MonkeyPatch, symmetry: str, runs: int
+    simulated: Path, monkeypatch: pytest.MonkeyPatch, symmetry: str, tries: int, runs: int
 ) -> None:
     ball = torch.zeros(32, 32, 32)
     ball[12:21, 12:21, 12:21] = 1.0
@@ -203,10 +203,11 @@ def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
     job = SimpleNamespace(state={})
     job.keep = job.state.__setitem__
     data: Any = SimpleNamespace(box_size=32, pixel_size_angstrom=5.0)
-    search = InitialModelConfig(symmetry=symmetry)
+    search = InitialModelConfig(symmetry=symmetry, tries=tries)
     found = stages.solution(job, data, search, RefinementConfig(symmetry=symmetry))  # type: ignore[arg-type]
     assert len(searches) == runs
     assert found.confirmed == (runs == 2)
+    assert [one.tries for one in searches] == ([1, 2] if runs == 2 else [tries])
     if runs == 2:
         diameter = searches[1].diameter_angstrom
         assert diameter is not None
@@ -224,7 +225,7 @@ def test_stopped_before_starts_at_finer_shells_goes_on_to_the_same_end(
     monkeypatch.setattr(stages, "_FINER_ORDER", 4)
     for name in ("_FINER_STARTS", "_FINER_ROUNDS", "_FINER_DEGREES"):
         monkeypatch.setattr(config, name, 1)
-    given = {"images": 40, "rounds": 2}  # too few for a start to be believed
+    given = {"images": 40, "rounds": 2, "tries": 2}  # too few for a start to be believed
     whole = auto(options(simulated, tmp_path / "WHOLE", **given))
     assert ", starts at 27 Å" in whole.text
     kept = Job.keep

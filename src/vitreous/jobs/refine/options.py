@@ -102,7 +102,8 @@ class AutoOptions(PoseOptions):
         default=3,
         ge=1,
         description="Most tries. A try makes an initial model from each half set; if the two "
-        "differ, the next one follows, with other random density and twice as many particles.",
+        "differ, the next one follows, with other random density and twice as many particles. With "
+        "a symmetry of at least 12 rotations, all but the first try start at finer shells.",
     )
     only_start: bool = Field(
         default=False, description="End with the initial model; refine neither poses nor map."

@@ -130,8 +130,9 @@ def solution(
 ) -> Solution:
     """Return a refined map of particles without poses.
 
-    Where the images do not bear the map out, and symmetry is so high that a search of fine shells
-    is cheap, the job begins anew with starts at finer shells: coarse ones may tell no orientation.
+    Where symmetry is so high that a search of fine shells is cheap, only the first try starts at
+    coarse shells, which may tell no orientation. If its map is not borne out by the images, the
+    other tries start at finer shells.
 
     Args:
         job: entered.
@@ -139,10 +140,11 @@ def solution(
         search: settings of the initial model.
         config: settings of the refinement.
     """
-    can_go_finer = point_group(search.symmetry).order >= _FINER_ORDER
+    can_go_finer = search.tries > 1 and point_group(search.symmetry).order >= _FINER_ORDER
     end = _FIRST_SHARE if can_go_finer else 1.0
     if FINER_START not in job.state:
-        first = _solution_from(job, data, search, config, (0.0, end))
+        coarse = replace(search, tries=1) if can_go_finer else search
+        first = _solution_from(job, data, coarse, config, (0.0, end))
         if first.confirmed or not can_go_finer:
             return first
         say(
@@ -154,6 +156,7 @@ def solution(
     within = job.state[FINER_START]
     search, config = replace(search, **within), replace(config, **within)
     edge = data.box_size * data.pixel_size_angstrom
+    search = replace(search, tries=search.tries - 1)
     finer = search.at_finer_shells(edge, (data.box_size - 1) // 2)
     second = _solution_from(job, data, finer, config, (end, 1.0), f"{FINER_START}: ")
     return replace(second, finer_start_angstrom=edge / finer.start_radius)

@@ -215,7 +215,6 @@ class InitialModelConfig(RandomStartConfig):
         return replace(
             self,
             starts=max(self.starts, _FINER_STARTS),
-            tries=1,
             batches=Batches(self.batches.parts, _FINER_ROUNDS, radius),
             start_radius=radius,
             search_radius=round(self.growth * radius),
