@@ -98,6 +98,7 @@ def test_halves_are_recorded_and_used_again(vitreous: Any, simulated: Path, tmp_
     assert columns(other / "particles.star")["rlnRandomSubset"] != halves
 
 
+@pytest.mark.slow
 def test_options_reach_the_map(vitreous: Any, simulated: Path, tmp_path: Path) -> None:
     truth = volume(simulated / "truth.mrc")
 
@@ -216,6 +217,7 @@ def few(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return changed(simulated / "truth.star", tmp_path_factory.mktemp("few") / "in.star", **first)
 
 
+@pytest.mark.slow
 def test_a_regularised_map_and_what_comes_with_it(
     vitreous: Any, simulated: Path, few: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_auto_ends_with_the_initial_model_if_asked(
     assert "rlnAngleRot" not in columns(out / "particles.star")
 
 
+@pytest.mark.slow
 def test_a_rough_map_is_refined_and_its_poses_are_those_of_the_truth(
     vitreous: Any, simulated: Path, tmp_path: Path
 ) -> None:

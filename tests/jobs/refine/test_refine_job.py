@@ -44,6 +44,7 @@ def options(simulated: Path, output: Path, **more: Any) -> AutoOptions:
     return AutoOptions(output=output, **small | more)
 
 
+@pytest.mark.slow
 def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
     found = auto(options(simulated, tmp_path / "AUTO", only_start=True))
     assert found.refinement is None

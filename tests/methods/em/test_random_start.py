@@ -43,6 +43,7 @@ def test_blobs_obey_their_symmetry_and_stay_inside() -> None:
     assert float((blobs - other).norm() / blobs.norm()) > 0.2
 
 
+@pytest.mark.slow
 def test_a_map_is_found_without_a_start() -> None:
     data = case(400, symmetry="D2", noise=1.0)
     run = search(data)
@@ -106,6 +107,7 @@ def test_continued_after_a_stop_equals_uninterrupted(stop: int) -> None:
 DEGREES = replace(CONFIG, images=60, starts=1, degrees=2, batches=Batches(2, 1), rounds=2)
 
 
+@pytest.mark.slow
 def test_the_best_map_competes_with_itself_with_a_degree_reversed() -> None:
     run = search(case(60, symmetry="D2", noise=1.0), DEGREES)
     while len(run.runs) < 4:

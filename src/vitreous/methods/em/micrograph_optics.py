@@ -32,6 +32,9 @@ class ImageGroups:
     Args:
         micrograph_id: long ``(b,)``, number of each image's micrograph from 0 on; None: unknown.
         optics_group: long ``(b,)``, likewise of its optics group; None: all images are one group.
+
+    >>> ImageGroups(micrograph_id=torch.tensor([0, 0, 1])).optics_group is None
+    True
     """
 
     micrograph_id: Tensor | None = None
