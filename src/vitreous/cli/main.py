@@ -107,7 +107,7 @@ class Commands(typer.core.TyperGroup):
         return name, command, _with_values(command, rest)
 
 
-_WITHOUT_VALUE = {  # the value that is meant, and the others
+_WITHOUT_VALUE = {  # their values, the one that is meant first
     "--invert": ("yes", "no", "auto"),
     "--refine-defocus": ("micrograph", "particle", "no"),
 }
@@ -116,11 +116,11 @@ _WITHOUT_VALUE = {  # the value that is meant, and the others
 def _with_values(command: Any, arguments: list[str]) -> list[str]:
     """Give options that may stand without a value the one that is meant."""
     taking = {p.opts[0] for p in getattr(command, "params", ()) if not getattr(p, "is_flag", 1)}
-    for flag, (meant, *others) in _WITHOUT_VALUE.items():
+    for flag, values in _WITHOUT_VALUE.items():
         if flag in taking and flag in arguments:
             place = arguments.index(flag) + 1
-            bare = arguments[place : place + 1] not in [[one] for one in (meant, *others)]
-            arguments = [*arguments[:place], *[meant] * bare, *arguments[place:]]
+            if not set(values).intersection(arguments[place : place + 1]):
+                arguments = [*arguments[:place], values[0], *arguments[place:]]
     return arguments
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 import typer
 
 from vitreous.cli.options.command import options_command
-from vitreous.jobs.refine.options import RefineOptions
+from vitreous.jobs.refine.options import ROUNDS, RefineOptions
 
-SOLVER = (
-    "shift_range_angstrom",
-    "mask_diameter_angstrom",
-    "rounds",
-    "assignment",
-    "scale",
-    "refine_defocus",
-    "refine_aberrations",
-    "keep_all",
-)
+SOLVER = ("shift_range_angstrom", "mask_diameter_angstrom", *ROUNDS)
 
 
 @options_command(

@@ -201,11 +201,11 @@ def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
         return ends[min(len(searches), 2) - 1]
 
     monkeypatch.setattr(stages, "_solution_from", end)
-    job = SimpleNamespace(state={})
+    job: Any = SimpleNamespace(state={})
     job.keep = job.state.__setitem__
     data: Any = SimpleNamespace(box_size=32, pixel_size_angstrom=5.0)
     search = InitialModelConfig(symmetry=symmetry, tries=tries)
-    found = stages.solution(job, data, search, RefinementConfig(symmetry=symmetry))  # type: ignore[arg-type]
+    found = stages.solution(job, data, search, RefinementConfig(symmetry=symmetry))
     assert len(searches) == runs
     assert found.confirmed == (runs == 2)
     assert [one.tries for one in searches] == ([1, 2] if runs == 2 else [tries])
@@ -215,7 +215,7 @@ def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
         assert 70 < diameter < 125  # the cube's diagonal is 70 Å; the mask is wider
         assert found.finer_start_angstrom == 160 / searches[1].start_radius
         assert searches[1].start_radius == min(15, round(1600 / diameter))
-        found = stages.solution(job, data, search, RefinementConfig())  # type: ignore[arg-type]
+        found = stages.solution(job, data, search, RefinementConfig())
         assert len(searches) == 3  # continued: what had ended is not done again
 
 

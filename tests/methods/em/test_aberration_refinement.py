@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,8 @@ def test_planted_aberrations_are_found_at_true_poses() -> None:
     check(data, *estimates(data))
 
 
-def task(data: Planted, **more: object) -> Refinement:
-    config = RefinementConfig(12.0, "D2", shift_range_angstrom=6.0, searches=1, **more)  # type: ignore[arg-type]
+def task(data: Planted, **more: Any) -> Refinement:
+    config = RefinementConfig(12.0, "D2", shift_range_angstrom=6.0, searches=1, **more)
     every = torch.arange(len(data.images))
     return Refinement(
         ImagesInMemory(data.images),

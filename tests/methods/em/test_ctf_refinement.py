@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -177,8 +178,8 @@ def test_the_prior_is_as_wide_as_the_values_spread() -> None:
     assert shrunk(value, torch.full_like(value, torch.inf)).abs().max() == 0
 
 
-def task(data: Planted, **more: object) -> Refinement:
-    config = RefinementConfig(30.0, shift_range_angstrom=9.0, searches=1, **more)  # type: ignore[arg-type]
+def task(data: Planted, **more: Any) -> Refinement:
+    config = RefinementConfig(30.0, shift_range_angstrom=9.0, searches=1, **more)
     half = torch.arange(len(data.images)) // MICROGRAPHS % 2 + 1
     return Refinement(
         ImagesInMemory(data.images),
@@ -264,6 +265,6 @@ def test_micrographs_must_be_given() -> None:
                 data.optics,
                 half,
                 data.volume,
-                RefinementConfig(30.0, **more),  # type: ignore[arg-type]
+                RefinementConfig(30.0, **more),
                 pixel_size_angstrom=PIXEL,
             )

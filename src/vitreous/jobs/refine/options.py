@@ -9,14 +9,14 @@ from pydantic import Field, field_validator
 
 from vitreous.jobs.inputs.options import ParticleJobOptions
 
-ROUNDS = (
+ROUNDS = (  # fields of the rounds
     "rounds",
     "assignment",
     "scale",
     "refine_defocus",
     "refine_aberrations",
     "keep_all",
-)  # fields of the rounds
+)
 
 
 class PoseOptions(ParticleJobOptions):
