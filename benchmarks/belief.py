@@ -5,7 +5,8 @@
 Refinements of simulated particles (made-up proteins and a ribosome, several point groups and noise
 levels) from right and wrong starts, each with its end judged by the truth: "right" where the FSC
 with the true map stays above 0.5 over 70 % of the shells that the half maps claim (masked FSC at
-0.143), "wrong" below half of them, "between" otherwise. Starts:
+0.143), "wrong" below half of them, "between" otherwise; "stuck" where it is right over less than
+half the shells that the same images give from the true map: nobody would call that solved. Starts:
 
 * truth: the true map;
 * other: the map of another molecule;
@@ -36,14 +37,15 @@ from torch import Tensor
 
 import vitreous as vt
 from _circumstances import where_and_when
-from _public_data import RIBOSOME
+from _public_data import RIBOSOME, RIBOSOME_APIX
 from vitreous.data.maps import read_map, resample_map
-from vitreous.jobs.refine.stages import COARSER, masked_halves, search_again
+from vitreous.jobs.refine.stages import masked_halves, search_again, start_again
 from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc
 from vitreous.maps.fsc_warnings import without_spherical_mean
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, finer_shells_test
+from vitreous.methods.em.initial_model_result import Start
 from vitreous.methods.em.random_start import random_blobs
 from vitreous.methods.em.refinement import Refinement
 from vitreous.optim.loop import run
@@ -83,7 +85,8 @@ def cases(seeds: list[int]) -> Iterator[Case]:
 
 def molecule_map(name: str, symmetry: str, data: Path) -> Tensor:
     if name == "ribosome":
-        return resample_map(*read_map(data / RIBOSOME), BOX, PIXEL).float()
+        volume = read_map(data / RIBOSOME, RIBOSOME_APIX)[0]
+        return resample_map(volume, RIBOSOME_APIX, BOX, PIXEL).float()
     return vt.phantom(BOX, PIXEL, seed=int(name.split(":")[1]), symmetry=symmetry)
 
 
@@ -121,7 +124,8 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
         rounds=ROUNDS,
         seed=case.seed,
     )
-    start: Tensor | tuple[Tensor, Tensor] = start_maps(case, truth)
+    start: Start = start_maps(case, truth)
+    searches: list[list[float]] = []
     for again in itertools.count():
         refined = run(Refinement(images, particles.optics, particles.half_set, start, config))
         reached, at_05 = masked_halves(refined, config, PIXEL, local=False).headline
@@ -137,13 +141,16 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
                 config,
                 pixel_size_angstrom=PIXEL,
             )
+        if finer is not None:
+            searches.append([finer.z, finer.ratio, finer.stability])
         if finer is None or not search_again(finer, again):
             break
-        start = refined.half1, refined.half2
-        coarse = min(COARSER * finer.finer_angstrom, BOX * PIXEL / 3)
-        config = replace(config, start_resolution_angstrom=coarse)
+        start = start_again(refined, finer, config, PIXEL)
+        start = replace(start, independent=True)
+        config = replace(config, start_resolution_angstrom=start.resolution_angstrom)
     claimed = BOX * PIXEL / reached
-    row = vars(case) | {"claimed_shells": claimed, "claimed_angstrom": reached, "again": again}
+    row = vars(case) | {"claimed_shells": claimed, "claimed_angstrom": reached}
+    row["searches"] = searches
     right = 0.0 if case.start == "noise" else judged(refined.map, truth, case)
     share = right / max(claimed, 1e-9)
     row |= {"right_shells": right, "end": "wrong", "z": None, "ratio": None}
@@ -165,12 +172,17 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
+    from_truth = 0.0
     for case in list(cases(options.seeds))[: options.only]:
         row = result_of(case, options.data)
+        if case.start == STARTS[0]:
+            from_truth = row["right_shells"]
+        if row["end"] == "right" and row["right_shells"] < from_truth / 2:
+            row["end"] = "stuck"
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     table = {}
-    for end in ("right", "between", "wrong"):
+    for end in ("right", "stuck", "between", "wrong"):
         of_end = [row for row in rows if row["end"] == end]
         values = [row["z"] for row in of_end if row["z"] is not None]
         table[end] = {

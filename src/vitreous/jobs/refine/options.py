@@ -57,6 +57,12 @@ class PoseOptions(ParticleJobOptions):
         description="Refine beam tilt, trefoil, tetrafoil and the other phases up to the fourth "
         "order of every optics group.",
     )
+    prior: Literal["wiener", "tv"] = Field(
+        default="wiener",
+        description="Regularisation of the maps in every round: `wiener`: by the FSC between the "
+        "half maps; `tv`: total variation, with the strength by which each half map fits the other "
+        "half set best. `tv` brings out more of small or noisy sets and takes longer.",
+    )
     keep_all: bool = Field(
         default=False,
         description="Use all particles for the maps. Otherwise those that noise explains better "
@@ -75,6 +81,7 @@ class PoseOptions(ParticleJobOptions):
             "rounds": self.rounds,
             "assignment": self.assignment,
             "scale": self.scale,
+            "prior": self.prior,
             "refine_defocus": self.refine_defocus,
             "refine_aberrations": self.refine_aberrations,
             "reject": not self.keep_all,

@@ -11,6 +11,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.jobs.inputs.working_set import WorkingSet
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.messages import say
+from vitreous.maps.align import align_maps
 from vitreous.maps.postprocess import Postprocessed, automatic_mask, postprocess
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.finer_shells_test import CERTAIN, FinerShells, finer_shells_test
@@ -30,7 +31,7 @@ _LAST_SHARE = 0.95  # of a refinement's progress, from which those after the fir
 _START_SHARE, _FIRST_SHARE, _FINER_SHARE = 0.3, 0.3, 0.8
 _FINER_ORDER = 12  # least order of the point group for starts at finer shells
 _DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
-COARSER = 1.5  # than the resolution of the maps that another refinement starts from
+_COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
 
 def initial_model_stage(
@@ -221,12 +222,27 @@ def confirmed_refinement(
         if finer is None or not search_again(finer, again["count"]):
             return refined, finer
         say("another search would change the map; the poses are searched again")
-        edge = data.box_size * data.pixel_size_angstrom
-        resolution = min(COARSER * finer.finer_angstrom, edge / 3)
-        after = InitialModel(
-            refined.half1.cpu(), refined.half2.cpu(), resolution, start.independent
-        )
+        after = start_again(refined, finer, config, data.pixel_size_angstrom)
+        after = replace(after, independent=start.independent)
         job.keep(f"{stage}{AGAIN}", {"count": number, "start": dict(vars(after))})
+
+
+def start_again(
+    refined: RefinementResult,
+    finer: FinerShells,
+    config: RefinementConfig,
+    pixel_size_angstrom: float,
+) -> InitialModel:
+    """Return the half maps of a refinement as the start of another one, of one hand.
+
+    From a start that has no hand each half set may come to another one.
+    """
+    half1, half2 = refined.half1.cpu(), refined.half2.cpu()
+    found = align_maps(
+        half2, half1, pixel_size_angstrom=pixel_size_angstrom, point_group=config.symmetry
+    )
+    resolution = min(_COARSER * finer.finer_angstrom, len(half1) * pixel_size_angstrom / 3)
+    return InitialModel(half1, found.aligned if found.mirrored else half2, resolution)
 
 
 def search_again(finer: FinerShells, times: int) -> bool:

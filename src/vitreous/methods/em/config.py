@@ -70,6 +70,9 @@ class RefinementConfig:
         reject: leave images out of the maps that noise alone explains better than the particle,
             from the round after the searches.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
+        prior: of the maps that poses are found under and of the last map: "wiener", the FSC between
+            the half maps as signal, or "tv", total variation
+            (:mod:`vitreous.methods.em.regularised_maps`).
         one_map: find the poses of both half sets under one map of all images. Nothing of the half
             maps is independent then, and their FSC is too high: for starts alone, which come much
             further with twice the images behind their map.
@@ -100,6 +103,7 @@ class RefinementConfig:
     growth: float = Field(default=1.5, gt=1)
     reject: bool = False
     diameter_angstrom: float | None = Field(default=None, gt=0)
+    prior: Literal["wiener", "tv"] = "wiener"
     one_map: bool = False
     batches: Batches | None = None
 

@@ -52,7 +52,7 @@ from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
-STABLE = 0.8  # poses that are found again, over those of simulated images
+STABLE = 0.9  # poses that are found again, over those of simulated images
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.errors import DivergedError, InputError
+from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import shell_index
 from vitreous.core.images import (
     ImageSource,
@@ -52,6 +53,7 @@ from vitreous.methods.em.pose_posterior import (
     SampledPoses,
 )
 from vitreous.methods.em.refinement_result import RefinementResult, ordered_poses
+from vitreous.methods.em.regularised_maps import RegularisedMaps
 from vitreous.methods.reconstruct.gridding import agreeing_shells, half_map
 from vitreous.optim.loop import Stateful, Stats
 from vitreous.physics.insertion import Gridding
@@ -107,7 +109,10 @@ class Refinement(Stateful):
     (torch.Size([16, 16, 16]), True)
     """
 
-    STATE = ("round", "radius", "fsc", "references", "noise_power", "_halves", *_PROGRESS)
+    STATE = (
+        *("round", "radius", "fsc", "references", "noise_power", "regularised", "_halves"),
+        *_PROGRESS,
+    )
 
     def __init__(
         self,
@@ -128,6 +133,10 @@ class Refinement(Stateful):
             config = replace(config, start_resolution_angstrom=resolution)
         if config.one_map and self._own_starts:
             raise ValueError("one_map takes one start, got one for each half set")
+        if config.one_map and config.prior != "wiener":
+            raise ValueError(
+                "one_map: no other half map tells the strength of a prior; leave it out"
+            )
         rows = [(half_set == half).nonzero().flatten() for half in (1, 2)]
         if min(map(len, rows)) == 0:
             raise ValueError("half_set must hold both 1 and 2; split the images into two sets")
@@ -154,6 +163,7 @@ class Refinement(Stateful):
             raise InputError("images or start: not finite; leave out damaged images (`skip_bad`)")
         self.round = 0
         self.sums: tuple[Gridding, Gridding] | None = None
+        self.regularised = RegularisedMaps()
         self.fsc = torch.ones(n // 2 + 1, dtype=torch.float64)
         self._best_area, self._stale_rounds = 0.0, 0
 
@@ -279,7 +289,11 @@ class Refinement(Stateful):
         curve = fsc(first, second).cpu()
         self.fsc = torch.zeros(n // 2 + 1, dtype=torch.float64)
         self.fsc[: len(curve)] = curve
-        self.references = self._maximisation.references(self.sums, curve)
+        if self.config.prior == "wiener":
+            self.references = self._maximisation.references(self.sums, curve)
+        else:
+            maps = self.regularised.half_maps(self.sums, self.noise_power, sphere)
+            self.references = tuple(fourier_resize(one * sphere, n, 3) for one in maps)
 
     def _aligned(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1; return whether any moved."""
@@ -392,14 +406,19 @@ class Refinement(Stateful):
     # ---------------------------------------------------------------- results
 
     def maps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unfiltered half maps, and the Wiener map of all images, ``(n, n, n)``.
+        """Return unfiltered half maps, and the regularised map of all images, ``(n, n, n)``.
 
         Raises:
             RuntimeError: before the first round.
         """
         if self.sums is None:
             raise RuntimeError("no round was done; call step() first")
-        return self._maximisation.maps(self.sums, self.fsc)
+        half1, half2, average = self._maximisation.maps(self.sums, self.fsc)
+        if self.config.prior != "wiener":
+            sphere = self._maximisation.sphere(self.sums[0].box_size)
+            average = self.regularised.map_of_all(self.sums, self.noise_power, sphere)
+            average = fourier_resize(average, self.images.box_size, 3)
+        return half1, half2, average
 
     def poses(self) -> RefinedPoses:
         """Return the poses in the images' order; zeros and identities for unused images.

@@ -18,7 +18,7 @@ class RefinementResult:
 
     Args:
         half1, half2: unfiltered half maps ``(n, n, n)``.
-        map: Wiener map of all images ``(n, n, n)``.
+        map: regularised map of all images ``(n, n, n)``.
         poses: pose of every image, in the order of the images.
         fsc: between the half maps inside the particle's sphere, float64 ``(n // 2 + 1,)``.
         resolution_angstrom: where ``fsc`` falls below 0.143, Å.

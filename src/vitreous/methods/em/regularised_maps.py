@@ -1,0 +1,127 @@
+r"""Maps of a refinement's round by total variation instead of Wiener's filter.
+
+With the sums B and W of :mod:`vitreous.physics.insertion` and the noise power :math:`\sigma^2_s` of
+shell s, a half map minimises
+
+.. math::
+
+    \tfrac12 \sum_k \frac{W_k}{\sigma^2_{s(k)}} \Big|\hat x_k - \frac{B_k}{W_k}\Big|^2
+    + \lambda \, \mathrm{TV}(x),
+
+on the map's own Fourier grid, where the normal operator is one multiplication. The strength is that
+whose map of one half set fits the sums of the other best (:mod:`vitreous.optim.choose_strength`):
+one number is all that the half sets share.
+
+Source: equations (2.10) and (2.11) of L. Donati's thesis (EPFL, 2020), here with poses unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vitreous.core.fourier import fourier_resize
+from vitreous.core.grid import squared_frequency
+from vitreous.linop.operator import LinearOperator
+from vitreous.methods.reconstruct.gridding import half_map
+from vitreous.optim.admm import Admm
+from vitreous.optim.admm_config import AdmmConfig
+from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
+from vitreous.optim.conjugate_gradient import dot
+from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.loop import Stateful, run
+from vitreous.optim.priors import TotalVariation
+from vitreous.physics.insertion import SPREAD, Gridding
+
+_SOLVER = AdmmConfig(nonnegative=False, iterations=20, cg_iterations=1, tolerance=1e-3)
+
+
+class RegularisedMaps(Stateful):
+    """Half maps by total variation, each round's from where the last round's ended.
+
+    Attributes:
+        strength: of half maps, in units of the sums' mean weight; 0 before the first round.
+    """
+
+    STATE = ("strength", "_volumes")
+
+    def __init__(self) -> None:
+        self.strength = 0.0
+        self._volumes: tuple[Tensor, ...] = ()
+
+    def half_maps(
+        self, sums: tuple[Gridding, Gridding], noise_power: Sequence[Tensor], sphere: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return both half maps of the sums' box, and keep their strength.
+
+        Args:
+            sums: of both half sets.
+            noise_power: of the images of each half set by shell, ``(n // 2 + 1,)``.
+            sphere: soft mask of the particle, ``(box, box, box)``.
+        """
+        box = sums[0].box_size
+        first, second = (
+            _equations(one, power, sphere) for one, power in zip(sums, noise_power, strict=True)
+        )
+        start = tuple(fourier_resize(one, box, 3) for one in self._volumes)
+        search = StrengthSearch(
+            (first, second),
+            TotalVariation(0.0),
+            _SOLVER,
+            start=(start[0], start[1]) if start else None,
+            among=StrengthRange(self.strength or None),
+        )
+        found = run(search)
+        self.strength, self._volumes = found.strength, found.volumes
+        return found.volumes
+
+    def map_of_all(
+        self, sums: tuple[Gridding, Gridding], noise_power: Sequence[Tensor], sphere: Tensor
+    ) -> Tensor:
+        r"""Return the map of all images of the last round, arguments as of :meth:`half_maps`.
+
+        Twice the images ask for :math:`\sqrt 2` of a norm's strength: relative to the sums' mean
+        weight for :math:`1 / \sqrt 2`.
+        """
+        power = (noise_power[0] + noise_power[1]) / 2
+        prior = TotalVariation(self.strength / math.sqrt(2))
+        start = (self._volumes[0] + self._volumes[1]) / 2 if self._volumes else None
+        equations = _equations(sums[0] + sums[1], power, sphere)
+        return run(Admm(equations, prior, _SOLVER, start=start)).volume
+
+
+class _OnMapGrid(LinearOperator):
+    """H^T H as a multiplication of the map's own spectrum, which is a circulant matrix."""
+
+    def __init__(self, weight: Tensor, box: int) -> None:
+        self.circulant = weight
+        self.domain_shape = self.range_shape = (box, box, box)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return H^T H x."""
+        product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * self.circulant, s=self.range_shape)
+        return product
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the same: H^T H is self-adjoint."""
+        return self.forward(y)
+
+
+def _equations(sums: Gridding, noise_power: Tensor, sphere: Tensor) -> LeastSquares:
+    """Return the normal equations of a set's sums, in units of their mean weight."""
+    box, device = sums.box_size, sums.weight.device
+    frequency = torch.fft.fftfreq(box, 1 / box, device=device).round().long()
+    place = (SPREAD * frequency).clamp(1 - box, box - 1)
+    along_x = place[: box // 2 + 1].abs()
+    weight = sums.weight[along_x][:, place + box - 1][:, :, place + box - 1].permute(2, 1, 0)
+    squared = squared_frequency(box, 3, device=device)
+    power = noise_power[: box // 2 + 1].float().to(device)
+    shell = squared.sqrt().round().long().clamp(max=box // 2)
+    weight = weight / power[shell] * (squared < (box / 2) ** 2)
+    operator = _OnMapGrid(weight / weight.mean().clamp_min(1e-30), box)
+    fitted = half_map(sums) * sphere
+    right_hand_side = operator(fitted)
+    return LeastSquares(operator, right_hand_side, dot(fitted, right_hand_side))
