@@ -14,9 +14,10 @@ half the shells that the same images give from the true map: nobody would call t
 * noise: the true map, but the images are noise alone.
 
 As in these commands, a refinement begins anew from its maps where the images show more than the
-maps hold. `z` is the test's value, in standard errors; `sure` the share of poses
-with a posterior above 0.5, another candidate to tell right from wrong. Fails (exit 1) where a wrong
-end is believed.
+maps hold. Of the evidence (`z`, in standard errors, `ratio`, `stability` and `standing_out`, see
+:mod:`vitreous.methods.em.finer_shells_test`) the table has least, median and largest value; `sure`
+is the share of poses with a posterior above 0.5, another candidate to tell right from wrong. Fails
+(exit 1) where a wrong end is believed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc
 from vitreous.maps.fsc_warnings import without_spherical_mean
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, finer_shells_test
+from vitreous.methods.em.finer_shells_test import (
+    CERTAIN,
+    LEAST,
+    MOST,
+    MOST_LEFT,
+    STABLE,
+    finer_shells_test,
+)
 from vitreous.methods.em.initial_model_result import Start
 from vitreous.methods.em.random_start import random_blobs
 from vitreous.methods.em.refinement import Refinement
@@ -53,6 +61,7 @@ from vitreous.optim.loop import run
 BOX, PIXEL = 32, 7.0
 START_ANGSTROM = 45.0
 ROUNDS = 5
+EVIDENCE = "z", "ratio", "stability", "standing_out"
 STARTS = ("truth", "other", "hollow", "noise")
 RIGHT, WRONG = 0.7, 0.5  # of the claimed shells
 
@@ -142,7 +151,7 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
                 pixel_size_angstrom=PIXEL,
             )
         if finer is not None:
-            searches.append([finer.z, finer.ratio, finer.stability])
+            searches.append([getattr(finer, name) for name in EVIDENCE])
         if finer is None or not search_again(finer, again):
             break
         start = start_again(refined, finer, config, PIXEL)
@@ -153,14 +162,21 @@ def result_of(case: Case, data: Path) -> dict[str, Any]:
     row["searches"] = searches
     right = 0.0 if case.start == "noise" else judged(refined.map, truth, case)
     share = right / max(claimed, 1e-9)
-    row |= {"right_shells": right, "end": "wrong", "z": None, "ratio": None}
+    row |= {"right_shells": right, "end": "wrong"}
     if share >= WRONG:
         row["end"] = "right" if share >= RIGHT else "between"
     row["sure"] = float((refined.poses.posterior > 0.5).float().mean())
     if finer is not None:
-        row |= {"z": finer.z, "ratio": finer.ratio, "stability": finer.stability}
+        row |= {name: getattr(finer, name) for name in EVIDENCE}
         row["believed"] = finer.shown
     return row | {"seconds": time.monotonic() - began}
+
+
+def spread(values: list[float]) -> list[float]:
+    """Least, median and largest."""
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2 :][:1]
+    return [round(one, 2) for one in (*ordered[:1], *middle, *ordered[-1:])]
 
 
 def main() -> int:
@@ -184,16 +200,19 @@ def main() -> int:
     table = {}
     for end in ("right", "stuck", "between", "wrong"):
         of_end = [row for row in rows if row["end"] == end]
-        values = [row["z"] for row in of_end if row["z"] is not None]
         table[end] = {
             "runs": len(of_end),
             "believed": sum(bool(row.get("believed")) for row in of_end),
-            "least_z": min(values, default=None),
-            "largest_z": max(values, default=None),
+            **{name: spread([row[name] for row in of_end if name in row]) for name in EVIDENCE},
         }
     print(
         json.dumps(
-            {"table": table, "needed": [CERTAIN, LEAST, MOST], "rows": rows, **where_and_when()}
+            {
+                "table": table,
+                "needed": [CERTAIN, LEAST, MOST, STABLE, MOST_LEFT],
+                "rows": rows,
+                **where_and_when(),
+            }
         )
     )
     return int(any(row["end"] == "wrong" and row.get("believed") for row in rows))

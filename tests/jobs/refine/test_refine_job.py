@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+import vitreous as vt
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.maps import read_map
 from vitreous.jobs.refine import stages
 from vitreous.jobs.refine.options import AutoOptions, RefineOptions
 from vitreous.jobs.refine.run import auto, refine
 from vitreous.jobs.run.job import Job
+from vitreous.maps.fsc import fsc
 from vitreous.methods.em import config
 from vitreous.methods.em.config import InitialModelConfig, RefinementConfig
 from vitreous.methods.em.finer_shells_test import FinerShells
@@ -177,8 +179,10 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
     found = refine(refine_options(simulated, tmp_path / "OUT"))
     assert not found.solved
     assert found.verdict.startswith("NOT SOLVED: the half maps agree to ")
-    assert "by 1.0 standard errors (7 are needed), 0.10 times" in found.verdict
-    assert "1.00 times as often as in simulated images (0.8 are needed)" in found.verdict
+    assert "by 1.0 standard errors (7 are needed); the images show" in found.verdict
+    assert "0.10 times as strongly as images simulated" in found.verdict
+    assert "as often as" not in found.verdict  # that is right
+    assert "stable poses 1.00 of those predicted (0.9 needed), signal 1.00" in found.text
     assert "`start_resolution_angstrom`" in found.verdict
     assert "none, as the map is not solved" in found.text
 
@@ -243,3 +247,16 @@ def test_stopped_before_starts_at_finer_shells_goes_on_to_the_same_end(
     parts = auto(options(simulated, tmp_path / "PARTS", resume=True, **given))
     assert torch.equal(parts.initial_model.half1, whole.initial_model.half1)
     assert parts.verdict == whole.verdict
+
+
+def test_half_maps_of_opposite_hands_begin_again_with_one() -> None:
+    one = vt.phantom(24, 8.0, seed=2)
+    other = torch.roll(one.flip(0), 1, 0)
+    ended: Any = SimpleNamespace(half1=one, half2=other)
+    unsure = FinerShells(9.0, 3.0, 60.0, 40.0, 100)
+    start = stages.start_again(ended, unsure, RefinementConfig(), 8.0)
+    assert start.resolution_angstrom == 60.0
+    assert torch.equal(start.half1, one)
+    assert float(fsc(start.half2, one)[:8].min()) > 0.95
+    ended.half2 = one * 2
+    assert torch.equal(stages.start_again(ended, unsure, RefinementConfig(), 8.0).half2, one * 2)

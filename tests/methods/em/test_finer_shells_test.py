@@ -68,6 +68,19 @@ def test_the_true_map_is_shown(truth: Tensor, particles: vt.Particles) -> None:
     assert found.coarse_angstrom == pytest.approx(BOX * PIXEL / 7)
     assert judged(truth, particles, used=80).images == 80
     assert found.stability == pytest.approx(1, abs=0.1)
+    assert found.standing_out == pytest.approx(1, abs=0.15)
+
+
+def test_a_map_that_accounts_for_half_of_the_signal(truth: Tensor, particles: vt.Particles) -> None:
+    found = judged(truth / 2**0.5, particles)
+    assert found.standing_out == pytest.approx(2, abs=0.3)
+    assert found.z > CERTAIN
+    assert not found.shown
+    crowded = torch.ones(BOX, BOX)
+    crowded[4:-4, 4:-4] = 0  # neighbours in the corners
+    noise = torch.randn(120, BOX, BOX, generator=torch.Generator().manual_seed(1))
+    images = particles.images(invert=False, normalise=False).read(torch.arange(120))
+    assert judged(truth, particles, images + 2 * noise * crowded).standing_out < 1
 
 
 def test_poses_that_are_not_found_again_are_no_end(truth: Tensor, particles: vt.Particles) -> None:
@@ -103,6 +116,9 @@ def test_bounds() -> None:
     assert replace(value, stability=0.7).unfinished
     assert not replace(value, z=CERTAIN - 0.1).shown
     assert not replace(value, ratio=3.0).shown
+    assert not replace(value, standing_out=1.5).shown
+    assert not replace(value, standing_out=1.5).unfinished
+    assert replace(value, standing_out=0.3).shown
     assert not value.unfinished
     assert replace(value, ratio=3.0).unfinished
     assert not replace(value, ratio=3.0, z=1.0).unfinished

@@ -13,6 +13,7 @@ from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.em.regularised_maps import RegularisedMaps
 from vitreous.methods.reconstruct.gridding import (
     accumulate,
+    half_map,
     noise_to_signal,
     particle_sphere,
     wiener_map,
@@ -49,10 +50,11 @@ def test_total_variation_is_nearer_to_the_truth_than_wiener(
     truth = vt.phantom(BOX, PIXEL, seed=4, symmetry="C4")
     sphere, white = particle_sphere(BOX, 1.0), [torch.ones(BOX // 2 + 1)] * 2
     maps = RegularisedMaps()
-    halves = maps.half_maps(sums, white, sphere)
-    ratio = noise_to_signal(fsc(*halves))
-    for regularised, one in zip(halves, sums, strict=True):
-        wiener = wiener_map(one, 2 * ratio) * sphere
+    ratio = noise_to_signal(fsc(*(half_map(one) for one in sums)))
+    rivals = [wiener_map(one, 2 * ratio) * sphere for one in sums]
+    halves = maps.half_maps(sums, white, sphere, rivals)
+    assert maps.preferred
+    for regularised, wiener in zip(halves, rivals, strict=True):
         assert agreement(regularised, truth) > agreement(wiener, truth) + 0.3
     of_all = maps.map_of_all(sums, white, sphere)
     assert agreement(of_all, truth) > max(agreement(one, truth) for one in halves)
@@ -65,11 +67,20 @@ def test_noisy_shells_count_less(sums: tuple[Gridding, Gridding]) -> None:
     blind = white.clone()
     blind[6:] = 1e6
     coarse, fine = RegularisedMaps(), RegularisedMaps()
-    few = coarse.half_maps(sums, [blind] * 2, sphere)[0]
-    full = fine.half_maps(sums, [white] * 2, sphere)[0]
+    nothing = [torch.zeros(BOX, BOX, BOX)] * 2
+    few = coarse.half_maps(sums, [blind] * 2, sphere, nothing)[0]
+    full = fine.half_maps(sums, [white] * 2, sphere, nothing)[0]
     power = [torch.fft.rfftn(one).abs().square() for one in (few, full)]
     outer = torch.arange(BOX // 2 + 1) > 8
     assert float(power[0][0, 0, outer].sum()) < 0.3 * float(power[1][0, 0, outer].sum())
+
+
+def test_wiener_maps_that_fit_better_stay(sums: tuple[Gridding, Gridding]) -> None:
+    sphere, white = particle_sphere(BOX, 1.0), [torch.ones(BOX // 2 + 1)] * 2
+    swapped = [half_map(one) * sphere for one in reversed(sums)]  # no misfit at all
+    maps = RegularisedMaps()
+    assert maps.half_maps(sums, white, sphere, swapped) is swapped
+    assert not maps.preferred
 
 
 def test_a_refinement_goes_on_bit_for_bit() -> None:

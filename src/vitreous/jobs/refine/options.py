@@ -15,6 +15,7 @@ ROUNDS = (  # fields of the rounds
     "scale",
     "refine_defocus",
     "refine_aberrations",
+    "prior",
     "keep_all",
 )
 
@@ -61,7 +62,8 @@ class PoseOptions(ParticleJobOptions):
         default="wiener",
         description="Regularisation of the maps in every round: `wiener`: by the FSC between the "
         "half maps; `tv`: total variation, with the strength by which each half map fits the other "
-        "half set best. `tv` brings out more of small or noisy sets and takes longer.",
+        "half set best, in rounds where it fits better than `wiener`. `tv` brings out more of "
+        "small or noisy sets and takes longer.",
     )
     keep_all: bool = Field(
         default=False,

@@ -39,7 +39,14 @@ from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.postprocess import Postprocessed, local_range
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.finer_shells_test import CERTAIN, LEAST, MOST, STABLE, FinerShells
+from vitreous.methods.em.finer_shells_test import (
+    CERTAIN,
+    LEAST,
+    MOST,
+    MOST_LEFT,
+    STABLE,
+    FinerShells,
+)
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 
@@ -185,14 +192,31 @@ def _verdict(
 
 
 def _evidence(finer: FinerShells) -> str:
-    """Return what the images show of the finer shells."""
-    return (
-        f"poses found by shells up to {finer.coarse_angstrom:.1f} Å predict those to "
-        f"{finer.finer_angstrom:.1f} Å by {finer.z:.1f} standard errors ({CERTAIN:g} are needed), "
-        f"{finer.ratio:.2f} times as well as in images simulated from the map ({LEAST:g} to "
-        f"{MOST:g} are right), and are those of the refinement {finer.stability:.2f} times as "
-        f"often as in simulated images ({STABLE:g} are needed)"
+    """Return in what the images do not bear a map out."""
+    answers = (
+        (
+            finer.z >= CERTAIN,
+            f"poses found by shells up to {finer.coarse_angstrom:.1f} Å predict those to "
+            f"{finer.finer_angstrom:.1f} Å by {finer.z:.1f} standard errors ({CERTAIN:g} are "
+            "needed)",
+        ),
+        (
+            LEAST <= finer.ratio <= MOST,
+            f"the images show the finer shells {finer.ratio:.2f} times as strongly as images "
+            f"simulated from the map ({LEAST:g} to {MOST:g} are right)",
+        ),
+        (
+            finer.stability >= STABLE,
+            "poses are found again under the other half map "
+            f"{finer.stability:.2f} times as often as in simulated images ({STABLE:g} are needed)",
+        ),
+        (
+            finer.standing_out <= MOST_LEFT,
+            f"the images hold {finer.standing_out:.2f} times the signal that the map accounts for "
+            f"({MOST_LEFT:g} at most)",
+        ),
     )
+    return "; ".join(text for passed, text in answers if not passed)
 
 
 def _numbers(
@@ -213,7 +237,8 @@ def _numbers(
         numbers["finer shells"] = (
             f"{finer.z:.1f} standard errors ({CERTAIN:g} needed), {finer.ratio:.2f} of what the "
             f"map predicts ({LEAST:g} to {MOST:g} is right), stable poses {finer.stability:.2f} of "
-            f"those predicted ({STABLE:g} needed)"
+            f"those predicted ({STABLE:g} needed), signal {finer.standing_out:.2f} of the map's "
+            f"({MOST_LEFT:g} at most)"
         )
     for one in refined.optics:
         if any(one.estimates):

@@ -70,8 +70,8 @@ class RefinementConfig:
         reject: leave images out of the maps that noise alone explains better than the particle,
             from the round after the searches.
         diameter_angstrom: of the sphere that holds the particle; the box by default.
-        prior: of the maps that poses are found under and of the last map: "wiener", the FSC between
-            the half maps as signal, or "tv", total variation
+        prior: of the maps that poses are found under and of the last map: "wiener", by the FSC
+            between the half maps, or "tv", total variation in rounds where it fits better
             (:mod:`vitreous.methods.em.regularised_maps`).
         one_map: find the poses of both half sets under one map of all images. Nothing of the half
             maps is independent then, and their FSC is too high: for starts alone, which come much

@@ -22,6 +22,11 @@ The poses found are also compared with those of the refinement: do the map's pro
 alike (so that the mates of a symmetry nobody told are the same)? Of a true map they do as often as
 poses of simulated images are found again, whatever the noise. Of a blend they do less often: there
 every image fits one of several mixed maps, and not always the same one.
+
+A wrong map that pleases all these holds less than the images do. Within the coarse shells the mean
+square of images over the box is fitted by that of the map's projections and a constant (the noise).
+The factor is 1 where the map accounts for all that stands out from the background. Less tells
+nothing: neighbours in the corners of crowded images.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.core.grid import shell_index
+from vitreous.core.grid import radius_grid, shell_index
 from vitreous.core.images import ImagesInMemory, ImageSource, shell_power
 from vitreous.core.params import Optics, Pose
 from vitreous.core.random import generator
@@ -52,6 +57,7 @@ from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
+MOST_LEFT = 1.4  # mean square that stands out from the background, over the map's
 STABLE = 0.9  # poses that are found again, over those of simulated images
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
@@ -59,6 +65,7 @@ _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
 _LEAST_EXPECTED = 1e-3  # of the spread of T: maps that predict less predict nothing
 _SAME_VIEW = 0.85  # correlation of coarse shells from which poses show the same view
 _GAP = 1  # shells between these and the finer ones
+_FIRST_SHELL = 3  # below lies what is left of a gradient of the ice
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class FinerShells:
         images: number of images.
         stability: share of poses found that are those of the refinement, over the share of poses
             of simulated images that are found again; 1 for a true map.
+        standing_out: mean square of images that stands out from the background, over that of the
+            map's projections; 1 for a true map.
     """
 
     z: float
@@ -81,15 +90,17 @@ class FinerShells:
     finer_angstrom: float
     images: int
     stability: float = 1.0
+    standing_out: float = 1.0
 
     @property
     def shown(self) -> bool:
-        """Whether the images show the finer shells, as strongly as the map predicts.
+        """Whether the images show the finer shells, as strongly as the map predicts, and no more.
 
         >>> [FinerShells(9.0, ratio, 10.0, 7.5, 1000).shown for ratio in (0.1, 0.9, 3.0)]
         [False, True, False]
         """
-        return self.z >= CERTAIN and self.ratio >= LEAST and not self.unfinished
+        predicted = self.z >= CERTAIN and self.ratio >= LEAST
+        return predicted and not self.unfinished and self.standing_out <= MOST_LEFT
 
     @property
     def unfinished(self) -> bool:
@@ -141,13 +152,14 @@ def finer_shells_test(
         one = _Comparison(volumes[2 - half], pixel_size_angstrom, power, config, coarse, top)
         real = images.read(chosen).float()
         value, poses = one.of_images(real, of_rows)
-        simulated = one.simulated(real, poses, of_rows, stream)
+        clean = one.clean(poses, of_rows)
+        simulated = clean + one.noise(real, clean, stream)
         expected, again = one.of_images(simulated, of_rows)
         known = refined.poses.pose.rotation[chosen.to(poses.rotation.device)]
         same = one.same_view(known, poses.rotation), one.same_view(poses.rotation, again.rotation)
-        columns.append((value, expected, *same))
+        columns.append((value, expected, *same, one.standing_out(real, clean)))
         progress(half / 2)
-    value, expected, found, found_again = (
+    value, expected, found, found_again, standing_out = (
         torch.cat(column).double() for column in zip(*columns, strict=True)
     )
     least = (_LEAST_EXPECTED * value.std()).clamp_min(1e-12)
@@ -158,6 +170,7 @@ def finer_shells_test(
         edge / top,
         len(value),
         float(found.mean() / found_again.mean().clamp_min(1 / len(value))),
+        float(standing_out.mean()),
     )
 
 
@@ -213,20 +226,33 @@ class _Comparison:
         """Return whether the map looks the same at rotations ``(b, 3, 3)``, bool ``(b,)``."""
         return (self._finer.correlation(rotation, other, self._coarse) > _SAME_VIEW).cpu()
 
-    def simulated(
-        self, images: Tensor, pose: Pose, optics: Optics | None, stream: torch.Generator
-    ) -> Tensor:
-        """Return images of the map at given poses, with as much noise as real ones ``(b, n, n)``.
-
-        The noise power by shell is that of the real images less that of the map's.
-        """
-        n = images.shape[-1]
+    def clean(self, pose: Pose, optics: Optics | None) -> Tensor:
+        """Return noiseless images of the map at given poses, ``(b, n, n)``, on the CPU."""
         optics = None if optics is None else optics.to(self._device)
-        imaged = simulate(self._volume, pose.rotation, pose.shift_angstrom, optics, self._pixel)
-        clean = imaged.cpu()
+        shift = pose.shift_angstrom
+        return simulate(self._volume, pose.rotation, shift, optics, self._pixel).cpu()
+
+    def noise(self, images: Tensor, clean: Tensor, stream: torch.Generator) -> Tensor:
+        """Return noise ``(b, n, n)``, by shell of the power of images less that of clean ones."""
+        n = images.shape[-1]
         every = torch.arange(len(images))
         total, signal = (shell_power(ImagesInMemory(one), every) for one in (images, clean))
         noise = torch.fft.rfft2(torch.randn(images.shape, generator=stream))
         power = (total - signal).clamp_min(_LEAST_NOISE * total) / n**2
         shell = shell_index(n, 2).clamp(max=n // 2)
-        return clean + torch.fft.irfft2(noise * power.sqrt()[shell], s=(n, n)).float()
+        return torch.fft.irfft2(noise * power.sqrt()[shell], s=(n, n)).float()
+
+    def standing_out(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return each image's share in the factor of the map's mean square, ``(b,)``."""
+        n = images.shape[-1]
+        shell = shell_index(n, 2)
+        band = ((shell >= _FIRST_SHELL) & (shell <= self._coarse)).float()
+        seen = radius_grid(n, 2) < n / 2 - 1
+        squares = (
+            torch.fft.irfft2(torch.fft.rfft2(one) * band, s=(n, n)).square()[:, seen]
+            for one in (images, clean)
+        )
+        of_images, of_map = squares
+        shape = of_map.mean(0)
+        shape = shape - shape.mean()
+        return (of_images @ shape) / shape.square().sum().clamp_min(1e-30)

@@ -289,11 +289,10 @@ class Refinement(Stateful):
         curve = fsc(first, second).cpu()
         self.fsc = torch.zeros(n // 2 + 1, dtype=torch.float64)
         self.fsc[: len(curve)] = curve
-        if self.config.prior == "wiener":
-            self.references = self._maximisation.references(self.sums, curve)
-        else:
-            maps = self.regularised.half_maps(self.sums, self.noise_power, sphere)
-            self.references = tuple(fourier_resize(one * sphere, n, 3) for one in maps)
+        self.references = self._maximisation.references(self.sums, curve)
+        if self.config.prior == "tv":
+            power, wiener = self.noise_power, self.references
+            self.references = tuple(self.regularised.half_maps(self.sums, power, sphere, wiener))
 
     def _aligned(self, first: Tensor, second: Tensor) -> bool:
         """Move the poses of half set 2 into the frame of half map 1; return whether any moved."""
@@ -414,7 +413,7 @@ class Refinement(Stateful):
         if self.sums is None:
             raise RuntimeError("no round was done; call step() first")
         half1, half2, average = self._maximisation.maps(self.sums, self.fsc)
-        if self.config.prior != "wiener":
+        if self.regularised.preferred:
             sphere = self._maximisation.sphere(self.sums[0].box_size)
             average = self.regularised.map_of_all(self.sums, self.noise_power, sphere)
             average = fourier_resize(average, self.images.box_size, 3)

@@ -10,7 +10,8 @@ shell s, a half map minimises
 
 on the map's own Fourier grid, where the normal operator is one multiplication. The strength is that
 whose map of one half set fits the sums of the other best (:mod:`vitreous.optim.choose_strength`):
-one number is all that the half sets share.
+one number is all that the half sets share. Wiener's maps stand where they fit the other's sums
+better still.
 
 Source: equations (2.10) and (2.11) of L. Donati's thesis (EPFL, 2020), here with poses unknown.
 """
@@ -44,23 +45,30 @@ class RegularisedMaps(Stateful):
 
     Attributes:
         strength: of half maps, in units of the sums' mean weight; 0 before the first round.
+        preferred: whether they fitted the other half set better than the Wiener maps in the last
+            round.
     """
 
-    STATE = ("strength", "_volumes")
+    STATE = ("strength", "preferred", "_volumes")
 
     def __init__(self) -> None:
-        self.strength = 0.0
+        self.strength, self.preferred = 0.0, False
         self._volumes: tuple[Tensor, ...] = ()
 
     def half_maps(
-        self, sums: tuple[Gridding, Gridding], noise_power: Sequence[Tensor], sphere: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return both half maps of the sums' box, and keep their strength.
+        self,
+        sums: tuple[Gridding, Gridding],
+        noise_power: Sequence[Tensor],
+        sphere: Tensor,
+        wiener: Sequence[Tensor],
+    ) -> Sequence[Tensor]:
+        """Return the half maps that fit each other's sums better, these or Wiener's.
 
         Args:
             sums: of both half sets.
             noise_power: of the images of each half set by shell, ``(n // 2 + 1,)``.
             sphere: soft mask of the particle, ``(box, box, box)``.
+            wiener: half maps, of any box ``(n, n, n)``, as the result is.
         """
         box = sums[0].box_size
         first, second = (
@@ -76,12 +84,16 @@ class RegularisedMaps(Stateful):
         )
         found = run(search)
         self.strength, self._volumes = found.strength, found.volumes
-        return found.volumes
+        rivals = [fourier_resize(one, box, 3) for one in wiener]
+        self.preferred = found.tried[-1][1] < second.misfit(rivals[0]) + first.misfit(rivals[1])
+        if not self.preferred:
+            return wiener
+        return [fourier_resize(one * sphere, len(wiener[0]), 3) for one in found.volumes]
 
     def map_of_all(
         self, sums: tuple[Gridding, Gridding], noise_power: Sequence[Tensor], sphere: Tensor
     ) -> Tensor:
-        r"""Return the map of all images of the last round, arguments as of :meth:`half_maps`.
+        r"""Return the map of all images of the last round; arguments as of :meth:`half_maps`.
 
         Twice the images ask for :math:`\sqrt 2` of a norm's strength: relative to the sums' mean
         weight for :math:`1 / \sqrt 2`.
