@@ -8,6 +8,7 @@
 
 * auto-O, auto-C1: `vitreous auto` with and without the symmetry told, and no other help;
 * refine-40, refine-10: `vitreous refine` from the C-alpha model, good to 40 Å (the default) or 10;
+* refine-10-tv: as refine-10, with `--prior tv`;
 * other: `vitreous refine` from another octahedral molecule, good to 12 Å;
 * noise, noise-from-model: the particles with random phases, which show nothing, to `auto`, and to
   `refine` from the model, good to 12 Å;
@@ -196,6 +197,9 @@ def main() -> int:
         "refine-40": lambda seed: bench.own("refine-40", seed, "O", **model),
         "refine-10": lambda seed: bench.own(
             "refine-10", seed, "O", **model, start_resolution_angstrom=10.0
+        ),
+        "refine-10-tv": lambda seed: bench.own(
+            "refine-10-tv", seed, "O", **model, start_resolution_angstrom=10.0, prior="tv"
         ),
         "other": lambda seed: bench.own(
             "other", seed, "O", **other, start_resolution_angstrom=12.0
