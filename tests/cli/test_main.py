@@ -116,7 +116,7 @@ def test_the_table_of_commands_says_what_they_say():
             assert " ".join(first.split()) == text, name
 
 
-HEAVY = ["torch", "numpy", "scipy", "matplotlib", "plotly", "jinja2", "gemmi", "numba"]
+HEAVY = ["torch", "numpy", "scipy", "matplotlib", "jinja2", "gemmi", "numba"]
 
 
 def imported(*arguments):

@@ -1,7 +1,8 @@
 """Self-contained HTML report of a reconstruction, without other files or network requests.
 
-Everything is inline (pictures as data URIs, plotly.js once), every string is escaped, and a
-Content-Security-Policy in the page forbids the browser to fetch anything.
+Everything is inline (pictures as data URIs, the surfaces' maps and plotly.js once and compressed),
+every string is escaped, and a Content-Security-Policy in the page forbids the browser to fetch
+anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
 from vitreous.report.plots import Plot, fsc_plot, history_plots
+from vitreous.report.surface import Surface, packed, shaded_picture, surface_data
 
 MAX_PARTICLES = 8
 MONTAGE_SECTIONS = 24
@@ -65,6 +68,7 @@ class ReportData(PageData):
     Args:
         pixel_size_angstrom: pixel size in Å of ``volume`` and of the particle images.
         volume: final map ``(z, y, x)``.
+        surfaces: maps shown as surfaces; ``volume`` alone where there are none.
         fsc_curves: label to (frequency in 1/Å, correlation).
         resolutions: rows of the resolution table.
         history: rows as in ``history.jsonl``: ``step``, ``half`` and any keys of
@@ -77,6 +81,7 @@ class ReportData(PageData):
 
     pixel_size_angstrom: float
     volume: Array | None = None
+    surfaces: Sequence[Surface] = ()
     fsc_curves: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     resolutions: Sequence[Resolution] = ()
     history: Sequence[Mapping[str, Any]] = ()
@@ -128,10 +133,12 @@ def render_report(data: ReportData) -> str:
     True
     """
     volume = data.volume
+    surfaces = data.surfaces or ([] if volume is None else [Surface("map", volume)])
     return render_page(
         "report.html.j2",
         data,
         list(_plots(data)),
+        surface_view(surfaces, data.pixel_size_angstrom),
         slices=[] if volume is None else _map_pictures(volume, data.pixel_size_angstrom),
         sections=None if volume is None else _section_montage(volume, data.pixel_size_angstrom),
         box="" if volume is None else _box(volume.shape),
@@ -140,17 +147,23 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def render_page(template: str, data: PageData, plots: Sequence[Plot], **values: Any) -> str:
+def render_page(
+    template: str,
+    data: PageData,
+    plots: Sequence[Plot],
+    surfaces: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> str:
     """Render a page with title, verdict, warnings and cards at the top, and interactive plots.
 
     Args:
         template: template that extends ``page.html.j2``.
         data: content of the page.
         plots: plots of the template.
+        surfaces: from :func:`surface_view`.
         values: further values of the template; it escapes strings.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
 
     traces = [{"key": plot.key, "data": plot.data, "layout": plot.layout} for plot in plots]
     environment = Environment(
@@ -166,10 +179,41 @@ def render_page(template: str, data: PageData, plots: Sequence[Plot], **values: 
         version=__version__,
         plots=plots,
         plots_json=_script_json(traces),
-        plotly_js=_script_text(get_plotlyjs()) if plots else "",
+        plotly_js=packed(_report_file("vendor/plotly-basic.min.js")) if plots else "",
+        surfaces=surfaces,
+        surfaces_json=_script_json(surfaces["layers"]) if surfaces else "",
+        surface_js=_script_text(_report_file("templates/surface.js").decode()) if surfaces else "",
         **values,
     )
     return text
+
+
+def surface_view(surfaces: Sequence[Surface], pixel_size_angstrom: float) -> dict[str, Any] | None:
+    """Return what the template shows of surfaces; None without any density.
+
+    Raises:
+        ValueError: a map is not ``(z, y, x)``.
+    """
+    layers = surface_data(surfaces, pixel_size_angstrom)
+    if not layers:
+        return None
+    first = next((one for one in layers if one["shown"]), layers[0])
+    volume = next(one.volume for one in surfaces if one.name == first["name"])
+    still = figures.enlarge(shaded_picture(volume).astype(float), 384)
+    caption = (
+        f"Surface of the {first['name']} along z at {first['level']:.2f} σ above the mean; it "
+        "turns in a browser with JavaScript and WebGL"
+    )
+    return {
+        "layers": layers,
+        "still": picture(still, (0.0, 255.0), caption, caption),
+        "level": first["level"],
+        "highest": round(max(one["top"] for one in layers), 1),
+    }
+
+
+def _report_file(name: str) -> bytes:
+    return resources.files("vitreous.report").joinpath(name).read_bytes()
 
 
 def _plots(data: ReportData) -> Iterator[Plot]:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from vitreous.io.atomic import atomic_write_text
 from vitreous.report import figures
 from vitreous.report.figures import Array
-from vitreous.report.html import PageData, ParticleRow, Picture, picture, render_page
+from vitreous.report.html import PageData, ParticleRow, Picture, picture, render_page, surface_view
 from vitreous.report.plots import CURVE_COLOURS, Plot, Series, history_traces, numbers, titled
+from vitreous.report.surface import Surface
 
 MAX_SHOWN = 10_000  # points of the scatter plot
 MAX_CURVES = 12
+MAX_SURFACES = 12  # classes, the largest first; the first four are drawn when the page opens
 _WIDTH = 160
 _NO_CURVES = ("step", "pass", "progress", "seconds", "half", "iteration", "epoch", "box")
 
@@ -44,6 +46,7 @@ class MixedReport(PageData):
     columns: Mapping[str, Array] = field(default_factory=dict)
     clusters: Sequence[ClusterSummary] = ()  # in the order of their numbers
     particles: int = 0  # their number
+    pixel_size_angstrom: float = 1.0  # of the clusters' maps
     history: Sequence[Mapping[str, Any]] = ()  # rows of ``history.jsonl``
     images: Array | None = None  # ``(k, n, n)``, class averages
     sizes: Sequence[int] = ()  # particles of each class
@@ -68,6 +71,7 @@ def render_mixed_report(data: MixedReport) -> str:
         "mixed.html.j2",
         data,
         curves if embedding is None else [*curves, embedding],
+        surface_view(_surfaces(data), data.pixel_size_angstrom),
         embedding=embedding,
         curves=curves,
         images=_class_images(data),
@@ -270,6 +274,14 @@ def _class_images(data: MixedReport) -> list[Picture]:
     return [
         picture(figures.enlarge(image, _WIDTH), None, f"class {k}", f"{k}: {size:,}")
         for k, (image, size) in enumerate(zip(data.images, data.sizes, strict=True), 1)
+    ]
+
+
+def _surfaces(data: MixedReport) -> list[Surface]:
+    """Return the maps of the clusters as surfaces."""
+    maps = [(one.name, one.volume) for one in data.clusters if one.volume is not None]
+    return [
+        Surface(name, volume, shown=i < 4) for i, (name, volume) in enumerate(maps[:MAX_SURFACES])
     ]
 
 

@@ -108,6 +108,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         columns=_colour_columns(clustered),
         clusters=_cluster_summaries(clustered),
         particles=len(clustered.label),
+        pixel_size_angstrom=trained.data.model_pixel_size(trained.model),
         history=training_rows(job),
     )
     write_mixed_report(job.path("report.html"), page)

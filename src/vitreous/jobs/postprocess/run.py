@@ -16,7 +16,12 @@ from vitreous.core.symmetry import point_group
 from vitreous.data.maps import read_mask, read_pair, write_fsc_csv
 from vitreous.io.atomic import atomic_write_text
 from vitreous.jobs.postprocess.options import PostprocessOptions
-from vitreous.jobs.reconstruct.output import report_data, with_warnings, write_maps
+from vitreous.jobs.reconstruct.output import (
+    report_data,
+    sharpened_first,
+    with_warnings,
+    write_maps,
+)
 from vitreous.jobs.run.device import use_device
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.progress import duration
@@ -138,7 +143,10 @@ def _page(
         more_numbers=cards,
     )
     heading = "Sharpening and local resolution" if pictures else "Sharpening"
-    return replace(page, more_title=heading, more_plots=plots, more_pictures=pictures)
+    surfaces = sharpened_first(done, page.surfaces[1:])
+    return replace(
+        page, surfaces=surfaces, more_title=heading, more_plots=plots, more_pictures=pictures
+    )
 
 
 def _guinier_plot(fit: Guinier) -> Plot:

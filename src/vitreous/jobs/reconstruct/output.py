@@ -17,7 +17,9 @@ from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.progress import duration
 from vitreous.jobs.run.summary import page_head, rows_of_text
 from vitreous.maps.half_map_pair import Halves, curves_by_name
+from vitreous.maps.postprocess import Postprocessed
 from vitreous.report.html import ReportData, Resolution, write_report
+from vitreous.report.surface import Surface
 
 FILES = ("half1.mrc", "half2.mrc", "map.mrc", "particles.star", "fsc.csv", "report.html")
 NO_RESOLUTION = "none, as the map is not solved; fsc.csv has the curves between the half maps"
@@ -94,6 +96,7 @@ def report_data(
         **page_head(folder, title, verdict, warnings),
         pixel_size_angstrom=pixel_size_angstrom,
         volume=halves.average.cpu().numpy(),
+        surfaces=map_surfaces(halves),
         key_numbers={
             **(resolution_cards(halves.headline, limit) if solved else {}),
             **(more_numbers or {}),
@@ -104,6 +107,24 @@ def report_data(
         fsc_curves=shown_curves(curves_by_name(halves), len(halves.half1), pixel_size_angstrom),
         resolutions=_resolution_rows(halves) if solved else (),
     )
+
+
+def map_surfaces(halves: Halves, **more: Tensor | None) -> list[Surface]:
+    """Return the map, which is drawn at first, the half maps, and those of ``more`` not None."""
+    others = {"half map 1": halves.half1, "half map 2": halves.half2} | more
+    return [
+        Surface(name, volume.cpu().numpy(), shown=name == "map")
+        for name, volume in ({"map": halves.average} | others).items()
+        if volume is not None
+    ]
+
+
+def sharpened_first(post: Postprocessed, others: Sequence[Surface]) -> list[Surface]:
+    """Return surfaces of which only the sharpened map, in colours, is drawn at first."""
+    local = post.local_resolution
+    volume = (post.sharpened.map * post.mask).cpu().numpy()
+    sharp = Surface("sharpened map", volume, None if local is None else local.cpu().numpy())
+    return [sharp, *(replace(one, shown=False) for one in others)]
 
 
 def finish(

@@ -31,6 +31,7 @@ from vitreous.jobs.refine.micrographs_csv import (
     refined_columns,
 )
 from vitreous.jobs.refine.options import PoseOptions
+from vitreous.jobs.refine.page import with_surfaces
 from vitreous.jobs.refine.stages import Solution, masked_halves
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
@@ -119,6 +120,7 @@ def write_results(
         warnings=_warnings(doubts, start, refined),
         more_numbers=numbers,
     )
+    page = with_surfaces(page, ended, halves, post, solved)
     finish(job, page, halves.headline, {**facts, "seconds": round(seconds, 1)})
     return RefineResult(
         folder=job.folder.root,

@@ -1,0 +1,167 @@
+"""Surfaces of maps for the report's viewer: cropped, coarser, 8 bits, compressed.
+
+The page's script finds the surface of each map at the level of the slider (surface nets) and draws
+it with WebGL; a picture of the same surface stands in where there is none.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, zoom
+
+from vitreous.report.figures import Array, Gray
+
+LARGEST_PX = 96  # edge of a map in the page; of further ones of the same particle:
+SMALLER_PX = 64
+HIGHEST_SIGMA = 15.0  # end of the slider
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Map to show as a surface.
+
+    Args:
+        name: in the page.
+        volume: ``(z, y, x)``.
+        local_resolution: Å, of the same shape, 0 where unknown; colours the surface.
+        shown: whether it is drawn when the page opens.
+    """
+
+    name: str
+    volume: Array
+    local_resolution: Array | None = None
+    shown: bool = True
+
+
+def packed(data: bytes) -> str:
+    """Compress bytes to base64 text that the page's script unpacks.
+
+    >>> zlib.decompress(base64.b64decode(packed(b"map")))
+    b'map'
+    """
+    return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
+
+
+def default_sigma(volume: Array) -> float:
+    """Return the level to begin with, in standard deviations above the mean.
+
+    Where the enclosed volume is half of that of the voxels above one standard deviation, between
+    1.5 and 6.
+
+    >>> 1.5 <= default_sigma(np.random.default_rng(0).normal(size=(16, 16, 16))) <= 6.0
+    True
+    """
+    scaled = (volume - volume.mean()) / (volume.std() or 1.0)
+    above = scaled[scaled > 1.0]
+    return float(np.clip(np.median(above), 1.5, 6.0)) if above.size else 1.5
+
+
+def surface_data(surfaces: Sequence[Surface], pixel_size_angstrom: float) -> list[dict[str, Any]]:
+    """Return what the page's viewer reads, for each map that has any density above its mean.
+
+    Raises:
+        ValueError: a map or its colours are not ``(z, y, x)``.
+    """
+    layers = []
+    for i, one in enumerate(surfaces):
+        if one.volume.ndim != 3:
+            raise ValueError(f"volume must be (z, y, x), got {one.volume.shape}")
+        volume = np.nan_to_num(one.volume.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        if float(volume.std()) == 0.0:
+            continue
+        largest = SMALLER_PX if i and not one.shown else LARGEST_PX
+        layers.append(_layer(one, volume, pixel_size_angstrom, largest))
+    return layers
+
+
+def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str, Any]:
+    mean, sigma = float(volume.mean()), float(volume.std())
+    region = _occupied(volume)
+    coarse = _resampled(volume[region], largest)
+    top = min(float(coarse.max()), mean + HIGHEST_SIGMA * sigma)
+    values = np.pad(_bytes(coarse, mean, top, 0), 1)
+    step = [(s.stop - s.start) / n for s, n in zip(region, coarse.shape, strict=True)]
+    # position of the padded grid's first voxel, relative to the centre of the box
+    first = [
+        (s.start - n // 2 + 0.5 * r - 0.5 - r) * pixel
+        for s, n, r in zip(region, volume.shape, step, strict=True)
+    ]
+    layer: dict[str, Any] = {
+        "name": one.name,
+        "shape": values.shape[::-1],
+        "step": [round(r * pixel, 4) for r in reversed(step)],
+        "first": [round(v, 3) for v in reversed(first)],
+        "mean": float(f"{mean:.4g}"),
+        "sigma": float(f"{sigma:.4g}"),
+        "top": round((top - mean) / sigma, 3),
+        "level": round(default_sigma(volume), 2),
+        "shown": one.shown,
+        "values": packed(values.tobytes()),
+    }
+    if one.local_resolution is not None and (one.local_resolution > 0).any():
+        resolution = one.local_resolution[region]
+        low, high = (float(v) for v in np.percentile(resolution[resolution > 0], [5, 95]))
+        low, high = (low, high) if high > low else (low - 0.05, low + 0.05)
+        scale = np.divide(coarse.shape, resolution.shape)
+        near = zoom(resolution, scale, order=0, mode="nearest", grid_mode=True)
+        known = np.where(near > 0, _bytes(near, low, high, 1), 0).astype(np.uint8)
+        layer["colours"] = {"low": low, "high": high, "values": packed(np.pad(known, 1).tobytes())}
+    return layer
+
+
+def shaded_picture(volume: Array, largest_px: int = LARGEST_PX) -> Gray:
+    """Return the surface as seen along z, y upwards, lit from the viewer, as grey pixels.
+
+    >>> shaded_picture(np.pad(np.ones((4, 4, 4)), 6)).shape
+    (64, 64)
+    """
+    volume = np.nan_to_num(np.asarray(volume, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    level = volume.mean() + default_sigma(volume) * volume.std()
+    coarse = _resampled(volume, largest_px)
+    inside = coarse[::-1] > level
+    depth = inside.argmax(0)
+    hit = inside.any(0)
+    rows, columns = np.indices(hit.shape)
+    slopes = np.stack(np.gradient(gaussian_filter(coarse[::-1], 0.7)))[:, depth, rows, columns]
+    facing = np.abs(slopes[0]) / np.maximum(np.sqrt((slopes**2).sum(0)), 1e-12)
+    near = 1.0 - 0.5 * depth / len(coarse)
+    gray: Gray = np.where(hit, 255 * (0.25 + 0.75 * facing) * near, 0).astype(np.uint8)[::-1]
+    return gray
+
+
+def _occupied(volume: Array) -> tuple[slice, ...]:
+    """Return the box of the voxels that are not zero: what a mask or sphere left."""
+    filled = volume != 0
+    region = []
+    for axis in range(3):
+        at = np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis})))
+        region.append(slice(int(at[0]), int(at[-1]) + 1))
+    return tuple(region)
+
+
+def _resampled(volume: Array, largest_px: int) -> Array:
+    """Return a map of ``SMALLER_PX`` to ``largest_px`` voxels along its longest axis."""
+    longest = max(volume.shape)
+    scale = min(largest_px / longest, max(1.0, SMALLER_PX / longest))
+    if scale == 1.0:
+        return volume
+    shape = [max(1, round(scale * n)) for n in volume.shape]
+    smooth = gaussian_filter(volume, 0.4 / scale) if scale < 1 else volume
+    factors = np.divide(shape, volume.shape)
+    order = 1 if scale < 1 else 3
+    resampled: Array = zoom(smooth, factors, order=order, mode="nearest", grid_mode=True)
+    return resampled
+
+
+def _bytes(values: Array, low: float, high: float, first: int) -> NDArray[np.uint8]:
+    """Map ``low .. high`` to ``first .. 255``."""
+    share = np.clip((values - low) / (high - low), 0.0, 1.0)
+    scaled: NDArray[np.uint8] = np.round(first + share * (255 - first)).astype(np.uint8)
+    return scaled
