@@ -19,8 +19,14 @@ from vitreous.linop.operator import Identity, LinearOperator
 from vitreous.linop.wavelet import Wavelet
 from vitreous.optim.admm import Admm, admm
 from vitreous.optim.admm_config import AdmmConfig
-from vitreous.optim.admm_linear_step import MajorisedStep, filter_volume
-from vitreous.optim.least_squares import Convolution, LeastSquares, optimal_circulant
+from vitreous.optim.admm_linear_step import CirculantStep, MajorisedStep, filter_volume
+from vitreous.optim.least_squares import (
+    CirculantNormal,
+    Convolution,
+    LeastSquares,
+    optimal_circulant,
+)
+from vitreous.optim.loop import run
 from vitreous.optim.priors import (
     FeasibleSet,
     Prior,
@@ -55,6 +61,22 @@ def mask_of(shape: tuple[int, ...]) -> Tensor:
     mask = torch.ones(shape, dtype=torch.bool)
     mask[:1] = mask[:, -2:] = False
     return mask
+
+
+def test_a_circulant_problem_is_divided_by() -> None:
+    stream = torch.Generator().manual_seed(1)
+    data = torch.randn(SHAPE, generator=stream, dtype=torch.double)
+    spectrum = torch.fft.rfftn(data.roll(2, 0)).abs() / 8
+    operator = CirculantNormal(spectrum, SHAPE)
+    equations = LeastSquares(operator, operator(data), float((data * operator(data)).sum()))
+    config = AdmmConfig(nonnegative=False, **FINE)
+    divided = Admm(equations, TotalVariation(0.05), config)
+    assert isinstance(divided.linear, CirculantStep)
+    by_gradients = admm(equations, TotalVariation(0.05), replace(config, linear_step="cg"))
+    result = run(divided)
+    assert result.converged
+    assert torch.allclose(result.volume, by_gradients.volume, atol=1e-6)
+    assert result.history[-1]["objective"] == pytest.approx(by_gradients.history[-1]["objective"])
 
 
 def primal_dual(

@@ -24,8 +24,14 @@ from vitreous.optim.admm_constraints import (
     PriorConstraint,
     is_diagonal_in_fourier,
 )
-from vitreous.optim.admm_linear_step import CgStep, LinearStep, MajorisedStep, PaddedStep
-from vitreous.optim.least_squares import Convolution, LeastSquares
+from vitreous.optim.admm_linear_step import (
+    CgStep,
+    CirculantStep,
+    LinearStep,
+    MajorisedStep,
+    PaddedStep,
+)
+from vitreous.optim.least_squares import CirculantNormal, Convolution, LeastSquares
 from vitreous.optim.loop import Callback, Stateful, Stats, run
 from vitreous.optim.priors import FeasibleSet, Prior, operator_of
 
@@ -121,6 +127,9 @@ class Admm(Stateful):
         self.linear: LinearStep
         if linear_step == "cg":
             self.linear = CgStep(equations, self.x, config.cg_iterations, config.cg_tolerance)
+        elif linear_step == "circulant":
+            assert isinstance(equations.operator, CirculantNormal)
+            self.linear = CirculantStep(equations.operator, self.x)
         elif linear_step == "majorised":
             self.linear = MajorisedStep(equations, self.x)
         else:
@@ -260,6 +269,8 @@ def _linear_step(equations: LeastSquares, prior: Prior | None, config: AdmmConfi
         )
     if config.linear_step != "auto":
         return config.linear_step
+    if diagonal and isinstance(equations.operator, CirculantNormal):
+        return "circulant"
     if not diagonal or not isinstance(equations.operator, Convolution):
         return "cg"
     spectrum = equations.operator.spectrum

@@ -17,7 +17,8 @@ class AdmmConfig:
         linear_step: how x is updated: "cg" by a few conjugate gradients (algorithms 1 and 2),
             "majorised" by one step with a circulant matrix above H^T H (algorithm 6),
             "padded" by giving the padded volume a variable of its own (needs a convolution);
-            "auto" is "padded" where that is possible and its matrix nearly positive, else "cg".
+            "auto" is "padded" where that is possible and its matrix nearly positive, else "cg"; a
+            circulant H^T H is divided by.
         iterations: most iterations.
         cg_iterations, cg_tolerance: most inner steps of "cg", and the relative residual, as a share
             of that at the start, at which they end.

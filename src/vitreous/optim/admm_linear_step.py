@@ -22,7 +22,13 @@ from vitreous.optim.conjugate_gradient import (
     invert_circulant,
     largest_eigenvalue,
 )
-from vitreous.optim.least_squares import Convolution, LeastSquares, NearCirculant, optimal_circulant
+from vitreous.optim.least_squares import (
+    CirculantNormal,
+    Convolution,
+    LeastSquares,
+    NearCirculant,
+    optimal_circulant,
+)
 from vitreous.optim.loop import Stateful
 
 _MARGIN = 1.05  # power iteration approaches the norm from below
@@ -143,6 +149,21 @@ class MajorisedStep(LinearStep):
         x = torch.fft.irfftn(self.x_hat, s=tuple(x.shape))
         self.applied = self._normal(x)
         return x
+
+
+class CirculantStep(LinearStep):
+    """One division in Fourier space, exact where H^T H and every constraint are circulant."""
+
+    def __init__(self, operator: CirculantNormal, x: Tensor) -> None:
+        self._spectrum = operator.circulant
+        self.applied = operator(x)
+
+    def solve(self, x: Tensor, rhs: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+        """Return the next x."""
+        x_hat = torch.fft.rfftn(rhs) / (self._spectrum + stiffness(constraints))
+        self.applied = torch.fft.irfftn(self._spectrum * x_hat, s=tuple(x.shape))
+        solved: Tensor = torch.fft.irfftn(x_hat, s=tuple(x.shape))
+        return solved
 
 
 class PaddedStep(LinearStep):

@@ -47,6 +47,31 @@ class NearCirculant(Protocol):
         """Eigenvalues of that matrix, broadcast to ``(z, y, x // 2 + 1)``, in FFT order."""
 
 
+class CirculantNormal(LinearOperator):
+    """An H^T H that is a circulant matrix: it multiplies the volume's own spectrum.
+
+    Args:
+        circulant: eigenvalues, real ``(z, y, x // 2 + 1)``, in FFT order.
+        shape: of the volume, ``(z, y, x)``.
+
+    >>> CirculantNormal(torch.full((2, 2, 2), 3.0), (2, 2, 2))(torch.ones(2, 2, 2))[0, 0].tolist()
+    [3.0, 3.0]
+    """
+
+    def __init__(self, circulant: Tensor, shape: tuple[int, ...]) -> None:
+        self.circulant = circulant
+        self.domain_shape = self.range_shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return H^T H x."""
+        product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * self.circulant, s=self.domain_shape)
+        return product
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the same: H^T H is self-adjoint."""
+        return self.forward(y)
+
+
 class Normal(LinearOperator):
     """H^T H of an operator H.
 

@@ -26,18 +26,17 @@ from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
 from vitreous.core.grid import squared_frequency
-from vitreous.linop.operator import LinearOperator
 from vitreous.methods.reconstruct.gridding import half_map
 from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import AdmmConfig
 from vitreous.optim.choose_strength import StrengthRange, StrengthSearch
 from vitreous.optim.conjugate_gradient import dot
-from vitreous.optim.least_squares import LeastSquares
+from vitreous.optim.least_squares import CirculantNormal, LeastSquares
 from vitreous.optim.loop import Stateful, run
 from vitreous.optim.priors import TotalVariation
 from vitreous.physics.insertion import SPREAD, Gridding
 
-_SOLVER = AdmmConfig(nonnegative=False, iterations=20, cg_iterations=1, tolerance=1e-3)
+_SOLVER = AdmmConfig(nonnegative=False, iterations=20, tolerance=1e-3)
 
 
 class RegularisedMaps(Stateful):
@@ -105,23 +104,6 @@ class RegularisedMaps(Stateful):
         return run(Admm(equations, prior, _SOLVER, start=start)).volume
 
 
-class _OnMapGrid(LinearOperator):
-    """H^T H as a multiplication of the map's own spectrum, which is a circulant matrix."""
-
-    def __init__(self, weight: Tensor, box: int) -> None:
-        self.circulant = weight
-        self.domain_shape = self.range_shape = (box, box, box)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return H^T H x."""
-        product: Tensor = torch.fft.irfftn(torch.fft.rfftn(x) * self.circulant, s=self.range_shape)
-        return product
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Return the same: H^T H is self-adjoint."""
-        return self.forward(y)
-
-
 def _equations(sums: Gridding, noise_power: Tensor, sphere: Tensor) -> LeastSquares:
     """Return the normal equations of a set's sums, in units of their mean weight."""
     box, device = sums.box_size, sums.weight.device
@@ -133,7 +115,7 @@ def _equations(sums: Gridding, noise_power: Tensor, sphere: Tensor) -> LeastSqua
     power = noise_power[: box // 2 + 1].float().to(device)
     shell = squared.sqrt().round().long().clamp(max=box // 2)
     weight = weight / power[shell] * (squared < (box / 2) ** 2)
-    operator = _OnMapGrid(weight / weight.mean().clamp_min(1e-30), box)
+    operator = CirculantNormal(weight / weight.mean().clamp_min(1e-30), (box, box, box))
     fitted = half_map(sums) * sphere
     right_hand_side = operator(fitted)
     return LeastSquares(operator, right_hand_side, dot(fitted, right_hand_side))
