@@ -187,6 +187,19 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
     assert "none, as the map is not solved" in found.text
 
 
+def test_half_maps_that_agree_on_nothing_are_not_solved(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_finer_shells", lambda *_: None)
+    found = refine(refine_options(simulated, tmp_path / "OUT", rounds=1))
+    assert not found.solved
+    assert found.verdict.startswith("NOT SOLVED: the half maps agree on nothing. Try a finer")
+
+
+def test_the_prior_reaches_the_refinement(simulated: Path, tmp_path: Path) -> None:
+    assert refine_options(simulated, tmp_path / "OUT", prior="tv").settings()["prior"] == "tv"
+
+
 @pytest.mark.parametrize(("symmetry", "tries", "runs"), [("O", 3, 2), ("O", 1, 1), ("D2", 3, 1)])
 def test_a_map_that_is_not_shown_is_followed_by_starts_at_finer_shells(
     simulated: Path, monkeypatch: pytest.MonkeyPatch, symmetry: str, tries: int, runs: int

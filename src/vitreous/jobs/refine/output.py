@@ -89,7 +89,7 @@ def write_results(
     start, data = (start, data) if refined else _on_own_grid(start, data)
     pixel = data.pixel_size_angstrom
     halves, post = _halves(start, refined, config, pixel)
-    solved = start.solved and (finer is None or finer.shown)
+    solved = ended.solved
     verdict = _verdict(halves, start, len(data.particles), data.box_size * pixel, refined, finer)
     doubts = list(post.warnings) if solved else []
     if refined is not None:
@@ -171,12 +171,8 @@ def _verdict(
         return start.verdict
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"
-    if finer is not None and not finer.shown:
-        return (
-            f"NOT SOLVED: the half maps agree to {angstrom(reached)}, but the images do not bear "
-            f"it out: {_evidence(finer)}. {_UNFINISHED if finer.unfinished else _WRONG}. "
-            f"{_REMEDY[start.independent]}"
-        )
+    if finer is None or not finer.shown:
+        return f"NOT SOLVED: {_refusal(finer, reached)}. {_REMEDY[start.independent]}"
     if start.independent:
         verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
         if edge_angstrom / reached >= shells_beyond_doubt(len(halves.half1)):
@@ -193,8 +189,10 @@ def _verdict(
     return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to {shared:.0f} Å"
 
 
-def _evidence(finer: FinerShells) -> str:
-    """Return in what the images do not bear a map out."""
+def _refusal(finer: FinerShells | None, reached: float) -> str:
+    """Return in what the images do not bear a map out, or that there is none."""
+    if finer is None:
+        return "the half maps agree on nothing"
     answers = (
         (
             finer.z >= CERTAIN,
@@ -218,7 +216,11 @@ def _evidence(finer: FinerShells) -> str:
             f"({MOST_LEFT:g} at most)",
         ),
     )
-    return "; ".join(text for passed, text in answers if not passed)
+    failed = "; ".join(text for passed, text in answers if not passed)
+    return (
+        f"the half maps agree to {angstrom(reached)}, but the images do not bear it out: {failed}. "
+        f"{_UNFINISHED if finer.unfinished else _WRONG}"
+    )
 
 
 def _numbers(

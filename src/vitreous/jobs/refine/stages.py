@@ -125,6 +125,11 @@ class Solution:
         """Whether the images bear the map out."""
         return self.finer is not None and self.finer.shown
 
+    @property
+    def solved(self) -> bool:
+        """Whether both half sets found a map and, where it was refined, the images bear it out."""
+        return self.start.solved and (self.refined is None or self.confirmed)
+
 
 def solution(
     job: Job, data: WorkingSet, search: InitialModelConfig, config: RefinementConfig
