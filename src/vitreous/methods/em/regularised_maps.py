@@ -9,9 +9,9 @@ shell s, a half map minimises
     + \lambda \, \mathrm{TV}(x),
 
 on the map's own Fourier grid, where the normal operator is one multiplication. The strength is that
-whose map of one half set fits the sums of the other best (:mod:`vitreous.optim.choose_strength`):
-one number is all that the half sets share. Wiener's maps stand where they fit the other's sums
-better still.
+whose map of one half set fits the sums of the other best (:mod:`vitreous.optim.choose_strength`),
+looked for whenever the box of the sums has grown: one number is all that the half sets share.
+Wiener's maps stand where they fit the other's sums better still.
 
 Source: equations (2.10) and (2.11) of L. Donati's thesis (EPFL, 2020), here with poses unknown.
 """
@@ -48,10 +48,11 @@ class RegularisedMaps(Stateful):
             round.
     """
 
-    STATE = ("strength", "preferred", "_volumes")
+    STATE = ("strength", "preferred", "_box", "_volumes")
 
     def __init__(self) -> None:
         self.strength, self.preferred = 0.0, False
+        self._box = 0  # for which the strength was looked for
         self._volumes: tuple[Tensor, ...] = ()
 
     def half_maps(
@@ -70,12 +71,29 @@ class RegularisedMaps(Stateful):
             wiener: half maps, of any box ``(n, n, n)``, as the result is.
         """
         box = sums[0].box_size
-        first, second = (
+        halves = [
             _equations(one, power, sphere) for one, power in zip(sums, noise_power, strict=True)
-        )
+        ]
         start = tuple(fourier_resize(one, box, 3) for one in self._volumes)
+        if box == self._box:
+            self._volumes = tuple(
+                _solved(half, self.strength, one) for half, one in zip(halves, start, strict=True)
+            )
+        else:
+            self._search(halves, start)
+        misfit, misfit_of_wiener = (
+            halves[1].misfit(first) + halves[0].misfit(second)
+            for first, second in (self._volumes, (fourier_resize(one, box, 3) for one in wiener))
+        )
+        self.preferred = misfit < misfit_of_wiener
+        if not self.preferred:
+            return wiener
+        return [fourier_resize(one * sphere, len(wiener[0]), 3) for one in self._volumes]
+
+    def _search(self, halves: Sequence[LeastSquares], start: tuple[Tensor, ...]) -> None:
+        """Look for the strength, and keep it and its maps; rounds of the same box keep it too."""
         search = StrengthSearch(
-            (first, second),
+            (halves[0], halves[1]),
             TotalVariation(0.0),
             _SOLVER,
             start=(start[0], start[1]) if start else None,
@@ -83,11 +101,7 @@ class RegularisedMaps(Stateful):
         )
         found = run(search)
         self.strength, self._volumes = found.strength, found.volumes
-        rivals = [fourier_resize(one, box, 3) for one in wiener]
-        self.preferred = found.tried[-1][1] < second.misfit(rivals[0]) + first.misfit(rivals[1])
-        if not self.preferred:
-            return wiener
-        return [fourier_resize(one * sphere, len(wiener[0]), 3) for one in found.volumes]
+        self._box = halves[0].right_hand_side.shape[0]
 
     def map_of_all(
         self, sums: tuple[Gridding, Gridding], noise_power: Sequence[Tensor], sphere: Tensor
@@ -98,10 +112,13 @@ class RegularisedMaps(Stateful):
         weight for :math:`1 / \sqrt 2`.
         """
         power = (noise_power[0] + noise_power[1]) / 2
-        prior = TotalVariation(self.strength / math.sqrt(2))
-        start = (self._volumes[0] + self._volumes[1]) / 2 if self._volumes else None
+        start = (self._volumes[0] + self._volumes[1]) / 2
         equations = _equations(sums[0] + sums[1], power, sphere)
-        return run(Admm(equations, prior, _SOLVER, start=start)).volume
+        return _solved(equations, self.strength / math.sqrt(2), start)
+
+
+def _solved(equations: LeastSquares, strength: float, start: Tensor) -> Tensor:
+    return run(Admm(equations, TotalVariation(strength), _SOLVER, start=start)).volume
 
 
 def _equations(sums: Gridding, noise_power: Tensor, sphere: Tensor) -> LeastSquares:
