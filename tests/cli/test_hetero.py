@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import tomllib
 from pathlib import Path
@@ -201,6 +202,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     code, _, stderr = vitreous(*run, tmp_path / "parts")
     assert code == 143
     assert "SIGTERM: stopped and saved" in stderr
+    again = shlex.join(["vitreous", *map(str, run), str(tmp_path / "parts"), "--continue"])
+    assert f"to continue, run with: {again}\n" in stderr
     monkeypatch.setattr(Blobs, "stop_at", None)
     code, _, stderr = vitreous(*run, tmp_path / "parts", "--continue", "--points", "4")
     assert code == 3

@@ -18,7 +18,7 @@ import typer.core
 import typer.main
 
 from vitreous import __version__
-from vitreous.cli.options.suggestions import SuggestingCommand
+from vitreous.cli.options.suggestions import WORDS, SuggestingCommand
 from vitreous.core.errors import ResourceError, VitreousError
 from vitreous.jobs.run.messages import (
     one_line,
@@ -68,6 +68,10 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
         "tomo": "Tomography: simulate and reconstruct single-axis tilt series, scanned fully or "
         "sparsely.",
     },
+    "Look at runs": {
+        "watch": "Show runs in the browser while they run: progress, map, FSC, resolution by "
+        "round.",
+    },
     "Try it": {
         "demo": "Show what the program does: make particles of a molecule, find it again, compare.",
         "simulate": "Make a data set with known truth: project, shift, CTF, noise.",
@@ -102,6 +106,7 @@ class Commands(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, command and its arguments."""
+        ctx.meta[WORDS] = tuple(args)
         name, command, rest = super().resolve_command(ctx, args)
         command = command if name is None else load(name)
         return name, command, _with_values(command, rest)
@@ -169,13 +174,19 @@ def run() -> None:
         SystemExit: always, with the exit code.
     """
     _prepare_streams()
-    interrupted = signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    interrupted = signal.signal(signal.SIGINT, _interrupted)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # no traceback at the very end
     try:
         with plain_warnings():
             _run()
     finally:
         signal.signal(signal.SIGINT, interrupted)
+
+
+def _interrupted(*_: object) -> None:
+    with suppress(RuntimeError):  # in the middle of another message
+        print("SIGINT: stopped before the end; give the same command again", file=sys.stderr)
+    sys.exit(130)
 
 
 def _run() -> None:

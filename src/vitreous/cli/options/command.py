@@ -48,6 +48,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from vitreous.cli.options.flags import FLAGS, PANELS
+from vitreous.cli.options.suggestions import WORDS
 from vitreous.cli.options.translation import translated, with_flags
 from vitreous.core.errors import ResourceError
 from vitreous.jobs.run.messages import printable, resource_shortage, reworded
@@ -93,7 +94,7 @@ def options_command(
         def call(context: typer.Context, **values: Any) -> None:
             _require_resources()
             given = {name: value for name, value in values.items() if _was_given(context, name)}
-            with translated(names):
+            with translated(names, context.meta.get(WORDS, ())):
                 tell(function(model(**given)))
 
         first = inspect.Parameter(

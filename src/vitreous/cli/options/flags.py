@@ -34,7 +34,7 @@ PANELS = {
         "cs_mm",
         "amplitude_contrast",
     ),
-    "Run": ("seed", "overwrite", "resume", "device", "threads", "quiet"),
+    "Run": ("seed", "overwrite", "resume", "watch", "device", "threads", "quiet"),
 }
 IMAGE_FLAGS: dict[str, Any] = {  # of `prepare` and `backgrounds`
     "particles": typer.Argument(metavar="PARTICLES.star"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer.core
 
+WORDS = "vitreous.words"  # key of a context's ``meta``: the command as it was typed
 _OTHER_NAMES = {
     **dict.fromkeys(("--gpu", "--gpus", "--cuda", "--cpu"), "--device"),
     **dict.fromkeys(("--angpix", "--pixel-size", "--pixel_size", "--psize"), "--apix"),

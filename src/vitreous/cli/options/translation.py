@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from vitreous.core.errors import VitreousError
@@ -36,13 +37,18 @@ def with_flags(text: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def translated(names: Mapping[str, str]) -> Iterator[None]:
+def translated(names: Mapping[str, str], words: Sequence[str] = ()) -> Iterator[None]:
     """Show flags instead of parameter names in errors, warnings and messages.
 
     Args:
         names: parameter to flag or metavar.
+        words: the command as it was typed.
     """
-    with rewording(lambda text: with_flags(text, names)):
+    again = ""
+    if words and "resume" in names:
+        kept = [word for word in words if word not in (names["overwrite"], names["resume"])]
+        again = shlex.join(["vitreous", *kept, names["resume"]])
+    with rewording(lambda text: with_flags(text, names), again):
         try:
             yield
         except VitreousError as error:

@@ -23,6 +23,7 @@ from vitreous.jobs.run.messages import one_line, utf8
 
 CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
+PROGRESS = ".progress"  # how far the run is, for those who watch it; none of a finished one
 
 
 class OutputFolder:
@@ -204,7 +205,7 @@ class OutputFolder:
             checkpoints.rmdir()
 
     def _is_own(self, name: str) -> bool:
-        own = {CONFIG, LOCK, CHECKPOINTS, replacement.MARK, *self._outputs}
+        own = {CONFIG, LOCK, PROGRESS, CHECKPOINTS, replacement.MARK, *self._outputs}
         return name in own or bool(TEMPORARY_NAME.fullmatch(name))
 
     def _remove_parts(self) -> None:
@@ -276,7 +277,7 @@ class OutputFolder:
             run["config_changes"] = recorded
 
     def _remove_outputs(self) -> None:
-        names = [self.root / name for name in self._outputs]
+        names = [self.root / name for name in (*self._outputs, PROGRESS)]
         folder = self.root / CHECKPOINTS
         if folder.is_dir() and not folder.is_symlink():
             names += [item for item in folder.iterdir() if item.is_file()]

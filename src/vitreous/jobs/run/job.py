@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -13,16 +14,17 @@ import torch
 
 from vitreous.core.errors import InputError
 from vitreous.jobs.run.checkpoints import SAVE_SECONDS, RunCheckpoints
-from vitreous.jobs.run.folder import OutputFolder
+from vitreous.jobs.run.folder import PROGRESS, OutputFolder
 from vitreous.jobs.run.history import HistoryFile, read_rows
-from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.messages import command_to_continue, say
 from vitreous.jobs.run.options import RunOptions
-from vitreous.jobs.run.progress import RunProgress
+from vitreous.jobs.run.progress import RunProgress, describe
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.optim.loop import Solver, Stats
 
 ROWS = 200  # most rows of the history for each stage
 HISTORY = "history.jsonl"
+_PROGRESS_SECONDS = 2.0  # between two writes of the file that tells how far the run is
 Result = TypeVar("Result")
 
 
@@ -89,9 +91,10 @@ class Job:
         self.state: dict[str, Any] = {}
         self.step = 0
         self._stack = ExitStack()
-        self._stop = StopSignals()
+        self._stop = StopSignals("saves after this step; once more to stop at once")
         self._stage: dict[str, Any] | None = None
         self._bar: RunProgress | None = None
+        self._watch, self._told_at = options.watch, -math.inf
         self._label, self._share = command, (0.0, 1.0)
 
     def __enter__(self) -> Self:
@@ -117,6 +120,10 @@ class Job:
             if self._in_parts:
                 kept = [row for row in rows if "half" not in row]
             self.history = stack.enter_context(HistoryFile(self.folder.path(HISTORY), kept))
+            if self._watch:
+                from vitreous.jobs.watch.beside import watch_beside
+
+                watch_beside(self.folder.root)
             self._stack = stack.pop_all()
         return self
 
@@ -184,9 +191,8 @@ class Job:
             saved = "continue from the last checkpoint"
             if not self._has_checkpoint:
                 saved = "begin anew, as nothing was to be saved yet"
-            again = f"run again with `resume` to {saved}: {self.folder.root}"
-            say(f"{self._stop.name}: stopped; {again}")
-            self._stop.exit_if_requested()
+            say(f"{self._stop.name}: stopped; {self._again(saved)}")
+            raise SystemExit(self._stop.exit_code)
 
     def run(
         self,
@@ -255,9 +261,14 @@ class Job:
         Raises:
             SystemExit: always, with 128 + the number of the signal.
         """
-        again = f"run again with `resume` to continue: {self.folder.root}"
-        say(f"{self._stop.name}: stopped and saved; {again}")
+        say(f"{self._stop.name}: stopped and saved; {self._again('continue')}")
         raise SystemExit(self._stop.exit_code)
+
+    def _again(self, purpose: str) -> str:
+        """Return how to go on with the run, as a clause of a message."""
+        command = command_to_continue()
+        how = f"with: {command}" if command else f"again with `resume`: {self.folder.root}"
+        return f"to {purpose}, run {how}" if command else f"run {how} to {purpose}"
 
     def finish(self, numbers: Mapping[str, Any] | None = None) -> None:
         """Mark the run as finished.
@@ -265,6 +276,7 @@ class Job:
         Args:
             numbers: for the table ``[run]`` of ``config.toml``, such as the verdict.
         """
+        self.path(PROGRESS).unlink(missing_ok=True)
         self.folder.config["run"] |= numbers or {}
         self.folder.finish()
         with suppress(OSError):
@@ -287,7 +299,20 @@ class Job:
                 self._bar.__exit__(None, None, None)
             self._bar = RunProgress(self._label, quiet=self._quiet).__enter__()
         begin, end = self._share
-        self._bar.update(begin + (end - begin) * progress, stats)
+        done = begin + (end - begin) * progress
+        self._bar.update(done, stats)
+        if time.monotonic() - self._told_at > _PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            values = {
+                "share": done,
+                "label": self._label,
+                "detail": describe(stats or {}),
+                "seconds": self.seconds(),
+                "seconds_left": self._bar.seconds_left(done),
+                "continue": command_to_continue(),
+            }
+            with suppress(OSError):  # the run does not need it
+                self.path(PROGRESS).write_text(json.dumps(values), "utf-8")
 
 
 class _Means:

@@ -73,6 +73,27 @@ class Lock:
             self._descriptor = -1
 
 
+def holder(folder: Path) -> str | None:
+    """Return who holds the lock of a folder, "process 12 on host"; None where nobody does."""
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        owner = os.pread(descriptor, 300, 0).decode("utf-8", "replace").split()
+        if len(owner) != 2 or (owner[0] == socket.gethostname() and not _is_alive(owner[1])):
+            return None  # the lock is left alone: a run that starts now must get it
+        if owner[0] == socket.gethostname():
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None  # the process that wrote it is gone, its number is that of another
+    except OSError:
+        return f"process {one_line(owner[1])} on {one_line(owner[0])}"
+    finally:
+        os.close(descriptor)
+    return f"process {one_line(owner[1])} on {one_line(owner[0])}"
+
+
 def _same_file(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())

@@ -14,6 +14,7 @@ from vitreous.core.errors import is_out_of_memory
 from vitreous.io.atomic import DISK_FULL
 
 _reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
+_again: ContextVar[str] = ContextVar("_again", default="")
 _warned: ContextVar[Collection[str]] = ContextVar("_warned", default=())
 
 
@@ -72,18 +73,28 @@ def reworded(text: str) -> str:
     return _reword.get()(text)
 
 
+def command_to_continue() -> str:
+    """Return what to type to go on with a run that is stopped; empty where it is unknown."""
+    return _again.get()
+
+
 @contextmanager
-def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+def rewording(reword: Callable[[str], str], again: str = "") -> Iterator[None]:
     """Pass every message and warning through a function, such as one that names flags.
+
+    Args:
+        reword: the function.
+        again: what :func:`command_to_continue` returns inside.
 
     >>> with rewording(str.upper):
     ...     say("stopped")
     """
-    token = _reword.set(reword)
+    token, earlier = _reword.set(reword), _again.set(again)
     try:
         yield
     finally:
         _reword.reset(token)
+        _again.reset(earlier)
 
 
 def resource_shortage(error: BaseException) -> str | None:

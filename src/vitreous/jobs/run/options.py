@@ -151,10 +151,15 @@ class ComputeOptions(OutputOptions):
 class RunOptions(ComputeOptions):
     """What every job that reconstructs has: folder, resuming, seed and device."""
 
-    CONTROL = frozenset({"resume"})
+    CONTROL = frozenset({"resume", "watch"})
     resume: bool = Field(
         default=False,
         description="Go on with the run in the folder from its checkpoint; give the same options.",
+    )
+    watch: bool = Field(
+        default=False,
+        description="Show the run as a web page while it runs, at an address of this machine that "
+        "is printed.",
     )
 
 

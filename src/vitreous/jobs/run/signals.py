@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -14,12 +15,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopSignals:
-    """Flag that the first of the signals that stop sets; the second stops at once, silently.
+    """Flag that the first of the signals that stop sets; the second stops at once.
 
     These are SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored (``nohup``).
 
     Use it as a context manager around a run: read :attr:`requested` between steps, save, and leave
     with :meth:`exit_if_requested`.
+
+    Args:
+        promise: what is said at the first signal; empty for nothing.
 
     >>> with StopSignals() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -27,7 +31,8 @@ class StopSignals:
     (True, 143)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, promise: str = "") -> None:
+        self._promise = promise
         self._received: int | None = None
         self._leaving = False
         self._previous: dict[int, Any] = {}
@@ -52,6 +57,10 @@ class StopSignals:
             os._exit(128 + number)
         self._leaving = self._received is not None
         self._received = self._received or number
+        text = "stopped at once, without saving" if self._leaving else self._promise
+        with suppress(RuntimeError):  # in the middle of another message
+            if text:
+                say(f"{signal.Signals(number).name}: {text}")
         if self._leaving:
             raise SystemExit(128 + number)
 
@@ -71,12 +80,16 @@ class StopSignals:
         return 0 if self._received is None else 128 + self._received
 
     def exit_if_requested(self) -> None:
-        """Leave the program with 128 + n if a signal came.
+        """Leave a command that cannot be continued with 128 + n if a signal came, and say so.
 
         Raises:
             SystemExit: a signal came.
         """
         if self.requested:
+            say(
+                f"{self.name}: stopped before the end, which this command cannot go on from; start "
+                "again, with `overwrite` where it has a folder"
+            )
             raise SystemExit(self.exit_code)
 
 

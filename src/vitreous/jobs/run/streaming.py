@@ -15,7 +15,7 @@ from typing_extensions import Buffer
 from vitreous.core.errors import InputError
 from vitreous.core.threads import in_order
 from vitreous.io.mrc_growing import GrowingStack
-from vitreous.jobs.run.messages import say
+from vitreous.jobs.run.messages import command_to_continue, say
 from vitreous.jobs.run.progress import RunProgress
 from vitreous.jobs.run.signals import StopSignals
 
@@ -96,8 +96,9 @@ def _append_pieces(
             stack.save({"done": done, "records": records, "input": chain.hex()})
             saved = time.monotonic()
         if stop.requested and done < count:
-            say(f"{stop.name}: stopped and saved in {stack.path.parent}; go on with `resume`")
-            stop.exit_if_requested()
+            again = command_to_continue() or "the same call and `resume`"
+            say(f"{stop.name}: stopped and saved in {stack.path.parent}; go on with: {again}")
+            raise SystemExit(stop.exit_code)
     if not len(stack):
         raise InputError(f"{stack.path.name}: no image is left to write; check the input")
     stack.finish({"done": done, "records": records, "input": chain.hex()})
