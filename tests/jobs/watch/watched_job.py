@@ -59,4 +59,5 @@ def run(folder: Path, seconds: float, *, resume: bool = False, watch: bool = Tru
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), 0.2, resume=len(sys.argv) > 2)
+    RESUME = len(sys.argv) > 2
+    run(Path(sys.argv[1]), 0.1 if RESUME else 1.0, resume=RESUME)

@@ -56,6 +56,10 @@ class RunCheckpoints:
         """Return the wall time of the run, interruptions left out."""
         return self.seconds_before + time.monotonic() - self._started
 
+    def seconds_unsaved(self) -> float:
+        """Return how much of the run's time no checkpoint holds."""
+        return time.monotonic() - self._saved_at
+
     def refusal(self, error: BaseException | None) -> InputError | None:
         """Return the error to raise instead, where a restored state made the first step fail.
 

@@ -18,7 +18,7 @@ from vitreous.jobs.run.folder import PROGRESS, OutputFolder
 from vitreous.jobs.run.history import HistoryFile, read_rows
 from vitreous.jobs.run.messages import command_to_continue, say
 from vitreous.jobs.run.options import RunOptions
-from vitreous.jobs.run.progress import RunProgress, describe
+from vitreous.jobs.run.progress import RunProgress, describe, duration
 from vitreous.jobs.run.signals import StopSignals
 from vitreous.optim.loop import Solver, Stats
 
@@ -188,7 +188,8 @@ class Job:
             self._label, self._share = label, (0.0, 1.0)
         self.show_progress(share, stats)
         if self._stop.requested:
-            saved = "continue from the last checkpoint"
+            age = duration(self.checkpoints.seconds_unsaved())
+            saved = f"continue from the last checkpoint, {age} old"
             if not self._has_checkpoint:
                 saved = "begin anew, as nothing was to be saved yet"
             say(f"{self._stop.name}: stopped; {self._again(saved)}")

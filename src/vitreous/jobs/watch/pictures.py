@@ -67,7 +67,7 @@ class CheckpointView:
         content = json.loads(record.read_bytes())
         stage = content["meta"]["tree"].get("stage") or {"name": "", "solver": {}}
         number = stage["solver"].get("round")
-        self.name = str(stage["name"]) + (f", round {number}" if number else "")
+        self.name = str(stage["name"]).replace("_", " ") + (f", round {number}" if number else "")
         file = record.with_name(Path(content["tensors"]).name)
         if file.stat().st_size > MOST_BYTES:
             raise ValueError("too large to be shown")
