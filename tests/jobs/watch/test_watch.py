@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.io.nested import flatten_state
 from vitreous.jobs.run.folder import CONFIG, PROGRESS
 from vitreous.jobs.run.lock import LOCK, Lock
+from vitreous.jobs.run.replacement import MARK
 from vitreous.jobs.watch.options import WatchOptions
 from vitreous.jobs.watch.run import watch
 from vitreous.jobs.watch.run_folder import RunFolder
@@ -201,6 +203,19 @@ def test_a_killed_run_is_stopped_though_its_lock_file_is_there(tmp_path):
         assert run.status()[0] == "stopped"  # though nobody has waited for the process yet
     (tmp_path / "OUT" / LOCK).write_text(f"{socket.gethostname()} {os.getpid()}\n")
     assert run.status()[0] == "stopped"  # its number is that of another process now
+
+
+def test_a_run_that_replaces_another_is_the_one_shown(tmp_path):
+    run = RunFolder(make_run(tmp_path / "OUT", "finished"))
+    lock = Lock(tmp_path / "OUT")
+    new = make_run(tmp_path / ".OUT.new", "running", rounds=5)
+    (new / MARK).touch()
+    view = run.view()
+    assert (view["state"], view["verdict"], view["count"]) == ("running", "", 5)
+    lock.release()
+    assert run.view()["state"] == "stopped"
+    shutil.rmtree(new)
+    assert (run.view()["state"], run.view()["count"]) == ("finished", 2)
 
 
 def test_curves_of_rounds_gather_until_the_run_begins_anew(tmp_path):
