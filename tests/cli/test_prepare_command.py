@@ -256,7 +256,8 @@ def test_a_signal_saves_and_a_finished_run_stays(vitreous, tmp_path, star, monke
 
     monkeypatch.setattr(streaming.RunProgress, "update", update)
     code, _, said = vitreous("prepare", star, "-o", out, "--threads", 1)
-    assert (code, "go on with --continue" in said) == (143, True)
+    again = f"vitreous prepare {star} -o {out} --threads 1 --continue"
+    assert (code, f"go on with: {again}\n" in said) == (143, True)
     assert 0 < calls[-1] < 1
     assert vitreous("prepare", star, "-o", out, "--threads", 2, "--continue")[0] == 0
     assert vitreous("prepare", star, "-o", whole, "--quiet")[0] == 0
