@@ -16,6 +16,7 @@ from torch import Tensor
 from vitreous.core.errors import DivergedError, InputError, UsageError
 from vitreous.jobs.run.job import Job
 from vitreous.jobs.run.options import RunOptions
+from vitreous.jobs.run.signals import StopSignals
 from vitreous.optim.loop import Solver
 
 STEPS = 4  # of each stage
@@ -283,6 +284,15 @@ def test_fault_23_a_signal_inside_a_long_step_stops_it_there(tmp_path: Path, cap
     assert "continue from the last checkpoint" in said
     with Job("toy", options.replaced(resume=True), outputs=FILES) as job:
         assert job.step == 2
+
+
+def test_both_signals_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with StopSignals("saves after this step"):
+        signal.raise_signal(signal.SIGINT)
+        assert capsys.readouterr().err == "SIGINT: saves after this step\n"
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == "SIGINT: stopped at once, without saving\n"
 
 
 def test_config_tells_how_it_ended(tmp_path: Path) -> None:

@@ -218,6 +218,15 @@ def test_a_run_that_replaces_another_is_the_one_shown(tmp_path):
     assert (run.view()["state"], run.view()["count"]) == ("finished", 2)
 
 
+def test_between_two_stages_the_map_of_the_last_is_shown(tmp_path):
+    out = make_run(tmp_path / "OUT", "running")
+    halves = {name: torch.rand(16, 16, 16) for name in ("half1", "half2")}
+    tensors, tree = flatten_state({"kept": {"initial_model": halves}, "stage": None})
+    save_checkpoint(out / "checkpoints", 9, tensors, {"tree": tree, "seconds": 1.0})
+    view = RunFolder(out).view()
+    assert (view["caption"], view["picture"]) == ("Map, initial model", 1)
+
+
 def test_curves_of_rounds_gather_until_the_run_begins_anew(tmp_path):
     run = RunFolder(make_run(tmp_path / "OUT", "running", rounds=1))
     assert list(run.view()["fsc"]) == ["refinement, round 1"]

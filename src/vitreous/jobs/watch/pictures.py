@@ -101,7 +101,7 @@ class CheckpointView:
             for name in group[1:]:
                 values = values + tensors.get_tensor(name)
             values = values[0] if values.ndim == 4 else values
-            what = self.name
+            what = self.name or group[0].split(".")[1].replace("_", " ")  # of a stage that ended
             if run := re.search(r"halves\.(\d+)\.runs\.(\d+)", group[0]):
                 what += f", half {int(run[1]) + 1}, start {int(run[2]) + 1}"
             return map_picture(values), f"Map, {what}"
