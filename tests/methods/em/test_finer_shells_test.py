@@ -116,8 +116,8 @@ def test_bounds() -> None:
     assert replace(value, stability=0.7).unfinished
     assert not replace(value, z=CERTAIN - 0.1).shown
     assert not replace(value, ratio=3.0).shown
-    assert not replace(value, standing_out=1.5).shown
-    assert not replace(value, standing_out=1.5).unfinished
+    assert not replace(value, standing_out=1.6).shown
+    assert not replace(value, standing_out=1.6).unfinished
     assert replace(value, standing_out=0.3).shown
     assert not value.unfinished
     assert replace(value, ratio=3.0).unfinished

@@ -57,7 +57,7 @@ from vitreous.physics.simulator import simulate
 
 CERTAIN = 7.0  # standard errors from which images show the finer shells
 LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
-MOST_LEFT = 1.4  # mean square that stands out from the background, over the map's
+MOST_LEFT = 1.5  # mean square that stands out from the background, over the map's
 STABLE = 0.9  # poses that are found again, over those of simulated images
 IMAGES = 500  # of each half set
 _COARSE = 0.75  # of the shells in question: those that find the poses
