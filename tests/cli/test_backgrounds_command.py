@@ -225,7 +225,8 @@ def test_stopped_and_continued_equals_left_alone(vitreous, project, monkeypatch)
         patch.setattr(streaming.RunProgress, "update", update)
         options = ("--seed", 3, "--threads", 1, "--overwrite", "-q")
         code, _, said = run(vitreous, project, *options)
-    assert (code, "go on with --continue" in said) == (130, True)
+    again = said.partition("go on with: vitreous backgrounds ")[2]
+    assert (code, again.endswith("--seed 3 --threads 1 -q --continue\n")) == (130, True)
     assert (project / "OUT/backgrounds.mrcs").read_bytes() == kept[0]  # until the new are whole
     assert run(vitreous, project, "--seed", 3, "--threads", 2, "--continue", "-q")[0] == 0
     for kind, bytes_before in zip(("mrcs", "star"), kept, strict=True):
