@@ -16,6 +16,7 @@ import numpy as np
 from vitreous.report.figures import Array
 
 CURVE_COLOURS = ("--series1", "--series2", "--series3", "--series4", "--series5")
+_DASHES = ("solid", "solid", "dash", "dot", "dashdot")  # so that curves on others stay visible
 MAX_POINTS = 1500
 _ROUND_ANGSTROM = (
     *(5000, 2000, 1000, 500, 300, 200, 150, 100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5),
@@ -137,7 +138,9 @@ def fsc_plot(curves: Mapping[str, tuple[Array, Array]]) -> Plot:
             "hovertemplate": "%{customdata} Å<br>FSC %{y:.3f}",
         }
         colour = CURVE_COLOURS[i % len(CURVE_COLOURS)]
-        data.append(line(_text(label), f, correlation, colour, 2.2, **shown))
+        curve = line(_text(label), f, correlation, colour, 3.4 if i == 0 else 2.0, **shown)
+        curve["line"]["dash"] = _DASHES[i % len(_DASHES)]
+        data.append(curve)
     ticks = resolution_ticks(highest)
     layout = {
         "xaxis": titled(

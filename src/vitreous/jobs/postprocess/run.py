@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from vitreous.core.symmetry import point_group
 from vitreous.data.maps import read_mask, read_pair, write_fsc_csv
 from vitreous.io.atomic import atomic_write_text
 from vitreous.jobs.postprocess.options import PostprocessOptions
+from vitreous.jobs.reconstruct.map_plots import EMPTY, sharpening_plots
 from vitreous.jobs.reconstruct.output import (
     report_data,
     sharpened_first,
@@ -31,7 +31,6 @@ from vitreous.maps.postprocess import Postprocessed, local_range, postprocess
 from vitreous.maps.sharpening import Guinier
 from vitreous.report.figures import central_slices, enlarge
 from vitreous.report.html import Picture, ReportData, picture, write_report
-from vitreous.report.plots import Plot, line, numbers, titled
 
 MAPS = ("mask", "sharpened", "sharpened_masked", "local_resolution", "local_filtered")
 FILES = (*(f"{name}.mrc" for name in MAPS), "fsc.csv", "guinier.csv", "report.html")
@@ -112,23 +111,19 @@ def guinier_csv(fit: Guinier) -> str:
     rows = ["shell,inv_d2_inv_angstrom2,ln_amplitude,fitted"]
     columns = (fit.inv_d2.tolist(), fit.log_amplitude.tolist(), fit.fitted.tolist())
     for shell, (x, y, fitted) in enumerate(zip(*columns, strict=True)):
-        value = f"{y:.6f}" if y > _EMPTY else "nan"
+        value = f"{y:.6f}" if y > EMPTY else "nan"
         rows.append(f"{shell},{x:.8f},{value},{int(fitted)}")
     return "\n".join(rows) + "\n"
-
-
-_EMPTY = -600.0  # of a logarithm: the FSC is not above zero there
 
 
 def _page(
     title: str, done: Postprocessed, folder: OutputFolder, pixel: float, seconds: float
 ) -> ReportData:
     cards = {"B factor": f"{done.sharpened.b_factor_angstrom2:.0f} Å²"}
-    plots, pictures = [_guinier_plot(done.sharpened.guinier)], []
+    plots, pictures = sharpening_plots(done), []
     if done.local_resolution is not None:
         low, _, high = local_range(done.local_resolution, done.mask)
         cards["local resolution"] = f"{low:.1f} to {high:.1f} Å"
-        plots.append(_histogram(done.local_resolution[done.mask > 0.5]))
         pictures = _resolution_pictures(done.local_resolution, low, high)
     page = report_data(
         folder,
@@ -147,43 +142,6 @@ def _page(
     return replace(
         page, surfaces=surfaces, more_title=heading, more_plots=plots, more_pictures=pictures
     )
-
-
-def _guinier_plot(fit: Guinier) -> Plot:
-    shown = (fit.log_amplitude > _EMPTY) & (fit.inv_d2 > 0)
-    x, y = fit.inv_d2[shown].numpy(), fit.log_amplitude[shown].numpy()
-    marked = {"mode": "lines+markers", "marker": {"size": 4, "color": "--series1"}}
-    data = [line("ln amplitude, FSC-weighted", x, y, "--series1", 1.5, **marked)]
-    if bool(fit.fitted.any()) and fit.b_factor_angstrom2:
-        fitted = fit.inv_d2[fit.fitted]
-        fall = (fit.intercept + fit.b_factor_angstrom2 / 4 * fitted).numpy()
-        name = f"B = {fit.b_factor_angstrom2:.0f} Å²"
-        data.append(line(name, fitted.numpy(), fall, "--series2", 2.2))
-    layout = {
-        "xaxis": titled("1/d² (1/Å²)", rangemode="tozero"),
-        "yaxis": titled("ln amplitude"),
-    }
-    caption = f"Fall of the amplitudes with resolution, before sharpening: {fit.note}."
-    return Plot("guinier", "Guinier plot", caption, data, layout)
-
-
-def _histogram(values: Tensor) -> Plot:
-    counts, edges = np.histogram(values.double().numpy(), bins=40)
-    bars = {
-        "type": "bar",
-        "name": "voxels",
-        "x": numbers((edges[1:] + edges[:-1]) / 2),
-        "y": numbers(counts / max(1, counts.sum()) * 100),
-        "marker": {"color": "--series3"},
-        "hovertemplate": "%{x:.1f} Å: %{y:.1f} %<extra></extra>",
-    }
-    layout = {
-        "xaxis": titled("local resolution (Å)"),
-        "yaxis": titled("share of the mask", ticksuffix=" %"),
-        "bargap": 0.05,
-    }
-    caption = "Share of the mask at each local resolution."
-    return Plot("local", "Local resolution", caption, [bars], layout)
 
 
 def _resolution_pictures(resolution: Tensor, low: float, high: float) -> list[Picture]:

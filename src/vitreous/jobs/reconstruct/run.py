@@ -3,13 +3,14 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from vitreous.core.errors import InputError
 from vitreous.core.resample import is_same_map
 from vitreous.core.resolution import angstrom
+from vitreous.jobs.reconstruct.map_plots import view_plot
 from vitreous.jobs.reconstruct.options import ReconstructOptions
 from vitreous.jobs.reconstruct.output import finish, report_data, summary, write_files
 from vitreous.jobs.reconstruct.plan import (
@@ -68,6 +69,7 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
         solved = math.isfinite(halves.headline[0]) and OUTLINE_ONLY not in doubts
         verdict = OUTLINE_ONLY if OUTLINE_ONLY in doubts else _verdict(halves, len(data.particles))
         write_files(job.folder, halves, data.particles, data.half_set, pixel)
+        views, missing = view_plot(plan.pose.rotation, options.symmetry)
         page = report_data(
             job.folder,
             f"{options.particles.name}: {options.method} reconstruction",
@@ -78,9 +80,10 @@ def reconstruct(options: ReconstructOptions) -> ReconstructResult:
             symmetry=options.symmetry,
             seconds=seconds,
             solved=OUTLINE_ONLY not in doubts,
-            warnings=(*doubts, *_warnings(plan)),
+            warnings=(*doubts, *missing, *_warnings(plan)),
             more_numbers={name: f"{value:.3g}" for name, value in numbers.items()},
         )
+        page = replace(page, more_title="Particles", more_plots=[views])
         facts = {"verdict": verdict, "solved": solved, "seconds": round(seconds, 1)}
         finish(job, page, halves.headline, {**facts, "images_sha256": digest, **numbers})
     more = {name: f"{value:.4g}" for name, value in numbers.items()}

@@ -31,7 +31,7 @@ from vitreous.jobs.refine.micrographs_csv import (
     refined_columns,
 )
 from vitreous.jobs.refine.options import PoseOptions
-from vitreous.jobs.refine.page import with_surfaces
+from vitreous.jobs.refine.page import with_maps_and_plots
 from vitreous.jobs.refine.stages import Solution, masked_halves
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.jobs.run.job import Job
@@ -120,7 +120,7 @@ def write_results(
         warnings=_warnings(doubts, start, refined),
         more_numbers=numbers,
     )
-    page = with_surfaces(page, ended, halves, post, solved)
+    page = with_maps_and_plots(page, data, ended, halves, post, options.symmetry)
     finish(job, page, halves.headline, {**facts, "seconds": round(seconds, 1)})
     return RefineResult(
         folder=job.folder.root,

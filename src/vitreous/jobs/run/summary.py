@@ -54,9 +54,10 @@ def page_head(
 
 
 def _settings_shown(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return options by name for a report; those of a nested table one by one."""
+    """Return options for a report as the command line names them, those of a table one by one."""
     flat: dict[str, str] = {}
     for name, value in options.items():
         items = value.items() if isinstance(value, Mapping) else [("", value)]
-        flat |= {f"{name}.{key}" if key else name: str(plain(item)) for key, item in items}
+        shown = reworded(f"`{name}`").strip("`")
+        flat |= {f"{name}.{key}" if key else shown: str(plain(item)) for key, item in items}
     return flat
