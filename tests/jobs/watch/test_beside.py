@@ -88,8 +88,8 @@ def rounds(page: Any) -> int:
 def test_browser_sees_a_run_grow_stop_go_on_and_end(tmp_path, page):
     process, address = started(tmp_path / "OUT")
     page.goto(address)
-    page.wait_for_selector(".state.running")
-    page.wait_for_selector("polyline")
+    page.wait_for_selector(".state.running", timeout=60_000)
+    page.wait_for_selector("polyline", timeout=60_000)
     first, picture = rounds(page), page.get_attribute("img", "src")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.wait_for_function("n => Number(/of (\\d+) rows/.exec(document.body.innerText)[1]) > n",
@@ -99,7 +99,7 @@ def test_browser_sees_a_run_grow_stop_go_on_and_end(tmp_path, page):
     assert page.evaluate("document.querySelector('img').naturalWidth") > 200
     assert "left" in page.text_content("[aria-live]")
     process.kill()
-    page.wait_for_selector(".state.stopped")
+    page.wait_for_selector(".state.stopped", timeout=60_000)
     process.wait()
     process, second = started(tmp_path / "OUT", "continue")
     page.wait_for_selector(".state.running", timeout=60_000)  # the page of the killed run

@@ -60,4 +60,4 @@ def run(folder: Path, seconds: float, *, resume: bool = False, watch: bool = Tru
 
 if __name__ == "__main__":
     RESUME = len(sys.argv) > 2
-    run(Path(sys.argv[1]), 0.1 if RESUME else 1.0, resume=RESUME)
+    run(Path(sys.argv[1]), 0.5 if RESUME else 3.0, resume=RESUME)
