@@ -8,7 +8,6 @@
   const canvas = stage.querySelector("canvas");
   const gl = window.DecompressionStream && canvas.getContext("webgl2", { antialias: true });
   if (!gl) return;
-  const started = performance.now();
   const PALETTE = [[58, 110, 196], [84, 178, 210], [150, 208, 150], [244, 204, 96], [214, 84, 64]];
   const GREY = [176, 190, 204];
   const SHADES = Array.from({ length: 256 }, (_, shade) => {
@@ -254,7 +253,7 @@
   reset();
   draw();
   gl.finish();
-  stage.dataset.milliseconds = Math.round(performance.now() - started);
+  stage.dataset.milliseconds = Math.round(performance.now());
   for (const layer of layers) if (!layer.shown) await load(layer);
   ask();
 })();
