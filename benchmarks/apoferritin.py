@@ -106,6 +106,8 @@ class Bench:
             "verdict": found.verdict,
             "claimed_angstrom": round(found.resolution_angstrom, 2),
         }
+        if found.finer_shells is not None:
+            row["finer_shells"] = vars(found.finer_shells)
         if found.refinement is not None:
             posterior = found.refinement.poses.posterior
             row["sure_poses"] = round(float((posterior > 0.5).float().mean()), 2)

@@ -267,9 +267,9 @@ class Job:
 
     def _again(self, purpose: str) -> str:
         """Return how to go on with the run, as a clause of a message."""
-        command = command_to_continue()
-        how = f"with: {command}" if command else f"again with `resume`: {self.folder.root}"
-        return f"to {purpose}, run {how}" if command else f"run {how} to {purpose}"
+        if command := command_to_continue():
+            return f"to {purpose}, run with: {command}"
+        return f"run again with `resume`: {self.folder.root} to {purpose}"
 
     def finish(self, numbers: Mapping[str, Any] | None = None) -> None:
         """Mark the run as finished.

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from vitreous.core.errors import UsageError
@@ -82,16 +83,20 @@ def holder(folder: Path) -> str | None:
         return None
     try:
         owner = os.pread(descriptor, 300, 0).decode("utf-8", "replace").split()
-        if len(owner) != 2 or (owner[0] == socket.gethostname() and not _is_alive(owner[1])):
-            return None  # the lock is left alone: a run that starts now must get it
-        if owner[0] == socket.gethostname():
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None  # the process that wrote it is gone, its number is that of another
+        if len(owner) != 2:
+            return None
+        host, process = owner
+        if host == socket.gethostname():
+            if not _is_alive(process):
+                return None  # the lock is left alone: a run that starts now must get it
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None  # the process that wrote it is gone, its number is that of another
     except OSError:
-        return f"process {one_line(owner[1])} on {one_line(owner[0])}"
+        return None
     finally:
         os.close(descriptor)
-    return f"process {one_line(owner[1])} on {one_line(owner[0])}"
+    return f"process {one_line(process)} on {one_line(host)}"
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -248,11 +248,10 @@ class _Comparison:
         shell = shell_index(n, 2)
         band = ((shell >= _FIRST_SHELL) & (shell <= self._coarse)).float()
         seen = radius_grid(n, 2) < n / 2 - 1
-        squares = (
+        of_images, of_map = (
             torch.fft.irfft2(torch.fft.rfft2(one) * band, s=(n, n)).square()[:, seen]
             for one in (images, clean)
         )
-        of_images, of_map = squares
         shape = of_map.mean(0)
         shape = shape - shape.mean()
         return (of_images @ shape) / shape.square().sum().clamp_min(1e-30)

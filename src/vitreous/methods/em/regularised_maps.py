@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import fourier_resize
-from vitreous.core.grid import squared_frequency
+from vitreous.core.grid import shell_index, squared_frequency
 from vitreous.methods.reconstruct.gridding import half_map
 from vitreous.optim.admm import Admm
 from vitreous.optim.admm_config import AdmmConfig
@@ -128,10 +128,9 @@ def _equations(sums: Gridding, noise_power: Tensor, sphere: Tensor) -> LeastSqua
     place = (SPREAD * frequency).clamp(1 - box, box - 1)
     along_x = place[: box // 2 + 1].abs()
     weight = sums.weight[along_x][:, place + box - 1][:, :, place + box - 1].permute(2, 1, 0)
-    squared = squared_frequency(box, 3, device=device)
     power = noise_power[: box // 2 + 1].float().to(device)
-    shell = squared.sqrt().round().long().clamp(max=box // 2)
-    weight = weight / power[shell] * (squared < (box / 2) ** 2)
+    shell = shell_index(box, 3, device=device).clamp(max=box // 2)
+    weight = weight / power[shell] * (squared_frequency(box, 3, device=device) < (box / 2) ** 2)
     operator = CirculantNormal(weight / weight.mean().clamp_min(1e-30), (box, box, box))
     fitted = half_map(sums) * sphere
     right_hand_side = operator(fitted)
