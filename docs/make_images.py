@@ -4,17 +4,25 @@
     .venv/bin/python docs/make_images.py demo        # writes docs/images/demo.png
     .venv/bin/python docs/make_images.py --classes OUT docs/images/classes.png
     .venv/bin/python docs/make_images.py --project FOLDER docs/images/apoferritin_map.png
+    .venv/bin/python docs/make_images.py --pages demo
 
 Three rows: particle images; the map, aligned with the true one; the true map. Of the maps, the
 three central slices and the three projections. OUT is that of `vitreous classify2d`; its class
 averages are shown eight in a row. FOLDER holds the results of docs/howto/apoferritin.md: of its
 micrographs and class averages NAME_picks.png and NAME_classes.png are made, of its map the given
-NAME_map.png.
+NAME_map.png. `--pages` needs playwright and chromium: page_*.png are pages of the demo's `auto`,
+of a mixture (made in demo/mixed and demo/sorted) and of a run that is watched (demo/watched);
+figures.png is by `vitreous figure`.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +48,8 @@ from vitreous.report.figures import (
 COLUMNS = 6
 PIXELS = 160
 IN_A_ROW = 8
+DESKTOP_PX, PHONE_PX = (1120, 1500), (390, 1500)  # of pages: width and height
+MIXED = "phantom:3 --also phantom:4 --box 32 --apix 6 --n 1200 --snr-db 0 --seed 3"
 COARSE, RING_PX = 3, 14.4  # pixels averaged in the picture of picks, radius of its rings
 
 
@@ -143,6 +153,80 @@ def save_project(folder: Path, picture: Path) -> None:
     save_map_figure(picture, folder)
 
 
+def vitreous(words: str) -> list[str]:
+    """Return the command of the program in words."""
+    return [sys.executable, "-m", "vitreous", *words.split()]
+
+
+def save_small(path: Path, picture: bytes, colours: int = 64) -> None:
+    """Write a picture as a PNG of few colours."""
+    from PIL import Image
+
+    full = Image.open(io.BytesIO(picture)).convert("RGB")
+    few = full.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
+def save_pages(folder: Path, images: Path) -> None:
+    """Write pictures of pages: of the demo's `auto`, of a mixture, of a run that is watched."""
+    from playwright.sync_api import sync_playwright
+
+    mixed = f"{folder}/mixed"
+    if not Path(mixed).exists():
+        subprocess.run(vitreous(f"simulate {MIXED} -o {mixed}"), check=True)
+    if not (folder / "sorted").exists():
+        call = vitreous(f"hetero run {mixed}/truth.star --seed 1 -o {folder}/sorted")
+        subprocess.run(call, check=True)
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        watched = vitreous(
+            f"auto {folder}/simulated/particles.star --sym D2 --seed 1 --overwrite --watch "
+            f"-o {folder}/watched"
+        )
+        with subprocess.Popen(watched, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr is not None
+            address = next(
+                found[0] for line in run.stderr if (found := re.search(r"http://\S+", line))
+            )
+            page = browser.new_page(viewport={"width": DESKTOP_PX[0], "height": 1100})
+            page.goto(address)
+            page.wait_for_selector("text=refinement, round", timeout=1_000_000)
+            page.wait_for_timeout(5000)
+            save_small(images / "page_watch.png", page.screenshot())
+            page.close()
+            run.terminate()
+        for name, report, (width, height) in (
+            ("page_auto", "auto", DESKTOP_PX),
+            ("page_auto_phone", "auto", PHONE_PX),
+            ("page_hetero", "sorted", DESKTOP_PX),
+        ):
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto((folder / report / "report.html").resolve().as_uri())
+            page.wait_for_selector("#stage[data-milliseconds]")
+            page.wait_for_timeout(1500)
+            save_small(images / f"{name}.png", page.screenshot())
+        browser.close()
+    save_figures(folder, images)
+
+
+def save_figures(folder: Path, images: Path) -> None:
+    """Write figures of the demo, below one another."""
+    from PIL import Image
+
+    call = vitreous(f"figure {folder}/auto -o {folder}/figures --overwrite")
+    subprocess.run(call, check=True)
+    parts = [Image.open(folder / "figures" / f"{name}.png") for name in ("fsc", "views", "surface")]
+    sheet = Image.new("RGB", (parts[0].width, sum(one.height for one in parts)), "white")
+    top = 0
+    for one in parts:
+        sheet.paste(one, (0, top))
+        top += one.height
+    stream = io.BytesIO()
+    sheet.resize((sheet.width * 3 // 4, sheet.height * 3 // 4)).save(stream, "PNG")
+    save_small(images / "figures.png", stream.getvalue(), 256)
+
+
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -151,7 +235,11 @@ def main() -> None:
     default = Path(__file__).parent / "images" / "demo.png"
     parser.add_argument("picture", type=Path, nargs="?", default=default, help=f"({default.name})")
     parser.add_argument("--project", action="store_true", help="it holds PICKED, CLASSES, REFINED")
+    parser.add_argument("--pages", action="store_true", help="pictures of pages, see above")
     options = parser.parse_args()
+    if options.pages:
+        save_pages(options.demo, default.parent)
+        return
     if options.project:
         save_project(options.demo, options.picture)
         return

@@ -71,6 +71,7 @@ COMMANDS = {  # by panel of the help: command to the first line of its help
     "Look at runs": {
         "watch": "Show runs in the browser while they run: progress, map, FSC, resolution by "
         "round.",
+        "figure": "Draw figures for papers from a run's folder, and write a script for ChimeraX.",
     },
     "Try it": {
         "demo": "Show what the program does: make particles of a molecule, find it again, compare.",

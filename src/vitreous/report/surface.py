@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
 from vitreous.report.figures import Array, Gray
+from vitreous.report.shading import looked_along, seen_surface
 
 LARGEST_PX = 96  # edge of a map in the page; of further ones of the same particle:
 SMALLER_PX = 64
 HIGHEST_SIGMA = 15.0  # end of the slider
+# of local resolutions, from the finest on; surface.js has the same
+PALETTE = ((58, 110, 196), (84, 178, 210), (150, 208, 150), (244, 204, 96), (214, 84, 64))
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,21 @@ def default_sigma(volume: Array) -> float:
     return float(np.clip(np.median(above), 1.5, 6.0)) if above.size else 1.5
 
 
+def default_level(volume: Array) -> float:
+    """Return the density of :func:`default_sigma`."""
+    return float(volume.mean() + default_sigma(volume) * volume.std())
+
+
+def colour_limits(resolution: Array) -> tuple[float, float]:
+    """Return the local resolutions, Å, at the two ends of the colours; unknown ones are 0.
+
+    >>> colour_limits(np.array([0.0, 4.0, 4.0]))
+    (3.95, 4.05)
+    """
+    low, high = (float(v) for v in np.percentile(resolution[resolution > 0], [5, 95]))
+    return (low, high) if high > low else (low - 0.05, low + 0.05)
+
+
 def surface_data(surfaces: Sequence[Surface], pixel_size_angstrom: float) -> list[dict[str, Any]]:
     """Return what the page's viewer reads, for each map that has any density above its mean.
 
@@ -83,7 +101,7 @@ def surface_data(surfaces: Sequence[Surface], pixel_size_angstrom: float) -> lis
 
 def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str, Any]:
     mean, sigma = float(volume.mean()), float(volume.std())
-    region = _occupied(volume)
+    region = occupied(volume)
     coarse = _resampled(volume[region], largest)
     top = min(float(coarse.max()), mean + HIGHEST_SIGMA * sigma)
     values = np.pad(_bytes(coarse, mean, top, 0), 1)
@@ -107,8 +125,7 @@ def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str,
     }
     if one.local_resolution is not None and (one.local_resolution > 0).any():
         resolution = one.local_resolution[region]
-        low, high = (float(v) for v in np.percentile(resolution[resolution > 0], [5, 95]))
-        low, high = (low, high) if high > low else (low - 0.05, low + 0.05)
+        low, high = colour_limits(resolution)
         scale = np.divide(coarse.shape, resolution.shape)
         near = zoom(resolution, scale, order=0, mode="nearest", grid_mode=True)
         known = np.where(near > 0, _bytes(near, low, high, 1), 0).astype(np.uint8)
@@ -117,26 +134,19 @@ def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str,
 
 
 def shaded_picture(volume: Array, largest_px: int = LARGEST_PX) -> Gray:
-    """Return the surface as seen along z, y upwards, lit from the viewer, as grey pixels.
+    """Return the surface as seen along z, y upwards, as grey pixels.
 
     >>> shaded_picture(np.pad(np.ones((4, 4, 4)), 6)).shape
     (64, 64)
     """
     volume = np.nan_to_num(np.asarray(volume, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    level = volume.mean() + default_sigma(volume) * volume.std()
-    coarse = _resampled(volume, largest_px)
-    inside = coarse[::-1] > level
-    depth = inside.argmax(0)
-    hit = inside.any(0)
-    rows, columns = np.indices(hit.shape)
-    slopes = np.stack(np.gradient(gaussian_filter(coarse[::-1], 0.7)))[:, depth, rows, columns]
-    facing = np.abs(slopes[0]) / np.maximum(np.sqrt((slopes**2).sum(0)), 1e-12)
-    near = 1.0 - 0.5 * depth / len(coarse)
-    gray: Gray = np.where(hit, 255 * (0.25 + 0.75 * facing) * near, 0).astype(np.uint8)[::-1]
-    return gray
+    coarse = looked_along(_resampled(volume, largest_px), "z")
+    seen = seen_surface(coarse, default_level(volume), coarse.shape[1:])
+    gray: Gray = (255 * seen.picture(np.full((len(seen.light), 1), 0.75), 0.0)).astype(np.uint8)
+    return gray[..., 0]
 
 
-def _occupied(volume: Array) -> tuple[slice, ...]:
+def occupied(volume: Array) -> tuple[slice, ...]:
     """Return the box of the voxels that are not zero: what a mask or sphere left."""
     filled = volume != 0
     region = []

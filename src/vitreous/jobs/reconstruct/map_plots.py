@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,13 @@ from torch import Tensor
 from vitreous.core.symmetry import point_group
 from vitreous.maps.postprocess import Postprocessed
 from vitreous.maps.sharpening import Guinier
-from vitreous.metrics.sampling import HALF_WIDTH_DEG, fibonacci_hemisphere, fourier_sampling
+from vitreous.metrics.sampling import (
+    HALF_WIDTH_DEG,
+    FourierSampling,
+    fibonacci_hemisphere,
+    fourier_sampling,
+)
+from vitreous.report.figures import Array
 from vitreous.report.plots import Plot, line, numbers, titled
 
 EMPTY = -600.0  # of a logarithm: the FSC is not above zero there
@@ -23,20 +30,81 @@ _MOST_EMPTY = 0.02  # share of directions of Fourier space without image from wh
 _FEWEST_SLICES = 8.0  # mean number of slices through a direction; with fewer, chance empties some
 
 
-def view_plot(rotations: Tensor, symmetry: str) -> tuple[Plot, list[str]]:
-    """Plot how densely particles are seen from each direction; warn of what no image measures.
+@dataclass(frozen=True)
+class ViewDensity:
+    """How densely particles are seen from each direction, by :func:`view_density`.
+
+    Args:
+        directions: ``(k, 3)`` unit vectors, evenly over the sphere.
+        density: ``(k,)`` views nearest to each, 1 on average.
+        views: number of views, symmetry copies included.
+        sampling: of Fourier space.
+    """
+
+    directions: Tensor
+    density: Array
+    views: int
+    sampling: FourierSampling
+
+    @property
+    def highest(self) -> float:
+        """End of the scale of colours."""
+        return max(2.0, round(float(np.quantile(self.density, 0.99)), 1))
+
+    @property
+    def note(self) -> str:
+        """Sampling compensation factor and empty directions in one sentence."""
+        return (
+            f"Sampling compensation factor {self.sampling.scf:.2f} (1: uniform); "
+            f"{100 * self.sampling.empty:.1f} % of the directions of Fourier space are in no image."
+        )
+
+    def angles_deg(self) -> tuple[Tensor, Tensor]:
+        """Return rot and tilt of the directions in degrees."""
+        x, y, z = self.directions.mT
+        return torch.atan2(y, x).rad2deg(), z.acos().rad2deg()
+
+    def picture(self, rows: int) -> Array:
+        """Return the densities in Hammer's projection, ``(rows, 2 rows)``, NaN off the sphere."""
+        y = math.sqrt(2) * (1 - (torch.arange(rows) + 0.5) / rows * 2)[:, None]
+        x = 2 * math.sqrt(2) * ((torch.arange(2 * rows) + 0.5) / rows - 1)
+        squared = (1 - (x / 4).square() - (y / 2).square()).clamp(min=0.5)
+        on_sphere = x.square() / 8 + y.square() / 2 <= 1
+        rot = 2 * torch.atan2(squared.sqrt() * x, 2 * (2 * squared - 1))
+        height = (squared.sqrt() * y).clamp(-1, 1)
+        flat = (1 - height.square()).sqrt()
+        points = torch.stack([flat * rot.cos(), flat * rot.sin(), height], -1)
+        nearest = cKDTree(self.directions.numpy()).query(points.numpy())[1]
+        return np.where(on_sphere, self.density[nearest], np.nan)
+
+
+def view_density(rotations: Tensor, symmetry: str) -> ViewDensity:
+    """Count views by direction.
 
     ``rotations (b, 3, 3)`` take volume to particle coordinates; a view is the particle's z axis.
-    Those that ``symmetry`` makes of one count as well. The sphere is drawn in Hammer's equal-area
-    projection, rot from -180 to 180 degrees to the right and tilt from 0 at the top.
-
-    Returns:
-        the plot, and the warnings.
+    Those that ``symmetry`` makes of one count as well.
     """
     matrices = point_group(symmetry).matrices.cpu()
     rotations = rotations[:: max(1, len(rotations) * len(matrices) // _MOST_VIEWS)].double().cpu()
     views = (rotations[:, 2] @ matrices).flatten(0, 1)
     sampling = fourier_sampling((rotations[:, None] @ matrices).flatten(0, 1))
+    upper = fibonacci_hemisphere(_DIRECTIONS // 2)
+    directions = torch.cat([upper, -upper])
+    nearest = cKDTree(directions.numpy()).query(views.numpy())[1]
+    density = np.bincount(nearest, minlength=len(directions)) * len(directions) / len(views)
+    return ViewDensity(directions, density, len(views), sampling)
+
+
+def view_plot(rotations: Tensor, symmetry: str) -> tuple[Plot, list[str]]:
+    """Plot the :func:`view_density`; warn of what no image measures.
+
+    The sphere is drawn in Hammer's equal-area projection, rot from -180 to 180 degrees to the right
+    and tilt from 0 at the top.
+
+    Returns:
+        the plot, and the warnings.
+    """
+    seen = view_density(rotations, symmetry)
     layout = {
         "xaxis": {"visible": False, "range": [-2.9, 2.9]},
         "yaxis": {"visible": False, "range": [-1.5, 1.5], "scaleanchor": "x"},
@@ -46,38 +114,34 @@ def view_plot(rotations: Tensor, symmetry: str) -> tuple[Plot, list[str]]:
     }
     caption = (
         "Views by direction, with symmetry copies, relative to uniform ones (1); grey: none. Rot "
-        "runs from -180° to 180° to the right, tilt from 0° at the top. Sampling compensation "
-        f"factor {sampling.scf:.2f} (1: uniform); {100 * sampling.empty:.1f} % of the directions "
-        "of Fourier space are in no image."
+        f"runs from -180° to 180° to the right, tilt from 0° at the top. {seen.note}"
     )
-    slices = len(views) * math.sin(math.radians(HALF_WIDTH_DEG))
-    missing = sampling.empty > _MOST_EMPTY and slices > _FEWEST_SLICES
+    empty = seen.sampling.empty
+    slices = seen.views * math.sin(math.radians(HALF_WIDTH_DEG))
+    missing = empty > _MOST_EMPTY and slices > _FEWEST_SLICES
     warning = (
-        f"Views are missing: {100 * sampling.empty:.0f} % of the directions of Fourier space are "
+        f"Views are missing: {100 * empty:.0f} % of the directions of Fourier space are "
         "in no image, so the map is smeared along them; see the viewing directions."
     )
-    plot = Plot("views", "Viewing directions", caption, _sphere(views), layout)
+    plot = Plot("views", "Viewing directions", caption, _sphere(seen), layout)
     return plot, [warning] if missing else []
 
 
-def _sphere(views: Tensor) -> list[dict[str, Any]]:
+def _sphere(seen: ViewDensity) -> list[dict[str, Any]]:
     """Return traces of the sphere's rim, its directions, and those that have views, coloured."""
-    upper = fibonacci_hemisphere(_DIRECTIONS // 2)
-    centres = torch.cat([upper, -upper])
-    nearest = cKDTree(centres.numpy()).query(views.numpy())[1]
-    density = np.bincount(nearest, minlength=len(centres)) * len(centres) / len(views)
-    rot, seen = torch.atan2(centres[:, 1], centres[:, 0]), density > 0
-    x, y = (one.numpy() for one in _hammer(rot, centres[:, 2].asin()))
-    angles = torch.stack([rot.rad2deg(), centres[:, 2].acos().rad2deg()], -1).round().int()
+    density, (rot, tilt) = seen.density, seen.angles_deg()
+    filled = density > 0
+    x, y = (one.numpy() for one in hammer(rot.deg2rad(), math.pi / 2 - tilt.deg2rad()))
+    angles = torch.stack([rot, tilt], -1).round().int()
     common = {"type": "scatter", "mode": "markers"}
     points = common | {
-        "x": numbers(x[seen]),
-        "y": numbers(y[seen]),
+        "x": numbers(x[filled]),
+        "y": numbers(y[filled]),
         "marker": {
             "size": 7,
-            "color": numbers(density[seen].round(2)),
+            "color": numbers(density[filled].round(2)),
             "cmin": 0,
-            "cmax": max(2.0, round(float(np.quantile(density, 0.99)), 1)),
+            "cmax": seen.highest,
             "colorscale": "Viridis",
             "showscale": True,
             "colorbar": {
@@ -89,7 +153,7 @@ def _sphere(views: Tensor) -> list[dict[str, Any]]:
                 "yanchor": "top",
             },
         },
-        "customdata": angles[seen].tolist(),
+        "customdata": angles[filled].tolist(),
         "hovertemplate": "rot %{customdata[0]}°, tilt %{customdata[1]}°: "
         "%{marker.color:.3g}<extra></extra>",
     }
@@ -100,7 +164,7 @@ def _sphere(views: Tensor) -> list[dict[str, Any]]:
     return [rim | {"hoverinfo": "skip"}, none, points]
 
 
-def _hammer(longitude: Tensor, latitude: Tensor) -> tuple[Tensor, Tensor]:
+def hammer(longitude: Tensor, latitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return Hammer's equal-area projection of angles in radians."""
     scale = math.sqrt(2) / (1 + latitude.cos() * (longitude / 2).cos()).sqrt()
     return 2 * scale * latitude.cos() * (longitude / 2).sin(), scale * latitude.sin()
@@ -110,10 +174,14 @@ def sharpening_plots(post: Postprocessed) -> list[Plot]:
     """Return the Guinier plot and, where it is known, the histogram of the local resolution."""
     plots = [_guinier_plot(post.sharpened.guinier)]
     if post.local_resolution is not None:
-        inside = post.local_resolution[post.mask > 0.5]
-        caption = "Share of the mask at each local resolution."
-        plots.append(histogram("local", "Local resolution", caption, inside, "Å", "mask"))
+        plots.append(local_histogram(post.local_resolution, post.mask))
     return plots
+
+
+def local_histogram(resolution: Tensor, mask: Tensor) -> Plot:
+    """Return the histogram of local resolutions, Å, within a mask."""
+    caption = "Share of the mask at each local resolution."
+    return histogram("local", "Local resolution", caption, resolution[mask > 0.5], "Å", "mask")
 
 
 def histogram(key: str, title: str, caption: str, values: Tensor, unit: str, whole: str) -> Plot:

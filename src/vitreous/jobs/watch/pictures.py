@@ -5,7 +5,6 @@ Needs no torch: the newest checkpoint's file is opened for the few tensors that 
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vitreous.core.errors import InputError
+from vitreous.io.csv_columns import read_columns
 from vitreous.io.mrc import read_mrc
 from vitreous.report.figures import (
     Array,
@@ -150,11 +150,9 @@ def file_picture(path: Path) -> bytes:
 
 def fsc_file_curves(path: Path) -> dict[str, list[list[float]]]:
     """Return the curves of a table ``fsc.csv``: label to frequencies in 1/Å and correlations."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    x = [float(row["frequency_inv_angstrom"]) for row in rows]
-    names = [name for name in _FSC_COLUMNS if rows and name in rows[0]]
-    return {name: [x, [float(row[name]) for row in rows]] for name in names}
+    columns = read_columns(path)
+    x = columns["frequency_inv_angstrom"].tolist()
+    return {name: [x, columns[name].tolist()] for name in _FSC_COLUMNS if name in columns}
 
 
 def _natural(name: str) -> list[Any]:

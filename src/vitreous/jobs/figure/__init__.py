@@ -1,0 +1,1 @@
+"""Figures for papers from the output folder of a run."""
