@@ -115,6 +115,15 @@ def test_select(vitreous, project, star, monkeypatch, options, kept):
     assert set(rows["blob/path"].tolist()) == {b">J19/extract/s.mrc"}
 
 
+def test_rows_that_another_table_names(vitreous, project, star):
+    some, same, others = (project / name for name in ("J24/some.cs", "a.star", "b.star"))
+    assert vitreous("select", star, some, "--half", "2")[0] == 0
+    assert vitreous("select", star, same, "--images", some)[0] == 0
+    assert Particles.open(same).half_set.tolist() == [2, 2, 2]
+    assert vitreous("select", star, others, "--images", same, "--invert")[0] == 0
+    assert Particles.open(others).half_set.tolist() == [1, 1, 1]
+
+
 def test_random_selection_follows_its_seed(vitreous, project, star):
     drawn = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -12,10 +12,12 @@ from vitreous.data.particle_table import ParticleTable
 from vitreous.data.selection import (
     Condition,
     from_micrograph,
+    images_of,
     in_optics_group,
     rows_from_file,
     thinned,
 )
+from vitreous.io.mrc import write_mrc
 from vitreous.io.star import StarBlock, StarDocument
 
 TABLE = ParticleTable(
@@ -111,3 +113,22 @@ def test_drawing() -> None:
     assert (drawn != thinned(mask, first=None, random=100, seed=4)).any()
     assert thinned(mask, first=None, random=5000, seed=3).sum() == 500
     assert np.flatnonzero(thinned(mask, first=3, random=None, seed=0)).tolist() == [0, 2, 4]
+
+
+def images(names: list[str], path: Path) -> ParticleTable:
+    return ParticleTable(StarDocument({"particles": StarBlock({"rlnImageName": names})}), path)
+
+
+def test_images_that_another_table_names(tmp_path: Path) -> None:
+    """Stacks are files where both are found, however they are named, else names."""
+    for folder in ("run", "other"):
+        (tmp_path / folder).mkdir()
+        write_mrc(tmp_path / folder / "s.mrcs", np.zeros((3, 4, 4)), 1.0, is_stack=True)
+    table = images(["1@run/s.mrcs", "2@run/s.mrcs", "1@gone.mrcs"], tmp_path / "p.star")
+    same = images(["000002@s.mrcs"], tmp_path / "run" / "p.star")
+    assert images_of(same, table).tolist() == [False, True, False]
+    saved = images(["1@gone.mrcs", "1@run/s.mrcs"], Path("/nowhere/p.star"))
+    assert images_of(saved, table).tolist() == [True, False, True]
+    stranger = images(["2@s.mrcs", "2@run/s.mrcs"], tmp_path / "other" / "p.star")
+    with pytest.warns(UserWarning, match="has no rows of 1 of the 2 images"):
+        assert images_of(stranger, table).tolist() == [False, True, False]

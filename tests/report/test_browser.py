@@ -1,10 +1,15 @@
 """Pages in Chromium: surfaces turn, levels change them, nothing fails, nothing is asked for."""
 
+import math
 import shutil
 
 import numpy as np
 import pytest
 
+from vitreous.io.star import StarBlock, StarDocument, read_star, write_star
+from vitreous.jobs.tables.options import SelectOptions
+from vitreous.jobs.tables.run import select
+from vitreous.report import mixed
 from vitreous.report.html import ReportData, write_report
 from vitreous.report.mixed import ClusterSummary, MixedReport, write_mixed_report
 from vitreous.report.surface import Surface
@@ -40,7 +45,7 @@ def opened(chromium):
             "request",
             lambda asked: (
                 None
-                if asked.url.startswith(("data:", path.as_uri()))
+                if asked.url.startswith(("data:", "blob:", path.as_uri()))
                 else complaints.append(asked.url)
             ),
         )
@@ -158,3 +163,146 @@ def test_classes_of_mixed_particles_stand_side_by_side(opened, tmp_path):
     seen = pixels(page)
     page.get_by_label("class 2").uncheck()
     assert pixels(page) != seen
+
+
+COUNT, CENTRES = 300, np.array([[-5.0, 0.0], [0.0, 4.0], [6.0, 0.0]])
+
+
+@pytest.fixture
+def mixed_page(opened, tmp_path, monkeypatch):
+    """Make and open a page of 300 particles in three heaps, 60 of which are drawn."""
+    monkeypatch.setattr(mixed, "MAX_SHOWN", 60)
+    label = np.arange(COUNT) % 3 + 1
+    rng = np.random.default_rng(0)
+    table = {
+        "rlnImageName": [f"{i + 1:06d}@/data/my stack.mrcs" for i in range(COUNT)],
+        "rlnOpticsGroup": ["1"] * COUNT,
+        "rlnClassNumber": [str(k) for k in label],
+        "rlnDefocusU": [f"{v:.6f}" for v in rng.uniform(1e4, 2e4, COUNT)],
+    }
+    optics = {
+        "rlnOpticsGroup": ["1"],
+        "rlnImagePixelSize": ["2.0"],
+        "rlnImageSize": ["32"],
+    }
+    document = StarDocument({"optics": StarBlock(optics), "particles": StarBlock(table)})
+    write_star(tmp_path / "particles.star", document)
+    heaps = CENTRES[label - 1] + rng.uniform(-0.9, 0.9, (COUNT, 2))
+
+    def open_page(width=1200, **content):
+        data = {"plane": heaps, "label": label, "particles": COUNT, "table": document}
+        mixed.write_mixed_report(
+            tmp_path / "report.html", MixedReport("mixed", "Three.", **data | content)
+        )
+        page = opened(tmp_path / "report.html", width)
+        page.wait_for_selector("#selection[data-ready]", state="attached")
+        return page
+
+    return open_page
+
+
+def draw(page, points, key=None):
+    """Drag the mouse through points of the embedding."""
+    pixels_of = """([x, y]) => {
+      const plot = document.getElementById("plot-embedding"), box = plot.getBoundingClientRect();
+      const { xaxis, yaxis } = plot._fullLayout;
+      return [box.x + xaxis._offset + xaxis.l2p(x), box.y + yaxis._offset + yaxis.l2p(y)];
+    }"""
+    page.locator("#plot-embedding").scroll_into_view_if_needed()
+    places = [page.evaluate(pixels_of, [float(v) for v in point]) for point in points]
+    if key:
+        page.keyboard.down(key)
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place)
+    page.mouse.up()
+    if key:
+        page.keyboard.up(key)
+
+
+def ring(k):
+    angles = [2 * math.pi * i / 12 for i in range(12)]
+    return [CENTRES[k] + 2 * np.array([math.cos(a), math.sin(a)]) for a in angles]
+
+
+def rows_saved(page, folder):
+    """Save the selection, select its rows of the table; return numbers of images, and the file."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="save as STAR").click()
+    assert download.value.suggested_filename == "selection.star"
+    file = folder / "saved" / "selection.star"
+    download.value.save_as(file)
+    output = folder / "selected.star"
+    select(
+        SelectOptions(source=folder / "particles.star", images=file, output=output, overwrite=True)
+    )
+    names = read_star(output).blocks["particles"].columns["rlnImageName"]
+    return [int(name.partition("@")[0]) for name in names], read_star(file)
+
+
+def test_lasso_box_and_click_select_and_the_selection_is_saved(mixed_page, tmp_path):
+    clusters = [ClusterSummary(f"class {k}", 100) for k in (1, 2, 3)]
+    page = mixed_page(clusters=clusters)
+    chosen, shares = page.locator("#selection .chosen"), page.locator("[id^=share-]")
+    assert page.get_by_role("button", name="save as STAR").is_disabled()
+    draw(page, ring(1))
+    assert chosen.inner_text() == "100 of 300 particles are selected (33.3 %)."
+    assert shares.all_inner_texts() == ["", "100 (100.0 %)", ""]
+    trace = "document.getElementById('plot-embedding').data[0]"
+    drawn = page.evaluate(f"{trace}.selectedpoints.map((i) => {trace}.customdata[i])")
+    assert 10 < len(drawn) < 30
+    assert {row % 3 for row in drawn} == {2}
+    numbers, file = rows_saved(page, tmp_path)
+    assert numbers == list(range(2, COUNT + 1, 3))
+    saved, table = (
+        one.blocks["particles"] for one in (file, read_star(tmp_path / "particles.star"))
+    )
+    assert saved.columns["rlnDefocusU"] == table.columns["rlnDefocusU"][1::3]
+    draw(page, ring(0), "Shift")
+    assert shares.all_inner_texts() == ["100 (50.0 %)", "100 (50.0 %)", ""]
+    draw(page, ring(1), "Alt")
+    assert shares.all_inner_texts() == ["100 (100.0 %)", "", ""]
+    page.get_by_role("button", name="box").click()
+    draw(page, [CENTRES[2] - 1, CENTRES[2] + (0, 1)])
+    assert 20 < int(chosen.inner_text().split()[0]) < 80
+    page.get_by_role("button", name="class 3").click()
+    page.get_by_role("button", name="class 1").click()
+    assert rows_saved(page, tmp_path)[0] == [i for i in range(1, COUNT + 1) if i % 3 != 2]
+    page.get_by_role("button", name="clear").click()
+    assert chosen.inner_text() == "No particle is selected."
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+
+
+def test_class_averages_are_picked_by_click(mixed_page, tmp_path):
+    images = np.random.default_rng(1).normal(size=(3, 16, 16))
+    page = mixed_page(width=390, plane=None, images=images, sizes=[100, 100, 100])
+    for k in (3, 2):
+        page.locator(f"[data-class='{k}']").click()
+    assert page.locator("[aria-pressed=true]").count() == 2
+    assert page.locator("#share-3").inner_text() == "100 (50.0 %)"
+    page.locator("[data-class='3']").click()
+    assert rows_saved(page, tmp_path)[0] == list(range(2, COUNT + 1, 3))
+    boxes = {k: page.locator(f"[data-class='{k}']").bounding_box() for k in (1, 2)}
+    assert boxes[2]["x"] < boxes[1]["x"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_slider_moves_the_surface_along_a_class(mixed_page):
+    path = tuple(lumps(k) for k in (1, 2))
+    clusters = [ClusterSummary(f"class {k}", 100, lumps(k), path=path) for k in (1, 2, 3)]
+    page = mixed_page(clusters=clusters, pixel_size_angstrom=5.0)
+    page.wait_for_selector("#stage[data-milliseconds]")
+    page.wait_for_timeout(300)
+    assert not page.get_by_label("along class 1").is_checked()
+    along, seen = page.locator(".along"), []
+    for place in ("0", "0.5", "1"):
+        along.fill(place)
+        seen.append((pixels(page), triangles(page)))
+    assert page.get_by_label("along class 1").is_checked()
+    assert page.locator(".place").inner_text() == "map 2.0 of 2"
+    assert len({triangle for _, triangle in seen}) == 3
+    page.get_by_role("button", name="play").click()
+    page.wait_for_timeout(300)
+    page.get_by_role("button", name="play").click()
+    assert pixels(page) != seen[2][0]

@@ -40,6 +40,21 @@ def test_a_ball_keeps_its_place_and_size(n):
     assert max(layer["shape"]) <= LARGEST_PX + 2
 
 
+def test_maps_of_a_path_share_frame_and_grey_values():
+    n = 72
+    path = [(1 + k) * ball(n, 14, (6 * k, 0, 0)) for k in range(3)]
+    (layer,) = surface_data([Surface("along", path[1], path=path)], 2.0)
+    raw = zlib.decompress(base64.b64decode(layer["values"]))
+    steps = np.frombuffer(raw, np.uint8).reshape(layer["frames"], *layer["shape"][::-1])
+    grids = steps.cumsum(0, dtype=np.uint8)
+    assert len(grids) == 3
+    peaks = layer["mean"] + grids.max((1, 2, 3)) / 255 * layer["top"] * layer["sigma"]
+    np.testing.assert_allclose(peaks / peaks[0], [1, 2, 3], atol=0.05)
+    for k, grid in enumerate(grids):
+        at = layer["first"][0] + layer["step"][0] * np.mean(np.nonzero(grid > 40 * (1 + k))[2])
+        assert at == pytest.approx(2.0 * 6 * k, abs=0.5)
+
+
 def test_surfaces_are_closed_and_cropped():
     volume = np.zeros((80, 80, 80))
     volume[30:50, 30:50, 10:50] = 1.0

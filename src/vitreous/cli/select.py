@@ -18,9 +18,12 @@ from vitreous.jobs.tables.options import SelectOptions
         "half_set": "--half",
         "micrograph": typer.Option("--micrograph", metavar="GLOB"),
         "rows": typer.Option("--rows", metavar="FILE"),
+        "images": typer.Option("--images", metavar="TABLE"),
     },
     panels={
-        "Conditions": ("where", "classes", "half_set", "optics_group", "micrograph", "rows"),
+        "Conditions": (
+            *("where", "classes", "half_set", "optics_group", "micrograph", "rows", "images"),
+        ),
         "Of these": ("unique", "min_distance_angstrom", "first", "random", "seed", "invert"),
     },
 )
@@ -30,6 +33,8 @@ def select(options: SelectOptions) -> object:
     Images are not copied: the new table points at the same stacks.
 
     `--unique` leaves out copies of an image, `--min-distance 80` particles that were picked twice.
+
+    `--images selection.star` takes what was selected in `report.html` of `hetero` or `classify2d`.
 
     Example: `vitreous select particles.star good.star --where 'rlnDefocusU < 25000' --class 2`
     """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.cryosparc.tables import from_cryosparc, to_cryosparc
 from vitreous.data.relion31 import to_relion31
-from vitreous.data.stacks import find_stack, name_from, split_image_names
+from vitreous.data.stacks import find_stack, find_stack_or_none, name_from, split_image_names
 from vitreous.data.tables import optics_table
 from vitreous.data.tomo_particles import is_tomo_particles, tilt_images_document
 from vitreous.io.cryosparc import read_cs_with_passthrough, write_cs
@@ -142,8 +142,8 @@ def relocated(
     for stack in dict.fromkeys(stack for _, _, stack in parts):
         if Path(stack).is_absolute():
             continue
-        here = _find_or_none(stack, source, data_root)
-        there = _find_or_none(stack, folder / source.name, None)
+        here = find_stack_or_none(stack, source, data_root=data_root)
+        there = find_stack_or_none(stack, folder / source.name)
         if here is not None and there is not None and here.resolve() == there.resolve():
             continue
         if here is None:
@@ -155,13 +155,6 @@ def relocated(
     renamed = [f"{number}{at}{changed.get(stack, stack)}" for number, at, stack in parts]
     columns = {**block.columns, "rlnImageName": renamed}
     return StarDocument({**document.blocks, "particles": replace(block, columns=columns)}), missing
-
-
-def _find_or_none(stack: str, table: Path, data_root: Path | None) -> Path | None:
-    try:
-        return find_stack(stack, table, data_root=data_root)
-    except InputError:
-        return None
 
 
 def _count(stack: str, header_of: Callable[[str], MrcHeader]) -> int | None:

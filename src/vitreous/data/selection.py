@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from vitreous.core.errors import InputError, UsageError
 from vitreous.data.copies import copies, joined_labels
 from vitreous.data.particle_table import ParticleTable
-from vitreous.data.stacks import open_stacks
+from vitreous.data.stacks import find_stack_or_none, open_stacks, split_image_names
 from vitreous.io.inflate import read_text
 
 Mask = NDArray[np.bool_]
@@ -150,6 +150,36 @@ def rows_from_file(path: Path, count: int) -> Mask:
             )
         mask[int(word) - 1] = True
     return mask
+
+
+def images_of(other: ParticleTable, table: ParticleTable, data_root: Path | None = None) -> Mask:
+    """Return the mask of the rows whose image another table names too; it warns of others.
+
+    Stacks are compared as files where both tables' are found, else by their names.
+    """
+    numbers, stacks = split_image_names(table.text("rlnImageName"), str(table.path))
+    files = {
+        name: find_stack_or_none(name, table.path, data_root=data_root)
+        for name in dict.fromkeys(stacks)
+    }
+    other_numbers, other_stacks = split_image_names(other.text("rlnImageName"), str(other.path))
+    same: dict[str, str] = {}  # name of a stack in the other table -> its key in this one
+    for name in dict.fromkeys(other_stacks):
+        file = find_stack_or_none(name, other.path, data_root=data_root)
+        if file is None or files.get(name, file) is None:
+            file = files.get(name)
+        same[name] = str(file.resolve() if file else name)
+    keys = {name: str(file.resolve() if file else name) for name, file in files.items()}
+    own = list(zip(numbers.tolist(), (keys[name] for name in stacks), strict=True))
+    wanted = set(zip(other_numbers.tolist(), (same[name] for name in other_stacks), strict=True))
+    missing = len(wanted.difference(own))
+    if missing:
+        warnings.warn(
+            f"{table.path}: has no rows of {missing} of the {len(wanted)} images that {other.path} "
+            "names",
+            stacklevel=2,
+        )
+    return np.array([one in wanted for one in own])
 
 
 def thinned(mask: Mask, *, first: int | None, random: int | None, seed: int) -> Mask:

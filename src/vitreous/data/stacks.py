@@ -260,6 +260,14 @@ def find_stack(name: str, star: Path, *, data_root: Path | None = None) -> Path:
     )
 
 
+def find_stack_or_none(name: str, star: Path, *, data_root: Path | None = None) -> Path | None:
+    """Find a stack as :func:`find_stack` does; None where it is not found."""
+    try:
+        return find_stack(name, star, data_root=data_root)
+    except InputError:
+        return None
+
+
 def open_stacks(names: Sequence[str], star: Path, *, data_root: Path | None = None) -> StackSource:
     """Find and check every stack that a column of image names mentions, without mapping it.
 

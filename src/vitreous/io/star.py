@@ -25,6 +25,7 @@ __all__ = [
     "format_column",
     "format_star",
     "parse_star",
+    "quoted_column",
     "read_star",
     "write_star",
 ]
@@ -222,7 +223,12 @@ def _quote(value: str) -> str:
     raise ValueError(f"cannot be written to a STAR file: {value!r}")
 
 
-def _quoted(values: Iterable[str]) -> list[str]:
+def quoted_column(values: Iterable[str]) -> list[str]:
+    """Return the values of a column as they stand in a STAR file.
+
+    >>> quoted_column(["one", "two words"])
+    ['one', '"two words"']
+    """
     column = [str(value) for value in values]
     if _ANY_NEEDS_QUOTES.search("\x00".join(column)):
         return [_quote(value) for value in column]
@@ -256,7 +262,7 @@ def format_star(document: StarDocument) -> str:
         if len(lengths) > 1 or (not block.is_loop and lengths not in (set(), {1})):
             raise ValueError(f"block data_{name} has columns of lengths {sorted(lengths)}")
         parts += ["", "# version 30001", "", f"data_{name}", ""]
-        columns = [_quoted(column) for column in block.columns.values()]
+        columns = [quoted_column(column) for column in block.columns.values()]
         if block.is_loop and block.columns:
             parts.append("loop_")
             parts += [f"_{key} #{number}" for number, key in enumerate(block.columns, 1)]

@@ -174,16 +174,16 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters["angstrom"] = angstrom
+    environment.filters["json"] = _script_json
+    environment.filters["program"] = _program
     text: str = environment.get_template(template).render(
         data=data,
         version=__version__,
         plots=plots,
-        plots_json=_script_json(traces),
+        traces=traces,
         plotly_js=packed(_report_file("vendor/plotly-basic.min.js")) if plots else "",
         surfaces=surfaces,
-        surfaces_json=_script_json(surfaces["layers"]) if surfaces else "",
-        surface_js=_script_text(_report_file("templates/surface.js").decode()) if surfaces else "",
-        **values,
+        **{"selection": None} | values,
     )
     return text
 
@@ -233,10 +233,11 @@ def _script_json(value: Any) -> Any:
     return Markup(text)
 
 
-def _script_text(code: str) -> Any:
-    """Escape the text in a trusted program's strings that would end its script element."""
+def _program(name: str) -> Any:
+    """Return a program beside the templates; text that would end its script element is escaped."""
     from markupsafe import Markup
 
+    code = _report_file(f"templates/{name}").decode()
     return Markup(code.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 

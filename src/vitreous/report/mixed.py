@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.io.atomic import atomic_write_text
+from vitreous.io.star import StarDocument
 from vitreous.report import figures
 from vitreous.report.figures import Array
 from vitreous.report.html import PageData, ParticleRow, Picture, picture, render_page, surface_view
 from vitreous.report.plots import CURVE_COLOURS, Plot, Series, history_traces, numbers, titled
+from vitreous.report.selection import selection_data
 from vitreous.report.surface import Surface
 
 MAX_SHOWN = 10_000  # points of the scatter plot
 MAX_CURVES = 12
 MAX_SURFACES = 12  # classes, the largest first; the first four are drawn when the page opens
+MAX_PATHS = 4  # of the largest classes, for the slider along a class
 _WIDTH = 160
 _NO_CURVES = ("step", "pass", "progress", "seconds", "half", "iteration", "epoch", "box")
 
@@ -46,6 +49,8 @@ class MixedReport(PageData):
     columns: Mapping[str, Array] = field(default_factory=dict)
     clusters: Sequence[ClusterSummary] = ()  # in the order of their numbers
     particles: int = 0  # their number
+    # ``particles.star``; with it and ``label`` particles can be selected in the page
+    table: StarDocument | None = None
     pixel_size_angstrom: float = 1.0  # of the clusters' maps
     history: Sequence[Mapping[str, Any]] = ()  # rows of ``history.jsonl``
     images: Array | None = None  # ``(k, n, n)``, class averages
@@ -67,15 +72,22 @@ def render_mixed_report(data: MixedReport) -> str:
     curves, embedding = stat_plots(data.history), None
     if data.plane is not None:
         embedding = embedding_plot(data.plane, data.label, data.columns, data.axes)
+    selection = None
+    if data.table is not None and data.label is not None:
+        selection = selection_data(data.table, data.label, data.plane)
+    maps = [_map_row(one) for one in data.clusters if one.volume is not None]
     return render_page(
         "mixed.html.j2",
         data,
         curves if embedding is None else [*curves, embedding],
         surface_view(_surfaces(data), data.pixel_size_angstrom),
+        selection=selection,
+        in_none=0 if data.label is None else int((data.label == 0).sum()),
         embedding=embedding,
         curves=curves,
         images=_class_images(data),
-        maps=[_map_row(one) for one in data.clusters if one.volume is not None],
+        maps=maps,
+        projections={row.label: row.pictures[3] for row in maps},  # along z
         paths=[_path_row(one) for one in data.clusters if len(one.path)],
     )
 
@@ -117,6 +129,7 @@ def embedding_plot(
         "y": numbers(plane[rows, 1]),
         "marker": {**marker, **first},
         "customdata": (rows + 1).tolist(),
+        "unselected": {"marker": {"opacity": 0.06}},
         "hovertemplate": "particle %{customdata}<br>%{marker.color:.5g}<extra></extra>",
     }
     layout = {
@@ -278,10 +291,15 @@ def _class_images(data: MixedReport) -> list[Picture]:
 
 
 def _surfaces(data: MixedReport) -> list[Surface]:
-    """Return the maps of the clusters as surfaces."""
+    """Return the maps of the clusters as surfaces, and those along the largest."""
     maps = [(one.name, one.volume) for one in data.clusters if one.volume is not None]
+    paths = [(f"along {one.name}", one.path) for one in data.clusters if len(one.path) > 1]
+    alone = len(data.clusters) == 1
     return [
         Surface(name, volume, shown=i < 4) for i, (name, volume) in enumerate(maps[:MAX_SURFACES])
+    ] + [
+        Surface(name, path[len(path) // 2], shown=alone, path=path)
+        for name, path in paths[:MAX_PATHS]
     ]
 
 

@@ -35,12 +35,14 @@ class Surface:
         volume: ``(z, y, x)``.
         local_resolution: Å, of the same shape, 0 where unknown; colours the surface.
         shown: whether it is drawn when the page opens.
+        path: maps of one shape that a slider morphs through; ``volume`` is one of them.
     """
 
     name: str
     volume: Array
     local_resolution: Array | None = None
     shown: bool = True
+    path: Sequence[Array] = ()
 
 
 def packed(data: bytes) -> str:
@@ -91,21 +93,24 @@ def surface_data(surfaces: Sequence[Surface], pixel_size_angstrom: float) -> lis
     for i, one in enumerate(surfaces):
         if one.volume.ndim != 3:
             raise ValueError(f"volume must be (z, y, x), got {one.volume.shape}")
-        volume = np.nan_to_num(one.volume.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        volume = _finite(one.volume)
         if float(volume.std()) == 0.0:
             continue
-        largest = SMALLER_PX if i and not one.shown else LARGEST_PX
+        largest = SMALLER_PX if one.path or (i and not one.shown) else LARGEST_PX
         layers.append(_layer(one, volume, pixel_size_angstrom, largest))
     return layers
 
 
 def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str, Any]:
     mean, sigma = float(volume.mean()), float(volume.std())
-    region = occupied(volume)
-    coarse = _resampled(volume[region], largest)
+    maps = [_finite(one_map) for one_map in one.path] or [volume]
+    region = occupied(np.abs(maps).max(axis=0))
+    coarse = np.stack([_resampled(one_map[region], largest) for one_map in maps])
     top = min(float(coarse.max()), mean + HIGHEST_SIGMA * sigma)
-    values = np.pad(_bytes(coarse, mean, top, 0), 1)
-    step = [(s.stop - s.start) / n for s, n in zip(region, coarse.shape, strict=True)]
+    values = np.stack([np.pad(_bytes(grid, mean, top, 0), 1) for grid in coarse])
+    values[1:] -= values[:-1].copy()  # modulo 256: neighbours on a path differ little
+    shape = coarse.shape[1:]
+    step = [(s.stop - s.start) / n for s, n in zip(region, shape, strict=True)]
     # position of the padded grid's first voxel, relative to the centre of the box
     first = [
         (s.start - n // 2 + 0.5 * r - 0.5 - r) * pixel
@@ -113,7 +118,8 @@ def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str,
     ]
     layer: dict[str, Any] = {
         "name": one.name,
-        "shape": values.shape[::-1],
+        "shape": values.shape[:0:-1],
+        "frames": len(values),
         "step": [round(r * pixel, 4) for r in reversed(step)],
         "first": [round(v, 3) for v in reversed(first)],
         "mean": float(f"{mean:.4g}"),
@@ -126,7 +132,7 @@ def _layer(one: Surface, volume: Array, pixel: float, largest: int) -> dict[str,
     if one.local_resolution is not None and (one.local_resolution > 0).any():
         resolution = one.local_resolution[region]
         low, high = colour_limits(resolution)
-        scale = np.divide(coarse.shape, resolution.shape)
+        scale = np.divide(shape, resolution.shape)
         near = zoom(resolution, scale, order=0, mode="nearest", grid_mode=True)
         known = np.where(near > 0, _bytes(near, low, high, 1), 0).astype(np.uint8)
         layer["colours"] = {"low": low, "high": high, "values": packed(np.pad(known, 1).tobytes())}
@@ -139,11 +145,15 @@ def shaded_picture(volume: Array, largest_px: int = LARGEST_PX) -> Gray:
     >>> shaded_picture(np.pad(np.ones((4, 4, 4)), 6)).shape
     (64, 64)
     """
-    volume = np.nan_to_num(np.asarray(volume, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    volume = _finite(volume)
     coarse = looked_along(_resampled(volume, largest_px), "z")
     seen = seen_surface(coarse, default_level(volume), coarse.shape[1:])
     gray: Gray = (255 * seen.picture(np.full((len(seen.light), 1), 0.75), 0.0)).astype(np.uint8)
     return gray[..., 0]
+
+
+def _finite(volume: Array) -> Array:
+    return np.nan_to_num(np.asarray(volume, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def occupied(volume: Array) -> tuple[slice, ...]:

@@ -57,7 +57,6 @@ def classify_latents(latent: Tensor, options: Classify2dOptions) -> tuple[Tensor
         {
             "plane": clusters.plane.numpy(),
             "axes": axes_names(clusters.space),
-            "label": (label + 1).numpy(),
             "columns": {"cluster": cluster, **colours},
         },
     )

@@ -73,7 +73,7 @@ def write_results(
         LOG_LIKELIHOOD_RATIO: assignments.log_likelihood_ratio.numpy(),
         **details.columns,
     }
-    write_tables(job.folder, particles, alignment | columns)
+    table = write_tables(job.folder, particles, alignment | columns)
     stack = job.path(CLASS_IMAGES)
     write_mrc(stack, classes.averages.numpy(), data.pixel_size_angstrom, is_stack=True)
     _write_classes(job, data, classes, sizes, details)
@@ -85,6 +85,8 @@ def write_results(
             "time": duration(seconds),
         },
         particles=len(particles),
+        table=table,
+        label=(assignments.label + 1).numpy(),
         history=job.history.rows,
         images=classes.averages.numpy(),
         sizes=sizes,

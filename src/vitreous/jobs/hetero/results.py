@@ -89,7 +89,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
     for name in files_of_classes(job.path("map.mrc").parent):
         job.path(name).unlink()
     _write_maps(job, options, clustered)
-    write_tables(
+    table = write_tables(
         job.folder,
         trained.data.working_set.particles,
         latent_columns(trained.latent) | _cluster_columns(clustered),
@@ -108,6 +108,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         columns=_colour_columns(clustered),
         clusters=_cluster_summaries(clustered),
         particles=len(clustered.label),
+        table=table,
         pixel_size_angstrom=trained.data.model_pixel_size(trained.model),
         history=training_rows(job),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitreous.core.params import Pose
 from vitreous.data.particles import Particles
 from vitreous.data.tables import pose_columns
-from vitreous.io.star import write_star
+from vitreous.io.star import StarDocument, write_star
 from vitreous.jobs.run.folder import OutputFolder
 from vitreous.methods.hetero.clustering import Clusters
 
@@ -77,7 +77,7 @@ def write_tables(
     pose: Pose | None = None,
     half_set: Tensor | None = None,
     label: Tensor | None = None,
-) -> None:
+) -> StarDocument:
     """Write ``particles.star`` with all particles, and one table for each class.
 
     Args:
@@ -86,6 +86,9 @@ def write_tables(
         columns: to be added, a value for each particle.
         pose, half_set: to be written as well, unless they are the table's own.
         label: class, long ``(n,)`` from 0 on, -1 for none; None writes no tables of classes.
+
+    Returns:
+        the content of ``particles.star``.
 
     Raises:
         ResourceError: the disk is full.
@@ -96,17 +99,19 @@ def write_tables(
     if half_set is not None:
         added["rlnRandomSubset"] = half_set.cpu().numpy()
 
-    def write(name: str, rows: Tensor) -> None:
+    def write(name: str, rows: Tensor) -> StarDocument:
         chosen = rows.tolist()
         of_rows = {key: [values[i] for i in chosen] for key, values in added.items()}
         document = particles.select(rows).to_star_document(relative_to=folder.root, **of_rows)
         write_star(folder.path(name), document)
+        return document
 
-    write("particles.star", torch.arange(len(particles)))
+    table = write("particles.star", torch.arange(len(particles)))
     if label is None:
-        return
+        return table
     for k in range(int(label.max()) + 1):
         if bool((label == k).any()):
             write(f"{class_name(k + 1)}.star", (label == k).nonzero().flatten())
     if bool((label < 0).any()):
         write(UNSORTED, (label < 0).nonzero().flatten())
+    return table

@@ -68,6 +68,11 @@ class SelectOptions(TableOptions):
     rows: Path | None = Field(
         default=None, description="Keep the rows listed in a text file, counted from 1."
     )
+    images: Path | None = Field(
+        default=None,
+        description="Keep the rows whose images another table names, for example one saved from "
+        "report.html.",
+    )
     unique: bool = Field(
         default=False,
         description="Keep one of each copies: images of one name, or of equal pixels.",

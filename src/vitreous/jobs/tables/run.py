@@ -67,7 +67,8 @@ def select(options: SelectOptions) -> TableResult:
         ResourceError: the disk is full.
     """
     inputs = [options.source, *options.passthrough]
-    _check_output(options, inputs if options.rows is None else [*inputs, options.rows])
+    lists = [path for path in (options.rows, options.images) if path is not None]
+    _check_output(options, [*inputs, *lists])
     conditions = [selection.Condition.parse(text) for text in options.where]
     if options.classes:
         classes = tuple(map(str, options.classes))
@@ -130,6 +131,10 @@ def _mask(
         mask &= selection.from_micrograph(table, options.micrograph)
     if options.rows is not None:
         mask &= selection.rows_from_file(options.rows, len(table))
+    if options.images is not None:
+        document = read_particles_document(options.images, data_root=options.data_root)
+        other = ParticleTable(document, options.images)
+        mask &= selection.images_of(other, table, options.data_root)
     if options.unique:
         mask = selection.first_of_copies(mask, table, options.data_root)
     if options.min_distance_angstrom is not None:

@@ -17,7 +17,10 @@
   const layers = JSON.parse(document.getElementById("surfaces").textContent);
   const load = async (layer) => {
     if (layer.colours) layer.shades = await unpack(layer.colours.values);
-    layer.grid = await unpack(layer.values);
+    const values = await unpack(layer.values), size = values.length / layer.frames;
+    for (let i = size; i < values.length; i++) values[i] += values[i - size];
+    layer.maps = Array.from({ length: layer.frames }, (_, k) => values.subarray(k * size, (k + 1) * size));
+    layer.grid = layer.maps[0];
   };
   for (const layer of layers) if (layer.shown) await load(layer);
 
@@ -125,13 +128,23 @@
   const uniform = (name) => gl.getUniformLocation(program, name);
   const [turnAt, scaleAt] = [uniform("turn"), uniform("scale")];
 
+  const along = part("along"), play = part("play"); // absent where no map moves
   const slider = part("level"), output = part("value"), labels = part("labels");
   const boxes = [...stage.parentElement.querySelectorAll(".layer")];
   const seen = () => layers.filter((_, i) => boxes[i].checked);
   let radius = 1, fitted = false; // radius of what is shown at first, Å
   let turn, zoom, pending = false;
 
+  // The map at the slider's place on a path, between two of its maps.
+  function place(layer) {
+    const at = along.value * (layer.frames - 1), k = Math.min(Math.floor(at), layer.frames - 2);
+    const [from, to] = [layer.maps[k], layer.maps[k + 1]];
+    layer.grid = Float32Array.from(from, (v, i) => v + (at - k) * (to[i] - v));
+  }
+  const state = (layer) => layer.frames > 1 ? `${slider.value} ${along.value}` : slider.value;
+
   function rebuild(layer) {
+    if (layer.frames > 1) place(layer);
     const level = 255 * Math.min(slider.value / layer.top, 0.999);
     const mesh = surface(layer, level), p = mesh.points;
     if (!fitted) for (let i = 0; i < p.length; i += 3)
@@ -150,13 +163,13 @@
     });
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, layer.buffers[3]);
     gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, mesh.triangles, gl.DYNAMIC_DRAW);
-    Object.assign(layer, { count: mesh.triangles.length, built: slider.value });
+    Object.assign(layer, { count: mesh.triangles.length, built: state(layer) });
   }
 
   function draw() {
     pending = false;
     const shown = seen();
-    for (const layer of shown) if (layer.grid && layer.built !== slider.value) rebuild(layer);
+    for (const layer of shown) if (layer.grid && layer.built !== state(layer)) rebuild(layer);
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     canvas.width = canvas.clientWidth * ratio;
     canvas.height = canvas.clientHeight * ratio;
@@ -184,6 +197,10 @@
     });
     const { mean, sigma } = shown[0] ?? layers[0], sigmas = Number(slider.value);
     output.textContent = `${sigmas.toFixed(2)} σ above the mean: ${(mean + sigmas * sigma).toPrecision(3)}`;
+    if (along) {
+      const { frames } = layers.find((layer) => layer.frames > 1);
+      part("place").textContent = `map ${(1 + along.value * (frames - 1)).toFixed(1)} of ${frames}`;
+    }
     const colours = shown.find((layer) => layer.colours)?.colours;
     part("bar").hidden = !colours;
     if (colours) {
@@ -244,6 +261,24 @@
     event.preventDefault();
   });
   slider.addEventListener("input", ask);
+  const move = () => {
+    const first = layers.findIndex((layer) => layer.frames > 1);
+    if (!seen().some((layer) => layer.frames > 1)) boxes[first].checked = true;
+    ask();
+  };
+  along?.addEventListener("input", move);
+  play?.addEventListener("click", () => {
+    const playing = play.getAttribute("aria-pressed") !== "true", start = performance.now();
+    const phase = Math.acos(1 - 2 * along.value);
+    play.setAttribute("aria-pressed", playing);
+    const step = (now) => {
+      if (play.getAttribute("aria-pressed") !== "true") return;
+      along.value = 0.5 - 0.5 * Math.cos(phase + (now - start) / 700);
+      move();
+      requestAnimationFrame(step);
+    };
+    if (playing) requestAnimationFrame(step);
+  });
   boxes.forEach((box) => box.addEventListener("change", ask));
   part("reset").addEventListener("click", reset);
   new ResizeObserver(ask).observe(canvas);
