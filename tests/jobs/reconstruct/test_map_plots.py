@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from vitreous.core.rotation import random_rotations
-from vitreous.jobs.reconstruct.map_plots import histogram, view_plot
+from vitreous.jobs.reconstruct.map_plots import directional_plot, histogram, view_plot
 
 
 def rotations(count):
@@ -46,3 +48,15 @@ def test_histogram_shares_add_up():
     plot = histogram("defocus", "Defocus", "", torch.linspace(1, 2, 100), "µm", "particles")
     assert sum(plot.data[0]["y"]) == pytest.approx(100, abs=0.01)
     assert plot.layout["xaxis"]["title"]["text"] == "defocus (µm)"
+
+
+def test_fsc_by_direction_is_drawn_as_a_spread():
+    common, *own = torch.randn(3, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    halves = SimpleNamespace(half1=common + own[0], half2=common + own[1])
+    plot = directional_plot(halves, torch.ones(16, 16, 16), 2.0)
+    assert plot.key == "directions"
+    median, high, low = (np.array(trace["y"]) for trace in plot.data)
+    assert (low <= median).all()
+    assert (median <= high).all()
+    assert low[4] < high[4]
+    assert "in cones of 20° about 300 directions" in plot.caption

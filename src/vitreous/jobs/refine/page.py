@@ -7,7 +7,12 @@ from dataclasses import replace
 import torch
 
 from vitreous.jobs.inputs.working_set import WorkingSet
-from vitreous.jobs.reconstruct.map_plots import histogram, sharpening_plots, view_plot
+from vitreous.jobs.reconstruct.map_plots import (
+    directional_plot,
+    histogram,
+    sharpening_plots,
+    view_plot,
+)
 from vitreous.jobs.reconstruct.output import map_surfaces, sharpened_first
 from vitreous.jobs.refine.micrographs_csv import CONTRAST, refined_columns
 from vitreous.jobs.refine.stages import Solution
@@ -37,6 +42,10 @@ def with_maps_and_plots(
         return replace(page, surfaces=surfaces)
     poses, solved = ended.refined.poses, bool(page.resolutions)
     views, missing = view_plot(poses.pose.rotation[poses.kept], symmetry)
+    map_plots = []
+    if solved:
+        directional = directional_plot(halves, post.mask, data.pixel_size_angstrom)
+        map_plots = [directional, *sharpening_plots(post)]
     return replace(
         page,
         surfaces=sharpened_first(post, surfaces) if solved else surfaces,
@@ -44,7 +53,7 @@ def with_maps_and_plots(
         more_title="Particles and map",
         more_plots=[
             views,
-            *(sharpening_plots(post) if solved else []),
+            *map_plots,
             *_optics_plots(data, ended),
         ],
     )
