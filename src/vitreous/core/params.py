@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -121,6 +121,17 @@ class Optics(Batched):
         defocus = defocus_angstrom, defocus_angstrom, 0.0
         others = phase_shift_deg, voltage_kv, cs_mm, amplitude_contrast, b_factor_angstrom2
         return cls(*(torch.full((n,), value) for value in (*defocus, *others)))
+
+    def with_b_factor(self, b_factor_angstrom2: float | None) -> Optics:
+        """Return the optics with another B factor for all images; None leaves them as they are.
+
+        >>> Optics.uniform(2).with_b_factor(80.0).b_factor_angstrom2.tolist()
+        [80.0, 80.0]
+        """
+        if b_factor_angstrom2 is None:
+            return self
+        same = torch.full_like(self.b_factor_angstrom2, b_factor_angstrom2)
+        return replace(self, b_factor_angstrom2=same)
 
     def __len__(self) -> int:
         return int(self.defocus_u_angstrom.shape[0])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from particle_files import columns
+from vitreous.data.particles import Particles
+from vitreous.jobs.hetero import passes
 from vitreous.jobs.hetero.options import HeteroOptions
 from vitreous.jobs.hetero.run import hetero
+from vitreous.methods.em.finer_shells_test import FinerShells
 from vitreous.methods.em.refinement import Refinement
 from vitreous.methods.hetero.linear_variability import LinearVariability
 
@@ -53,6 +57,27 @@ def test_ten_lines(simulated: Path, tmp_path: Path) -> None:
     finer = hetero(options(simulated, tmp_path / "OUT", points=3, stage="traverse"))
     assert torch.equal(finer.trained.latent, result.trained.latent)
     assert len(finer.traversals[0].maps) == 3
+
+
+def test_first_poses_that_the_images_do_not_bear_out_are_a_warning(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pose = Particles.open(simulated / "truth.star").pose
+    refined = SimpleNamespace(poses=SimpleNamespace(pose=pose), resolution_angstrom=20.0)
+
+    def start(job: Any, *_: Any) -> Any:
+        job.state[passes.INITIAL_MODEL] = {}
+        return SimpleNamespace(solved=True)
+
+    monkeypatch.setattr(passes, "initial_model_stage", start)
+    monkeypatch.setattr(passes, "refinement_stage", lambda *_: refined)
+    wrong = FinerShells(1.0, 0.1, 30.0, 24.0, 80)
+    monkeypatch.setattr(passes, "images_evidence", lambda *_: wrong)
+    given = options(simulated, tmp_path / "OUT", points=2)
+    result = hetero(given.replaced(particles=simulated / "particles.star"))
+    said = "the half maps agree to 20.0 Å, but the images do not bear it out"
+    assert said in result.text
+    assert said in (tmp_path / "OUT" / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -145,6 +145,17 @@ def test_images_that_show_more_than_the_map_are_searched_again(
     assert len((found.folder / "history.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("ratio", "found", "times", "again"),
+    [(1.8, 0.9, 0, True), (1.8, 0.9, 1, False), (1.8, 0.98, 0, False), (3.0, 0.98, 1, True)],
+)
+def test_where_almost_all_poses_are_found_again_only_a_large_excess_searches_anew(
+    ratio: float, found: float, times: int, again: bool
+) -> None:
+    finer = FinerShells(9.0, ratio, 30.0, 24.0, 100, found=found)
+    assert stages.search_again(finer, times) == again
+
+
 @pytest.mark.slow
 def test_stopped_in_the_second_refinement_goes_on_to_the_same_end(
     simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +201,7 @@ def test_a_map_that_the_images_do_not_show_is_not_solved(
 def test_half_maps_that_agree_on_nothing_are_not_solved(
     simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "_finer_shells", lambda *_: None)
+    monkeypatch.setattr(stages, "images_evidence", lambda *_: None)
     found = refine(refine_options(simulated, tmp_path / "OUT", rounds=1))
     assert not found.solved
     assert found.verdict.startswith("NOT SOLVED: the half maps agree on nothing. Try a finer")

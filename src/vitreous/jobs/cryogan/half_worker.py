@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -261,10 +261,8 @@ def build_simulator(job: HalfJob, particles: Any, device: Any) -> Simulator:
     Raises:
         InputError: noise or pose files are bad.
     """
-    optics, box, pixel = particles.optics, job.box_size, job.pixel_size_angstrom
-    if job.b_factor_angstrom2 is not None:
-        b_factor = torch.full_like(optics.b_factor_angstrom2, job.b_factor_angstrom2)
-        optics = replace(optics, b_factor_angstrom2=b_factor)
+    optics = particles.optics.with_b_factor(job.b_factor_angstrom2)
+    box, pixel = job.box_size, job.pixel_size_angstrom
     files = job.options.noise_files(invert=job.grey.dark)
     return Simulator(
         box,

@@ -19,8 +19,10 @@ from vitreous.io.star import write_star
 from vitreous.jobs.hetero import models
 from vitreous.jobs.hetero.models import ModelKind, TrainingData
 from vitreous.jobs.hetero.options import ROUNDS, HeteroOptions, LatentModelOptions
+from vitreous.jobs.refine.evidence import refusal
 from vitreous.jobs.refine.stages import (
     INITIAL_MODEL,
+    images_evidence,
     initial_model_stage,
     refinement_stage,
 )
@@ -35,6 +37,9 @@ from vitreous.metrics.clustering import normalised_mutual_information
 
 POSES = "poses.star"
 PASS, SEARCH, MODEL = "pass", "search", "model"  # results of stages, in checkpoints
+DOUBT = "doubt"  # in checkpoints: what makes the first poses doubtful, a text
+_CONSENSUS = "The one structure that gave all particles their first poses"
+_SO_CLUSTERS = "With poses that are wrong, so are the clusters"
 _CONSENSUS_ROUNDS = 12
 _FEWEST_PER_HALF = 6  # particles: fewer have no covariance of latents
 _SETTLED = 0.98  # NMI of the clusters of two passes
@@ -194,7 +199,12 @@ def first_poses(job: Job, options: HeteroOptions, data: TrainingData) -> Pose | 
             f"poses to sort them with: {start.verdict}"
         )
     config = RefinementConfig(rounds=_CONSENSUS_ROUNDS, reject=False, **common)
-    poses = refinement_stage(job, working_set, start, config, (0.3, 1.0)).poses.pose
+    refined = refinement_stage(job, working_set, start, config, (0.3, 1.0))
+    poses, finer = refined.poses.pose, images_evidence(job, working_set, refined, config)
+    if finer is None or not finer.shown:
+        doubt = f"{_CONSENSUS}: {refusal(finer, refined.resolution_angstrom)}. {_SO_CLUSTERS}"
+        job.state[DOUBT] = doubt
+        say(f"warning: {doubt}")
     job.state.pop(INITIAL_MODEL)
     return Pose(poses.rotation.cpu(), poses.shift_angstrom.cpu())
 

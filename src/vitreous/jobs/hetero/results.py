@@ -12,7 +12,7 @@ from torch import Tensor
 from vitreous.core.resolution import angstrom
 from vitreous.data.maps import write_fsc_csv
 from vitreous.jobs.hetero.options import HeteroOptions
-from vitreous.jobs.hetero.passes import TrainedModel
+from vitreous.jobs.hetero.passes import DOUBT, TrainedModel
 from vitreous.jobs.reconstruct.output import with_warnings, write_maps
 from vitreous.jobs.run.class_tables import (
     CLASS,
@@ -98,9 +98,11 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
         label=clustered.label,
     )
     verdict, numbers = cluster_verdict(clusters), _numbers(clustered)
+    doubt = [job.state[DOUBT]] if DOUBT in job.state else []
+    warnings = (*doubt, *_warnings(clustered))
     title = f"{options.particles.name}: mixed particles"
     page = MixedReport(
-        **page_head(job.folder, title, verdict, _warnings(clustered)),
+        **page_head(job.folder, title, verdict, warnings),
         key_numbers=numbers | {"time": duration(seconds)},
         plane=clusters.plane.numpy(),
         axes=axes_names(clusters.space),
@@ -114,7 +116,7 @@ def write_results(job: Job, options: HeteroOptions, clustered: ClusteredParticle
     )
     write_mixed_report(job.path("report.html"), page)
     text = _text(job.folder.root, clustered, numbers, seconds)
-    text = with_warnings(clustered.fsc_warnings, text)
+    text = with_warnings([*doubt, *clustered.fsc_warnings], text)
     job.finish(
         {
             "verdict": verdict,

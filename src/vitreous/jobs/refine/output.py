@@ -24,6 +24,7 @@ from vitreous.jobs.reconstruct.output import (
     write_files,
     write_maps,
 )
+from vitreous.jobs.refine.evidence import EVIDENCE, evidence, refusal
 from vitreous.jobs.refine.micrographs_csv import (
     aberration_numbers,
     micrographs_csv,
@@ -40,19 +41,10 @@ from vitreous.maps.fsc_warnings import directional_doubt
 from vitreous.maps.half_map_pair import Halves
 from vitreous.maps.postprocess import Postprocessed, local_range
 from vitreous.methods.em.config import RefinementConfig
-from vitreous.methods.em.finer_shells_test import (
-    CERTAIN,
-    LEAST,
-    MOST,
-    MOST_LEFT,
-    STABLE,
-    FinerShells,
-)
+from vitreous.methods.em.finer_shells_test import FinerShells
 from vitreous.methods.em.initial_model_result import InitialModel, shells_beyond_doubt
 from vitreous.methods.em.refinement_result import RefinementResult
 
-_WRONG = "Both halves may share a wrong map, or particles are too few"
-_UNFINISHED = "They show more than the map holds: another search would change poses"
 # what to do, by whether the halves began with maps of their own
 _REMEDY = {
     True: "Try other starts (`seed`, `starts`, `images`), another `symmetry`, or `vitreous refine` "
@@ -172,7 +164,7 @@ def _verdict(
     reached = halves.headline[0]
     between = f"between half maps of {count:,} particles"
     if finer is None or not finer.shown:
-        return f"NOT SOLVED: {_refusal(finer, reached)}. {_REMEDY[start.independent]}"
+        return f"NOT SOLVED: {refusal(finer, reached)}. {_REMEDY[start.independent]}"
     if start.independent:
         verdict = f"{angstrom(reached)} at 0.143 {between}, independent from the first step on"
         if edge_angstrom / reached >= shells_beyond_doubt(len(halves.half1)):
@@ -187,40 +179,6 @@ def _verdict(
             "or let `vitreous auto` find one"
         )
     return f"{angstrom(reached)} at 0.143 {between}, which shared a start up to {shared:.0f} Å"
-
-
-def _refusal(finer: FinerShells | None, reached: float) -> str:
-    """Return in what the images do not bear a map out, or that there is none."""
-    if finer is None:
-        return "the half maps agree on nothing"
-    answers = (
-        (
-            finer.z >= CERTAIN,
-            f"poses found by shells up to {finer.coarse_angstrom:.1f} Å predict those to "
-            f"{finer.finer_angstrom:.1f} Å by {finer.z:.1f} standard errors ({CERTAIN:g} are "
-            "needed)",
-        ),
-        (
-            LEAST <= finer.ratio <= MOST,
-            f"the images show the finer shells {finer.ratio:.2f} times as strongly as images "
-            f"simulated from the map ({LEAST:g} to {MOST:g} are right)",
-        ),
-        (
-            finer.stability >= STABLE,
-            "poses are found again under the other half map "
-            f"{finer.stability:.2f} times as often as in simulated images ({STABLE:g} are needed)",
-        ),
-        (
-            finer.standing_out <= MOST_LEFT,
-            f"the images hold {finer.standing_out:.2f} times the signal that the map accounts for "
-            f"({MOST_LEFT:g} at most)",
-        ),
-    )
-    failed = "; ".join(text for passed, text in answers if not passed)
-    return (
-        f"the half maps agree to {angstrom(reached)}, but the images do not bear it out: {failed}. "
-        f"{_UNFINISHED if finer.unfinished else _WRONG}"
-    )
 
 
 def _numbers(
@@ -238,12 +196,7 @@ def _numbers(
         low, _, high = local_range(post.local_resolution, post.mask)
         numbers["local"] = f"{low:.1f} to {high:.1f} Å"
     if finer is not None:
-        numbers["finer shells"] = (
-            f"{finer.z:.1f} standard errors ({CERTAIN:g} needed), {finer.ratio:.2f} of what the "
-            f"map predicts ({LEAST:g} to {MOST:g} is right), stable poses {finer.stability:.2f} of "
-            f"those predicted ({STABLE:g} needed), signal {finer.standing_out:.2f} of the map's "
-            f"({MOST_LEFT:g} at most)"
-        )
+        numbers[EVIDENCE] = evidence(finer)
     for one in refined.optics:
         if any(one.estimates):
             numbers |= optics_numbers(one)

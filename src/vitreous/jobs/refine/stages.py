@@ -30,6 +30,7 @@ _LAST_SHARE = 0.95  # of a refinement's progress, from which those after the fir
 # parts of the progress that end where: initial model and its refinement; starts at finer shells
 _START_SHARE, _FIRST_SHARE, _FINER_SHARE = 0.3, 0.3, 0.8
 _FINER_ORDER = 12  # least order of the point group for starts at finer shells
+_ALMOST_ALL = 0.95  # of the poses: where so many are found again, a search would find no others
 _DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
 _COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
@@ -223,7 +224,7 @@ def confirmed_refinement(
         number = again["count"] + 1
         part = share if number == 1 else (first + _LAST_SHARE * (last - first), last)
         refined = refinement_stage(job, data, begin, config, part, stage=f"{stage} {number}")
-        finer = _finer_shells(job, data, refined, config)
+        finer = images_evidence(job, data, refined, config)
         if finer is None or not search_again(finer, again["count"]):
             return refined, finer
         say("another search would change the map; the poses are searched again")
@@ -252,16 +253,17 @@ def start_again(
 
 def search_again(finer: FinerShells, times: int) -> bool:
     """Return whether to refine anew from maps that were refined anew ``times`` times."""
-    doubtful = finer.z >= CERTAIN and finer.ratio > _DOUBTFUL
+    doubtful = finer.z >= CERTAIN and finer.ratio > _DOUBTFUL and finer.found < _ALMOST_ALL
     return (finer.unfinished and times < MOST_AGAIN) or (doubtful and times == 0)
 
 
-def _finer_shells(
+def images_evidence(
     job: Job, data: WorkingSet, refined: RefinementResult, config: RefinementConfig
 ) -> FinerShells | None:
     """Return whether the images show the finer shells, up to where the half maps agree by 0.5.
 
-    Beyond, up to the resolution that is claimed, errors of the poses hide even a true map.
+    Beyond, up to the resolution that is claimed, errors of the poses hide even a true map. None
+    where the half maps agree on nothing.
     """
     at_0143, at_05 = masked_halves(refined, config, data.pixel_size_angstrom, local=False).headline
     reached = at_05 if math.isfinite(at_05) else at_0143

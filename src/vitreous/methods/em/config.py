@@ -38,7 +38,7 @@ class Batches:
 
 @validated(frozen=True, config=STRICT)
 class RefinementConfig:
-    """Settings of :class:`~vitreous.methods.em.refinement.Refinement`; see ``docs/em.md``.
+    """Settings of :class:`~vitreous.methods.em.refinement.Refinement`; see ``docs/refine.md``.
 
     Args:
         start_resolution_angstrom: end of the first round's band: the resolution to which the start
