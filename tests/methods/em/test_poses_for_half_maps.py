@@ -1,4 +1,4 @@
-"""Half maps without poses get the images' grey scale, and images tell right ones from wrong ones."""
+"""Half maps without poses get the images' grey scale; images tell right ones from wrong ones."""
 
 from __future__ import annotations
 
