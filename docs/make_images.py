@@ -50,6 +50,10 @@ PIXELS = 160
 IN_A_ROW = 8
 DESKTOP_PX, PHONE_PX = (1120, 1500), (390, 1500)  # of pages: width and height
 MIXED = "phantom:3 --also phantom:4 --box 32 --apix 6 --n 1200 --snr-db 0 --seed 3"
+SHORTER = """name => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replace(name, "");
+}"""
 COARSE, RING_PX = 3, 14.4  # pixels averaged in the picture of picks, radius of its rings
 
 
@@ -158,12 +162,11 @@ def vitreous(words: str) -> list[str]:
     return [sys.executable, "-m", "vitreous", *words.split()]
 
 
-def save_small(path: Path, picture: bytes, colours: int = 64) -> None:
-    """Write a picture as a PNG of few colours."""
+def save_small(path: Path, picture: bytes, colours: int = 128, method: int = 0) -> None:
+    """Write a picture as a PNG of few colours; method 0 keeps areas, 1 rare colours."""
     from PIL import Image
 
-    full = Image.open(io.BytesIO(picture)).convert("RGB")
-    few = full.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(colours, method)
     few.save(path, optimize=True)
 
 
@@ -191,8 +194,9 @@ def save_pages(folder: Path, images: Path) -> None:
             )
             page = browser.new_page(viewport={"width": DESKTOP_PX[0], "height": 1100})
             page.goto(address)
-            page.wait_for_selector("text=refinement, round", timeout=1_000_000)
+            page.wait_for_selector("text=Fourier shell correlation", timeout=1_000_000)
             page.wait_for_timeout(5000)
+            page.evaluate(SHORTER, f"{folder.resolve().parent}/")
             save_small(images / "page_watch.png", page.screenshot())
             page.close()
             run.terminate()
@@ -224,7 +228,7 @@ def save_figures(folder: Path, images: Path) -> None:
         top += one.height
     stream = io.BytesIO()
     sheet.resize((sheet.width * 3 // 4, sheet.height * 3 // 4)).save(stream, "PNG")
-    save_small(images / "figures.png", stream.getvalue(), 256)
+    save_small(images / "figures.png", stream.getvalue(), 256, 1)
 
 
 def main() -> None:
