@@ -125,6 +125,7 @@ def events(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> Events:
     monkeypatch.setattr(models, "build_model", build)
     monkeypatch.setattr(passes, "initial_model_stage", start)
     monkeypatch.setattr(passes, "refinement_stage", lambda *_: refined)
+    monkeypatch.setattr(passes, "images_evidence", lambda *_: SimpleNamespace(shown=True))
     monkeypatch.setattr(Turns, "events", found, raising=False)
     monkeypatch.setattr(pose_rescue, "Classification", Turns)
     return found
