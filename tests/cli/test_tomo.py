@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     stops: tuple[int, ...],
 ) -> None:
     """Stopped amid the search for the strength and amid a map, or between maps."""
-    fixed = ("--method", method, "--iterations", 6, "--threads", 1, "-q", "-o")
+    fixed = ("--method", method, "--iterations", 4, "--threads", 1, "-q", "-o")
     command = ("tomo", "reconstruct", *inputs(series), *fixed)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vitreous(*command, whole)[0] == 0
