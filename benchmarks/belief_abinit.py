@@ -3,7 +3,7 @@
     python benchmarks/belief_abinit.py FOLDER --data DATA    # a table, and JSON
     python benchmarks/belief_abinit.py FOLDER --seeds 1 --effort 1
 
-Simulated particles (three made-up proteins, a ribosome; C1 to D2; 0 and -10 dB; 32 px; and noise
+Simulated particles (three made-up proteins, a ribosome; C1, C4, D2; 0 and -10 dB; 32 px; and noise
 alone) are reconstructed in a part of the usual time, so that some maps come out right and some do
 not. A map is "right" where its FSC with the truth stays above 0.5 over half of the shells that the
 half maps claim (0.143) or more. Prints the images' answers (see
@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
+from _against_truth import read_map
 from _circumstances import where_and_when
 from _processes import simulate_once
 from _public_data import RIBOSOME, RIBOSOME_APIX
-from vitreous.io.mrc import read_mrc
 from vitreous.jobs.cryogan.options import CryoGanOptions
 from vitreous.jobs.cryogan.run import abinit
 from vitreous.maps.align import align_maps
@@ -69,7 +69,7 @@ def result_of(
             quiet=True,
         )
     )
-    truth = torch.from_numpy(read_mrc(folder / "data" / "truth.mrc")[0].copy()).float()
+    truth = read_map(folder / "data" / "truth.mrc")
     volume = found.halves.average.float()
     aligned = align_maps(volume, truth, pixel_size_angstrom=PIXEL, point_group=symmetry).aligned
     below = (fsc(aligned, truth)[1:] < 0.5).nonzero().flatten()

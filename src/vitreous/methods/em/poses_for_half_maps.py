@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
-from vitreous.core.grid import shell_index
 from vitreous.core.images import ImageSource
 from vitreous.core.params import Optics
+from vitreous.maps.fsc import shell_sums
 from vitreous.maps.shell_filter import weight_shells
 from vitreous.methods.em.config import RefinementConfig
 from vitreous.methods.em.initial_model_result import InitialModel
@@ -72,11 +72,9 @@ def _scale(half_maps: tuple[Tensor, Tensor], reconstructed: tuple[Tensor, Tensor
 
     Never below zero, ``(n // 2 + 1,)``.
     """
-    n = len(half_maps[0])
-    shell = shell_index(n, 3, device=half_maps[0].device).clamp(max=n // 2).flatten()
-    cross, own = half_maps[0].new_zeros(2, n // 2 + 1, dtype=torch.float64)
-    for one, other in zip(half_maps, reconstructed, strict=True):
-        first, second = rfft_centered(one, 3).flatten(), rfft_centered(other, 3).flatten()
-        cross.index_add_(0, shell, (first.conj() * second).real.double())
-        own.index_add_(0, shell, first.abs().square().double())
+    shape = tuple(half_maps[0].shape)
+    given, made = (rfft_centered(torch.stack(pair), 3) for pair in (half_maps, reconstructed))
+    cross, own = (
+        shell_sums(one, shape).sum(0) for one in ((given.conj() * made).real, given.abs().square())
+    )
     return (cross / own.clamp_min(1e-30)).clamp_min(0)
