@@ -48,6 +48,7 @@ from vitreous.report.figures import (
 COLUMNS = 6
 PIXELS = 160
 IN_A_ROW = 8
+PRINTED_ANGSTROM = (20, 15, 12, 10, 8.6)  # where the FSC is printed
 DESKTOP_PX, PHONE_PX = (1120, 1500), (390, 1500)  # of pages: width and height
 MIXED = "phantom:3 --also phantom:4 --box 32 --apix 6 --n 1200 --snr-db 0 --seed 3"
 SHORTER = """name => {
@@ -141,6 +142,8 @@ def save_map_figure(path: Path, folder: Path) -> None:
     for label, pair in pairs.items():
         curve = fsc(*(torch.from_numpy(one.astype(np.float32)) for one in pair)).numpy()
         axis.plot(np.arange(len(curve)) / (len(whole) * pixel), curve, label=label)
+        at = {one: float(curve[round(len(whole) * pixel / one)]) for one in PRINTED_ANGSTROM}
+        print(f"{label}:", ", ".join(f"{value:.2f} at {one:g} Å" for one, value in at.items()))
     axis.axhline(0.143, color="grey", lw=0.8, ls="--")
     axis.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", xlim=(0, 1 / 6), ylim=(-0.1, 1.05))
     axis.legend(fontsize=8, frameon=False)
