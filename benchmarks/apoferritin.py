@@ -2,7 +2,7 @@
 
     python benchmarks/apoferritin.py FOLDER                          # auto, symmetry O, three seeds
     python benchmarks/apoferritin.py FOLDER --cases auto-C1 refine-40 refine-10 other noise
-    python benchmarks/apoferritin.py FOLDER --cases relion --time-box 30
+    python benchmarks/apoferritin.py FOLDER --cases relion cryodrgn --time-box 30
 
 2,206 particles of apoferritin (`apoferritin_real` of --data), 80 px of 3 Å, dark, raw grey values.
 
@@ -13,10 +13,13 @@
 * noise, noise-from-model: the particles with random phases, which show nothing, to `auto`, and to
   `refine` from the model, good to 12 Å;
 * relion: RELION's initial model and auto-refinement (symmetry O), each stopped after --time-box
-  minutes.
+  minutes;
+* cryodrgn: `abinit` of cryoDRGN 4.3 (--cryodrgn PROGRAM) with `--zdim 0` and its defaults, which
+  knows of no symmetry, stopped after --time-box minutes.
 
 Every map is compared with the C-alpha model: FSC without the spherical mean, which any hollow shell
-shares, in the better hand, from 30 Å on. Prints JSON. Fails (exit 1) where a map is called solved
+shares, in the better hand, from 30 Å on. Maps made without the symmetry are first turned and moved
+to where they agree best with the model. Prints JSON. Fails (exit 1) where a map is called solved
 that is right (0.5) to less than two thirds of the resolution claimed.
 """
 
@@ -47,6 +50,7 @@ from vitreous.io.atoms import atoms_to_density
 from vitreous.io.mrc import write_mrc
 from vitreous.jobs.refine.options import AutoOptions, RefineOptions
 from vitreous.jobs.refine.run import auto, refine
+from vitreous.maps.align import align_maps
 from vitreous.maps.fsc import fsc, fsc_resolution
 from vitreous.maps.fsc_warnings import without_spherical_mean
 
@@ -56,11 +60,18 @@ REACH, EDGE_PX = 75.0, 4.0  # radius of the comparison's sphere, Å, and its sof
 WRONG_CLAIM = 1.5  # where a solved map is right to, over the resolution claimed, Å over Å
 
 
-def curve_with_model(volume: Tensor, model: Tensor) -> Tensor:
-    """FSC with the model, both without their spherical mean, in the better hand."""
+def curve_with_model(volume: Tensor, model: Tensor, *, turned: bool) -> Tensor:
+    """FSC with the model, both without their spherical mean, in the better hand.
+
+    With ``turned`` the map lies in no orientation that the model shares, and is aligned first.
+    """
     volume = fourier_resize(volume, BOX, 3)
     mask = soft_mask(BOX, 3, REACH / PIXEL, EDGE_PX)
-    truth = without_spherical_mean(model.double()) * mask
+    truth = without_spherical_mean(model.double())
+    if turned:
+        shape = without_spherical_mean(volume.double())
+        volume = align_maps(shape, truth, pixel_size_angstrom=PIXEL).aligned
+    truth = truth * mask
     hands = (volume, torch.roll(volume.flip(0), 1, 0))
     curves = [fsc(without_spherical_mean(one.double()) * mask, truth) for one in hands]
     return max(curves, key=lambda curve: float(curve[SHELLS[0] : SHELLS[-1]].sum()))
@@ -111,12 +122,12 @@ class Bench:
         if found.refinement is not None:
             posterior = found.refinement.poses.posterior
             row["sure_poses"] = round(float((posterior > 0.5).float().mean()), 2)
-            row |= self.judged(found.refinement.map.cpu())
+            row |= self.judged(found.refinement.map.cpu(), turned=symmetry == "C1")
         return row
 
-    def judged(self, volume: Tensor) -> dict[str, Any]:
+    def judged(self, volume: Tensor, *, turned: bool = False) -> dict[str, Any]:
         """Compare a map with the model."""
-        curve = curve_with_model(volume, self.model)
+        curve = curve_with_model(volume, self.model, turned=turned)
         begun = curve.clone()
         begun[: SHELLS[0]] = 1.0  # shells that hold no shape
         return {
@@ -174,6 +185,25 @@ class Bench:
             shutil.copyfile(maps[-1], folder / "start.mrc")
         return row
 
+    def cryodrgn(self, seed: int) -> dict[str, Any]:
+        """cryoDRGN's ab initio reconstruction of one structure, dark particles as they are."""
+        folder = self.folder / f"cryodrgn-{seed}"
+        folder.mkdir(exist_ok=True)
+        program, stack = str(self.options.cryodrgn.resolve()), self.star.with_suffix(".mrcs")
+        parse = [program, "parse_ctf_star", str(self.star), "-o", "ctf.pkl"]
+        measured(parse, folder, folder / "ctf.log")
+        command = [
+            *(program, "abinit", str(stack), "--ctf", "ctf.pkl", "--zdim", "0", "-o", "out"),
+            *("--seed", str(seed), "--checkpoint", "1", "--no-analysis"),
+        ]
+        took = measured(command, folder, folder / "abinit.log", time_box=60 * self.options.time_box)
+        row: dict[str, Any] = {"case": "cryodrgn", "seed": seed} | took.told
+        epochs = {int(path.suffixes[0][1:]): path for path in folder.glob("out/reconstruct.*.mrc")}
+        if epochs:
+            last = max(epochs)
+            row |= {"epoch": last} | self.judged(read_map(epochs[last]), turned=True)
+        return row
+
 
 def believed_wrongly(row: dict[str, Any]) -> bool:
     """Return whether a map is called solved that is wrong, or right much less far than claimed."""
@@ -188,9 +218,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--time-box", type=float, default=20.0, help="minutes, for RELION's steps")
+    parser.add_argument("--time-box", type=float, default=20.0, help="minutes, for others' steps")
+    parser.add_argument("--cryodrgn", type=Path, metavar="PROGRAM", help="cryodrgn, installed")
     parser.add_argument("--cases", nargs="+", default=["auto-O"])
     options = parser.parse_args()
+    if "cryodrgn" in options.cases and options.cryodrgn is None:
+        parser.error("cryodrgn needs --cryodrgn PROGRAM")
     bench = Bench(options)
     model, other = ({"start_map": bench.folder / f"{name}.mrc"} for name in ("model", "other"))
     cases: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -211,6 +244,7 @@ def main() -> int:
             "noise-from-model", seed, "O", **model, start_resolution_angstrom=12.0
         ),
         "relion": bench.relion,
+        "cryodrgn": bench.cryodrgn,
     }
     rows = []
     for name in options.cases:

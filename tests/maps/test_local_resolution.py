@@ -132,3 +132,16 @@ def test_filters_follow_their_band() -> None:
     for band in bands(32):
         gain = band.filter(radius)
         assert gain[(radius <= band.below) | (radius >= band.above)].abs().max() < 1e-6
+
+
+def test_grids_of_the_bands_tell_what_the_whole_grid_tells(two_regions, monkeypatch) -> None:
+    """Coarse bands are worked on in grids of their own, whose points lie between the voxels."""
+    _, half1, half2, found = two_regions
+    grids = {band.shell: len(one) for band, one, _ in local_correlations(half1, half2)}
+    assert min(grids.values()) < N / 2
+    assert grids[max(grids)] == N
+    monkeypatch.setattr("vitreous.maps.local_resolution._SAMPLES", 1e3)
+    whole = local_resolution(half1, half2, None, PIXEL)
+    ratio = found / whole
+    assert 0.99 < float(ratio.median()) < 1.01
+    assert float((ratio.log().abs() > 0.05).float().mean()) < 0.01

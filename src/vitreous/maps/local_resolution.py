@@ -3,7 +3,9 @@ r"""Local resolution of a map from its half maps.
 Frequencies are divided into overlapping bands, whose filters (raised cosines of log k) sum to one.
 The correlation of the half maps in a band, within a soft ball around each voxel, is the voxel's
 FSC at the band's frequency. The ball is 5 periods of the band wide: as small as the statistics
-allow at every frequency.
+allow at every frequency. A band is worked on in a grid of its own, of 2.5 points per period of its
+highest frequency: products of two maps of the band alias onto none of the frequencies that the
+window passes. The coarse bands, which are most, then cost next to nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
+from vitreous.core.fourier import resize_spectrum
 from vitreous.core.grid import radius_grid
 from vitreous.maps.fsc import CUTOFF
 from vitreous.maps.shell_filter import shell_radius
@@ -24,6 +28,8 @@ _PERIODS = 5.0  # of a band across its window
 _RATIO = 1.15  # between the frequencies of neighbouring bands
 _FIRST_SHELL = 3.5  # chance alone correlates more below
 _WIDEST = 0.8  # of the box
+_SAMPLES = 2.5  # of a band's grid per period of its highest frequency (2 would hold the band)
+_SMALLEST_GRID = 24
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,12 @@ def chance(band_filter: Tensor, window: Tensor) -> float:
 
 
 def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand, Tensor, float]]:
-    r"""Yield the local correlation of two maps around every voxel, band by band.
+    r"""Yield the local correlation of two maps around points of a grid, band by band.
 
     :math:`\rho(r) = (w * a b) / \sqrt{(w * a^2)(w * b^2)}`, a and b the maps in the band, w its
-    window, in a periodic box: the band, its correlations ``(n, n, n)``, and their standard
-    deviation by chance.
+    window, in a periodic box: the band, its correlations ``(m, m, m)``, and their standard
+    deviation by chance. The grid, of ``m <= n`` points along the box, is the band's own; both grids
+    begin at the same corner.
 
     Raises:
         ValueError: not cubic, or different boxes.
@@ -93,11 +100,12 @@ def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand
         raise ValueError(f"half maps must be two cubes, got {half1.shape} and {half2.shape}")
     axes = (0, 1, 2)
     spectra = [torch.fft.rfftn(half.float(), dim=axes) for half in (half1, half2)]
-    radius = shell_radius(n, device=half1.device).float()
     for band in bands(n):
-        band_filter = band.filter(radius)
-        window = _window(n, band.window_px, half1.device)
-        a, b = (torch.fft.irfftn(s * band_filter, s=(n, n, n), dim=axes) for s in spectra)
+        m = min(n, next_fast_len(max(_SMALLEST_GRID, math.ceil(_SAMPLES * band.above)), True))
+        band_filter = band.filter(shell_radius(m, device=half1.device).float())
+        window = _window(m, band.window_px * m / n, half1.device)
+        own = spectra if m == n else [resize_spectrum(one, m, 3) for one in spectra]
+        a, b = (torch.fft.irfftn(one * band_filter, s=(m, m, m), dim=axes) for one in own)
         cross, power_a, power_b = (_smooth(x, window) for x in (a * b, a * a, b * b))
         power = (power_a.clamp(min=0) * power_b.clamp(min=0)).sqrt()
         floor = 1e-6 * float(power.max()) + 1e-30  # below it, as outside a support, 0
@@ -129,11 +137,11 @@ def local_resolution(
     if mask is not None and mask.shape != half1.shape:
         raise ValueError(f"mask is {tuple(mask.shape)} but the maps are {tuple(half1.shape)}")
     last = torch.full_like(half1, bands(n)[0].shell, dtype=torch.float32)
-    resolved = torch.ones_like(half1, dtype=torch.bool)
+    resolved = torch.ones_like(half1, dtype=torch.bool) if mask is None else mask > 0
     previous_excess = torch.zeros_like(last)
     previous = 0.0
     for band, correlation, deviation in local_correlations(half1, half2):
-        excess = correlation - max(CUTOFF, DEVIATIONS * deviation)
+        excess = _on_finer_grid(correlation, n) - max(CUTOFF, DEVIATIONS * deviation)
         passed = excess >= 0
         if previous:
             ended = resolved & ~passed
@@ -141,6 +149,8 @@ def local_resolution(
             last = torch.where(ended, previous + step * (band.shell - previous), last)
         resolved &= passed
         previous_excess, previous = excess, band.shell
+        if not resolved.any():
+            break
     shell = torch.where(resolved, n / 2, last)
     resolution = (n * pixel_size_angstrom / shell).clamp(min=2 * pixel_size_angstrom)
     return resolution if mask is None else torch.where(mask > 0, resolution, 0)
@@ -171,24 +181,51 @@ def local_low_pass(
     worst = float(resolution_angstrom.max())
     known = torch.where(resolution_angstrom > 0, resolution_angstrom, worst)
     limit = n * pixel_size_angstrom / known.clamp(min=1e-6)
-    axes = (0, 1, 2)
-    spectrum = torch.fft.rfftn(volume.float(), dim=axes)
-    low, filters = _partition(n, volume.device)
-    out = torch.fft.irfftn(spectrum * low, s=(n, n, n), dim=axes)
-    for band, band_filter in zip(bands(n), filters, strict=True):
+    lowest, highest = float(limit.min()), float(limit.max())
+    radius, every = shell_radius(n, device=volume.device).float(), bands(n)
+    spectrum = torch.fft.rfftn(volume.float(), dim=(0, 1, 2))
+
+    def filtered(weight: Tensor) -> Tensor:
+        return torch.fft.irfftn(spectrum * weight, s=(n, n, n), dim=(0, 1, 2))
+
+    whole = sum(band.shell <= lowest for band in every)  # these pass everywhere
+    passed = _low_pass(every, whole, radius)
+    out = filtered(passed)
+    for count, band in enumerate(every[whole:], whole + 1):
+        if band.below >= highest:
+            break
+        before, passed = passed, _low_pass(every, count, radius)
         weight = ((limit - band.below) / (band.shell - band.below)).clamp(0, 1)
-        out = out + weight * torch.fft.irfftn(spectrum * band_filter, s=(n, n, n), dim=axes)
+        out = out + weight * filtered(passed - before)
     return out.to(volume.dtype)
 
 
-def _partition(n: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """Return filters that sum to one: one below the bands, and the bands up to the corners."""
-    radius = shell_radius(n, device=device).float()
-    filters = [band.filter(radius) for band in bands(n)]
-    remainder = 1 - torch.stack(filters).sum(0)
-    below = radius < bands(n)[0].shell
-    filters[-1] = filters[-1] + torch.where(below, 0, remainder)
-    return torch.where(below, remainder, 0), filters
+def _low_pass(every: list[ShellBand], count: int, radius: Tensor) -> Tensor:
+    """Return the filter that passes what lies below all bands, and the first ``count`` of them.
+
+    The last band passes all frequencies beyond it too.
+    """
+    if count == len(every):
+        return torch.ones_like(radius)
+    if count == 0:
+        first = every[0]
+        return torch.where(radius < first.shell, 1 - first.filter(radius), 0)
+    last = every[count - 1]
+    return torch.where(radius < last.shell, 1, last.filter(radius))
+
+
+def _on_finer_grid(x: Tensor, n: int) -> Tensor:
+    """Interpolate periodic values ``(m, m, m)`` linearly at ``n`` points, from the same corner."""
+    m = x.shape[0]
+    if m == n:
+        return x
+    at = torch.arange(n, device=x.device) * (m / n)
+    low = at.long()
+    share = (at - low).to(x)
+    for axis in range(3):
+        below, above = (x.index_select(axis, index % m) for index in (low, low + 1))
+        x = torch.lerp(below, above, share.view([n if d == axis else 1 for d in range(3)]))
+    return x
 
 
 def _window(n: int, diameter_px: float, device: torch.device) -> Tensor:

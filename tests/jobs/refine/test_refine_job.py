@@ -127,7 +127,8 @@ def answers_in_turn(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[Fin
     answers: list[FinerShells] = []
 
     def answer(*_: Any, **__: Any) -> FinerShells:
-        answers.append(FinerShells(9.0, ratios[len(answers)], 30.0, 24.0, 100))
+        ratio = ratios[len(answers)]
+        answers.append(FinerShells(9.0, ratio, 30.0, 24.0, 100, standing_out=1.4))
         return answers[-1]
 
     monkeypatch.setattr(stages, "finer_shells_test", answer)
@@ -146,13 +147,13 @@ def test_images_that_show_more_than_the_map_are_searched_again(
 
 
 @pytest.mark.parametrize(
-    ("ratio", "found", "times", "again"),
-    [(1.8, 0.9, 0, True), (1.8, 0.9, 1, False), (1.8, 0.98, 0, False), (3.0, 0.98, 1, True)],
+    ("ratio", "standing_out", "times", "again"),
+    [(1.8, 1.4, 0, True), (1.8, 1.4, 1, False), (1.8, 1.2, 0, False), (3.0, 1.2, 1, True)],
 )
-def test_where_almost_all_poses_are_found_again_only_a_large_excess_searches_anew(
-    ratio: float, found: float, times: int, again: bool
+def test_where_the_map_accounts_for_the_images_only_a_large_excess_searches_anew(
+    ratio: float, standing_out: float, times: int, again: bool
 ) -> None:
-    finer = FinerShells(9.0, ratio, 30.0, 24.0, 100, found=found)
+    finer = FinerShells(9.0, ratio, 30.0, 24.0, 100, standing_out=standing_out)
     assert stages.search_again(finer, times) == again
 
 

@@ -30,8 +30,8 @@ _LAST_SHARE = 0.95  # of a refinement's progress, from which those after the fir
 # parts of the progress that end where: initial model and its refinement; starts at finer shells
 _START_SHARE, _FIRST_SHARE, _FINER_SHARE = 0.3, 0.3, 0.8
 _FINER_ORDER = 12  # least order of the point group for starts at finer shells
-_ALMOST_ALL = 0.95  # of the poses: where so many are found again, a search would find no others
 _DOUBTFUL = 1.5  # times what the map predicts: true maps were seen to reach it, as blends do
+_MORE_LEFT = 1.3  # times the map's mean square in the images: of true maps 1.23 was the most
 _COARSER = 1.5  # than the resolution of the maps that another refinement starts from
 
 
@@ -253,7 +253,7 @@ def start_again(
 
 def search_again(finer: FinerShells, times: int) -> bool:
     """Return whether to refine anew from maps that were refined anew ``times`` times."""
-    doubtful = finer.z >= CERTAIN and finer.ratio > _DOUBTFUL and finer.found < _ALMOST_ALL
+    doubtful = finer.z >= CERTAIN and finer.ratio > _DOUBTFUL and finer.standing_out > _MORE_LEFT
     return (finer.unfinished and times < MOST_AGAIN) or (doubtful and times == 0)
 
 

@@ -82,7 +82,6 @@ class FinerShells:
             of simulated images that are found again; 1 for a true map.
         standing_out: mean square of images that stands out from the background, over that of the
             map's projections; 1 for a true map.
-        found: share of poses found that are those of the refinement.
     """
 
     z: float
@@ -92,7 +91,6 @@ class FinerShells:
     images: int
     stability: float = 1.0
     standing_out: float = 1.0
-    found: float = 0.0
 
     @property
     def shown(self) -> bool:
@@ -173,7 +171,6 @@ def finer_shells_test(
         len(value),
         float(found.mean() / found_again.mean().clamp_min(1 / len(value))),
         float(standing_out.mean()),
-        float(found.mean()),
     )
 
 
