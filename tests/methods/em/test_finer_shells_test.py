@@ -122,3 +122,19 @@ def test_bounds() -> None:
     assert not value.unfinished
     assert replace(value, ratio=3.0).unfinished
     assert not replace(value, ratio=3.0, z=1.0).unfinished
+
+
+@pytest.mark.parametrize(("far", "asked"), [(True, 10), (False, 120)])
+def test_more_images_are_asked_only_where_a_few_leave_it_open(
+    truth: Tensor, particles: vt.Particles, monkeypatch: pytest.MonkeyPatch, far: bool, asked: int
+) -> None:
+    monkeypatch.setattr("vitreous.methods.em.finer_shells_test._FEWER", 5)
+    monkeypatch.setattr(FinerShells, "clear", property(lambda _: far))
+    assert judged(truth, particles).images == asked
+
+
+def test_clear_is_far_from_every_bound() -> None:
+    least = FinerShells(2 * CERTAIN, 1.0, 10.0, 7.5, 250, stability=0.95, standing_out=1.2)
+    assert least.clear
+    for worse in ({"z": 13.0}, {"ratio": 1.6}, {"stability": 0.94}, {"standing_out": 1.3}):
+        assert not replace(least, **worse).clear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 
 from matching_case import BOX, PIXEL, case
 from vitreous.core.fourier import rfft_centered
-from vitreous.core.rotation import axis_angle_to_matrix
+from vitreous.core.params import Pose
+from vitreous.core.rotation import axis_angle_to_matrix, random_rotations
+from vitreous.core.symmetry import point_group
+from vitreous.data.phantoms import protein_phantom
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.local_search import PoseRefiner
 from vitreous.physics.simulator import simulate
@@ -134,3 +138,19 @@ def test_only_poses_that_gain_by_a_step_are_taken_further(
     assert 10 <= asked[1] < 20  # the others have arrived, all but few
     assert sum(asked[1:]) < 60
     assert (again.log_likelihood_ratio - there.log_likelihood_ratio).abs().max() < 0.3
+
+
+def test_mates_of_a_symmetric_map_off_centre_look_the_same_where_their_shifts_count() -> None:
+    """Without its shift each mate would count as another view, and a right map as a blend."""
+    offset = torch.tensor([3, -2, 1])  # x, y, z in pixels
+    centred = protein_phantom(24, 8.0, seed=2, point_group="D2")
+    volume = torch.roll(centred, offset.flip(0).tolist(), (0, 1, 2))
+    refiner = PoseRefiner(volume, FrequencyBand(24, 8.0, 10), torch.ones(13))
+    rotation = random_rotations(5, generator=torch.Generator().manual_seed(1)).double()
+    for mate in point_group("D2").matrices[1:].double():
+        turned = rotation @ mate
+        moved = 8.0 * ((rotation - turned) @ offset.double())[:, :2]
+        pose = Pose(rotation.float(), torch.zeros(5, 2))
+        same = refiner.correlation(pose, Pose(turned.float(), moved.float()), 10)
+        assert same.min() > 0.98
+        assert refiner.correlation(pose, replace(pose, rotation=turned.float()), 10).min() < 0.7

@@ -60,6 +60,7 @@ LEAST, MOST = 0.5, 2.5  # T over that of images simulated from the map
 MOST_LEFT = 1.5  # mean square that stands out from the background, over the map's
 STABLE = 0.9  # poses that are found again, over those of simulated images
 IMAGES = 500  # of each half set
+_FEWER = 125  # enough where all answers are far from their bounds
 _COARSE = 0.75  # of the shells in question: those that find the poses
 _LEAST_NOISE = 0.05  # of an image's power, where the map's is as large
 _LEAST_EXPECTED = 1e-3  # of the spread of T: maps that predict less predict nothing
@@ -111,6 +112,12 @@ class FinerShells:
         """
         return self.z >= CERTAIN and (self.ratio > MOST or self.stability < STABLE)
 
+    @property
+    def clear(self) -> bool:
+        """Whether the answers are so far from their bounds that fewer images would do."""
+        predicted = self.z >= 2 * CERTAIN and 0.7 <= self.ratio <= 1.5
+        return predicted and self.stability >= 0.95 and self.standing_out <= 1.2
+
 
 @torch.no_grad()
 def finer_shells_test(
@@ -125,6 +132,8 @@ def finer_shells_test(
     progress: Callable[[float], object] = float,
 ) -> FinerShells:
     """Test half maps of a refinement; see the module's text.
+
+    A quarter of the images is asked first, and the rest where their answers are not clear.
 
     Args:
         refined: half maps and poses; images that it has rejected are not used.
@@ -143,22 +152,32 @@ def finer_shells_test(
     coarse = max(2, math.floor(_COARSE * top))
     volumes = _weighted(half_maps, (config.diameter_angstrom or edge) / edge)
     stream = generator(config.seed, "finer shells")
-    columns: list[tuple[Tensor, ...]] = []
+    asked: list[tuple[_Comparison, tuple[Tensor, ...]]] = []  # of each half set; first, other rows
     for half in (1, 2):
         own = ((half_set == half) & kept).nonzero().flatten()
-        chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]].sort().values
-        of_rows = None if optics is None else optics[chosen]
-        power = shell_power(images, chosen).to(volumes[0].device)
+        chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]]
+        power = shell_power(images, chosen.sort().values).to(volumes[0].device)
         one = _Comparison(volumes[2 - half], pixel_size_angstrom, power, config, coarse, top)
-        real = images.read(chosen).float()
-        value, poses = one.of_images(real, of_rows)
-        clean = one.clean(poses, of_rows)
-        simulated = clean + one.noise(real, clean, stream)
-        expected, again = one.of_images(simulated, of_rows)
-        known = refined.poses.pose.rotation[chosen.to(poses.rotation.device)]
-        same = one.same_view(known, poses.rotation), one.same_view(poses.rotation, again.rotation)
-        columns.append((value, expected, *same, one.standing_out(real, clean)))
-        progress(half / 2)
+        asked.append((one, (chosen[:_FEWER].sort().values, chosen[_FEWER:].sort().values)))
+    columns: list[tuple[Tensor, ...]] = []
+    for part in (0, 1):
+        for one, parts in asked:
+            rows = parts[part]
+            of_rows = None if optics is None else optics[rows]
+            known = refined.poses.pose[rows.to(refined.poses.pose.rotation.device)]
+            if len(rows):
+                columns.append(one.answers(images.read(rows).float(), of_rows, known, stream))
+            progress(len(columns) / (2 * len(asked)))
+        finer = _evidence(columns, edge / coarse, edge / top)
+        if finer.clear:
+            break
+    return finer
+
+
+def _evidence(
+    columns: list[tuple[Tensor, ...]], coarse_angstrom: float, finer_angstrom: float
+) -> FinerShells:
+    """Return the evidence of the answers of parts of the images."""
     value, expected, found, found_again, standing_out = (
         torch.cat(column).double() for column in zip(*columns, strict=True)
     )
@@ -166,8 +185,8 @@ def finer_shells_test(
     return FinerShells(
         standard_errors(value),
         float(value.mean() / torch.maximum(expected.mean(), least)),
-        edge / coarse,
-        edge / top,
+        coarse_angstrom,
+        finer_angstrom,
         len(value),
         float(found.mean() / found_again.mean().clamp_min(1 / len(value))),
         float(standing_out.mean()),
@@ -203,6 +222,21 @@ class _Comparison:
         )
         self._coarse, self._compared = coarse, self._finer.shell > coarse + _GAP
 
+    def answers(
+        self, images: Tensor, optics: Optics | None, known: Pose, stream: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Return, of each image, T; T of its simulation; whether poses are found again; its share.
+
+        Poses found in the images are compared with the known ones, those found in simulations with
+        the poses they were made with. The last is :meth:`standing_out`.
+        """
+        value, poses = self.of_images(images, optics)
+        clean = self.clean(poses, optics)
+        simulated = clean + self.noise(images, clean, stream)
+        expected, again = self.of_images(simulated, optics)
+        same = self.same_view(known, poses), self.same_view(poses, again)
+        return value, expected, *same, self.standing_out(images, clean)
+
     def of_images(self, images: Tensor, optics: Optics | None) -> tuple[Tensor, Pose]:
         """Return T of every image ``(b, n, n)``, and its best pose."""
         every = torch.arange(len(images))
@@ -222,9 +256,9 @@ class _Comparison:
         cross, rotation, shift = (torch.cat(column) for column in zip(*parts, strict=True))
         return cross, Pose(rotation, shift)
 
-    def same_view(self, rotation: Tensor, other: Tensor) -> Tensor:
-        """Return whether the map looks the same at rotations ``(b, 3, 3)``, bool ``(b,)``."""
-        return (self._finer.correlation(rotation, other, self._coarse) > _SAME_VIEW).cpu()
+    def same_view(self, pose: Pose, other: Pose) -> Tensor:
+        """Return whether the map looks the same at two poses ``(b,)``, bool ``(b,)``."""
+        return (self._finer.correlation(pose, other, self._coarse) > _SAME_VIEW).cpu()
 
     def clean(self, pose: Pose, optics: Optics | None) -> Tensor:
         """Return noiseless images of the map at given poses, ``(b, n, n)``, on the CPU."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vitreous.core.fourier import rfft_centered
-from vitreous.core.params import Optics
+from vitreous.core.params import Optics, Pose
 from vitreous.core.rotation import axis_angle_to_matrix
 from vitreous.methods.em.frequency_band import FrequencyBand
 from vitreous.methods.em.image_record import ImageRecord, PoseRecord
@@ -116,9 +116,13 @@ class PoseRefiner:
 
     def _pull_back(self, spectra: WhitenedSpectra, shift_angstrom: Tensor) -> Tensor:
         """Return the values with the shift undone."""
+        return spectra.values * self._phase(shift_angstrom)
+
+    def _phase(self, shift_angstrom: Tensor) -> Tensor:
+        """Return the factors that undo a shift, complex ``(b, points)``."""
         turn = shift_angstrom * (2 * math.pi / (self.band.box_size * self.band.pixel_size_angstrom))
         angle = turn[:, :1] * self._kx + turn[:, 1:] * self._ky
-        return spectra.values * torch.complex(angle.cos(), angle.sin())
+        return torch.complex(angle.cos(), angle.sin())
 
     def evaluate(
         self,
@@ -230,18 +234,21 @@ class PoseRefiner:
         """Return values with the shift undone, and slices without CTF, complex ``(b, points)``."""
         return self._pull_back(spectra, shift_angstrom), self._slices(rotation)[..., 0]
 
-    def correlation(self, rotation: Tensor, other: Tensor, last_shell: int) -> Tensor:
-        """Return how alike the map's projections at two rotations ``(b, 3, 3)`` are, ``(b,)``.
+    def correlation(self, pose: Pose, other: Pose, last_shell: int) -> Tensor:
+        """Return how alike the map's projections at two poses ``(b,)`` are, ``(b,)``.
 
+        Shifts count: an axis of symmetry that does not run through the centre moves projections.
         Frequencies up to ``last_shell`` are weighted by one over the noise power.
         """
         inside = self.shell <= last_shell
         parts = []
-        for rows in torch.split(torch.arange(len(rotation)), self.batch_size()):
+        for rows in torch.split(torch.arange(len(pose)), self.batch_size()):
             first, second = (
-                (self._slices(one[rows])[..., 0] * self._weight)[:, inside]
-                for one in (rotation, other)
+                (self._slices(one.rotation[rows])[..., 0] * self._weight)[:, inside]
+                for one in (pose, other)
             )
+            moved = other.shift_angstrom[rows] - pose.shift_angstrom[rows]
+            second = second * self._phase(moved)[:, inside].conj()
             size = (first.abs().square().sum(1) * second.abs().square().sum(1)).sqrt()
             parts.append((first.conj() * second).real.sum(1) / size.clamp_min(1e-20))
         return torch.cat(parts)
