@@ -190,7 +190,7 @@ class Bench:
         folder = self.folder / f"cryodrgn-{seed}"
         folder.mkdir(exist_ok=True)
         program, stack = str(self.options.cryodrgn.resolve()), self.star.with_suffix(".mrcs")
-        parse = [program, "parse_ctf_star", str(self.star), "-o", "ctf.pkl"]
+        parse = [program, "parse_ctf_star", str(self.star), "--ps", "0", "-o", "ctf.pkl"]
         measured(parse, folder, folder / "ctf.log")
         command = [
             *(program, "abinit", str(stack), "--ctf", "ctf.pkl", "--zdim", "0", "-o", "out"),
