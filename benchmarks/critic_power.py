@@ -19,7 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ from vitreous.physics.projector import oversampled_spectrum
 
 KNOWN = 4  # shells that the volume holds
 BATCHES = 20  # of either gradient
-WIDTHS = {"dense": 192, "strided": 24, "paper": 24}
+Critic = Literal["dense", "strided", "paper"]
+WIDTHS: dict[Critic, int] = {"dense": 192, "strided": 24, "paper": 24}
 
 
 def gradient(solver: CryoGan, volume: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def train(solver: CryoGan, spectrum: Tensor, seconds: float) -> None:
 
 
 def measured(
-    critic: str, options: argparse.Namespace, told: Callable[[dict[str, Any]], None]
+    critic: Critic, options: argparse.Namespace, told: Callable[[dict[str, Any]], None]
 ) -> None:
     truth, images, simulator = data(options.phantom, options.symmetry, options.snr_db)
     config = CryoGanConfig(
@@ -94,7 +95,7 @@ def measured(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--critics", nargs="+", default=["dense"], choices=sorted(WIDTHS))
+    parser.add_argument("--critics", nargs="+", default=["dense"], choices=get_args(Critic))
     parser.add_argument("--seconds", nargs="+", type=float, default=[10.0, 30.0])
     parser.add_argument("--phantom", type=int, default=5)
     parser.add_argument("--symmetry", default="D2")
