@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,22 @@ from vitreous.maps.fsc import fsc, fsc_resolution, solvent_mask
 
 def read_map(path: Path) -> Tensor:
     return torch.from_numpy(read_mrc(path)[0].copy()).float()
+
+
+def latest(folder: Path, pattern: str) -> tuple[int, Path | None]:
+    """The file of the highest iteration (group 1), and the iteration; of complete files only."""
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("*"):
+        match = re.fullmatch(pattern, path.name)
+        if match:
+            found.append((int(match[1]), path))
+    for number, path in sorted(found, reverse=True):
+        try:
+            read_map(path)
+        except Exception:  # being written when the program was stopped
+            continue
+        return number, path
+    return 0, None
 
 
 def against_truth(

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 import vitreous as vt
-from _against_truth import read_map
+from _against_truth import latest, read_map
 from _circumstances import where_and_when
 from _processes import measured
 from vitreous.core.errors import InputError
@@ -198,10 +198,9 @@ class Bench:
         ]
         took = measured(command, folder, folder / "abinit.log", time_box=60 * self.options.time_box)
         row: dict[str, Any] = {"case": "cryodrgn", "seed": seed} | took.told
-        epochs = {int(path.suffixes[0][1:]): path for path in folder.glob("out/reconstruct.*.mrc")}
-        if epochs:
-            last = max(epochs)
-            row |= {"epoch": last} | self.judged(read_map(epochs[last]), turned=True)
+        epoch, path = latest(folder / "out", r"reconstruct\.(\d+)\.mrc")
+        if path is not None:
+            row |= {"epoch": epoch} | self.judged(read_map(path), turned=True)
         return row
 
 

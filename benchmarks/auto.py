@@ -37,7 +37,6 @@ import argparse
 import csv
 import json
 import os
-import re
 import shlex
 import shutil
 import statistics
@@ -52,7 +51,7 @@ from typing import Any
 
 from torch import Tensor
 
-from _against_truth import against_truth, read_map
+from _against_truth import against_truth, latest, read_map
 from _circumstances import where_and_when
 from _processes import Measured, measured, simulate_once, vitreous
 from _public_data import BACKGROUND, BETAGAL, CTF, RIBOSOME, RIBOSOME_APIX
@@ -251,22 +250,6 @@ def refine_by_relion(job: Job, reference: Path) -> Outcome:
     return Outcome(steps, average, told | {"map": "mean of the last half maps"})
 
 
-def latest(folder: Path, pattern: str) -> tuple[int, Path | None]:
-    """The file of the highest iteration (group 1), and the iteration; of complete files only."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.iterdir():
-        match = re.fullmatch(pattern, path.name)
-        if match:
-            found.append((int(match[1]), path))
-    for number, path in sorted(found, reverse=True):
-        try:
-            read_map(path)
-        except Exception:  # being written when the program was stopped
-            continue
-        return number, path
-    return 0, None
-
-
 def run_cryodrgn(job: Job) -> Outcome:
     """Ab initio reconstruction with hierarchical pose search; its images may be dark or light."""
     program, source = str(job.options.cryodrgn), job.simulation
@@ -284,9 +267,7 @@ def run_cryodrgn(job: Job) -> Outcome:
         "abinit",
     )
     whole = job.folder / "out" / "reconstruct.mrc"
-    epoch, path = (0, None)
-    if (job.folder / "out").is_dir():
-        epoch, path = latest(job.folder / "out", r"reconstruct\.(\d+)\.mrc")
+    epoch, path = latest(job.folder / "out", r"reconstruct\.(\d+)\.mrc")
     if whole.exists():
         path = whole
     steps = {"ctf": ctf, "abinit": took}

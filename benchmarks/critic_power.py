@@ -3,8 +3,8 @@
     python benchmarks/critic_power.py                       # the default critic, phantom 5, -10 dB
     python benchmarks/critic_power.py --critics dense strided --seconds 10 30 90 --snr-db 0
 
-The volume is the truth without its finer half, and stays so. The critic alone is trained, and after
---seconds of processor time its gradient with respect to the volume is compared with what is
+The volume is what the truth holds up to shell 4, and stays so. The critic alone is trained, and
+after --seconds of processor time its gradient with respect to the volume is compared with what is
 missing, shell by shell: 1 where the volume would move straight to the truth, 0 where the critic
 does not know the way. The same gradient from other images tells chance from bias: where the two
 agree and neither points to the truth, more or larger batches do not help.
@@ -18,14 +18,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from _circumstances import where_and_when
-from ablations import BOX, data
+from ablations import BOX, ROWS, data
 from vitreous.maps.fsc import fsc
 from vitreous.maps.shell_filter import weight_shells
 from vitreous.methods.cryogan.config import CryoGanConfig, TrainingStage
@@ -34,8 +34,11 @@ from vitreous.physics.projector import oversampled_spectrum
 
 KNOWN = 4  # shells that the volume holds
 BATCHES = 20  # of either gradient
-Critic = Literal["dense", "strided", "paper"]
-WIDTHS: dict[Critic, int] = {"dense": 192, "strided": 24, "paper": 24}
+CRITICS = {
+    "dense": ROWS["default"],
+    "strided": ROWS["strided critic"],
+    "paper": ROWS["paper's critic"],
+}
 
 
 def gradient(solver: CryoGan, volume: Tensor) -> Tensor:
@@ -57,16 +60,11 @@ def train(solver: CryoGan, spectrum: Tensor, seconds: float) -> None:
     solver.critic.requires_grad_(False)
 
 
-def measured(
-    critic: Critic, options: argparse.Namespace, told: Callable[[dict[str, Any]], None]
-) -> None:
+def measured(critic: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What the critic is worth after each number of seconds."""
     truth, images, simulator = data(options.phantom, options.symmetry, options.snr_db)
-    config = CryoGanConfig(
-        stages=(TrainingStage(BOX, 4000),),
-        symmetry=options.symmetry,
-        critic=critic,
-        width=WIDTHS[critic],
-    )
+    settings = CRITICS[critic] | {"stages": (TrainingStage(BOX, 4000),)}
+    config = CryoGanConfig(symmetry=options.symmetry, **settings)
     streams = {name: torch.Generator().manual_seed(i) for i, name in enumerate(STREAMS)}
     solver = CryoGan(images, simulator, config, streams)
     solver._enter(0, truth.float())  # scales of signal and noise that are right for the truth
@@ -81,35 +79,30 @@ def measured(
         first, second = (gradient(solver, volume) * inside for _ in range(2))
         shells = slice(KNOWN + 1, BOX // 2)
         towards, again = fsc(first + second, missing)[shells], fsc(first, second)[shells]
-        told(
-            {
-                "critic": critic,
-                "cpu_seconds": seconds,
-                "updates": solver.critic_updates,
-                "towards_truth": round(float(towards.mean()), 3),
-                "again": round(float(again.mean()), 3),
-                "towards_truth_by_shell": [round(float(one), 2) for one in towards],
-            }
-        )
+        yield {
+            "critic": critic,
+            "cpu_seconds": seconds,
+            "updates": solver.critic_updates,
+            "towards_truth": round(float(towards.mean()), 3),
+            "again": round(float(again.mean()), 3),
+            "towards_truth_by_shell": [round(float(one), 2) for one in towards],
+        }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--critics", nargs="+", default=["dense"], choices=get_args(Critic))
+    parser.add_argument("--critics", nargs="+", default=["dense"], choices=CRITICS)
     parser.add_argument("--seconds", nargs="+", type=float, default=[10.0, 30.0])
     parser.add_argument("--phantom", type=int, default=5)
     parser.add_argument("--symmetry", default="D2")
     parser.add_argument("--snr-db", type=float, default=-10.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-
-    def told(row: dict[str, Any]) -> None:
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-
+    rows = []
     for critic in options.critics:
-        measured(critic, options, told)
+        for row in measured(critic, options):
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
     print(json.dumps({"rows": rows, **where_and_when()}))
     return 0
 

@@ -101,7 +101,8 @@ def local_correlations(half1: Tensor, half2: Tensor) -> Iterator[tuple[ShellBand
     axes = (0, 1, 2)
     spectra = [torch.fft.rfftn(half.float(), dim=axes) for half in (half1, half2)]
     for band in bands(n):
-        m = min(n, next_fast_len(max(_SMALLEST_GRID, math.ceil(_SAMPLES * band.above)), True))
+        least = max(_SMALLEST_GRID, math.ceil(_SAMPLES * band.above))
+        m = min(n, next_fast_len(least, real=True))
         band_filter = band.filter(shell_radius(m, device=half1.device).float())
         window = _window(m, band.window_px * m / n, half1.device)
         own = spectra if m == n else [resize_spectrum(one, m, 3) for one in spectra]

@@ -145,26 +145,27 @@ def finer_shells_test(
         pixel_size_angstrom: Å.
         progress: called after each half set with the share that is done.
     """
-    half_maps, kept = (refined.half1, refined.half2), refined.poses.kept.cpu()
+    half_maps = refined.half1, refined.half2
+    pose, kept = refined.poses.pose, refined.poses.kept.cpu()
     n = int(half_maps[0].shape[-1])
     edge = n * pixel_size_angstrom
     top = max(4, min((n - 1) // 2, round(edge / max(resolution_angstrom, 2 * pixel_size_angstrom))))
     coarse = max(2, math.floor(_COARSE * top))
     volumes = _weighted(half_maps, (config.diameter_angstrom or edge) / edge)
     stream = generator(config.seed, "finer shells")
-    asked: list[tuple[_Comparison, tuple[Tensor, ...]]] = []  # of each half set; first, other rows
+    asked: list[tuple[_Comparison, Tensor]] = []  # of each half set, and its rows
     for half in (1, 2):
         own = ((half_set == half) & kept).nonzero().flatten()
         chosen = own[torch.randperm(len(own), generator=stream)[:IMAGES]]
         power = shell_power(images, chosen.sort().values).to(volumes[0].device)
         one = _Comparison(volumes[2 - half], pixel_size_angstrom, power, config, coarse, top)
-        asked.append((one, (chosen[:_FEWER].sort().values, chosen[_FEWER:].sort().values)))
+        asked.append((one, chosen))
     columns: list[tuple[Tensor, ...]] = []
-    for part in (0, 1):
-        for one, parts in asked:
-            rows = parts[part]
+    for part in (slice(_FEWER), slice(_FEWER, None)):
+        for one, chosen in asked:
+            rows = chosen[part].sort().values
             of_rows = None if optics is None else optics[rows]
-            known = refined.poses.pose[rows.to(refined.poses.pose.rotation.device)]
+            known = pose[rows.to(pose.rotation.device)]
             if len(rows):
                 columns.append(one.answers(images.read(rows).float(), of_rows, known, stream))
             progress(len(columns) / (2 * len(asked)))
